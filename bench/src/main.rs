@@ -1,0 +1,43 @@
+//! Benchmarks of Cofferdam. Figures are for ratios within one run: machines are
+//! shared and noisy.
+
+mod packet;
+mod report;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Benchmarks of Cofferdam.
+#[derive(Parser)]
+#[command(name = "cofferdam-bench", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Net cost of a packet in the programs, over an empty program.
+    Packet {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Pairs of runs for each figure.
+        #[arg(long, default_value_t = 7)]
+        samples: usize,
+        /// Packets in each run.
+        #[arg(long, default_value_t = 1_000_000)]
+        packets: u32,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let Arguments { bench } = Arguments::parse();
+    match bench {
+        Bench::Packet { json, samples, packets } => {
+            let results = packet::run(samples.max(1), packets.max(1))?;
+            report::write(&results, json.as_deref())
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What one packet costs in the programs, net of an empty program.
+//!
+//! A test run sends one packet many times over. With one source everything is in
+//! the caches; to measure otherwise, the programs write a random one of the
+//! workloads' addresses into the packet before each judgement, and the empty
+//! program does the same. The two are run in turn, and the median of the
+//! differences is the figure. Test runs overlap cache misses of one packet with
+//! work on the next, which flatters the large worlds.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context as _, ensure};
+use aya::include_bytes_aligned;
+use cofferdam_dataplane::{Endpoint, Kernel, TestContext};
+use cofferdam_policies::{
+    compiler::{Input, SlotPlan, compile},
+    documents,
+    inventory::{Inventory, ObjectName, Owner, Workload},
+};
+use cofferdam_tests::packet::{End, Family, Mac, tcp};
+use cofferdam_verdict::capacity::Limits;
+use serde::Serialize;
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("COFFERDAM_BENCH_OBJECT"));
+
+/// Numbers of workloads.
+const WORKLOADS: [u32; 3] = [1, 1_000, 100_000];
+
+/// The one policy: the receiver takes TCP 80 from web pods.
+const POLICY: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, namespace: bench}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: 80}]
+";
+
+/// The interface of all test runs that name none.
+const LOOPBACK: u32 = 1;
+/// Where packets are said to come from.
+const ELSEWHERE: u32 = 77_777;
+
+/// A figure.
+#[derive(Debug, Serialize)]
+pub(crate) struct PacketResult {
+    program: &'static str,
+    case: &'static str,
+    family: u8,
+    workloads: u32,
+    rules: u32,
+    flows: u32,
+    flows_per_endpoint: u32,
+    net_ns_median: i64,
+    p10: i64,
+    p90: i64,
+    samples: usize,
+    baseline_ns: i64,
+}
+
+/// What a packet is, and what must become of it.
+struct Case {
+    name: &'static str,
+    program: &'static str,
+    bench_program: &'static str,
+    port: u16,
+    /// Whether the workloads are where the packets come from.
+    known_sources: bool,
+    /// What the program returns.
+    returns: i32,
+}
+
+const CASES: [Case; 5] = [
+    Case {
+        name: "first_packet",
+        program: "decision",
+        bench_program: "bench_decision",
+        port: 80,
+        known_sources: true,
+        returns: 0,
+    },
+    Case {
+        name: "first_packet",
+        program: "to_workload",
+        bench_program: "bench_to_workload",
+        port: 80,
+        known_sources: true,
+        returns: 0,
+    },
+    Case {
+        name: "denied_port",
+        program: "to_workload",
+        bench_program: "bench_to_workload",
+        port: 81,
+        known_sources: true,
+        returns: 2,
+    },
+    Case {
+        name: "denied_source",
+        program: "to_workload",
+        bench_program: "bench_to_workload",
+        port: 80,
+        known_sources: false,
+        returns: 2,
+    },
+    Case {
+        name: "spoofed",
+        program: "from_workload",
+        bench_program: "bench_from_workload",
+        port: 80,
+        known_sources: true,
+        returns: 2,
+    },
+];
+
+/// Measures all cases.
+pub(crate) fn run(samples: usize, packets: u32) -> anyhow::Result<Vec<PacketResult>> {
+    let mut results = Vec::new();
+    for workloads in WORKLOADS {
+        for (known_sources, family) in
+            [true, false].into_iter().flat_map(|known| Family::BOTH.map(|family| (known, family)))
+        {
+            let mut kernel = world(workloads, known_sources, family)?;
+            for case in CASES.iter().filter(|case| case.known_sources == known_sources) {
+                let result = measure(&mut kernel, case, family, workloads, samples, packets)?;
+                println!(
+                    "{:>13} {:<13} {} {:>7} workloads: {:>4} ns net ({} to {})",
+                    result.program,
+                    result.case,
+                    family,
+                    workloads,
+                    result.net_ns_median,
+                    result.p10,
+                    result.p90
+                );
+                results.push(result);
+            }
+        }
+    }
+    Ok(results)
+}
+
+/// The receiver, out of the way of all sources.
+fn receiver() -> End {
+    let (v4, v6) = (Ipv4Addr::new(172, 16, 0, 1), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1));
+    End { mac: Mac::local(0, 1), ipv4: Some(v4), ipv6: Some(v6) }
+}
+
+/// A node with one endpoint and so many remote workloads, with an address each,
+/// under the limits that a node has by default.
+fn world(workloads: u32, known_sources: bool, family: Family) -> anyhow::Result<Kernel> {
+    let mut inventory = Inventory::default();
+    let parsed = documents::parse("bench.yaml", POLICY.as_bytes());
+    ensure!(parsed.rejected.is_empty(), "the policy is good: {:?}", parsed.diagnostics);
+    let assembled = documents::assemble(parsed.documents);
+    for policy in assembled.inventory.policies().values() {
+        inventory.set_policy(policy.clone());
+    }
+    let net = if known_sources { 0x0a00_0000 } else { 0x0b00_0000 };
+    let prefix = if known_sources { 0xfd00 } else { 0xfd0f };
+    for n in 0..workloads {
+        let [high, low] = [(n >> 16) as u16, n as u16];
+        let address = match family {
+            Family::V4 => IpAddr::from(Ipv4Addr::from(net + n)),
+            Family::V6 => IpAddr::from(Ipv6Addr::new(prefix, 0, 0, 0, 0, 0, high, low)),
+        };
+        inventory.set_workload(workload(&format!("web-{n}"), "web", &[address]))?;
+    }
+    let to = receiver();
+    let own: Vec<IpAddr> = Family::BOTH.iter().filter_map(|&family| to.ip(family)).collect();
+    inventory.set_workload(workload("db", "db", &own))?;
+
+    let limits = Limits::default();
+    let plan = SlotPlan::assign(&inventory);
+    let compiled = compile(&Input {
+        inventory: &inventory,
+        slots: &plan,
+        is_local: &|workload| &*workload.name.name == "db",
+        own_node: None,
+        limits,
+        revision: 1,
+    })?;
+    let sources = [("BENCH_SOURCES", workloads)];
+    let mut kernel = Kernel::load_object(OBJECT, limits, true, &sources)?;
+    kernel.publish(compiled.pages())?;
+    for slot in plan.slots() {
+        kernel.bind_address(slot.address, slot.number)?;
+    }
+    let db = Owner::Workload(ObjectName::new("bench", "db"));
+    let slots = plan.slots().iter().filter(|slot| slot.owner == db);
+    kernel.set_endpoint(&Endpoint {
+        ifindex: LOOPBACK,
+        mac: to.mac.0,
+        incarnation: 1,
+        addresses: slots.map(|slot| (slot.address, slot.number)).collect(),
+        bridge: 0,
+        deny_all: false,
+        shared_hooks: false,
+    })?;
+    Ok(kernel)
+}
+
+fn workload(name: &str, app: &str, addresses: &[IpAddr]) -> Workload {
+    Workload {
+        name: ObjectName::new("bench", name),
+        labels: [("app", app)].into_iter().collect(),
+        node: None,
+        host_network: false,
+        finished: false,
+        addresses: addresses.to_vec(),
+        ports: Vec::new(),
+    }
+}
+
+fn measure(
+    kernel: &mut Kernel,
+    case: &Case,
+    family: Family,
+    workloads: u32,
+    samples: usize,
+    packets: u32,
+) -> anyhow::Result<PacketResult> {
+    // For `spoofed` the packet is the receiver's own, but for the source.
+    let from = End::number(9).with_mac(receiver().mac);
+    let frame = tcp().family(family).from(from).to(receiver()).dport(case.port).syn().bytes();
+    let context =
+        TestContext { ingress_ifindex: ELSEWHERE, ..TestContext::default() };
+    let mut time = |name: &str, packets: u32, returns: i32| {
+        let run = kernel.test_run(name, &frame, &context, packets)?;
+        ensure!(
+            run.returned == returns,
+            "{name} returned {} for {}, {returns} was expected",
+            run.returned,
+            case.name
+        );
+        i64::try_from(run.duration.as_nanos()).context("a mean of nanoseconds")
+    };
+    // Once for the caches.
+    time(case.bench_program, packets / 4 + 1, case.returns)?;
+    let mut net = Vec::new();
+    let mut baseline = Vec::new();
+    for _ in 0..samples {
+        let empty = time("bench_nothing", packets, 0)?;
+        net.push(time(case.bench_program, packets, case.returns)? - empty);
+        baseline.push(empty);
+    }
+    Ok(PacketResult {
+        program: case.program,
+        case: case.name,
+        family: match family {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        },
+        workloads,
+        rules: 1,
+        flows: 0,
+        flows_per_endpoint: 0,
+        net_ns_median: quantile(&mut net, 50),
+        p10: quantile(&mut net, 10),
+        p90: quantile(&mut net, 90),
+        samples,
+        baseline_ns: quantile(&mut baseline, 50),
+    })
+}
+
+/// The value below which so many percent of the values lie.
+fn quantile(values: &mut [i64], percent: usize) -> i64 {
+    values.sort_unstable();
+    let last = values.len().saturating_sub(1);
+    values.get(last * percent / 100).copied().unwrap_or(0)
+}

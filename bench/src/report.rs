@@ -1,0 +1,52 @@
+//! The header that all results share, and where they go.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+/// All results of one run.
+#[derive(Serialize)]
+struct Report<'r, R> {
+    schema: &'static str,
+    machine: String,
+    kernel: String,
+    commit: String,
+    seed: u64,
+    results: &'r [R],
+}
+
+/// Writes results as JSON to a file, if one is named.
+pub(crate) fn write<R: Serialize>(results: &[R], json: Option<&Path>) -> anyhow::Result<()> {
+    let Some(path) = json else { return Ok(()) };
+    let report = Report {
+        schema: "cofferdam/v1",
+        machine: machine(),
+        kernel: read("/proc/sys/kernel/osrelease"),
+        commit: commit(),
+        seed: 1,
+        results,
+    };
+    let text = serde_json::to_string_pretty(&report)?;
+    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The processor, and how many of them.
+fn machine() -> String {
+    let cpus = read("/proc/cpuinfo");
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    format!("{count} x {}", model.map_or("unknown processor", |(_, name)| name))
+}
+
+fn commit() -> String {
+    let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}

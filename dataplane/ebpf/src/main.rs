@@ -1,0 +1,34 @@
+//! The kernel programs.
+
+#![no_std]
+#![no_main]
+#![expect(missing_docs, reason = "the attribute of a program repeats it without its comment")]
+#![expect(unreachable_pub, reason = "programs are found by their symbols")]
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use cofferdam_ebpf::{Attachment, run};
+use cofferdam_verdict::counter::Hook;
+
+/// tc ingress of the host-side veth, by a tcx link.
+#[classifier]
+pub fn from_workload(context: TcContext) -> i32 {
+    run(&context, Hook::FromWorkload, Attachment::Link)
+}
+
+/// tc ingress of the host-side veth, as a filter.
+#[classifier]
+pub fn from_workload_f(context: TcContext) -> i32 {
+    run(&context, Hook::FromWorkload, Attachment::Filter)
+}
+
+/// tc egress of the host-side veth, by a tcx link.
+#[classifier]
+pub fn to_workload(context: TcContext) -> i32 {
+    run(&context, Hook::ToWorkload, Attachment::Link)
+}
+
+/// tc egress of the host-side veth, as a filter.
+#[classifier]
+pub fn to_workload_f(context: TcContext) -> i32 {
+    run(&context, Hook::ToWorkload, Attachment::Filter)
+}

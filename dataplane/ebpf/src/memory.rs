@@ -1,0 +1,150 @@
+//! The BPF maps, as the memory that verdicts are made from.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, PerCpuArray},
+    macros::btf_map,
+};
+use cofferdam_verdict::{
+    bucket::Bucket,
+    counter::{COUNTERS as COUNTER_COUNT, Counter},
+    endpoint::{Binding, EndpointRecord},
+    hash::Keys,
+    memory::{Block, BucketSet, Memory, Settings},
+    table::Page,
+};
+
+// The entry numbers below are place holders of the declaration: the loader makes
+// the maps with the sizes of the node's limits and the programs are bound to those.
+
+#[btf_map]
+static TABLE: ArrayOfMaps<Array<Page, 1>, 1> = ArrayOfMaps::new();
+#[btf_map]
+static ADDRESSES_V4: Array<[u32; 16], 1> = Array::new();
+#[btf_map]
+static ADDRESSES_V6: Array<[u32; 16], 1> = Array::new();
+#[btf_map]
+static ENDPOINT_INDEX: Array<[u32; 16], 1> = Array::new();
+#[btf_map]
+static ENDPOINTS: Array<[u64; 32], 1> = Array::new();
+#[btf_map]
+static BINDINGS: Array<[u32; 4], 1> = Array::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<Counter, { COUNTER_COUNT as usize }> = PerCpuArray::new();
+
+/// Written by the loader before the programs are loaded, constant from then on.
+#[unsafe(no_mangle)]
+static SETTINGS: Settings = Settings {
+    keys: Keys { words: [0; 10], spread: [0; 2] },
+    bucket_masks: [0; 3],
+    own_node_allowed: 0,
+};
+
+/// The maps of this object.
+pub(crate) struct Maps;
+
+impl Maps {
+    /// Counts a packet.
+    #[inline(always)]
+    pub(crate) fn count(&self, index: u32, bytes: u32) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+            // SAFETY: the pointer is to this CPU's value of the map, which no
+            // other program runs on at the same time: tc programs of one CPU do
+            // not preempt each other.
+            let counter = unsafe { &mut *counter };
+            counter.packets = counter.packets.wrapping_add(1);
+            counter.bytes = counter.bytes.wrapping_add(u64::from(bytes));
+        }
+    }
+}
+
+/// Views a map's value as the shared type it holds.
+///
+/// # Safety
+///
+/// `T` has the size of `V`, and only atomics, or words that are not written
+/// while programs can reach them.
+#[inline(always)]
+unsafe fn view<V, T>(value: Option<*const V>) -> Option<&'static T> {
+    const { assert!(size_of::<V>() == size_of::<T>()) };
+    // SAFETY: a map's value lives as long as the program runs, and the caller
+    // answers for the type.
+    value.map(|value| unsafe { &*value.cast::<T>() })
+}
+
+/// A published table.
+#[repr(transparent)]
+pub(crate) struct Pages(Array<Page, 1>);
+
+impl Block for Pages {
+    #[inline(always)]
+    fn page(&self, index: u32) -> Option<&Page> {
+        self.0.get(index)
+    }
+}
+
+impl Memory for Maps {
+    #[inline(always)]
+    fn settings(&self) -> &Settings {
+        // SAFETY: read as volatile, because the value that counts is the
+        // loader's, not the one above.
+        unsafe { &*core::hint::black_box(&raw const SETTINGS) }
+    }
+
+    type Block = Pages;
+
+    #[inline(always)]
+    fn table(&self) -> Option<&Pages> {
+        TABLE.get(0).map(|pages| {
+            // SAFETY: a transparent wrapper of the same type.
+            unsafe { &*core::ptr::from_ref(pages).cast::<Pages>() }
+        })
+    }
+
+    #[inline(always)]
+    fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket> {
+        let value = match set {
+            BucketSet::AddressV4 => ADDRESSES_V4.get_ptr(index),
+            BucketSet::AddressV6 => ADDRESSES_V6.get_ptr(index),
+            BucketSet::Endpoint => ENDPOINT_INDEX.get_ptr(index),
+        };
+        // SAFETY: buckets are atomics throughout.
+        unsafe { view(value) }
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, number: u32) -> Option<&EndpointRecord> {
+        // SAFETY: a record is written before an index leads to it, and rests
+        // before it is used again; its flags are atomic.
+        unsafe { view(ENDPOINTS.get_ptr(number)) }
+    }
+
+    #[inline(always)]
+    fn binding(&self, slot: u32) -> Option<&Binding> {
+        // SAFETY: bindings are atomics throughout.
+        unsafe { view(BINDINGS.get_ptr(slot)) }
+    }
+
+    #[inline(always)]
+    fn order_loads(&self) {
+        compiler_fence(Ordering::Acquire);
+    }
+
+    #[inline(always)]
+    fn less(&self, a: u32, b: u32) -> u32 {
+        let mut difference = u64::from(a);
+        // SAFETY: arithmetic on registers. The sign of a 64-bit difference of
+        // two 32-bit numbers is that of the comparison.
+        unsafe {
+            core::arch::asm!(
+                "{d} -= {b}",
+                "{d} >>= 63",
+                d = inout(reg) difference,
+                b = in(reg) u64::from(b),
+                options(pure, nomem, nostack),
+            );
+        }
+        difference as u32
+    }
+}

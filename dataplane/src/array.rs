@@ -1,0 +1,103 @@
+//! Arrays that the kernel programs read and user space maps.
+
+use std::{
+    fmt, io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    ptr::NonNull,
+    slice,
+};
+
+use aya::maps::MapType;
+use cofferdam_verdict::{bucket::Bucket, endpoint::{Binding, EndpointRecord}, table::Page};
+
+use crate::sys::{self, MapShape};
+
+/// A type that lies in a mapped array.
+///
+/// # Safety
+///
+/// Every bit pattern is a value, zero included, and the size is a multiple of
+/// eight, which is how the kernel spaces the values of an array.
+pub unsafe trait MapValue {}
+
+// SAFETY: atomic words only, 64 bytes.
+unsafe impl MapValue for Bucket {}
+// SAFETY: atomic words only, 16 bytes.
+unsafe impl MapValue for Binding {}
+// SAFETY: plain and atomic integers without padding, 256 bytes.
+unsafe impl MapValue for EndpointRecord {}
+// SAFETY: words, 64 KiB.
+unsafe impl MapValue for Page {}
+
+/// A BPF array of `T`, and its memory.
+pub struct MappedArray<T> {
+    map: OwnedFd,
+    memory: NonNull<T>,
+    entries: usize,
+    _values: PhantomData<T>,
+}
+
+// SAFETY: the mapping belongs to this value alone and may be used on any thread;
+// shared access is bounded by `T` below.
+unsafe impl<T: Send> Send for MappedArray<T> {}
+// SAFETY: `&MappedArray` gives `&T` only.
+unsafe impl<T: Sync> Sync for MappedArray<T> {}
+
+impl<T: MapValue> MappedArray<T> {
+    /// Makes an array of zeroes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: no permission, no memory.
+    pub fn new(name: &str, entries: u32) -> io::Result<Self> {
+        let map = sys::create_map(&MapShape {
+            name,
+            kind: MapType::Array,
+            value_bytes: u32::try_from(size_of::<T>()).map_err(io::Error::other)?,
+            entries,
+            flags: sys::MMAPABLE,
+            inner: None,
+        })?;
+        let entries = entries as usize;
+        let memory = sys::map_memory(map.as_fd(), entries * size_of::<T>())?;
+        let memory = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
+        Ok(Self { map, memory, entries, _values: PhantomData })
+    }
+
+    /// The values. What programs write meanwhile must be atomic in `T`.
+    pub fn values(&self) -> &[T] {
+        // SAFETY: the mapping has that many values, page-aligned, each of them
+        // valid (`MapValue`), until this value is dropped.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr(), self.entries) }
+    }
+
+    /// The values, for writing what no program can reach.
+    pub fn values_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `values`, and `self` is borrowed alone.
+        unsafe { slice::from_raw_parts_mut(self.memory.as_ptr(), self.entries) }
+    }
+
+    /// The map.
+    pub fn map(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+
+    /// Bytes of the array.
+    pub fn bytes(&self) -> usize {
+        self.entries * size_of::<T>()
+    }
+}
+
+impl<T> Drop for MappedArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: these are the mapping's, and no borrow outlives the value.
+        unsafe { sys::unmap_memory(self.memory.as_ptr().cast(), self.entries * size_of::<T>()) };
+    }
+}
+
+impl<T> fmt::Debug for MappedArray<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedArray").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,500 @@
+//! The programs and maps of one node, in the kernel.
+
+use std::{io, net::IpAddr, os::fd::{AsFd as _, OwnedFd}};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, Pod,
+    maps::{MapError, MapType, PerCpuArray},
+    programs::ProgramError,
+};
+use cofferdam_verdict::{
+    LAYOUT_VERSION,
+    address::{Address, Family},
+    bucket::{Bucket, Full, Writer},
+    capacity::{Limits, map},
+    counter::{COUNTERS, Counter},
+    endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, flags},
+    hash::Keys,
+    memory::Settings,
+    slices::SliceMemory,
+    table::{MAGIC, Page, header},
+};
+use thiserror::Error;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{
+    array::MappedArray,
+    programs::{self, OBJECT, Program, TestContext, TestRun, VerifiedProgram},
+    sys::{self, MapShape, PrivateBpffs},
+};
+
+/// Why the kernel side could not be set up or changed. Nothing was changed then.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// A system call failed.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was being done.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The object could not be loaded.
+    #[error("cannot load the kernel programs: {source}")]
+    Load {
+        /// What aya says.
+        #[from]
+        source: EbpfError,
+    },
+    /// A program was refused, or could not be run.
+    #[error("cannot load or run program {name}: {source}")]
+    Program {
+        /// The program.
+        name: String,
+        /// What aya says, the verifier's log included.
+        source: Box<ProgramError>,
+    },
+    /// A map could not be read.
+    #[error("cannot read map {name}: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// What aya says.
+        source: MapError,
+    },
+    /// A table does not fit.
+    #[error("the decision table has {got} pages of 64 KiB, there is room for {room}: raise the limit of table pages")]
+    TableTooLarge {
+        /// Pages of the table.
+        got: usize,
+        /// Pages there are.
+        room: u32,
+    },
+    /// What was to be published is not a table of this version.
+    #[error("these words are not a decision table of layout version {LAYOUT_VERSION}")]
+    NotATable,
+    /// No room for another endpoint.
+    #[error("there are {room} endpoints already: raise `limits.endpoints`")]
+    EndpointsFull {
+        /// Endpoints there may be.
+        room: u32,
+    },
+    /// An endpoint has more addresses than its record holds.
+    #[error("an endpoint has at most {MAX_ADDRESSES_V4} IPv4 and {MAX_ADDRESSES_V6} IPv6 addresses")]
+    TooManyAddresses,
+    /// No room for another address.
+    #[error("no room for address {address}: raise `limits.slots`")]
+    AddressesFull {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A slot beyond the limits.
+    #[error("slot {slot} is not below {room}: raise `limits.slots`")]
+    NoSuchSlot {
+        /// The slot.
+        slot: u32,
+        /// Slots there are.
+        room: u32,
+    },
+}
+
+fn failed(action: &'static str) -> impl FnOnce(io::Error) -> KernelError {
+    move |source| KernelError::System { action, source }
+}
+
+/// Gives a shared type to aya.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Shared<T>(T);
+
+// SAFETY: the bounds refuse padding and invalid bit patterns.
+unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Pod for Shared<T> {}
+
+/// An endpoint to be put in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Host-side interface index.
+    pub ifindex: u32,
+    /// The workload's MAC.
+    pub mac: [u8; 6],
+    /// Never repeats on this node.
+    pub incarnation: u32,
+    /// Its addresses with their slots; the first is the subject's for packets
+    /// that name none of them.
+    pub addresses: Vec<(IpAddr, u32)>,
+    /// The bridge through which its packets may be routed up, or 0.
+    pub bridge: u32,
+    /// Whether nothing passes yet.
+    pub deny_all: bool,
+    /// Whether others have filters on its hooks.
+    pub shared_hooks: bool,
+}
+
+/// The programs, loaded, and their maps.
+#[derive(Debug)]
+pub struct Kernel {
+    ebpf: Ebpf,
+    limits: Limits,
+    settings: Settings,
+    table: OwnedFd,
+    published: MappedArray<Page>,
+    addresses_v4: MappedArray<Bucket>,
+    addresses_v6: MappedArray<Bucket>,
+    endpoint_index: MappedArray<Bucket>,
+    endpoints: MappedArray<EndpointRecord>,
+    bindings: MappedArray<Binding>,
+    /// Numbers of records that no program can be reading.
+    free: Vec<u32>,
+    /// Numbers of records that were in use until a while ago.
+    resting: Vec<u32>,
+}
+
+impl Kernel {
+    /// Makes the maps and loads the programs. No table is in force yet:
+    /// everything is denied.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the kernel refuses: no permission, no memory, a missing feature.
+    pub fn load(limits: Limits, own_node_allowed: bool) -> Result<Self, KernelError> {
+        Self::load_object(OBJECT, limits, own_node_allowed, &[])
+    }
+
+    /// Like [`Kernel::load`], with another object of the same maps, and numbers for
+    /// its own read-only variables.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn load_object(
+        object: &[u8],
+        limits: Limits,
+        own_node_allowed: bool,
+        variables: &[(&str, u32)],
+    ) -> Result<Self, KernelError> {
+        let mut keys: Keys = sys::random().map_err(failed("draw hash keys"))?;
+        for spread in &mut keys.spread {
+            *spread |= 1;
+        }
+        let settings = Settings {
+            keys,
+            bucket_masks: [
+                limits.buckets_v4() - 1,
+                limits.buckets_v6() - 1,
+                limits.buckets_endpoint() - 1,
+            ],
+            own_node_allowed: own_node_allowed.into(),
+        };
+        let making = || failed("make a BPF map (CAP_BPF and memory are needed)");
+        let published = MappedArray::<Page>::new("table", limits.table_pages).map_err(making())?;
+        let table = sys::create_map(&MapShape {
+            name: map::TABLE,
+            kind: MapType::ArrayOfMaps,
+            value_bytes: 4,
+            entries: 1,
+            flags: 0,
+            inner: Some(published.map()),
+        })
+        .map_err(making())?;
+        let addresses_v4 =
+            MappedArray::new(map::ADDRESSES_V4, limits.buckets_v4()).map_err(making())?;
+        let addresses_v6 =
+            MappedArray::new(map::ADDRESSES_V6, limits.buckets_v6()).map_err(making())?;
+        let endpoint_index =
+            MappedArray::new(map::ENDPOINT_INDEX, limits.buckets_endpoint()).map_err(making())?;
+        let endpoints =
+            MappedArray::new(map::ENDPOINTS, limits.endpoint_records()).map_err(making())?;
+        let bindings = MappedArray::new(map::BINDINGS, limits.slots).map_err(making())?;
+
+        // aya binds a program to existing maps by their pins.
+        let bpffs = PrivateBpffs::new().map_err(failed("make a BPF file system"))?;
+        let maps = [
+            (map::TABLE, table.as_fd()),
+            (map::ADDRESSES_V4, addresses_v4.map()),
+            (map::ADDRESSES_V6, addresses_v6.map()),
+            (map::ENDPOINT_INDEX, endpoint_index.map()),
+            (map::ENDPOINTS, endpoints.map()),
+            (map::BINDINGS, bindings.map()),
+        ];
+        let mut loader = EbpfLoader::new();
+        for (name, descriptor) in maps {
+            let path = bpffs.root().join(name);
+            sys::pin(descriptor, &path).map_err(failed("pin a BPF map"))?;
+            loader.map_pin_path(name, path);
+        }
+        let shared = Shared(settings);
+        loader.override_global("SETTINGS", &shared, true);
+        for (name, value) in variables {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader.load(object)?;
+        let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            programs::program(&mut ebpf, &name)
+                .and_then(|program| program.load())
+                .map_err(|source| KernelError::Program { name, source: Box::new(source) })?;
+        }
+        Ok(Self {
+            ebpf,
+            limits,
+            settings,
+            table,
+            published,
+            addresses_v4,
+            addresses_v6,
+            endpoint_index,
+            endpoints,
+            bindings,
+            free: (0..limits.endpoint_records()).rev().collect(),
+            resting: Vec::new(),
+        })
+    }
+
+    /// What there is room for.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What was fixed at load.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Puts a table in force, whole, by one store; returns when no program can be
+    /// reading the one before.
+    ///
+    /// # Errors
+    ///
+    /// When it does not fit, is no table, or the kernel refuses; the table before
+    /// stays in force.
+    pub fn publish(&mut self, table: &[Page]) -> Result<(), KernelError> {
+        let room = self.limits.table_pages;
+        if table.len() > room as usize {
+            return Err(KernelError::TableTooLarge { got: table.len(), room });
+        }
+        if table.first().is_none_or(|page| {
+            page[header::MAGIC] != MAGIC || page[header::VERSION] != LAYOUT_VERSION
+        }) {
+            return Err(KernelError::NotATable);
+        }
+        let mut next = MappedArray::<Page>::new("table", room)
+            .map_err(failed("make a BPF map for the decision table"))?;
+        for (to, from) in next.values_mut().iter_mut().zip(table) {
+            to.copy_from_slice(from);
+        }
+        sys::set_inner(self.table.as_fd(), 0, next.map())
+            .map_err(failed("publish the decision table"))?;
+        self.published = next;
+        self.free.append(&mut self.resting);
+        Ok(())
+    }
+
+    /// The memory of the maps, for running the programs' code on it in user space.
+    pub fn memory(&self) -> SliceMemory<'_> {
+        SliceMemory {
+            settings: &self.settings,
+            table: self.published.values(),
+            buckets: [
+                self.addresses_v4.values(),
+                self.addresses_v6.values(),
+                self.endpoint_index.values(),
+            ],
+            endpoints: self.endpoints.values(),
+            bindings: self.bindings.values(),
+        }
+    }
+
+    /// Leads an address to a slot, whose entry is in the table already.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room.
+    pub fn bind_address(&mut self, address: IpAddr, slot: u32) -> Result<(), KernelError> {
+        if slot == 0 || slot >= self.limits.slots {
+            return Err(KernelError::NoSuchSlot { slot, room: self.limits.slots });
+        }
+        let Address { family, words } = address.into();
+        match family {
+            Family::V4 => writer(&self.settings, &self.addresses_v4).set(&[words[0]], slot),
+            Family::V6 => writer(&self.settings, &self.addresses_v6).set(&words, slot),
+        }
+        .map_err(|Full| KernelError::AddressesFull { address })
+    }
+
+    /// Makes an address an outside one; `false` if it was already.
+    pub fn release_address(&mut self, address: IpAddr) -> bool {
+        let Address { family, words } = address.into();
+        match family {
+            Family::V4 => writer(&self.settings, &self.addresses_v4).remove(&[words[0]]),
+            Family::V6 => writer(&self.settings, &self.addresses_v6).remove(&words),
+        }
+    }
+
+    /// Puts an endpoint in force, in place of the one on the same interface.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room for it; nothing has changed then.
+    pub fn set_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        let record = self.record(endpoint)?;
+        let key = [endpoint.ifindex];
+        let before = writer(&self.settings, &self.endpoint_index).get(&key);
+        let room = self.limits.endpoints;
+        let used = self.limits.endpoint_records() as usize - self.free.len() - self.resting.len();
+        if before.is_none() && used >= room as usize {
+            return Err(KernelError::EndpointsFull { room });
+        }
+        let number = self.free_record()?;
+        if let Some(place) = self.endpoints.values_mut().get_mut(number as usize) {
+            *place = record;
+        }
+        for &(_, slot) in &endpoint.addresses {
+            if let Some(binding) = self.bindings.values().get(slot as usize) {
+                binding.bridge.store(endpoint.bridge);
+                binding.ifindex.store(endpoint.ifindex);
+                binding.epoch.add(1);
+            }
+        }
+        if let Err(Full) = writer(&self.settings, &self.endpoint_index).set(&key, number + 1) {
+            self.free.push(number);
+            return Err(KernelError::EndpointsFull { room });
+        }
+        self.resting.extend(before.map(|value| value - 1));
+        Ok(())
+    }
+
+    /// Takes an endpoint out of force: its interface is nobody's from now on,
+    /// and nothing passes there. `false` if there was none.
+    pub fn remove_endpoint(&mut self, ifindex: u32) -> bool {
+        let index = writer(&self.settings, &self.endpoint_index);
+        let Some(value) = index.get(&[ifindex]) else { return false };
+        index.remove(&[ifindex]);
+        let number = value - 1;
+        if let Some(record) = self.endpoints.values().get(number as usize) {
+            for slot in record.v4_slots.iter().chain(&record.v6_slots).filter(|&&slot| slot != 0) {
+                if let Some(binding) = self.bindings.values().get(*slot as usize) {
+                    binding.ifindex.store(0);
+                    binding.bridge.store(0);
+                    binding.epoch.add(1);
+                }
+            }
+        }
+        self.resting.push(number);
+        true
+    }
+
+    fn record(&self, endpoint: &Endpoint) -> Result<EndpointRecord, KernelError> {
+        let mut record = EndpointRecord {
+            ifindex: endpoint.ifindex,
+            incarnation: endpoint.incarnation,
+            primary_slot: endpoint.addresses.first().map_or(0, |&(_, slot)| slot),
+            mac: endpoint.mac.iter().fold(0, |mac, &byte| mac << 8 | u64::from(byte)),
+            ..EndpointRecord::default()
+        };
+        record.flags.set_bits(
+            if endpoint.deny_all { flags::DENY_ALL } else { 0 }
+                | if endpoint.shared_hooks { flags::SHARED_HOOKS } else { 0 },
+        );
+        let (mut v4, mut v6) = (0, 0);
+        for &(address, slot) in &endpoint.addresses {
+            if slot == 0 || slot >= self.limits.slots {
+                return Err(KernelError::NoSuchSlot { slot, room: self.limits.slots });
+            }
+            let Address { family, words } = address.into();
+            match family {
+                Family::V4 => {
+                    let full = KernelError::TooManyAddresses;
+                    *record.v4.get_mut(v4).ok_or(full)? = words[0];
+                    record.v4_slots[v4] = slot;
+                    v4 += 1;
+                }
+                Family::V6 => {
+                    let full = KernelError::TooManyAddresses;
+                    *record.v6.get_mut(v6).ok_or(full)? = words;
+                    record.v6_slots[v6] = slot;
+                    v6 += 1;
+                }
+            }
+        }
+        Ok(record)
+    }
+
+    fn free_record(&mut self) -> Result<u32, KernelError> {
+        if self.free.is_empty() {
+            // The kernel waits for a grace period when it stores the map.
+            sys::set_inner(self.table.as_fd(), 0, self.published.map())
+                .map_err(failed("wait for a grace period"))?;
+            self.free.append(&mut self.resting);
+        }
+        self.free.pop().ok_or(KernelError::EndpointsFull { room: self.limits.endpoints })
+    }
+
+    /// All counters, summed over the CPUs, by their index.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let them be read.
+    pub fn counters(&self) -> Result<Vec<Counter>, KernelError> {
+        let name = map::COUNTERS;
+        let counters = self.ebpf.map(name).ok_or(MapError::InvalidName { name: name.into() });
+        let array = counters.and_then(PerCpuArray::<_, Shared<Counter>>::try_from);
+        let read = |source| KernelError::Map { name, source };
+        let array = array.map_err(read)?;
+        (0..COUNTERS)
+            .map(|index| {
+                let per_cpu = array.get(&index, 0).map_err(read)?;
+                Ok(per_cpu.iter().fold(Counter::default(), |sum, Shared(one)| Counter {
+                    packets: sum.packets.wrapping_add(one.packets),
+                    bytes: sum.bytes.wrapping_add(one.bytes),
+                }))
+            })
+            .collect()
+    }
+
+    /// What the programs cost the verifier.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell about a program.
+    pub fn verified(&mut self) -> Result<Vec<VerifiedProgram>, KernelError> {
+        let ebpf = &mut self.ebpf;
+        Program::ALL
+            .into_iter()
+            .map(|program| {
+                let info = programs::program(ebpf, program.name)
+                    .and_then(|loaded| loaded.info())
+                    .map_err(|source| KernelError::Program {
+                        name: program.name.to_owned(),
+                        source: Box::new(source),
+                    })?;
+                Ok(VerifiedProgram { program, instructions: info.verified_instruction_count() })
+            })
+            .collect()
+    }
+
+    /// Runs a program on a packet, `repeat` times.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the packet or the context.
+    pub fn test_run(
+        &mut self,
+        name: &str,
+        packet: &[u8],
+        context: &TestContext,
+        repeat: u32,
+    ) -> Result<TestRun, KernelError> {
+        programs::test_run(&mut self.ebpf, name, packet, context, repeat)
+            .map_err(|source| KernelError::Program { name: name.to_owned(), source: Box::new(source) })
+    }
+
+    /// The loaded object, for attaching.
+    pub(crate) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+fn writer<'a>(settings: &'a Settings, buckets: &'a MappedArray<Bucket>) -> Writer<'a> {
+    Writer::new(&settings.keys, buckets.values())
+        .expect("bucket numbers are made powers of two by `Limits`")
+}

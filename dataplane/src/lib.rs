@@ -1,0 +1,20 @@
+//! Loads the kernel programs, owns their maps, attaches them.
+//!
+//! All system calls on BPF, and the `unsafe` they need, are in this crate. It
+//! knows layouts and tables as words; it does not know policies, labels or YAML.
+//!
+//! Invariant: what programs can reach is whole at every moment. A table is
+//! written before it is published, an endpoint's record before its interface
+//! index leads to it, a slot's entry before an address does; removal is the
+//! reverse.
+
+mod array;
+mod attach;
+mod kernel;
+mod programs;
+mod sys;
+
+pub use array::MappedArray;
+pub use attach::{AttachError, Attachments};
+pub use kernel::{Endpoint, Kernel, KernelError};
+pub use programs::{OBJECT, Program, TestContext, TestRun, VerifiedProgram};

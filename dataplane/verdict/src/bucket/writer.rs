@@ -1,0 +1,133 @@
+//! The writing side of [buckets](super), for user space.
+
+use super::{Bucket, OVERFLOWED, candidates, entries, entry};
+use crate::hash::Keys;
+
+/// Why an entry could not be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// The one writer of a set of buckets. See the module for what makes its steps
+/// safe beside readers.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    keys: &'a Keys,
+    buckets: &'a [Bucket],
+}
+
+impl<'a> Writer<'a> {
+    /// Writes `buckets`, whose number is a power of two.
+    pub fn new(keys: &'a Keys, buckets: &'a [Bucket]) -> Option<Self> {
+        buckets.len().is_power_of_two().then_some(Self { keys, buckets })
+    }
+
+    fn mask(&self) -> u32 {
+        // A set of more than 2^32 buckets is refused when its map is made.
+        (self.buckets.len() - 1) as u32
+    }
+
+    fn bucket(&self, index: u32) -> &'a Bucket {
+        &self.buckets[index as usize & (self.buckets.len() - 1)]
+    }
+
+    /// Stores `value` (not 0) for `key`, replacing what was there by one store.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] when neither candidate, nor any bucket that one of their entries
+    /// could move to, has a free entry. Nothing has changed then.
+    pub fn set<const K: usize>(&self, key: &[u32; K], value: u32) -> Result<(), Full> {
+        let [first, second] = candidates(self.keys, self.mask(), key);
+        for index in [first, second] {
+            if let Some(at) = self.position(index, key) {
+                self.bucket(index).words[at + K].store(value);
+                return Ok(());
+            }
+        }
+        if let Some(at) = self.free::<K>(first) {
+            self.fill(first, at, key, value);
+        } else if let Some(at) = self.free::<K>(second) {
+            self.overflow(first);
+            self.fill(second, at, key, value);
+        } else if let Some(at) = self.make_room::<K>(first) {
+            self.fill(first, at, key, value);
+        } else {
+            let at = self.make_room::<K>(second).ok_or(Full)?;
+            self.overflow(first);
+            self.fill(second, at, key, value);
+        }
+        Ok(())
+    }
+
+    /// Removes a key; `false` if it was not there.
+    pub fn remove<const K: usize>(&self, key: &[u32; K]) -> bool {
+        let mut removed = false;
+        for index in candidates(self.keys, self.mask(), key) {
+            while let Some(at) = self.position(index, key) {
+                self.free_entry::<K>(index, at);
+                removed = true;
+            }
+        }
+        removed
+    }
+
+    /// The value of a key, as the writer sees it.
+    pub fn get<const K: usize>(&self, key: &[u32; K]) -> Option<u32> {
+        candidates(self.keys, self.mask(), key).into_iter().find_map(|index| {
+            let at = self.position(index, key)?;
+            Some(self.bucket(index).words[at + K].load())
+        })
+    }
+
+    fn position<const K: usize>(&self, index: u32, key: &[u32; K]) -> Option<usize> {
+        let bucket = self.bucket(index);
+        (0..entries::<K>()).map(entry::<K>).find(|&at| {
+            bucket.words[at + K].load() != 0
+                && (0..K).all(|k| bucket.words[at + k].load() == key[k])
+        })
+    }
+
+    fn free<const K: usize>(&self, index: u32) -> Option<usize> {
+        let bucket = self.bucket(index);
+        (0..entries::<K>()).map(entry::<K>).find(|&at| bucket.words[at + K].load() == 0)
+    }
+
+    /// Moves one entry of a full bucket to its other candidate, and says where
+    /// it was.
+    fn make_room<const K: usize>(&self, index: u32) -> Option<usize> {
+        let bucket = self.bucket(index);
+        (0..entries::<K>()).map(entry::<K>).find_map(|at| {
+            let key: [u32; K] = core::array::from_fn(|k| bucket.words[at + k].load());
+            let [first, second] = candidates(self.keys, self.mask(), &key);
+            let other = if first == index { second } else { first };
+            let free = self.free::<K>(other)?;
+            self.overflow(first);
+            self.fill(other, free, &key, bucket.words[at + K].load());
+            self.advance(other);
+            self.free_entry::<K>(index, at);
+            Some(at)
+        })
+    }
+
+    fn fill<const K: usize>(&self, index: u32, at: usize, key: &[u32; K], value: u32) {
+        let bucket = self.bucket(index);
+        for k in 0..K {
+            bucket.words[at + k].store(key[k]);
+        }
+        bucket.words[at + K].store(value);
+    }
+
+    fn free_entry<const K: usize>(&self, index: u32, at: usize) {
+        self.bucket(index).words[at + K].store(0);
+        self.advance(index);
+    }
+
+    fn overflow(&self, index: u32) {
+        self.bucket(index).words[0].set_bits(OVERFLOWED);
+    }
+
+    /// Moves the sequence: what was free before may be filled after.
+    fn advance(&self, index: u32) {
+        self.bucket(index).words[0].add(OVERFLOWED << 1);
+    }
+}

@@ -1,0 +1,116 @@
+//! Names and sizes of the BPF maps, and the limits they follow from.
+
+use crate::{
+    bucket::BUCKET_WORDS,
+    counter::{COUNTERS, Counter},
+    endpoint::{Binding, EndpointRecord},
+    table::{PAGE_BYTES, SLOTS_PER_WORD},
+};
+
+/// Names of the maps, in the object and as pins.
+pub mod map {
+    /// Array of maps with one entry: the decision table in force.
+    pub const TABLE: &str = "TABLE";
+    /// Buckets: IPv4 address → slot.
+    pub const ADDRESSES_V4: &str = "ADDRESSES_V4";
+    /// Buckets: IPv6 address → slot.
+    pub const ADDRESSES_V6: &str = "ADDRESSES_V6";
+    /// Buckets: interface index → endpoint number + 1.
+    pub const ENDPOINT_INDEX: &str = "ENDPOINT_INDEX";
+    /// Endpoint records by number.
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// Bindings by slot.
+    pub const BINDINGS: &str = "BINDINGS";
+    /// Counters, one set per CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+}
+
+/// What a node has room for. Fixed when the maps are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Endpoints on this node.
+    pub endpoints: u32,
+    /// Slots: addresses of workloads, local and remote, and of nodes, and sets of
+    /// outside addresses.
+    pub slots: u32,
+    /// Pages of the decision table, 64 KiB each.
+    pub table_pages: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { endpoints: 128, slots: 131_072, table_pages: 128 }
+    }
+}
+
+/// A map's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSize {
+    /// The map's name.
+    pub name: &'static str,
+    /// Bytes of a value.
+    pub value_bytes: u32,
+    /// Number of entries.
+    pub entries: u32,
+}
+
+impl Limits {
+    /// Pages of the table that the slot section takes, the header's included.
+    pub const fn slot_pages(&self) -> u32 {
+        1 + self.slots.div_ceil(SLOTS_PER_WORD * PAGE_BYTES as u32 / 4)
+    }
+
+    /// Buckets of IPv4 addresses: at most 4 of 7 entries are used, so that a key
+    /// seldom leaves its first bucket and an insertion always finds room.
+    pub const fn buckets_v4(&self) -> u32 {
+        self.slots.div_ceil(4).next_power_of_two()
+    }
+
+    /// Buckets of IPv6 addresses: at most 2 of 3 entries are used.
+    pub const fn buckets_v6(&self) -> u32 {
+        self.slots.div_ceil(2).next_power_of_two()
+    }
+
+    /// Buckets of interface indexes.
+    pub const fn buckets_endpoint(&self) -> u32 {
+        self.endpoints.next_power_of_two()
+    }
+
+    /// Records of endpoints: as many again rest for a grace period.
+    pub const fn endpoint_records(&self) -> u32 {
+        self.endpoints * 2
+    }
+
+    /// All maps that are plain arrays.
+    pub const fn arrays(&self) -> [MapSize; 5] {
+        const BUCKET: u32 = BUCKET_WORDS as u32 * 4;
+        [
+            MapSize { name: map::ADDRESSES_V4, value_bytes: BUCKET, entries: self.buckets_v4() },
+            MapSize { name: map::ADDRESSES_V6, value_bytes: BUCKET, entries: self.buckets_v6() },
+            MapSize {
+                name: map::ENDPOINT_INDEX,
+                value_bytes: BUCKET,
+                entries: self.buckets_endpoint(),
+            },
+            MapSize {
+                name: map::ENDPOINTS,
+                value_bytes: size_of::<EndpointRecord>() as u32,
+                entries: self.endpoint_records(),
+            },
+            MapSize {
+                name: map::BINDINGS,
+                value_bytes: size_of::<Binding>() as u32,
+                entries: self.slots,
+            },
+        ]
+    }
+
+    /// The counters' map, one set per CPU.
+    pub const fn counters(&self) -> MapSize {
+        MapSize {
+            name: map::COUNTERS,
+            value_bytes: size_of::<Counter>() as u32,
+            entries: COUNTERS,
+        }
+    }
+}

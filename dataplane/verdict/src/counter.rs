@@ -1,0 +1,100 @@
+//! Counters of the hooks.
+//!
+//! One array, indexed by hook and reason. Every packet that is judged is counted
+//! twice, in two places of the code: as seen when it enters, under its verdict
+//! when it leaves. The sums must agree, whatever happens in between.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    reason::{MAX_REASONS, Reason},
+    verdict::{Action, word_action, word_reason},
+};
+
+/// Where packets are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Hook {
+    /// tc ingress of the host-side veth.
+    FromWorkload = 0,
+    /// tc egress of the host-side veth.
+    ToWorkload = 1,
+    /// XDP on an uplink.
+    UplinkIngress = 2,
+}
+
+impl Hook {
+    /// All hooks.
+    pub const ALL: [Self; 3] = [Self::FromWorkload, Self::ToWorkload, Self::UplinkIngress];
+
+    /// The name in JSON and as the `hook` label of metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromWorkload => "from_workload",
+            Self::ToWorkload => "to_workload",
+            Self::UplinkIngress => "uplink_ingress",
+        }
+    }
+}
+
+/// One counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets; a GSO packet is one.
+    pub packets: u64,
+    /// Bytes of those packets from the Ethernet header on.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<Counter>() == 16);
+
+/// Counters per hook: seen, then an allow and a deny for each reason.
+pub const PER_HOOK: u32 = 2 * MAX_REASONS;
+/// Counters in all, a power of two.
+pub const COUNTERS: u32 = 4 * PER_HOOK;
+
+/// Index of what a hook has seen. Reason 0 does not exist, so its place is free.
+#[inline(always)]
+pub const fn seen(hook: Hook) -> u32 {
+    hook as u32 * PER_HOOK
+}
+
+/// Index of what a hook allowed or denied for a reason.
+#[inline(always)]
+pub const fn judged(hook: Hook, action: Action, reason: Reason) -> u32 {
+    let denied = (action as u32 == Action::Deny as u32) as u32;
+    hook as u32 * PER_HOOK + denied * MAX_REASONS + reason as u32
+}
+
+/// Index for a verdict's word, without reading it as a verdict first.
+#[inline(always)]
+pub const fn judged_word(hook: Hook, word: u32) -> u32 {
+    let denied = (word_action(word) != Action::Allow as u32) as u32;
+    hook as u32 * PER_HOOK + denied * MAX_REASONS + word_reason(word) % MAX_REASONS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::{MAX_RULE, Verdict};
+
+    #[test]
+    fn no_two_counters_share_an_index() {
+        let mut taken = [false; COUNTERS as usize];
+        let mut take = |index: u32| {
+            assert!(!core::mem::replace(&mut taken[index as usize], true), "{index}");
+        };
+        for hook in Hook::ALL {
+            take(seen(hook));
+            for &reason in Reason::ALL {
+                take(judged(hook, Action::Allow, reason));
+                take(judged(hook, Action::Deny, reason));
+                for action in [Action::Allow, Action::Deny] {
+                    let word = Verdict { action, reason, rule: MAX_RULE }.to_word();
+                    assert_eq!(judged_word(hook, word), judged(hook, action, reason));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Endpoints and the bindings of slots to them.
+
+use crate::shared::SharedWord;
+
+/// Most IPv4 addresses of one endpoint.
+pub const MAX_ADDRESSES_V4: usize = 8;
+/// Most IPv6 addresses of one endpoint, a link-local one included.
+pub const MAX_ADDRESSES_V6: usize = 8;
+
+/// Bits of [`EndpointRecord::flags`].
+pub mod flags {
+    /// Nothing passes: the endpoint's verdicts are not in force yet.
+    pub const DENY_ALL: u32 = 1 << 0;
+    /// Somebody else has filters on the hooks: an allowed packet goes on to
+    /// them, marked.
+    pub const SHARED_HOOKS: u32 = 1 << 1;
+}
+
+/// What the programs know of an endpoint.
+///
+/// Never changed once an interface index leads to it, but for `flags`: a change
+/// is a new record under another number, and the old number rests for a grace
+/// period. Unused addresses have slot 0.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct EndpointRecord {
+    /// Host-side interface index, in full.
+    pub ifindex: u32,
+    /// See [`flags`]; user space stores it in one piece at any time.
+    pub flags: SharedWord,
+    /// Never repeats on this node; flows of another incarnation do not count.
+    pub incarnation: u32,
+    /// The subject's slot for packets that name none of its addresses
+    /// (broadcast, multicast, a flooding bridge).
+    pub primary_slot: u32,
+    /// The workload's MAC as a number, in the low 48 bits.
+    pub mac: u64,
+    /// First set of the endpoint's partition of the flow table.
+    pub flow_base: u32,
+    /// Number of sets in the partition, a power of two, − 1.
+    pub flow_mask: u32,
+    /// IPv4 addresses, host order.
+    pub v4: [u32; MAX_ADDRESSES_V4],
+    /// Their slots.
+    pub v4_slots: [u32; MAX_ADDRESSES_V4],
+    /// IPv6 addresses, host-order words.
+    pub v6: [[u32; 4]; MAX_ADDRESSES_V6],
+    /// Their slots.
+    pub v6_slots: [u32; MAX_ADDRESSES_V6],
+}
+
+const _: () = assert!(
+    size_of::<EndpointRecord>() == 256
+        && core::mem::offset_of!(EndpointRecord, mac) == 16
+        && core::mem::offset_of!(EndpointRecord, v4) == 32
+        && core::mem::offset_of!(EndpointRecord, v6) == 96
+);
+
+/// Who owns a slot's address just now. One per slot, kept across policies.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Binding {
+    /// Moves when the address changes its owner or the owner's labels change.
+    /// A flow remembers its peer's.
+    pub epoch: SharedWord,
+    /// Host-side interface index of the local workload; 0 when it is not local.
+    pub ifindex: SharedWord,
+    /// The bridge through which the workload's packets may be routed up: all of
+    /// its other ports are managed endpoints. 0 when there is none.
+    pub bridge: SharedWord,
+    /// Zero.
+    pub _pad: SharedWord,
+}
+
+const _: () = assert!(size_of::<Binding>() == 16);

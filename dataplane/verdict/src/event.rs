@@ -1,0 +1,57 @@
+//! The record that a program sends to user space about one packet.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A reported packet. Addresses and ports are as in the packet; slots, rule and
+/// revision say what was decided from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EventRecord {
+    /// Jiffies when the packet was judged.
+    pub jiffies: u64,
+    /// Revision of the table that decided.
+    pub revision: u64,
+    /// Source address, host-order words.
+    pub source: [u32; 4],
+    /// Destination address.
+    pub destination: [u32; 4],
+    /// Source slot, 0 if not looked up.
+    pub source_slot: u32,
+    /// Destination slot, 0 if not looked up.
+    pub destination_slot: u32,
+    /// [`crate::verdict::Verdict::to_word`] in force.
+    pub verdict: u32,
+    /// The verdict with audit policies in force.
+    pub audited: u32,
+    /// Interface of the hook.
+    pub ifindex: u32,
+    /// Incarnation of the endpoint.
+    pub incarnation: u32,
+    /// Bytes of the packet from the Ethernet header on.
+    pub bytes: u32,
+    /// Source port; the identifier for ICMP echo.
+    pub source_port: u16,
+    /// Destination port; for ICMP `type << 8 | code`.
+    pub destination_port: u16,
+    /// EtherType.
+    pub ethertype: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// [`crate::address::Family`], 0 when the packet is not IP.
+    pub family: u8,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// [`crate::counter::Hook`].
+    pub hook: u8,
+    /// [`crate::verdict::Direction`] of the verdict.
+    pub direction: u8,
+    /// Zero.
+    pub _pad: [u8; 9],
+}
+
+const _: () = assert!(
+    size_of::<EventRecord>() == 96
+        && core::mem::offset_of!(EventRecord, source_slot) == 48
+        && core::mem::offset_of!(EventRecord, source_port) == 76
+        && core::mem::offset_of!(EventRecord, tcp_flags) == 84
+);

@@ -1,0 +1,219 @@
+//! Flows: the key, the entry, and the word that guards it.
+//!
+//! A flow lies in the partition of the endpoint whose hook judges it, under a
+//! key written from that endpoint's side, so that the reply finds the same
+//! entry. A partition is an array of sets of [`WAYS`] entries; a flow lies in one
+//! of two candidate sets. Keys are compared in full, never by fingerprint.
+//!
+//! Everything a reader needs to trust an entry is in one 64-bit word,
+//! [`StateWord`]: a writer locks by compare-and-swap, stores the rest, and
+//! publishes with the next version; a reader reads the word, the key, and the
+//! word again. What the word holds is truncated: before a value comes round
+//! again, the sweep has cleared every entry that carries it.
+
+#[cfg(not(target_arch = "bpf"))]
+pub mod model;
+
+use core::sync::atomic::AtomicU64;
+
+use crate::{
+    address::Address,
+    hash::{Keys, MAX_WORDS, two_choices},
+    shared::SharedWord,
+    verdict::RULE_BITS,
+};
+
+/// Entries of a set.
+pub const WAYS: usize = 4;
+
+/// Names a flow, from its endpoint's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The other end's address.
+    pub peer: [u32; 4],
+    /// The endpoint's address.
+    pub local: [u32; 4],
+    /// The endpoint's port << 16 | the other end's; for ICMP echo the identifier
+    /// in both places.
+    pub ports: u32,
+    /// Family << 8 | protocol.
+    pub kind: u32,
+}
+
+impl FlowKey {
+    /// The key of a packet between an endpoint's address and a peer's.
+    #[inline(always)]
+    pub const fn new(local: &Address, peer: &Address, protocol: u8, local_port: u16, peer_port: u16) -> Self {
+        Self {
+            peer: peer.words,
+            local: local.words,
+            ports: (local_port as u32) << 16 | peer_port as u32,
+            kind: (local.family as u32) << 8 | protocol as u32,
+        }
+    }
+
+    /// The key as words.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; MAX_WORDS] {
+        let [a, b, c, d] = self.peer;
+        let [e, f, g, h] = self.local;
+        [a, b, c, d, e, f, g, h, self.ports, self.kind]
+    }
+
+    /// The two candidate sets in a partition of `mask + 1` sets, never the same
+    /// unless there is only one.
+    #[inline(always)]
+    pub fn sets(&self, keys: &Keys, mask: u32) -> [u32; 2] {
+        let [first, second] = two_choices(keys, &self.words());
+        let (first, second) = (first & mask, second & mask);
+        [first, if first == second { (second ^ 1) & mask } else { second }]
+    }
+}
+
+/// Where a flow stands; six bits of the state word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FlowState {
+    /// No flow: the entry is free.
+    Free = 0,
+    /// The opener has sent; nothing has come back.
+    Embryonic = 1,
+    /// Both ends have sent.
+    Established = 2,
+    /// One end has said goodbye.
+    Closing = 3,
+}
+
+/// Widths of the fields of [`StateWord`], from the lowest bit up.
+mod width {
+    pub(super) const LOCK: u32 = 1;
+    pub(super) const VERSION: u32 = 15;
+    pub(super) const REVISION: u32 = 12;
+    pub(super) const INCARNATION: u32 = 10;
+    pub(super) const RULE: u32 = super::RULE_BITS;
+    pub(super) const STATE: u32 = 6;
+}
+
+const VERSION_SHIFT: u32 = width::LOCK;
+const REVISION_SHIFT: u32 = VERSION_SHIFT + width::VERSION;
+const INCARNATION_SHIFT: u32 = REVISION_SHIFT + width::REVISION;
+const RULE_SHIFT: u32 = INCARNATION_SHIFT + width::INCARNATION;
+const STATE_SHIFT: u32 = RULE_SHIFT + width::RULE;
+const _: () = assert!(STATE_SHIFT + width::STATE == 64);
+
+/// The fields of an entry's state word.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0 | locked by a writer |
+/// | 1–15 | version of the entry |
+/// | 16–27 | revision of the table that decided, truncated |
+/// | 28–37 | incarnation of the endpoint, truncated |
+/// | 38–57 | rule that allowed the flow |
+/// | 58–63 | [`FlowState`] |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StateWord(pub u64);
+
+const fn field(word: u64, shift: u32, width: u32) -> u32 {
+    (word >> shift & ((1 << width) - 1)) as u32
+}
+
+const fn place(value: u32, shift: u32, width: u32) -> u64 {
+    (value as u64 & ((1 << width) - 1)) << shift
+}
+
+impl StateWord {
+    /// A word for a flow just decided, not locked.
+    pub const fn new(version: u32, revision: u32, incarnation: u32, rule: u32, state: FlowState) -> Self {
+        Self(
+            place(version, VERSION_SHIFT, width::VERSION)
+                | place(revision, REVISION_SHIFT, width::REVISION)
+                | place(incarnation, INCARNATION_SHIFT, width::INCARNATION)
+                | place(rule, RULE_SHIFT, width::RULE)
+                | place(state as u32, STATE_SHIFT, width::STATE),
+        )
+    }
+
+    /// Whether a writer holds the entry.
+    pub const fn is_locked(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// The same word, locked.
+    pub const fn locked(self) -> Self {
+        Self(self.0 | 1)
+    }
+
+    /// The version, 15 bits.
+    pub const fn version(self) -> u32 {
+        field(self.0, VERSION_SHIFT, width::VERSION)
+    }
+
+    /// Whether the entry counts under this revision and incarnation.
+    pub const fn is_current(self, revision: u32, incarnation: u32) -> bool {
+        let mask = place(u32::MAX, REVISION_SHIFT, width::REVISION)
+            | place(u32::MAX, INCARNATION_SHIFT, width::INCARNATION);
+        let wanted = place(revision, REVISION_SHIFT, width::REVISION)
+            | place(incarnation, INCARNATION_SHIFT, width::INCARNATION);
+        self.0 & mask == wanted
+    }
+
+    /// The rule that allowed the flow.
+    pub const fn rule(self) -> u32 {
+        field(self.0, RULE_SHIFT, width::RULE)
+    }
+
+    /// The state; an unknown one is free.
+    pub const fn state(self) -> FlowState {
+        match field(self.0, STATE_SHIFT, width::STATE) {
+            1 => FlowState::Embryonic,
+            2 => FlowState::Established,
+            3 => FlowState::Closing,
+            _ => FlowState::Free,
+        }
+    }
+
+    /// What a writer publishes after it stored an entry: the next version.
+    pub const fn published(self, revision: u32, incarnation: u32, rule: u32, state: FlowState) -> Self {
+        Self::new(self.version().wrapping_add(1), revision, incarnation, rule, state)
+    }
+}
+
+/// An entry of the flow table: two cache lines, the first for finding it, the
+/// second for what is accounted.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct FlowEntry {
+    /// A [`StateWord`]; moves only by compare-and-swap on the word that was read.
+    pub state: AtomicU64,
+    /// The [`FlowKey`], as its words.
+    pub key: [SharedWord; MAX_WORDS],
+    /// The peer's slot.
+    pub peer_slot: SharedWord,
+    /// The peer's binding epoch when the flow was decided.
+    pub peer_epoch: SharedWord,
+    /// Jiffies, low word, of the last packet; written only when it changes.
+    pub last_seen: SharedWord,
+    /// Jiffies, low word, of the first packet.
+    pub opened: SharedWord,
+    /// Packets from the opener, and back.
+    pub packets: [AtomicU64; 2],
+    /// Bytes from the opener, and back.
+    pub bytes: [AtomicU64; 2],
+    /// TCP: highest acknowledgement seen from the opener, and back.
+    pub acknowledged: [SharedWord; 2],
+    /// TCP: greatest window seen from the opener, and back, scaled to bytes.
+    pub window: [SharedWord; 2],
+    /// Bits: which [`crate::verdict::Direction`] the opener went, flags seen.
+    pub marks: SharedWord,
+    /// Zero.
+    pub _pad: [SharedWord; 3],
+}
+
+const _: () = assert!(
+    size_of::<FlowEntry>() == 128
+        && core::mem::offset_of!(FlowEntry, key) == 8
+        && core::mem::offset_of!(FlowEntry, packets) == 64
+        && core::mem::offset_of!(FlowEntry, marks) == 112
+);

@@ -1,0 +1,45 @@
+//! Decides packets: parsing, addresses, decision table, flows, verdicts.
+//!
+//! Everything that the kernel programs and user space must agree on is defined
+//! here, once: the layouts of all shared memory, and the code that reads them.
+//! The kernel programs run this code on BPF maps; `explain`, `matrix`, `test`
+//! and the test kits run it on ordinary memory. The operating system is behind
+//! two traits: [`packet::Frame`] for the bytes of a packet, [`memory::Memory`]
+//! for the shared tables.
+//!
+//! A packet meets the modules in this order: [`packet`] parses it, [`endpoint`]
+//! says whose interface it is on, [`bucket`] and [`table`] turn addresses into
+//! slots, [`judge`] checks the source and asks the table, and the [`verdict`]
+//! that comes out is counted ([`counter`]) and perhaps reported ([`event`]).
+//!
+//! Invariant, total: every input yields a verdict. Nothing in this crate can
+//! panic, loop without a named bound, or allocate; whatever cannot be understood
+//! is denied, with a reason of its own.
+//!
+//! Absent on purpose: `unsafe`, clocks, system calls, and any knowledge of
+//! labels or YAML.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod bucket;
+pub mod capacity;
+pub mod counter;
+pub mod endpoint;
+pub mod event;
+pub mod flow;
+pub mod hash;
+pub mod judge;
+pub mod memory;
+pub mod packet;
+pub mod reason;
+pub mod shared;
+#[cfg(not(target_arch = "bpf"))]
+pub mod slices;
+pub mod table;
+pub mod verdict;
+
+/// Version of every layout in this crate. It moves with any change to one of
+/// them; memory written under another version is never adopted.
+pub const LAYOUT_VERSION: u32 = 1;

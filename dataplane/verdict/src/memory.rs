@@ -1,0 +1,91 @@
+//! The shared memory a decision reads, behind one trait.
+//!
+//! In the kernel every method is a lookup in a BPF array; in user space it is a
+//! slice. Whatever is missing is `None`, and the decision that needed it denies.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    bucket::Bucket,
+    endpoint::{Binding, EndpointRecord},
+    hash::Keys,
+    table::Page,
+};
+
+/// The three sets of [`Bucket`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BucketSet {
+    /// IPv4 address → slot.
+    AddressV4,
+    /// IPv6 address → slot.
+    AddressV6,
+    /// Interface index → endpoint number + 1.
+    Endpoint,
+}
+
+/// What is fixed when the programs are loaded. The kernel programs have it as
+/// read-only data, so that the verifier and the JIT know the values.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Settings {
+    /// Keys of all hashes.
+    pub keys: Keys,
+    /// Number of buckets − 1, by [`BucketSet`]; the numbers are powers of two.
+    pub bucket_masks: [u32; 3],
+    /// Whether the node may always open connections to its workloads
+    /// (`own_node: allow`): 0 or 1.
+    pub own_node_allowed: u32,
+}
+
+/// The pages of one decision table.
+pub trait Block {
+    /// A page by its number.
+    fn page(&self, index: u32) -> Option<&Page>;
+}
+
+/// Access to the shared memory.
+pub trait Memory {
+    /// What was fixed at load.
+    fn settings(&self) -> &Settings;
+
+    /// One published decision table.
+    type Block: Block + ?Sized;
+
+    /// The decision table in force. Whoever asks once sees one table, whatever
+    /// is published meanwhile.
+    fn table(&self) -> Option<&Self::Block>;
+
+    /// A bucket of a set; `index` has been masked by the caller.
+    fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket>;
+
+    /// An endpoint record by its number.
+    fn endpoint(&self, number: u32) -> Option<&EndpointRecord>;
+
+    /// The binding of a slot.
+    fn binding(&self, slot: u32) -> Option<&Binding>;
+
+    /// Keeps loads before this call from being done after it.
+    ///
+    /// The kernel programs override it by a fence of the compiler alone: x86
+    /// keeps the order of loads by itself, and BPF had no barrier before
+    /// load-acquire (Linux 6.15).
+    #[inline(always)]
+    fn order_loads(&self) {
+        core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
+    }
+
+    /// 1 when `a < b`, else 0, without a branch.
+    ///
+    /// A branch in the middle of a search makes the kernel's verifier follow
+    /// both sides from every step: 2^14 paths for a row of 16 384 intervals. A
+    /// number that it knows nothing about is one path; a mask of 0 or −1 is not,
+    /// because newer verifiers follow both values of that. LLVM turns every
+    /// portable spelling back into a branch, so the kernel programs override this
+    /// in assembly.
+    #[inline(always)]
+    fn less(&self, a: u32, b: u32) -> u32 {
+        u32::from(a < b)
+    }
+}

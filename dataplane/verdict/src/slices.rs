@@ -1,0 +1,81 @@
+//! Ordinary memory and ordinary bytes, for user space.
+//!
+//! What `explain` and the tests run is the code of the kernel programs on these;
+//! over the mapped memory of BPF maps, it is that code on the very same words.
+
+use crate::{
+    bucket::Bucket,
+    endpoint::{Binding, EndpointRecord},
+    memory::{Block, BucketSet, Memory, Settings},
+    packet::{Frame, MAX_HEADER_BYTES},
+    table::Page,
+};
+
+/// Shared memory as slices.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceMemory<'a> {
+    /// What was fixed at load.
+    pub settings: &'a Settings,
+    /// The decision table in force.
+    pub table: &'a [Page],
+    /// The bucket sets, by [`BucketSet`].
+    pub buckets: [&'a [Bucket]; 3],
+    /// Endpoint records by number.
+    pub endpoints: &'a [EndpointRecord],
+    /// Bindings by slot.
+    pub bindings: &'a [Binding],
+}
+
+impl Block for [Page] {
+    fn page(&self, index: u32) -> Option<&Page> {
+        self.get(index as usize)
+    }
+}
+
+impl Memory for SliceMemory<'_> {
+    type Block = [Page];
+
+    fn settings(&self) -> &Settings {
+        self.settings
+    }
+
+    fn table(&self) -> Option<&[Page]> {
+        Some(self.table)
+    }
+
+    fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket> {
+        self.buckets[set as usize].get(index as usize)
+    }
+
+    fn endpoint(&self, number: u32) -> Option<&EndpointRecord> {
+        self.endpoints.get(number as usize)
+    }
+
+    fn binding(&self, slot: u32) -> Option<&Binding> {
+        self.bindings.get(slot as usize)
+    }
+}
+
+/// A frame as a slice.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceFrame<'a> {
+    /// From the Ethernet header on.
+    pub bytes: &'a [u8],
+    /// Whether it stands for several.
+    pub gso: bool,
+}
+
+impl Frame for SliceFrame<'_> {
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        debug_assert!(offset <= MAX_HEADER_BYTES && offset.is_multiple_of(2));
+        self.bytes.get(offset as usize..)?.first_chunk().copied()
+    }
+
+    fn length(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn is_gso(&self) -> bool {
+        self.gso
+    }
+}

@@ -1,0 +1,144 @@
+//! What is decided: an action, a reason, and the rule that decided.
+
+use crate::reason::Reason;
+
+/// Bits of a rule number: a node has at most 2^20 − 1 rules and sets of isolating policies.
+pub const RULE_BITS: u32 = 20;
+/// The greatest rule number.
+pub const MAX_RULE: u32 = (1 << RULE_BITS) - 1;
+
+const REASON_SHIFT: u32 = RULE_BITS;
+const ACTION_SHIFT: u32 = REASON_SHIFT + 8;
+
+/// Allow or deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Action {
+    /// The packet goes on.
+    Allow = 1,
+    /// The packet is dropped.
+    Deny = 2,
+}
+
+/// Which way a packet goes, as its workload sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// Towards the workload.
+    Ingress = 0,
+    /// Away from the workload.
+    Egress = 1,
+}
+
+/// An action, why, and by which rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Verdict {
+    /// What happens to the packet.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// Number in the side table of rules: of the deciding rule for
+    /// [`Reason::Rule`], of the set of isolating policies for
+    /// [`Reason::Isolated`], else 0. At most [`MAX_RULE`].
+    pub rule: u32,
+}
+
+impl Verdict {
+    /// Allowed for a reason that is not a rule's.
+    #[inline(always)]
+    pub const fn allow(reason: Reason) -> Self {
+        Self { action: Action::Allow, reason, rule: 0 }
+    }
+
+    /// Denied for a reason that is not a rule's.
+    #[inline(always)]
+    pub const fn deny(reason: Reason) -> Self {
+        Self { action: Action::Deny, reason, rule: 0 }
+    }
+
+    /// The word that stands in rows: action, 2 bits; reason, 8; rule, 20.
+    pub const fn to_word(self) -> u32 {
+        (self.action as u32) << ACTION_SHIFT
+            | (self.reason as u32) << REASON_SHIFT
+            | self.rule & MAX_RULE
+    }
+
+    /// Reads any word that [`Verdict::to_word`] made.
+    pub const fn from_any_word(word: u32) -> Option<Self> {
+        let action = match word_action(word) {
+            1 => Action::Allow,
+            2 => Action::Deny,
+            _ => return None,
+        };
+        match Reason::from_number(word_reason(word) as u8) {
+            Some(reason) => Some(Self { action, reason, rule: word & MAX_RULE }),
+            None => None,
+        }
+    }
+
+    /// Reads a word of a row. What no compiler writes, zero above all, is a
+    /// broken table and denies.
+    #[inline(always)]
+    pub fn from_word(word: u32) -> Self {
+        let rule = word & MAX_RULE;
+        let reason = word_reason(word);
+        let action = word_action(word);
+        if action == Action::Allow as u32 {
+            if reason == Reason::Rule as u32 {
+                return Self { action: Action::Allow, reason: Reason::Rule, rule };
+            }
+            if reason == Reason::NotIsolated as u32 {
+                return Self { action: Action::Allow, reason: Reason::NotIsolated, rule };
+            }
+        } else if action == Action::Deny as u32 {
+            if reason == Reason::Rule as u32 {
+                return Self { action: Action::Deny, reason: Reason::Rule, rule };
+            }
+            if reason == Reason::Isolated as u32 {
+                return Self { action: Action::Deny, reason: Reason::Isolated, rule };
+            }
+        }
+        Self::deny(Reason::TableCorrupt)
+    }
+}
+
+/// The action bits of a verdict's word.
+#[inline(always)]
+pub const fn word_action(word: u32) -> u32 {
+    word >> ACTION_SHIFT
+}
+
+/// The reason bits of a verdict's word.
+#[inline(always)]
+pub const fn word_reason(word: u32) -> u32 {
+    word >> REASON_SHIFT & 0xff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_of_rows_survive_the_way_to_a_word_and_back() {
+        for rule in [0, 1, MAX_RULE] {
+            for (action, reason) in [
+                (Action::Allow, Reason::Rule),
+                (Action::Deny, Reason::Rule),
+                (Action::Allow, Reason::NotIsolated),
+                (Action::Deny, Reason::Isolated),
+            ] {
+                let verdict = Verdict { action, reason, rule };
+                assert_eq!(Verdict::from_word(verdict.to_word()), verdict);
+            }
+        }
+    }
+
+    #[test]
+    fn words_no_compiler_writes_are_denied() {
+        let own_node = Verdict::allow(Reason::OwnNode).to_word();
+        let isolated = Verdict::allow(Reason::Isolated).to_word();
+        for word in [0, u32::MAX, 1 << 30, own_node, isolated] {
+            assert_eq!(Verdict::from_word(word), Verdict::deny(Reason::TableCorrupt), "{word:#x}");
+        }
+    }
+}

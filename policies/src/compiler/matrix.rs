@@ -1,0 +1,389 @@
+//! The matrix of subject classes and peer atoms, cut into pieces that repeat.
+//!
+//! For every class and direction each atom has a row; 64 rows are a block, all
+//! blocks of one class and direction its groups. Most rules speak of few atoms, so
+//! only the blocks that some rule speaks of are worked out; all others are the
+//! class's default block. Equal rows, blocks and groups are stored once.
+//!
+//! Invariant: rows, blocks and groups are numbered in the order of classes,
+//! directions and atoms, so equal inputs give equal numbers.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::table::{BLOCK_WORDS, MAX_ROW_INTERVALS};
+use cofferdam_verdict::verdict::{Action, Direction, Verdict};
+
+use super::CompileError;
+use super::peers::Atoms;
+use super::rows::{self, Defaults, Keys, RowRule};
+use super::rules::RuleNumbers;
+use super::signatures::{PortNumbers, number};
+use super::subjects::{Class, CompiledPolicy, CompiledRule, DIRECTIONS, PolicySide, Subjects};
+
+/// Atoms per block.
+const PIECE: usize = BLOCK_WORDS as usize;
+
+/// A block: the row number of each atom of a piece.
+pub(super) type BlockRows = [u32; PIECE];
+
+/// Values that are stored once, by number.
+#[derive(Debug)]
+pub(super) struct Interned<T> {
+    numbers: HashMap<T, u32>,
+    values: Vec<T>,
+}
+
+impl<T: Clone + Eq + Hash> Interned<T> {
+    fn new() -> Self {
+        Self {
+            numbers: HashMap::new(),
+            values: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, value: T) -> u32 {
+        if let Some(known) = self.numbers.get(&value) {
+            return *known;
+        }
+        let new = number(self.values.len());
+        self.values.push(value.clone());
+        self.numbers.insert(value, new);
+        new
+    }
+
+    pub(super) fn values(&self) -> &[T] {
+        &self.values
+    }
+}
+
+/// Everything between classes and rows.
+#[derive(Debug)]
+pub(super) struct Matrix {
+    /// Words of each row.
+    pub(super) rows: Interned<Box<[u32]>>,
+    /// Row numbers of each block.
+    pub(super) blocks: Interned<BlockRows>,
+    /// Block numbers of each groups list.
+    pub(super) groups: Interned<Box<[u32]>>,
+    /// Groups of each class, class 0 first, by direction.
+    pub(super) classes: Vec<[u32; 2]>,
+    words: u64,
+    max_words: u64,
+}
+
+/// What a class is in one direction: all that its rows follow from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct SideKey {
+    direction: u8,
+    policies: Vec<u32>,
+    ports: PortNumbers,
+}
+
+/// One class and direction being worked out.
+struct Side<'s> {
+    direction: Direction,
+    /// All rules, in the order in which they decide.
+    rules: Vec<&'s CompiledRule>,
+    /// The subject's named ports, which count for ingress.
+    ports: &'s [(u32, u16)],
+    defaults: Defaults,
+    atoms: &'s Atoms,
+    /// Rows by which rules match and, for egress, the atom's named ports.
+    known: HashMap<(Box<[u32]>, PortNumbers), u32>,
+}
+
+impl Matrix {
+    /// Works out the rows of every class. No more than `max_words` are collected.
+    pub(super) fn new(
+        subjects: &Subjects,
+        atoms: &Atoms,
+        numbers: &mut RuleNumbers,
+        max_words: u64,
+    ) -> Result<Self, CompileError> {
+        let mut matrix = Self {
+            rows: Interned::new(),
+            blocks: Interned::new(),
+            groups: Interned::new(),
+            classes: Vec::with_capacity(subjects.classes.len() + 1),
+            words: 0,
+            max_words,
+        };
+        let none = Class {
+            policies: Vec::new(),
+            ports: PortNumbers::default(),
+        };
+        let mut known: HashMap<SideKey, u32> = HashMap::new();
+        for class in std::iter::once(&none).chain(&subjects.classes) {
+            let mut groups = [0; 2];
+            for direction in DIRECTIONS {
+                let policies: Vec<u32> = class
+                    .policies
+                    .iter()
+                    .copied()
+                    .filter(|p| side_of(&subjects.policies[*p as usize], direction).is_some())
+                    .collect();
+                let ports = match direction {
+                    Direction::Ingress => class.ports.clone(),
+                    Direction::Egress => PortNumbers::default(),
+                };
+                let key = SideKey {
+                    direction: direction as u8,
+                    policies,
+                    ports,
+                };
+                groups[direction as usize] = match known.get(&key) {
+                    Some(groups) => *groups,
+                    None => {
+                        let policies: Vec<&CompiledPolicy> = key
+                            .policies
+                            .iter()
+                            .map(|p| &subjects.policies[*p as usize])
+                            .collect();
+                        let mut side = Side::new(direction, &policies, &key.ports, atoms, numbers)?;
+                        let groups = matrix.side(&mut side)?;
+                        known.insert(key, groups);
+                        groups
+                    }
+                };
+            }
+            matrix.classes.push(groups);
+        }
+        Ok(matrix)
+    }
+
+    /// The groups of one class and direction.
+    fn side(&mut self, side: &mut Side<'_>) -> Result<u32, CompileError> {
+        let everybody: Vec<u32> = (0u32..)
+            .zip(&side.rules)
+            .filter_map(|(index, rule)| rule.peers.is_none().then_some(index))
+            .collect();
+        let by_name = |rules: &[u32]| side.is_by_name(rules);
+        let everybody_by_name = by_name(&everybody);
+        // Which rule speaks of which atoms, piece by piece.
+        let mut spoken: Vec<(u32, u32, u64)> = Vec::new();
+        for (index, rule) in (0u32..).zip(&side.rules) {
+            if let Some(list) = rule.peers {
+                let members = side.atoms.members(list);
+                spoken.extend(members.iter().map(|(piece, bits)| (*piece, index, *bits)));
+            }
+        }
+        spoken.sort_unstable();
+        let mut spoken = spoken.as_slice();
+
+        let default_row = self.row(side, &everybody, &[])?;
+        let default_block = self.block([default_row; PIECE])?;
+        let pieces = side.atoms.count().div_ceil(BLOCK_WORDS);
+        let mut groups = vec![default_block; pieces as usize];
+        for piece in 0..pieces {
+            let length = spoken.iter().take_while(|(p, ..)| *p == piece).count();
+            let (here, rest) = spoken.split_at(length);
+            spoken = rest;
+            if !here.is_empty() || everybody_by_name {
+                groups[piece as usize] = self.piece(side, piece, &everybody, here)?;
+            }
+        }
+        let known = self.groups.values.len();
+        let number = self.groups.add(groups.into_boxed_slice());
+        if number as usize == known {
+            self.count(pieces.into())?;
+        }
+        Ok(number)
+    }
+
+    /// One block: atoms of a piece by which rules speak of them.
+    fn piece(
+        &mut self,
+        side: &mut Side<'_>,
+        piece: u32,
+        everybody: &[u32],
+        spoken: &[(u32, u32, u64)],
+    ) -> Result<u32, CompileError> {
+        let mut parts: Vec<(u64, Vec<u32>)> = vec![(u64::MAX, everybody.to_vec())];
+        for (_, rule, bits) in spoken {
+            let mut split = Vec::with_capacity(parts.len() + 1);
+            for (mask, rules) in parts {
+                if mask & bits != 0 {
+                    let mut with = rules.clone();
+                    with.push(*rule);
+                    split.push((mask & bits, with));
+                }
+                if mask & !bits != 0 {
+                    split.push((mask & !bits, rules));
+                }
+            }
+            parts = split;
+        }
+        let mut block = [0; PIECE];
+        for (mask, mut rules) in parts {
+            rules.sort_unstable();
+            let atoms = (0..BLOCK_WORDS).filter(|bit| mask >> bit & 1 == 1);
+            if side.is_by_name(&rules) {
+                for bit in atoms {
+                    let atom = piece * BLOCK_WORDS + bit;
+                    let ports = side.atoms.ports(atom);
+                    block[bit as usize] = self.row(side, &rules, ports)?;
+                }
+            } else {
+                let row = self.row(side, &rules, &[])?;
+                for bit in atoms {
+                    block[bit as usize] = row;
+                }
+            }
+        }
+        self.block(block)
+    }
+
+    fn block(&mut self, block: BlockRows) -> Result<u32, CompileError> {
+        let known = self.blocks.values.len();
+        let number = self.blocks.add(block);
+        if number as usize == known {
+            self.count(BLOCK_WORDS.into())?;
+        }
+        Ok(number)
+    }
+
+    /// The row where these rules match. `ports` are the atom's named ports, which
+    /// count for egress.
+    fn row(
+        &mut self,
+        side: &mut Side<'_>,
+        rules: &[u32],
+        ports: &[(u32, u16)],
+    ) -> Result<u32, CompileError> {
+        let key = (Box::from(rules), Box::from(ports));
+        if let Some(known) = side.known.get(&key) {
+            return Ok(*known);
+        }
+        let ports = match side.direction {
+            Direction::Ingress => side.ports,
+            Direction::Egress => ports,
+        };
+        let keys: Vec<Vec<Keys>> = rules
+            .iter()
+            .map(|rule| side.rules[*rule as usize].keys_with(ports))
+            .collect();
+        let row_rules: Vec<RowRule<'_>> = rules
+            .iter()
+            .zip(&keys)
+            .map(|(rule, keys)| {
+                let rule = side.rules[*rule as usize];
+                RowRule {
+                    keys,
+                    verdict: Verdict {
+                        action: Action::Allow,
+                        reason: Reason::Rule,
+                        rule: rule.number,
+                    },
+                    enforced: rule.enforced,
+                }
+            })
+            .collect();
+        let intervals = rows::intervals(&row_rules, side.defaults);
+        if intervals.len() as u64 > MAX_ROW_INTERVALS.into() {
+            return Err(CompileError::Capacity {
+                table: "intervals of one row",
+                used: intervals.len() as u64,
+                max: MAX_ROW_INTERVALS.into(),
+            });
+        }
+        let words = rows::words(&intervals).into_boxed_slice();
+        let length = words.len() as u64;
+        let known = self.rows.values.len();
+        let number = self.rows.add(words);
+        if number as usize == known {
+            self.count(length)?;
+        }
+        side.known.insert(key, number);
+        Ok(number)
+    }
+
+    /// Keeps memory bounded before the whole table is measured.
+    fn count(&mut self, words: u64) -> Result<(), CompileError> {
+        self.words += words;
+        if self.words > self.max_words {
+            return Err(CompileError::Capacity {
+                table: "table words",
+                used: self.words,
+                max: self.max_words,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl<'s> Side<'s> {
+    fn new(
+        direction: Direction,
+        policies: &[&'s CompiledPolicy],
+        ports: &'s [(u32, u16)],
+        atoms: &'s Atoms,
+        numbers: &mut RuleNumbers,
+    ) -> Result<Self, CompileError> {
+        let mut rules = Vec::new();
+        let mut enforced = Vec::new();
+        let mut all = Vec::new();
+        for policy in policies {
+            if let Some(side) = side_of(policy, direction) {
+                rules.extend(&side.rules);
+                all.push(side.isolation);
+                if policy.enforced {
+                    enforced.push(side.isolation);
+                }
+            }
+        }
+        let mut default = |isolating: &[u32]| {
+            Ok(if isolating.is_empty() {
+                Verdict::allow(Reason::NotIsolated)
+            } else {
+                Verdict {
+                    action: Action::Deny,
+                    reason: Reason::Isolated,
+                    rule: numbers.isolation_set(isolating)?,
+                }
+            })
+        };
+        Ok(Self {
+            direction,
+            rules,
+            ports,
+            defaults: Defaults {
+                enforced: default(&enforced)?,
+                audited: default(&all)?,
+            },
+            atoms,
+            known: HashMap::new(),
+        })
+    }
+
+    /// Whether what these rules cover depends on the atom's named ports.
+    fn is_by_name(&self, rules: &[u32]) -> bool {
+        self.direction == Direction::Egress
+            && rules
+                .iter()
+                .any(|rule| !self.rules[*rule as usize].names.is_empty())
+    }
+}
+
+impl CompiledRule {
+    /// What the rule covers where names have these numbers.
+    fn keys_with(&self, ports: &[(u32, u16)]) -> Vec<Keys> {
+        let mut keys = self.keys.clone();
+        for (name, protocol) in &self.names {
+            let numbers = ports.iter().filter(|(candidate, _)| candidate == name);
+            keys.extend(numbers.map(|(_, number)| {
+                let key = cofferdam_verdict::table::row_key(*protocol, *number);
+                Keys {
+                    first: key,
+                    last: key,
+                }
+            }));
+        }
+        keys
+    }
+}
+
+fn side_of(policy: &CompiledPolicy, direction: Direction) -> Option<&PolicySide> {
+    policy.sides[direction as usize].as_ref()
+}

@@ -1,0 +1,210 @@
+//! What is wrong with the documents people wrote, and where.
+//!
+//! A mistake in a policy is not an error of the program: it is reported with its
+//! place, a code that never changes its meaning, and what was probably meant, and
+//! the documents beside it stay. Nothing here knows what a document contains.
+//!
+//! Invariant: a code keeps its number for ever, and a number is never reused.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Whether the document is left out because of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// The document, or all of its file, is not in force.
+    Error,
+    /// The document is in force; something in it is probably not as intended.
+    Warning,
+}
+
+impl Severity {
+    /// The word in JSON and in text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A place in a file. Lines and columns count from 1, columns in characters.
+///
+/// Ordered by file, then line, then column.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The file as the caller named it.
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// One finding about one place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Diagnostic {
+    /// Where.
+    pub place: Place,
+    /// Which kind of mistake.
+    pub code: Code,
+    /// Whether the document is left out because of it.
+    pub severity: Severity,
+    /// What is wrong, in lower case without a full stop.
+    pub message: String,
+    /// What was probably meant, or what to do.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}[{}]: {}",
+            self.place, self.severity, self.code, self.message
+        )?;
+        if let Some(hint) = &self.hint {
+            write!(f, " ({hint})")?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal,)+) => {
+        /// The closed list of mistakes that are told apart.
+        ///
+        /// The first digit pair of the number is the subject: `01` the text, `02`
+        /// policies, `03` what policies are about.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Code {
+            /// Every code, for generated documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The code as it is printed, such as `CD0101`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)+
+                }
+            }
+
+            /// What the code stands for, whatever the place.
+            #[must_use]
+            pub fn summary(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The text is not YAML.
+    Syntax = "CD0101",
+    /// The file cannot be read, is too large or is not UTF-8.
+    File = "CD0102",
+    /// The document is nested too deeply or has too many nodes.
+    Bounds = "CD0103",
+    /// An alias is unknown, refers to itself or expands to too much.
+    Alias = "CD0104",
+    /// A key stands twice in one mapping.
+    DuplicateKey = "CD0105",
+    /// A key is not known here.
+    UnknownKey = "CD0106",
+    /// A value has the wrong type, or means different things to different YAML readers.
+    Type = "CD0107",
+    /// Something required is missing.
+    Missing = "CD0108",
+    /// The document is a policy of a kind or version that is not supported, hence not in force.
+    Unsupported = "CD0109",
+    /// Two documents have the same kind, namespace and name.
+    DuplicateDocument = "CD0110",
+    /// A name is not one that Kubernetes accepts.
+    Name = "CD0201",
+    /// A label, or a key or value of a selector, is not valid.
+    Label = "CD0202",
+    /// A selector's operator and values do not fit together.
+    Selector = "CD0203",
+    /// `policyTypes` is not valid.
+    PolicyTypes = "CD0204",
+    /// A section has no effect because `policyTypes` does not list its direction.
+    UnusedSection = "CD0205",
+    /// A peer names nothing, or an address block together with a selector.
+    Peer = "CD0206",
+    /// A CIDR does not parse.
+    Cidr = "CD0207",
+    /// A CIDR has host bits set, or can match nothing.
+    CidrMeaning = "CD0208",
+    /// `except` is not a strict subset of its block.
+    Except = "CD0209",
+    /// A port is not valid.
+    Port = "CD0210",
+    /// `endPort` is not valid.
+    EndPort = "CD0211",
+    /// A protocol is not valid.
+    Protocol = "CD0212",
+    /// A `cofferdam.dev/` annotation is not known or has no such value.
+    Annotation = "CD0213",
+    /// A policy has no `spec`, so it selects every pod of its namespace and denies.
+    NoSpec = "CD0214",
+    /// An address is not valid.
+    Address = "CD0301",
+    /// Two workloads, or a workload and a node, have the same address.
+    AddressConflict = "CD0302",
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_in_order() {
+        for pair in Code::ALL.windows(2) {
+            assert!(pair[0].as_str() < pair[1].as_str());
+        }
+    }
+
+    #[test]
+    fn a_diagnostic_prints_place_code_message_and_hint() {
+        let diagnostic = Diagnostic {
+            place: Place {
+                file: Arc::from("a.yaml"),
+                line: 3,
+                column: 5,
+            },
+            code: Code::Syntax,
+            severity: Severity::Error,
+            message: "a tab indents".to_owned(),
+            hint: Some("use spaces".to_owned()),
+        };
+        assert_eq!(
+            diagnostic.to_string(),
+            "a.yaml:3:5: error[CD0101]: a tab indents (use spaces)"
+        );
+    }
+}

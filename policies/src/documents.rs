@@ -1,0 +1,433 @@
+//! Documents: YAML text to the desired state.
+//!
+//! [`parse`] reads one file, [`assemble`] puts the documents of all files together
+//! to an [`Inventory`]; [`read`] finds the files. A file may hold many documents,
+//! and lists of them. Kinds that say nothing about policies are passed over, for
+//! people keep whole manifests in one place; a policy of a kind or version that is
+//! not supported is an error, because silence would look like protection.
+//!
+//! Invariants: a document with an error is left out and reported, and its
+//! neighbours stay; the result does not depend on the order of files or documents.
+
+mod assemble;
+mod metadata;
+mod network_policy;
+mod objects;
+mod reader;
+mod selector;
+mod sources;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::diagnostic::{Code, Diagnostic, Place};
+use crate::inventory::{NetworkPolicy, Node, ObjectName, Workload};
+use crate::names;
+use crate::selectors::Labels;
+use crate::yaml::{self, Failure, FailureKind, Mark, Value};
+
+use reader::{Fields, Reader, Shown};
+
+pub use assemble::{Assembled, assemble};
+pub use sources::{ReadError, SourceFile, read};
+
+/// Largest file that is parsed, in bytes.
+pub const MAX_FILE: usize = yaml::MAX_TEXT;
+
+/// The kinds of documents that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1 Namespace`.
+    Namespace,
+    /// `v1 Node`.
+    Node,
+    /// `v1 Pod`.
+    Pod,
+    /// `networking.k8s.io/v1 NetworkPolicy`.
+    NetworkPolicy,
+}
+
+impl Kind {
+    /// The kind as documents spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::NetworkPolicy => "NetworkPolicy",
+        }
+    }
+
+    fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Node | Self::Pod => "v1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::Namespace, Self::Node, Self::Pod, Self::NetworkPolicy]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What makes two documents the same one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; empty for kinds that lie in none.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// What a document says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A namespace's labels.
+    Namespace(Labels),
+    /// A node.
+    Node(Node),
+    /// A pod.
+    Pod(Workload),
+    /// A policy.
+    NetworkPolicy(NetworkPolicy),
+}
+
+/// A document without errors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Which one it is.
+    pub identity: Identity,
+    /// Where it begins.
+    pub place: Place,
+    /// What it says.
+    pub content: Content,
+}
+
+/// A document that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rejected {
+    /// Where it begins, or where its text stops making sense.
+    pub place: Place,
+    /// Which one it would be, where that could be read: the last good version under
+    /// this identity is the one to keep.
+    pub identity: Option<Identity>,
+}
+
+/// What one file holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// The documents without errors, in the order of the file.
+    pub documents: Vec<Document>,
+    /// The documents that were left out.
+    pub rejected: Vec<Rejected>,
+    /// All findings, in the order of their places.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads the documents of one file. `file` is only a name, for diagnostics.
+#[must_use]
+pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
+    let file: Arc<str> = Arc::from(file);
+    let mut parser = FileParser {
+        reader: Reader::new(&file),
+        documents: Vec::new(),
+        rejected: Vec::new(),
+    };
+    match text_of(bytes) {
+        Ok(text) => {
+            for document in yaml::parse(text) {
+                match document {
+                    Ok(node) => parser.document(&node, None),
+                    Err(failure) => parser.failure(&failure),
+                }
+            }
+        }
+        Err((mark, message)) => {
+            parser.reader.error(mark, Code::File, message);
+            parser.reject(mark, None);
+        }
+    }
+    Parsed {
+        documents: parser.documents,
+        rejected: parser.rejected,
+        diagnostics: parser.reader.into_diagnostics(),
+    }
+}
+
+/// The bytes as text, if they are that and not too many.
+fn text_of(bytes: &[u8]) -> Result<&str, (Mark, String)> {
+    let start = Mark { line: 1, column: 1 };
+    if bytes.len() > MAX_FILE {
+        return Err((
+            start,
+            format!(
+                "the file has {} bytes, more than the {MAX_FILE} that are read",
+                bytes.len()
+            ),
+        ));
+    }
+    std::str::from_utf8(bytes).map_err(|error| {
+        let good = &bytes[..error.valid_up_to()];
+        let line = good.iter().filter(|b| **b == b'\n').count() + 1;
+        let last_line = good.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+        // What came before the first bad byte is UTF-8: count its characters.
+        let column = last_line.iter().filter(|b| (**b & 0xc0) != 0x80).count() + 1;
+        let mark = Mark {
+            line: u32::try_from(line).unwrap_or(u32::MAX),
+            column: u32::try_from(column).unwrap_or(u32::MAX),
+        };
+        (mark, "the file is not UTF-8 text".to_owned())
+    })
+}
+
+/// What a document's `apiVersion` and `kind` make of it.
+enum Class {
+    Ours(Kind),
+    /// A list, and the kind of its items when they need not say it.
+    List(Option<Kind>),
+    UnsupportedPolicy,
+    /// Another product's policy.
+    ForeignPolicy,
+    Other,
+}
+
+fn classify(api_version: &str, kind: &str) -> Class {
+    if let Some(known) = Kind::from_name(kind) {
+        return if api_version == known.api_version() {
+            Class::Ours(known)
+        } else if known == Kind::NetworkPolicy {
+            Class::UnsupportedPolicy
+        } else {
+            // Other groups have pods and nodes of their own.
+            Class::Other
+        };
+    }
+    if let Some(item) = kind.strip_suffix("List") {
+        if item.is_empty() && api_version == "v1" {
+            return Class::List(None);
+        }
+        if let Some(item) = Kind::from_name(item).filter(|item| item.api_version() == api_version) {
+            return Class::List(Some(item));
+        }
+    }
+    let group = api_version.split('/').next().unwrap_or_default();
+    let policy = kind
+        .strip_suffix("List")
+        .unwrap_or(kind)
+        .ends_with("NetworkPolicy");
+    if policy && group == "policy.networking.k8s.io" || kind == "NetworkPolicyList" {
+        Class::UnsupportedPolicy
+    } else if policy {
+        Class::ForeignPolicy
+    } else {
+        Class::Other
+    }
+}
+
+struct FileParser {
+    reader: Reader,
+    documents: Vec<Document>,
+    rejected: Vec<Rejected>,
+}
+
+impl FileParser {
+    fn reject(&mut self, mark: Mark, identity: Option<Identity>) {
+        let place = self.reader.place(mark);
+        self.rejected.push(Rejected { place, identity });
+    }
+
+    fn failure(&mut self, failure: &Failure) {
+        let mark = failure.mark;
+        match &failure.kind {
+            FailureKind::Syntax(message) => {
+                self.reader
+                    .error(mark, Code::Syntax, format!("not YAML: {}", Shown(message)));
+            }
+            FailureKind::TooDeep => {
+                self.reader
+                    .error(mark, Code::Bounds, "the document is nested too deeply");
+            }
+            FailureKind::TooManyNodes => {
+                self.reader.error_hint(
+                    mark,
+                    Code::Bounds,
+                    "the document has too many values",
+                    "spread it over several documents",
+                );
+            }
+            FailureKind::UnknownAlias => {
+                self.reader.error(
+                    mark,
+                    Code::Alias,
+                    "the alias names nothing that ended before it in this document",
+                );
+            }
+            FailureKind::AliasesTooLarge => {
+                self.reader.error_hint(
+                    mark,
+                    Code::Alias,
+                    "anchors and aliases of the document expand to too much",
+                    "write out what they stand for",
+                );
+            }
+        }
+        self.reject(mark, None);
+    }
+
+    /// Reads one document, or one item of a list of `implied` kind.
+    fn document(&mut self, node: &yaml::Node<'_>, implied: Option<Kind>) {
+        if matches!(node.value, Value::Null) {
+            return;
+        }
+        let errors = self.reader.errors();
+        let Some(fields) = self.reader.mapping(node, "a document") else {
+            self.reject(node.mark, None);
+            return;
+        };
+        let Some((api_version, kind)) = self.type_of(fields, implied) else {
+            self.reject(node.mark, None);
+            return;
+        };
+        match classify(api_version, kind) {
+            Class::Other => {}
+            Class::ForeignPolicy => self.reader.warning(
+                node.mark,
+                Code::Unsupported,
+                format!("{} `{}` is not in force", Shown(api_version), Shown(kind)),
+                "policies are read as networking.k8s.io/v1 NetworkPolicy",
+            ),
+            Class::UnsupportedPolicy => {
+                self.reader.error_hint(
+                    node.mark,
+                    Code::Unsupported,
+                    format!(
+                        "{} `{}` is not supported by this version, and not in force",
+                        Shown(api_version),
+                        Shown(kind)
+                    ),
+                    "policies are read as networking.k8s.io/v1 NetworkPolicy",
+                );
+                self.reject(node.mark, None);
+            }
+            Class::List(implied) => {
+                let items = match fields.get("items") {
+                    None => Vec::new(),
+                    Some(node) => self.reader.list(node, "`items`").unwrap_or_default(),
+                };
+                if self.reader.errors() != errors {
+                    self.reject(node.mark, None);
+                }
+                for item in items {
+                    self.document(item, implied);
+                }
+            }
+            Class::Ours(kind) => self.object(node, fields, kind, errors),
+        }
+    }
+
+    /// `apiVersion` and `kind`; a document that does not say what it is might be a
+    /// policy.
+    fn type_of<'n>(
+        &mut self,
+        fields: Fields<'n, '_>,
+        implied: Option<Kind>,
+    ) -> Option<(&'n str, &'n str)> {
+        let mut word = |key: &str, implied: Option<&'static str>| match fields.get(key) {
+            Some(node) => self.reader.string(node, &format!("`{key}`")),
+            None => {
+                if implied.is_none() {
+                    self.reader
+                        .error(fields.mark, Code::Missing, format!("`{key}` is missing"));
+                }
+                implied
+            }
+        };
+        let api_version = word("apiVersion", implied.map(Kind::api_version));
+        let kind = word("kind", implied.map(Kind::as_str));
+        Some((api_version?, kind?))
+    }
+
+    fn object(&mut self, node: &yaml::Node<'_>, fields: Fields<'_, '_>, kind: Kind, errors: usize) {
+        let reader = &mut self.reader;
+        reader.check_keys(node);
+        let metadata = match fields.get("metadata") {
+            None => {
+                reader.error(fields.mark, Code::Missing, "`metadata` is missing");
+                None
+            }
+            Some(node) if kind == Kind::NetworkPolicy => {
+                let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+                reader.strict_mapping(fields.node, "a NetworkPolicy", &known);
+                reader.strict_mapping(node, "`metadata`", metadata::KEYS)
+            }
+            Some(node) => reader.mapping(node, "`metadata`"),
+        };
+        let Some(metadata) = metadata else {
+            self.reject(node.mark, None);
+            return;
+        };
+        let rule = match kind {
+            Kind::Namespace => names::dns_label,
+            Kind::Node | Kind::Pod | Kind::NetworkPolicy => names::subdomain,
+        };
+        let name = metadata::name(reader, metadata, rule);
+        let namespace = match kind {
+            Kind::Namespace | Kind::Node => Some(""),
+            Kind::Pod | Kind::NetworkPolicy => metadata::namespace(reader, metadata),
+        };
+        let (Some(name), Some(namespace)) = (name, namespace) else {
+            self.reject(node.mark, None);
+            return;
+        };
+        let object_name = ObjectName::new(namespace, name);
+        let identity = Identity {
+            kind,
+            namespace: object_name.namespace.clone(),
+            name: object_name.name.clone(),
+        };
+        let content = match kind {
+            Kind::Namespace => Content::Namespace(metadata::labels(reader, metadata)),
+            Kind::Node => Content::Node(objects::node(reader, fields)),
+            Kind::Pod => Content::Pod(objects::pod(reader, fields, metadata, object_name)),
+            Kind::NetworkPolicy => Content::NetworkPolicy(network_policy::network_policy(
+                reader,
+                fields,
+                metadata,
+                object_name,
+            )),
+        };
+        if reader.errors() == errors {
+            self.documents.push(Document {
+                identity,
+                place: reader.place(node.mark),
+                content,
+            });
+        } else {
+            self.reject(node.mark, Some(identity));
+        }
+    }
+}

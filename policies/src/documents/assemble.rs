@@ -1,0 +1,179 @@
+//! Puts documents of many files together to one desired state.
+//!
+//! Invariant: no document wins by its place in the order. Two that contradict each
+//! other are both left out; two that say the same count once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::diagnostic::{Code, Diagnostic, Place, Severity};
+use crate::inventory::{Inventory, Owner};
+
+use super::{Content, Document, Identity, Kind, Rejected};
+
+/// The desired state, and what was left out of it.
+#[derive(Debug, Clone, Default)]
+pub struct Assembled {
+    /// The desired state.
+    pub inventory: Inventory,
+    /// The documents that contradict others.
+    pub rejected: Vec<Rejected>,
+    /// What is wrong between documents, in the order of places.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Puts documents together, in whatever order they come.
+#[must_use]
+pub fn assemble(documents: impl IntoIterator<Item = Document>) -> Assembled {
+    let mut assembled = Assembled::default();
+    let mut by_identity: BTreeMap<Identity, Vec<Document>> = BTreeMap::new();
+    for document in documents {
+        by_identity
+            .entry(document.identity.clone())
+            .or_default()
+            .push(document);
+    }
+    let mut unique = BTreeMap::new();
+    for (identity, mut same) in by_identity {
+        same.sort_by(|a, b| a.place.cmp(&b.place));
+        if let Some(document) = assembled.one_of(&identity, same) {
+            unique.insert(identity, document);
+        }
+    }
+    assembled.leave_out_shared_addresses(&mut unique);
+    for (identity, document) in unique {
+        let stored = match document.content {
+            Content::Namespace(labels) => {
+                assembled.inventory.set_namespace(&identity.name, &labels);
+                Ok(())
+            }
+            Content::Node(node) => assembled.inventory.set_node(&identity.name, node),
+            Content::Pod(workload) => assembled.inventory.set_workload(workload),
+            Content::NetworkPolicy(policy) => {
+                assembled.inventory.set_policy(policy);
+                Ok(())
+            }
+        };
+        stored.expect("documents that share an address were left out before");
+    }
+    assembled.rejected.sort();
+    assembled.diagnostics.sort();
+    assembled
+}
+
+impl Assembled {
+    /// The one document of this identity, unless several contradict each other.
+    fn one_of(&mut self, identity: &Identity, mut same: Vec<Document>) -> Option<Document> {
+        let agree = same
+            .windows(2)
+            .all(|pair| says_the_same(&pair[0], &pair[1]));
+        let first = same[0].place.clone();
+        if agree {
+            // Namespaces and pods are commonly repeated beside what belongs to them.
+            if identity.kind == Kind::NetworkPolicy {
+                for document in &same[1..] {
+                    self.report(
+                        &document.place,
+                        Code::DuplicateDocument,
+                        Severity::Warning,
+                        format!("{identity} stands here a second time, the same as at {first}"),
+                        "remove one of them",
+                    );
+                }
+            }
+            same.truncate(1);
+            return same.pop();
+        }
+        for document in same {
+            let message = if document.place == first {
+                format!("{identity} stands in several places that do not agree")
+            } else {
+                format!("{identity} does not agree with the one at {first}")
+            };
+            self.report(
+                &document.place,
+                Code::DuplicateDocument,
+                Severity::Error,
+                message,
+                "all of them are left out: keep one",
+            );
+            self.rejected.push(Rejected {
+                place: document.place,
+                identity: Some(identity.clone()),
+            });
+        }
+        None
+    }
+
+    /// Nobody can say whose traffic a shared address is, so no owner has it.
+    fn leave_out_shared_addresses(&mut self, documents: &mut BTreeMap<Identity, Document>) {
+        let mut claims: BTreeMap<IpAddr, Vec<(&Identity, Owner)>> = BTreeMap::new();
+        for (identity, document) in &*documents {
+            let (addresses, owner) = match &document.content {
+                Content::Pod(pod) => (pod.own_addresses(), Owner::Workload(pod.name.clone())),
+                Content::Node(node) => (
+                    node.addresses.as_slice(),
+                    Owner::Node(identity.name.clone()),
+                ),
+                Content::Namespace(_) | Content::NetworkPolicy(_) => continue,
+            };
+            for address in addresses {
+                claims
+                    .entry(*address)
+                    .or_default()
+                    .push((identity, owner.clone()));
+            }
+        }
+        let mut left_out: BTreeSet<Identity> = BTreeSet::new();
+        for (address, claimants) in claims {
+            for (identity, _) in claimants.iter().filter(|_| claimants.len() > 1) {
+                let others: Vec<String> = claimants
+                    .iter()
+                    .filter(|(other, _)| other != identity)
+                    .map(|(_, owner)| owner.to_string())
+                    .collect();
+                self.report(
+                    &documents[*identity].place,
+                    Code::AddressConflict,
+                    Severity::Error,
+                    format!("address {address} is also that of {}", others.join(", ")),
+                    "all of them are left out: a pod that has ended needs `status.phase`",
+                );
+                left_out.insert((*identity).clone());
+            }
+        }
+        for identity in left_out {
+            if let Some(document) = documents.remove(&identity) {
+                self.rejected.push(Rejected {
+                    place: document.place,
+                    identity: Some(identity),
+                });
+            }
+        }
+    }
+
+    fn report(
+        &mut self,
+        place: &Place,
+        code: Code,
+        severity: Severity,
+        message: String,
+        hint: &str,
+    ) {
+        self.diagnostics.push(Diagnostic {
+            place: place.clone(),
+            code,
+            severity,
+            message,
+            hint: Some(hint.to_owned()),
+        });
+    }
+}
+
+/// Whether two documents differ in nothing but their places.
+fn says_the_same(a: &Document, b: &Document) -> bool {
+    match (&a.content, &b.content) {
+        (Content::NetworkPolicy(a), Content::NetworkPolicy(b)) => a.says_the_same(b),
+        (a, b) => a == b,
+    }
+}

@@ -1,0 +1,92 @@
+//! `metadata`: names, labels and annotations of every kind of object.
+
+use crate::diagnostic::Code;
+use crate::names;
+use crate::selectors::Labels;
+
+use super::reader::{Fields, Reader};
+
+/// Keys of `metadata` in an object that is read strictly; what an API server adds
+/// on the way out is among them.
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "generateName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// The namespace of documents that name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Reads the name, which every object has.
+pub(super) fn name<'n>(
+    reader: &mut Reader,
+    metadata: Fields<'n, '_>,
+    rule: fn(&str) -> Result<(), names::NameError>,
+) -> Option<&'n str> {
+    let Some(node) = metadata.get("name") else {
+        reader.error(metadata.mark, Code::Missing, "`metadata.name` is missing");
+        return None;
+    };
+    let name = reader.string(node, "`metadata.name`")?;
+    reader
+        .check_name(node.mark, Code::Name, "the name", name, rule)
+        .then_some(name)
+}
+
+/// Reads the namespace; absent, null and empty all mean `default`.
+pub(super) fn namespace<'n>(reader: &mut Reader, metadata: Fields<'n, '_>) -> Option<&'n str> {
+    let Some(node) = metadata.get("namespace") else {
+        return Some(DEFAULT_NAMESPACE);
+    };
+    match reader.string(node, "`metadata.namespace`")? {
+        "" => Some(DEFAULT_NAMESPACE),
+        name => reader
+            .check_name(
+                node.mark,
+                Code::Name,
+                "the namespace",
+                name,
+                names::dns_label,
+            )
+            .then_some(name),
+    }
+}
+
+/// Reads the labels of an object.
+pub(super) fn labels(reader: &mut Reader, metadata: Fields<'_, '_>) -> Labels {
+    let Some(node) = metadata.get("labels") else {
+        return Labels::default();
+    };
+    let pairs = reader
+        .string_map(node, "`metadata.labels`")
+        .unwrap_or_default();
+    for pair in &pairs {
+        reader.check_name(
+            pair.key_mark,
+            Code::Label,
+            "the label key",
+            pair.key,
+            names::label_key,
+        );
+        reader.check_name(
+            pair.value_mark,
+            Code::Label,
+            "the label value",
+            pair.value,
+            names::label_value,
+        );
+    }
+    pairs.iter().map(|pair| (pair.key, pair.value)).collect()
+}

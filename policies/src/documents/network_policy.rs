@@ -1,0 +1,437 @@
+//! `networking.k8s.io/v1 NetworkPolicy`.
+//!
+//! Read strictly: an unknown key may be a misspelt restriction, so it is an error.
+//! The validation is that of the Kubernetes API server, which no file has met;
+//! absent, null, `[]` and `{}` are told apart as the API's documentation does.
+//!
+//! Invariant: every default that is filled in here is the narrower reading, or the
+//! one the API documents.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::diagnostic::Code;
+use crate::inventory::{Mode, NetworkPolicy, ObjectName, Peer, PortRange, Ports, Protocol, Rule};
+use crate::names;
+use crate::selectors::LabelSelector;
+use crate::yaml::{Mark, Node, Value};
+
+use super::objects::{port_number, protocol};
+use super::reader::{Fields, Reader, Shown};
+use super::selector::selector;
+
+/// What begins the names of our annotations.
+const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
+/// The annotation that says whether a policy is enforced.
+const MODE: &str = "cofferdam.dev/mode";
+
+/// One of the two lists of rules, and what is called differently in it.
+struct Section {
+    key: &'static str,
+    peers: &'static str,
+    others_peers: &'static str,
+}
+
+const INGRESS: Section = Section {
+    key: "ingress",
+    peers: "from",
+    others_peers: "to",
+};
+const EGRESS: Section = Section {
+    key: "egress",
+    peers: "to",
+    others_peers: "from",
+};
+
+/// Reads everything of a policy but its name.
+pub(super) fn network_policy(
+    reader: &mut Reader,
+    document: Fields<'_, '_>,
+    metadata: Fields<'_, '_>,
+    name: ObjectName,
+) -> NetworkPolicy {
+    let mode = mode(reader, metadata);
+    let spec = document.get("spec");
+    if spec.is_none() {
+        reader.warning(
+            document.mark,
+            Code::NoSpec,
+            "the policy has no `spec`: it selects every pod of its namespace and denies all ingress",
+            "write out a `spec` if that is not meant",
+        );
+    }
+    let known = ["podSelector", "policyTypes", "ingress", "egress"];
+    let spec = spec.and_then(|node| reader.strict_mapping(node, "`spec`", &known));
+    let Some(spec) = spec else {
+        return NetworkPolicy {
+            name,
+            place: reader.place(document.mark),
+            mode,
+            subject: LabelSelector::default(),
+            ingress: Some(Vec::new()),
+            egress: None,
+        };
+    };
+    let subject = spec
+        .get("podSelector")
+        .and_then(|node| selector(reader, node, "`podSelector`"))
+        .unwrap_or_default();
+    let ingress = rules(reader, spec, &INGRESS);
+    let egress = rules(reader, spec, &EGRESS);
+    let types = policy_types(reader, spec, !egress.is_empty());
+    for (section, rules, isolates) in [
+        (&INGRESS, &ingress, types.ingress),
+        (&EGRESS, &egress, types.egress),
+    ] {
+        if let (false, Some(rule)) = (isolates, rules.first()) {
+            reader.warning(
+                Mark {
+                    line: rule.place.line,
+                    column: rule.place.column,
+                },
+                Code::UnusedSection,
+                format!("the rules under `{}` have no effect", section.key),
+                "`policyTypes` does not list their direction",
+            );
+        }
+    }
+    NetworkPolicy {
+        name,
+        // The line of `spec:` itself, which is where readers look for it.
+        place: reader.place(document.key_mark("spec").unwrap_or(spec.mark)),
+        mode,
+        subject,
+        ingress: types.ingress.then_some(ingress),
+        egress: types.egress.then_some(egress),
+    }
+}
+
+/// Reads our annotations. One that is misspelt must not leave a policy in another
+/// mode than was meant.
+fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
+    let mut mode = Mode::Enforce;
+    let pairs = metadata
+        .get("annotations")
+        .and_then(|node| reader.string_map(node, "`metadata.annotations`"))
+        .unwrap_or_default();
+    for pair in pairs {
+        if pair.key == MODE {
+            match pair.value {
+                "audit" => mode = Mode::Audit,
+                "enforce" => mode = Mode::Enforce,
+                other => reader.error_hint(
+                    pair.value_mark,
+                    Code::Annotation,
+                    format!("`{MODE}` has no value `{}`", Shown(other)),
+                    "one of enforce, audit",
+                ),
+            }
+        } else if pair.key.starts_with(ANNOTATION_PREFIX) {
+            reader.error_hint(
+                pair.key_mark,
+                Code::Annotation,
+                format!("the annotation `{}` is not known", Shown(pair.key)),
+                format!("known: {MODE}"),
+            );
+        }
+    }
+    mode
+}
+
+/// The directions in which a policy isolates.
+struct PolicyTypes {
+    ingress: bool,
+    egress: bool,
+}
+
+fn policy_types(reader: &mut Reader, spec: Fields<'_, '_>, egress_rules: bool) -> PolicyTypes {
+    let listed = spec.get("policyTypes").and_then(|node| {
+        let items = reader.list(node, "`policyTypes`")?;
+        if items.len() > 2 {
+            reader.error(
+                node.mark,
+                Code::PolicyTypes,
+                "`policyTypes` has more than two entries",
+            );
+        }
+        Some(items)
+    });
+    let listed = listed.unwrap_or_default();
+    if listed.is_empty() {
+        return PolicyTypes {
+            ingress: true,
+            egress: egress_rules,
+        };
+    }
+    let mut types = PolicyTypes {
+        ingress: false,
+        egress: false,
+    };
+    for item in listed {
+        match reader.string(item, "an entry of `policyTypes`") {
+            Some("Ingress") => types.ingress = true,
+            Some("Egress") => types.egress = true,
+            Some(other) => reader.error_hint(
+                item.mark,
+                Code::PolicyTypes,
+                format!("policy type `{}` is not known", Shown(other)),
+                "one of Ingress, Egress",
+            ),
+            None => {}
+        }
+    }
+    types
+}
+
+fn rules(reader: &mut Reader, spec: Fields<'_, '_>, section: &Section) -> Vec<Rule> {
+    let what = format!("`{}`", section.key);
+    let items = spec
+        .get(section.key)
+        .and_then(|node| reader.list(node, &what))
+        .unwrap_or_default();
+    items
+        .into_iter()
+        .filter_map(|item| rule(reader, item, section))
+        .collect()
+}
+
+fn rule(reader: &mut Reader, node: &Node<'_>, section: &Section) -> Option<Rule> {
+    let what = format!("a rule of `{}`", section.key);
+    if let Value::Map(entries) = &node.value {
+        for entry in entries {
+            if matches!(&entry.key.value, Value::Text(text) if text == section.others_peers) {
+                reader.error_hint(
+                    entry.key.mark,
+                    Code::UnknownKey,
+                    format!("unknown key `{}` in {what}", section.others_peers),
+                    format!("rules of `{}` have `{}`", section.key, section.peers),
+                );
+                return None;
+            }
+        }
+    }
+    let fields = reader.strict_mapping(node, &what, &["ports", section.peers])?;
+    let errors = reader.errors();
+    let peers: Vec<Peer> = fields
+        .get(section.peers)
+        .and_then(|node| reader.list(node, &format!("`{}`", section.peers)))
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|item| peer(reader, item))
+        .collect();
+    let ports: Vec<PortRange> = fields
+        .get("ports")
+        .and_then(|node| reader.list(node, "`ports`"))
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|item| port_range(reader, item))
+        .collect();
+    // An empty list means everything, and so must not come from entries that were
+    // refused.
+    (reader.errors() == errors).then(|| Rule {
+        place: reader.place(node.mark),
+        peers: (!peers.is_empty()).then_some(peers),
+        ports: (!ports.is_empty()).then_some(ports),
+    })
+}
+
+fn peer(reader: &mut Reader, node: &Node<'_>) -> Option<Peer> {
+    let fields = reader.strict_mapping(
+        node,
+        "a peer",
+        &["podSelector", "namespaceSelector", "ipBlock"],
+    )?;
+    let pods = fields.get("podSelector");
+    let namespaces = fields.get("namespaceSelector");
+    match (fields.get("ipBlock"), pods, namespaces) {
+        (None, None, None) => {
+            reader.error_hint(
+                fields.mark,
+                Code::Peer,
+                "a peer must say who it is",
+                "`podSelector: {}` is every pod of this namespace, `namespaceSelector: {}` every pod",
+            );
+            None
+        }
+        (Some(block), None, None) => ip_block(reader, block),
+        (Some(_), _, _) => {
+            reader.error_hint(
+                fields.mark,
+                Code::Peer,
+                "a peer has either an `ipBlock` or selectors",
+                "write two peers",
+            );
+            None
+        }
+        (None, pods, namespaces) => {
+            let workloads = match pods {
+                None => Some(LabelSelector::default()),
+                Some(node) => selector(reader, node, "`podSelector`"),
+            };
+            let namespaces = match namespaces {
+                None => Some(None),
+                Some(node) => selector(reader, node, "`namespaceSelector`").map(Some),
+            };
+            Some(Peer::Workloads {
+                namespaces: namespaces?,
+                workloads: workloads?,
+            })
+        }
+    }
+}
+
+fn ip_block(reader: &mut Reader, node: &Node<'_>) -> Option<Peer> {
+    let fields = reader.strict_mapping(node, "`ipBlock`", &["cidr", "except"])?;
+    let Some(node) = fields.get("cidr") else {
+        reader.error(fields.mark, Code::Missing, "`cidr` is missing");
+        return None;
+    };
+    let cidr = block(reader, node);
+    let mut except = Vec::new();
+    let items = fields
+        .get("except")
+        .and_then(|node| reader.list(node, "`except`"))
+        .unwrap_or_default();
+    for item in items {
+        let cut = block(reader, item);
+        if let (Some(cidr), Some(cut)) = (cidr, cut) {
+            if !cidr.contains(&cut) || cut.prefix_len() <= cidr.prefix_len() {
+                reader.error(
+                    item.mark,
+                    Code::Except,
+                    format!("`except` {cut} is not a strict subset of {cidr}"),
+                );
+            }
+            except.push(cut);
+        }
+    }
+    except.sort();
+    except.dedup();
+    Some(Peer::Block {
+        cidr: cidr?,
+        except,
+    })
+}
+
+/// Reads a CIDR; host bits that are set are cleared, with a warning.
+fn block(reader: &mut Reader, node: &Node<'_>) -> Option<IpNet> {
+    let text = reader.string(node, "a CIDR")?;
+    let Some(written) = parse_cidr(text) else {
+        let hint = match text.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => format!("did you mean `{text}/32`?"),
+            Ok(IpAddr::V6(_)) => format!("did you mean `{text}/128`?"),
+            Err(_) => "such as 10.0.0.0/8 or 2001:db8::/32".to_owned(),
+        };
+        reader.error_hint(
+            node.mark,
+            Code::Cidr,
+            format!("`{}` is not a CIDR", Shown(text)),
+            hint,
+        );
+        return None;
+    };
+    let block = written.trunc();
+    if block != written {
+        reader.warning(
+            node.mark,
+            Code::CidrMeaning,
+            format!("`{text}` has host bits set"),
+            format!("it is read as {block}"),
+        );
+    }
+    if let IpNet::V6(v6) = block
+        && v6.prefix_len() >= 96
+        && v6.network().to_ipv4_mapped().is_some()
+    {
+        reader.warning(
+            node.mark,
+            Code::CidrMeaning,
+            format!("`{text}` matches no packet: IPv4-mapped addresses do not appear in one"),
+            "write the IPv4 block",
+        );
+    }
+    Some(block)
+}
+
+/// An address and a prefix length in plain decimal, without sign, leading zeros
+/// or zone.
+fn parse_cidr(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let plain =
+        length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
+    if !plain {
+        return None;
+    }
+    IpNet::new(address.parse().ok()?, length.parse().ok()?).ok()
+}
+
+fn port_range(reader: &mut Reader, node: &Node<'_>) -> Option<PortRange> {
+    let fields = reader.strict_mapping(node, "a port", &["protocol", "port", "endPort"])?;
+    let protocol = match fields.get("protocol") {
+        None => Some(Protocol::Tcp),
+        Some(node) => protocol(reader, node),
+    };
+    let end = fields.get("endPort");
+    let ports = match fields.get("port") {
+        None => {
+            if let Some(end) = end {
+                reader.error(
+                    end.mark,
+                    Code::EndPort,
+                    "`endPort` needs a `port` to begin at",
+                );
+                return None;
+            }
+            Ports::All
+        }
+        Some(node) => match &node.value {
+            Value::Text(name) => {
+                if let Some(end) = end {
+                    reader.error(
+                        end.mark,
+                        Code::EndPort,
+                        "`endPort` needs a `port` that is a number",
+                    );
+                }
+                named_port(reader, node.mark, name)?
+            }
+            _ => {
+                let first = port_number(reader, node, "`port`");
+                let last = match end {
+                    None => first,
+                    Some(end) => port_number(reader, end, "`endPort`"),
+                };
+                let (first, last) = (first?, last?);
+                if last < first {
+                    reader.error(
+                        end.map_or(node.mark, |end| end.mark),
+                        Code::EndPort,
+                        format!("`endPort` {last} is below `port` {first}"),
+                    );
+                    return None;
+                }
+                Ports::Range(first, last)
+            }
+        },
+    };
+    Some(PortRange {
+        protocol: protocol?,
+        ports,
+    })
+}
+
+fn named_port(reader: &mut Reader, mark: Mark, name: &str) -> Option<Ports> {
+    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()) {
+        reader.error_hint(
+            mark,
+            Code::Port,
+            format!("`port` \"{}\" is a name without a letter", Shown(name)),
+            "a number stands without quotes",
+        );
+        return None;
+    }
+    reader
+        .check_name(mark, Code::Port, "the port's name", name, names::port_name)
+        .then(|| Ports::Named(Box::from(name)))
+}

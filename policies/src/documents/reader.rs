@@ -1,0 +1,475 @@
+//! Reads typed values out of a YAML tree, and reports what does not fit.
+//!
+//! The way of all methods: what is absent or null is `None` without a word, what
+//! is there but wrong is reported and `None`. Whether a document stays is decided
+//! once, at its end, by whether any error was reported.
+//!
+//! Invariant: a value that is not understood is never taken for an absent one
+//! without an error, since absence often means "everything".
+
+use std::sync::Arc;
+
+use crate::diagnostic::{Code, Diagnostic, Place, Severity};
+use crate::names::NameError;
+use crate::yaml::{Entry, Mark, Node, Value};
+
+/// The key by which YAML 1.1 merges mappings, and YAML 1.2 does not.
+const MERGE_KEY: &str = "<<";
+
+/// Most findings of one file that are listed. Nobody reads more, and a file of 16
+/// MiB could hold millions of mistakes.
+const MAX_FINDINGS: usize = 1000;
+
+/// The findings about one file.
+pub(super) struct Reader {
+    file: Arc<str>,
+    diagnostics: Vec<Diagnostic>,
+    errors: usize,
+    unlisted: Option<Unlisted>,
+}
+
+/// The findings beyond those that are listed.
+struct Unlisted {
+    count: usize,
+    first: Mark,
+    /// Of the gravest of them.
+    severity: Severity,
+}
+
+/// The entries of a mapping, by key.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'n, 't> {
+    /// Where the mapping begins.
+    pub(super) mark: Mark,
+    /// The mapping itself.
+    pub(super) node: &'n Node<'t>,
+    entries: &'n [Entry<'t>],
+}
+
+impl<'n, 't> Fields<'n, 't> {
+    /// The value under `key`, unless it is null.
+    pub(super) fn get(&self, key: &str) -> Option<&'n Node<'t>> {
+        self.entries
+            .iter()
+            .find(|entry| matches!(&entry.key.value, Value::Text(text) if text == key))
+            .map(|entry| &entry.value)
+            .filter(|node| !matches!(node.value, Value::Null))
+    }
+
+    /// Where a key stands.
+    pub(super) fn key_mark(&self, key: &str) -> Option<Mark> {
+        self.entries
+            .iter()
+            .find(|entry| matches!(&entry.key.value, Value::Text(text) if text == key))
+            .map(|entry| entry.key.mark)
+    }
+}
+
+/// One string of a string map, with the places of both halves.
+pub(super) struct Pair<'n> {
+    pub(super) key: &'n str,
+    pub(super) key_mark: Mark,
+    pub(super) value: &'n str,
+    pub(super) value_mark: Mark,
+}
+
+impl Reader {
+    pub(super) fn new(file: &Arc<str>) -> Self {
+        Self {
+            file: file.clone(),
+            diagnostics: Vec::new(),
+            errors: 0,
+            unlisted: None,
+        }
+    }
+
+    /// Number of errors so far; a document stays if it added none.
+    pub(super) fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// All findings, in the order of their places, each once.
+    pub(super) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
+        self.diagnostics.sort();
+        self.diagnostics.dedup();
+        if let Some(unlisted) = &self.unlisted {
+            let place = self.place(unlisted.first);
+            self.diagnostics.push(Diagnostic {
+                place,
+                code: Code::Bounds,
+                severity: unlisted.severity,
+                message: format!(
+                    "{} more findings from here on are not listed",
+                    unlisted.count
+                ),
+                hint: Some("mend those before them first".to_owned()),
+            });
+        }
+        self.diagnostics
+    }
+
+    pub(super) fn place(&self, mark: Mark) -> Place {
+        Place {
+            file: self.file.clone(),
+            line: mark.line,
+            column: mark.column,
+        }
+    }
+
+    pub(super) fn error(&mut self, mark: Mark, code: Code, message: impl Into<String>) {
+        self.report(mark, code, Severity::Error, message.into(), None);
+    }
+
+    pub(super) fn error_hint(
+        &mut self,
+        mark: Mark,
+        code: Code,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.report(
+            mark,
+            code,
+            Severity::Error,
+            message.into(),
+            Some(hint.into()),
+        );
+    }
+
+    pub(super) fn warning(
+        &mut self,
+        mark: Mark,
+        code: Code,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.report(
+            mark,
+            code,
+            Severity::Warning,
+            message.into(),
+            Some(hint.into()),
+        );
+    }
+
+    fn report(
+        &mut self,
+        mark: Mark,
+        code: Code,
+        severity: Severity,
+        message: String,
+        hint: Option<String>,
+    ) {
+        if severity == Severity::Error {
+            self.errors += 1;
+        }
+        if self.diagnostics.len() == MAX_FINDINGS {
+            let unlisted = self.unlisted.get_or_insert(Unlisted {
+                count: 0,
+                first: mark,
+                severity,
+            });
+            unlisted.count += 1;
+            // Errors come first in the order of severities.
+            unlisted.severity = unlisted.severity.min(severity);
+            return;
+        }
+        self.diagnostics.push(Diagnostic {
+            place: self.place(mark),
+            code,
+            severity,
+            message,
+            hint,
+        });
+    }
+
+    /// A mapping whose unknown keys are of no concern.
+    pub(super) fn mapping<'n, 't>(
+        &mut self,
+        node: &'n Node<'t>,
+        what: &str,
+    ) -> Option<Fields<'n, 't>> {
+        match &node.value {
+            Value::Map(entries) => Some(Fields {
+                mark: node.mark,
+                node,
+                entries,
+            }),
+            _ => {
+                self.wrong_type(node, what, "a mapping");
+                None
+            }
+        }
+    }
+
+    /// A mapping in which keys other than `known` are errors.
+    pub(super) fn strict_mapping<'n, 't>(
+        &mut self,
+        node: &'n Node<'t>,
+        what: &str,
+        known: &[&str],
+    ) -> Option<Fields<'n, 't>> {
+        let fields = self.mapping(node, what)?;
+        for Entry { key, .. } in fields.entries {
+            match &key.value {
+                Value::Text(text) if known.contains(&text.as_ref()) => {}
+                // `check_keys` reports it, with what to do instead.
+                Value::Text(text) if text == MERGE_KEY => {}
+                Value::Text(text) => {
+                    let hint = match nearest(text, known) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => format!("known here: {}", known.join(", ")),
+                    };
+                    self.error_hint(
+                        key.mark,
+                        Code::UnknownKey,
+                        format!("unknown key `{}` in {what}", Shown(text)),
+                        hint,
+                    );
+                }
+                _ => self.wrong_type(key, &format!("a key of {what}"), "a string"),
+            }
+        }
+        Some(fields)
+    }
+
+    /// The entries of a list, none of which may be null.
+    pub(super) fn list<'n, 't>(
+        &mut self,
+        node: &'n Node<'t>,
+        what: &str,
+    ) -> Option<Vec<&'n Node<'t>>> {
+        let Value::List(items) = &node.value else {
+            self.wrong_type(node, what, "a list");
+            return None;
+        };
+        let (empty, items): (Vec<_>, Vec<_>) = items
+            .iter()
+            .partition(|item| matches!(item.value, Value::Null));
+        for item in empty {
+            // Elsewhere an empty entry is taken for `{}`, which may mean
+            // "everything"; that must be written out.
+            self.error_hint(
+                item.mark,
+                Code::Type,
+                format!("empty entry in {what}"),
+                "remove it, or write out what is meant",
+            );
+        }
+        Some(items)
+    }
+
+    pub(super) fn string<'n>(&mut self, node: &'n Node<'_>, what: &str) -> Option<&'n str> {
+        match &node.value {
+            Value::Text(text) => Some(text),
+            _ => {
+                self.wrong_type(node, what, "a string");
+                None
+            }
+        }
+    }
+
+    pub(super) fn integer(&mut self, node: &Node<'_>, what: &str) -> Option<i64> {
+        match node.value {
+            Value::Integer(number) => Some(number),
+            _ => {
+                self.wrong_type(node, what, "a whole number");
+                None
+            }
+        }
+    }
+
+    pub(super) fn boolean(&mut self, node: &Node<'_>, what: &str) -> Option<bool> {
+        match node.value {
+            Value::Bool(value) => Some(value),
+            _ => {
+                self.wrong_type(node, what, "`true` or `false`");
+                None
+            }
+        }
+    }
+
+    /// A mapping from strings to strings.
+    pub(super) fn string_map<'n>(
+        &mut self,
+        node: &'n Node<'_>,
+        what: &str,
+    ) -> Option<Vec<Pair<'n>>> {
+        let fields = self.mapping(node, what)?;
+        let mut pairs = Vec::with_capacity(fields.entries.len());
+        for entry in fields.entries {
+            let key = self.string(&entry.key, &format!("a key of {what}"));
+            let value = self.string(&entry.value, &format!("a value of {what}"));
+            if let (Some(key), Some(value)) = (key, value) {
+                pairs.push(Pair {
+                    key,
+                    key_mark: entry.key.mark,
+                    value,
+                    value_mark: entry.value.mark,
+                });
+            }
+        }
+        Some(pairs)
+    }
+
+    /// Reports a name that breaks its rule.
+    pub(super) fn check_name(
+        &mut self,
+        mark: Mark,
+        code: Code,
+        what: &str,
+        text: &str,
+        rule: fn(&str) -> Result<(), NameError>,
+    ) -> bool {
+        match rule(text) {
+            Ok(()) => true,
+            Err(expected) => {
+                self.error_hint(
+                    mark,
+                    code,
+                    format!("{what} `{}` is not valid", Shown(text)),
+                    expected.to_string(),
+                );
+                false
+            }
+        }
+    }
+
+    pub(super) fn wrong_type(&mut self, node: &Node<'_>, what: &str, expected: &str) {
+        let message = format!("{what} must be {expected}, not {}", node.value.noun());
+        match &node.value {
+            Value::Ambiguous(text) | Value::Text(text) if expected != "a string" => {
+                self.error(
+                    node.mark,
+                    Code::Type,
+                    format!("{message} (`{}`)", Shown(text)),
+                );
+            }
+            Value::Ambiguous(text) => self.error_hint(
+                node.mark,
+                Code::Type,
+                message,
+                format!("write \"{}\" in quotes", Shown(text)),
+            ),
+            Value::Integer(_) | Value::Bool(_) if expected == "a string" => {
+                self.error_hint(node.mark, Code::Type, message, "write it in quotes");
+            }
+            Value::Tagged(tag) => {
+                self.error(
+                    node.mark,
+                    Code::Type,
+                    format!("{message} (`{}`)", Shown(tag)),
+                );
+            }
+            _ => self.error(node.mark, Code::Type, message),
+        }
+    }
+
+    /// Reports what YAML itself forbids, or readers disagree about, anywhere below:
+    /// keys that come twice, and merge keys.
+    pub(super) fn check_keys(&mut self, node: &Node<'_>) {
+        match &node.value {
+            Value::List(items) => items.iter().for_each(|item| self.check_keys(item)),
+            Value::Map(entries) => {
+                let mut seen = std::collections::HashSet::with_capacity(entries.len());
+                for entry in entries {
+                    if let Value::Text(text) | Value::Ambiguous(text) = &entry.key.value {
+                        if text == MERGE_KEY {
+                            self.error_hint(
+                                entry.key.mark,
+                                Code::UnknownKey,
+                                "merge keys are not read",
+                                "write out what is to be merged",
+                            );
+                        }
+                        if !seen.insert(text.as_ref()) {
+                            self.error(
+                                entry.key.mark,
+                                Code::DuplicateKey,
+                                format!("the key `{}` stands here a second time", Shown(text)),
+                            );
+                        }
+                    }
+                    self.check_keys(&entry.value);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Text of others, fit to print: control characters escaped, length bounded.
+pub(super) struct Shown<'t>(pub(super) &'t str);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const MOST: usize = 80;
+        for (count, c) in self.0.chars().enumerate() {
+            if count == MOST {
+                return f.write_str("…");
+            }
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                write!(f, "{c}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The known key that was probably meant: the same but for case, or at most two
+/// letters away.
+fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
+    if text.len() > 64 {
+        return None;
+    }
+    known
+        .iter()
+        .map(|known| {
+            (
+                distance(&text.to_lowercase(), &known.to_lowercase()),
+                *known,
+            )
+        })
+        .filter(|(distance, known)| *distance <= 2 && *distance < known.len())
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_finds_the_key_that_was_meant() {
+        let known = ["podSelector", "policyTypes", "ingress", "egress"];
+        assert_eq!(nearest("podselector", &known), Some("podSelector"));
+        assert_eq!(nearest("policyType", &known), Some("policyTypes"));
+        assert_eq!(nearest("ingres", &known), Some("ingress"));
+        assert_eq!(nearest("namespaceSelector", &known), None);
+    }
+
+    #[test]
+    fn what_is_shown_is_bounded_and_has_no_control_characters() {
+        let shown = Shown("a\nb\u{1b}[31m").to_string();
+        assert_eq!(shown, "a\\nb\\u{1b}[31m");
+        assert_eq!(Shown(&"x".repeat(1000)).to_string().chars().count(), 81);
+    }
+}

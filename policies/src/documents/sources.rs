@@ -1,0 +1,118 @@
+//! Finds and reads the files that paths name.
+//!
+//! The one place of this crate that touches a file system. A path is a file, or a
+//! directory of which all `.yaml`, `.yml` and `.json` files count, those in
+//! directories below it too.
+//!
+//! Invariant: files come in the order of their names, each once, and no more than
+//! [`MAX_FILE`] bytes of any are read.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::MAX_FILE;
+
+/// Deepest directory that is looked into; a loop of links ends here.
+const MAX_DEPTH: usize = 32;
+
+/// A file's name and its bytes, one more than [`MAX_FILE`] at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// The path as it was given or found.
+    pub path: PathBuf,
+    /// What is in it.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a path could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// A file or directory that cannot be read.
+    #[error("cannot read {}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Directories within each other without end.
+    #[error("{} lies too deep below the path that was given", path.display())]
+    TooDeep {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// Reads the files that `paths` name.
+///
+/// # Errors
+/// The first path that cannot be read.
+pub fn read<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<SourceFile>, ReadError> {
+    let mut found = BTreeSet::new();
+    for path in paths {
+        find(path.as_ref(), true, 0, &mut found)?;
+    }
+    found
+        .into_iter()
+        .map(|path| match contents(&path) {
+            Ok(bytes) => Ok(SourceFile { path, bytes }),
+            Err(source) => Err(ReadError::Path { path, source }),
+        })
+        .collect()
+}
+
+fn find(
+    path: &Path,
+    given: bool,
+    depth: usize,
+    found: &mut BTreeSet<PathBuf>,
+) -> Result<(), ReadError> {
+    let failed = |source| ReadError::Path {
+        path: path.to_owned(),
+        source,
+    };
+    if fs::metadata(path).map_err(failed)?.is_dir() {
+        if depth == MAX_DEPTH {
+            return Err(ReadError::TooDeep {
+                path: path.to_owned(),
+            });
+        }
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?.path();
+            if !is_hidden(&entry) && (is_manifest(&entry) || entry.is_dir()) {
+                find(&entry, false, depth + 1, found)?;
+            }
+        }
+    } else if given || is_manifest(path) {
+        found.insert(path.to_owned());
+    }
+    Ok(())
+}
+
+/// Editors and mounted configuration keep copies under names with a dot in front.
+fn is_hidden(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| {
+        ["yaml", "yml", "json"]
+            .iter()
+            .any(|known| extension == *known)
+    })
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(MAX_FILE)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

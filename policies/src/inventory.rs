@@ -1,0 +1,481 @@
+//! The desired state: what is there, and what the policies say of it.
+//!
+//! Pure data, already validated, without a trace of YAML but the places that
+//! verdicts and diagnostics name. Documents become an [`Inventory`]; so may
+//! workloads that no document describes, and either is what the compiler reads.
+//!
+//! Invariants: every namespace that a workload or policy lies in is there, with
+//! its `kubernetes.io/metadata.name`; everything is in the order of its names;
+//! no two workloads that still run, and no workload and node, share an address.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::diagnostic::Place;
+use crate::selectors::{LabelSelector, Labels};
+
+/// The label that every namespace carries, with its own name as the value.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Namespace and name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name within it.
+    pub name: Arc<str>,
+}
+
+impl ObjectName {
+    /// A name from its two parts.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: Arc::from(namespace),
+            name: Arc::from(name),
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A protocol that ports can be given for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP, the default.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The protocol number in the IP header.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// Reads the word in documents.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+/// A port of a workload that has a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamedPort {
+    /// The name.
+    pub name: Box<str>,
+    /// The protocol; a rule's must be the same.
+    pub protocol: Protocol,
+    /// The number.
+    pub number: u16,
+}
+
+/// A workload: a pod, or a container that a runtime announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its labels.
+    pub labels: Labels,
+    /// The node it runs on.
+    pub node: Option<Arc<str>>,
+    /// Whether it shares its node's network: then no selector matches it, and its
+    /// addresses are the node's.
+    pub host_network: bool,
+    /// Whether it has ended, and given up its addresses.
+    pub finished: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports that have names.
+    pub ports: Vec<NamedPort>,
+}
+
+impl Workload {
+    /// Whether selectors can match it and its addresses are its own.
+    #[must_use]
+    pub fn is_selectable(&self) -> bool {
+        !self.host_network && !self.finished
+    }
+
+    /// The addresses that are its own; none when it ended or shares its node's.
+    #[must_use]
+    pub fn own_addresses(&self) -> &[IpAddr] {
+        if self.is_selectable() {
+            &self.addresses
+        } else {
+            &[]
+        }
+    }
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Whether a policy is enforced or only judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// Its verdicts are in force.
+    #[default]
+    Enforce,
+    /// `cofferdam.dev/mode: audit`: judged, counted and reported, not in force.
+    Audit,
+}
+
+/// A `NetworkPolicy` with its defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkPolicy {
+    /// Its name.
+    pub name: ObjectName,
+    /// Where its `spec` stands.
+    pub place: Place,
+    /// Whether it is enforced.
+    pub mode: Mode,
+    /// The workloads of its namespace that it selects.
+    pub subject: LabelSelector,
+    /// What it says of traffic towards its subjects; `None` when it does not
+    /// isolate them in this direction.
+    pub ingress: Option<Vec<Rule>>,
+    /// The same for traffic away from its subjects.
+    pub egress: Option<Vec<Rule>>,
+}
+
+/// One allowing rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Where it stands.
+    pub place: Place,
+    /// Who the other end may be; `None` for anybody, never empty.
+    pub peers: Option<Vec<Peer>>,
+    /// Which ports it covers; `None` for every packet, never empty.
+    pub ports: Option<Vec<PortRange>>,
+}
+
+impl NetworkPolicy {
+    /// Whether two policies differ in nothing but the places they stand in.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let rules = |a: &Option<Vec<Rule>>, b: &Option<Vec<Rule>>| match (a, b) {
+            (Some(a), Some(b)) => {
+                a.len() == b.len()
+                    && a.iter()
+                        .zip(b)
+                        .all(|(a, b)| a.peers == b.peers && a.ports == b.ports)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        self.name == other.name
+            && self.mode == other.mode
+            && self.subject == other.subject
+            && rules(&self.ingress, &other.ingress)
+            && rules(&self.egress, &other.egress)
+    }
+}
+
+/// Who the other end may be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// Workloads by their labels and their namespace's.
+    Workloads {
+        /// The namespaces; `None` for the policy's own.
+        namespaces: Option<LabelSelector>,
+        /// The workloads in them.
+        workloads: LabelSelector,
+    },
+    /// Whoever has an address in a block, workloads too.
+    Block {
+        /// The block, host bits cleared.
+        cidr: IpNet,
+        /// What is cut out of it, host bits cleared, in order.
+        except: Vec<IpNet>,
+    },
+}
+
+/// Ports that a rule covers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The ports of it.
+    pub ports: Ports,
+}
+
+/// Ports of one protocol.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ports {
+    /// Every port.
+    All,
+    /// The numbers from first to last, both included.
+    Range(u16, u16),
+    /// The port that the destination workload calls by this name.
+    Named(Box<str>),
+}
+
+/// Who owns an address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// A workload.
+    Workload(ObjectName),
+    /// A node.
+    Node(Arc<str>),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(name) => write!(f, "workload {name}"),
+            Self::Node(name) => write!(f, "node {name}"),
+        }
+    }
+}
+
+/// An address cannot have two owners.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("address {address} of {claimant} already belongs to {owner}")]
+pub struct AddressTaken {
+    /// The address.
+    pub address: IpAddr,
+    /// Who has it.
+    pub owner: Owner,
+    /// Who wanted it.
+    pub claimant: Owner,
+}
+
+/// Everything that policies are about, and the policies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    namespaces: BTreeMap<Arc<str>, Labels>,
+    workloads: BTreeMap<ObjectName, Workload>,
+    nodes: BTreeMap<Arc<str>, Node>,
+    policies: BTreeMap<ObjectName, NetworkPolicy>,
+    owners: HashMap<IpAddr, Owner>,
+}
+
+impl Inventory {
+    /// The namespaces and their labels.
+    #[must_use]
+    pub fn namespaces(&self) -> &BTreeMap<Arc<str>, Labels> {
+        &self.namespaces
+    }
+
+    /// The workloads by name.
+    #[must_use]
+    pub fn workloads(&self) -> &BTreeMap<ObjectName, Workload> {
+        &self.workloads
+    }
+
+    /// The nodes by name.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<Arc<str>, Node> {
+        &self.nodes
+    }
+
+    /// The policies by name.
+    #[must_use]
+    pub fn policies(&self) -> &BTreeMap<ObjectName, NetworkPolicy> {
+        &self.policies
+    }
+
+    /// Who owns an address: the workload that has it to itself, or a node.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
+        self.owners.get(&address)
+    }
+
+    /// Adds a namespace or replaces its labels.
+    pub fn set_namespace(&mut self, name: &str, labels: &Labels) {
+        // The label is the system's: what a document says there does not count.
+        self.namespaces
+            .insert(Arc::from(name), labels.with(NAMESPACE_NAME_LABEL, name));
+    }
+
+    /// Adds a workload or replaces the one of that name.
+    ///
+    /// # Errors
+    /// [`AddressTaken`] when somebody else has one of its addresses; then nothing
+    /// changes.
+    pub fn set_workload(&mut self, workload: Workload) -> Result<(), AddressTaken> {
+        let owner = Owner::Workload(workload.name.clone());
+        self.check(&owner, workload.own_addresses())?;
+        self.remove_workload(&workload.name);
+        self.ensure_namespace(&workload.name.namespace);
+        for &address in workload.own_addresses() {
+            self.owners.insert(address, owner.clone());
+        }
+        self.workloads.insert(workload.name.clone(), workload);
+        Ok(())
+    }
+
+    /// Removes a workload, if it is there.
+    pub fn remove_workload(&mut self, name: &ObjectName) -> Option<Workload> {
+        let workload = self.workloads.remove(name)?;
+        for address in workload.own_addresses() {
+            self.owners.remove(address);
+        }
+        Some(workload)
+    }
+
+    /// Adds a node or replaces the one of that name.
+    ///
+    /// # Errors
+    /// [`AddressTaken`] when somebody else has one of its addresses; then nothing
+    /// changes.
+    pub fn set_node(&mut self, name: &str, node: Node) -> Result<(), AddressTaken> {
+        let name: Arc<str> = Arc::from(name);
+        let owner = Owner::Node(name.clone());
+        self.check(&owner, &node.addresses)?;
+        self.remove_node(&name);
+        for &address in &node.addresses {
+            self.owners.insert(address, owner.clone());
+        }
+        self.nodes.insert(name, node);
+        Ok(())
+    }
+
+    /// Removes a node, if it is there.
+    pub fn remove_node(&mut self, name: &str) -> Option<Node> {
+        let node = self.nodes.remove(name)?;
+        for address in &node.addresses {
+            self.owners.remove(address);
+        }
+        Some(node)
+    }
+
+    /// Adds a policy or replaces the one of that name.
+    pub fn set_policy(&mut self, policy: NetworkPolicy) {
+        self.ensure_namespace(&policy.name.namespace);
+        self.policies.insert(policy.name.clone(), policy);
+    }
+
+    /// Removes a policy, if it is there.
+    pub fn remove_policy(&mut self, name: &ObjectName) -> Option<NetworkPolicy> {
+        self.policies.remove(name)
+    }
+
+    /// A namespace that is only referred to has its name's label alone.
+    fn ensure_namespace(&mut self, name: &Arc<str>) {
+        if !self.namespaces.contains_key(name) {
+            self.set_namespace(name, &Labels::default());
+        }
+    }
+
+    fn check(&self, claimant: &Owner, addresses: &[IpAddr]) -> Result<(), AddressTaken> {
+        for &address in addresses {
+            if let Some(owner) = self.owners.get(&address).filter(|owner| *owner != claimant) {
+                return Err(AddressTaken {
+                    address,
+                    owner: owner.clone(),
+                    claimant: claimant.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(name: &str, addresses: &[&str]) -> Workload {
+        Workload {
+            name: ObjectName::new("x", name),
+            labels: Labels::default(),
+            node: None,
+            host_network: false,
+            finished: false,
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            ports: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_is_only_referred_to_exists() {
+        let mut inventory = Inventory::default();
+        inventory.set_workload(workload("a", &[])).unwrap();
+        assert_eq!(
+            inventory.namespaces()["x"].get(NAMESPACE_NAME_LABEL),
+            Some("x")
+        );
+    }
+
+    #[test]
+    fn a_document_cannot_give_a_namespace_another_name() {
+        let mut inventory = Inventory::default();
+        let forged = Labels::from_iter([(NAMESPACE_NAME_LABEL, "kube-system"), ("a", "1")]);
+        inventory.set_namespace("x", &forged);
+        assert_eq!(
+            inventory.namespaces()["x"].get(NAMESPACE_NAME_LABEL),
+            Some("x")
+        );
+        assert_eq!(inventory.namespaces()["x"].get("a"), Some("1"));
+    }
+
+    #[test]
+    fn an_address_has_one_owner() {
+        let mut inventory = Inventory::default();
+        inventory
+            .set_workload(workload("a", &["10.0.0.1"]))
+            .unwrap();
+        assert!(
+            inventory
+                .set_workload(workload("b", &["10.0.0.1"]))
+                .is_err()
+        );
+        let node = Node {
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+        };
+        assert!(inventory.set_node("n", node.clone()).is_err());
+        inventory
+            .set_workload(workload("a", &["10.0.0.2"]))
+            .unwrap();
+        inventory.set_node("n", node).unwrap();
+        assert_eq!(
+            inventory.owner("10.0.0.1".parse().unwrap()),
+            Some(&Owner::Node(Arc::from("n")))
+        );
+    }
+
+    #[test]
+    fn a_finished_workload_gives_up_its_address() {
+        let mut inventory = Inventory::default();
+        let mut finished = workload("a", &["10.0.0.1"]);
+        finished.finished = true;
+        inventory.set_workload(finished).unwrap();
+        inventory
+            .set_workload(workload("b", &["10.0.0.1"]))
+            .unwrap();
+        inventory.remove_workload(&ObjectName::new("x", "a"));
+        assert_eq!(
+            inventory.owner("10.0.0.1".parse().unwrap()),
+            Some(&Owner::Workload(ObjectName::new("x", "b")))
+        );
+    }
+}

@@ -1,0 +1,357 @@
+//! Asks both sides the same questions.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use cofferdam_policies::compiler::{Compiled, Input, RuleEntry, SlotPlan, compile};
+use cofferdam_policies::diagnostic::Severity;
+use cofferdam_policies::documents;
+use cofferdam_policies::inventory::{Inventory, ObjectName, Workload};
+use cofferdam_policies::oracle::{self, End, Oracle, Payload, Query, RuleName};
+use cofferdam_verdict::capacity::Limits;
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::table::{Profile, row_key};
+use cofferdam_verdict::verdict::{Action, Direction, Verdict};
+
+/// One world as either side sees it.
+pub(crate) struct Sides {
+    oracle: Oracle,
+    inventory: Inventory,
+    plan: SlotPlan,
+    compiled: Compiled,
+    /// An address that came after the table was made.
+    placed: Option<(IpAddr, Profile)>,
+    texts: Vec<String>,
+}
+
+/// An end that is asked about.
+#[derive(Clone, Debug)]
+struct Asked {
+    end: End,
+    address: IpAddr,
+    is_subject: bool,
+}
+
+impl Sides {
+    pub(crate) fn new(texts: &[String]) -> Self {
+        let parsed = texts
+            .iter()
+            .enumerate()
+            .map(|(i, text)| documents::parse(&format!("{i}.yaml"), text.as_bytes()));
+        let documents = parsed.flat_map(|parsed| {
+            let errors: Vec<_> = parsed
+                .diagnostics
+                .iter()
+                .filter(|d| d.severity == Severity::Error)
+                .collect();
+            assert!(errors.is_empty(), "{errors:#?}");
+            parsed.documents
+        });
+        let assembled = documents::assemble(documents);
+        assert!(
+            assembled.rejected.is_empty(),
+            "{:#?}",
+            assembled.diagnostics
+        );
+        let inventory = assembled.inventory;
+        let plan = SlotPlan::assign(&inventory);
+        let compiled = table(&inventory, &plan);
+        Self {
+            oracle: Oracle::new(texts).unwrap(),
+            inventory,
+            plan,
+            compiled,
+            placed: None,
+            texts: texts.to_vec(),
+        }
+    }
+
+    /// The same world for each address of a workload, where the table was made
+    /// without that workload, if the table has a place for it.
+    pub(crate) fn with_late_comers(&self) -> Vec<Self> {
+        let mut worlds = Vec::new();
+        for (name, workload) in self.inventory.workloads() {
+            let mut before = self.inventory.clone();
+            before.remove_workload(name);
+            let plan = SlotPlan::assign(&before);
+            let compiled = table(&before, &plan);
+            for address in workload.own_addresses() {
+                let place = compiled.place(&self.inventory, workload, *address, true);
+                worlds.extend(place.map(|(_, profile)| Self {
+                    oracle: self.oracle.clone(),
+                    inventory: self.inventory.clone(),
+                    plan: plan.clone(),
+                    compiled: compiled.clone(),
+                    placed: Some((*address, profile)),
+                    texts: self.texts.clone(),
+                }));
+            }
+        }
+        worlds
+    }
+
+    pub(crate) fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
+    /// The first question on which the sides do not agree.
+    pub(crate) fn disagreement(&self) -> Option<String> {
+        let ends = self.ends();
+        let payloads = self.payloads();
+        let pairs = ends.iter().flat_map(|s| ends.iter().map(move |d| (s, d)));
+        for (source, destination) in pairs {
+            let one_family = source.address.is_ipv4() == destination.address.is_ipv4();
+            let same = source.end == destination.end && source.end != End::External;
+            if !one_family || same || !(source.is_subject || destination.is_subject) {
+                continue;
+            }
+            if let Some((address, _)) = self.placed {
+                let pair = [source, destination];
+                let is_late = |end: &&Asked| end.address == address;
+                if !pair.iter().any(is_late) {
+                    continue;
+                }
+                if !pair
+                    .iter()
+                    .all(|end| is_late(end) || self.knows(end.address))
+                {
+                    continue;
+                }
+            }
+            for payload in &payloads {
+                let query = Query {
+                    source: source.end.clone(),
+                    destination: destination.end.clone(),
+                    source_address: source.address,
+                    destination_address: destination.address,
+                    payload: *payload,
+                    own_node_allowed: false,
+                };
+                let answer = self.oracle.evaluate(&query);
+                for direction in [Direction::Ingress, Direction::Egress] {
+                    let found = self.compare(source, destination, direction, *payload, &answer);
+                    if let Err(difference) = found {
+                        return Some(format!("{query:?}, {direction:?}: {difference}"));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether the table was made with the owner of this address, if it has one.
+    fn knows(&self, address: IpAddr) -> bool {
+        self.inventory.owner(address).is_none() || self.plan.of(address).is_some()
+    }
+
+    fn compare(
+        &self,
+        source: &Asked,
+        destination: &Asked,
+        direction: Direction,
+        payload: Payload,
+        answer: &oracle::Answer,
+    ) -> Result<(), String> {
+        let (subject, peer) = match direction {
+            Direction::Ingress => (destination, source),
+            Direction::Egress => (source, destination),
+        };
+        if !subject.is_subject {
+            return Ok(());
+        }
+        let key = match payload {
+            Payload::Port(protocol, port) => row_key(protocol, port),
+            Payload::Icmp(protocol, kind, code) => {
+                row_key(protocol, u16::from(kind) << 8 | u16::from(code))
+            }
+            Payload::Bare(protocol) => row_key(protocol, 0),
+        };
+        let profile = |asked: &Asked| match self.placed {
+            Some((address, profile)) if address == asked.address => Ok(profile),
+            _ => (self.compiled.slot_of(&self.plan, asked.address))
+                .map(|(_, profile)| profile)
+                .ok_or("an address without a slot"),
+        };
+        let decision = self
+            .compiled
+            .decide(profile(subject)?, direction, profile(peer)?, key)
+            .ok_or("the table contradicts itself")?;
+        let side = |judgement: &oracle::Judgement| match direction {
+            Direction::Ingress => judgement.ingress.clone(),
+            Direction::Egress => judgement.egress.clone(),
+        };
+        self.compare_verdict(decision.enforced, &side(&answer.enforced))?;
+        self.compare_verdict(decision.audited, &side(&answer.audited))
+            .map_err(|difference| format!("audited: {difference}"))
+    }
+
+    fn compare_verdict(&self, verdict: Verdict, side: &oracle::Side) -> Result<(), String> {
+        let rules = &self.compiled.rules;
+        let expected = match side.reason {
+            oracle::Reason::NotIsolated => (Action::Allow, Reason::NotIsolated, None),
+            oracle::Reason::Rule => (Action::Allow, Reason::Rule, side.allowing.first().cloned()),
+            oracle::Reason::Isolated => (Action::Deny, Reason::Isolated, None),
+            other => return Err(format!("the oracle says {other:?}")),
+        };
+        let rule = match verdict.reason {
+            Reason::Rule => rules.rule(verdict.rule).map(name_of),
+            _ => None,
+        };
+        let found = (verdict.action, verdict.reason, rule);
+        if found != expected {
+            return Err(format!("table {found:?}, oracle {expected:?}"));
+        }
+        let isolating: BTreeSet<RuleName> = match verdict.reason {
+            Reason::Isolated => rules
+                .isolated_by(verdict.rule)
+                .map(|(_, e)| name_of(e))
+                .collect(),
+            _ => return Ok(()),
+        };
+        if isolating != side.isolating {
+            return Err(format!("table {isolating:?}, oracle {:?}", side.isolating));
+        }
+        Ok(())
+    }
+
+    /// Every address of every workload and node, and outside addresses at both ends
+    /// of every block.
+    fn ends(&self) -> Vec<Asked> {
+        let mut ends = Vec::new();
+        for (name, workload) in self.inventory.workloads() {
+            for address in &workload.addresses {
+                ends.push(Asked {
+                    end: if workload.finished {
+                        End::External
+                    } else {
+                        pod(name)
+                    },
+                    address: *address,
+                    is_subject: is_subject(workload),
+                });
+            }
+        }
+        for (name, node) in self.inventory.nodes() {
+            for address in &node.addresses {
+                ends.push(Asked {
+                    end: End::Node {
+                        name: name.to_string(),
+                    },
+                    address: *address,
+                    is_subject: false,
+                });
+            }
+        }
+        for address in self.outside_addresses() {
+            if self.inventory.owner(address).is_none() {
+                ends.push(Asked {
+                    end: End::External,
+                    address,
+                    is_subject: false,
+                });
+            }
+        }
+        ends
+    }
+
+    fn outside_addresses(&self) -> BTreeSet<IpAddr> {
+        let mut addresses: BTreeSet<IpAddr> = [
+            "0.0.0.0",
+            "255.255.255.255",
+            "::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ]
+        .iter()
+        .map(|a| a.parse().unwrap())
+        .collect();
+        let text = self.texts.join(" ");
+        for word in text.split([' ', ',', '[', ']', '{', '}', '\'']) {
+            let Ok(block) = word.parse::<ipnet::IpNet>() else {
+                continue;
+            };
+            for end in [block.network(), block.broadcast()] {
+                addresses.extend(around(end));
+            }
+        }
+        addresses
+    }
+
+    /// Every port that a document names with its neighbours, and what has no port.
+    fn payloads(&self) -> Vec<Payload> {
+        let text = self.texts.join(" ");
+        let mut ports = BTreeSet::from([0, 65535]);
+        for (before, _) in text.match_indices("ort: ") {
+            let digits: String = text[before + 5..]
+                .chars()
+                .take_while(char::is_ascii_digit)
+                .collect();
+            if let Ok(port) = digits.parse::<u16>() {
+                ports.extend([port.saturating_sub(1), port, port.saturating_add(1)]);
+            }
+        }
+        let mut payloads: Vec<Payload> = ports
+            .iter()
+            .flat_map(|port| [6, 17, 132].map(|protocol| Payload::Port(protocol, *port)))
+            .collect();
+        payloads.extend([
+            Payload::Icmp(1, 8, 0),
+            Payload::Icmp(58, 128, 0),
+            Payload::Bare(0),
+            Payload::Bare(5),
+            Payload::Bare(255),
+        ]);
+        payloads
+    }
+}
+
+fn pod(name: &ObjectName) -> End {
+    End::Pod {
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+    }
+}
+
+fn is_subject(workload: &Workload) -> bool {
+    !workload.host_network && !workload.finished
+}
+
+fn name_of(entry: &RuleEntry) -> RuleName {
+    RuleName {
+        namespace: entry.key.policy.namespace.to_string(),
+        name: entry.key.policy.name.to_string(),
+        direction: match entry.key.direction {
+            Direction::Ingress => oracle::Direction::Ingress,
+            Direction::Egress => oracle::Direction::Egress,
+        },
+        index: entry.key.index.map(|index| index as usize),
+    }
+}
+
+fn table(inventory: &Inventory, plan: &SlotPlan) -> Compiled {
+    compile(&Input {
+        inventory,
+        slots: plan,
+        is_local: &|_| true,
+        own_node: None,
+        limits: Limits {
+            slots: 256,
+            ..Limits::default()
+        },
+        revision: 1,
+    })
+    .unwrap()
+}
+
+/// An address and its neighbours.
+fn around(address: IpAddr) -> [IpAddr; 3] {
+    match address {
+        IpAddr::V4(v4) => {
+            let n = u32::from(v4);
+            [n.wrapping_sub(1), n, n.wrapping_add(1)].map(|n| IpAddr::V4(n.into()))
+        }
+        IpAddr::V6(v6) => {
+            let n = u128::from(v6);
+            [n.wrapping_sub(1), n, n.wrapping_add(1)].map(|n| IpAddr::V6(n.into()))
+        }
+    }
+}

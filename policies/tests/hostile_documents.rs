@@ -1,0 +1,164 @@
+//! Documents that nobody would write by accident, and some that one would: whatever
+//! the text, it is read or refused with a place, and what is read compiles.
+
+use cofferdam_policies::compiler::{Input, SlotPlan, compile};
+use cofferdam_policies::diagnostic::Severity;
+use cofferdam_policies::documents::{Parsed, assemble, parse};
+use cofferdam_verdict::capacity::Limits;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+const POLICY: &str = "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: p
+  namespace: x
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+  - from:
+    - podSelector:
+        matchExpressions:
+        - {key: tier, operator: NotIn, values: [db]}
+      namespaceSelector: {}
+    - ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}
+    ports:
+    - {protocol: TCP, port: 80, endPort: 90}
+    - {port: web}
+";
+
+/// Pieces of YAML, of policies, and of trouble.
+fn pieces() -> impl Strategy<Value = String> {
+    let words = select(vec![
+        "\n",
+        "\n",
+        "\n  ",
+        "\n    ",
+        "\n---\n",
+        "\n...\n",
+        "%YAML 1.2\n",
+        "- ",
+        "? ",
+        ": ",
+        ":",
+        ", ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "&a ",
+        "*a",
+        "!!str ",
+        "!x ",
+        "|\n  ",
+        ">-\n ",
+        "'",
+        "\"",
+        "\"\\x",
+        "#",
+        " #c\n",
+        "\t",
+        "\r",
+        "\u{feff}",
+        "\u{0}",
+        "\u{85}",
+        "é",
+        "~",
+        "null",
+        "<<: *a",
+        "@",
+        "`",
+        "%",
+        "0x",
+        "1e3",
+        "apiVersion: networking.k8s.io/v1\n",
+        "kind: NetworkPolicy\n",
+        "metadata: {name: p}\n",
+        "spec:",
+        "podSelector: {}",
+        "ingress:",
+        "from:",
+        "ports:",
+        "kind: List\n",
+        "items:",
+    ]);
+    vec(words, 0..40).prop_map(|words| words.concat())
+}
+
+/// A good policy with a few places cut, doubled or overwritten.
+fn mangled() -> impl Strategy<Value = String> {
+    let change = (any::<Index>(), 0usize..12, pieces());
+    vec(change, 1..4).prop_map(|changes| {
+        let mut text: Vec<char> = POLICY.chars().collect();
+        for (at, cut, put) in changes {
+            let at = at.index(text.len());
+            let end = (at + cut).min(text.len());
+            let put: Vec<char> = put.chars().take(10).collect();
+            text.splice(at..end, put);
+            if text.is_empty() {
+                text.push('\n');
+            }
+        }
+        text.into_iter().collect()
+    })
+}
+
+/// Reads, puts together and compiles.
+fn swallow(bytes: &[u8]) -> Parsed {
+    let parsed = parse("a.yaml", bytes);
+    let assembled = assemble(parsed.documents.clone());
+    let plan = SlotPlan::assign(&assembled.inventory);
+    let compiled = compile(&Input {
+        inventory: &assembled.inventory,
+        slots: &plan,
+        is_local: &|_| true,
+        own_node: None,
+        limits: Limits {
+            slots: 64,
+            ..Limits::default()
+        },
+        revision: 1,
+    });
+    compiled.expect("few documents fit");
+    parsed
+}
+
+fn check(text: &str) -> Result<(), TestCaseError> {
+    let parsed = swallow(text.as_bytes());
+    let lines = text.split(['\n', '\r']).count() + 1;
+    for diagnostic in &parsed.diagnostics {
+        prop_assert!(
+            (1..=lines).contains(&(diagnostic.place.line as usize)),
+            "{}",
+            diagnostic
+        );
+        prop_assert!(
+            !diagnostic.message.chars().any(char::is_control),
+            "{:?}",
+            diagnostic
+        );
+    }
+    let errors = (parsed.diagnostics.iter()).any(|d| d.severity == Severity::Error);
+    prop_assert_eq!(errors, !parsed.rejected.is_empty(), "{:#?}", parsed);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_pieces_of_yaml_are_read_or_refused(text in pieces()) {
+        check(&text)?;
+    }
+
+    #[test]
+    fn any_mangled_policy_is_read_or_refused(text in mangled()) {
+        check(&text)?;
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..200)) {
+        swallow(&bytes);
+    }
+}

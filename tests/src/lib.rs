@@ -1,0 +1,28 @@
+//! The kits with which Cofferdam is tested.
+//!
+//! | module | what it makes |
+//! |---|---|
+//! | [`packet`] | packets by meaning, right or wrong in one place at a time |
+//! | [`world`] | a node with workloads, of network namespaces |
+//! | [`traffic`] | clients, servers and frames in such a world |
+//! | [`firewall`] | documents compiled and loaded over such a world |
+//! | [`generate`] | random policies over a small world, from a seed |
+//! | [`ledger`] | all counters: those a test names move, no others |
+//! | [`skip`] | the difference between "passed" and "passed over" |
+//!
+//! Packets, worlds and traffic know nothing of policies, verdicts or BPF;
+//! [`firewall`] and [`ledger`] join them with the crates under test.
+
+pub mod firewall;
+pub mod generate;
+pub mod ledger;
+pub mod packet;
+pub mod skip;
+pub mod traffic;
+pub mod world;
+
+/// An error with everything that caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}

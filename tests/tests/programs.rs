@@ -1,0 +1,11 @@
+//! The loaded programs: made-up packets through `BPF_PROG_TEST_RUN`, and real
+//! ones through a world. Runs on this kernel and, under emulation, on others.
+
+#[path = "programs/attached.rs"]
+mod attached;
+#[path = "programs/differential.rs"]
+mod differential;
+#[path = "programs/sources.rs"]
+mod sources;
+#[path = "programs/verdicts.rs"]
+mod verdicts;

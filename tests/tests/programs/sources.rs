@@ -1,0 +1,326 @@
+//! Who may say what: source addresses, MACs, ARP, neighbour discovery, and frames
+//! that are not understood.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use cofferdam_dataplane::{Program, TestContext};
+use cofferdam_tests::{
+    firewall::{Firewall, named},
+    ledger::{Moved, allowed, denied},
+    packet::{
+        Body, Extension, Family, Mac, Packet, arp_announcement, arp_reply, arp_request, ether,
+        ip_protocol, llc, mldv2_report, neighbour_advertisement, neighbour_solicitation, ping,
+        redirect, router_advertisement, router_solicitation, tcp, udp,
+    },
+    world::Wiring,
+};
+use cofferdam_verdict::{counter::Hook, reason::Reason};
+
+use super::verdicts::{DB_FROM_WEB, between, expect, expect_bytes, leaving, shop};
+
+const OUT: Program = Program::FROM_WORKLOAD;
+
+fn refused(reason: Reason) -> Moved {
+    denied(Hook::FromWorkload, reason, 1)
+}
+
+fn passed(reason: Reason) -> Moved {
+    allowed(Hook::FromWorkload, reason, 1)
+}
+
+#[test]
+fn a_workload_speaks_only_for_itself() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    let context = leaving(web);
+    let mut check = |packet: &Packet<cofferdam_tests::packet::Tcp>, moved| {
+        expect(&mut firewall, OUT, packet, &context, moved);
+    };
+    let good = |family| tcp().family(family).from(web.end).to(cache.end).dport(80).syn();
+    for family in Family::BOTH {
+        check(&good(family), passed(Reason::NotIsolated));
+        check(&good(family).source_mac(db.end.mac), refused(Reason::SpoofedMac));
+        check(&good(family).source_mac(Mac([0xff; 6])), refused(Reason::SpoofedMac));
+    }
+    // Another workload, the gateway, the receiver, loopback, "this network",
+    // multicast, link-local, metadata.
+    let v4 = [
+        db.end.ipv4.expect("both"),
+        web.gateway.ipv4.expect("both"),
+        cache.end.ipv4.expect("both"),
+        Ipv4Addr::LOCALHOST,
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::new(224, 0, 0, 1),
+        Ipv4Addr::new(169, 254, 1, 1),
+        Ipv4Addr::new(169, 254, 169, 254),
+    ];
+    for source in v4 {
+        check(&good(Family::V4).source_ip(source), refused(Reason::SpoofedSource));
+    }
+    // Also: `::`, v4-mapped, v4-compatible, 6to4, NAT64, another's link-local.
+    let own = web.end.ipv4.expect("both");
+    let [a, b, c, d] = own.octets().map(u16::from);
+    let (high, low) = (a << 8 | b, c << 8 | d);
+    let v6 = [
+        db.end.ipv6.expect("both"),
+        Ipv6Addr::LOCALHOST,
+        Ipv6Addr::UNSPECIFIED,
+        own.to_ipv6_mapped(),
+        Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low),
+        Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+        Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x99),
+    ];
+    for source in v6 {
+        check(&good(Family::V6).source_ip(source), refused(Reason::SpoofedSource));
+    }
+}
+
+#[test]
+fn frames_that_are_not_understood_are_dropped_on_both_hooks() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    // Nothing is isolated: what is dropped here is dropped for its shape.
+    firewall.enforce(&world, &pods, "");
+    let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
+    let good = tcp().from(web.end).to(cache.end).dport(80).syn();
+    let six = good.clone().family(Family::V6);
+    let mut cases = vec![
+        (good.clone().vlan(5).bytes(), Reason::VlanTag),
+        (good.clone().vlan(0).bytes(), Reason::VlanTag),
+        (good.clone().qinq(5, 6).bytes(), Reason::VlanTag),
+        (good.clone().mpls(16).bytes(), Reason::Ethertype),
+        (good.clone().pppoe(1).bytes(), Reason::Ethertype),
+        (good.clone().snap().bytes(), Reason::Ethertype),
+        (good.clone().ihl(4).bytes(), Reason::Malformed),
+        (good.clone().version(6).bytes(), Reason::Malformed),
+        (six.clone().version(4).bytes(), Reason::Malformed),
+        (good.clone().ip_length(2000).bytes(), Reason::Malformed),
+        (six.clone().ip_length(2000).bytes(), Reason::Malformed),
+        (good.clone().data_offset(0).bytes(), Reason::Malformed),
+        (good.truncated(53), Reason::Malformed),
+        (six.truncated(73), Reason::Malformed),
+        (six.clone().extensions(9, Extension::destination_options(&[])).bytes(), Reason::Ipv6Chain),
+        (six.clone().extension(Extension::destination_options(&[0; 2000])).bytes(), Reason::Ipv6Chain),
+    ];
+    for kind in [0x88e5, 0x888e, 0x0600, 0xffff] {
+        let frame = ether(kind).from(web.end).to(cache.end).payload(&[0; 46]);
+        cases.push((frame.bytes(), Reason::Ethertype));
+    }
+    cases.push((llc(0x42, 0x42, 3, &[0; 40]).from(web.end).to(cache.end).bytes(), Reason::Ethertype));
+    for (frame, reason) in cases {
+        let about = format!("{reason:?} {:02x?}", &frame[..frame.len().min(60)]);
+        expect_bytes(&mut firewall, OUT, &frame, &leaving(web), refused(reason), &about);
+        let moved = denied(Hook::ToWorkload, reason, 1);
+        let context = between(web, cache);
+        expect_bytes(&mut firewall, Program::TO_WORKLOAD, &frame, &context, moved, &about);
+    }
+    // The same chain, one header shorter, and what IP carries by number, pass.
+    let longest = six.extensions(8, Extension::destination_options(&[]));
+    expect(&mut firewall, OUT, &longest, &leaving(web), passed(Reason::NotIsolated));
+    let other = ip_protocol(99).from(web.end).to(cache.end).payload(&[0; 20]);
+    expect(&mut firewall, OUT, &other, &leaving(web), passed(Reason::NotIsolated));
+}
+
+#[test]
+fn arp_must_be_truthful() {
+    let (world, pods) = shop(Wiring::Bridge);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    // Closed for everything: ARP passes all the same.
+    firewall.enforce(&world, &pods, &DB_FROM_WEB.replace("app: db", "app: web"));
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let theirs = db.end.ipv4.expect("both");
+    let request = arp_request().from(web.end).to(db.end);
+    for (packet, moved) in [
+        (request.clone(), passed(Reason::Arp)),
+        (arp_reply().from(web.end).to(db.end), passed(Reason::Arp)),
+        (arp_announcement().from(web.end), passed(Reason::Arp)),
+        (request.clone().sender_ip(Ipv4Addr::UNSPECIFIED), passed(Reason::Arp)),
+        (request.clone().sender_ip(theirs), refused(Reason::UntruthfulArp)),
+        (request.clone().sender_mac(db.end.mac), refused(Reason::UntruthfulArp)),
+        (arp_announcement().from(web.end).sender_ip(theirs), refused(Reason::UntruthfulArp)),
+        (request.clone().operation(9), refused(Reason::UntruthfulArp)),
+        (request.clone().address_lengths(6, 16), refused(Reason::UntruthfulArp)),
+        (request.clone().vlan(0), refused(Reason::VlanTag)),
+    ] {
+        expect(&mut firewall, OUT, &packet, &leaving(web), moved);
+    }
+    let moved = allowed(Hook::ToWorkload, Reason::Arp, 1);
+    expect(&mut firewall, Program::TO_WORKLOAD, &request, &between(web, db), moved);
+}
+
+#[test]
+fn neighbour_discovery_must_be_truthful() {
+    let (world, pods) = shop(Wiring::Bridge);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let (mine, theirs) = (web.end.ipv6.expect("both"), db.end.ipv6.expect("both"));
+    let [a, b, c, d, e, f] = web.end.mac.0;
+    let link_local = Ipv6Addr::from([
+        0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f,
+    ]);
+    let asked = neighbour_solicitation(theirs).from(web.end);
+    let told = neighbour_advertisement(mine).from(web.end).to(db.end);
+    let unspecified = Ipv6Addr::UNSPECIFIED;
+    let good = passed(Reason::NeighbourDiscovery);
+    let lie = refused(Reason::UntruthfulNd);
+    let spoof = refused(Reason::SpoofedSource);
+    for (packet, moved) in [
+        (asked.clone().source_link_address(web.end.mac), good),
+        (asked.clone(), good),
+        (asked.clone().source_ip(link_local), good),
+        (told.clone().target_link_address(web.end.mac), good),
+        (neighbour_advertisement(link_local).from(web.end).to(db.end), good),
+        (router_solicitation().from(web.end).source_ip(unspecified), good),
+        // Duplicate address detection, for an own address only.
+        (neighbour_solicitation(mine).from(web.end).source_ip(unspecified), good),
+        (neighbour_solicitation(theirs).from(web.end).source_ip(unspecified), spoof),
+        (asked.clone().source_link_address(db.end.mac), lie),
+        (told.clone().target_link_address(db.end.mac), lie),
+        (neighbour_advertisement(theirs).from(web.end).to(db.end), lie),
+        (asked.clone().source_ip(theirs), spoof),
+        (asked.clone().hop_limit(254), lie),
+        (asked.clone().nd_option_bytes(&[1, 0, 0, 0, 0, 0, 0, 0]), lie),
+        (asked.clone().fragment(5, 0, true), lie),
+        (router_advertisement().from(web.end), refused(Reason::RouterAdvertisement)),
+        (redirect(theirs, theirs).from(web.end).to(db.end), refused(Reason::Redirect)),
+    ] {
+        expect(&mut firewall, OUT, &packet, &leaving(web), moved);
+    }
+    let towards = Program::TO_WORKLOAD;
+    let good = allowed(Hook::ToWorkload, Reason::NeighbourDiscovery, 1);
+    expect(&mut firewall, towards, &asked, &between(web, db), good);
+    let far = asked.hop_limit(254);
+    let lie = denied(Hook::ToWorkload, Reason::UntruthfulNd, 1);
+    expect(&mut firewall, towards, &far, &between(web, db), lie);
+}
+
+#[test]
+fn multicast_reports_pass_and_dhcp_servers_do_not() {
+    let (world, pods) = shop(Wiring::Bridge);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
+    let report = mldv2_report(&[group]).from(web.end);
+    let passes = passed(Reason::MulticastListener);
+    expect(&mut firewall, OUT, &report, &leaving(web), passes);
+    let early = report.clone().source_ip(Ipv6Addr::UNSPECIFIED);
+    expect(&mut firewall, OUT, &early, &leaving(web), passes);
+    let theirs = report.source_ip(db.end.ipv6.expect("both"));
+    expect(&mut firewall, OUT, &theirs, &leaving(web), refused(Reason::SpoofedSource));
+
+    for (family, server, client) in [(Family::V4, 67, 68), (Family::V6, 547, 546)] {
+        let packet = udp().family(family).from(web.end).to(db.end).sport(server).dport(client);
+        expect(&mut firewall, OUT, &packet, &leaving(web), refused(Reason::DhcpServer));
+        let other = udp().family(family).from(web.end).to(db.end).sport(client).dport(server);
+        expect(&mut firewall, OUT, &other, &leaving(web), passed(Reason::NotIsolated));
+    }
+}
+
+/// A local workload's address counts only where that workload's packets come in:
+/// by its own interface, or up from its bridge.
+#[test]
+fn a_local_address_counts_only_from_its_own_interface() {
+    for wiring in Wiring::BOTH {
+        let (world, pods) = shop(wiring);
+        let _inside = world.node().namespace.enter().expect("the node");
+        let mut firewall = Firewall::turn();
+        firewall.enforce(&world, &pods, DB_FROM_WEB);
+        let [web, db, cache] =
+            ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+        let packet = tcp().from(web.end).to(db.end).dport(5432).syn();
+        let from = |ingress_ifindex| TestContext {
+            ifindex: db.host_ifindex,
+            ingress_ifindex,
+            ..TestContext::default()
+        };
+        let allow = allowed(Hook::ToWorkload, Reason::Rule, 1);
+        let foreign = denied(Hook::ToWorkload, Reason::ForeignLocalAddress, 1);
+        let uplink = world.outside().uplink_ifindex;
+        let program = Program::TO_WORKLOAD;
+        expect(&mut firewall, program, &packet, &from(web.host_ifindex), allow);
+        for elsewhere in [cache.host_ifindex, uplink, 0] {
+            expect(&mut firewall, program, &packet, &from(elsewhere), foreign);
+        }
+        if let Some(bridge) = &world.node().bridge {
+            expect(&mut firewall, program, &packet, &from(bridge.ifindex), allow);
+        }
+    }
+}
+
+#[test]
+fn the_node_reaches_its_workloads_but_nobody_in_its_name() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let db = named(&world, "shop/db");
+    let node = world.node().end;
+    for family in Family::BOTH {
+        let probe = tcp().family(family).from(node).to(db.end).dport(80).syn();
+        let from = |ingress_ifindex| TestContext {
+            ifindex: db.host_ifindex,
+            ingress_ifindex,
+            ..TestContext::default()
+        };
+        let allow = allowed(Hook::ToWorkload, Reason::OwnNode, 1);
+        expect(&mut firewall, Program::TO_WORKLOAD, &probe, &from(0), allow);
+        // What came in by an interface is not the node's own, whatever it says:
+        // masquerade lends the node's address.
+        let deny = denied(Hook::ToWorkload, Reason::Isolated, 1);
+        let uplink = from(world.outside().uplink_ifindex);
+        expect(&mut firewall, Program::TO_WORKLOAD, &probe, &uplink, deny);
+    }
+}
+
+#[test]
+fn a_workload_reaches_itself() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let db = named(&world, "shop/db");
+    for family in Family::BOTH {
+        let packet = ping(family).from(db.end).to(db.end);
+        check(&mut firewall, OUT, &packet, &leaving(db));
+        check(&mut firewall, Program::TO_WORKLOAD, &packet, &between(db, db));
+    }
+
+    fn check<S: Body>(
+        firewall: &mut Firewall,
+        program: Program,
+        packet: &Packet<S>,
+        context: &TestContext,
+    ) {
+        let moved = allowed(program.hook, Reason::SelfTraffic, 1);
+        expect(firewall, program, packet, context, moved);
+    }
+}
+
+/// Broadcast, multicast and flooded frames name none of the receiver's addresses:
+/// its own policy judges them.
+#[test]
+fn frames_to_nobodys_address_are_judged_by_the_receiver() {
+    let (world, pods) = shop(Wiring::Bridge);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    let group = Ipv4Addr::new(224, 0, 0, 251);
+    for to in [group, Ipv4Addr::BROADCAST, cache.end.ipv4.expect("both")] {
+        let packet = udp().from(web.end).to(to).dport(5353);
+        let deny = denied(Hook::ToWorkload, Reason::Isolated, 1);
+        expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(web, db), deny);
+        let allow = allowed(Hook::ToWorkload, Reason::NotIsolated, 1);
+        expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(web, cache), allow);
+    }
+}

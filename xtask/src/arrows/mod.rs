@@ -1,0 +1,533 @@
+//! `cargo xtask arrows`: only the dependencies of the layout exist.
+//!
+//! The layout is what lets one read a crate without the others, and what makes the
+//! oracle worth comparing with. It erodes one convenient import at a time; so every
+//! arrow that is not in the tables below is refused. To add one, add it here, where
+//! the review sees it.
+
+mod source;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::{outcome::Failed, run};
+
+/// Crates, by folder, and the folders of those they may depend on.
+const CRATES: [(&str, &[&str]); 8] = [
+    (
+        "controller",
+        &["policies", "dataplane", "dataplane/verdict"],
+    ),
+    ("policies", &["dataplane/verdict"]),
+    ("dataplane", &["dataplane/verdict"]),
+    ("dataplane/ebpf", &["dataplane/verdict"]),
+    // Compiled for the kernel and for everybody else: it knows nobody.
+    ("dataplane/verdict", &[]),
+    ("tests", EVERY_LIBRARY),
+    ("bench", EVERY_LIBRARY),
+    // Runs programs only, so that it builds where nothing else does.
+    ("xtask", &[]),
+];
+
+/// What tests and benchmarks may use; the tests' own tools are shared with the
+/// benchmarks.
+const EVERY_LIBRARY: &[&str] = &[
+    "controller",
+    "policies",
+    "dataplane",
+    "dataplane/verdict",
+    "dataplane/ebpf",
+    "tests",
+    "bench",
+];
+
+/// A rule between modules. Test code is free of it.
+struct ModuleRule {
+    /// Where it holds.
+    holds: Scope,
+    /// Paths that must not be named there.
+    forbidden: &'static [&'static str],
+    reason: &'static str,
+}
+
+/// Which sources a rule is about.
+enum Scope {
+    /// One module and its children.
+    Module(&'static str),
+    /// Everything in `src/` of any crate, but this module and its children.
+    Outside(&'static str),
+}
+
+/// The oracle of the compiler.
+const ORACLE: &str = "cofferdam_policies::oracle";
+
+const MODULES: [ModuleRule; 2] = [
+    ModuleRule {
+        holds: Scope::Module(ORACLE),
+        forbidden: &[
+            "cofferdam_policies::compiler",
+            "cofferdam_policies::documents",
+            "cofferdam_policies::selectors",
+            "cofferdam_verdict",
+            // Ways to name them without naming them.
+            "cofferdam_policies::*",
+            "include!",
+            "#[path]",
+        ],
+        reason: "the oracle judges policies by code of its own; code shared with what it is \
+                 compared with would share its mistakes",
+    },
+    ModuleRule {
+        holds: Scope::Outside(ORACLE),
+        forbidden: &[ORACLE],
+        reason: "the oracle is slow and exists to be compared with; only tests may ask it",
+    },
+];
+
+/// Crates whose sources are tests: their `src/` is free of the module rules.
+const TEST_CRATES: [&str; 2] = ["tests", "bench"];
+
+/// Runs the verb.
+pub(crate) fn run() -> Result<()> {
+    let root = run::root();
+    let metadata =
+        run::output(run::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let members = members(&metadata, &root)?;
+    let mut objections = crate_objections(&members);
+    let mut files = Vec::new();
+    for member in members
+        .iter()
+        .filter(|member| !TEST_CRATES.contains(&member.folder.as_str()))
+    {
+        read_crate(member, &root, &mut files)?;
+    }
+    objections.extend(module_objections(&files));
+    if objections.is_empty() {
+        println!(
+            "arrows: {} crates and {} sources are as laid out",
+            members.len(),
+            files.len()
+        );
+        return Ok(());
+    }
+    Err(Failed::error(format!(
+        "arrows that the layout does not have:\n  {}",
+        objections.join("\n  ")
+    )))
+}
+
+/// A crate of the workspace.
+#[derive(Debug)]
+struct Member {
+    /// Name as written in sources.
+    name: String,
+    /// Folder, relative to the root.
+    folder: String,
+    /// Folders of the members it depends on, whatever for.
+    depends_on: BTreeSet<String>,
+}
+
+/// Reads what `cargo metadata` says of the workspace at `root`.
+fn members(metadata: &str, root: &Path) -> Result<Vec<Member>> {
+    let metadata: Value = serde_json::from_str(metadata).context("cannot read cargo metadata")?;
+    let relative = |path: &str| {
+        let folder = Path::new(path)
+            .strip_prefix(root)
+            .unwrap_or(Path::new(path));
+        folder.to_string_lossy().into_owned()
+    };
+    let packages = metadata
+        .get("packages")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    packages
+        .map(|package| {
+            let text = |name: &str| package.get(name).and_then(Value::as_str);
+            let manifest = text("manifest_path").context("a package without a manifest")?;
+            let folder = manifest.strip_suffix("/Cargo.toml").unwrap_or(manifest);
+            // Normal, build and development dependencies alike; only those with a
+            // path are of this workspace.
+            let dependencies = package.get("dependencies").and_then(Value::as_array);
+            let depends_on = dependencies
+                .into_iter()
+                .flatten()
+                .filter_map(|dependency| dependency.get("path").and_then(Value::as_str))
+                .map(relative)
+                .collect();
+            Ok(Member {
+                name: text("name")
+                    .context("a package without a name")?
+                    .replace('-', "_"),
+                folder: relative(folder),
+                depends_on,
+            })
+        })
+        .collect()
+}
+
+fn crate_objections(members: &[Member]) -> Vec<String> {
+    let mut objections = Vec::new();
+    for member in members {
+        let row = CRATES.iter().find(|(folder, _)| *folder == member.folder);
+        let Some((_, allowed)) = row else {
+            objections.push(format!(
+                "{}: the layout does not know this crate; add what it may depend on to CRATES in \
+                 xtask/src/arrows/mod.rs",
+                member.folder
+            ));
+            continue;
+        };
+        for other in &member.depends_on {
+            if !allowed.contains(&other.as_str()) {
+                objections.push(format!(
+                    "{}/Cargo.toml: {} must not depend on {other}, only on: {}",
+                    member.folder,
+                    member.folder,
+                    if allowed.is_empty() {
+                        "nothing".to_owned()
+                    } else {
+                        allowed.join(", ")
+                    },
+                ));
+            }
+        }
+    }
+    objections
+}
+
+/// A source file of a crate.
+struct File {
+    /// Path, relative to the root.
+    path: String,
+    /// The crate's name, then the module's path.
+    module: Vec<String>,
+    source: source::Source,
+}
+
+impl File {
+    fn new(path: &str, module: Vec<String>, text: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            source: source::read(text, &module),
+            module,
+        }
+    }
+}
+
+/// Reads `src/` of `member`.
+fn read_crate(member: &Member, root: &Path, files: &mut Vec<File>) -> Result<()> {
+    let folder = root.join(&member.folder).join("src");
+    let mut sources = Vec::new();
+    if folder.is_dir() {
+        collect(&folder, &mut sources)?;
+    }
+    sources.sort();
+    for source in sources {
+        let text = fs::read_to_string(&source)
+            .with_context(|| format!("cannot read {}", source.display()))?;
+        let module = module_of(
+            &member.name,
+            source.strip_prefix(&folder).unwrap_or(&source),
+        );
+        let path = source
+            .strip_prefix(root)
+            .unwrap_or(&source)
+            .to_string_lossy()
+            .into_owned();
+        files.push(File::new(&path, module, &text));
+    }
+    Ok(())
+}
+
+fn collect(folder: &Path, sources: &mut Vec<PathBuf>) -> Result<()> {
+    let context = || format!("cannot list {}", folder.display());
+    for entry in fs::read_dir(folder).with_context(context)? {
+        let path = entry.with_context(context)?.path();
+        if path.is_dir() {
+            collect(&path, sources)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The module whose file is `path`, relative to `src/`.
+fn module_of(name: &str, path: &Path) -> Vec<String> {
+    let mut module = vec![name.to_owned()];
+    let without = path.with_extension("");
+    module.extend(
+        without
+            .iter()
+            .map(|part| part.to_string_lossy().into_owned()),
+    );
+    if matches!(
+        module.last().map(String::as_str),
+        Some("mod" | "lib" | "main")
+    ) {
+        module.pop();
+    }
+    module
+}
+
+fn module_objections(files: &[File]) -> Vec<String> {
+    let mut objections = Vec::new();
+    let test_modules: Vec<_> = files
+        .iter()
+        .flat_map(|file| &file.source.test_modules)
+        .collect();
+    for file in files {
+        if test_modules
+            .iter()
+            .any(|module| file.module.starts_with(module))
+        {
+            continue;
+        }
+        for rule in &MODULES {
+            let holds = match rule.holds {
+                Scope::Module(module) => lies_in(&file.module, module),
+                Scope::Outside(module) => !lies_in(&file.module, module),
+            };
+            if !holds {
+                continue;
+            }
+            for used in &file.source.uses {
+                for meant in meanings(&used.path, files) {
+                    if rule
+                        .forbidden
+                        .iter()
+                        .any(|forbidden| names(&meant, forbidden))
+                    {
+                        objections.push(format!(
+                            "{}:{}: {} must not be used here: {}",
+                            file.path,
+                            used.line,
+                            meant.join("::"),
+                            rule.reason
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    objections.dedup();
+    objections
+}
+
+fn lies_in(module: &[String], outer: &str) -> bool {
+    let outer: Vec<_> = outer.split("::").collect();
+    module.len() >= outer.len() && module.iter().zip(outer).all(|(left, right)| left == right)
+}
+
+/// Whether `path` names `forbidden`, or something in it.
+fn names(path: &[String], forbidden: &str) -> bool {
+    match forbidden.strip_suffix("::*") {
+        // All of a crate, be it by `*` or by another name for its root.
+        Some(root) => path == [root] || (path.len() == 2 && path[0] == root && path[1] == "*"),
+        None => lies_in(path, forbidden),
+    }
+}
+
+/// `path`, and what it is where the root of its crate passes it on: `crate::Table`
+/// may be `crate::compiler::Table`.
+fn meanings(path: &[String], files: &[File]) -> Vec<Vec<String>> {
+    let mut found = vec![path.to_vec()];
+    let [name, first, rest @ ..] = path else {
+        return found;
+    };
+    let Some(root) = files
+        .iter()
+        .find(|file| file.module.len() == 1 && file.module[0] == *name)
+    else {
+        return found;
+    };
+    if root
+        .source
+        .modules
+        .iter()
+        .any(|module| module[1..] == [first.clone()])
+    {
+        return found;
+    }
+    for export in &root.source.uses {
+        let Some(exported) = &export.exported_as else {
+            continue;
+        };
+        // Everything of a module may contain this name; the doubt counts.
+        if exported == first || exported == "*" {
+            let mut meant = export.path.clone();
+            if exported == "*" {
+                meant.pop();
+                meant.push(first.clone());
+            }
+            meant.extend_from_slice(rest);
+            found.push(meant);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(folder: &str, depends_on: &[&str]) -> Member {
+        Member {
+            name: format!("cofferdam_{folder}"),
+            folder: folder.to_owned(),
+            depends_on: depends_on.iter().map(|other| (*other).to_owned()).collect(),
+        }
+    }
+
+    /// Objections to a crate `policies` of these sources.
+    fn objections(sources: &[(&str, &str)]) -> Vec<String> {
+        let files: Vec<_> = sources
+            .iter()
+            .map(|(path, text)| {
+                let module = module_of("cofferdam_policies", Path::new(path));
+                File::new(path, module, text)
+            })
+            .collect();
+        module_objections(&files)
+    }
+
+    #[test]
+    fn every_arrow_of_the_layout_passes() {
+        for (folder, allowed) in CRATES {
+            assert_eq!(
+                crate_objections(&[member(folder, allowed)]),
+                Vec::<String>::new()
+            );
+        }
+    }
+
+    #[test]
+    fn every_other_arrow_is_refused() {
+        for (folder, allowed) in CRATES {
+            for (other, _) in CRATES {
+                if !allowed.contains(&other) {
+                    let objections = crate_objections(&[member(folder, &[other])]);
+                    assert_eq!(objections.len(), 1, "{folder} → {other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn policies_and_dataplane_do_not_know_each_other() {
+        assert_eq!(
+            crate_objections(&[member("policies", &["dataplane"])]).len(),
+            1
+        );
+        assert_eq!(
+            crate_objections(&[member("dataplane", &["policies"])]).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn an_unknown_crate_is_refused() {
+        let objections = crate_objections(&[member("helpers", &[])]);
+        assert!(
+            objections[0].contains("does not know this crate"),
+            "{objections:?}"
+        );
+    }
+
+    #[test]
+    fn dependencies_of_every_kind_are_read() {
+        let metadata = r#"{"packages":[{"name":"cofferdam-policies",
+            "manifest_path":"/w/policies/Cargo.toml","dependencies":[
+            {"name":"a","kind":null,"path":"/w/dataplane/verdict"},
+            {"name":"b","kind":"dev","path":"/w/dataplane"},
+            {"name":"c","kind":"build","path":"/w/tests"},
+            {"name":"serde","kind":null}]}]}"#;
+        let members = members(metadata, Path::new("/w")).unwrap();
+        assert_eq!(members[0].name, "cofferdam_policies");
+        assert_eq!(members[0].folder, "policies");
+        assert_eq!(
+            crate_objections(&members).len(),
+            2,
+            "one for the dev, one for the build"
+        );
+    }
+
+    #[test]
+    fn the_oracle_uses_none_of_what_it_is_compared_with() {
+        for text in [
+            "use crate::compiler::Table;",
+            "use crate::{documents, labels};",
+            "use super::selectors::*;",
+            "fn f() { crate::compiler::compile() }",
+            "use cofferdam_verdict::Tuple;",
+            "extern crate cofferdam_verdict as v;",
+            "use crate as all;",
+            "use super::*;",
+            "include!(\"compiler.rs\");",
+            "#[path = \"compiler.rs\"] mod copy;",
+        ] {
+            assert_eq!(objections(&[("oracle.rs", text)]).len(), 1, "{text}");
+        }
+        let deeper = ("oracle/cidr.rs", "use super::super::selectors::matches;");
+        assert_eq!(objections(&[deeper]).len(), 1);
+    }
+
+    #[test]
+    fn the_oracle_may_use_itself_and_others() {
+        let text = "use super::oracle::cidr; use serde_yaml::Value; use std::net::IpAddr;\n\
+                    mod cidr { use super::*; }\n#[cfg(test)] mod tests { use crate::compiler::X; }";
+        assert_eq!(objections(&[("oracle.rs", text)]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_name_passed_on_by_the_root_is_followed() {
+        let root = (
+            "lib.rs",
+            "pub mod compiler; pub mod oracle; pub use compiler::Table as T;",
+        );
+        let oracle = |text| objections(&[root, ("oracle.rs", text)]);
+        assert_eq!(oracle("use crate::T;").len(), 1);
+        assert_eq!(oracle("use crate::Other;").len(), 0);
+        let everything = ("lib.rs", "mod compiler; mod oracle; pub use compiler::*;");
+        assert_eq!(
+            objections(&[everything, ("oracle.rs", "use crate::Other;")]).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn only_tests_use_the_oracle() {
+        let root = ("lib.rs", "pub mod oracle;\n#[cfg(test)] mod compared;");
+        assert_eq!(objections(&[root]).len(), 0, "declaring it is not using it");
+        let production = ("compiler.rs", "use crate::oracle::judge;");
+        assert_eq!(objections(&[root, production]).len(), 1);
+        let passed_on = ("lib.rs", "mod oracle; pub use oracle::judge;");
+        assert_eq!(objections(&[passed_on]).len(), 1);
+        let test = (
+            "compiler.rs",
+            "#[cfg(test)] mod tests { use crate::oracle::judge; }",
+        );
+        assert_eq!(objections(&[root, test]).len(), 0);
+        let apart = ("compared.rs", "use crate::oracle::judge;");
+        assert_eq!(
+            objections(&[root, apart]).len(),
+            0,
+            "a file that exists in tests only"
+        );
+    }
+
+    #[test]
+    fn another_crate_may_not_use_the_oracle_either() {
+        let module = vec!["cofferdam".to_owned(), "explain".to_owned()];
+        let text = "use cofferdam_policies::{explain, oracle::judge};";
+        let file = File::new("controller/src/explain.rs", module, text);
+        assert_eq!(module_objections(&[file]).len(), 1);
+    }
+}

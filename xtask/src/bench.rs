@@ -1,0 +1,48 @@
+//! `cargo xtask bench`: runs a benchmark of the `bench` crate.
+//!
+//! Which benchmarks there are, and what they accept, that crate alone knows: the
+//! arguments pass through untouched.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::{
+    outcome::Failed,
+    run,
+    setup::{self, Need},
+};
+
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Which benchmark, for example `packet`.
+    name: OsString,
+    /// Its arguments, for example `--json FILE`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Runs it, optimised.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::ensure(&[
+        Need::KernelCompiler,
+        Need::BpfFileSystem,
+        Need::NetworkTools,
+    ])?;
+    let mut command = run::cargo();
+    command
+        .args(["run", "--release", "--package", "cofferdam-bench", "--"])
+        .arg(&options.name)
+        .args(&options.arguments);
+    // A relative `--json FILE` is meant from where the caller stands.
+    if let Ok(here) = std::env::current_dir() {
+        command.current_dir(here);
+    }
+    let status = run::status(&mut command)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failed::program("the benchmark", status))
+    }
+}

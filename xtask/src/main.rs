@@ -1,0 +1,74 @@
+//! Tasks for developers: `cargo xtask <verb>`.
+//!
+//! Every verb runs programs and reads what they print. Nothing here links to the
+//! rest of the workspace, so that this builds in seconds on a machine where the
+//! rest does not build yet, and can set that machine up.
+//!
+//! Exit status: 0 done; 1 the answer is no; 2 it could not be tried (something is
+//! missing, wrong usage). Where a test runner's answer was no, its own status is
+//! kept.
+
+mod arrows;
+mod bench;
+mod build;
+mod outcome;
+mod records;
+mod run;
+mod setup;
+mod test;
+mod tools;
+mod vm;
+
+/// The one place that knows how to find a compiler for the kernel programs.
+#[path = "../../dataplane/ebpf/toolchain.rs"]
+#[expect(
+    dead_code,
+    reason = "written for `dataplane/build.rs` as well, which uses the rest"
+)]
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks for developers of Cofferdam.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building and testing need; every other verb does this first.
+    Setup,
+    /// Compile the workspace, kernel programs included.
+    Build(build::Options),
+    /// Check formatting, layout and lints, then run all tests, here and on an older kernel.
+    Test(test::Options),
+    /// Run the kernel tests on other kernels, in a virtual machine.
+    TestVm(vm::Options),
+    /// Check that only the dependencies of the layout exist.
+    Arrows,
+    /// Run a benchmark; `bench packet --help` tells its own arguments.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Setup => setup::ensure(&setup::EVERYTHING),
+        Verb::Build(options) => build::run(&options),
+        Verb::Test(options) => test::run(&options),
+        Verb::TestVm(options) => vm::run(&options),
+        Verb::Arrows => arrows::run(),
+        Verb::Bench(options) => bench::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            outcome::tell(&error);
+            ExitCode::from(outcome::exit_status(&error))
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! Makes this machine able to build and test; every other verb begins here.
+//!
+//! Invariants:
+//! - Looking costs milliseconds and prints nothing when nothing is missing.
+//! - What will be changed is printed before it is changed.
+//! - What cannot be done from here (no root, not Debian) is named, all of it at
+//!   once, as commands to type; then the exit status is "could not run".
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{run, toolchain, tools};
+
+/// Debian's compiler for the kernel programs, and the LLVM its linker needs.
+const COMPILER_PACKAGES: [&str; 4] = [
+    "rustc-web",
+    "cargo-web",
+    "libstd-rust-web-dev-bpf",
+    "llvm-22-dev",
+];
+
+/// Where that LLVM lies; its version is that of `rustc-web`, and the linker must
+/// read the bitcode of that compiler.
+const LLVM: &str = "/usr/lib/llvm-22";
+
+/// The linker of the kernel programs. Its default features want a newer LLVM.
+const LINKER: [&str; 8] = [
+    "install",
+    "bpf-linker",
+    "--version",
+    "0.13.0",
+    "--locked",
+    "--no-default-features",
+    "--features",
+    "llvm-22",
+];
+
+/// What to do where Debian's packages are not to be had.
+const OTHER_ROAD: &str = "\
+Where there are no such packages, the kernel programs build as well with:
+  rustup toolchain install nightly --component rust-src
+  cargo install bpf-linker --locked";
+
+/// Where the BPF file system belongs.
+const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+
+/// Something a verb cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// `cargo fmt` and `cargo clippy`.
+    Checkers,
+    /// A compiler and a linker for the kernel programs.
+    KernelCompiler,
+    /// The BPF file system, for pinning programs and maps.
+    BpfFileSystem,
+    /// `ip` and `tc`.
+    NetworkTools,
+    /// A virtual machine and what goes into it.
+    VirtualMachine,
+}
+
+/// All of it: `cargo xtask setup`.
+pub(crate) const EVERYTHING: [Need; 5] = [
+    Need::Checkers,
+    Need::KernelCompiler,
+    Need::BpfFileSystem,
+    Need::NetworkTools,
+    Need::VirtualMachine,
+];
+
+/// A way to supply something that is missing.
+#[derive(Debug, PartialEq, Eq)]
+enum Remedy {
+    /// Components of the Rust toolchain that runs us.
+    Components(Vec<&'static str>),
+    /// Debian packages.
+    Packages(Vec<&'static str>),
+    /// The linker of the kernel programs, compiled here.
+    Linker,
+    /// The BPF file system.
+    Mount,
+}
+
+/// Supplies what is missing of `needs`.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let remedies = missing(needs);
+    if remedies.is_empty() {
+        return Ok(());
+    }
+    let able = Able::here();
+    if !remedies.iter().all(|remedy| able.to(remedy)) {
+        bail!("{}", by_hand(&remedies, &able));
+    }
+    eprintln!("setup: some things are missing here and will be supplied now:");
+    for remedy in &remedies {
+        eprintln!("  {}", remedy.described());
+    }
+    for remedy in &remedies {
+        supply(remedy).with_context(|| remedy.failure())?;
+    }
+    let still = missing(needs);
+    if !still.is_empty() {
+        bail!(
+            "setup: done, yet this is still missing:\n{}",
+            commands(&still)
+        );
+    }
+    eprintln!("setup: done");
+    Ok(())
+}
+
+/// What supplies those of `needs` that this machine lacks, in the order to do it.
+fn missing(needs: &[Need]) -> Vec<Remedy> {
+    let mut components = Vec::new();
+    let mut packages = Vec::new();
+    let mut linker = false;
+    let mut mount = false;
+    for need in needs {
+        match need {
+            Need::Checkers => components.extend(missing_components()),
+            Need::KernelCompiler => {
+                if toolchain::find().is_none() {
+                    // The linker we compile needs the LLVM of these packages, so
+                    // they are wanted even where a nightly compiler is present.
+                    if !toolchain::debian_is_complete() {
+                        packages.extend(COMPILER_PACKAGES);
+                    }
+                    linker = toolchain::linker_folder().is_none();
+                }
+            }
+            Need::BpfFileSystem => mount = !tools::is_mounted("bpf", Path::new(BPF_FILE_SYSTEM)),
+            Need::NetworkTools => {
+                packages.extend(missing_packages(&[("ip", "iproute2"), ("tc", "iproute2")]))
+            }
+            Need::VirtualMachine => packages.extend(missing_packages(&[
+                ("qemu-system-x86_64", "qemu-system-x86"),
+                ("busybox", "busybox-static"),
+                // Newer kernel packages compress their modules.
+                ("xz", "xz-utils"),
+            ])),
+        }
+    }
+    packages.dedup();
+    let mut remedies = Vec::new();
+    if !components.is_empty() {
+        remedies.push(Remedy::Components(components));
+    }
+    if !packages.is_empty() {
+        remedies.push(Remedy::Packages(packages));
+    }
+    if linker {
+        remedies.push(Remedy::Linker);
+    }
+    if mount {
+        remedies.push(Remedy::Mount);
+    }
+    remedies
+}
+
+/// Packages of those `(program, package)` pairs whose program is not here.
+fn missing_packages(pairs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    pairs
+        .iter()
+        .filter(|(program, _)| tools::find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect()
+}
+
+/// Components of the running toolchain that are not installed.
+fn missing_components() -> Vec<&'static str> {
+    // They lie beside the real cargo. The names in PATH are rustup's, which are
+    // there whether or not the component is.
+    let folder = std::env::var_os("CARGO")
+        .map(PathBuf::from)
+        .and_then(|cargo| cargo.parent().map(Path::to_owned));
+    [("rustfmt", "rustfmt"), ("clippy", "cargo-clippy")]
+        .into_iter()
+        .filter(|(_, file)| match &folder {
+            Some(folder) => !folder.join(file).is_file(),
+            None => tools::find(file).is_none(),
+        })
+        .map(|(component, _)| component)
+        .collect()
+}
+
+/// What this process may do.
+struct Able {
+    root: bool,
+    apt: bool,
+    rustup: bool,
+}
+
+impl Able {
+    fn here() -> Self {
+        Self {
+            root: tools::is_root(),
+            apt: tools::find("apt-get").is_some() && Path::new("/etc/debian_version").is_file(),
+            rustup: tools::find("rustup").is_some(),
+        }
+    }
+
+    fn to(&self, remedy: &Remedy) -> bool {
+        match remedy {
+            Remedy::Components(_) => self.rustup,
+            Remedy::Packages(_) => self.root && self.apt,
+            Remedy::Linker => self.apt || Path::new(LLVM).is_dir(),
+            Remedy::Mount => self.root,
+        }
+    }
+}
+
+impl Remedy {
+    /// One line: what will be done.
+    fn described(&self) -> String {
+        match self {
+            Self::Components(names) => format!("install Rust components: {}", names.join(" ")),
+            Self::Packages(names) => format!("install Debian packages: {}", names.join(" ")),
+            Self::Linker => "compile bpf-linker, the linker of the kernel programs \
+                             (a minute or two)"
+                .to_owned(),
+            Self::Mount => format!("mount the BPF file system at {BPF_FILE_SYSTEM}"),
+        }
+    }
+
+    /// What to say when it did not work out.
+    fn failure(&self) -> String {
+        let mut text = format!("setup: cannot {}", self.described());
+        let compiler =
+            matches!(self, Self::Packages(names) if names.contains(&COMPILER_PACKAGES[0]));
+        if compiler || *self == Self::Linker {
+            let _ = write!(text, "\n{OTHER_ROAD}\n");
+        }
+        text
+    }
+
+    /// The commands that do it, as one would type them.
+    fn typed(&self) -> Vec<String> {
+        match self {
+            Self::Components(names) => vec![format!("rustup component add {}", names.join(" "))],
+            Self::Packages(names) => vec![
+                "apt-get update".to_owned(),
+                format!(
+                    "apt-get install --no-install-recommends {}",
+                    names.join(" ")
+                ),
+            ],
+            Self::Linker => vec![format!("LLVM_PREFIX={LLVM} cargo {}", LINKER.join(" "))],
+            Self::Mount => vec![format!("mount -t bpf bpf {BPF_FILE_SYSTEM}")],
+        }
+    }
+}
+
+fn commands(remedies: &[Remedy]) -> String {
+    remedies
+        .iter()
+        .flat_map(Remedy::typed)
+        .map(|line| format!("  {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// What to type, and why we did not.
+fn by_hand(remedies: &[Remedy], able: &Able) -> String {
+    let mut text = String::from("this machine lacks something, and ");
+    text.push_str(if !able.apt {
+        "only on Debian can it be installed from here"
+    } else if !able.root {
+        "installing it needs root"
+    } else {
+        "it cannot be installed from here"
+    });
+    text.push_str(". Please run");
+    if !able.root {
+        text.push_str(" as root (cargo and rustup as yourself)");
+    }
+    let _ = write!(text, ":\n{}", commands(remedies));
+    if remedies.contains(&Remedy::Linker) {
+        let _ = write!(text, "\n{OTHER_ROAD}");
+    }
+    text
+}
+
+fn supply(remedy: &Remedy) -> Result<()> {
+    match remedy {
+        Remedy::Components(names) => succeed(
+            run::command("rustup")
+                .args(["component", "add"])
+                .args(names),
+        ),
+        Remedy::Packages(names) => {
+            let mut update = run::command("apt-get");
+            // A third party's source that does not answer is not our concern; what
+            // is really missing shows in the next step.
+            run::status(update.args(["update", "--quiet"]))?;
+            succeed(
+                run::command("apt-get")
+                    .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+                    .args(names)
+                    .env("DEBIAN_FRONTEND", "noninteractive"),
+            )
+        }
+        Remedy::Linker => succeed(run::cargo().args(LINKER).env("LLVM_PREFIX", LLVM)),
+        Remedy::Mount => succeed(run::command("mount").args(["-t", "bpf", "bpf", BPF_FILE_SYSTEM])),
+    }
+}
+
+/// Runs `command` with its output on standard error, where all of setup talks.
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = run::status(command.stdout(std::io::stderr()))?;
+    if !status.success() {
+        bail!("{} failed ({status})", run::shown(command));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: Able = Able {
+        root: false,
+        apt: true,
+        rustup: true,
+    };
+    const ELSEWHERE: Able = Able {
+        root: true,
+        apt: false,
+        rustup: true,
+    };
+
+    fn all() -> Vec<Remedy> {
+        vec![
+            Remedy::Components(vec!["clippy"]),
+            Remedy::Packages(vec!["iproute2", "busybox-static"]),
+            Remedy::Linker,
+            Remedy::Mount,
+        ]
+    }
+
+    #[test]
+    fn without_root_every_command_is_named() {
+        let text = by_hand(&all(), &USER);
+        for part in [
+            "needs root",
+            "rustup component add clippy",
+            "apt-get install --no-install-recommends iproute2 busybox-static",
+            "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker",
+            "mount -t bpf bpf /sys/fs/bpf",
+        ] {
+            assert!(text.contains(part), "{part} is missing from: {text}");
+        }
+    }
+
+    #[test]
+    fn elsewhere_the_road_without_packages_is_named() {
+        let text = by_hand(&all(), &ELSEWHERE);
+        assert!(text.contains("only on Debian"), "{text}");
+        assert!(
+            text.contains("rustup toolchain install nightly --component rust-src"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_user_may_add_components_but_not_packages() {
+        assert!(USER.to(&Remedy::Components(vec!["clippy"])));
+        assert!(!USER.to(&Remedy::Packages(vec!["iproute2"])));
+        assert!(!USER.to(&Remedy::Mount));
+        assert!(!ELSEWHERE.to(&Remedy::Packages(vec!["iproute2"])));
+    }
+
+    #[test]
+    fn packages_that_cannot_be_had_are_not_the_end() {
+        let compiler = Remedy::Packages(COMPILER_PACKAGES.to_vec());
+        assert!(
+            compiler
+                .failure()
+                .contains("rustup toolchain install nightly")
+        );
+        let other = Remedy::Packages(vec!["iproute2"]);
+        assert_eq!(
+            other.failure(),
+            "setup: cannot install Debian packages: iproute2"
+        );
+    }
+
+    #[test]
+    fn a_program_that_exists_needs_no_package() {
+        let pairs = [("sh", "dash"), ("no-such-program-here", "the-package")];
+        assert_eq!(missing_packages(&pairs), ["the-package"]);
+    }
+}

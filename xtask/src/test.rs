@@ -1,0 +1,346 @@
+//! `cargo xtask test`: everything that can be checked without a cluster.
+//!
+//! Cheap checks come first, and none hides another: a wrong format does not keep
+//! the tests from running. The test runner's own words pass through unchanged; what
+//! we add comes after them, and ends in one line of totals.
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    arrows,
+    outcome::{self, Failed},
+    records::{Comparison, Place, Reported, SKIPS, VERIFIED},
+    run,
+    setup::{self, Need},
+    tools, vm,
+};
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leave out the lints and the older kernel.
+    #[arg(long)]
+    quick: bool,
+    /// Put the measured sizes of the kernel programs on record.
+    #[arg(long)]
+    bless: bool,
+    /// Seconds after which the virtual machine is stopped.
+    #[arg(long, default_value_t = 600)]
+    limit: u64,
+    /// Run only tests with one of these in their names.
+    filters: Vec<String>,
+}
+
+/// Totals over `test result:` lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Tests that passed.
+    pub(crate) passed: usize,
+    /// Tests that failed.
+    pub(crate) failed: usize,
+    /// Tests that somebody marked as not to be run.
+    pub(crate) ignored: usize,
+}
+
+impl Tally {
+    /// Adds up what test runners printed.
+    pub(crate) fn of(lines: &[String]) -> Self {
+        let mut tally = Self::default();
+        for line in lines {
+            // test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; …
+            let Some((_, result)) = line.split_once("test result: ") else {
+                continue;
+            };
+            let words: Vec<_> = result.split_whitespace().collect();
+            for pair in words.windows(2) {
+                let Ok(count) = pair[0].parse::<usize>() else {
+                    continue;
+                };
+                match pair[1] {
+                    "passed;" => tally.passed += count,
+                    "failed;" => tally.failed += count,
+                    "ignored;" => tally.ignored += count,
+                    _ => {}
+                }
+            }
+        }
+        tally
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+/// Steps done so far, and what they came to.
+#[derive(Default)]
+struct Progress {
+    /// Name, seconds, and the objection if there was one.
+    steps: Vec<(&'static str, Duration, Option<String>)>,
+    /// Exit status of the first step that failed.
+    status: Option<u8>,
+    tally: Tally,
+    /// Tests that passed only because they skipped themselves.
+    skipped: usize,
+}
+
+impl Progress {
+    /// Runs one step; its failure is noted and the next step follows.
+    fn step(&mut self, name: &'static str, work: impl FnOnce(&mut Self) -> Result<()>) -> bool {
+        println!("== {name}");
+        let started = Instant::now();
+        let done = work(self);
+        let objection = done.err().map(|error| {
+            self.status.get_or_insert(outcome::exit_status(&error));
+            let text = format!("{error:#}");
+            eprintln!("xtask: {name}: {text}");
+            text
+        });
+        let good = objection.is_none();
+        self.steps.push((name, started.elapsed(), objection));
+        good
+    }
+
+    fn count(&mut self, tally: Tally, reported: &Reported) {
+        self.tally.add(tally);
+        self.skipped += reported.skipped_tests();
+    }
+
+    /// The table of steps, then the line of totals.
+    fn summary(&self) -> String {
+        let mut text = String::new();
+        for (name, took, objection) in &self.steps {
+            let verdict = if objection.is_none() { "ok" } else { "FAILED" };
+            text.push_str(&format!(
+                "{:>8.1} s  {verdict:<6}  {name}\n",
+                took.as_secs_f32()
+            ));
+        }
+        let total: Duration = self.steps.iter().map(|(_, took, _)| *took).sum();
+        text.push_str(&format!("{:>8.1} s  in all\n", total.as_secs_f32()));
+        // To its runner, a test that skipped itself has passed. It has not.
+        let passed = self.tally.passed.saturating_sub(self.skipped);
+        let skipped = self.tally.ignored + self.skipped;
+        let failed = self.tally.failed;
+        text.push_str(&format!(
+            "{passed} passed, {failed} failed, {skipped} skipped"
+        ));
+        text
+    }
+}
+
+/// Runs the verb.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.bless && !options.filters.is_empty() {
+        bail!("--bless records all kernel programs: leave out the names of tests");
+    }
+    let mut needs = vec![
+        Need::Checkers,
+        Need::KernelCompiler,
+        Need::BpfFileSystem,
+        Need::NetworkTools,
+    ];
+    if !options.quick {
+        needs.push(Need::VirtualMachine);
+    }
+    setup::ensure(&needs)?;
+
+    let mut progress = Progress::default();
+    progress.step("format", |_| formatted());
+    progress.step("layout", |_| arrows::run());
+    if !options.quick {
+        progress.step("lints", |_| {
+            let mut clippy = run::cargo();
+            clippy.arg("clippy").args(run::WORKSPACE);
+            succeed(clippy.args(["--all-targets", "--", "-D", "warnings"]))
+        });
+    }
+    // Apart from running them, so that the table tells compiling from testing.
+    let built = progress.step("compile tests", |_| {
+        succeed(
+            run::cargo()
+                .arg("test")
+                .args(run::WORKSPACE)
+                .arg("--no-run"),
+        )
+    });
+    if built {
+        progress.step("tests", |progress| host_tests(options, progress));
+        if !options.quick {
+            progress.step("tests on Linux 6.1", |progress| {
+                machine_tests(options, progress)
+            });
+        }
+    }
+    println!("{}", progress.summary());
+    match progress.status {
+        None => Ok(()),
+        // Said already, by every step that failed; the totals are the last word.
+        Some(status) => Err(Failed::said(status)),
+    }
+}
+
+/// Whether every source is formatted; if not, names the files.
+fn formatted() -> Result<()> {
+    let status = run::status(run::cargo().args(["fmt", "--all", "--check", "--", "-l"]))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failed::error(
+        "the files above are not formatted: run `cargo fmt --all`",
+    ))
+}
+
+/// Runs `command` here; its failure is a "no".
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = run::status(command)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failed::program(&run::shown(command), status))
+    }
+}
+
+/// All tests of the workspace, on the running kernel.
+fn host_tests(options: &Options, progress: &mut Progress) -> Result<()> {
+    let folder = run::target().join("reports");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let skips = folder.join("skips");
+    let verified = folder.join("verified");
+    for file in [&skips, &verified] {
+        fs::write(file, "").with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let mut command = run::cargo();
+    command
+        .arg("test")
+        .args(run::WORKSPACE)
+        // One failed test program must not keep the others from running.
+        .arg("--no-fail-fast")
+        .arg("--")
+        .args(&options.filters)
+        .env(SKIPS, &skips)
+        .env(VERIFIED, &verified);
+    let (status, lines) = run::tee(&mut command)?;
+    let read = |file| fs::read_to_string(file).context("a report of the tests has gone");
+    let reported = Reported::parse(&read(&skips)?, &read(&verified)?)?;
+    progress.count(Tally::of(&lines), &reported);
+
+    let root = run::root();
+    let comparison = Comparison {
+        root: &root,
+        series: &tools::series(&tools::running_release()),
+        place: Place::Host,
+        complete: options.filters.is_empty(),
+    };
+    if options.bless && status.success() {
+        comparison.bless(&reported)?;
+    }
+    let objections = comparison.objections(&reported)?;
+    if !status.success() {
+        return Err(Failed::program("cargo test", status));
+    }
+    none_of(&objections)
+}
+
+/// The kernel tests, on the oldest kernel supported.
+fn machine_tests(options: &Options, progress: &mut Progress) -> Result<()> {
+    let outcome = vm::Job {
+        series: vm::OLDEST,
+        program: &vm::test_program()?,
+        arguments: &vm::test_arguments(&options.filters),
+        limit: Duration::from_secs(options.limit),
+        bless: options.bless,
+        complete: options.filters.is_empty(),
+    }
+    .run()?;
+    progress.count(outcome.tally, &outcome.reported);
+    none_of(&outcome.objections)
+}
+
+fn none_of(objections: &[String]) -> Result<()> {
+    if objections.is_empty() {
+        Ok(())
+    } else {
+        Err(Failed::error(objections.join("\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn results_are_added_up() {
+        let tally = Tally::of(&lines(
+            "running 4 tests\n\
+             test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out\n\
+             3 passed; 3 failed; said a test, which does not count\n\
+             test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n",
+        ));
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 13,
+                failed: 2,
+                ignored: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_test_that_skipped_itself_has_not_passed() {
+        let mut progress = Progress::default();
+        let reported = Reported::parse("tcx\ta\nsctp\ta\ntcx\tb\n", "").unwrap();
+        progress.count(
+            Tally {
+                passed: 10,
+                failed: 1,
+                ignored: 3,
+            },
+            &reported,
+        );
+        let summary = progress.summary();
+        assert_eq!(
+            summary.lines().last(),
+            Some("8 passed, 1 failed, 5 skipped")
+        );
+    }
+
+    #[test]
+    fn the_first_failure_gives_the_status_and_the_next_step_still_runs() {
+        let mut progress = Progress::default();
+        let mut ran = 0;
+        progress.step("one", |_| Err(Failed::with_status(101, "no")));
+        progress.step("two", |_| {
+            ran += 1;
+            Err(Failed::error("no"))
+        });
+        progress.step("three", |_| {
+            ran += 1;
+            Ok(())
+        });
+        assert_eq!((ran, progress.status), (2, Some(101)));
+        assert!(
+            progress.summary().contains("FAILED  one"),
+            "{}",
+            progress.summary()
+        );
+        assert!(
+            progress.summary().contains("ok      three"),
+            "{}",
+            progress.summary()
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! `cargo xtask test-vm`: the kernel tests, on other kernels than this one.
+//!
+//! Kernels are those of Debian, emulated: no KVM is needed, so this runs in any
+//! container, and costs seconds. The machine has no disk and no network of its own;
+//! the one test program that talks to the kernel is packed into its first file
+//! system, the very file that `cargo test` built.
+
+mod initramfs;
+mod kernel;
+mod machine;
+mod modules;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    outcome::Failed,
+    records::{Comparison, Place, Reported},
+    run,
+    setup::{self, Need},
+    test::Tally,
+    tools,
+};
+
+/// The oldest kernel supported, and so the default.
+pub(crate) const OLDEST: &str = "6.1";
+
+/// The integration test of `tests/` that loads programs into the kernel.
+const TARGET: &str = "programs";
+
+/// Arguments of `cargo xtask test-vm`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Kernel series of Debian, for example `6.12`.
+    #[arg(default_value = OLDEST)]
+    kernels: Vec<String>,
+    /// Put the measured sizes of the kernel programs on record.
+    #[arg(long)]
+    bless: bool,
+    /// Run this program instead of the kernel tests.
+    #[arg(long, value_name = "PATH", conflicts_with = "bless")]
+    program: Option<PathBuf>,
+    /// Seconds after which a machine is stopped.
+    #[arg(long, default_value_t = 600)]
+    limit: u64,
+    /// Arguments of the program, for example part of a test's name.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// What running the tests on one kernel came to.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Totals of its `test result:` lines.
+    pub(crate) tally: Tally,
+    /// Skips and sizes.
+    pub(crate) reported: Reported,
+    /// Why it is not a success.
+    pub(crate) objections: Vec<String>,
+}
+
+/// How to run the tests on one kernel.
+pub(crate) struct Job<'a> {
+    /// The kernel series.
+    pub(crate) series: &'a str,
+    /// The program to run.
+    pub(crate) program: &'a Path,
+    /// Its arguments.
+    pub(crate) arguments: &'a [String],
+    /// When it has to be done.
+    pub(crate) limit: Duration,
+    /// Record the sizes instead of comparing them.
+    pub(crate) bless: bool,
+    /// Whether the program is the kernel tests, all of them.
+    pub(crate) complete: bool,
+}
+
+/// Runs the verb.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.bless && !options.arguments.is_empty() {
+        bail!("--bless records all kernel programs: leave out the arguments of the tests");
+    }
+    setup::ensure(&[
+        Need::KernelCompiler,
+        Need::NetworkTools,
+        Need::VirtualMachine,
+    ])?;
+    let program = match &options.program {
+        Some(program) => fs::canonicalize(program)
+            .with_context(|| format!("cannot find {}", program.display()))?,
+        None => test_program()?,
+    };
+    let arguments = match &options.program {
+        Some(_) => options.arguments.clone(),
+        None => test_arguments(&options.arguments),
+    };
+    let mut objections = Vec::new();
+    for series in &options.kernels {
+        let job = Job {
+            series,
+            program: &program,
+            arguments: &arguments,
+            limit: Duration::from_secs(options.limit),
+            bless: options.bless,
+            complete: options.program.is_none() && options.arguments.is_empty(),
+        };
+        match job.run() {
+            Ok(outcome) => objections.extend(outcome.objections),
+            // The other kernels may still say something.
+            Err(error) if error.is::<Failed>() => {
+                objections.push(format!("Linux {series}: {error:#}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if objections.is_empty() {
+        return Ok(());
+    }
+    Err(Failed::error(format!(
+        "test-vm failed:\n  {}",
+        objections.join("\n  ")
+    )))
+}
+
+/// Builds the kernel tests, and says where they are.
+pub(crate) fn test_program() -> Result<PathBuf> {
+    let mut command = run::cargo();
+    command.arg("test").args(run::WORKSPACE).args([
+        "--test",
+        TARGET,
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]);
+    let messages = run::output(&mut command)
+        .with_context(|| format!("cannot build the kernel tests, tests/tests/{TARGET}.rs"))?;
+    executable(&messages, TARGET).with_context(|| format!("cargo built no test program `{TARGET}`"))
+}
+
+/// Arguments for the kernel tests to run those with one of `filters` in their names.
+pub(crate) fn test_arguments(filters: &[String]) -> Vec<String> {
+    // As many threads as the machine has processors.
+    filters
+        .iter()
+        .cloned()
+        .chain(["--test-threads=2".to_owned()])
+        .collect()
+}
+
+/// The executable of integration test `target` in what cargo reports.
+fn executable(messages: &str, target: &str) -> Option<PathBuf> {
+    messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let built = message.get("target")?;
+        let is_test = built
+            .get("kind")?
+            .as_array()?
+            .iter()
+            .any(|kind| kind == "test");
+        let matches = built.get("name")? == target && is_test;
+        matches
+            .then(|| message.get("executable")?.as_str().map(PathBuf::from))
+            .flatten()
+    })
+}
+
+impl Job<'_> {
+    /// Starts the kernel, runs the program, and compares what it reported.
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        if std::env::consts::ARCH != "x86_64" {
+            bail!("the virtual machine is an x86-64 one, and test programs built here are not");
+        }
+        let folder = run::target().join("vm").join(self.series);
+        let kernel = kernel::get(self.series, &folder)?;
+        let chosen = modules::choose(&kernel.modules)?;
+        let started = Instant::now();
+        let report = machine::run(&machine::Task {
+            image: &kernel.image,
+            modules: &chosen.modules,
+            program: self.program,
+            arguments: self.arguments,
+            folder: &folder,
+            limit: self.limit,
+        })?;
+        println!(
+            "test-vm: Linux {}: exit status {} after {:.1} s, of which {:.1} s to start",
+            report.release,
+            report.status,
+            started.elapsed().as_secs_f32(),
+            report.boot.as_secs_f32()
+        );
+        if !chosen.absent.is_empty() {
+            println!("test-vm: not in this kernel: {}", chosen.absent.join(", "));
+        }
+        for warning in &report.warnings {
+            println!("test-vm: the kernel warned: {warning}");
+        }
+        let tally = Tally::of(&report.output);
+        let series = tools::series(&report.release);
+        let mut objections = Vec::new();
+        if report.status != 0 {
+            objections.push(format!(
+                "Linux {series}: tests failed with status {}",
+                report.status
+            ));
+        } else if self.complete && tally.passed == 0 {
+            objections.push(format!("Linux {series}: no test ran"));
+        }
+        let root = run::root();
+        let comparison = Comparison {
+            root: &root,
+            series: &series,
+            place: Place::Machine,
+            complete: self.complete,
+        };
+        if self.bless {
+            comparison.bless(&report.reported)?;
+        }
+        objections.extend(comparison.objections(&report.reported)?);
+        Ok(Outcome {
+            tally,
+            reported: report.reported,
+            objections,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_test_program_is_found_in_cargos_report() {
+        let messages = r#"
+{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"programs"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"other"},"executable":"/t/other-1"}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"programs"},"executable":"/t/programs-2"}
+{"reason":"build-finished","success":true}
+"#;
+        assert_eq!(
+            executable(messages, "programs"),
+            Some(PathBuf::from("/t/programs-2"))
+        );
+        assert_eq!(executable(messages, "absent"), None);
+    }
+}
