@@ -3,7 +3,14 @@
 #[path = "../dataplane/ebpf/toolchain.rs"]
 mod toolchain;
 
-fn main() {
-    let object = toolchain::compile("cofferdam-ebpf-bench");
-    println!("cargo::rustc-env=COFFERDAM_BENCH_OBJECT={}", object.display());
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match toolchain::compile("cofferdam-ebpf-bench", "COFFERDAM_BENCH_OBJECT") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -6,7 +6,14 @@
 #[path = "ebpf/toolchain.rs"]
 mod toolchain;
 
-fn main() {
-    let object = toolchain::compile("cofferdam-ebpf");
-    println!("cargo::rustc-env=COFFERDAM_EBPF_OBJECT={}", object.display());
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match toolchain::compile("cofferdam-ebpf", "COFFERDAM_EBPF_OBJECT") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -35,7 +35,11 @@ enum Bench {
 fn main() -> anyhow::Result<()> {
     let Arguments { bench } = Arguments::parse();
     match bench {
-        Bench::Packet { json, samples, packets } => {
+        Bench::Packet {
+            json,
+            samples,
+            packets,
+        } => {
             let results = packet::run(samples.max(1), packets.max(1))?;
             report::write(&results, json.as_deref())
         }

@@ -119,11 +119,15 @@ const CASES: [Case; 5] = [
 pub(crate) fn run(samples: usize, packets: u32) -> anyhow::Result<Vec<PacketResult>> {
     let mut results = Vec::new();
     for workloads in WORKLOADS {
-        for (known_sources, family) in
-            [true, false].into_iter().flat_map(|known| Family::BOTH.map(|family| (known, family)))
+        for (known_sources, family) in [true, false]
+            .into_iter()
+            .flat_map(|known| Family::BOTH.map(|family| (known, family)))
         {
             let mut kernel = world(workloads, known_sources, family)?;
-            for case in CASES.iter().filter(|case| case.known_sources == known_sources) {
+            for case in CASES
+                .iter()
+                .filter(|case| case.known_sources == known_sources)
+            {
                 let result = measure(&mut kernel, case, family, workloads, samples, packets)?;
                 println!(
                     "{:>13} {:<13} {} {:>7} workloads: {:>4} ns net ({} to {})",
@@ -144,8 +148,15 @@ pub(crate) fn run(samples: usize, packets: u32) -> anyhow::Result<Vec<PacketResu
 
 /// The receiver, out of the way of all sources.
 fn receiver() -> End {
-    let (v4, v6) = (Ipv4Addr::new(172, 16, 0, 1), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1));
-    End { mac: Mac::local(0, 1), ipv4: Some(v4), ipv6: Some(v6) }
+    let (v4, v6) = (
+        Ipv4Addr::new(172, 16, 0, 1),
+        Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1),
+    );
+    End {
+        mac: Mac::local(0, 1),
+        ipv4: Some(v4),
+        ipv6: Some(v6),
+    }
 }
 
 /// A node with one endpoint and so many remote workloads, with an address each,
@@ -153,12 +164,20 @@ fn receiver() -> End {
 fn world(workloads: u32, known_sources: bool, family: Family) -> anyhow::Result<Kernel> {
     let mut inventory = Inventory::default();
     let parsed = documents::parse("bench.yaml", POLICY.as_bytes());
-    ensure!(parsed.rejected.is_empty(), "the policy is good: {:?}", parsed.diagnostics);
+    ensure!(
+        parsed.rejected.is_empty(),
+        "the policy is good: {:?}",
+        parsed.diagnostics
+    );
     let assembled = documents::assemble(parsed.documents);
     for policy in assembled.inventory.policies().values() {
         inventory.set_policy(policy.clone());
     }
-    let net = if known_sources { 0x0a00_0000 } else { 0x0b00_0000 };
+    let net = if known_sources {
+        0x0a00_0000
+    } else {
+        0x0b00_0000
+    };
     let prefix = if known_sources { 0xfd00 } else { 0xfd0f };
     for n in 0..workloads {
         let [high, low] = [(n >> 16) as u16, n as u16];
@@ -169,7 +188,10 @@ fn world(workloads: u32, known_sources: bool, family: Family) -> anyhow::Result<
         inventory.set_workload(workload(&format!("web-{n}"), "web", &[address]))?;
     }
     let to = receiver();
-    let own: Vec<IpAddr> = Family::BOTH.iter().filter_map(|&family| to.ip(family)).collect();
+    let own: Vec<IpAddr> = Family::BOTH
+        .iter()
+        .filter_map(|&family| to.ip(family))
+        .collect();
     inventory.set_workload(workload("db", "db", &own))?;
 
     let limits = Limits::default();
@@ -224,9 +246,17 @@ fn measure(
 ) -> anyhow::Result<PacketResult> {
     // For `spoofed` the packet is the receiver's own, but for the source.
     let from = End::number(9).with_mac(receiver().mac);
-    let frame = tcp().family(family).from(from).to(receiver()).dport(case.port).syn().bytes();
-    let context =
-        TestContext { ingress_ifindex: ELSEWHERE, ..TestContext::default() };
+    let frame = tcp()
+        .family(family)
+        .from(from)
+        .to(receiver())
+        .dport(case.port)
+        .syn()
+        .bytes();
+    let context = TestContext {
+        ingress_ifindex: ELSEWHERE,
+        ..TestContext::default()
+    };
     let mut time = |name: &str, packets: u32, returns: i32| {
         let run = kernel.test_run(name, &frame, &context, packets)?;
         ensure!(

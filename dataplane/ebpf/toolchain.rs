@@ -5,9 +5,8 @@
 
 use std::{
     env,
-    ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, exit},
+    process::Command,
 };
 
 /// The target the kernel programs are compiled for: little-endian BPF.
@@ -115,10 +114,7 @@ impl Toolchain {
         };
         folders.extend(env::split_paths(&inherited));
         command
-            .env(
-                "PATH",
-                env::join_paths(folders).unwrap_or_else(|_| OsString::from(inherited)),
-            )
+            .env("PATH", env::join_paths(folders).unwrap_or(inherited))
             .env("CARGO_ENCODED_RUSTFLAGS", flags().join("\x1f"))
             .env_remove("RUSTFLAGS")
             .env_remove("RUSTC_WORKSPACE_WRAPPER")
@@ -133,53 +129,42 @@ impl Toolchain {
     }
 }
 
-/// Compiles one binary of the kernel programs, and says where its object lies.
-/// For build scripts: a failure is told to cargo, and ends the process.
-pub(crate) fn compile(binary: &str) -> PathBuf {
-    let variable = |name: &str| {
-        env::var(name).unwrap_or_else(|_| panic!("cargo sets {name} for build scripts"))
+/// Compiles one binary of the kernel programs for a build script, and tells cargo
+/// where its object lies, as the environment variable `variable`. An error is a
+/// sentence for people.
+pub(crate) fn compile(binary: &str, variable: &str) -> Result<(), String> {
+    let cargo = |name: &str| {
+        env::var(name).map_err(|_| format!("{name} is not set: cargo does that for build scripts"))
     };
     // Every crate that asks lies beside `dataplane`.
-    let programs = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("../dataplane/ebpf");
+    let programs = PathBuf::from(cargo("CARGO_MANIFEST_DIR")?).join("../dataplane/ebpf");
     for watched in ["src", "Cargo.toml", "toolchain.rs", "../verdict/src"] {
         println!(
             "cargo::rerun-if-changed={}",
             programs.join(watched).display()
         );
     }
-    let Some(toolchain) = find() else {
-        fail("no toolchain for the kernel programs: run `cargo xtask setup`");
-    };
+    let toolchain =
+        find().ok_or("no toolchain for the kernel programs: run `cargo xtask setup`")?;
     // One folder for all of them, so that what they share is compiled once.
-    let out = PathBuf::from(variable("OUT_DIR"));
+    let out = PathBuf::from(cargo("OUT_DIR")?);
     let target = out.ancestors().nth(3).unwrap_or(&out).join("ebpf");
     let status = toolchain
         .cargo_build()
         .current_dir(&programs)
-        .args([
-            "--package",
-            "cofferdam-ebpf",
-            "--quiet",
-            "--bin",
-            binary,
-            "--target-dir",
-        ])
+        .args(["--package", "cofferdam-ebpf", "--quiet"])
+        .args(["--bin", binary, "--target-dir"])
         .arg(&target)
-        .status();
-    match status {
-        Ok(status) if status.success() => target.join(TARGET).join("release").join(binary),
-        Ok(status) => fail(&format!(
+        .status()
+        .map_err(|error| format!("cannot run the cargo of the kernel programs: {error}"))?;
+    if !status.success() {
+        return Err(format!(
             "the kernel programs do not compile: cargo ended with {status}"
-        )),
-        Err(error) => fail(&format!(
-            "cannot run the cargo of the kernel programs: {error}"
-        )),
+        ));
     }
-}
-
-fn fail(message: &str) -> ! {
-    eprintln!("{message}");
-    exit(1);
+    let object = target.join(TARGET).join("release").join(binary);
+    println!("cargo::rustc-env={variable}={}", object.display());
+    Ok(())
 }
 
 /// Compiler flags of the kernel programs: those of `aya-build`, and the v3

@@ -9,7 +9,11 @@ use std::{
 };
 
 use aya::maps::MapType;
-use cofferdam_verdict::{bucket::Bucket, endpoint::{Binding, EndpointRecord}, table::Page};
+use cofferdam_verdict::{
+    bucket::Bucket,
+    endpoint::{Binding, EndpointRecord},
+    table::Page,
+};
 
 use crate::sys::{self, MapShape};
 
@@ -62,7 +66,12 @@ impl<T: MapValue> MappedArray<T> {
         let entries = entries as usize;
         let memory = sys::map_memory(map.as_fd(), entries * size_of::<T>())?;
         let memory = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
-        Ok(Self { map, memory, entries, _values: PhantomData })
+        Ok(Self {
+            map,
+            memory,
+            entries,
+            _values: PhantomData,
+        })
     }
 
     /// The values. What programs write meanwhile must be atomic in `T`.
@@ -98,6 +107,8 @@ impl<T> Drop for MappedArray<T> {
 
 impl<T> fmt::Debug for MappedArray<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MappedArray").field("entries", &self.entries).finish_non_exhaustive()
+        f.debug_struct("MappedArray")
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
     }
 }

@@ -86,10 +86,16 @@ impl Kernel {
         match tc::qdisc_add_clsact(interface) {
             Ok(()) | Err(TcError::AlreadyAttached) => {}
             Err(source) => {
-                return Err(AttachError::Qdisc { interface: interface.to_owned(), source });
+                return Err(AttachError::Qdisc {
+                    interface: interface.to_owned(),
+                    source,
+                });
             }
         }
-        let mut attachments = Attachments { filters: Vec::new(), links: Vec::new() };
+        let mut attachments = Attachments {
+            filters: Vec::new(),
+            links: Vec::new(),
+        };
         for program in Program::ALL.into_iter().filter(|program| program.filter) {
             let filter = self.attach_one(program, interface, || {
                 TcAttachOptions::Netlink(NlOptions {
@@ -130,13 +136,13 @@ impl Kernel {
             let id = classifier.attach_with_options(interface, direction, options())?;
             classifier.take_link(id)
         };
-        programs::program(self.ebpf(), program.name).and_then(attach).map_err(|source| {
-            AttachError::Attach {
+        programs::program(self.ebpf(), program.name)
+            .and_then(attach)
+            .map_err(|source| AttachError::Attach {
                 program,
                 interface: interface.to_owned(),
                 source: Box::new(source),
-            }
-        })
+            })
     }
 }
 

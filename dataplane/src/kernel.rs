@@ -1,6 +1,10 @@
 //! The programs and maps of one node, in the kernel.
 
-use std::{io, net::IpAddr, os::fd::{AsFd as _, OwnedFd}};
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
@@ -63,7 +67,9 @@ pub enum KernelError {
         source: MapError,
     },
     /// A table does not fit.
-    #[error("the decision table has {got} pages of 64 KiB, there is room for {room}: raise the limit of table pages")]
+    #[error(
+        "the decision table has {got} pages of 64 KiB, there is room for {room}: raise the limit of table pages"
+    )]
     TableTooLarge {
         /// Pages of the table.
         got: usize,
@@ -80,7 +86,9 @@ pub enum KernelError {
         room: u32,
     },
     /// An endpoint has more addresses than its record holds.
-    #[error("an endpoint has at most {MAX_ADDRESSES_V4} IPv4 and {MAX_ADDRESSES_V6} IPv6 addresses")]
+    #[error(
+        "an endpoint has at most {MAX_ADDRESSES_V4} IPv4 and {MAX_ADDRESSES_V6} IPv6 addresses"
+    )]
     TooManyAddresses,
     /// No room for another address.
     #[error("no room for address {address}: raise `limits.slots`")]
@@ -232,7 +240,10 @@ impl Kernel {
         for name in names {
             programs::program(&mut ebpf, &name)
                 .and_then(|program| program.load())
-                .map_err(|source| KernelError::Program { name, source: Box::new(source) })?;
+                .map_err(|source| KernelError::Program {
+                    name,
+                    source: Box::new(source),
+                })?;
         }
         Ok(Self {
             ebpf,
@@ -270,7 +281,10 @@ impl Kernel {
     pub fn publish(&mut self, table: &[Page]) -> Result<(), KernelError> {
         let room = self.limits.table_pages;
         if table.len() > room as usize {
-            return Err(KernelError::TableTooLarge { got: table.len(), room });
+            return Err(KernelError::TableTooLarge {
+                got: table.len(),
+                room,
+            });
         }
         if table.first().is_none_or(|page| {
             page[header::MAGIC] != MAGIC || page[header::VERSION] != LAYOUT_VERSION
@@ -311,7 +325,10 @@ impl Kernel {
     /// When there is no room.
     pub fn bind_address(&mut self, address: IpAddr, slot: u32) -> Result<(), KernelError> {
         if slot == 0 || slot >= self.limits.slots {
-            return Err(KernelError::NoSuchSlot { slot, room: self.limits.slots });
+            return Err(KernelError::NoSuchSlot {
+                slot,
+                room: self.limits.slots,
+            });
         }
         let Address { family, words } = address.into();
         match family {
@@ -367,11 +384,18 @@ impl Kernel {
     /// and nothing passes there. `false` if there was none.
     pub fn remove_endpoint(&mut self, ifindex: u32) -> bool {
         let index = writer(&self.settings, &self.endpoint_index);
-        let Some(value) = index.get(&[ifindex]) else { return false };
+        let Some(value) = index.get(&[ifindex]) else {
+            return false;
+        };
         index.remove(&[ifindex]);
         let number = value - 1;
         if let Some(record) = self.endpoints.values().get(number as usize) {
-            for slot in record.v4_slots.iter().chain(&record.v6_slots).filter(|&&slot| slot != 0) {
+            for slot in record
+                .v4_slots
+                .iter()
+                .chain(&record.v6_slots)
+                .filter(|&&slot| slot != 0)
+            {
                 if let Some(binding) = self.bindings.values().get(*slot as usize) {
                     binding.ifindex.store(0);
                     binding.bridge.store(0);
@@ -388,17 +412,30 @@ impl Kernel {
             ifindex: endpoint.ifindex,
             incarnation: endpoint.incarnation,
             primary_slot: endpoint.addresses.first().map_or(0, |&(_, slot)| slot),
-            mac: endpoint.mac.iter().fold(0, |mac, &byte| mac << 8 | u64::from(byte)),
+            mac: endpoint
+                .mac
+                .iter()
+                .fold(0, |mac, &byte| mac << 8 | u64::from(byte)),
             ..EndpointRecord::default()
         };
         record.flags.set_bits(
-            if endpoint.deny_all { flags::DENY_ALL } else { 0 }
-                | if endpoint.shared_hooks { flags::SHARED_HOOKS } else { 0 },
+            if endpoint.deny_all {
+                flags::DENY_ALL
+            } else {
+                0
+            } | if endpoint.shared_hooks {
+                flags::SHARED_HOOKS
+            } else {
+                0
+            },
         );
         let (mut v4, mut v6) = (0, 0);
         for &(address, slot) in &endpoint.addresses {
             if slot == 0 || slot >= self.limits.slots {
-                return Err(KernelError::NoSuchSlot { slot, room: self.limits.slots });
+                return Err(KernelError::NoSuchSlot {
+                    slot,
+                    room: self.limits.slots,
+                });
             }
             let Address { family, words } = address.into();
             match family {
@@ -426,7 +463,9 @@ impl Kernel {
                 .map_err(failed("wait for a grace period"))?;
             self.free.append(&mut self.resting);
         }
-        self.free.pop().ok_or(KernelError::EndpointsFull { room: self.limits.endpoints })
+        self.free.pop().ok_or(KernelError::EndpointsFull {
+            room: self.limits.endpoints,
+        })
     }
 
     /// All counters, summed over the CPUs, by their index.
@@ -436,17 +475,22 @@ impl Kernel {
     /// When the kernel does not let them be read.
     pub fn counters(&self) -> Result<Vec<Counter>, KernelError> {
         let name = map::COUNTERS;
-        let counters = self.ebpf.map(name).ok_or(MapError::InvalidName { name: name.into() });
+        let counters = self
+            .ebpf
+            .map(name)
+            .ok_or(MapError::InvalidName { name: name.into() });
         let array = counters.and_then(PerCpuArray::<_, Shared<Counter>>::try_from);
         let read = |source| KernelError::Map { name, source };
         let array = array.map_err(read)?;
         (0..COUNTERS)
             .map(|index| {
                 let per_cpu = array.get(&index, 0).map_err(read)?;
-                Ok(per_cpu.iter().fold(Counter::default(), |sum, Shared(one)| Counter {
-                    packets: sum.packets.wrapping_add(one.packets),
-                    bytes: sum.bytes.wrapping_add(one.bytes),
-                }))
+                Ok(per_cpu
+                    .iter()
+                    .fold(Counter::default(), |sum, Shared(one)| Counter {
+                        packets: sum.packets.wrapping_add(one.packets),
+                        bytes: sum.bytes.wrapping_add(one.bytes),
+                    }))
             })
             .collect()
     }
@@ -467,7 +511,10 @@ impl Kernel {
                         name: program.name.to_owned(),
                         source: Box::new(source),
                     })?;
-                Ok(VerifiedProgram { program, instructions: info.verified_instruction_count() })
+                Ok(VerifiedProgram {
+                    program,
+                    instructions: info.verified_instruction_count(),
+                })
             })
             .collect()
     }
@@ -484,8 +531,12 @@ impl Kernel {
         context: &TestContext,
         repeat: u32,
     ) -> Result<TestRun, KernelError> {
-        programs::test_run(&mut self.ebpf, name, packet, context, repeat)
-            .map_err(|source| KernelError::Program { name: name.to_owned(), source: Box::new(source) })
+        programs::test_run(&mut self.ebpf, name, packet, context, repeat).map_err(|source| {
+            KernelError::Program {
+                name: name.to_owned(),
+                source: Box::new(source),
+            }
+        })
     }
 
     /// The loaded object, for attaching.

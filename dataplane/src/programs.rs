@@ -24,17 +24,29 @@ pub struct Program {
 
 impl Program {
     /// For the tcx link on a workload's way out.
-    pub const FROM_WORKLOAD: Self =
-        Self { name: "from_workload", hook: Hook::FromWorkload, filter: false };
+    pub const FROM_WORKLOAD: Self = Self {
+        name: "from_workload",
+        hook: Hook::FromWorkload,
+        filter: false,
+    };
     /// For the clsact filter on a workload's way out.
-    pub const FROM_WORKLOAD_FILTER: Self =
-        Self { name: "from_workload_f", hook: Hook::FromWorkload, filter: true };
+    pub const FROM_WORKLOAD_FILTER: Self = Self {
+        name: "from_workload_f",
+        hook: Hook::FromWorkload,
+        filter: true,
+    };
     /// For the tcx link on the way to a workload.
-    pub const TO_WORKLOAD: Self =
-        Self { name: "to_workload", hook: Hook::ToWorkload, filter: false };
+    pub const TO_WORKLOAD: Self = Self {
+        name: "to_workload",
+        hook: Hook::ToWorkload,
+        filter: false,
+    };
     /// For the clsact filter on the way to a workload.
-    pub const TO_WORKLOAD_FILTER: Self =
-        Self { name: "to_workload_f", hook: Hook::ToWorkload, filter: true };
+    pub const TO_WORKLOAD_FILTER: Self = Self {
+        name: "to_workload_f",
+        hook: Hook::ToWorkload,
+        filter: true,
+    };
 
     /// All of them.
     pub const ALL: [Self; 4] = [
@@ -129,7 +141,11 @@ pub(crate) fn test_run(
         let at = 48 + 4 * i;
         u32::from_ne_bytes(std::array::from_fn(|k| context_out[at + k]))
     });
-    Ok(TestRun { returned: result.return_value.cast_signed(), duration: result.duration, cb })
+    Ok(TestRun {
+        returned: result.return_value.cast_signed(),
+        duration: result.duration,
+        cb,
+    })
 }
 
 /// A program of the object by its symbol.
@@ -137,5 +153,7 @@ pub(crate) fn program<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
 ) -> Result<&'a mut SchedClassifier, ProgramError> {
-    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
+    ebpf.program_mut(name)
+        .ok_or(ProgramError::NotLoaded)?
+        .try_into()
 }

@@ -65,9 +65,19 @@ pub(crate) struct MapShape<'a> {
 fn bpf<T>(command: c_long, attributes: &T) -> io::Result<c_long> {
     // SAFETY: the attributes are a live, initialised struct of the stated size
     // without padding; the kernel reads that much and treats the rest as zero.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn owned(descriptor: c_long) -> io::Result<OwnedFd> {
@@ -97,7 +107,11 @@ pub(crate) fn create_map(shape: &MapShape<'_>) -> io::Result<OwnedFd> {
 
 /// Stores a map in an array of maps. Returns after a grace period: whoever read
 /// the old one has finished.
-pub(crate) fn set_inner(outer: BorrowedFd<'_>, index: u32, inner: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn set_inner(
+    outer: BorrowedFd<'_>,
+    index: u32,
+    inner: BorrowedFd<'_>,
+) -> io::Result<()> {
     let value = inner.as_raw_fd() as u32;
     let attributes = MapUpdate {
         map_fd: outer.as_raw_fd() as u32,
@@ -132,11 +146,16 @@ impl PrivateBpffs {
     pub(crate) fn new() -> io::Result<Self> {
         const FSCONFIG_CMD_CREATE: c_uint = 6;
         let call = |result: c_long| {
-            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+            if result < 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(result)
+            }
         };
         // SAFETY: a constant name; no memory is written.
-        let context =
-            owned(call(unsafe { libc::syscall(libc::SYS_fsopen, c"bpf".as_ptr(), 1) })?)?;
+        let context = owned(call(unsafe {
+            libc::syscall(libc::SYS_fsopen, c"bpf".as_ptr(), 1)
+        })?)?;
         // SAFETY: the command takes no key and no value.
         call(unsafe {
             libc::syscall(
@@ -149,8 +168,9 @@ impl PrivateBpffs {
             )
         })?;
         // SAFETY: only descriptors and flags are passed.
-        let mount =
-            owned(call(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?)?;
+        let mount = owned(call(unsafe {
+            libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0)
+        })?)?;
         Ok(Self { mount })
     }
 
@@ -173,7 +193,11 @@ pub(crate) fn map_memory(map: BorrowedFd<'_>, bytes: usize) -> io::Result<*mut u
             0,
         )
     };
-    if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address.cast()) }
+    if address == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(address.cast())
+    }
 }
 
 /// Undoes [`map_memory`].

@@ -1,7 +1,7 @@
 //! Documents: YAML text to the desired state.
 //!
 //! [`parse`] reads one file, [`assemble`] puts the documents of all files together
-//! to an [`Inventory`]; [`read`] finds the files. A file may hold many documents,
+//! to an [`Inventory`](crate::inventory::Inventory); [`read`] finds the files. A file may hold many documents,
 //! and lists of them. Kinds that say nothing about policies are passed over, for
 //! people keep whole manifests in one place; a policy of a kind or version that is
 //! not supported is an error, because silence would look like protection.

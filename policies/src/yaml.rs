@@ -28,6 +28,12 @@ const MAX_NODES: usize = 4_000_000;
 /// Most nodes that all anchors and aliases of one document may copy.
 const MAX_ALIASED: usize = 100_000;
 
+/// Most [`flow_marks`] of one document. The parser holds every token of a flow
+/// collection until it knows that the collection is not a key: some 350 bytes a
+/// mark, so half a gigabyte. 16 MiB of JSON with a key and a string on each line of
+/// 45 bytes stay just below.
+const MAX_FLOW_MARKS: usize = 1_500_000;
+
 /// A place in the text; both count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Mark {
@@ -178,6 +184,13 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
 /// documents.
 fn parse_piece<'t>(piece: &Piece<'t>, documents: &mut Vec<Result<Node<'t>, Failure>>) {
     let mut builder = Builder::new(piece.lines_before);
+    if flow_marks(piece.text) > MAX_FLOW_MARKS {
+        documents.push(Err(Failure {
+            mark: builder.mark(1, 0),
+            kind: FailureKind::TooManyNodes,
+        }));
+        return;
+    }
     let mut parser = Parser::new_from_str(piece.text);
     while let Some(event) = parser.next_event() {
         let step = match event {
@@ -196,6 +209,32 @@ fn parse_piece<'t>(piece: &Piece<'t>, documents: &mut Vec<Result<Node<'t>, Failu
             }
         }
     }
+}
+
+/// How many tokens text may have from its first flow collection on, more or less:
+/// marks that begin or end one, quotes counting half. What is quoted or commented
+/// out counts too, since only the parser could tell.
+fn flow_marks(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let first = bytes.iter().position(|b| matches!(b, b'[' | b'{'));
+    let flow = &bytes[first.unwrap_or(bytes.len())..];
+    let mut quotes = 0;
+    let mut marks = 0;
+    for (index, byte) in flow.iter().enumerate() {
+        match byte {
+            b',' | b'[' | b']' | b'{' | b'}' | b'&' | b'*' | b'!' | b'?' => marks += 1,
+            b'\'' | b'"' => quotes += 1,
+            // Not the colons of addresses.
+            b':' if flow
+                .get(index + 1)
+                .is_none_or(|next| !next.is_ascii_alphanumeric()) =>
+            {
+                marks += 1;
+            }
+            _ => {}
+        }
+    }
+    marks + quotes / 2
 }
 
 /// A collection that has been opened and not closed.
@@ -700,6 +739,26 @@ mod tests {
             text.push_str(&format!("- &a{i} [*a{}]\n", i - 1));
         }
         assert_eq!(failure(&text).kind, FailureKind::TooDeep);
+    }
+
+    #[test]
+    fn a_flow_collection_has_a_bound_on_either_side() {
+        // A bracket, then a mark for each comma.
+        let list = |commas: usize| format!("[{}", "x,".repeat(commas));
+        let within = failure(&list(1000));
+        assert!(matches!(within.kind, FailureKind::Syntax(_)), "{within:?}");
+        assert_eq!(flow_marks(&list(MAX_FLOW_MARKS - 1)), MAX_FLOW_MARKS);
+        assert_eq!(
+            failure(&list(MAX_FLOW_MARKS)).kind,
+            FailureKind::TooManyNodes
+        );
+    }
+
+    #[test]
+    fn flow_marks_are_of_either_quotes_and_not_of_addresses() {
+        assert_eq!(flow_marks("a: 'x', \"y\"\n"), 0);
+        assert_eq!(flow_marks("[2001:db8:1:2:3:4:5:6/128]"), 2);
+        assert_eq!(flow_marks("{\"a\":\"b\", c: d}"), 2 + 2 + 1 + 2);
     }
 
     #[test]

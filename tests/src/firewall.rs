@@ -38,7 +38,11 @@ use crate::{
 pub const NODE: &str = "n1";
 
 /// Room for the small worlds of tests.
-pub const LIMITS: Limits = Limits { endpoints: 32, slots: 2048, table_pages: 16 };
+pub const LIMITS: Limits = Limits {
+    endpoints: 32,
+    slots: 2048,
+    table_pages: 16,
+};
 
 /// What documents say of a workload, beside its addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,7 +71,8 @@ impl Pod {
 
     /// Gives it a named port.
     pub fn port(mut self, name: &str, protocol: &str, number: u16) -> Self {
-        self.ports.push((name.to_owned(), protocol.to_owned(), number));
+        self.ports
+            .push((name.to_owned(), protocol.to_owned(), number));
         self
     }
 
@@ -80,11 +85,17 @@ impl Pod {
         for (key, value) in &self.labels {
             write!(text, "{key}: \"{value}\", ").expect("writing to a string");
         }
-        write!(text, "}}\nspec:\n  nodeName: {NODE}\n  containers:\n  - name: c\n    ports: [")
-            .expect("writing to a string");
+        write!(
+            text,
+            "}}\nspec:\n  nodeName: {NODE}\n  containers:\n  - name: c\n    ports: ["
+        )
+        .expect("writing to a string");
         for (name, protocol, number) in &self.ports {
-            write!(text, "{{name: {name}, protocol: {protocol}, containerPort: {number}}}, ")
-                .expect("writing to a string");
+            write!(
+                text,
+                "{{name: {name}, protocol: {protocol}, containerPort: {number}}}, "
+            )
+            .expect("writing to a string");
         }
         text.push_str("]\nstatus:\n  podIPs:\n");
         for address in addresses {
@@ -114,8 +125,16 @@ pub fn node_document(addresses: &[IpAddr]) -> String {
 /// Both addresses of a workload.
 pub fn addresses(workload: &Workload) -> [IpAddr; 2] {
     [
-        workload.end.ipv4.expect("workloads have both families").into(),
-        workload.end.ipv6.expect("workloads have both families").into(),
+        workload
+            .end
+            .ipv4
+            .expect("workloads have both families")
+            .into(),
+        workload
+            .end
+            .ipv6
+            .expect("workloads have both families")
+            .into(),
     ]
 }
 
@@ -230,7 +249,9 @@ impl Firewall {
     ///
     /// When nothing is.
     pub fn compiled(&self) -> &Compiled {
-        self.compiled.as_ref().expect("documents were put in force before")
+        self.compiled
+            .as_ref()
+            .expect("documents were put in force before")
     }
 
     /// Puts documents in force, and every workload of the world as an endpoint.
@@ -243,8 +264,12 @@ impl Firewall {
     pub fn enforce(&mut self, world: &World, pods: &[Pod], policies: &str) {
         let mut documents = vec![policies.to_owned()];
         let node = &world.node().end;
-        let node: Vec<IpAddr> =
-            node.ipv4.map(IpAddr::from).into_iter().chain(node.ipv6.map(IpAddr::from)).collect();
+        let node: Vec<IpAddr> = node
+            .ipv4
+            .map(IpAddr::from)
+            .into_iter()
+            .chain(node.ipv6.map(IpAddr::from))
+            .collect();
         documents.push(node_document(&node));
         for pod in pods {
             let workload = named(world, &pod.name);
@@ -271,7 +296,9 @@ impl Firewall {
             revision: self.revision,
         })
         .unwrap_or_else(|error| panic!("{error}"));
-        self.kernel.publish(compiled.pages()).unwrap_or_else(|error| panic!("{error}"));
+        self.kernel
+            .publish(compiled.pages())
+            .unwrap_or_else(|error| panic!("{error}"));
         for address in std::mem::take(&mut self.bound) {
             self.kernel.release_address(address);
         }
@@ -300,7 +327,11 @@ impl Firewall {
             mac: workload.end.mac.0,
             incarnation: workload.host_ifindex,
             addresses: slots.map(|slot| (slot.address, slot.number)).collect(),
-            bridge: world.node().bridge.as_ref().map_or(0, |bridge| bridge.ifindex),
+            bridge: world
+                .node()
+                .bridge
+                .as_ref()
+                .map_or(0, |bridge| bridge.ifindex),
             deny_all: false,
             shared_hooks: false,
         }
@@ -308,7 +339,9 @@ impl Firewall {
 
     fn set_endpoint(&mut self, world: &World, name: &str) {
         let endpoint = self.endpoint(world, name);
-        self.kernel.set_endpoint(&endpoint).unwrap_or_else(|error| panic!("{error}"));
+        self.kernel
+            .set_endpoint(&endpoint)
+            .unwrap_or_else(|error| panic!("{error}"));
         self.endpoints.push(endpoint.ifindex);
     }
 
@@ -319,7 +352,9 @@ impl Firewall {
     /// When the kernel refuses.
     pub fn attach(&mut self, world: &World) {
         let namespace = world.node().namespace.try_clone().expect("a descriptor");
-        let inside = namespace.enter().expect("the node's namespace can be entered");
+        let inside = namespace
+            .enter()
+            .expect("the node's namespace can be entered");
         let interfaces = world
             .workloads()
             .iter()
@@ -329,7 +364,10 @@ impl Firewall {
             })
             .collect();
         drop(inside);
-        self.attached = Some(Attached { interfaces, namespace });
+        self.attached = Some(Attached {
+            interfaces,
+            namespace,
+        });
     }
 
     /// What is attached, by interface, in the order of the world's workloads.
@@ -338,7 +376,11 @@ impl Firewall {
     ///
     /// When nothing is.
     pub fn attached(&mut self) -> &mut [Attachments] {
-        &mut self.attached.as_mut().expect("programs were attached before").interfaces
+        &mut self
+            .attached
+            .as_mut()
+            .expect("programs were attached before")
+            .interfaces
     }
 
     /// Takes the programs off all interfaces.
@@ -355,8 +397,13 @@ impl Firewall {
     /// When they do not come to rest, or the kernel does not let them be read.
     pub fn ledger(&self) -> Ledger {
         const PATIENCE: Duration = Duration::from_secs(30);
-        let read =
-            || Ledger::new(self.kernel.counters().unwrap_or_else(|error| panic!("{error}")));
+        let read = || {
+            Ledger::new(
+                self.kernel
+                    .counters()
+                    .unwrap_or_else(|error| panic!("{error}")),
+            )
+        };
         let deadline = Instant::now() + PATIENCE;
         let mut before = read();
         loop {
@@ -364,7 +411,10 @@ impl Firewall {
             if now == before {
                 return now;
             }
-            assert!(Instant::now() < deadline, "counters do not come to rest: {now}");
+            assert!(
+                Instant::now() < deadline,
+                "counters do not come to rest: {now}"
+            );
             before = now;
         }
     }
@@ -392,7 +442,10 @@ impl Firewall {
     pub fn judge(&self, hook: Hook, frame: &[u8], context: &TestContext) -> (Case, Verdict) {
         let case = judge::judge(
             &self.kernel.memory(),
-            &SliceFrame { bytes: frame, gso: context.gso_size != 0 },
+            &SliceFrame {
+                bytes: frame,
+                gso: context.gso_size != 0,
+            },
             &Context {
                 ifindex: context.ifindex,
                 ingress_ifindex: context.ingress_ifindex,
@@ -401,7 +454,10 @@ impl Firewall {
             },
             hook,
         );
-        (case, Verdict::from_any_word(case.enforced).expect("every case has an answer"))
+        (
+            case,
+            Verdict::from_any_word(case.enforced).expect("every case has an answer"),
+        )
     }
 
     /// The oracle for the documents in force.
@@ -420,7 +476,10 @@ impl Firewall {
 ///
 /// When there is none.
 pub fn named<'a>(world: &'a World, name: &str) -> &'a Workload {
-    let found = world.workloads().iter().find(|workload| workload.name == name);
+    let found = world
+        .workloads()
+        .iter()
+        .find(|workload| workload.name == name);
     found.unwrap_or_else(|| panic!("the world has no workload {name}"))
 }
 
@@ -429,7 +488,11 @@ fn inventory(documents: &[String]) -> Inventory {
     let mut all = Vec::new();
     for (i, text) in documents.iter().enumerate() {
         let parsed = documents::parse(&format!("{i}.yaml"), text.as_bytes());
-        assert!(parsed.rejected.is_empty(), "{:?}\n{text}", parsed.diagnostics);
+        assert!(
+            parsed.rejected.is_empty(),
+            "{:?}\n{text}",
+            parsed.diagnostics
+        );
         all.extend(parsed.documents);
     }
     let assembled = documents::assemble(all);

@@ -19,7 +19,10 @@ pub const PORTS: [u16; 6] = [79, 80, 81, 82, 443, 65535];
 /// CIDRs that rules are about. The pods of a world are in 10.64.0.0/16 and
 /// fd64::/64, outside addresses in the others.
 const BLOCKS: [(&str, &[&str]); 8] = [
-    ("0.0.0.0/0", &["10.64.0.0/16", "198.51.100.0/24", "0.0.0.0/1"]),
+    (
+        "0.0.0.0/0",
+        &["10.64.0.0/16", "198.51.100.0/24", "0.0.0.0/1"],
+    ),
     ("10.64.0.0/16", &["10.64.0.2/32", "10.64.0.0/30"]),
     ("10.64.0.3/32", &[]),
     ("198.51.100.0/24", &["198.51.100.128/25", "198.51.100.7/32"]),
@@ -77,7 +80,11 @@ pub fn policies(rng: &mut Rng) -> String {
     }
     for i in 0..rng.usize(..5) {
         let namespace = one(rng, &NAMESPACES);
-        let audit = if rng.u8(..8) == 0 { ", annotations: {cofferdam.dev/mode: audit}" } else { "" };
+        let audit = if rng.u8(..8) == 0 {
+            ", annotations: {cofferdam.dev/mode: audit}"
+        } else {
+            ""
+        };
         write!(
             text,
             "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{i}, namespace: {namespace}{audit}}}\nspec:\n  podSelector: {}\n",
@@ -86,7 +93,13 @@ pub fn policies(rng: &mut Rng) -> String {
         .expect("writing to a string");
         let types = one(
             rng,
-            &["", "", "  policyTypes: [Ingress]\n", "  policyTypes: [Egress]\n", "  policyTypes: [Ingress, Egress]\n"],
+            &[
+                "",
+                "",
+                "  policyTypes: [Ingress]\n",
+                "  policyTypes: [Egress]\n",
+                "  policyTypes: [Ingress, Egress]\n",
+            ],
         );
         text.push_str(types);
         for (section, peers) in [("ingress", "from"), ("egress", "to")] {
@@ -146,12 +159,22 @@ fn peer(rng: &mut Rng) -> String {
     match rng.u8(..5) {
         0 | 1 => format!("{{podSelector: {}}}", selector(rng)),
         2 => format!("{{namespaceSelector: {}}}", namespaces(rng)),
-        3 => format!("{{namespaceSelector: {}, podSelector: {}}}", namespaces(rng), selector(rng)),
+        3 => format!(
+            "{{namespaceSelector: {}, podSelector: {}}}",
+            namespaces(rng),
+            selector(rng)
+        ),
         _ => {
             let (cidr, excepts) = BLOCKS[rng.usize(..BLOCKS.len())];
-            let except: Vec<String> =
-                excepts.iter().filter(|_| rng.bool()).map(|cidr| format!("\"{cidr}\"")).collect();
-            format!("{{ipBlock: {{cidr: \"{cidr}\", except: [{}]}}}}", except.join(", "))
+            let except: Vec<String> = excepts
+                .iter()
+                .filter(|_| rng.bool())
+                .map(|cidr| format!("\"{cidr}\""))
+                .collect();
+            format!(
+                "{{ipBlock: {{cidr: \"{cidr}\", except: [{}]}}}}",
+                except.join(", ")
+            )
         }
     }
 }
@@ -165,7 +188,10 @@ fn namespaces(rng: &mut Rng) -> String {
 }
 
 fn port(rng: &mut Rng) -> String {
-    let protocol = one(rng, &["", "protocol: TCP", "protocol: UDP", "protocol: SCTP"]);
+    let protocol = one(
+        rng,
+        &["", "protocol: TCP", "protocol: UDP", "protocol: SCTP"],
+    );
     let port = match rng.u8(..5) {
         0 => String::new(),
         1 => "port: serve".to_owned(),

@@ -32,18 +32,32 @@ pub struct Moved {
 
 /// `packets` allowed at `hook` for `reason`.
 pub fn allowed(hook: Hook, reason: Reason, packets: u64) -> Moved {
-    Moved { hook, action: Action::Allow, reason, packets }
+    Moved {
+        hook,
+        action: Action::Allow,
+        reason,
+        packets,
+    }
 }
 
 /// `packets` denied at `hook` for `reason`.
 pub fn denied(hook: Hook, reason: Reason, packets: u64) -> Moved {
-    Moved { hook, action: Action::Deny, reason, packets }
+    Moved {
+        hook,
+        action: Action::Deny,
+        reason,
+        packets,
+    }
 }
 
 impl Ledger {
     /// A ledger of the counters as the kernel gives them, by their index.
     pub fn new(counters: Vec<Counter>) -> Self {
-        assert_eq!(counters.len(), COUNTERS as usize, "one counter for each index");
+        assert_eq!(
+            counters.len(),
+            COUNTERS as usize,
+            "one counter for each index"
+        );
         Self { counters }
     }
 
@@ -63,7 +77,10 @@ impl Ledger {
 
     /// Packets that a hook has allowed or denied for any reason.
     pub fn total(&self, hook: Hook, action: Action) -> u64 {
-        Reason::ALL.iter().map(|&reason| self.judged(hook, action, reason)).sum()
+        Reason::ALL
+            .iter()
+            .map(|&reason| self.judged(hook, action, reason))
+            .sum()
     }
 
     /// Every counter that moved since `before`.
@@ -75,7 +92,12 @@ impl Ledger {
                     let now = self.judged(hook, action, reason);
                     let packets = now - before.judged(hook, action, reason);
                     if packets > 0 {
-                        moved.push(Moved { hook, action, reason, packets });
+                        moved.push(Moved {
+                            hook,
+                            action,
+                            reason,
+                            packets,
+                        });
                     }
                 }
             }
@@ -112,7 +134,10 @@ impl Ledger {
         let moved = self.since(before);
         let unexpected = moved.iter().any(|counter| !expected.contains(counter));
         let missing = expected.iter().any(|counter| !moved.contains(counter));
-        assert!(!unexpected && !missing, "{about}: expected {expected:?}, moved {moved:?}");
+        assert!(
+            !unexpected && !missing,
+            "{about}: expected {expected:?}, moved {moved:?}"
+        );
     }
 }
 

@@ -13,7 +13,12 @@ fn reasons() -> String {
          | number | name | meaning |\n|---|---|---|\n",
     );
     for &reason in Reason::ALL {
-        text += &format!("| {} | `{}` | {} |\n", reason as u8, reason.name(), reason.help());
+        text += &format!(
+            "| {} | `{}` | {} |\n",
+            reason as u8,
+            reason.name(),
+            reason.help()
+        );
     }
     text + "\nGenerated from `dataplane/verdict/src/reason.rs`: after a change there, run the test\n\
             `documentation` with `COFFERDAM_BLESS=1`.\n"
@@ -26,5 +31,8 @@ fn reasons_are_documented_as_they_are() {
         fs::write(&path, reasons()).expect("the file can be written");
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == reasons(), "docs/reasons.md is out of date: run with COFFERDAM_BLESS=1");
+    assert!(
+        written == reasons(),
+        "docs/reasons.md is out of date: run with COFFERDAM_BLESS=1"
+    );
 }

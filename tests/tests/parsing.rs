@@ -2,9 +2,9 @@
 //! wrong in one place.
 
 use cofferdam_tests::packet::{
-    Checksum, End, Extension, Family, Packet, arp_announcement, arp_request, ether, ethertype,
-    gre, icmp, ip_protocol, ipip, neighbour_advertisement, neighbour_solicitation, no_next_header,
-    ping, protocol, router_solicitation, sctp, tcp, udp,
+    Checksum, End, Extension, Family, Packet, arp_announcement, arp_request, ether, ethertype, gre,
+    icmp, ip_protocol, ipip, neighbour_advertisement, neighbour_solicitation, no_next_header, ping,
+    protocol, router_solicitation, sctp, tcp, udp,
 };
 use cofferdam_verdict::{
     packet::{self as parser, Packet as Parsed, Part},
@@ -24,7 +24,13 @@ fn ends() -> (End, End) {
 /// A TCP SYN to port 5432, the usual packet of these tests.
 fn syn(family: Family) -> Packet<cofferdam_tests::packet::Tcp> {
     let (from, to) = ends();
-    tcp().family(family).from(from).to(to).sport(40_000).dport(5432).syn()
+    tcp()
+        .family(family)
+        .from(from)
+        .to(to)
+        .sport(40_000)
+        .dport(5432)
+        .syn()
 }
 
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
@@ -34,12 +40,29 @@ fn ports_and_addresses_are_read_in_both_families() {
     for family in BOTH {
         let (from, to) = ends();
         let parsed = parse_bytes(&syn(family).bytes()).expect("a good packet");
-        assert_eq!(std::net::IpAddr::from(parsed.source), from.ip(family).expect("both"));
-        assert_eq!(std::net::IpAddr::from(parsed.destination), to.ip(family).expect("both"));
-        assert_eq!((parsed.source_port, parsed.destination_port), (40_000, 5432));
-        assert_eq!((parsed.protocol, parsed.part, parsed.tcp_flags), (6, Part::Whole, 2));
+        assert_eq!(
+            std::net::IpAddr::from(parsed.source),
+            from.ip(family).expect("both")
+        );
+        assert_eq!(
+            std::net::IpAddr::from(parsed.destination),
+            to.ip(family).expect("both")
+        );
+        assert_eq!(
+            (parsed.source_port, parsed.destination_port),
+            (40_000, 5432)
+        );
+        assert_eq!(
+            (parsed.protocol, parsed.part, parsed.tcp_flags),
+            (6, Part::Whole, 2)
+        );
 
-        let datagram = udp().family(family).from(from).to(to).dport(53).payload(b"query");
+        let datagram = udp()
+            .family(family)
+            .from(from)
+            .to(to)
+            .dport(53)
+            .payload(b"query");
         let parsed = parse_bytes(&datagram.bytes()).expect("a good packet");
         assert_eq!((parsed.protocol, parsed.destination_port), (17, 53));
 
@@ -53,9 +76,15 @@ fn ports_and_addresses_are_read_in_both_families() {
 fn icmp_type_and_code_stand_for_the_port() {
     let (from, to) = ends();
     let echo = parse_bytes(&ping(Family::V4).from(from).to(to).echo(77, 1).bytes());
-    assert_eq!(echo.map(|p| (p.destination_port, p.source_port)), Ok((8 << 8, 77)));
+    assert_eq!(
+        echo.map(|p| (p.destination_port, p.source_port)),
+        Ok((8 << 8, 77))
+    );
     let echo = parse_bytes(&ping(Family::V6).from(from).to(to).echo(77, 1).bytes());
-    assert_eq!(echo.map(|p| (p.protocol, p.destination_port)), Ok((58, 128 << 8)));
+    assert_eq!(
+        echo.map(|p| (p.protocol, p.destination_port)),
+        Ok((58, 128 << 8))
+    );
     let other = parse_bytes(&icmp(3, 13).from(from).to(to).bytes());
     assert_eq!(other.map(|p| p.destination_port), Ok(3 << 8 | 13));
 }
@@ -66,10 +95,16 @@ fn ip_options_do_not_shift_the_ports() {
     let mimic = [0x9c, 0x40, 0x00, 0x50, 0, 0, 0, 0];
     for length in [4, 8] {
         let packet = syn(Family::V4).ip_options(&mimic[..length]);
-        assert_eq!(parse_bytes(&packet.bytes()).map(|p| p.destination_port), Ok(5432));
+        assert_eq!(
+            parse_bytes(&packet.bytes()).map(|p| p.destination_port),
+            Ok(5432)
+        );
     }
     let most = syn(Family::V4).ip_options(&[1; 40]);
-    assert_eq!(parse_bytes(&most.bytes()).map(|p| p.destination_port), Ok(5432));
+    assert_eq!(
+        parse_bytes(&most.bytes()).map(|p| p.destination_port),
+        Ok(5432)
+    );
 }
 
 #[test]
@@ -110,7 +145,9 @@ fn truncated_frames_are_malformed_at_every_length() {
     let (from, to) = ends();
     let packets = [
         syn(Family::V4).erased(),
-        syn(Family::V6).extension(Extension::hop_by_hop(&[])).erased(),
+        syn(Family::V6)
+            .extension(Extension::hop_by_hop(&[]))
+            .erased(),
         udp().from(from).to(to).erased(),
         sctp().family(Family::V6).from(from).to(to).init(1).erased(),
         ping(Family::V6).from(from).to(to).erased(),
@@ -119,7 +156,11 @@ fn truncated_frames_are_malformed_at_every_length() {
         let bytes = packet.bytes();
         assert!(parse_bytes(&bytes).is_ok(), "{packet}");
         for length in 0..bytes.len() {
-            assert_eq!(parse_bytes(&bytes[..length]), Err(Reason::Malformed), "{packet}, {length}");
+            assert_eq!(
+                parse_bytes(&bytes[..length]),
+                Err(Reason::Malformed),
+                "{packet}, {length}"
+            );
         }
     }
 }
@@ -127,7 +168,10 @@ fn truncated_frames_are_malformed_at_every_length() {
 #[test]
 fn padding_behind_a_packet_is_no_part_of_it() {
     let packet = syn(Family::V4).padded_to(100);
-    assert_eq!(parse_bytes(&packet.bytes()).map(|p| p.transport_bytes), Ok(20));
+    assert_eq!(
+        parse_bytes(&packet.bytes()).map(|p| p.transport_bytes),
+        Ok(20)
+    );
 }
 
 #[test]
@@ -142,7 +186,11 @@ fn extension_headers_are_walked_to_the_transport() {
     ];
     for packet in walked {
         let parsed = parse_bytes(&packet.bytes()).unwrap_or_else(|e| panic!("{packet}: {e:?}"));
-        assert_eq!((parsed.protocol, parsed.destination_port), (6, 5432), "{packet}");
+        assert_eq!(
+            (parsed.protocol, parsed.destination_port),
+            (6, 5432),
+            "{packet}"
+        );
         assert_eq!(parsed.part, Part::Whole);
     }
 }
@@ -151,23 +199,47 @@ fn extension_headers_are_walked_to_the_transport() {
 fn extension_chains_out_of_bounds_are_refused() {
     let (from, to) = ends();
     let refused = [
-        syn(Family::V6).extensions(9, Extension::destination_options(&[])).erased(),
-        syn(Family::V6).extensions(60, Extension::destination_options(&[])).erased(),
-        syn(Family::V6).extension(Extension::destination_options(&[0; 2000])).erased(),
+        syn(Family::V6)
+            .extensions(9, Extension::destination_options(&[]))
+            .erased(),
+        syn(Family::V6)
+            .extensions(60, Extension::destination_options(&[]))
+            .erased(),
+        syn(Family::V6)
+            .extension(Extension::destination_options(&[0; 2000]))
+            .erased(),
         // A hop-by-hop header anywhere but first; two fragment headers.
         syn(Family::V6)
             .extension(Extension::destination_options(&[]))
             .extension(Extension::hop_by_hop(&[]))
             .erased(),
-        syn(Family::V6).extensions(2, Extension::fragment(9, 0, false)).erased(),
-        no_next_header().family(Family::V6).from(from).to(to).erased(),
-        syn(Family::V6).extension(Extension::measured(135, &[])).erased(),
-        syn(Family::V6).extension(Extension::measured(139, &[])).erased(),
-        syn(Family::V6).extension(Extension::measured(140, &[])).erased(),
-        syn(Family::V6).extension(Extension::measured(253, &[])).erased(),
+        syn(Family::V6)
+            .extensions(2, Extension::fragment(9, 0, false))
+            .erased(),
+        no_next_header()
+            .family(Family::V6)
+            .from(from)
+            .to(to)
+            .erased(),
+        syn(Family::V6)
+            .extension(Extension::measured(135, &[]))
+            .erased(),
+        syn(Family::V6)
+            .extension(Extension::measured(139, &[]))
+            .erased(),
+        syn(Family::V6)
+            .extension(Extension::measured(140, &[]))
+            .erased(),
+        syn(Family::V6)
+            .extension(Extension::measured(253, &[]))
+            .erased(),
     ];
     for packet in refused {
-        assert_eq!(parse_bytes(&packet.bytes()), Err(Reason::Ipv6Chain), "{packet}");
+        assert_eq!(
+            parse_bytes(&packet.bytes()),
+            Err(Reason::Ipv6Chain),
+            "{packet}"
+        );
     }
     // A header that claims to be longer than the packet.
     let long = syn(Family::V6).extension(Extension::destination_options(&[]).with_length(9));
@@ -196,7 +268,11 @@ fn tiny_first_fragments_are_malformed() {
     for family in BOTH {
         let mut pieces = syn(family).fragments(&[8]).into_iter();
         let first = pieces.next().expect("two pieces");
-        assert_eq!(parse_bytes(&first.bytes()), Err(Reason::Malformed), "{first}");
+        assert_eq!(
+            parse_bytes(&first.bytes()),
+            Err(Reason::Malformed),
+            "{first}"
+        );
     }
 }
 
@@ -211,7 +287,11 @@ fn other_protocols_are_named_by_number_and_have_no_ports() {
         (ip_protocol(99).from(from).to(to), 99),
     ] {
         let parsed = parse_bytes(&packet.bytes()).expect("a good packet");
-        assert_eq!((parsed.protocol, parsed.destination_port), (number, 0), "{packet}");
+        assert_eq!(
+            (parsed.protocol, parsed.destination_port),
+            (number, 0),
+            "{packet}"
+        );
     }
 }
 
@@ -220,9 +300,16 @@ fn unknown_ethertypes_are_refused() {
     let (from, to) = ends();
     for kind in [0x8847, 0x8863, 0x88e5, 0x888e, 0x0026, 0x9000] {
         let packet = ether(kind).from(from).to(to).payload(&[0; 46]);
-        assert_eq!(parse_bytes(&packet.bytes()), Err(Reason::Ethertype), "{packet}");
+        assert_eq!(
+            parse_bytes(&packet.bytes()),
+            Err(Reason::Ethertype),
+            "{packet}"
+        );
     }
-    assert_eq!(parse_bytes(&syn(Family::V4).snap().bytes()), Err(Reason::Ethertype));
+    assert_eq!(
+        parse_bytes(&syn(Family::V4).snap().bytes()),
+        Err(Reason::Ethertype)
+    );
     // The EtherType says what the receiver will parse.
     let lie = syn(Family::V4).ethertype(ethertype::IPV6);
     assert_eq!(parse_bytes(&lie.bytes()), Err(Reason::Malformed));
@@ -232,9 +319,15 @@ fn unknown_ethertypes_are_refused() {
 fn arp_is_read_whole_or_not_at_all() {
     let (from, to) = ends();
     let read = |bytes: &[u8]| parser::arp(&SliceFrame { bytes, gso: false });
-    for packet in [arp_request().from(from).to(to), arp_announcement().from(from)] {
+    for packet in [
+        arp_request().from(from).to(to),
+        arp_announcement().from(from),
+    ] {
         let arp = read(&packet.bytes()).unwrap_or_else(|| panic!("{packet}"));
-        assert_eq!(std::net::IpAddr::from(arp.sender), from.ip(Family::V4).expect("both"));
+        assert_eq!(
+            std::net::IpAddr::from(arp.sender),
+            from.ip(Family::V4).expect("both")
+        );
         assert_eq!(arp.sender_mac.to_be_bytes()[2..], from.mac.0);
     }
     for packet in [
@@ -257,8 +350,19 @@ fn neighbour_messages_are_read_with_their_link_address() {
         let packet = parse_bytes(bytes).expect("a good packet");
         parser::neighbour(&frame, &packet)
     };
-    let mac = u64::from_be_bytes([0, 0, from.mac.0[0], from.mac.0[1], from.mac.0[2], from.mac.0[3], from.mac.0[4], from.mac.0[5]]);
-    let asked = neighbour_solicitation(target).from(from).source_link_address(from.mac);
+    let mac = u64::from_be_bytes([
+        0,
+        0,
+        from.mac.0[0],
+        from.mac.0[1],
+        from.mac.0[2],
+        from.mac.0[3],
+        from.mac.0[4],
+        from.mac.0[5],
+    ]);
+    let asked = neighbour_solicitation(target)
+        .from(from)
+        .source_link_address(from.mac);
     let message = read(&asked.bytes()).expect("a good message");
     assert_eq!(std::net::IpAddr::from(message.target), target);
     assert_eq!(message.mac, Some(mac));

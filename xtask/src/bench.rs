@@ -15,11 +15,15 @@ use crate::{
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// Which benchmark, for example `packet`.
-    name: OsString,
-    /// Its arguments, for example `--json FILE`.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// Which benchmark, and its arguments: `packet --json FILE`. `--help` lists them.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGUMENT"
+    )]
     arguments: Vec<OsString>,
 }
 
@@ -33,7 +37,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut command = run::cargo();
     command
         .args(["run", "--release", "--package", "cofferdam-bench", "--"])
-        .arg(&options.name)
         .args(&options.arguments);
     // A relative `--json FILE` is meant from where the caller stands.
     if let Ok(here) = std::env::current_dir() {

@@ -51,7 +51,7 @@ enum Verb {
     TestVm(vm::Options),
     /// Check that only the dependencies of the layout exist.
     Arrows,
-    /// Run a benchmark; `bench packet --help` tells its own arguments.
+    /// Run a benchmark; `bench --help` lists them.
     Bench(bench::Options),
 }
 

@@ -7,7 +7,10 @@
 
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "the attribute of a program repeats it without its comment")]
+#![expect(
+    missing_docs,
+    reason = "the attribute of a program repeats it without its comment"
+)]
 #![expect(unreachable_pub, reason = "programs are found by their symbols")]
 
 use aya_ebpf::{
@@ -53,12 +56,20 @@ pub fn bench_from_workload(context: TcContext) -> i32 {
 /// The decision alone: addresses to slots to a row to a verdict, without a packet.
 #[classifier]
 pub fn bench_decision(context: TcContext) -> i32 {
-    let Some((is_v6, word)) = choose_source(&context) else { return PASS };
+    let Some((is_v6, word)) = choose_source(&context) else {
+        return PASS;
+    };
     let (source, destination) = if is_v6 {
-        let address = |high, low| Address { family: Family::V6, words: [high, 0, 0, low] };
+        let address = |high, low| Address {
+            family: Family::V6,
+            words: [high, 0, 0, low],
+        };
         (address(0xfd00_0000, word), address(0xfd01_0000, 1))
     } else {
-        let address = |word| Address { family: Family::V4, words: [word, 0, 0, 0] };
+        let address = |word| Address {
+            family: Family::V4,
+            words: [word, 0, 0, 0],
+        };
         (address(word), address(0xac10_0001))
     };
     let key = row_key(protocol::TCP, 80);
@@ -98,8 +109,11 @@ fn choose_source(context: &TcContext) -> Option<(bool, u32)> {
     }
     // SAFETY: the check above covers all of these bytes.
     let is_v6 = unsafe { *((data + 12) as *const u8) } == 0x86;
-    let (at, word) =
-        if is_v6 { (SOURCE_V6, number) } else { (SOURCE_V4, 0x0a00_0000 | number) };
+    let (at, word) = if is_v6 {
+        (SOURCE_V6, number)
+    } else {
+        (SOURCE_V4, 0x0a00_0000 | number)
+    };
     // SAFETY: as above; packets may be written at any alignment on x86-64.
     unsafe { *((data + at) as *mut u32) = word.to_be() };
     Some((is_v6, word))

@@ -1,6 +1,8 @@
 //! The kernel's packet buffer, as a frame.
 
-use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_pull_data, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_pull_data, programs::TcContext,
+};
 use cofferdam_verdict::{
     counter::Hook,
     judge::Context,
@@ -30,7 +32,9 @@ pub(crate) struct Linear {
 impl Buffer {
     #[inline(always)]
     pub(crate) fn new(context: &TcContext) -> Self {
-        Self { skb: context.as_ptr().cast() }
+        Self {
+            skb: context.as_ptr().cast(),
+        }
     }
 
     /// Length of the packet from the Ethernet header on.

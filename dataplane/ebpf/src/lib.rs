@@ -49,9 +49,7 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
     let about = buffer.context();
     let linear = buffer.linear();
     let mut inspected = judge::inspect(&maps, &linear, &about, hook);
-    if linear.is_cut()
-        && matches!(inspected, Inspected::Decided(case) if !case.is_allowed())
-    {
+    if linear.is_cut() && matches!(inspected, Inspected::Decided(case) if !case.is_allowed()) {
         // Headers outside the linear part are ordinary input: a frame over 4 KiB
         // from a packet socket shows 14 bytes.
         buffer.pull(MAX_HEADER_BYTES);

@@ -2,7 +2,10 @@
 
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "the attribute of a program repeats it without its comment")]
+#![expect(
+    missing_docs,
+    reason = "the attribute of a program repeats it without its comment"
+)]
 #![expect(unreachable_pub, reason = "programs are found by their symbols")]
 
 use aya_ebpf::{macros::classifier, programs::TcContext};

@@ -36,7 +36,10 @@ static COUNTERS: PerCpuArray<Counter, { COUNTER_COUNT as usize }> = PerCpuArray:
 /// Written by the loader before the programs are loaded, constant from then on.
 #[unsafe(no_mangle)]
 static SETTINGS: Settings = Settings {
-    keys: Keys { words: [0; 10], spread: [0; 2] },
+    keys: Keys {
+        words: [0; 10],
+        spread: [0; 2],
+    },
     bucket_masks: [0; 3],
     own_node_allowed: 0,
 };

@@ -27,7 +27,10 @@ impl Address {
     /// An IPv4 address from its bytes as they stand in a packet.
     #[inline(always)]
     pub const fn v4(bytes: [u8; 4]) -> Self {
-        Self { family: Family::V4, words: [u32::from_be_bytes(bytes), 0, 0, 0] }
+        Self {
+            family: Family::V4,
+            words: [u32::from_be_bytes(bytes), 0, 0, 0],
+        }
     }
 
     /// An IPv6 address from its bytes as they stand in a packet.
@@ -111,7 +114,10 @@ mod tests {
     #[test]
     fn link_local_of_a_mac_is_its_modified_eui64() {
         let expected: IpAddr = "fe80::5054:ff:fe12:3456".parse().unwrap();
-        assert_eq!(Address::eui64_link_local(0x5254_0012_3456), Address::from(expected));
+        assert_eq!(
+            Address::eui64_link_local(0x5254_0012_3456),
+            Address::from(expected)
+        );
         assert!(Address::from(expected).is_link_local_v6());
         assert!(!Address::v4([254, 128, 0, 1]).is_link_local_v6());
     }

@@ -103,7 +103,14 @@ fn candidates<const K: usize>(keys: &Keys, mask: u32, key: &[u32; K]) -> [u32; 2
     let first = first & mask;
     let second = second & mask;
     // Two equal candidates would halve the room; the neighbour is as good.
-    [first, if first == second { (second ^ 1) & mask } else { second }]
+    [
+        first,
+        if first == second {
+            (second ^ 1) & mask
+        } else {
+            second
+        },
+    ]
 }
 
 /// The slot of an address, if a workload or the node owns it.
@@ -124,7 +131,9 @@ pub fn find<M: Memory, const K: usize>(memory: &M, set: BucketSet, key: &[u32; K
     let mut tries = 0;
     while tries < TRIES {
         tries += 1;
-        let Some(bucket) = memory.bucket(set, first) else { return Found::Unknown };
+        let Some(bucket) = memory.bucket(set, first) else {
+            return Found::Unknown;
+        };
         let head = bucket.words[0].load();
         memory.order_loads();
         let hit = scan(memory, bucket, key);
@@ -141,13 +150,19 @@ pub fn find<M: Memory, const K: usize>(memory: &M, set: BucketSet, key: &[u32; K
             }
             continue;
         }
-        let Some(other) = memory.bucket(set, second) else { return Found::Unknown };
+        let Some(other) = memory.bucket(set, second) else {
+            return Found::Unknown;
+        };
         let other_head = other.words[0].load();
         memory.order_loads();
         let hit = scan(memory, other, key);
         settled &= other.words[0].load() == other_head && bucket.words[0].load() == head;
         if settled {
-            return if hit != 0 { Found::Value(hit) } else { Found::Absent };
+            return if hit != 0 {
+                Found::Value(hit)
+            } else {
+                Found::Absent
+            };
         }
     }
     Found::Unknown

@@ -39,7 +39,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { endpoints: 128, slots: 131_072, table_pages: 128 }
+        Self {
+            endpoints: 128,
+            slots: 131_072,
+            table_pages: 128,
+        }
     }
 }
 
@@ -85,8 +89,16 @@ impl Limits {
     pub const fn arrays(&self) -> [MapSize; 5] {
         const BUCKET: u32 = BUCKET_WORDS as u32 * 4;
         [
-            MapSize { name: map::ADDRESSES_V4, value_bytes: BUCKET, entries: self.buckets_v4() },
-            MapSize { name: map::ADDRESSES_V6, value_bytes: BUCKET, entries: self.buckets_v6() },
+            MapSize {
+                name: map::ADDRESSES_V4,
+                value_bytes: BUCKET,
+                entries: self.buckets_v4(),
+            },
+            MapSize {
+                name: map::ADDRESSES_V6,
+                value_bytes: BUCKET,
+                entries: self.buckets_v6(),
+            },
             MapSize {
                 name: map::ENDPOINT_INDEX,
                 value_bytes: BUCKET,

@@ -38,7 +38,9 @@ impl Hook {
 }
 
 /// One counter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Counter {
     /// Packets; a GSO packet is one.
@@ -83,7 +85,10 @@ mod tests {
     fn no_two_counters_share_an_index() {
         let mut taken = [false; COUNTERS as usize];
         let mut take = |index: u32| {
-            assert!(!core::mem::replace(&mut taken[index as usize], true), "{index}");
+            assert!(
+                !core::mem::replace(&mut taken[index as usize], true),
+                "{index}"
+            );
         };
         for hook in Hook::ALL {
             take(seen(hook));
@@ -91,7 +96,12 @@ mod tests {
                 take(judged(hook, Action::Allow, reason));
                 take(judged(hook, Action::Deny, reason));
                 for action in [Action::Allow, Action::Deny] {
-                    let word = Verdict { action, reason, rule: MAX_RULE }.to_word();
+                    let word = Verdict {
+                        action,
+                        reason,
+                        rule: MAX_RULE,
+                    }
+                    .to_word();
                     assert_eq!(judged_word(hook, word), judged(hook, action, reason));
                 }
             }

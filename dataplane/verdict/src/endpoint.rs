@@ -72,4 +72,17 @@ pub struct Binding {
     pub _pad: SharedWord,
 }
 
-const _: () = assert!(size_of::<Binding>() == 16);
+const _: () = assert!(size_of::<Binding>() == 16 && core::mem::offset_of!(Binding, bridge) == 8);
+
+#[cfg(not(target_arch = "bpf"))]
+impl Binding {
+    /// A binding to nobody.
+    pub const fn new() -> Self {
+        Self {
+            epoch: SharedWord::new(0),
+            ifindex: SharedWord::new(0),
+            bridge: SharedWord::new(0),
+            _pad: SharedWord::new(0),
+        }
+    }
+}

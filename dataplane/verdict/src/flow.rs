@@ -44,7 +44,13 @@ pub struct FlowKey {
 impl FlowKey {
     /// The key of a packet between an endpoint's address and a peer's.
     #[inline(always)]
-    pub const fn new(local: &Address, peer: &Address, protocol: u8, local_port: u16, peer_port: u16) -> Self {
+    pub const fn new(
+        local: &Address,
+        peer: &Address,
+        protocol: u8,
+        local_port: u16,
+        peer_port: u16,
+    ) -> Self {
         Self {
             peer: peer.words,
             local: local.words,
@@ -67,7 +73,14 @@ impl FlowKey {
     pub fn sets(&self, keys: &Keys, mask: u32) -> [u32; 2] {
         let [first, second] = two_choices(keys, &self.words());
         let (first, second) = (first & mask, second & mask);
-        [first, if first == second { (second ^ 1) & mask } else { second }]
+        [
+            first,
+            if first == second {
+                (second ^ 1) & mask
+            } else {
+                second
+            },
+        ]
     }
 }
 
@@ -125,7 +138,13 @@ const fn place(value: u32, shift: u32, width: u32) -> u64 {
 
 impl StateWord {
     /// A word for a flow just decided, not locked.
-    pub const fn new(version: u32, revision: u32, incarnation: u32, rule: u32, state: FlowState) -> Self {
+    pub const fn new(
+        version: u32,
+        revision: u32,
+        incarnation: u32,
+        rule: u32,
+        state: FlowState,
+    ) -> Self {
         Self(
             place(version, VERSION_SHIFT, width::VERSION)
                 | place(revision, REVISION_SHIFT, width::REVISION)
@@ -175,8 +194,20 @@ impl StateWord {
     }
 
     /// What a writer publishes after it stored an entry: the next version.
-    pub const fn published(self, revision: u32, incarnation: u32, rule: u32, state: FlowState) -> Self {
-        Self::new(self.version().wrapping_add(1), revision, incarnation, rule, state)
+    pub const fn published(
+        self,
+        revision: u32,
+        incarnation: u32,
+        rule: u32,
+        state: FlowState,
+    ) -> Self {
+        Self::new(
+            self.version().wrapping_add(1),
+            revision,
+            incarnation,
+            rule,
+            state,
+        )
     }
 }
 

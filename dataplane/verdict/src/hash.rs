@@ -75,7 +75,10 @@ mod tests {
                     load[(hash & 255) as usize] += 1;
                 }
                 let worst = load.iter().max().copied().unwrap_or(0);
-                assert!(worst < 64 * 3, "seed {seed}, choice {choice}: {worst} of 64 expected");
+                assert!(
+                    worst < 64 * 3,
+                    "seed {seed}, choice {choice}: {worst} of 64 expected"
+                );
             }
         }
     }

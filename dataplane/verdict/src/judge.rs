@@ -146,10 +146,20 @@ impl Case {
 
     #[inline(always)]
     const fn addresses(&self) -> (Address, Address) {
-        let family = if self.is(mark::V6) { Family::V6 } else { Family::V4 };
+        let family = if self.is(mark::V6) {
+            Family::V6
+        } else {
+            Family::V4
+        };
         (
-            Address { family, words: self.source },
-            Address { family, words: self.destination },
+            Address {
+                family,
+                words: self.source,
+            },
+            Address {
+                family,
+                words: self.destination,
+            },
         )
     }
 
@@ -247,7 +257,11 @@ pub fn inspect<M: Memory, F: Frame>(
     };
     case.shared_hooks = u32::from(record.flags.load() & flags::SHARED_HOOKS != 0);
     case.endpoint = number;
-    if open { Inspected::Open(case) } else { Inspected::Decided(case) }
+    if open {
+        Inspected::Open(case)
+    } else {
+        Inspected::Decided(case)
+    }
 }
 
 /// The case of a frame, or the verdict that needs no table.
@@ -288,14 +302,20 @@ fn open<F: Frame>(
     case.marks = if sent { 0 } else { mark::TO_WORKLOAD }
         | if context.has_socket { mark::SOCKET } else { 0 }
         | if later { mark::LATER } else { 0 }
-        | if matches!(packet.source.family, Family::V6) { mark::V6 } else { 0 };
+        | if matches!(packet.source.family, Family::V6) {
+            mark::V6
+        } else {
+            0
+        };
     Ok(case)
 }
 
 /// An ARP message: a workload's must be truthful; towards it, whole.
 #[inline(always)]
 fn arp<F: Frame>(record: &EndpointRecord, frame: &F, sent: bool) -> Verdict {
-    let Some(arp) = packet::arp(frame) else { return Verdict::deny(Reason::UntruthfulArp) };
+    let Some(arp) = packet::arp(frame) else {
+        return Verdict::deny(Reason::UntruthfulArp);
+    };
     // An address probe (RFC 5227) names no sender address.
     let own = arp.sender.is_unspecified() || own_slot(record, &arp.sender) != 0;
     if sent && (arp.sender_mac != record.mac || !own) {
@@ -307,7 +327,9 @@ fn arp<F: Frame>(record: &EndpointRecord, frame: &F, sent: bool) -> Verdict {
 /// Decides a case from the tables, and writes the answer into it.
 #[inline(always)]
 pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
-    let Some(table) = Table::open(memory) else { return };
+    let Some(table) = Table::open(memory) else {
+        return;
+    };
     let result = if case.is(mark::TO_WORKLOAD) {
         deliver(memory, &table, case)
     } else {
@@ -331,7 +353,9 @@ fn any_slot<M: Memory>(memory: &M, table: &Table<'_, M>, address: &Address) -> R
 
 #[inline(always)]
 fn send<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<(), Reason> {
-    let record = memory.endpoint(case.endpoint).ok_or(Reason::EndpointUnknown)?;
+    let record = memory
+        .endpoint(case.endpoint)
+        .ok_or(Reason::EndpointUnknown)?;
     let (source, destination) = case.addresses();
     case.source_slot = own_slot(record, &source);
     if case.source_slot == 0 {
@@ -347,7 +371,9 @@ fn send<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<
     }
     case.destination_slot = any_slot(memory, table, &destination)?;
     let subject = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
-    let peer = table.slot(case.destination_slot).ok_or(Reason::TableCorrupt)?;
+    let peer = table
+        .slot(case.destination_slot)
+        .ok_or(Reason::TableCorrupt)?;
     let decision = decide(table, &subject, &peer, Direction::Egress, case.key)?;
     case.enforced = decision.enforced.to_word();
     case.audited = decision.audited.to_word();
@@ -356,7 +382,9 @@ fn send<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<
 
 #[inline(always)]
 fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<(), Reason> {
-    let record = memory.endpoint(case.endpoint).ok_or(Reason::EndpointUnknown)?;
+    let record = memory
+        .endpoint(case.endpoint)
+        .ok_or(Reason::EndpointUnknown)?;
     let (source, destination) = case.addresses();
     case.source_slot = any_slot(memory, table, &source)?;
     let sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
@@ -364,7 +392,9 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
     case.destination_slot = own;
     let local = matches!(sender.kind, SlotKind::LocalWorkload);
     if local {
-        let binding = memory.binding(case.source_slot).ok_or(Reason::TableCorrupt)?;
+        let binding = memory
+            .binding(case.source_slot)
+            .ok_or(Reason::TableCorrupt)?;
         let by = case.ingress_ifindex;
         if by == 0 || by != binding.ifindex.load() && by != binding.bridge.load() {
             return Err(Reason::ForeignLocalAddress);
@@ -393,8 +423,16 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
         if own == 0 {
             case.destination_slot = any_slot(memory, table, &destination)?;
         }
-        let receiver = table.slot(case.destination_slot).ok_or(Reason::TableCorrupt)?;
-        egress = Some(decide(table, &sender, &receiver, Direction::Egress, case.key)?);
+        let receiver = table
+            .slot(case.destination_slot)
+            .ok_or(Reason::TableCorrupt)?;
+        egress = Some(decide(
+            table,
+            &sender,
+            &receiver,
+            Direction::Egress,
+            case.key,
+        )?);
     }
     let ingress = decide(table, &subject, &sender, Direction::Ingress, case.key)?;
     let mut decision = ingress;
@@ -420,7 +458,9 @@ fn decide<M: Memory>(
     direction: Direction,
     key: u32,
 ) -> Result<Decision, Reason> {
-    table.decide(subject.class, direction, peer.atom, key).ok_or(Reason::TableCorrupt)
+    table
+        .decide(subject.class, direction, peer.atom, key)
+        .ok_or(Reason::TableCorrupt)
 }
 
 /// Neighbour discovery and multicast listener reports, which the source check
@@ -436,13 +476,17 @@ fn link_scoped<F: Frame>(
         return Ok(());
     }
     let kind = (packet.destination_port >> 8) as u8;
-    let discovery = kind >= icmpv6::ROUTER_SOLICITATION && kind <= icmpv6::REDIRECT;
+    let discovery = (icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT).contains(&kind);
     if discovery && (packet.hop_limit != 255 || !matches!(packet.part, Part::Whole)) {
         // RFC 4861, 6.1 and 7.1: only from this link; RFC 6980: only whole.
         return Err(Verdict::deny(Reason::UntruthfulNd));
     }
     if !sent {
-        return if discovery { Err(Verdict::allow(Reason::NeighbourDiscovery)) } else { Ok(()) };
+        return if discovery {
+            Err(Verdict::allow(Reason::NeighbourDiscovery))
+        } else {
+            Ok(())
+        };
     }
     match kind {
         icmpv6::ROUTER_ADVERTISEMENT => Err(Verdict::deny(Reason::RouterAdvertisement)),

@@ -39,6 +39,12 @@ pub struct Settings {
     pub own_node_allowed: u32,
 }
 
+const _: () = assert!(
+    size_of::<Settings>() == 72
+        && core::mem::offset_of!(Settings, bucket_masks) == 56
+        && core::mem::offset_of!(Settings, own_node_allowed) == 68
+);
+
 /// The pages of one decision table.
 pub trait Block {
     /// A page by its number.

@@ -132,7 +132,10 @@ pub struct Profile {
 impl Profile {
     /// The two words of the profile.
     pub const fn to_words(self) -> [u32; 2] {
-        [(self.kind as u32) << KIND_SHIFT | self.class & MAX_CLASS, self.atom]
+        [
+            (self.kind as u32) << KIND_SHIFT | self.class & MAX_CLASS,
+            self.atom,
+        ]
     }
 
     /// Reads the two words. An unknown kind is none.
@@ -147,7 +150,11 @@ impl Profile {
             6 => SlotKind::Virtual,
             _ => return None,
         };
-        Some(Self { kind, class: kind_class & MAX_CLASS, atom })
+        Some(Self {
+            kind,
+            class: kind_class & MAX_CLASS,
+            atom,
+        })
     }
 }
 
@@ -214,7 +221,11 @@ impl<'a, M: Memory> Table<'a, M> {
     pub fn open(memory: &'a M) -> Option<Self> {
         let block = memory.table()?;
         let header = block.page(0)?;
-        (header[header::MAGIC] == MAGIC).then_some(Self { memory, block, header })
+        (header[header::MAGIC] == MAGIC).then_some(Self {
+            memory,
+            block,
+            header,
+        })
     }
 
     /// The number of this table.
@@ -250,7 +261,13 @@ impl<'a, M: Memory> Table<'a, M> {
 
     /// What a subject class may do with a peer atom, for one row key.
     #[inline(always)]
-    pub fn decide(&self, class: u32, direction: Direction, atom: u32, key: u32) -> Option<Decision> {
+    pub fn decide(
+        &self,
+        class: u32,
+        direction: Direction,
+        atom: u32,
+        key: u32,
+    ) -> Option<Decision> {
         if class >= self.header[header::CLASS_COUNT] || atom >= self.header[header::ATOM_COUNT] {
             return None;
         }

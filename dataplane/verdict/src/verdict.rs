@@ -47,13 +47,21 @@ impl Verdict {
     /// Allowed for a reason that is not a rule's.
     #[inline(always)]
     pub const fn allow(reason: Reason) -> Self {
-        Self { action: Action::Allow, reason, rule: 0 }
+        Self {
+            action: Action::Allow,
+            reason,
+            rule: 0,
+        }
     }
 
     /// Denied for a reason that is not a rule's.
     #[inline(always)]
     pub const fn deny(reason: Reason) -> Self {
-        Self { action: Action::Deny, reason, rule: 0 }
+        Self {
+            action: Action::Deny,
+            reason,
+            rule: 0,
+        }
     }
 
     /// The word that stands in rows: action, 2 bits; reason, 8; rule, 20.
@@ -71,7 +79,11 @@ impl Verdict {
             _ => return None,
         };
         match Reason::from_number(word_reason(word) as u8) {
-            Some(reason) => Some(Self { action, reason, rule: word & MAX_RULE }),
+            Some(reason) => Some(Self {
+                action,
+                reason,
+                rule: word & MAX_RULE,
+            }),
             None => None,
         }
     }
@@ -85,17 +97,33 @@ impl Verdict {
         let action = word_action(word);
         if action == Action::Allow as u32 {
             if reason == Reason::Rule as u32 {
-                return Self { action: Action::Allow, reason: Reason::Rule, rule };
+                return Self {
+                    action: Action::Allow,
+                    reason: Reason::Rule,
+                    rule,
+                };
             }
             if reason == Reason::NotIsolated as u32 {
-                return Self { action: Action::Allow, reason: Reason::NotIsolated, rule };
+                return Self {
+                    action: Action::Allow,
+                    reason: Reason::NotIsolated,
+                    rule,
+                };
             }
         } else if action == Action::Deny as u32 {
             if reason == Reason::Rule as u32 {
-                return Self { action: Action::Deny, reason: Reason::Rule, rule };
+                return Self {
+                    action: Action::Deny,
+                    reason: Reason::Rule,
+                    rule,
+                };
             }
             if reason == Reason::Isolated as u32 {
-                return Self { action: Action::Deny, reason: Reason::Isolated, rule };
+                return Self {
+                    action: Action::Deny,
+                    reason: Reason::Isolated,
+                    rule,
+                };
             }
         }
         Self::deny(Reason::TableCorrupt)
@@ -127,7 +155,11 @@ mod tests {
                 (Action::Allow, Reason::NotIsolated),
                 (Action::Deny, Reason::Isolated),
             ] {
-                let verdict = Verdict { action, reason, rule };
+                let verdict = Verdict {
+                    action,
+                    reason,
+                    rule,
+                };
                 assert_eq!(Verdict::from_word(verdict.to_word()), verdict);
             }
         }
@@ -138,7 +170,11 @@ mod tests {
         let own_node = Verdict::allow(Reason::OwnNode).to_word();
         let isolated = Verdict::allow(Reason::Isolated).to_word();
         for word in [0, u32::MAX, 1 << 30, own_node, isolated] {
-            assert_eq!(Verdict::from_word(word), Verdict::deny(Reason::TableCorrupt), "{word:#x}");
+            assert_eq!(
+                Verdict::from_word(word),
+                Verdict::deny(Reason::TableCorrupt),
+                "{word:#x}"
+            );
         }
     }
 }

@@ -21,11 +21,21 @@ const KEYS: Keys = Keys {
 
 fn settings(buckets: usize) -> Settings {
     let mask = u32::try_from(buckets - 1).expect("a small test");
-    Settings { keys: KEYS, bucket_masks: [mask; 3], own_node_allowed: 0 }
+    Settings {
+        keys: KEYS,
+        bucket_masks: [mask; 3],
+        own_node_allowed: 0,
+    }
 }
 
 fn memory<'a>(settings: &'a Settings, buckets: &'a [Bucket]) -> SliceMemory<'a> {
-    SliceMemory { settings, table: &[], buckets: [buckets; 3], endpoints: &[], bindings: &[] }
+    SliceMemory {
+        settings,
+        table: &[],
+        buckets: [buckets; 3],
+        endpoints: &[],
+        bindings: &[],
+    }
 }
 
 fn make(buckets: usize) -> Vec<Bucket> {
@@ -53,11 +63,19 @@ fn buckets_take_as_many_keys_as_the_limits_promise() {
     }
     let settings = settings(1024);
     for n in 0..4 * 1024 {
-        let found = find(&memory(&settings, &narrow), BucketSet::AddressV4, &[0x0a00_0000 + n]);
+        let found = find(
+            &memory(&settings, &narrow),
+            BucketSet::AddressV4,
+            &[0x0a00_0000 + n],
+        );
         assert_eq!(found, Found::Value(n + 1));
     }
     for n in 0..2048 {
-        let found = find(&memory(&settings, &wide_buckets), BucketSet::AddressV6, &wide(n));
+        let found = find(
+            &memory(&settings, &wide_buckets),
+            BucketSet::AddressV6,
+            &wide(n),
+        );
         assert_eq!(found, Found::Value(n + 1));
     }
 }

@@ -15,22 +15,43 @@ use proptest::prelude::*;
 
 const KEYS: Keys = Keys {
     words: [
-        0x9e37_79b9, 0x7f4a_7c15, 0xf39c_c060, 0x5ced_c834, 0x2545_f491, 0x4f6c_dd1d, 0x1234_5679,
-        0xdead_beef, 0x0bad_cafe, 0x8765_4321,
+        0x9e37_79b9,
+        0x7f4a_7c15,
+        0xf39c_c060,
+        0x5ced_c834,
+        0x2545_f491,
+        0x4f6c_dd1d,
+        0x1234_5679,
+        0xdead_beef,
+        0x0bad_cafe,
+        0x8765_4321,
     ],
     spread: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9],
 };
 
 fn address(text: &str) -> Address {
-    text.parse::<IpAddr>().expect("an address of the test").into()
+    text.parse::<IpAddr>()
+        .expect("an address of the test")
+        .into()
 }
 
 fn key(port: u16) -> FlowKey {
-    FlowKey::new(&address("10.0.0.1"), &address("10.0.0.2"), protocol::TCP, port, 443)
+    FlowKey::new(
+        &address("10.0.0.1"),
+        &address("10.0.0.2"),
+        protocol::TCP,
+        port,
+        443,
+    )
 }
 
 fn flow(port: u16, state: FlowState, last_seen: u32) -> Flow {
-    Flow { key: key(port), state, last_seen, idle: 100 }
+    Flow {
+        key: key(port),
+        state,
+        last_seen,
+        idle: 100,
+    }
 }
 
 #[test]
@@ -40,8 +61,14 @@ fn request_and_reply_have_one_key_at_one_endpoint() {
     // The reply's source is the peer, its destination port the local one.
     let reply = FlowKey::new(&local, &peer, protocol::UDP, 4000, 53);
     assert_eq!(request, reply);
-    assert_ne!(request, FlowKey::new(&peer, &local, protocol::UDP, 4000, 53));
-    assert_ne!(request, FlowKey::new(&local, &peer, protocol::TCP, 4000, 53));
+    assert_ne!(
+        request,
+        FlowKey::new(&peer, &local, protocol::UDP, 4000, 53)
+    );
+    assert_ne!(
+        request,
+        FlowKey::new(&local, &peer, protocol::TCP, 4000, 53)
+    );
 }
 
 #[test]
@@ -58,7 +85,10 @@ fn half_full_table_refuses_nothing() {
     let mut sets = vec![[None; WAYS]; 1024];
     let mut partition = Partition::new(&KEYS, &mut sets).expect("a power of two");
     for port in 0..2048 {
-        assert_eq!(partition.insert(flow(port, FlowState::Established, 0), 0), Ok(()));
+        assert_eq!(
+            partition.insert(flow(port, FlowState::Established, 0), 0),
+            Ok(())
+        );
     }
     for port in 0..2048 {
         assert!(partition.find(&key(port), 0).is_some());
@@ -70,7 +100,9 @@ fn established_flows_are_never_pushed_out() {
     let mut sets = vec![[None; WAYS]; 1];
     let mut partition = Partition::new(&KEYS, &mut sets).expect("a power of two");
     for port in 0..4 {
-        partition.insert(flow(port, FlowState::Established, 0), 0).expect("there is room");
+        partition
+            .insert(flow(port, FlowState::Established, 0), 0)
+            .expect("there is room");
     }
     let late = flow(9, FlowState::Embryonic, 50);
     assert_eq!(partition.insert(late, 50), Err(FlowTableFull));
@@ -82,15 +114,26 @@ fn established_flows_are_never_pushed_out() {
 fn expired_flows_go_before_embryonic_ones() {
     let mut sets = vec![[None; WAYS]; 1];
     let mut partition = Partition::new(&KEYS, &mut sets).expect("a power of two");
-    partition.insert(flow(0, FlowState::Established, 0), 0).expect("there is room");
+    partition
+        .insert(flow(0, FlowState::Established, 0), 0)
+        .expect("there is room");
     for (port, seen) in [(1, 140), (2, 120), (3, 130)] {
-        partition.insert(flow(port, FlowState::Embryonic, seen), seen).expect("there is room");
+        partition
+            .insert(flow(port, FlowState::Embryonic, seen), seen)
+            .expect("there is room");
     }
-    partition.insert(flow(4, FlowState::Embryonic, 150), 150).expect("flow 0 has expired");
+    partition
+        .insert(flow(4, FlowState::Embryonic, 150), 150)
+        .expect("flow 0 has expired");
     assert!(partition.find(&key(0), 150).is_none());
     assert!((1..=4).all(|port| partition.find(&key(port), 150).is_some()));
-    partition.insert(flow(5, FlowState::Embryonic, 150), 150).expect("an embryonic one goes");
-    assert!(partition.find(&key(2), 150).is_none(), "the longest idle one");
+    partition
+        .insert(flow(5, FlowState::Embryonic, 150), 150)
+        .expect("an embryonic one goes");
+    assert!(
+        partition.find(&key(2), 150).is_none(),
+        "the longest idle one"
+    );
 }
 
 proptest! {

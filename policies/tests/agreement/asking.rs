@@ -21,6 +21,8 @@ pub(crate) struct Sides {
     compiled: Compiled,
     /// An address that came after the table was made.
     placed: Option<(IpAddr, Profile)>,
+    /// Which workloads the table has as subjects.
+    is_local: fn(&Workload) -> bool,
     texts: Vec<String>,
 }
 
@@ -55,36 +57,46 @@ impl Sides {
         );
         let inventory = assembled.inventory;
         let plan = SlotPlan::assign(&inventory);
-        let compiled = table(&inventory, &plan);
+        let is_local: fn(&Workload) -> bool = |_| true;
+        let compiled = table(&inventory, &plan, is_local);
         Self {
             oracle: Oracle::new(texts).unwrap(),
             inventory,
             plan,
             compiled,
             placed: None,
+            is_local,
             texts: texts.to_vec(),
         }
     }
 
     /// The same world for each address of a workload, where the table was made
-    /// without that workload, if the table has a place for it.
+    /// without that workload, if the table has a place for it; once with all and
+    /// once with half of the others on this node.
     pub(crate) fn with_late_comers(&self) -> Vec<Self> {
+        let localities: [fn(&Workload) -> bool; 2] = [
+            |_| true,
+            |workload| workload.name.name.ends_with(['0', '2', '4']),
+        ];
         let mut worlds = Vec::new();
         for (name, workload) in self.inventory.workloads() {
             let mut before = self.inventory.clone();
             before.remove_workload(name);
             let plan = SlotPlan::assign(&before);
-            let compiled = table(&before, &plan);
-            for address in workload.own_addresses() {
-                let place = compiled.place(&self.inventory, workload, *address, true);
-                worlds.extend(place.map(|(_, profile)| Self {
-                    oracle: self.oracle.clone(),
-                    inventory: self.inventory.clone(),
-                    plan: plan.clone(),
-                    compiled: compiled.clone(),
-                    placed: Some((*address, profile)),
-                    texts: self.texts.clone(),
-                }));
+            for is_local in localities {
+                let compiled = table(&before, &plan, is_local);
+                for address in workload.own_addresses() {
+                    let place = compiled.place(&self.inventory, workload, *address, true);
+                    worlds.extend(place.map(|(_, profile)| Self {
+                        oracle: self.oracle.clone(),
+                        inventory: self.inventory.clone(),
+                        plan: plan.clone(),
+                        compiled: compiled.clone(),
+                        placed: Some((*address, profile)),
+                        is_local,
+                        texts: self.texts.clone(),
+                    }));
+                }
             }
         }
         worlds
@@ -137,6 +149,11 @@ impl Sides {
             }
         }
         None
+    }
+
+    fn is_subject(&self, workload: &Workload, address: IpAddr) -> bool {
+        let is_late = self.placed.is_some_and(|(late, _)| late == address);
+        !workload.host_network && !workload.finished && (is_late || (self.is_local)(workload))
     }
 
     /// Whether the table was made with the owner of this address, if it has one.
@@ -227,7 +244,7 @@ impl Sides {
                         pod(name)
                     },
                     address: *address,
-                    is_subject: is_subject(workload),
+                    is_subject: self.is_subject(workload, *address),
                 });
             }
         }
@@ -311,10 +328,6 @@ fn pod(name: &ObjectName) -> End {
     }
 }
 
-fn is_subject(workload: &Workload) -> bool {
-    !workload.host_network && !workload.finished
-}
-
 fn name_of(entry: &RuleEntry) -> RuleName {
     RuleName {
         namespace: entry.key.policy.namespace.to_string(),
@@ -327,11 +340,11 @@ fn name_of(entry: &RuleEntry) -> RuleName {
     }
 }
 
-fn table(inventory: &Inventory, plan: &SlotPlan) -> Compiled {
+fn table(inventory: &Inventory, plan: &SlotPlan, is_local: fn(&Workload) -> bool) -> Compiled {
     compile(&Input {
         inventory,
         slots: plan,
-        is_local: &|_| true,
+        is_local: &is_local,
         own_node: None,
         limits: Limits {
             slots: 256,

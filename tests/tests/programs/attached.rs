@@ -18,8 +18,13 @@ use super::verdicts::{DB_FROM_WEB, shop};
 /// What arrives must arrive, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const PROBES: [Probe; 5] =
-    [Probe::Tcp(5432), Probe::Tcp(80), Probe::Udp(5432), Probe::Sctp(5432), Probe::Ping];
+const PROBES: [Probe; 5] = [
+    Probe::Tcp(5432),
+    Probe::Tcp(80),
+    Probe::Udp(5432),
+    Probe::Sctp(5432),
+    Probe::Ping,
+];
 
 fn servers(world: &World) -> Vec<Server> {
     let places = world.workloads().iter().map(Place::from);
@@ -77,13 +82,21 @@ fn filters_stay_when_links_are_gone_and_nothing_is_counted_twice() {
         ledger.assert_conserved();
         ledger.judged(Hook::ToWorkload, Action::Deny, Reason::Isolated)
     };
-    assert!(firewall.attached().iter().all(|attachments| attachments.has_filters()));
+    assert!(
+        firewall
+            .attached()
+            .iter()
+            .all(|attachments| attachments.has_filters())
+    );
 
     for shared in [false, true] {
         if shared {
             let mut endpoint = firewall.endpoint(&world, "shop/db");
             endpoint.shared_hooks = true;
-            firewall.kernel().set_endpoint(&endpoint).expect("there is room");
+            firewall
+                .kernel()
+                .set_endpoint(&endpoint)
+                .expect("there is room");
         }
         assert!(reaches(web), "shared: {shared}");
         let before = judged(&firewall);
@@ -92,7 +105,10 @@ fn filters_stay_when_links_are_gone_and_nothing_is_counted_twice() {
         out.send(&datagram.via(cache.gateway.mac)).expect("sent");
         let deadline = std::time::Instant::now() + PATIENCE;
         while judged(&firewall) == before {
-            assert!(std::time::Instant::now() < deadline, "the datagram is judged");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the datagram is judged"
+            );
             std::thread::yield_now();
         }
         assert_eq!(judged(&firewall), before + 1, "shared: {shared}");
@@ -114,7 +130,11 @@ fn headers_outside_the_linear_part_are_read() {
     skip_unless!(Feature::NetworkNamespaces);
     let (_, pods) = shop(Wiring::Ptp);
     let names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
-    let world = World::plan(Wiring::Ptp).mtu(9000).workloads(names).outside().build();
+    let world = World::plan(Wiring::Ptp)
+        .mtu(9000)
+        .workloads(names)
+        .outside()
+        .build();
     let world = world.expect("a world");
     let mut firewall = Firewall::turn();
     firewall.enforce(&world, &pods, DB_FROM_WEB);
@@ -131,7 +151,9 @@ fn headers_outside_the_linear_part_are_read() {
         let before = firewall.ledger();
         out.send(&to_db(80, b"denied port")).expect("sent");
         out.send(&to_db(5432, b"allowed port")).expect("sent");
-        let earlier = arrivals.before(PATIENCE, carrying(b"allowed port")).expect("a capture");
+        let earlier = arrivals
+            .before(PATIENCE, carrying(b"allowed port"))
+            .expect("a capture");
         let earlier = earlier.expect("the allowed frame arrives");
         assert!(!earlier.iter().any(|frame| carrying(b"denied port")(frame)));
         let ledger = firewall.ledger();
@@ -173,7 +195,10 @@ fn no_packet_passes_on_a_mix_of_two_tables() {
             }
         });
         for swap in 0..SWAPS {
-            firewall.kernel().publish(&tables[swap % 2]).expect("a table");
+            firewall
+                .kernel()
+                .publish(&tables[swap % 2])
+                .expect("a table");
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
@@ -199,7 +224,9 @@ fn policy(direction: &str, label: &str) -> String {
 fn an_interface_that_is_not_there_is_an_error_with_its_name() {
     let mut firewall = Firewall::turn();
     let kernel: &mut Kernel = firewall.kernel();
-    let error = kernel.attach("nosuch0").expect_err("there is no such interface");
+    let error = kernel
+        .attach("nosuch0")
+        .expect_err("there is no such interface");
     assert!(error.to_string().contains("nosuch0"), "{error}");
     assert_ne!(Outcome::Blocked, Outcome::Refused);
 }

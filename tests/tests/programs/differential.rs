@@ -71,7 +71,13 @@ impl<'w> Trial<'w> {
             6 => Payload::Icmp(58, 128, 0),
             _ => Payload::Bare([4, 41, 47, 50, 89, 255][rng.usize(..6)]),
         };
-        Self { world, source, destination, family, payload }
+        Self {
+            world,
+            source,
+            destination,
+            family,
+            payload,
+        }
     }
 
     fn address(&self, who: Who<'_>) -> IpAddr {
@@ -92,16 +98,29 @@ impl<'w> Trial<'w> {
         let (from, to) = (to(self.source), to(self.destination));
         let family = self.family;
         match self.payload {
-            Payload::Port(6, port) => tcp().family(family).from(from).to(to).dport(port).syn().erased(),
+            Payload::Port(6, port) => tcp()
+                .family(family)
+                .from(from)
+                .to(to)
+                .dport(port)
+                .syn()
+                .erased(),
             Payload::Port(17, port) => udp().family(family).from(from).to(to).dport(port).erased(),
-            Payload::Port(_, port) => {
-                sctp().family(family).from(from).to(to).dport(port).init(1).erased()
-            }
+            Payload::Port(_, port) => sctp()
+                .family(family)
+                .from(from)
+                .to(to)
+                .dport(port)
+                .init(1)
+                .erased(),
             Payload::Icmp(1, kind, code) => icmp(kind, code).from(from).to(to).erased(),
             Payload::Icmp(_, kind, code) => icmpv6(kind, code).from(from).to(to).erased(),
-            Payload::Bare(number) => {
-                ip_protocol(number).family(family).from(from).to(to).payload(&[0; 40]).erased()
-            }
+            Payload::Bare(number) => ip_protocol(number)
+                .family(family)
+                .from(from)
+                .to(to)
+                .payload(&[0; 40])
+                .erased(),
         }
     }
 
@@ -109,10 +128,15 @@ impl<'w> Trial<'w> {
         let end = |who| match who {
             Who::Pod(name) => {
                 let (namespace, name) = name.split_once('/').expect("namespace/name");
-                End::Pod { namespace: namespace.to_owned(), name: name.to_owned() }
+                End::Pod {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                }
             }
             Who::Outside(_) => End::External,
-            Who::Node => End::Node { name: NODE.to_owned() },
+            Who::Node => End::Node {
+                name: NODE.to_owned(),
+            },
         };
         Query {
             source: end(self.source),
@@ -142,7 +166,10 @@ impl<'w> Trial<'w> {
             hooks.push((Program::FROM_WORKLOAD, context(came_by, came_by)));
         }
         if let Who::Pod(_) = self.destination {
-            hooks.push((Program::TO_WORKLOAD, context(ifindex(self.destination), came_by)));
+            hooks.push((
+                Program::TO_WORKLOAD,
+                context(ifindex(self.destination), came_by),
+            ));
         }
         hooks
     }
@@ -173,16 +200,25 @@ fn explains(side: &Side, verdict: Verdict, compiled: &Compiled) -> Result<(), St
     }
     match verdict.reason {
         Reason::Rule => {
-            let rule = compiled.rules.rule(verdict.rule).map(|entry| rule_name(&entry.key));
+            let rule = compiled
+                .rules
+                .rule(verdict.rule)
+                .map(|entry| rule_name(&entry.key));
             if rule.as_ref() != side.allowing.first() {
                 return Err(format!("names {rule:?}, the oracle {:?}", side.allowing));
             }
         }
         Reason::Isolated => {
-            let by: BTreeSet<RuleName> =
-                compiled.rules.isolated_by(verdict.rule).map(|(_, entry)| rule_name(&entry.key)).collect();
+            let by: BTreeSet<RuleName> = compiled
+                .rules
+                .isolated_by(verdict.rule)
+                .map(|(_, entry)| rule_name(&entry.key))
+                .collect();
             if by != side.isolating {
-                return Err(format!("isolated by {by:?}, the oracle says {:?}", side.isolating));
+                return Err(format!(
+                    "isolated by {by:?}, the oracle says {:?}",
+                    side.isolating
+                ));
             }
         }
         _ => {}
@@ -200,7 +236,9 @@ fn agree(firewall: &mut Firewall, oracle: &Oracle, trial: &Trial<'_>) -> Result<
         let loaded = firewall.run(program, &frame, &context);
         let (case, verdict) = firewall.judge(program.hook, &frame, &context);
         if loaded != verdict.action {
-            return Err(about(format!("loaded {loaded:?}, in user space {verdict:?}")));
+            return Err(about(format!(
+                "loaded {loaded:?}, in user space {verdict:?}"
+            )));
         }
         // Leaving, the sender's egress is judged alone; arriving, both are.
         let side = |judgement: &oracle::Judgement| match program.hook {
@@ -233,17 +271,30 @@ fn run(seed: u64, world: &World) -> Result<(), String> {
     }
     let ledger = firewall.ledger();
     ledger.assert_conserved();
-    let judged: u64 = ledger.since(&before).iter().map(|counter| counter.packets).sum();
-    assert!(judged >= PACKETS as u64, "every packet meets at least one hook");
+    let judged: u64 = ledger
+        .since(&before)
+        .iter()
+        .map(|counter| counter.packets)
+        .sum();
+    assert!(
+        judged >= PACKETS as u64,
+        "every packet meets at least one hook"
+    );
     Ok(())
 }
 
 #[test]
 fn programs_user_space_and_oracle_agree() {
     let mut rng = Rng::with_seed(0);
-    let names: Vec<String> = generate::pods(&mut rng).into_iter().map(|pod| pod.name).collect();
-    let world =
-        World::plan(Wiring::Ptp).workloads(names).outside().build().expect("a world");
+    let names: Vec<String> = generate::pods(&mut rng)
+        .into_iter()
+        .map(|pod| pod.name)
+        .collect();
+    let world = World::plan(Wiring::Ptp)
+        .workloads(names)
+        .outside()
+        .build()
+        .expect("a world");
     let _inside = world.node().namespace.enter().expect("the node");
     let worlds = std::env::var("COFFERDAM_WORLDS").ok();
     let worlds = worlds.map_or(WORLDS, |number| number.parse().expect("a number of worlds"));

@@ -16,7 +16,7 @@ use cofferdam_tests::{
 };
 use cofferdam_verdict::{counter::Hook, reason::Reason};
 
-use super::verdicts::{DB_FROM_WEB, between, expect, expect_bytes, leaving, shop};
+use super::verdicts::{DB_FROM_WEB, Scene, between, expect, expect_bytes, leaving};
 
 const OUT: Program = Program::FROM_WORKLOAD;
 
@@ -30,20 +30,34 @@ fn passed(reason: Reason) -> Moved {
 
 #[test]
 fn a_workload_speaks_only_for_itself() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
     let context = leaving(web);
     let mut check = |packet: &Packet<cofferdam_tests::packet::Tcp>, moved| {
         expect(&mut firewall, OUT, packet, &context, moved);
     };
-    let good = |family| tcp().family(family).from(web.end).to(cache.end).dport(80).syn();
+    let good = |family| {
+        tcp()
+            .family(family)
+            .from(web.end)
+            .to(cache.end)
+            .dport(80)
+            .syn()
+    };
     for family in Family::BOTH {
         check(&good(family), passed(Reason::NotIsolated));
-        check(&good(family).source_mac(db.end.mac), refused(Reason::SpoofedMac));
-        check(&good(family).source_mac(Mac([0xff; 6])), refused(Reason::SpoofedMac));
+        check(
+            &good(family).source_mac(db.end.mac),
+            refused(Reason::SpoofedMac),
+        );
+        check(
+            &good(family).source_mac(Mac([0xff; 6])),
+            refused(Reason::SpoofedMac),
+        );
     }
     // Another workload, the gateway, the receiver, loopback, "this network",
     // multicast, link-local, metadata.
@@ -58,7 +72,10 @@ fn a_workload_speaks_only_for_itself() {
         Ipv4Addr::new(169, 254, 169, 254),
     ];
     for source in v4 {
-        check(&good(Family::V4).source_ip(source), refused(Reason::SpoofedSource));
+        check(
+            &good(Family::V4).source_ip(source),
+            refused(Reason::SpoofedSource),
+        );
     }
     // Also: `::`, v4-mapped, v4-compatible, 6to4, NAT64, another's link-local.
     let own = web.end.ipv4.expect("both");
@@ -75,17 +92,21 @@ fn a_workload_speaks_only_for_itself() {
         Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x99),
     ];
     for source in v6 {
-        check(&good(Family::V6).source_ip(source), refused(Reason::SpoofedSource));
+        check(
+            &good(Family::V6).source_ip(source),
+            refused(Reason::SpoofedSource),
+        );
     }
 }
 
 #[test]
 fn frames_that_are_not_understood_are_dropped_on_both_hooks() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
     // Nothing is isolated: what is dropped here is dropped for its shape.
-    firewall.enforce(&world, &pods, "");
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, "");
     let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
     let good = tcp().from(web.end).to(cache.end).dport(80).syn();
     let six = good.clone().family(Family::V6);
@@ -104,35 +125,81 @@ fn frames_that_are_not_understood_are_dropped_on_both_hooks() {
         (good.clone().data_offset(0).bytes(), Reason::Malformed),
         (good.truncated(53), Reason::Malformed),
         (six.truncated(73), Reason::Malformed),
-        (six.clone().extensions(9, Extension::destination_options(&[])).bytes(), Reason::Ipv6Chain),
-        (six.clone().extension(Extension::destination_options(&[0; 2000])).bytes(), Reason::Ipv6Chain),
+        (
+            six.clone()
+                .extensions(9, Extension::destination_options(&[]))
+                .bytes(),
+            Reason::Ipv6Chain,
+        ),
+        (
+            six.clone()
+                .extension(Extension::destination_options(&[0; 2000]))
+                .bytes(),
+            Reason::Ipv6Chain,
+        ),
     ];
     for kind in [0x88e5, 0x888e, 0x0600, 0xffff] {
         let frame = ether(kind).from(web.end).to(cache.end).payload(&[0; 46]);
         cases.push((frame.bytes(), Reason::Ethertype));
     }
-    cases.push((llc(0x42, 0x42, 3, &[0; 40]).from(web.end).to(cache.end).bytes(), Reason::Ethertype));
+    cases.push((
+        llc(0x42, 0x42, 3, &[0; 40])
+            .from(web.end)
+            .to(cache.end)
+            .bytes(),
+        Reason::Ethertype,
+    ));
     for (frame, reason) in cases {
         let about = format!("{reason:?} {:02x?}", &frame[..frame.len().min(60)]);
-        expect_bytes(&mut firewall, OUT, &frame, &leaving(web), refused(reason), &about);
+        expect_bytes(
+            &mut firewall,
+            OUT,
+            &frame,
+            &leaving(web),
+            refused(reason),
+            &about,
+        );
         let moved = denied(Hook::ToWorkload, reason, 1);
         let context = between(web, cache);
-        expect_bytes(&mut firewall, Program::TO_WORKLOAD, &frame, &context, moved, &about);
+        expect_bytes(
+            &mut firewall,
+            Program::TO_WORKLOAD,
+            &frame,
+            &context,
+            moved,
+            &about,
+        );
     }
     // The same chain, one header shorter, and what IP carries by number, pass.
     let longest = six.extensions(8, Extension::destination_options(&[]));
-    expect(&mut firewall, OUT, &longest, &leaving(web), passed(Reason::NotIsolated));
-    let other = ip_protocol(99).from(web.end).to(cache.end).payload(&[0; 20]);
-    expect(&mut firewall, OUT, &other, &leaving(web), passed(Reason::NotIsolated));
+    expect(
+        &mut firewall,
+        OUT,
+        &longest,
+        &leaving(web),
+        passed(Reason::NotIsolated),
+    );
+    let other = ip_protocol(99)
+        .from(web.end)
+        .to(cache.end)
+        .payload(&[0; 20]);
+    expect(
+        &mut firewall,
+        OUT,
+        &other,
+        &leaving(web),
+        passed(Reason::NotIsolated),
+    );
 }
 
 #[test]
 fn arp_must_be_truthful() {
-    let (world, pods) = shop(Wiring::Bridge);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
     // Closed for everything: ARP passes all the same.
-    firewall.enforce(&world, &pods, &DB_FROM_WEB.replace("app: db", "app: web"));
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Bridge, &DB_FROM_WEB.replace("app: db", "app: web"));
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let theirs = db.end.ipv4.expect("both");
     let request = arp_request().from(web.end).to(db.end);
@@ -140,31 +207,68 @@ fn arp_must_be_truthful() {
         (request.clone(), passed(Reason::Arp)),
         (arp_reply().from(web.end).to(db.end), passed(Reason::Arp)),
         (arp_announcement().from(web.end), passed(Reason::Arp)),
-        (request.clone().sender_ip(Ipv4Addr::UNSPECIFIED), passed(Reason::Arp)),
-        (request.clone().sender_ip(theirs), refused(Reason::UntruthfulArp)),
-        (request.clone().sender_mac(db.end.mac), refused(Reason::UntruthfulArp)),
-        (arp_announcement().from(web.end).sender_ip(theirs), refused(Reason::UntruthfulArp)),
+        (
+            request.clone().sender_ip(Ipv4Addr::UNSPECIFIED),
+            passed(Reason::Arp),
+        ),
+        (
+            request.clone().sender_ip(theirs),
+            refused(Reason::UntruthfulArp),
+        ),
+        (
+            request.clone().sender_mac(db.end.mac),
+            refused(Reason::UntruthfulArp),
+        ),
+        (
+            arp_announcement().from(web.end).sender_ip(theirs),
+            refused(Reason::UntruthfulArp),
+        ),
         (request.clone().operation(9), refused(Reason::UntruthfulArp)),
-        (request.clone().address_lengths(6, 16), refused(Reason::UntruthfulArp)),
+        (
+            request.clone().address_lengths(6, 16),
+            refused(Reason::UntruthfulArp),
+        ),
         (request.clone().vlan(0), refused(Reason::VlanTag)),
     ] {
         expect(&mut firewall, OUT, &packet, &leaving(web), moved);
     }
     let moved = allowed(Hook::ToWorkload, Reason::Arp, 1);
-    expect(&mut firewall, Program::TO_WORKLOAD, &request, &between(web, db), moved);
+    expect(
+        &mut firewall,
+        Program::TO_WORKLOAD,
+        &request,
+        &between(web, db),
+        moved,
+    );
 }
 
 #[test]
 fn neighbour_discovery_must_be_truthful() {
-    let (world, pods) = shop(Wiring::Bridge);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Bridge, DB_FROM_WEB);
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let (mine, theirs) = (web.end.ipv6.expect("both"), db.end.ipv6.expect("both"));
     let [a, b, c, d, e, f] = web.end.mac.0;
     let link_local = Ipv6Addr::from([
-        0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f,
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
     ]);
     let asked = neighbour_solicitation(theirs).from(web.end);
     let told = neighbour_advertisement(mine).from(web.end).to(db.end);
@@ -177,20 +281,48 @@ fn neighbour_discovery_must_be_truthful() {
         (asked.clone(), good),
         (asked.clone().source_ip(link_local), good),
         (told.clone().target_link_address(web.end.mac), good),
-        (neighbour_advertisement(link_local).from(web.end).to(db.end), good),
-        (router_solicitation().from(web.end).source_ip(unspecified), good),
+        (
+            neighbour_advertisement(link_local).from(web.end).to(db.end),
+            good,
+        ),
+        (
+            router_solicitation().from(web.end).source_ip(unspecified),
+            good,
+        ),
         // Duplicate address detection, for an own address only.
-        (neighbour_solicitation(mine).from(web.end).source_ip(unspecified), good),
-        (neighbour_solicitation(theirs).from(web.end).source_ip(unspecified), spoof),
+        (
+            neighbour_solicitation(mine)
+                .from(web.end)
+                .source_ip(unspecified),
+            good,
+        ),
+        (
+            neighbour_solicitation(theirs)
+                .from(web.end)
+                .source_ip(unspecified),
+            spoof,
+        ),
         (asked.clone().source_link_address(db.end.mac), lie),
         (told.clone().target_link_address(db.end.mac), lie),
-        (neighbour_advertisement(theirs).from(web.end).to(db.end), lie),
+        (
+            neighbour_advertisement(theirs).from(web.end).to(db.end),
+            lie,
+        ),
         (asked.clone().source_ip(theirs), spoof),
         (asked.clone().hop_limit(254), lie),
-        (asked.clone().nd_option_bytes(&[1, 0, 0, 0, 0, 0, 0, 0]), lie),
+        (
+            asked.clone().nd_option_bytes(&[1, 0, 0, 0, 0, 0, 0, 0]),
+            lie,
+        ),
         (asked.clone().fragment(5, 0, true), lie),
-        (router_advertisement().from(web.end), refused(Reason::RouterAdvertisement)),
-        (redirect(theirs, theirs).from(web.end).to(db.end), refused(Reason::Redirect)),
+        (
+            router_advertisement().from(web.end),
+            refused(Reason::RouterAdvertisement),
+        ),
+        (
+            redirect(theirs, theirs).from(web.end).to(db.end),
+            refused(Reason::Redirect),
+        ),
     ] {
         expect(&mut firewall, OUT, &packet, &leaving(web), moved);
     }
@@ -204,10 +336,11 @@ fn neighbour_discovery_must_be_truthful() {
 
 #[test]
 fn multicast_reports_pass_and_dhcp_servers_do_not() {
-    let (world, pods) = shop(Wiring::Bridge);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Bridge, DB_FROM_WEB);
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
     let report = mldv2_report(&[group]).from(web.end);
@@ -216,13 +349,41 @@ fn multicast_reports_pass_and_dhcp_servers_do_not() {
     let early = report.clone().source_ip(Ipv6Addr::UNSPECIFIED);
     expect(&mut firewall, OUT, &early, &leaving(web), passes);
     let theirs = report.source_ip(db.end.ipv6.expect("both"));
-    expect(&mut firewall, OUT, &theirs, &leaving(web), refused(Reason::SpoofedSource));
+    expect(
+        &mut firewall,
+        OUT,
+        &theirs,
+        &leaving(web),
+        refused(Reason::SpoofedSource),
+    );
 
     for (family, server, client) in [(Family::V4, 67, 68), (Family::V6, 547, 546)] {
-        let packet = udp().family(family).from(web.end).to(db.end).sport(server).dport(client);
-        expect(&mut firewall, OUT, &packet, &leaving(web), refused(Reason::DhcpServer));
-        let other = udp().family(family).from(web.end).to(db.end).sport(client).dport(server);
-        expect(&mut firewall, OUT, &other, &leaving(web), passed(Reason::NotIsolated));
+        let packet = udp()
+            .family(family)
+            .from(web.end)
+            .to(db.end)
+            .sport(server)
+            .dport(client);
+        expect(
+            &mut firewall,
+            OUT,
+            &packet,
+            &leaving(web),
+            refused(Reason::DhcpServer),
+        );
+        let other = udp()
+            .family(family)
+            .from(web.end)
+            .to(db.end)
+            .sport(client)
+            .dport(server);
+        expect(
+            &mut firewall,
+            OUT,
+            &other,
+            &leaving(web),
+            passed(Reason::NotIsolated),
+        );
     }
 }
 
@@ -231,10 +392,11 @@ fn multicast_reports_pass_and_dhcp_servers_do_not() {
 #[test]
 fn a_local_address_counts_only_from_its_own_interface() {
     for wiring in Wiring::BOTH {
-        let (world, pods) = shop(wiring);
-        let _inside = world.node().namespace.enter().expect("the node");
-        let mut firewall = Firewall::turn();
-        firewall.enforce(&world, &pods, DB_FROM_WEB);
+        let Scene {
+            mut firewall,
+            world,
+            inside: _inside,
+        } = Scene::open(wiring, DB_FROM_WEB);
         let [web, db, cache] =
             ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
         let packet = tcp().from(web.end).to(db.end).dport(5432).syn();
@@ -247,22 +409,35 @@ fn a_local_address_counts_only_from_its_own_interface() {
         let foreign = denied(Hook::ToWorkload, Reason::ForeignLocalAddress, 1);
         let uplink = world.outside().uplink_ifindex;
         let program = Program::TO_WORKLOAD;
-        expect(&mut firewall, program, &packet, &from(web.host_ifindex), allow);
+        expect(
+            &mut firewall,
+            program,
+            &packet,
+            &from(web.host_ifindex),
+            allow,
+        );
         for elsewhere in [cache.host_ifindex, uplink, 0] {
             expect(&mut firewall, program, &packet, &from(elsewhere), foreign);
         }
         if let Some(bridge) = &world.node().bridge {
-            expect(&mut firewall, program, &packet, &from(bridge.ifindex), allow);
+            expect(
+                &mut firewall,
+                program,
+                &packet,
+                &from(bridge.ifindex),
+                allow,
+            );
         }
     }
 }
 
 #[test]
 fn the_node_reaches_its_workloads_but_nobody_in_its_name() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let db = named(&world, "shop/db");
     let node = world.node().end;
     for family in Family::BOTH {
@@ -284,15 +459,21 @@ fn the_node_reaches_its_workloads_but_nobody_in_its_name() {
 
 #[test]
 fn a_workload_reaches_itself() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let db = named(&world, "shop/db");
     for family in Family::BOTH {
         let packet = ping(family).from(db.end).to(db.end);
         check(&mut firewall, OUT, &packet, &leaving(db));
-        check(&mut firewall, Program::TO_WORKLOAD, &packet, &between(db, db));
+        check(
+            &mut firewall,
+            Program::TO_WORKLOAD,
+            &packet,
+            &between(db, db),
+        );
     }
 
     fn check<S: Body>(
@@ -310,17 +491,30 @@ fn a_workload_reaches_itself() {
 /// its own policy judges them.
 #[test]
 fn frames_to_nobodys_address_are_judged_by_the_receiver() {
-    let (world, pods) = shop(Wiring::Bridge);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Bridge, DB_FROM_WEB);
     let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
     let group = Ipv4Addr::new(224, 0, 0, 251);
     for to in [group, Ipv4Addr::BROADCAST, cache.end.ipv4.expect("both")] {
         let packet = udp().from(web.end).to(to).dport(5353);
         let deny = denied(Hook::ToWorkload, Reason::Isolated, 1);
-        expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(web, db), deny);
+        expect(
+            &mut firewall,
+            Program::TO_WORKLOAD,
+            &packet,
+            &between(web, db),
+            deny,
+        );
         let allow = allowed(Hook::ToWorkload, Reason::NotIsolated, 1);
-        expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(web, cache), allow);
+        expect(
+            &mut firewall,
+            Program::TO_WORKLOAD,
+            &packet,
+            &between(web, cache),
+            allow,
+        );
     }
 }

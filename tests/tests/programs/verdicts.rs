@@ -4,10 +4,10 @@ use std::{fs::OpenOptions, io::Write as _};
 
 use cofferdam_dataplane::{KernelError, Program, TestContext};
 use cofferdam_tests::{
-    firewall::{Firewall, Pod, named},
+    firewall::{Firewall, Pod, Turn, named},
     ledger::{Moved, allowed, denied},
     packet::{Body, Family, Packet, ip_protocol, ping, sctp, tcp, udp},
-    world::{Wiring, Workload, World},
+    world::{Entered, Wiring, Workload, World},
 };
 use cofferdam_verdict::{
     counter::Hook,
@@ -36,8 +36,33 @@ pub(crate) fn shop(wiring: Wiring) -> (World, Vec<Pod>) {
         Pod::new("other/web", &["app=web"]),
     ];
     let names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
-    let world = World::plan(wiring).workloads(names).outside().build().expect("a world");
+    let world = World::plan(wiring)
+        .workloads(names)
+        .outside()
+        .build()
+        .expect("a world");
     (world, pods)
+}
+
+/// A shop under a policy, seen from its node.
+pub(crate) struct Scene {
+    pub(crate) firewall: Turn,
+    pub(crate) world: World,
+    pub(crate) inside: Entered,
+}
+
+impl Scene {
+    pub(crate) fn open(wiring: Wiring, policies: &str) -> Self {
+        let (world, pods) = shop(wiring);
+        let inside = world.node().namespace.enter().expect("the node");
+        let mut firewall = Firewall::turn();
+        firewall.enforce(&world, &pods, policies);
+        Self {
+            firewall,
+            world,
+            inside,
+        }
+    }
 }
 
 /// A packet from one workload as it reaches another's interface.
@@ -67,7 +92,14 @@ pub(crate) fn expect<S: Body>(
     context: &TestContext,
     expected: Moved,
 ) {
-    expect_bytes(firewall, program, &packet.bytes(), context, expected, &packet.to_string());
+    expect_bytes(
+        firewall,
+        program,
+        &packet.bytes(),
+        context,
+        expected,
+        &packet.to_string(),
+    );
 }
 
 /// Like [`expect`], for bytes.
@@ -84,20 +116,35 @@ pub(crate) fn expect_bytes(
     firewall.ledger().assert_moved(&before, &[expected], about);
     assert_eq!(action, expected.action, "{about}");
     let (_, verdict) = firewall.judge(program.hook, frame, context);
-    assert_eq!((verdict.action, verdict.reason), (expected.action, expected.reason), "{about}");
+    assert_eq!(
+        (verdict.action, verdict.reason),
+        (expected.action, expected.reason),
+        "{about}"
+    );
 }
 
 #[test]
 fn programs_load_and_their_cost_is_recorded() {
     let mut firewall = Firewall::turn();
-    let verified = firewall.kernel().verified().expect("the kernel tells about its programs");
+    let verified = firewall
+        .kernel()
+        .verified()
+        .expect("the kernel tells about its programs");
     assert_eq!(verified.len(), Program::ALL.len());
     let mut record = std::env::var_os("COFFERDAM_VERIFIED").map(|path| {
-        OpenOptions::new().append(true).create(true).open(path).expect("the file can be written")
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .expect("the file can be written")
     });
     for one in verified {
         let instructions = one.instructions.expect("kernels from 5.16 on tell");
-        assert!(instructions > 100 && instructions < 500_000, "{}: {instructions}", one.program);
+        assert!(
+            instructions > 100 && instructions < 500_000,
+            "{}: {instructions}",
+            one.program
+        );
         if let Some(file) = &mut record {
             writeln!(file, "{}\t{instructions}", one.program).expect("the file can be written");
         }
@@ -120,12 +167,18 @@ fn without_a_table_everything_is_denied() {
     expect(&mut firewall, to, &packet, &about, expected);
 
     endpoint.deny_all = true;
-    firewall.kernel().set_endpoint(&endpoint).expect("there is room");
+    firewall
+        .kernel()
+        .set_endpoint(&endpoint)
+        .expect("there is room");
     let expected = denied(Hook::FromWorkload, Reason::EndpointDenyAll, 1);
     expect(&mut firewall, to, &packet, &about, expected);
 
     endpoint.deny_all = false;
-    firewall.kernel().set_endpoint(&endpoint).expect("there is room");
+    firewall
+        .kernel()
+        .set_endpoint(&endpoint)
+        .expect("there is room");
     let expected = denied(Hook::FromWorkload, Reason::TableCorrupt, 1);
     expect(&mut firewall, to, &packet, &about, expected);
 
@@ -136,10 +189,11 @@ fn without_a_table_everything_is_denied() {
 
 #[test]
 fn one_label_rule_allows_its_port_and_peer_alone() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let [web, db, cache, stranger] =
         ["shop/web", "shop/db", "shop/cache", "other/web"].map(|name| named(&world, name));
     let hook = Hook::ToWorkload;
@@ -155,49 +209,95 @@ fn one_label_rule_allows_its_port_and_peer_alone() {
             (stranger, 5432, isolated),
         ] {
             let packet = to_db(from).dport(port);
-            expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(from, db), expected);
+            expect(
+                &mut firewall,
+                Program::TO_WORKLOAD,
+                &packet,
+                &between(from, db),
+                expected,
+            );
         }
         // A rule with ports covers nothing else: no other protocol, no ping.
         let others = [
-            udp().family(family).from(web.end).to(db.end).dport(5432).erased(),
-            sctp().family(family).from(web.end).to(db.end).dport(5432).init(1).erased(),
+            udp()
+                .family(family)
+                .from(web.end)
+                .to(db.end)
+                .dport(5432)
+                .erased(),
+            sctp()
+                .family(family)
+                .from(web.end)
+                .to(db.end)
+                .dport(5432)
+                .init(1)
+                .erased(),
             ping(family).from(web.end).to(db.end).erased(),
-            ip_protocol(47).family(family).from(web.end).to(db.end).payload(&[0; 20]).erased(),
+            ip_protocol(47)
+                .family(family)
+                .from(web.end)
+                .to(db.end)
+                .payload(&[0; 20])
+                .erased(),
         ];
         for packet in others {
-            expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(web, db), isolated);
+            expect(
+                &mut firewall,
+                Program::TO_WORKLOAD,
+                &packet,
+                &between(web, db),
+                isolated,
+            );
         }
         // Nobody isolates the cache.
         let packet = udp().family(family).from(db.end).to(cache.end).dport(53);
         let free = allowed(hook, Reason::NotIsolated, 1);
-        expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(db, cache), free);
+        expect(
+            &mut firewall,
+            Program::TO_WORKLOAD,
+            &packet,
+            &between(db, cache),
+            free,
+        );
     }
 }
 
 #[test]
 fn a_verdict_names_its_rule_and_its_isolating_policies() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let packet = |port| tcp().from(web.end).to(db.end).dport(port).syn().bytes();
     let (_, verdict) = firewall.judge(Hook::ToWorkload, &packet(5432), &between(web, db));
-    let rule = firewall.compiled().rules.rule(verdict.rule).expect("the rule that allowed");
-    assert_eq!((&*rule.key.policy.namespace, &*rule.key.policy.name), ("shop", "db-from-web"));
+    let rule = firewall
+        .compiled()
+        .rules
+        .rule(verdict.rule)
+        .expect("the rule that allowed");
+    assert_eq!(
+        (&*rule.key.policy.namespace, &*rule.key.policy.name),
+        ("shop", "db-from-web")
+    );
     assert_eq!((rule.key.index, rule.place.line), (Some(0), 7));
     let (case, verdict) = firewall.judge(Hook::ToWorkload, &packet(80), &between(web, db));
     assert_eq!(case.direction, Direction::Ingress as u32);
-    let by: Vec<_> = firewall.compiled().rules.isolated_by(verdict.rule).collect();
+    let by: Vec<_> = firewall
+        .compiled()
+        .rules
+        .isolated_by(verdict.rule)
+        .collect();
     assert_eq!(by.len(), 1);
-    assert_eq!((&*by[0].1.key.policy.name, by[0].1.key.index), ("db-from-web", None));
+    assert_eq!(
+        (&*by[0].1.key.policy.name, by[0].1.key.index),
+        ("db-from-web", None)
+    );
 }
 
 #[test]
 fn egress_policy_is_judged_at_both_hooks() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
     let policy = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -208,22 +308,55 @@ spec:
   egress:
   - to: [{podSelector: {matchLabels: {app: db}}}, {ipBlock: {cidr: 203.0.113.0/24}}]
 ";
-    firewall.enforce(&world, &pods, policy);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, policy);
     let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
     for (to, action, reason) in [
         (db, Action::Allow, Reason::Rule),
         (cache, Action::Deny, Reason::Isolated),
     ] {
         let packet = tcp().from(web.end).to(to.end).dport(80).syn();
-        let moved = Moved { hook: Hook::FromWorkload, action, reason, packets: 1 };
-        expect(&mut firewall, Program::FROM_WORKLOAD, &packet, &leaving(web), moved);
+        let moved = Moved {
+            hook: Hook::FromWorkload,
+            action,
+            reason,
+            packets: 1,
+        };
+        expect(
+            &mut firewall,
+            Program::FROM_WORKLOAD,
+            &packet,
+            &leaving(web),
+            moved,
+        );
         // The receiver is not isolated; the sender's egress is judged here too.
-        let reason = if action == Action::Allow { Reason::NotIsolated } else { reason };
-        let moved = Moved { hook: Hook::ToWorkload, action, reason, packets: 1 };
-        expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(web, to), moved);
+        let reason = if action == Action::Allow {
+            Reason::NotIsolated
+        } else {
+            reason
+        };
+        let moved = Moved {
+            hook: Hook::ToWorkload,
+            action,
+            reason,
+            packets: 1,
+        };
+        expect(
+            &mut firewall,
+            Program::TO_WORKLOAD,
+            &packet,
+            &between(web, to),
+            moved,
+        );
         let (case, _) = firewall.judge(Hook::ToWorkload, &packet.bytes(), &between(web, to));
-        let direction =
-            if action == Action::Deny { Direction::Egress } else { Direction::Ingress };
+        let direction = if action == Action::Deny {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        };
         assert_eq!(case.direction, direction as u32);
     }
     for (address, action, reason) in [
@@ -232,46 +365,83 @@ spec:
     ] {
         let address: std::net::Ipv4Addr = address.parse().expect("an address");
         let packet = udp().from(web.end).to(address).dport(53);
-        let moved = Moved { hook: Hook::FromWorkload, action, reason, packets: 1 };
-        expect(&mut firewall, Program::FROM_WORKLOAD, &packet, &leaving(web), moved);
+        let moved = Moved {
+            hook: Hook::FromWorkload,
+            action,
+            reason,
+            packets: 1,
+        };
+        expect(
+            &mut firewall,
+            Program::FROM_WORKLOAD,
+            &packet,
+            &leaving(web),
+            moved,
+        );
     }
 }
 
 #[test]
 fn audit_policies_are_judged_beside_what_is_in_force() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
     let audit = DB_FROM_WEB.replace(
         "namespace: shop}",
         "namespace: shop, annotations: {cofferdam.dev/mode: audit}}",
     );
-    firewall.enforce(&world, &pods, &audit);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, &audit);
     let [cache, db] = ["shop/cache", "shop/db"].map(|name| named(&world, name));
     let packet = tcp().from(cache.end).to(db.end).dport(5432).syn();
     let free = allowed(Hook::ToWorkload, Reason::NotIsolated, 1);
-    expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(cache, db), free);
+    expect(
+        &mut firewall,
+        Program::TO_WORKLOAD,
+        &packet,
+        &between(cache, db),
+        free,
+    );
     let (case, _) = firewall.judge(Hook::ToWorkload, &packet.bytes(), &between(cache, db));
     let audited = cofferdam_verdict::verdict::Verdict::from_any_word(case.audited);
-    assert_eq!(audited.map(|v| (v.action, v.reason)), Some((Action::Deny, Reason::Isolated)));
+    assert_eq!(
+        audited.map(|v| (v.action, v.reason)),
+        Some((Action::Deny, Reason::Isolated))
+    );
 }
 
 #[test]
 fn fragments_after_the_first_are_dropped_and_counted() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     for family in Family::BOTH {
-        let whole = tcp().family(family).from(web.end).to(db.end).dport(5432).payload(&[7; 64]);
+        let whole = tcp()
+            .family(family)
+            .from(web.end)
+            .to(db.end)
+            .dport(5432)
+            .payload(&[7; 64]);
         let first = whole.clone().fragment(9, 0, true);
         let allow = allowed(Hook::ToWorkload, Reason::Rule, 1);
-        expect(&mut firewall, Program::TO_WORKLOAD, &first, &between(web, db), allow);
+        expect(
+            &mut firewall,
+            Program::TO_WORKLOAD,
+            &first,
+            &between(web, db),
+            allow,
+        );
         for program in [Program::TO_WORKLOAD, Program::FROM_WORKLOAD] {
             // The bytes at its start say port 5432; they are data.
             let later = whole.clone().fragment(9, 24, false);
-            let about = if program.hook == Hook::ToWorkload { between(web, db) } else { leaving(web) };
+            let about = if program.hook == Hook::ToWorkload {
+                between(web, db)
+            } else {
+                leaving(web)
+            };
             let deny = denied(program.hook, Reason::FragmentNoFirst, 1);
             expect(&mut firewall, program, &later, &about, deny);
         }
@@ -282,68 +452,106 @@ fn fragments_after_the_first_are_dropped_and_counted() {
 /// program has just judged on the same hook; nothing else.
 #[test]
 fn a_filter_judges_only_what_its_link_has_not() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let mut endpoint = firewall.endpoint(&world, "shop/db");
     endpoint.shared_hooks = true;
-    firewall.kernel().set_endpoint(&endpoint).expect("there is room");
+    firewall
+        .kernel()
+        .set_endpoint(&endpoint)
+        .expect("there is room");
     let frame = tcp().from(web.end).to(db.end).dport(5432).syn().bytes();
     let about = between(web, db);
     let kernel = firewall.kernel();
-    let link = kernel.test_run("to_workload", &frame, &about, 1).expect("a run");
+    let link = kernel
+        .test_run("to_workload", &frame, &about, 1)
+        .expect("a run");
     assert_eq!(link.returned, -1, "goes on to the other filters");
     let before = firewall.ledger();
-    let marked = TestContext { cb: link.cb, ..about };
+    let marked = TestContext {
+        cb: link.cb,
+        ..about
+    };
     let kernel = firewall.kernel();
-    let filter = kernel.test_run("to_workload_f", &frame, &marked, 1).expect("a run");
+    let filter = kernel
+        .test_run("to_workload_f", &frame, &marked, 1)
+        .expect("a run");
     assert_eq!(filter.returned, -1);
     assert_ne!(filter.cb, link.cb, "the mark is taken off");
-    firewall.ledger().assert_moved(&before, &[], "a marked packet");
+    firewall
+        .ledger()
+        .assert_moved(&before, &[], "a marked packet");
 
     // The mark of another interface, and of another hook, is no mark.
     let denied_frame = tcp().from(web.end).to(db.end).dport(80).syn().bytes();
-    let elsewhere = TestContext { ifindex: web.host_ifindex, ..marked };
+    let elsewhere = TestContext {
+        ifindex: web.host_ifindex,
+        ..marked
+    };
     for (name, context) in [("to_workload_f", elsewhere), ("from_workload_f", marked)] {
         let before = firewall.ledger();
-        let run = firewall.kernel().test_run(name, &denied_frame, &context, 1).expect("a run");
+        let run = firewall
+            .kernel()
+            .test_run(name, &denied_frame, &context, 1)
+            .expect("a run");
         let moved = firewall.ledger().since(&before);
-        assert_eq!(moved.iter().map(|counter| counter.packets).sum::<u64>(), 1, "{name} judged");
+        assert_eq!(
+            moved.iter().map(|counter| counter.packets).sum::<u64>(),
+            1,
+            "{name} judged"
+        );
         assert!(run.returned == 2 || moved[0].action == Action::Allow);
     }
 }
 
 #[test]
 fn a_hook_that_is_not_shared_ends_the_chain() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let frame = tcp().from(web.end).to(db.end).dport(5432).syn().bytes();
-    let run = firewall.kernel().test_run("to_workload", &frame, &between(web, db), 1);
+    let run = firewall
+        .kernel()
+        .test_run("to_workload", &frame, &between(web, db), 1);
     assert_eq!(run.expect("a run").returned, 0);
 }
 
 #[test]
 fn what_is_no_table_or_does_not_fit_changes_nothing() {
-    let (world, pods) = shop(Wiring::Ptp);
-    let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, DB_FROM_WEB);
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
     let good = firewall.compiled().pages().to_vec();
     let mut other_version = good.clone();
     other_version[0][1] += 1;
     let too_large = vec![good[0]; 17];
     let kernel = firewall.kernel();
     assert!(matches!(kernel.publish(&[]), Err(KernelError::NotATable)));
-    assert!(matches!(kernel.publish(&other_version), Err(KernelError::NotATable)));
-    let refused = kernel.publish(&too_large).expect_err("17 pages, room for 16");
+    assert!(matches!(
+        kernel.publish(&other_version),
+        Err(KernelError::NotATable)
+    ));
+    let refused = kernel
+        .publish(&too_large)
+        .expect_err("17 pages, room for 16");
     assert!(refused.to_string().contains("17 pages"), "{refused}");
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let packet = tcp().from(web.end).to(db.end).dport(5432).syn();
     let allow = allowed(Hook::ToWorkload, Reason::Rule, 1);
-    expect(&mut firewall, Program::TO_WORKLOAD, &packet, &between(web, db), allow);
+    expect(
+        &mut firewall,
+        Program::TO_WORKLOAD,
+        &packet,
+        &between(web, db),
+        allow,
+    );
 }

@@ -243,8 +243,17 @@ fn closing(tokens: &[Token], open: usize) -> usize {
 
 /// Place behind the item that starts at `at`.
 fn item_end(tokens: &[Token], at: usize) -> usize {
-    let is_use = tokens[at..].iter().take(4).any(|token| token.is("use"));
     let mut place = at;
+    // Attributes and visibility, which may have brackets of their own.
+    while let Some(token) = tokens.get(place) {
+        place = match token.text.as_str() {
+            "#" | "pub" => place + 1,
+            "[" | "(" => closing(tokens, place) + 1,
+            _ => break,
+        };
+    }
+    // The braces of an import are not the end of it.
+    let is_use = tokens.get(place).is_some_and(|token| token.is("use"));
     while let Some(token) = tokens.get(place) {
         match token.text.as_str() {
             ";" => return place + 1,
@@ -512,6 +521,23 @@ mod tests {
             source.test_modules,
             [module("a::m::tests"), module("a::m::apart")]
         );
+    }
+
+    #[test]
+    fn test_code_ends_where_its_item_ends() {
+        for item in [
+            "mod tests { use super::*; fn f() {} }",
+            "#[path] pub(crate) mod tests { use super::*; }",
+            "pub(crate) use crate::{x, y};",
+            "fn f(x: [u8; 2]) -> X { X { a: [0; 2] } }",
+            "impl X for Y { const Z: [u8; 1] = [0]; }",
+            "static X: [u8; 1] = [{ 1 }];",
+            "struct X;",
+            "mod apart;",
+        ] {
+            let text = format!("#[cfg(test)] {item} fn after() {{ crate::found::f() }}");
+            assert_eq!(paths(&text), ["a::found::f"], "{item}");
+        }
     }
 
     #[test]

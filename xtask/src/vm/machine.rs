@@ -23,6 +23,12 @@ use crate::{
     tools,
 };
 
+/// How many random worlds of policies the differential test goes through.
+const WORLDS: &str = "COFFERDAM_WORLDS";
+/// As many under emulation, which is some twenty times slower. What differs there
+/// is the kernel, not the policies.
+const EMULATED_WORLDS: &str = "12";
+
 /// Begins every line that the machine says to us rather than to the reader.
 const MARK: &str = "@cofferdam@ ";
 
@@ -189,8 +195,12 @@ fn pack(task: &Task<'_>) -> Result<Vec<u8>> {
     for module in task.modules {
         archive.file(&format!("modules/{}.ko", module.name), &module.content);
     }
-    let settings: Vec<(String, String)> = std::env::vars()
-        .filter(|(name, _)| name.starts_with("COFFERDAM_") && name != SKIPS && name != VERIFIED)
+    // What the caller's environment says comes later, and so overrides.
+    let settings: Vec<(String, String)> = [(WORLDS.to_owned(), EMULATED_WORLDS.to_owned())]
+        .into_iter()
+        .chain(std::env::vars().filter(|(name, _)| {
+            name.starts_with("COFFERDAM_") && name != SKIPS && name != VERIFIED
+        }))
         .collect();
     let names: Vec<&str> = task
         .modules

@@ -18,7 +18,10 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// Writes `buckets`, whose number is a power of two.
     pub fn new(keys: &'a Keys, buckets: &'a [Bucket]) -> Option<Self> {
-        buckets.len().is_power_of_two().then_some(Self { keys, buckets })
+        buckets
+            .len()
+            .is_power_of_two()
+            .then_some(Self { keys, buckets })
     }
 
     fn mask(&self) -> u32 {
@@ -73,10 +76,12 @@ impl<'a> Writer<'a> {
 
     /// The value of a key, as the writer sees it.
     pub fn get<const K: usize>(&self, key: &[u32; K]) -> Option<u32> {
-        candidates(self.keys, self.mask(), key).into_iter().find_map(|index| {
-            let at = self.position(index, key)?;
-            Some(self.bucket(index).words[at + K].load())
-        })
+        candidates(self.keys, self.mask(), key)
+            .into_iter()
+            .find_map(|index| {
+                let at = self.position(index, key)?;
+                Some(self.bucket(index).words[at + K].load())
+            })
     }
 
     fn position<const K: usize>(&self, index: u32, key: &[u32; K]) -> Option<usize> {
@@ -89,7 +94,9 @@ impl<'a> Writer<'a> {
 
     fn free<const K: usize>(&self, index: u32) -> Option<usize> {
         let bucket = self.bucket(index);
-        (0..entries::<K>()).map(entry::<K>).find(|&at| bucket.words[at + K].load() == 0)
+        (0..entries::<K>())
+            .map(entry::<K>)
+            .find(|&at| bucket.words[at + K].load() == 0)
     }
 
     /// Moves one entry of a full bucket to its other candidate, and says where
@@ -111,8 +118,8 @@ impl<'a> Writer<'a> {
 
     fn fill<const K: usize>(&self, index: u32, at: usize, key: &[u32; K], value: u32) {
         let bucket = self.bucket(index);
-        for k in 0..K {
-            bucket.words[at + k].store(key[k]);
+        for (word, part) in bucket.words[at..].iter().zip(key) {
+            word.store(*part);
         }
         bucket.words[at + K].store(value);
     }

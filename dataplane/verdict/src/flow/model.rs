@@ -47,8 +47,14 @@ impl<'a> Partition<'a> {
     fn places(&self, key: &FlowKey) -> impl Iterator<Item = (usize, usize)> + use<> {
         let mask = (self.sets.len() - 1) as u32;
         let [first, second] = key.sets(self.keys, mask);
-        let sets = if first == second { [Some(first), None] } else { [Some(first), Some(second)] };
-        sets.into_iter().flatten().flat_map(|set| (0..WAYS).map(move |way| (set as usize, way)))
+        let sets = if first == second {
+            [Some(first), None]
+        } else {
+            [Some(first), Some(second)]
+        };
+        sets.into_iter()
+            .flatten()
+            .flat_map(|set| (0..WAYS).map(move |way| (set as usize, way)))
     }
 
     /// The live flow with this key.
