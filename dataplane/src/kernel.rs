@@ -376,7 +376,12 @@ impl Kernel {
             self.free.push(number);
             return Err(KernelError::EndpointsFull { room });
         }
-        self.resting.extend(before.map(|value| value - 1));
+        if let Some(value) = before {
+            self.unbind(value - 1, |slot| {
+                endpoint.addresses.iter().any(|&(_, kept)| kept == slot)
+            });
+            self.resting.push(value - 1);
+        }
         Ok(())
     }
 
@@ -388,23 +393,24 @@ impl Kernel {
             return false;
         };
         index.remove(&[ifindex]);
-        let number = value - 1;
-        if let Some(record) = self.endpoints.values().get(number as usize) {
-            for slot in record
-                .v4_slots
-                .iter()
-                .chain(&record.v6_slots)
-                .filter(|&&slot| slot != 0)
-            {
-                if let Some(binding) = self.bindings.values().get(*slot as usize) {
-                    binding.ifindex.store(0);
-                    binding.bridge.store(0);
-                    binding.epoch.add(1);
-                }
+        self.unbind(value - 1, |_| false);
+        self.resting.push(value - 1);
+        true
+    }
+
+    /// Ends the bindings of a record's slots, but for those that are kept.
+    fn unbind(&self, number: u32, kept: impl Fn(u32) -> bool) {
+        let Some(record) = self.endpoints.values().get(number as usize) else {
+            return;
+        };
+        let slots = record.v4_slots.iter().chain(&record.v6_slots);
+        for &slot in slots.filter(|&&slot| slot != 0 && !kept(slot)) {
+            if let Some(binding) = self.bindings.values().get(slot as usize) {
+                binding.ifindex.store(0);
+                binding.bridge.store(0);
+                binding.epoch.add(1);
             }
         }
-        self.resting.push(number);
-        true
     }
 
     fn record(&self, endpoint: &Endpoint) -> Result<EndpointRecord, KernelError> {

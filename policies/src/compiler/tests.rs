@@ -577,3 +577,29 @@ fn a_workload_like_another_finds_its_place_without_a_new_table() {
         "no workload's address lay in that block"
     );
 }
+
+#[test]
+fn a_late_workload_whose_port_has_another_number_has_no_place() {
+    let named = [policy("p", "{ingress: [{ports: [{port: web}]}]}")];
+    let inventory = inventory(&named);
+    let plan = SlotPlan::assign(&inventory);
+    let compile_with = |is_local: fn(&Workload) -> bool| {
+        compile(&Input {
+            is_local: &is_local,
+            ..input(&inventory, &plan)
+        })
+        .unwrap()
+    };
+    let b = &inventory.workloads()[&crate::inventory::ObjectName::new("x", "b")];
+    let mut late = b.clone();
+    late.name = crate::inventory::ObjectName::new("x", "late");
+    let address: IpAddr = "10.0.0.77".parse().unwrap();
+    let only_a = compile_with(|workload| &*workload.name.name == "a");
+    assert_eq!(only_a.place(&inventory, &late, address, true), None);
+    let all = compile_with(|_| true);
+    let place = all.place(&inventory, &late, address, true);
+    assert_eq!(
+        place.map(|(_, profile)| profile),
+        all.profile(plan.of(B.parse().unwrap()).unwrap())
+    );
+}

@@ -431,6 +431,46 @@ fn a_local_address_counts_only_from_its_own_interface() {
     }
 }
 
+/// An endpoint that is put in force again with fewer addresses speaks no longer
+/// for the others, on either hook.
+#[test]
+fn an_address_that_was_taken_away_is_nobodys() {
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, "");
+    let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
+    let mut endpoint = firewall.endpoint(&world, "shop/web");
+    endpoint.addresses.retain(|(address, _)| address.is_ipv6());
+    firewall
+        .kernel()
+        .set_endpoint(&endpoint)
+        .expect("there is room");
+    for (family, sent, received) in [
+        (
+            Family::V6,
+            passed(Reason::NotIsolated),
+            allowed(Hook::ToWorkload, Reason::NotIsolated, 1),
+        ),
+        (
+            Family::V4,
+            refused(Reason::SpoofedSource),
+            denied(Hook::ToWorkload, Reason::ForeignLocalAddress, 1),
+        ),
+    ] {
+        let packet = udp().family(family).from(web.end).to(cache.end).dport(53);
+        expect(&mut firewall, OUT, &packet, &leaving(web), sent);
+        expect(
+            &mut firewall,
+            Program::TO_WORKLOAD,
+            &packet,
+            &between(web, cache),
+            received,
+        );
+    }
+}
+
 #[test]
 fn the_node_reaches_its_workloads_but_nobody_in_its_name() {
     let Scene {
