@@ -23,7 +23,7 @@ use crate::{
     memory::{BucketSet, Memory},
     packet::{self, Frame, Packet, Part, ethertype, icmpv6, protocol},
     reason::Reason,
-    table::{Decision, Profile, SlotKind, Table, row_key},
+    table::{DecisionWords, Profile, SlotKind, Table, row_key},
     verdict::{Action, Direction, Verdict, word_action},
 };
 
@@ -55,6 +55,9 @@ mod mark {
 
 /// A packet that the tables must decide, and the answer. Words only, so that a
 /// program can hand it to a function of its own.
+///
+/// Fields that begin as zero stand apart from each other: a run of them becomes a
+/// call of `memset`, which on BPF is a loop over bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Case {
@@ -62,27 +65,27 @@ pub struct Case {
     pub source: [u32; 4],
     /// Destination address.
     pub destination: [u32; 4],
-    /// Number of the endpoint's record.
-    pub endpoint: u32,
     /// Interface the packet came in by, 0 if unknown.
     pub ingress_ifindex: u32,
-    /// Protocol and port, as rows are searched by.
-    pub key: u32,
-    /// See [`mark`].
-    marks: u32,
-    /// Answer: the verdict in force, [`Verdict::to_word`].
-    pub enforced: u32,
-    /// Answer: the verdict with audit policies in force as well.
-    pub audited: u32,
     /// Answer: [`Direction`] of the policy that decided.
     pub direction: u32,
+    /// Protocol and port, as rows are searched by.
+    pub key: u32,
     /// Answer: source slot, 0 if it was not looked up.
     pub source_slot: u32,
+    /// See [`mark`].
+    marks: u32,
     /// Answer: destination slot, 0 if it was not looked up.
     pub destination_slot: u32,
+    /// Answer: the verdict in force, [`Verdict::to_word`].
+    pub enforced: u32,
     /// Answer: 1 when other filters stand on the hook, so that an allowed packet
     /// must go on to them.
     pub shared_hooks: u32,
+    /// Answer: the verdict with audit policies in force as well.
+    pub audited: u32,
+    /// Number of the endpoint's record.
+    pub endpoint: u32,
 }
 
 const _: () = assert!(size_of::<Case>() == 72);
@@ -126,17 +129,24 @@ impl Case {
         ingress_ifindex: u32,
         key: u32,
     ) -> Self {
-        let mut case = Self::decided(Hook::ToWorkload, Verdict::deny(Reason::TableCorrupt));
-        case.source = source.words;
-        case.destination = destination.words;
-        case.endpoint = endpoint;
-        case.ingress_ifindex = ingress_ifindex;
-        case.key = key;
-        case.marks = match source.family {
-            Family::V4 => mark::TO_WORKLOAD,
-            Family::V6 => mark::TO_WORKLOAD | mark::V6,
-        };
-        case
+        let unanswered = Verdict::deny(Reason::TableCorrupt).to_word();
+        Self {
+            source: source.words,
+            destination: destination.words,
+            ingress_ifindex,
+            direction: Direction::Ingress as u32,
+            key,
+            source_slot: 0,
+            marks: match source.family {
+                Family::V4 => mark::TO_WORKLOAD,
+                Family::V6 => mark::TO_WORKLOAD | mark::V6,
+            },
+            destination_slot: 0,
+            enforced: unanswered,
+            shared_hooks: 0,
+            audited: unanswered,
+            endpoint,
+        }
     }
 
     #[inline(always)]
@@ -375,8 +385,8 @@ fn send<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<
         .slot(case.destination_slot)
         .ok_or(Reason::TableCorrupt)?;
     let decision = decide(table, &subject, &peer, Direction::Egress, case.key)?;
-    case.enforced = decision.enforced.to_word();
-    case.audited = decision.audited.to_word();
+    case.enforced = decision.enforced;
+    case.audited = decision.audited;
     Ok(())
 }
 
@@ -437,16 +447,16 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
     let ingress = decide(table, &subject, &sender, Direction::Ingress, case.key)?;
     let mut decision = ingress;
     if let Some(egress) = egress {
-        if matches!(egress.enforced.action, Action::Deny) {
+        if word_action(egress.enforced) == Action::Deny as u32 {
             decision.enforced = egress.enforced;
             case.direction = Direction::Egress as u32;
         }
-        if matches!(egress.audited.action, Action::Deny) {
+        if word_action(egress.audited) == Action::Deny as u32 {
             decision.audited = egress.audited;
         }
     }
-    case.enforced = decision.enforced.to_word();
-    case.audited = decision.audited.to_word();
+    case.enforced = decision.enforced;
+    case.audited = decision.audited;
     Ok(())
 }
 
@@ -457,9 +467,9 @@ fn decide<M: Memory>(
     peer: &Profile,
     direction: Direction,
     key: u32,
-) -> Result<Decision, Reason> {
+) -> Result<DecisionWords, Reason> {
     table
-        .decide(subject.class, direction, peer.atom, key)
+        .decide_words(subject.class, direction, peer.atom, key)
         .ok_or(Reason::TableCorrupt)
 }
 

@@ -195,6 +195,24 @@ pub struct Decision {
     pub audited: Verdict,
 }
 
+/// A [`Decision`] as the words of its verdicts, which is all that a program needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecisionWords {
+    /// The verdict in force, [`Verdict::row_word`].
+    pub enforced: u32,
+    /// The verdict with audit policies in force as well.
+    pub audited: u32,
+}
+
+impl From<DecisionWords> for Decision {
+    fn from(words: DecisionWords) -> Self {
+        Self {
+            enforced: Verdict::from_word(words.enforced),
+            audited: Verdict::from_word(words.audited),
+        }
+    }
+}
+
 /// The port number that rows are searched by: `protocol << 16 | port`, for ICMP
 /// `type << 8 | code` as the port.
 #[inline(always)]
@@ -260,7 +278,6 @@ impl<'a, M: Memory> Table<'a, M> {
     }
 
     /// What a subject class may do with a peer atom, for one row key.
-    #[inline(always)]
     pub fn decide(
         &self,
         class: u32,
@@ -268,6 +285,19 @@ impl<'a, M: Memory> Table<'a, M> {
         atom: u32,
         key: u32,
     ) -> Option<Decision> {
+        self.decide_words(class, direction, atom, key)
+            .map(Decision::from)
+    }
+
+    /// [`Table::decide`], as words.
+    #[inline(always)]
+    pub fn decide_words(
+        &self,
+        class: u32,
+        direction: Direction,
+        atom: u32,
+        key: u32,
+    ) -> Option<DecisionWords> {
         if class >= self.header[header::CLASS_COUNT] || atom >= self.header[header::ATOM_COUNT] {
             return None;
         }
@@ -285,7 +315,7 @@ impl<'a, M: Memory> Table<'a, M> {
     /// `n` words with the verdict in force, then `n` with the audited verdict.
     /// An interval ends where the next begins.
     #[inline(always)]
-    pub fn row(&self, offset: u32, key: u32) -> Option<Decision> {
+    pub fn row(&self, offset: u32, key: u32) -> Option<DecisionWords> {
         const WITHIN: u32 = PAGE_WORDS as u32 - 1;
         let page = self.block.page(offset >> PAGE_SHIFT)?;
         let start = offset & WITHIN;
@@ -308,9 +338,9 @@ impl<'a, M: Memory> Table<'a, M> {
         }
         let enforced = page[(base.wrapping_add(count) & WITHIN) as usize];
         let audited = page[(base.wrapping_add(count).wrapping_add(count) & WITHIN) as usize];
-        Some(Decision {
-            enforced: Verdict::from_word(enforced),
-            audited: Verdict::from_word(audited),
+        Some(DecisionWords {
+            enforced: Verdict::row_word(enforced),
+            audited: Verdict::row_word(audited),
         })
     }
 

@@ -88,45 +88,32 @@ impl Verdict {
         }
     }
 
-    /// Reads a word of a row. What no compiler writes, zero above all, is a
-    /// broken table and denies.
+    /// A word of a row as it is, if a compiler can have written it; else, zero above
+    /// all, the word of a denial for a broken table.
     #[inline(always)]
-    pub fn from_word(word: u32) -> Self {
-        let rule = word & MAX_RULE;
-        let reason = word_reason(word);
-        let action = word_action(word);
-        if action == Action::Allow as u32 {
-            if reason == Reason::Rule as u32 {
-                return Self {
-                    action: Action::Allow,
-                    reason: Reason::Rule,
-                    rule,
-                };
+    pub const fn row_word(word: u32) -> u32 {
+        const fn kind(action: Action, reason: Reason) -> u32 {
+            Verdict {
+                action,
+                reason,
+                rule: 0,
             }
-            if reason == Reason::NotIsolated as u32 {
-                return Self {
-                    action: Action::Allow,
-                    reason: Reason::NotIsolated,
-                    rule,
-                };
-            }
-        } else if action == Action::Deny as u32 {
-            if reason == Reason::Rule as u32 {
-                return Self {
-                    action: Action::Deny,
-                    reason: Reason::Rule,
-                    rule,
-                };
-            }
-            if reason == Reason::Isolated as u32 {
-                return Self {
-                    action: Action::Deny,
-                    reason: Reason::Isolated,
-                    rule,
-                };
-            }
+            .to_word()
+                >> REASON_SHIFT
         }
-        Self::deny(Reason::TableCorrupt)
+        const ALLOWED: u32 = kind(Action::Allow, Reason::Rule);
+        const NOT_ISOLATED: u32 = kind(Action::Allow, Reason::NotIsolated);
+        const DENIED: u32 = kind(Action::Deny, Reason::Rule);
+        const ISOLATED: u32 = kind(Action::Deny, Reason::Isolated);
+        match word >> REASON_SHIFT {
+            ALLOWED | NOT_ISOLATED | DENIED | ISOLATED => word,
+            _ => Self::deny(Reason::TableCorrupt).to_word(),
+        }
+    }
+
+    /// Reads a word of a row; see [`Verdict::row_word`].
+    pub fn from_word(word: u32) -> Self {
+        Self::from_any_word(Self::row_word(word)).unwrap_or(Self::deny(Reason::TableCorrupt))
     }
 }
 
