@@ -608,8 +608,11 @@ fn a_thread_is_back_in_its_namespace_when_the_guard_is_gone() {
 
 #[test]
 fn dropped_worlds_leave_nothing_in_the_process() {
+    if is_a_part() {
+        return counts_what_worlds_leave();
+    }
     skip_unless!(Feature::NetworkNamespaces);
-    let mut child = in_a_process_of_its_own("counts_what_worlds_leave")
+    let mut child = in_a_process_of_its_own("dropped_worlds_leave_nothing_in_the_process")
         .spawn()
         .unwrap();
     let mut output = String::new();
@@ -622,12 +625,8 @@ fn dropped_worlds_leave_nothing_in_the_process() {
     assert!(child.wait().unwrap().success(), "{output}");
 }
 
-#[test]
-#[ignore = "part of dropped_worlds_leave_nothing_in_the_process"]
+/// What the child process of [`dropped_worlds_leave_nothing_in_the_process`] does.
 fn counts_what_worlds_leave() {
-    if std::env::var_os(PART).is_none() {
-        return;
-    }
     let count = |directory: &str| fs::read_dir(directory).unwrap().count();
     let counts = || {
         let links = Namespace::current().unwrap().interfaces().unwrap();
@@ -680,9 +679,14 @@ fn a_dropped_world_s_namespaces_end() {
 
 #[test]
 fn a_killed_process_s_namespaces_end() {
+    if is_a_part() {
+        return holds_a_world();
+    }
     skip_unless!(Feature::NetworkNamespaces);
     let observer = Namespace::new().unwrap();
-    let mut child = in_a_process_of_its_own("holds_a_world").spawn().unwrap();
+    let mut child = in_a_process_of_its_own("a_killed_process_s_namespaces_end")
+        .spawn()
+        .unwrap();
     let mut input = child.stdin.take().unwrap();
     writeln!(input, "{}", observer.path().display()).unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -701,12 +705,8 @@ fn a_killed_process_s_namespaces_end() {
     }
 }
 
-#[test]
-#[ignore = "part of a_killed_process_s_namespaces_end"]
+/// What the child process of [`a_killed_process_s_namespaces_end`] does.
 fn holds_a_world() {
-    if std::env::var_os(PART).is_none() {
-        return;
-    }
     let mut lines = io::stdin().lines();
     let path = lines.next().unwrap().unwrap();
     let observer = Namespace::open(path.as_ref()).unwrap();
@@ -734,21 +734,19 @@ fn observe(observer: &Namespace, world: &World) -> Vec<String> {
     workloads.chain(others).enumerate().map(link).collect()
 }
 
-/// Set where an ignored test runs as part of another one. Run by themselves they
-/// do nothing.
+/// Set where a test runs again as a part of itself.
 const PART: &str = "COFFERDAM_PART_OF_A_TEST";
 
-/// An ignored test of this file, in a process where nothing else runs.
+/// Whether this process is the child of the test that is running.
+fn is_a_part() -> bool {
+    std::env::var_os(PART).is_some()
+}
+
+/// A test of this file again, in a process where nothing else runs.
 fn in_a_process_of_its_own(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args([
-            "--exact",
-            test,
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(PART, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
@@ -757,8 +755,11 @@ fn in_a_process_of_its_own(test: &str) -> Command {
 
 #[test]
 fn a_skip_is_counted_by_feature_and_test() {
+    if is_a_part() {
+        return needs_what_no_kernel_has();
+    }
     skip_unless!(Feature::NetworkNamespaces);
-    let child = in_a_process_of_its_own("needs_what_no_kernel_has")
+    let child = in_a_process_of_its_own("a_skip_is_counted_by_feature_and_test")
         .env("COFFERDAM_SKIPS", "/dev/stderr")
         .stderr(Stdio::piped())
         .output()
@@ -779,12 +780,8 @@ fn a_skip_is_counted_by_feature_and_test() {
     assert_eq!(Feature::LinkKind("bridge").probe(), Ok(()));
 }
 
-#[test]
-#[ignore = "part of a_skip_is_counted_by_feature_and_test"]
+/// What the child process of [`a_skip_is_counted_by_feature_and_test`] does.
 fn needs_what_no_kernel_has() {
-    if std::env::var_os(PART).is_none() {
-        return;
-    }
     skip_unless!(Feature::LinkKind("cofferdam"));
     unreachable!("the macro returns");
 }
