@@ -21,7 +21,7 @@ use cofferdam_verdict::{
     hash::Keys,
     memory::Settings,
     slices::SliceMemory,
-    table::{MAGIC, Page, header},
+    table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, header, slot_place},
 };
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -300,6 +300,34 @@ impl Kernel {
             .map_err(failed("publish the decision table"))?;
         self.published = next;
         self.free.append(&mut self.resting);
+        Ok(())
+    }
+
+    /// Gives a spare slot of the table in force a profile, so that a workload like
+    /// others needs no new table. No address may lead to the slot yet: bind it
+    /// afterwards. The next table must know the slot as well.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such slot.
+    pub fn set_slot(&mut self, slot: u32, profile: u16) -> Result<(), KernelError> {
+        let no_such_slot = KernelError::NoSuchSlot {
+            slot,
+            room: self.limits.slots,
+        };
+        if slot == 0 || slot >= self.limits.slots {
+            return Err(no_such_slot);
+        }
+        let (offset, shift) = slot_place(slot);
+        let place = (offset >> PAGE_SHIFT, offset as usize % PAGE_WORDS);
+        let pages = self.published.values_mut();
+        let Some(word) = (pages.get_mut(place.0 as usize)).map(|page| &mut page[place.1]) else {
+            return Err(no_such_slot);
+        };
+        let next = *word & !(0xffff << shift) | u32::from(profile) << shift;
+        // SAFETY: the word is borrowed alone and aligned. Programs read it whole,
+        // and find the slot beside this one as it was.
+        unsafe { std::ptr::write_volatile(word, next) };
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use cofferdam_dataplane::{Attachments, Endpoint, Kernel, Program, TestContext};
 use cofferdam_policies::{
-    compiler::{Compiled, Input, SlotPlan, compile},
+    compiler::{Compiled, Input, Slot, SlotPlan, compile},
     documents,
     inventory::{Inventory, ObjectName, Owner},
     oracle::Oracle,
@@ -310,6 +310,48 @@ impl Firewall {
         }
         self.documents = documents;
         self.compiled = Some(compiled);
+    }
+
+    /// Adds a workload to what is in force, in spare slots of the table that is:
+    /// slot entries first, then the endpoint, then the addresses. `false`, and
+    /// nothing done, when the table has no place for such a workload.
+    ///
+    /// # Panics
+    ///
+    /// When its document has an error, or the kernel refuses.
+    pub fn add_late(&mut self, world: &World, pod: &Pod) -> bool {
+        let addresses = addresses(named(world, &pod.name));
+        self.documents.push(pod.document(&addresses));
+        let inventory = inventory(&self.documents);
+        let (namespace, name) = split(&pod.name);
+        let workload = &inventory.workloads()[&ObjectName::new(namespace, name)];
+        let place = |&address| self.compiled().place(&inventory, workload, address, true);
+        let Some(places) = addresses.iter().map(place).collect::<Option<Vec<_>>>() else {
+            self.documents.pop();
+            return false;
+        };
+        let owner = Owner::Workload(workload.name.clone());
+        let mut slots = self.plan.slots().to_vec();
+        for (address, (profile, _)) in addresses.into_iter().zip(places) {
+            let number = slots.iter().map(|slot| slot.number).max().unwrap_or(0) + 1;
+            let set = self.kernel.set_slot(number, profile);
+            set.unwrap_or_else(|error| panic!("{error}"));
+            let owner = owner.clone();
+            slots.push(Slot {
+                number,
+                owner,
+                address,
+            });
+        }
+        self.plan = SlotPlan::from_slots(slots).unwrap_or_else(|error| panic!("{error}"));
+        self.set_endpoint(world, &pod.name);
+        for address in addresses {
+            let slot = self.plan.of(address).expect("a slot was just given");
+            let bound = self.kernel.bind_address(address, slot);
+            bound.unwrap_or_else(|error| panic!("{error}"));
+            self.bound.push(address);
+        }
+        true
     }
 
     /// The endpoint of a workload, as it is put in force.

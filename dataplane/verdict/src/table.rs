@@ -213,6 +213,14 @@ impl From<DecisionWords> for Decision {
     }
 }
 
+/// Where a slot's profile number stands: the offset of its word, and how many bits
+/// up in that word.
+#[inline(always)]
+pub const fn slot_place(slot: u32) -> (u32, u32) {
+    let offset = SLOTS_OFFSET.wrapping_add(slot / SLOTS_PER_WORD);
+    (offset, slot % SLOTS_PER_WORD * 16)
+}
+
 /// The port number that rows are searched by: `protocol << 16 | port`, for ICMP
 /// `type << 8 | code` as the port.
 #[inline(always)]
@@ -265,8 +273,8 @@ impl<'a, M: Memory> Table<'a, M> {
         if slot == 0 || slot >= self.header[header::SLOTS] {
             return None;
         }
-        let word = self.word(SLOTS_OFFSET.wrapping_add(slot / SLOTS_PER_WORD))?;
-        let profile = word >> (slot % SLOTS_PER_WORD * 16) & 0xffff;
+        let (offset, shift) = slot_place(slot);
+        let profile = self.word(offset)? >> shift & 0xffff;
         if profile == 0 || profile >= self.header[header::PROFILE_COUNT] {
             return None;
         }

@@ -11,7 +11,7 @@ use cofferdam_verdict::LAYOUT_VERSION;
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::table::{
     BLOCK_WORDS, CLASS_WORDS, MAGIC, MAX_PROFILES, PAGE_WORDS, PROFILE_WORDS, Profile,
-    RANGE_NODE_WORDS, SLOTS_OFFSET, SLOTS_PER_WORD, header,
+    RANGE_NODE_WORDS, header, slot_place,
 };
 
 use super::CompileError;
@@ -106,15 +106,12 @@ pub(super) fn write(
             put(at, word);
         }
     }
-    let mut slots = vec![0u32; limits.slots.div_ceil(SLOTS_PER_WORD) as usize];
     for (slot, profile) in content.slots {
         let number = profiles.binary_search(profile).map_or(0, |index| index + 1);
-        let shift = slot % SLOTS_PER_WORD * 16;
-        slots[(slot / SLOTS_PER_WORD) as usize] |= offset(number) << shift;
+        let (at, shift) = slot_place(*slot);
+        words[at as usize] |= offset(number) << shift;
     }
-    for (at, word) in (SLOTS_OFFSET as usize..).zip(slots) {
-        put(at, word);
-    }
+    let mut put = |at: usize, word: u32| words[at] = word;
     let matrix = content.matrix;
     let rows_of_blocks = matrix.blocks.values().iter().flatten();
     for (at, row) in (sections.blocks..).zip(rows_of_blocks) {

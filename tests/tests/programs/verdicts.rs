@@ -523,6 +523,48 @@ fn a_hook_that_is_not_shared_ends_the_chain() {
     assert_eq!(run.expect("a run").returned, 0);
 }
 
+/// A workload that the table's words already say everything of, but for its
+/// addresses, comes into force in a spare slot, under the same revision.
+#[test]
+fn a_late_workload_needs_no_new_table() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let [late, db, _, other] = &pods[..] else {
+        panic!("the shop has four pods");
+    };
+    // A web pod is there already, so that the table knows the kind.
+    let first = [db.clone(), Pod::new("shop/cache", &["app=web"])];
+    let mut firewall = Firewall::turn();
+    firewall.enforce(&world, &first, DB_FROM_WEB);
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let check = |firewall: &mut Firewall, port, moved| {
+        for family in Family::BOTH {
+            let packet = tcp().family(family).from(web.end).to(db.end);
+            let packet = packet.dport(port).syn();
+            let context = between(web, db);
+            expect(firewall, Program::TO_WORKLOAD, &packet, &context, moved);
+        }
+    };
+    let isolated = denied(Hook::ToWorkload, Reason::Isolated, 1);
+    check(&mut firewall, 5432, isolated);
+    assert!(firewall.add_late(&world, late));
+    let rule = allowed(Hook::ToWorkload, Reason::Rule, 1);
+    check(&mut firewall, 5432, rule);
+    check(&mut firewall, 80, isolated);
+    // The slot beside it, the node's, is as it was.
+    for family in Family::BOTH {
+        let packet = tcp().family(family).from(world.node().end).to(db.end).syn();
+        let context = TestContext {
+            ifindex: db.host_ifindex,
+            ..TestContext::default()
+        };
+        let own = allowed(Hook::ToWorkload, Reason::OwnNode, 1);
+        expect(&mut firewall, Program::TO_WORKLOAD, &packet, &context, own);
+    }
+    // The first workload of its kind takes a new table.
+    assert!(!firewall.add_late(&world, other));
+}
+
 #[test]
 fn what_is_no_table_or_does_not_fit_changes_nothing() {
     let Scene {
