@@ -31,7 +31,7 @@ fn servers(world: &World) -> Vec<Server> {
     Server::start_all(places, &PROBES[..4]).expect("servers")
 }
 
-/// The issue in one picture: a label rule, and what the kernel makes of it, in
+/// All of it in one picture: a label rule, and what the kernel makes of it, in
 /// every wiring, family and protocol.
 #[test]
 fn label_rule_decides_who_reaches_whom() {
