@@ -12,7 +12,7 @@ use cofferdam_verdict::{
     packet::{ETHERNET_BYTES, ethertype},
     reason::Reason,
     slices::{SliceFrame, SliceMemory},
-    table::{MAGIC, PAGE_WORDS, Page, Table, header},
+    table::{MAGIC, MAX_ROW_INTERVALS, PAGE_WORDS, Page, Table, header},
     verdict::{Direction, Verdict},
 };
 use proptest::prelude::*;
@@ -102,6 +102,34 @@ proptest! {
                 prop_assert!(Verdict::from_any_word(case.enforced).is_some());
                 prop_assert!(Verdict::from_any_word(case.audited).is_some());
             }
+        }
+    }
+
+    /// Rows that claim to go on behind the end of their page, above all.
+    #[test]
+    fn any_row_at_any_place_yields_verdicts(
+        mut table in pages(),
+        offset in prop_oneof![0u32..1 << 15, (1u32 << 15) - 40..1 << 15],
+        count in prop_oneof![0u32..40, 0u32..6_000, any::<u32>()],
+        key in 0u32..1 << 24,
+    ) {
+        table[0][header::MAGIC] = MAGIC;
+        table[offset as usize / PAGE_WORDS][offset as usize % PAGE_WORDS] = count;
+        let settings = Settings::default();
+        let memory = SliceMemory {
+            settings: &settings,
+            table: &table,
+            buckets: [&[]; 3],
+            endpoints: &[],
+            bindings: &[],
+        };
+        let row = Table::open(&memory).and_then(|table| table.row(offset, key));
+        if let Some(row) = row {
+            for word in [row.enforced, row.audited] {
+                prop_assert!(Verdict::from_any_word(word).is_some());
+            }
+        } else {
+            prop_assert!(count == 0 || count > MAX_ROW_INTERVALS || offset == 0);
         }
     }
 
