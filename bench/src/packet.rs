@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, ensure};
 use aya::include_bytes_aligned;
-use cofferdam_dataplane::{Endpoint, Kernel, TestContext};
+use cofferdam_dataplane::{Behaviour, Endpoint, Kernel, TestContext};
 use cofferdam_policies::{
     compiler::{Input, SlotPlan, compile},
     documents,
@@ -205,7 +205,7 @@ fn world(workloads: u32, known_sources: bool, family: Family) -> anyhow::Result<
         revision: 1,
     })?;
     let sources = [("BENCH_SOURCES", workloads)];
-    let mut kernel = Kernel::load_object(OBJECT, limits, true, &sources)?;
+    let mut kernel = Kernel::load_object(OBJECT, limits, &Behaviour::default(), &sources)?;
     kernel.publish(compiled.pages())?;
     for slot in plan.slots() {
         kernel.bind_address(slot.address, slot.number)?;
@@ -220,6 +220,7 @@ fn world(workloads: u32, known_sources: bool, family: Family) -> anyhow::Result<
         bridge: 0,
         deny_all: false,
         shared_hooks: false,
+        adopt_midstream: false,
     })?;
     Ok(kernel)
 }

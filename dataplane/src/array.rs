@@ -12,6 +12,7 @@ use aya::maps::MapType;
 use cofferdam_verdict::{
     bucket::Bucket,
     endpoint::{Binding, EndpointRecord},
+    flow::FlowSet,
     table::Page,
 };
 
@@ -31,6 +32,8 @@ unsafe impl MapValue for Bucket {}
 unsafe impl MapValue for Binding {}
 // SAFETY: plain and atomic integers without padding, 256 bytes.
 unsafe impl MapValue for EndpointRecord {}
+// SAFETY: atomic integers without padding, 512 bytes.
+unsafe impl MapValue for FlowSet {}
 // SAFETY: words, 64 KiB.
 unsafe impl MapValue for Page {}
 

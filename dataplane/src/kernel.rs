@@ -19,15 +19,20 @@ use cofferdam_verdict::{
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, flags},
     hash::Keys,
+    judge::{PROBE, probe},
     memory::Settings,
     slices::SliceMemory,
     table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, header, slot_place},
+    verdict::Verdict,
 };
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     array::MappedArray,
+    behaviour::Behaviour,
+    events::Events,
+    flows::{FlowUse, Flows},
     programs::{self, OBJECT, Program, TestContext, TestRun, VerifiedProgram},
     sys::{self, MapShape, PrivateBpffs},
 };
@@ -136,6 +141,9 @@ pub struct Endpoint {
     pub deny_all: bool,
     /// Whether others have filters on its hooks.
     pub shared_hooks: bool,
+    /// Whether TCP connections from before it was put in force go on, if policy
+    /// would let them begin; until [`Kernel::end_adoption`].
+    pub adopt_midstream: bool,
 }
 
 /// The programs, loaded, and their maps.
@@ -151,6 +159,7 @@ pub struct Kernel {
     endpoint_index: MappedArray<Bucket>,
     endpoints: MappedArray<EndpointRecord>,
     bindings: MappedArray<Binding>,
+    flows: Flows,
     /// Numbers of records that no program can be reading.
     free: Vec<u32>,
     /// Numbers of records that were in use until a while ago.
@@ -164,8 +173,8 @@ impl Kernel {
     /// # Errors
     ///
     /// Whatever the kernel refuses: no permission, no memory, a missing feature.
-    pub fn load(limits: Limits, own_node_allowed: bool) -> Result<Self, KernelError> {
-        Self::load_object(OBJECT, limits, own_node_allowed, &[])
+    pub fn load(limits: Limits, behaviour: &Behaviour) -> Result<Self, KernelError> {
+        Self::load_object(OBJECT, limits, behaviour, &[])
     }
 
     /// Like [`Kernel::load`], with another object of the same maps, and numbers for
@@ -177,7 +186,7 @@ impl Kernel {
     pub fn load_object(
         object: &[u8],
         limits: Limits,
-        own_node_allowed: bool,
+        behaviour: &Behaviour,
         variables: &[(&str, u32)],
     ) -> Result<Self, KernelError> {
         let mut keys: Keys = sys::random().map_err(failed("draw hash keys"))?;
@@ -191,7 +200,12 @@ impl Kernel {
                 limits.buckets_v6() - 1,
                 limits.buckets_endpoint() - 1,
             ],
-            own_node_allowed: own_node_allowed.into(),
+            own_node_allowed: behaviour.own_node_allowed.into(),
+            idle: behaviour
+                .idle
+                .jiffies()
+                .map_err(io::Error::from)
+                .map_err(failed("ask how long a jiffy is"))?,
         };
         let making = || failed("make a BPF map (CAP_BPF and memory are needed)");
         let published = MappedArray::<Page>::new("table", limits.table_pages).map_err(making())?;
@@ -213,6 +227,7 @@ impl Kernel {
         let endpoints =
             MappedArray::new(map::ENDPOINTS, limits.endpoint_records()).map_err(making())?;
         let bindings = MappedArray::new(map::BINDINGS, limits.slots).map_err(making())?;
+        let flows = Flows::new(&limits).map_err(making())?;
 
         // aya binds a program to existing maps by their pins.
         let bpffs = PrivateBpffs::new().map_err(failed("make a BPF file system"))?;
@@ -223,8 +238,10 @@ impl Kernel {
             (map::ENDPOINT_INDEX, endpoint_index.map()),
             (map::ENDPOINTS, endpoints.map()),
             (map::BINDINGS, bindings.map()),
+            (map::FLOWS, flows.map()),
         ];
         let mut loader = EbpfLoader::new();
+        loader.map_max_entries(map::EVENTS, limits.ring_bytes());
         for (name, descriptor) in maps {
             let path = bpffs.root().join(name);
             sys::pin(descriptor, &path).map_err(failed("pin a BPF map"))?;
@@ -256,6 +273,7 @@ impl Kernel {
             endpoint_index,
             endpoints,
             bindings,
+            flows,
             free: (0..limits.endpoint_records()).rev().collect(),
             resting: Vec::new(),
         })
@@ -299,8 +317,14 @@ impl Kernel {
         sys::set_inner(self.table.as_fd(), 0, next.map())
             .map_err(failed("publish the decision table"))?;
         self.published = next;
-        self.free.append(&mut self.resting);
+        self.rested();
         Ok(())
+    }
+
+    /// A grace period is over.
+    fn rested(&mut self) {
+        self.free.append(&mut self.resting);
+        self.flows.rested();
     }
 
     /// Gives a spare slot of the table in force a profile, so that a workload like
@@ -381,7 +405,7 @@ impl Kernel {
     ///
     /// When there is no room for it; nothing has changed then.
     pub fn set_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
-        let record = self.record(endpoint)?;
+        let mut record = self.record(endpoint)?;
         let key = [endpoint.ifindex];
         let before = writer(&self.settings, &self.endpoint_index).get(&key);
         let room = self.limits.endpoints;
@@ -390,6 +414,17 @@ impl Kernel {
             return Err(KernelError::EndpointsFull { room });
         }
         let number = self.free_record()?;
+        let partition =
+            match before.and_then(|value| self.endpoints.values().get(value as usize - 1)) {
+                Some(record) if record.flow_partition != 0 => record.flow_partition - 1,
+                _ => self
+                    .flows
+                    .take()
+                    .map_err(failed("make a partition of the flow table"))?
+                    .ok_or(KernelError::EndpointsFull { room })?,
+            };
+        record.flow_partition = partition + 1;
+        record.flow_mask = self.flows.mask();
         if let Some(place) = self.endpoints.values_mut().get_mut(number as usize) {
             *place = record;
         }
@@ -402,6 +437,7 @@ impl Kernel {
         }
         if let Err(Full) = writer(&self.settings, &self.endpoint_index).set(&key, number + 1) {
             self.free.push(number);
+            self.flows.rest(partition);
             return Err(KernelError::EndpointsFull { room });
         }
         if let Some(value) = before {
@@ -422,8 +458,97 @@ impl Kernel {
         };
         index.remove(&[ifindex]);
         self.unbind(value - 1, |_| false);
+        if let Some(record) = self.endpoints.values().get(value as usize - 1)
+            && record.flow_partition != 0
+        {
+            self.flows.rest(record.flow_partition - 1);
+        }
         self.resting.push(value - 1);
         true
+    }
+
+    /// Ends the time in which an endpoint's TCP connections may be adopted.
+    pub fn end_adoption(&self, ifindex: u32) {
+        if let Some(record) = self.endpoint_record(ifindex) {
+            record.flags.clear_bits(flags::ADOPT_MIDSTREAM);
+        }
+    }
+
+    fn endpoint_record(&self, ifindex: u32) -> Option<&EndpointRecord> {
+        let number = writer(&self.settings, &self.endpoint_index).get(&[ifindex])?;
+        self.endpoints.values().get(number as usize - 1)
+    }
+
+    /// How full an endpoint's partition of the flow table is.
+    pub fn flows(&self, ifindex: u32) -> Option<FlowUse> {
+        let record = self.endpoint_record(ifindex)?;
+        let partition = record.flow_partition.checked_sub(1)?;
+        Some(self.flows.used(partition, record.incarnation))
+    }
+
+    /// Frees entries of the flow table that have been idle for too long, and keeps
+    /// what entries hold truncated from coming round. To be called at least once
+    /// for every thousand published tables. Returns how many entries were freed.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say what time it is.
+    pub fn sweep(&mut self) -> Result<usize, KernelError> {
+        let now = self.jiffies()?;
+        let revision = self.published.values()[0][header::REVISION_LOW];
+        let in_use = (0u32..)
+            .zip(self.endpoints.values())
+            .filter(|(number, _)| !self.free.contains(number) && !self.resting.contains(number));
+        let idle = &self.settings.idle;
+        Ok(in_use
+            .filter_map(|(_, record)| record.flow_partition.checked_sub(1))
+            .map(|partition| self.flows.sweep(partition, idle, now, revision))
+            .sum())
+    }
+
+    /// The clock of flows and events.
+    fn jiffies(&mut self) -> Result<u32, KernelError> {
+        let probe = TestContext {
+            ingress_ifindex: PROBE,
+            ..TestContext::default()
+        };
+        let name = Program::TO_WORKLOAD.name;
+        let run = self.test_run(name, &[0; 64], &probe, 1)?;
+        Ok(run.cb[probe::JIFFIES])
+    }
+
+    /// Asks the loaded program what policy says about a packet: its verdicts in force
+    /// and with audit policies. Nothing is counted, remembered or reported.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the packet or the context.
+    pub fn probe(
+        &mut self,
+        program: Program,
+        packet: &[u8],
+        context: &TestContext,
+    ) -> Result<Option<(Verdict, Verdict)>, KernelError> {
+        let context = TestContext {
+            ingress_ifindex: context.ingress_ifindex | PROBE,
+            ..*context
+        };
+        let run = self.test_run(program.name, packet, &context, 1)?;
+        let verdict = |place: usize| Verdict::from_any_word(run.cb[place]);
+        Ok(verdict(probe::ENFORCED).zip(verdict(probe::AUDITED)))
+    }
+
+    /// The reading end of the ring buffer of reported packets; there is one.
+    ///
+    /// # Errors
+    ///
+    /// When it was taken before.
+    pub fn events(&mut self) -> Result<Events, KernelError> {
+        let name = map::EVENTS;
+        let ring = self.ebpf.take_map(name);
+        ring.ok_or(MapError::InvalidName { name: name.into() })
+            .and_then(Events::new)
+            .map_err(|source| KernelError::Map { name, source })
     }
 
     /// Ends the bindings of a record's slots, but for those that are kept.
@@ -461,6 +586,10 @@ impl Kernel {
                 flags::SHARED_HOOKS
             } else {
                 0
+            } | if endpoint.adopt_midstream {
+                flags::ADOPT_MIDSTREAM
+            } else {
+                0
             },
         );
         let (mut v4, mut v6) = (0, 0);
@@ -495,7 +624,7 @@ impl Kernel {
             // The kernel waits for a grace period when it stores the map.
             sys::set_inner(self.table.as_fd(), 0, self.published.map())
                 .map_err(failed("wait for a grace period"))?;
-            self.free.append(&mut self.resting);
+            self.rested();
         }
         self.free.pop().ok_or(KernelError::EndpointsFull {
             room: self.limits.endpoints,

@@ -10,11 +10,17 @@
 
 mod array;
 mod attach;
+mod behaviour;
+mod events;
+mod flows;
 mod kernel;
 mod programs;
 mod sys;
 
 pub use array::MappedArray;
 pub use attach::{AttachError, Attachments};
+pub use behaviour::{Behaviour, IdleTimes};
+pub use events::Events;
+pub use flows::FlowUse;
 pub use kernel::{Endpoint, Kernel, KernelError};
 pub use programs::{OBJECT, Program, TestContext, TestRun, VerifiedProgram};

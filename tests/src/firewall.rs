@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cofferdam_dataplane::{Attachments, Endpoint, Kernel, Program, TestContext};
+use cofferdam_dataplane::{Attachments, Behaviour, Endpoint, Kernel, Program, TestContext};
 use cofferdam_policies::{
     compiler::{Compiled, Input, Slot, SlotPlan, compile},
     documents,
@@ -42,6 +42,8 @@ pub const LIMITS: Limits = Limits {
     endpoints: 32,
     slots: 2048,
     table_pages: 16,
+    flows_per_endpoint: 256,
+    event_bytes: 1 << 16,
 };
 
 /// What documents say of a workload, beside its addresses.
@@ -225,7 +227,8 @@ impl Firewall {
     ///
     /// When the kernel refuses them.
     pub fn load() -> Self {
-        let kernel = Kernel::load(LIMITS, true).unwrap_or_else(|error| panic!("{error}"));
+        let kernel =
+            Kernel::load(LIMITS, &Behaviour::default()).unwrap_or_else(|error| panic!("{error}"));
         Self {
             kernel,
             documents: Vec::new(),
@@ -376,6 +379,7 @@ impl Firewall {
                 .map_or(0, |bridge| bridge.ifindex),
             deny_all: false,
             shared_hooks: false,
+            adopt_midstream: false,
         }
     }
 
@@ -473,6 +477,19 @@ impl Firewall {
             0 | -1 => Action::Allow,
             other => panic!("{program} returned {other}"),
         }
+    }
+
+    /// Asks a loaded program what policy says about a frame: its verdicts in force
+    /// and with audit policies. The caller is in the node's namespace.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses the run, or the program gives no verdict.
+    pub fn ask(&mut self, program: Program, frame: &[u8], context: &TestContext) -> [Verdict; 2] {
+        let answer = self.kernel.probe(program, frame, context);
+        let answer = answer.unwrap_or_else(|error| panic!("{error}"));
+        let (enforced, audited) = answer.expect("every question has an answer");
+        [enforced, audited]
     }
 
     /// Judges a frame by the programs' code in user space, on the maps' memory.

@@ -53,7 +53,7 @@ fn ports_and_addresses_are_read_in_both_families() {
             (40_000, 5432)
         );
         assert_eq!(
-            (parsed.protocol, parsed.part, parsed.tcp_flags),
+            (parsed.protocol, parsed.part, parsed.segment.flags),
             (6, Part::Whole, 2)
         );
 

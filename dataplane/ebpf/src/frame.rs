@@ -1,11 +1,9 @@
 //! The kernel's packet buffer, as a frame.
 
-use aya_ebpf::{
-    EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_pull_data, programs::TcContext,
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_pull_data};
 use cofferdam_verdict::{
     counter::Hook,
-    judge::Context,
+    judge::{Case, Context, probe},
     packet::{Frame, MAX_HEADER_BYTES},
 };
 
@@ -31,10 +29,14 @@ pub(crate) struct Linear {
 
 impl Buffer {
     #[inline(always)]
-    pub(crate) fn new(context: &TcContext) -> Self {
-        Self {
-            skb: context.as_ptr().cast(),
-        }
+    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+
+    /// The program's context.
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> *mut __sk_buff {
+        self.skb
     }
 
     /// Length of the packet from the Ethernet header on.
@@ -97,6 +99,16 @@ impl Buffer {
         let skb = unsafe { &mut *self.skb };
         skb.cb[MARK_WORDS[0]] = MARK;
         skb.cb[MARK_WORDS[1]] = value;
+    }
+
+    /// Answers a probe.
+    #[inline(always)]
+    pub(crate) fn answer(&self, case: &Case, jiffies: u32) {
+        // SAFETY: as in `mark`.
+        let skb = unsafe { &mut *self.skb };
+        skb.cb[probe::ENFORCED] = case.enforced;
+        skb.cb[probe::AUDITED] = case.audited;
+        skb.cb[probe::JIFFIES] = jiffies;
     }
 
     /// Whether the packet carries this hook's mark, which is taken off.

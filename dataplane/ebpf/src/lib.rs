@@ -7,15 +7,22 @@
 //! Invariant: every packet that is judged leaves through [`leave`], which counts.
 
 #![no_std]
-#![feature(asm_experimental_arch)]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "compare-and-swap on this target exists as an intrinsic only"
+)]
 
 mod frame;
 mod memory;
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use cofferdam_verdict::{
     counter::{self, Hook},
+    event::EventRecord,
+    flow,
     judge::{self, Case, Inspected},
+    memory::Memory as _,
     packet::MAX_HEADER_BYTES,
 };
 
@@ -40,43 +47,156 @@ pub enum Attachment {
 /// Judges a packet and says what becomes of it.
 #[inline(always)]
 pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
-    let buffer = frame::Buffer::new(context);
+    let buffer = frame::Buffer::new(context.as_ptr().cast());
     if matches!(attachment, Attachment::Filter) && buffer.take_mark(hook) {
         return NEXT;
     }
     let maps = Maps;
-    maps.count(counter::seen(hook), buffer.length());
+    let about = buffer.context();
+    if !about.is_probe() {
+        maps.count(counter::seen(hook), buffer.length());
+    }
+    let mut case = Case::blank(hook, buffer.length());
+    if inspect(buffer.raw(), &raw mut case, hook as u32) != 0 {
+        if !about.is_probe() {
+            track(&raw mut case);
+        }
+        if !case.is_settled() {
+            answer(&raw mut case);
+        }
+        let mut attempt = 0;
+        while case.is_tracked() && attempt < flow::ATTEMPTS {
+            choose(&raw mut case);
+            remember(&raw mut case);
+            attempt += 1;
+        }
+        flow::give_up(&mut case);
+    }
+    if about.is_probe() {
+        buffer.answer(&case, maps.jiffies64() as u32);
+        return if case.is_allowed() { PASS } else { DROP };
+    }
+    leave(&buffer, &maps, hook, attachment, &mut case)
+}
+
+// The steps below are global functions: the verifier checks each once, by itself,
+// and takes no interest in how its callers came here.
+
+/// Reads the packet's headers. 0 when they decide, 1 when the tables must be asked.
+///
+/// # Safety
+///
+/// The kernel's verifier has checked that `skb` is the program's context, and `case`
+/// null or a case.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect(skb: *mut __sk_buff, case: *mut Case, hook: u32) -> i32 {
+    // SAFETY: see above.
+    let Some(case) = (unsafe { case.as_mut() }) else {
+        return 0;
+    };
+    let hook = hook_of(hook);
+    let buffer = frame::Buffer::new(skb);
     let about = buffer.context();
     let linear = buffer.linear();
-    let mut inspected = judge::inspect(&maps, &linear, &about, hook);
-    if linear.is_cut() && matches!(inspected, Inspected::Decided(case) if !case.is_allowed()) {
+    let mut inspected = judge::inspect(&Maps, &linear, &about, hook, case);
+    if linear.is_cut() && inspected == Inspected::Decided && !case.is_allowed() {
         // Headers outside the linear part are ordinary input: a frame over 4 KiB
         // from a packet socket shows 14 bytes.
         buffer.pull(MAX_HEADER_BYTES);
-        inspected = judge::inspect(&maps, &buffer.linear(), &about, hook);
+        inspected = judge::inspect(&Maps, &buffer.linear(), &about, hook, case);
     }
-    let case = match inspected {
-        Inspected::Decided(case) => case,
-        Inspected::Open(mut case) => {
-            answer(&raw mut case);
-            case
-        }
-    };
-    leave(&buffer, &maps, hook, attachment, &case)
+    i32::from(inspected == Inspected::Open)
 }
 
-/// Decides a case. A global function: the verifier checks it once, by itself,
-/// and takes no interest in how its callers came here.
+#[inline(always)]
+const fn hook_of(number: u32) -> Hook {
+    match number {
+        0 => Hook::FromWorkload,
+        1 => Hook::ToWorkload,
+        _ => Hook::UplinkIngress,
+    }
+}
+
+/// Asks the flow table.
 ///
 /// # Safety
 ///
 /// The kernel's verifier has checked that `case` is null or a case.
 #[unsafe(no_mangle)]
 #[inline(never)]
+pub extern "C" fn track(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_mut() } {
+        flow::track(&Maps, case);
+    }
+    0
+}
+
+/// Asks policy.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
 pub extern "C" fn answer(case: *mut Case) -> i32 {
     // SAFETY: see above.
     if let Some(case) = unsafe { case.as_mut() } {
         judge::answer(&Maps, case);
+    }
+    0
+}
+
+/// Chooses a place in the flow table for an allowed packet.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn choose(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_mut() } {
+        flow::choose(&Maps, case);
+    }
+    0
+}
+
+/// Tells the flow table what policy has said.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn remember(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_mut() } {
+        flow::remember(&Maps, case);
+    }
+    0
+}
+
+/// Reports a denied packet to user space, or counts that it could not.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_ref() } {
+        let hook = hook_of(hook);
+        let maps = Maps;
+        let incarnation = maps
+            .endpoint(case.endpoint)
+            .map_or(0, |record| record.incarnation);
+        let now = maps.jiffies64();
+        if !maps.send(EventRecord::new(case, hook, ifindex, incarnation, now)) {
+            maps.count(counter::unreported(hook), case.bytes);
+        }
     }
     0
 }
@@ -88,10 +208,11 @@ fn leave(
     maps: &Maps,
     hook: Hook,
     attachment: Attachment,
-    case: &Case,
+    case: &mut Case,
 ) -> i32 {
     maps.count(counter::judged_word(hook, case.enforced), buffer.length());
     if !case.is_allowed() {
+        report(&raw mut *case, buffer.context().ifindex, hook as u32);
         return DROP;
     }
     match attachment {

@@ -1,17 +1,24 @@
 //! The BPF maps, as the memory that verdicts are made from.
 
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::{
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, PerCpuArray, RingBuf},
+    helpers::bpf_jiffies64,
     macros::btf_map,
 };
 use cofferdam_verdict::{
     bucket::Bucket,
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     endpoint::{Binding, EndpointRecord},
+    event::EventRecord,
+    flow::{FlowSet, IDLE_TIMES},
     hash::Keys,
-    memory::{Block, BucketSet, Memory, Settings},
+    memory::{Block, BucketSet, FlowMemory, Memory, Settings},
+    shared::SharedWord64,
     table::Page,
 };
 
@@ -32,6 +39,13 @@ static ENDPOINTS: Array<[u64; 32], 1> = Array::new();
 static BINDINGS: Array<[u32; 4], 1> = Array::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { COUNTER_COUNT as usize }> = PerCpuArray::new();
+/// Partitions of the flow table: arrays of flow sets.
+#[btf_map]
+static FLOWS: ArrayOfMaps<Array<[u64; FLOW_SET_WORDS], 1>, 1> = ArrayOfMaps::new();
+#[btf_map]
+static EVENTS: RingBuf<EventRecord, 4096> = RingBuf::new();
+
+const FLOW_SET_WORDS: usize = size_of::<FlowSet>() / 8;
 
 /// Written by the loader before the programs are loaded, constant from then on.
 #[unsafe(no_mangle)]
@@ -42,6 +56,7 @@ static SETTINGS: Settings = Settings {
     },
     bucket_masks: [0; 3],
     own_node_allowed: 0,
+    idle: [0; IDLE_TIMES],
 };
 
 /// The maps of this object.
@@ -59,6 +74,26 @@ impl Maps {
             counter.packets = counter.packets.wrapping_add(1);
             counter.bytes = counter.bytes.wrapping_add(u64::from(bytes));
         }
+    }
+}
+
+impl Maps {
+    /// Sends a record to user space; `false` when there is no room.
+    #[inline(always)]
+    pub(crate) fn send(&self, record: EventRecord) -> bool {
+        let Some(mut place) = EVENTS.reserve(0) else {
+            return false;
+        };
+        place.write(record);
+        place.submit(0);
+        true
+    }
+
+    /// The clock of flows and events.
+    #[inline(always)]
+    pub(crate) fn jiffies64(&self) -> u64 {
+        // SAFETY: the helper takes nothing and cannot fail.
+        unsafe { bpf_jiffies64() }
     }
 }
 
@@ -149,5 +184,49 @@ impl Memory for Maps {
             );
         }
         difference as u32
+    }
+}
+
+impl FlowMemory for Maps {
+    #[inline(always)]
+    fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet> {
+        let value = FLOWS.get(partition)?.get_ptr(set);
+        // SAFETY: flow sets are atomics throughout.
+        unsafe { view(value) }
+    }
+
+    #[inline(always)]
+    fn exchange(&self, word: &SharedWord64, old: u64, new: u64) -> u64 {
+        const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
+        // SAFETY: the word is an atomic, and aligned.
+        unsafe { atomic_cxchg::<u64, ORDER, ORDER>(word.as_ptr(), old, new).0 }
+    }
+
+    #[inline(always)]
+    fn add(&self, count: &SharedWord64, value: u64) {
+        const ORDER: AtomicOrdering = AtomicOrdering::Relaxed;
+        // SAFETY: the count is in a map, and aligned.
+        unsafe { atomic_xadd::<u64, u64, ORDER>(count.as_ptr(), value) };
+    }
+
+    #[inline(always)]
+    fn jiffies(&self) -> u32 {
+        self.jiffies64() as u32
+    }
+
+    #[inline(always)]
+    fn blur(&self, value: u32, unknown: u32) -> u32 {
+        let mut value = u64::from(value);
+        // SAFETY: arithmetic on registers, which wraps and comes back.
+        unsafe {
+            core::arch::asm!(
+                "{v} += {u}",
+                "{v} -= {u}",
+                v = inout(reg) value,
+                u = in(reg) u64::from(unknown),
+                options(pure, nomem, nostack),
+            );
+        }
+        value as u32
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     bucket::BUCKET_WORDS,
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord},
+    flow::WAYS,
     table::{PAGE_BYTES, SLOTS_PER_WORD},
 };
 
@@ -23,6 +24,10 @@ pub mod map {
     pub const BINDINGS: &str = "BINDINGS";
     /// Counters, one set per CPU.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Array of maps: the partitions of the flow table, by number.
+    pub const FLOWS: &str = "FLOWS";
+    /// Ring buffer of event records.
+    pub const EVENTS: &str = "EVENTS";
 }
 
 /// What a node has room for. Fixed when the maps are made.
@@ -35,15 +40,27 @@ pub struct Limits {
     pub slots: u32,
     /// Pages of the decision table, 64 KiB each.
     pub table_pages: u32,
+    /// Flows of one endpoint for which there is room whatever their keys. Its
+    /// partition has twice as many entries, because at half load no key is refused.
+    pub flows_per_endpoint: u32,
+    /// Bytes of the ring buffer of events; rounded up to a power of two.
+    pub event_bytes: u32,
+}
+
+impl Limits {
+    /// What a node has room for unless it is told otherwise.
+    pub const DEFAULT: Self = Self {
+        endpoints: 128,
+        slots: 131_072,
+        table_pages: 128,
+        flows_per_endpoint: 8_192,
+        event_bytes: 1 << 20,
+    };
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            endpoints: 128,
-            slots: 131_072,
-            table_pages: 128,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -83,6 +100,30 @@ impl Limits {
     /// Records of endpoints: as many again rest for a grace period.
     pub const fn endpoint_records(&self) -> u32 {
         self.endpoints * 2
+    }
+
+    /// Sets of one endpoint's partition of the flow table.
+    pub const fn flow_sets(&self) -> u32 {
+        (self.flows_per_endpoint * 2)
+            .div_ceil(WAYS as u32)
+            .next_power_of_two()
+    }
+
+    /// Partitions of the flow table: that of an endpoint just removed rests for a
+    /// grace period. One is made when the first endpoint needs it.
+    pub const fn flow_partitions(&self) -> u32 {
+        self.endpoint_records()
+    }
+
+    /// Bytes of the ring buffer: a power of two, at least a page.
+    pub const fn ring_bytes(&self) -> u32 {
+        const PAGE: u32 = 4096;
+        let bytes = if self.event_bytes < PAGE {
+            PAGE
+        } else {
+            self.event_bytes
+        };
+        bytes.next_power_of_two()
     }
 
     /// All maps that are plain arrays.

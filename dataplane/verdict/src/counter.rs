@@ -51,15 +51,22 @@ pub struct Counter {
 
 const _: () = assert!(size_of::<Counter>() == 16);
 
-/// Counters per hook: seen, then an allow and a deny for each reason.
+/// Counters per hook: seen, then an allow and a deny for each reason; reason 0 does
+/// not exist, and its deny is the count of unreported packets.
 pub const PER_HOOK: u32 = 2 * MAX_REASONS;
 /// Counters in all, a power of two.
 pub const COUNTERS: u32 = 4 * PER_HOOK;
 
-/// Index of what a hook has seen. Reason 0 does not exist, so its place is free.
+/// Index of what a hook has seen.
 #[inline(always)]
 pub const fn seen(hook: Hook) -> u32 {
     hook as u32 * PER_HOOK
+}
+
+/// Index of the denied packets that a hook could not report as events.
+#[inline(always)]
+pub const fn unreported(hook: Hook) -> u32 {
+    hook as u32 * PER_HOOK + MAX_REASONS
 }
 
 /// Index of what a hook allowed or denied for a reason.
@@ -92,6 +99,7 @@ mod tests {
         };
         for hook in Hook::ALL {
             take(seen(hook));
+            take(unreported(hook));
             for &reason in Reason::ALL {
                 take(judged(hook, Action::Allow, reason));
                 take(judged(hook, Action::Deny, reason));

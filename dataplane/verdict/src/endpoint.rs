@@ -14,6 +14,9 @@ pub mod flags {
     /// Somebody else has filters on the hooks: an allowed packet goes on to
     /// them, marked.
     pub const SHARED_HOOKS: u32 = 1 << 1;
+    /// TCP segments that open no connection may begin a flow, if policy lets a new
+    /// connection pass: connections from before the endpoint was put in force.
+    pub const ADOPT_MIDSTREAM: u32 = 1 << 2;
 }
 
 /// What the programs know of an endpoint.
@@ -35,8 +38,8 @@ pub struct EndpointRecord {
     pub primary_slot: u32,
     /// The workload's MAC as a number, in the low 48 bits.
     pub mac: u64,
-    /// First set of the endpoint's partition of the flow table.
-    pub flow_base: u32,
+    /// The endpoint's partition of the flow table, + 1; 0 when it has none.
+    pub flow_partition: u32,
     /// Number of sets in the partition, a power of two, − 1.
     pub flow_mask: u32,
     /// IPv4 addresses, host order.

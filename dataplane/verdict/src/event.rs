@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::{address::Family, case::Case, counter::Hook, packet::ethertype};
+
 /// A reported packet. Addresses and ports are as in the packet; slots, rule and
 /// revision say what was decided from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -9,8 +11,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct EventRecord {
     /// Jiffies when the packet was judged.
     pub jiffies: u64,
-    /// Revision of the table that decided.
-    pub revision: u64,
+    /// Revision of the table that decided, low word; 0 when none was asked.
+    pub revision: u32,
+    /// Sequence number of TCP, 0 for others.
+    pub sequence: u32,
     /// Source address, host-order words.
     pub source: [u32; 4],
     /// Destination address.
@@ -47,6 +51,46 @@ pub struct EventRecord {
     pub direction: u8,
     /// Zero.
     pub _pad: [u8; 9],
+}
+
+impl EventRecord {
+    /// The record of a case that has its answer.
+    #[inline(always)]
+    pub const fn new(
+        case: &Case,
+        hook: Hook,
+        ifindex: u32,
+        incarnation: u32,
+        jiffies: u64,
+    ) -> Self {
+        Self {
+            jiffies,
+            revision: case.revision,
+            sequence: case.sequence,
+            source: case.source,
+            destination: case.destination,
+            source_slot: case.source_slot,
+            destination_slot: case.destination_slot,
+            verdict: case.enforced,
+            audited: case.audited,
+            ifindex,
+            incarnation,
+            bytes: case.bytes,
+            source_port: (case.ports >> 16) as u16,
+            destination_port: case.ports as u16,
+            ethertype: (case.kind >> 16) as u16,
+            protocol: case.protocol(),
+            family: match (case.kind >> 16) as u16 {
+                ethertype::IPV4 => Family::V4 as u8,
+                ethertype::IPV6 => Family::V6 as u8,
+                _ => 0,
+            },
+            tcp_flags: case.tcp_flags(),
+            hook: hook as u8,
+            direction: case.direction as u8,
+            _pad: [0; 9],
+        }
+    }
 }
 
 const _: () = assert!(

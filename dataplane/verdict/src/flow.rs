@@ -13,15 +13,17 @@
 
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
-
-use core::sync::atomic::AtomicU64;
+mod track;
 
 use crate::{
     address::Address,
     hash::{Keys, MAX_WORDS, two_choices},
-    shared::SharedWord,
+    packet::protocol,
+    shared::{SharedWord, SharedWord64},
     verdict::RULE_BITS,
 };
+
+pub use track::{ATTEMPTS, choose, conclude, give_up, remember, track};
 
 /// Entries of a set.
 pub const WAYS: usize = 4;
@@ -37,9 +39,13 @@ pub struct FlowKey {
     /// The endpoint's port << 16 | the other end's; for ICMP echo the identifier
     /// in both places.
     pub ports: u32,
-    /// Family << 8 | protocol.
+    /// Family << 8 | protocol, and [`OPENED_BY_PEER`] for an echo that the other end
+    /// asked for: both ends may use one identifier at a time.
     pub kind: u32,
 }
+
+/// In [`FlowKey::kind`]: an ICMP echo that the other end asked for.
+pub const OPENED_BY_PEER: u32 = 1 << 16;
 
 impl FlowKey {
     /// The key of a packet between an endpoint's address and a peer's.
@@ -169,6 +175,12 @@ impl StateWord {
         field(self.0, VERSION_SHIFT, width::VERSION)
     }
 
+    /// Whether the entry is of this incarnation of its endpoint.
+    pub const fn is_of(self, incarnation: u32) -> bool {
+        let mask = place(u32::MAX, INCARNATION_SHIFT, width::INCARNATION);
+        self.0 & mask == place(incarnation, INCARNATION_SHIFT, width::INCARNATION)
+    }
+
     /// Whether the entry counts under this revision and incarnation.
     pub const fn is_current(self, revision: u32, incarnation: u32) -> bool {
         let mask = place(u32::MAX, REVISION_SHIFT, width::REVISION)
@@ -176,6 +188,19 @@ impl StateWord {
         let wanted = place(revision, REVISION_SHIFT, width::REVISION)
             | place(incarnation, INCARNATION_SHIFT, width::INCARNATION);
         self.0 & mask == wanted
+    }
+
+    /// How many tables ago the entry was decided, at most what the word can tell.
+    pub const fn behind(self, revision: u32) -> u32 {
+        let own = field(self.0, REVISION_SHIFT, width::REVISION);
+        revision.wrapping_sub(own) & ((1 << width::REVISION) - 1)
+    }
+
+    /// The same word under another revision.
+    #[must_use]
+    pub const fn in_revision(self, revision: u32) -> Self {
+        let mask = place(u32::MAX, REVISION_SHIFT, width::REVISION);
+        Self(self.0 & !mask | place(revision, REVISION_SHIFT, width::REVISION))
     }
 
     /// The rule that allowed the flow.
@@ -191,6 +216,13 @@ impl StateWord {
             3 => FlowState::Closing,
             _ => FlowState::Free,
         }
+    }
+
+    /// The same word in another state.
+    #[must_use]
+    pub const fn in_state(self, state: FlowState) -> Self {
+        let mask = place(u32::MAX, STATE_SHIFT, width::STATE);
+        Self(self.0 & !mask | place(state as u32, STATE_SHIFT, width::STATE))
     }
 
     /// What a writer publishes after it stored an entry: the next version.
@@ -217,7 +249,7 @@ impl StateWord {
 #[derive(Debug, Default)]
 pub struct FlowEntry {
     /// A [`StateWord`]; moves only by compare-and-swap on the word that was read.
-    pub state: AtomicU64,
+    pub state: SharedWord64,
     /// The [`FlowKey`], as its words.
     pub key: [SharedWord; MAX_WORDS],
     /// The peer's slot.
@@ -229,22 +261,116 @@ pub struct FlowEntry {
     /// Jiffies, low word, of the first packet.
     pub opened: SharedWord,
     /// Packets from the opener, and back.
-    pub packets: [AtomicU64; 2],
+    pub packets: [SharedWord64; 2],
     /// Bytes from the opener, and back.
-    pub bytes: [AtomicU64; 2],
-    /// TCP: highest acknowledgement seen from the opener, and back.
+    pub bytes: [SharedWord64; 2],
+    /// TCP: last acknowledgement seen from the opener, and back.
     pub acknowledged: [SharedWord; 2],
-    /// TCP: greatest window seen from the opener, and back, scaled to bytes.
-    pub window: [SharedWord; 2],
-    /// Bits: which [`crate::verdict::Direction`] the opener went, flags seen.
+    /// See [`flow_mark`].
     pub marks: SharedWord,
     /// Zero.
-    pub _pad: [SharedWord; 3],
+    pub _pad: [SharedWord; 5],
+}
+
+/// Bits of [`FlowEntry::marks`].
+pub mod flow_mark {
+    /// The endpoint opened the flow, and its egress policy allowed it; otherwise the
+    /// other end did, and the endpoint's ingress policy (and the other end's egress
+    /// policy, if that is local).
+    pub const OPENED_BY_ENDPOINT: u32 = 1 << 0;
+    /// The node itself opened it, by a local socket.
+    pub const OWN_NODE: u32 = 1 << 1;
+    /// TCP: the opener has sent a FIN.
+    pub const FIN_OPENER: u32 = 1 << 2;
+    /// TCP: the other end has sent a FIN.
+    pub const FIN_REPLY: u32 = 1 << 3;
+}
+
+/// How [`track`] left a case.
+pub(crate) mod step {
+    /// Packets like this one have no flow; policy decides alone.
+    pub(crate) const NOTHING: u32 = 0;
+    /// The case has its answer.
+    pub(crate) const SETTLED: u32 = 1;
+    /// The packet may open a flow.
+    pub(crate) const UNKNOWN: u32 = 2;
+    /// The flow must be decided again.
+    pub(crate) const STALE: u32 = 3;
+    /// The opener opens once more.
+    pub(crate) const REOPENED: u32 = 4;
+    /// The other end opens, on the same ports.
+    pub(crate) const CROSSED: u32 = 5;
+    /// The packet opens a flow, and has a place for it.
+    pub(crate) const PLACED: u32 = 6;
+}
+
+/// A set of entries, the value of a partition's BPF array.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct FlowSet {
+    /// The entries.
+    pub ways: [FlowEntry; WAYS],
+}
+
+const _: () = assert!(size_of::<FlowSet>() == 512);
+
+/// How long a flow may be idle depends on what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Idle {
+    /// TCP, both ends have sent.
+    TcpEstablished = 0,
+    /// TCP, only the opener has sent.
+    TcpEmbryonic = 1,
+    /// TCP, reset or finished by both ends.
+    TcpClosing = 2,
+    /// UDP, both ends have sent.
+    Udp = 3,
+    /// UDP, only the opener has sent.
+    UdpOneWay = 4,
+    /// SCTP.
+    Sctp = 5,
+    /// ICMP echo.
+    Icmp = 6,
+    /// Any other protocol.
+    Other = 7,
+}
+
+/// Number of idle times.
+pub const IDLE_TIMES: usize = 8;
+
+impl Idle {
+    /// All of them, by number.
+    pub const ALL: [Self; IDLE_TIMES] = [
+        Self::TcpEstablished,
+        Self::TcpEmbryonic,
+        Self::TcpClosing,
+        Self::Udp,
+        Self::UdpOneWay,
+        Self::Sctp,
+        Self::Icmp,
+        Self::Other,
+    ];
+
+    /// The one that holds for a flow.
+    #[inline(always)]
+    pub const fn of(protocol: u8, state: FlowState) -> Self {
+        match (protocol, state) {
+            (protocol::TCP, FlowState::Established) => Self::TcpEstablished,
+            (protocol::TCP, FlowState::Closing) => Self::TcpClosing,
+            (protocol::TCP, _) => Self::TcpEmbryonic,
+            (protocol::UDP, FlowState::Embryonic) => Self::UdpOneWay,
+            (protocol::UDP, _) => Self::Udp,
+            (protocol::SCTP, _) => Self::Sctp,
+            (protocol::ICMP | protocol::ICMPV6, _) => Self::Icmp,
+            _ => Self::Other,
+        }
+    }
 }
 
 const _: () = assert!(
     size_of::<FlowEntry>() == 128
         && core::mem::offset_of!(FlowEntry, key) == 8
         && core::mem::offset_of!(FlowEntry, packets) == 64
-        && core::mem::offset_of!(FlowEntry, marks) == 112
+        && core::mem::offset_of!(FlowEntry, marks) == 104
 );

@@ -18,186 +18,58 @@
 use crate::{
     address::{Address, Family},
     bucket::{Found, find, find_address},
+    case::mark,
     counter::Hook,
     endpoint::{EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, flags},
-    memory::{BucketSet, Memory},
+    flow::{conclude, track},
+    memory::{BucketSet, FlowMemory, Memory},
     packet::{self, Frame, Packet, Part, ethertype, icmpv6, protocol},
     reason::Reason,
-    table::{DecisionWords, Profile, SlotKind, Table, row_key},
+    table::{DecisionWords, Profile, SlotKind, Table},
     verdict::{Action, Direction, Verdict, word_action},
 };
 
-/// What the kernel says of a packet beside its bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Context {
-    /// Interface of the hook.
-    pub ifindex: u32,
-    /// Interface the packet came in by; 0 when it began on this node, or when
-    /// the kernel has forgotten (a refragmented IPv6 datagram).
-    pub ingress_ifindex: u32,
-    /// Whether a local socket sent it.
-    pub has_socket: bool,
-    /// Whether a VLAN tag lies beside the frame.
-    pub tagged: bool,
-}
-
-/// Bits of [`Case::marks`].
-mod mark {
-    /// The packet goes to the workload; otherwise it comes from it.
-    pub(super) const TO_WORKLOAD: u32 = 1 << 0;
-    /// A local socket sent it.
-    pub(super) const SOCKET: u32 = 1 << 1;
-    /// A later fragment, without ports.
-    pub(super) const LATER: u32 = 1 << 2;
-    /// The addresses are IPv6.
-    pub(super) const V6: u32 = 1 << 3;
-}
-
-/// A packet that the tables must decide, and the answer. Words only, so that a
-/// program can hand it to a function of its own.
-///
-/// Fields that begin as zero stand apart from each other: a run of them becomes a
-/// call of `memset`, which on BPF is a loop over bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Case {
-    /// Source address, host-order words.
-    pub source: [u32; 4],
-    /// Destination address.
-    pub destination: [u32; 4],
-    /// Interface the packet came in by, 0 if unknown.
-    pub ingress_ifindex: u32,
-    /// Answer: [`Direction`] of the policy that decided.
-    pub direction: u32,
-    /// Protocol and port, as rows are searched by.
-    pub key: u32,
-    /// Answer: source slot, 0 if it was not looked up.
-    pub source_slot: u32,
-    /// See [`mark`].
-    marks: u32,
-    /// Answer: destination slot, 0 if it was not looked up.
-    pub destination_slot: u32,
-    /// Answer: the verdict in force, [`Verdict::to_word`].
-    pub enforced: u32,
-    /// Answer: 1 when other filters stand on the hook, so that an allowed packet
-    /// must go on to them.
-    pub shared_hooks: u32,
-    /// Answer: the verdict with audit policies in force as well.
-    pub audited: u32,
-    /// Number of the endpoint's record.
-    pub endpoint: u32,
-}
-
-const _: () = assert!(size_of::<Case>() == 72);
-
-impl Case {
-    /// A case that is decided already.
-    #[inline(always)]
-    const fn decided(hook: Hook, verdict: Verdict) -> Self {
-        let direction = match hook {
-            Hook::FromWorkload => Direction::Egress,
-            Hook::ToWorkload | Hook::UplinkIngress => Direction::Ingress,
-        };
-        Self {
-            source: [0; 4],
-            destination: [0; 4],
-            endpoint: 0,
-            ingress_ifindex: 0,
-            key: 0,
-            marks: 0,
-            enforced: verdict.to_word(),
-            audited: verdict.to_word(),
-            direction: direction as u32,
-            source_slot: 0,
-            destination_slot: 0,
-            shared_hooks: 0,
-        }
-    }
-
-    /// Whether the answer is to let the packet pass.
-    #[inline(always)]
-    pub const fn is_allowed(&self) -> bool {
-        word_action(self.enforced) == Action::Allow as u32
-    }
-
-    /// The case of a whole packet towards a workload, made without a frame.
-    #[inline(always)]
-    pub const fn to_workload(
-        source: &Address,
-        destination: &Address,
-        endpoint: u32,
-        ingress_ifindex: u32,
-        key: u32,
-    ) -> Self {
-        let unanswered = Verdict::deny(Reason::TableCorrupt).to_word();
-        Self {
-            source: source.words,
-            destination: destination.words,
-            ingress_ifindex,
-            direction: Direction::Ingress as u32,
-            key,
-            source_slot: 0,
-            marks: match source.family {
-                Family::V4 => mark::TO_WORKLOAD,
-                Family::V6 => mark::TO_WORKLOAD | mark::V6,
-            },
-            destination_slot: 0,
-            enforced: unanswered,
-            shared_hooks: 0,
-            audited: unanswered,
-            endpoint,
-        }
-    }
-
-    #[inline(always)]
-    const fn is(&self, mark: u32) -> bool {
-        self.marks & mark != 0
-    }
-
-    #[inline(always)]
-    const fn addresses(&self) -> (Address, Address) {
-        let family = if self.is(mark::V6) {
-            Family::V6
-        } else {
-            Family::V4
-        };
-        (
-            Address {
-                family,
-                words: self.source,
-            },
-            Address {
-                family,
-                words: self.destination,
-            },
-        )
-    }
-
-    #[inline(always)]
-    fn settle(&mut self, verdict: Verdict) {
-        self.enforced = verdict.to_word();
-        self.audited = verdict.to_word();
-    }
-}
+pub use crate::case::{Case, Context, PROBE, probe};
 
 /// What [`inspect`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inspected {
     /// The frame itself decides: the case has its answer.
-    Decided(Case),
+    Decided,
     /// The tables must be asked.
-    Open(Case),
+    Open,
 }
 
-/// Judges a frame: [`inspect`], then [`answer`].
+/// Judges a frame by policy alone: [`inspect`], then [`answer`]. Flows count for
+/// nothing.
 pub fn judge<M: Memory, F: Frame>(memory: &M, frame: &F, context: &Context, hook: Hook) -> Case {
-    match inspect(memory, frame, context, hook) {
-        Inspected::Decided(case) => case,
-        Inspected::Open(mut case) => {
-            answer(memory, &mut case);
-            case
-        }
+    let mut case = Case::blank(hook, frame.length());
+    if inspect(memory, frame, context, hook, &mut case) == Inspected::Open {
+        answer(memory, &mut case);
     }
+    case
+}
+
+/// Judges a frame as the programs do: what belongs to an allowed flow passes, and
+/// what is allowed becomes a flow.
+pub fn judge_flow<M: FlowMemory, F: Frame>(
+    memory: &M,
+    frame: &F,
+    context: &Context,
+    hook: Hook,
+) -> Case {
+    let mut case = Case::blank(hook, frame.length());
+    if inspect(memory, frame, context, hook, &mut case) == Inspected::Decided {
+        return case;
+    }
+    if !context.is_probe() {
+        track(memory, &mut case);
+    }
+    if !case.is_settled() {
+        answer(memory, &mut case);
+    }
+    conclude(memory, &mut case);
+    case
 }
 
 /// The number and record of the endpoint behind an interface.
@@ -220,7 +92,7 @@ fn endpoint<M: Memory>(memory: &M, ifindex: u32) -> Result<(u32, &EndpointRecord
 
 /// The slot of one of the endpoint's own addresses, 0 if it is not one.
 #[inline(always)]
-fn own_slot(record: &EndpointRecord, address: &Address) -> u32 {
+pub(crate) fn own_slot(record: &EndpointRecord, address: &Address) -> u32 {
     match address.family {
         Family::V4 => {
             let mut i = 0;
@@ -249,44 +121,47 @@ fn own_slot(record: &EndpointRecord, address: &Address) -> u32 {
     0
 }
 
-/// Looks at a frame: everything that needs its bytes.
+/// Looks at a frame, everything that needs its bytes, and fills in a blank case.
 #[inline(always)]
 pub fn inspect<M: Memory, F: Frame>(
     memory: &M,
     frame: &F,
     context: &Context,
     hook: Hook,
+    case: &mut Case,
 ) -> Inspected {
-    let (number, record) = match endpoint(memory, context.ifindex) {
-        Ok(found) => found,
-        Err(reason) => return Inspected::Decided(Case::decided(hook, Verdict::deny(reason))),
+    let result = match endpoint(memory, context.ifindex) {
+        Ok((number, record)) => {
+            case.shared_hooks = u32::from(record.flags.load() & flags::SHARED_HOOKS != 0);
+            case.endpoint = number;
+            open(record, frame, context, hook, case)
+        }
+        Err(reason) => Err(Verdict::deny(reason)),
     };
-    let (mut case, open) = match open(record, frame, context, hook) {
-        Ok(case) => (case, true),
-        Err(verdict) => (Case::decided(hook, verdict), false),
-    };
-    case.shared_hooks = u32::from(record.flags.load() & flags::SHARED_HOOKS != 0);
-    case.endpoint = number;
-    if open {
-        Inspected::Open(case)
-    } else {
-        Inspected::Decided(case)
+    match result {
+        Ok(()) => Inspected::Open,
+        Err(verdict) => {
+            case.settle(verdict);
+            Inspected::Decided
+        }
     }
 }
 
-/// The case of a frame, or the verdict that needs no table.
+/// Fills in the case of a frame, or says the verdict that needs no table.
 #[inline(always)]
 fn open<F: Frame>(
     record: &EndpointRecord,
     frame: &F,
     context: &Context,
     hook: Hook,
-) -> Result<Case, Verdict> {
+    case: &mut Case,
+) -> Result<(), Verdict> {
     let sent = matches!(hook, Hook::FromWorkload);
     if record.flags.load() & flags::DENY_ALL != 0 {
         return Err(Verdict::deny(Reason::EndpointDenyAll));
     }
     let ethernet = packet::ethernet(frame).map_err(Verdict::deny)?;
+    case.kind = u32::from(ethernet.ethertype) << 16;
     if context.tagged || is_tag(ethernet.ethertype) {
         return Err(Verdict::deny(Reason::VlanTag));
     }
@@ -297,27 +172,23 @@ fn open<F: Frame>(
         return Err(arp(record, frame, sent));
     }
     let packet = packet::parse(frame, ethernet.ethertype).map_err(Verdict::deny)?;
-    if packet::is_icmpv6(&packet) {
-        link_scoped(frame, record, &packet, sent)?;
-    }
+    case.describe(&packet, ethernet.ethertype);
     let later = matches!(packet.part, Part::Later);
-    if sent && !later && is_dhcp_server(&packet) {
-        return Err(Verdict::deny(Reason::DhcpServer));
-    }
-    let mut case = Case::decided(hook, Verdict::deny(Reason::TableCorrupt));
-    case.source = packet.source.words;
-    case.destination = packet.destination.words;
-    case.ingress_ifindex = context.ingress_ifindex;
-    case.key = row_key(packet.protocol, packet.destination_port);
-    case.marks = if sent { 0 } else { mark::TO_WORKLOAD }
-        | if context.has_socket { mark::SOCKET } else { 0 }
+    case.ingress_ifindex = context.ingress_ifindex & !PROBE;
+    case.marks |= if context.has_socket { mark::SOCKET } else { 0 }
         | if later { mark::LATER } else { 0 }
         | if matches!(packet.source.family, Family::V6) {
             mark::V6
         } else {
             0
         };
-    Ok(case)
+    if packet::is_icmpv6(&packet) {
+        link_scoped(frame, record, &packet, sent)?;
+    }
+    if sent && !later && is_dhcp_server(&packet) {
+        return Err(Verdict::deny(Reason::DhcpServer));
+    }
+    Ok(())
 }
 
 /// An ARP message: a workload's must be truthful; towards it, whole.
@@ -340,9 +211,12 @@ pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
     let Some(table) = Table::open(memory) else {
         return;
     };
+    case.revision = table.revision() as u32;
     let result = if case.is(mark::TO_WORKLOAD) {
+        case.direction = Direction::Ingress as u32;
         deliver(memory, &table, case)
     } else {
+        case.direction = Direction::Egress as u32;
         send(memory, &table, case)
     };
     if let Err(reason) = result {
@@ -384,6 +258,10 @@ fn send<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<
     let peer = table
         .slot(case.destination_slot)
         .ok_or(Reason::TableCorrupt)?;
+    if case.is(mark::TURNED) && matches!(peer.kind, SlotKind::LocalWorkload) {
+        // The packet is a reply, and the peer its sender.
+        came_from(memory, case.destination_slot, case.ingress_ifindex)?;
+    }
     let decision = decide(table, &subject, &peer, Direction::Egress, case.key)?;
     case.enforced = decision.enforced;
     case.audited = decision.audited;
@@ -402,12 +280,8 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
     case.destination_slot = own;
     let local = matches!(sender.kind, SlotKind::LocalWorkload);
     if local {
-        let binding = memory
-            .binding(case.source_slot)
-            .ok_or(Reason::TableCorrupt)?;
-        let by = case.ingress_ifindex;
-        if by == 0 || by != binding.ifindex.load() && by != binding.bridge.load() {
-            return Err(Reason::ForeignLocalAddress);
+        if !case.is(mark::TURNED) {
+            came_from(memory, case.source_slot, case.ingress_ifindex)?;
         }
         if own != 0 && own_slot(record, &source) != 0 {
             case.settle(Verdict::allow(Reason::SelfTraffic));
@@ -417,9 +291,12 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
     if case.is(mark::LATER) {
         return Err(Reason::FragmentNoFirst);
     }
-    let own_node = matches!(sender.kind, SlotKind::OwnNode)
-        && case.ingress_ifindex == 0
-        && case.is(mark::SOCKET);
+    let by_node = if case.is(mark::TURNED) {
+        case.is(mark::OWN_NODE_FLOW)
+    } else {
+        case.ingress_ifindex == 0 && case.is(mark::SOCKET)
+    };
+    let own_node = matches!(sender.kind, SlotKind::OwnNode) && by_node;
     if own_node && own != 0 && memory.settings().own_node_allowed != 0 {
         case.settle(Verdict::allow(Reason::OwnNode));
         return Ok(());
@@ -457,6 +334,16 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
     }
     case.enforced = decision.enforced;
     case.audited = decision.audited;
+    Ok(())
+}
+
+/// Whether a packet with a local workload's address came from that workload.
+#[inline(always)]
+pub(crate) fn came_from<M: Memory>(memory: &M, slot: u32, by: u32) -> Result<(), Reason> {
+    let binding = memory.binding(slot).ok_or(Reason::TableCorrupt)?;
+    if by == 0 || by != binding.ifindex.load() && by != binding.bridge.load() {
+        return Err(Reason::ForeignLocalAddress);
+    }
     Ok(())
 }
 

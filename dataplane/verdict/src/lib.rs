@@ -9,7 +9,8 @@
 //!
 //! A packet meets the modules in this order: [`packet`] parses it, [`endpoint`]
 //! says whose interface it is on, [`bucket`] and [`table`] turn addresses into
-//! slots, [`judge`] checks the source and asks the table, and the [`verdict`]
+//! slots, [`judge`] checks the source, [`flow`] knows what was allowed before, [`judge`] asks
+//! the table about the rest, and the [`verdict`]
 //! that comes out is counted ([`counter`]) and perhaps reported ([`event`]).
 //!
 //! Invariant, total: every input yields a verdict. Nothing in this crate can
@@ -25,6 +26,7 @@
 pub mod address;
 pub mod bucket;
 pub mod capacity;
+mod case;
 pub mod counter;
 pub mod endpoint;
 pub mod event;
@@ -42,4 +44,4 @@ pub mod verdict;
 
 /// Version of every layout in this crate. It moves with any change to one of
 /// them; memory written under another version is never adopted.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

@@ -8,7 +8,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     bucket::Bucket,
     endpoint::{Binding, EndpointRecord},
+    flow::{FlowSet, IDLE_TIMES},
     hash::Keys,
+    shared::SharedWord64,
     table::Page,
 };
 
@@ -37,12 +39,15 @@ pub struct Settings {
     /// Whether the node may always open connections to its workloads
     /// (`own_node: allow`): 0 or 1.
     pub own_node_allowed: u32,
+    /// Jiffies that a flow may be idle, by [`crate::flow::Idle`].
+    pub idle: [u32; IDLE_TIMES],
 }
 
 const _: () = assert!(
-    size_of::<Settings>() == 72
+    size_of::<Settings>() == 104
         && core::mem::offset_of!(Settings, bucket_masks) == 56
         && core::mem::offset_of!(Settings, own_node_allowed) == 68
+        && core::mem::offset_of!(Settings, idle) == 72
 );
 
 /// The pages of one decision table.
@@ -93,5 +98,31 @@ pub trait Memory {
     #[inline(always)]
     fn less(&self, a: u32, b: u32) -> u32 {
         u32::from(a < b)
+    }
+}
+
+/// Access to the flow table, which programs write.
+pub trait FlowMemory: Memory {
+    /// A set of an endpoint's partition.
+    fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet>;
+
+    /// Compare-and-swap, in order with all loads and stores around it: stores
+    /// `new` if `word` is `old`. Returns what the word was.
+    fn exchange(&self, word: &SharedWord64, old: u64, new: u64) -> u64;
+
+    /// Adds, wrapping, without any order.
+    fn add(&self, count: &SharedWord64, value: u64);
+
+    /// The clock of flows: jiffies, low word. It wraps after 50 days at 1 000 a
+    /// second; no idle time comes near half of that.
+    fn jiffies(&self) -> u32;
+
+    /// The same value, of which the kernel's verifier knows nothing any more; see
+    /// [`crate::packet::Frame::blur`]. `unknown` is any number that it knows nothing
+    /// about.
+    #[inline(always)]
+    fn blur(&self, value: u32, unknown: u32) -> u32 {
+        let _ = unknown;
+        value
     }
 }

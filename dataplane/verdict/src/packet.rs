@@ -70,8 +70,20 @@ mod next_header {
     pub(super) const EXPERIMENT_2: u8 = 254;
 }
 
+/// ICMP types with a meaning here.
+pub mod icmp {
+    /// Echo reply (RFC 792).
+    pub const ECHO_REPLY: u8 = 0;
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 8;
+}
+
 /// ICMPv6 types with a meaning here.
 pub mod icmpv6 {
+    /// Echo request (RFC 4443).
+    pub const ECHO_REQUEST: u8 = 128;
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 129;
     /// Multicast listener report (RFC 2710).
     pub const LISTENER_REPORT: u8 = 131;
     /// Multicast listener done.
@@ -157,8 +169,8 @@ pub struct Packet {
     pub source_port: u16,
     /// Destination port; for ICMP `type << 8 | code`. 0 where there are none.
     pub destination_port: u16,
-    /// TCP flags, from CWR down to FIN.
-    pub tcp_flags: u8,
+    /// What only TCP has; zeroes for others.
+    pub segment: Segment,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// Which part of its datagram it is.
@@ -169,6 +181,29 @@ pub struct Packet {
     pub transport: u32,
     /// Bytes from there to the end of the IP packet.
     pub transport_bytes: u32,
+}
+
+/// What flow tracking needs of a TCP header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgement number.
+    pub acknowledged: u32,
+    /// Flags, [`tcp_flag`]: from CWR down to FIN.
+    pub flags: u8,
+}
+
+/// TCP flags (RFC 9293, 3.1).
+pub mod tcp_flag {
+    /// No more data from the sender.
+    pub const FIN: u8 = 1 << 0;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 1 << 1;
+    /// Reset the connection.
+    pub const RST: u8 = 1 << 2;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 1 << 4;
 }
 
 /// An ARP message for IPv4 over Ethernet.
@@ -269,7 +304,11 @@ fn ipv4<F: Frame>(frame: &F) -> Result<Packet, Reason> {
         protocol: b[9],
         source_port: 0,
         destination_port: 0,
-        tcp_flags: 0,
+        segment: Segment {
+            sequence: 0,
+            acknowledged: 0,
+            flags: 0,
+        },
         hop_limit: b[8],
         part,
         datagram: u32::from(u16::from_be_bytes([b[4], b[5]])),
@@ -303,7 +342,11 @@ fn ipv6<F: Frame>(frame: &F) -> Result<Packet, Reason> {
         protocol: b[6],
         source_port: 0,
         destination_port: 0,
-        tcp_flags: 0,
+        segment: Segment {
+            sequence: 0,
+            acknowledged: 0,
+            flags: 0,
+        },
         hop_limit: b[7],
         part: Part::Whole,
         datagram: 0,
@@ -420,7 +463,11 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
     let (ports, needed) = match packet.protocol {
         protocol::TCP => {
             let b = frame.read_at::<20>(at).ok_or(Reason::Malformed)?;
-            packet.tcp_flags = b[13];
+            packet.segment = Segment {
+                sequence: u32::from_be_bytes([b[4], b[5], b[6], b[7]]),
+                acknowledged: u32::from_be_bytes([b[8], b[9], b[10], b[11]]),
+                flags: b[13],
+            };
             let header = u32::from(b[12] >> 4) * 4;
             if header < 20 {
                 return Err(Reason::Malformed);

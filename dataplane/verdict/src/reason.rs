@@ -67,6 +67,7 @@ reasons! {
     27 MulticastListener "multicast_listener" "A workload reports its IPv6 multicast groups (MLD)."
     28 Redirect "redirect" "A workload sent a redirect."
     29 AddressContended "address_contended" "The address could not be read because its place was rewritten again and again."
+    30 NoFlow "no_flow" "The TCP segment opens no connection and belongs to no allowed flow; policy would let a new connection pass."
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! A word that user space writes while programs read it.
+//! Words that user space and programs share.
 //!
 //! In user space it is an atomic. The BPF target has atomics of 64 bits only;
-//! there it is a cell, whose loads are single instructions, and programs never
-//! write it. Order between loads is [`crate::memory::Memory::order_loads`]'s.
+//! there it is a cell, whose loads and stores are single instructions. Order between
+//! loads is [`crate::memory::Memory::order_loads`]'s, between stores that of the
+//! compare-and-swap that publishes them.
 
 #[cfg(target_arch = "bpf")]
 use core::cell::Cell;
 #[cfg(not(target_arch = "bpf"))]
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// One shared 32-bit word.
 #[repr(transparent)]
@@ -32,6 +33,22 @@ impl SharedWord {
     #[cfg(not(target_arch = "bpf"))]
     pub fn load(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Stores the word in one piece, without any order: for entries that the
+    /// caller has locked, or where the last of several values may win.
+    #[inline(always)]
+    #[cfg(target_arch = "bpf")]
+    pub fn put(&self, value: u32) {
+        self.0.set(value);
+    }
+
+    /// Stores the word in one piece, without any order: for entries that the
+    /// caller has locked, or where the last of several values may win.
+    #[inline(always)]
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn put(&self, value: u32) {
+        self.0.store(value, Ordering::Relaxed);
     }
 }
 
@@ -60,5 +77,63 @@ impl SharedWord {
     /// Adds, wrapping; what is stored later is seen later.
     pub fn add(&self, value: u32) {
         self.0.fetch_add(value, Ordering::SeqCst);
+    }
+}
+
+/// One shared 64-bit word. What changes it in one step is
+/// [`crate::memory::FlowMemory`]'s.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub struct SharedWord64(
+    #[cfg(target_arch = "bpf")] Cell<u64>,
+    #[cfg(not(target_arch = "bpf"))] AtomicU64,
+);
+
+const _: () = assert!(size_of::<SharedWord64>() == 8);
+
+#[cfg(target_arch = "bpf")]
+impl SharedWord64 {
+    /// Loads the word, once.
+    #[inline(always)]
+    pub fn load(&self) -> u64 {
+        self.0.get()
+    }
+
+    /// Stores the word in one piece, without any order.
+    #[inline(always)]
+    pub fn put(&self, value: u64) {
+        self.0.set(value);
+    }
+
+    /// Where the word lies, aligned.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut u64 {
+        self.0.as_ptr()
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl SharedWord64 {
+    /// Loads the word, once.
+    pub fn load(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Stores the word in one piece, without any order.
+    pub fn put(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds, wrapping, without any order.
+    pub fn add(&self, value: u64) {
+        self.0.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// Compare-and-swap, in order with all loads and stores around it: stores `new`
+    /// if the word is `old`. Returns what it was.
+    pub fn exchange(&self, old: u64, new: u64) -> u64 {
+        match (self.0).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(was) | Err(was) => was,
+        }
     }
 }

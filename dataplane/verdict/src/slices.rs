@@ -6,8 +6,10 @@
 use crate::{
     bucket::Bucket,
     endpoint::{Binding, EndpointRecord},
-    memory::{Block, BucketSet, Memory, Settings},
+    flow::FlowSet,
+    memory::{Block, BucketSet, FlowMemory, Memory, Settings},
     packet::{Frame, MAX_HEADER_BYTES},
+    shared::SharedWord64,
     table::Page,
 };
 
@@ -77,5 +79,58 @@ impl Frame for SliceFrame<'_> {
 
     fn is_gso(&self) -> bool {
         self.gso
+    }
+}
+
+/// A partition of the flow table as a slice, beside the memory of a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceFlows<'a> {
+    /// What decisions read.
+    pub memory: SliceMemory<'a>,
+    /// The sets of the only partition, number 0.
+    pub sets: &'a [FlowSet],
+    /// The time.
+    pub jiffies: u32,
+}
+
+impl Memory for SliceFlows<'_> {
+    type Block = [Page];
+
+    fn settings(&self) -> &Settings {
+        self.memory.settings()
+    }
+
+    fn table(&self) -> Option<&[Page]> {
+        self.memory.table()
+    }
+
+    fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket> {
+        self.memory.bucket(set, index)
+    }
+
+    fn endpoint(&self, number: u32) -> Option<&EndpointRecord> {
+        self.memory.endpoint(number)
+    }
+
+    fn binding(&self, slot: u32) -> Option<&Binding> {
+        self.memory.binding(slot)
+    }
+}
+
+impl FlowMemory for SliceFlows<'_> {
+    fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet> {
+        (partition == 0).then(|| self.sets.get(set as usize))?
+    }
+
+    fn exchange(&self, word: &SharedWord64, old: u64, new: u64) -> u64 {
+        word.exchange(old, new)
+    }
+
+    fn add(&self, count: &SharedWord64, value: u64) {
+        count.add(value);
+    }
+
+    fn jiffies(&self) -> u32 {
+        self.jiffies
     }
 }

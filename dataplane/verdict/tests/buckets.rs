@@ -25,6 +25,7 @@ fn settings(buckets: usize) -> Settings {
         keys: KEYS,
         bucket_masks: [mask; 3],
         own_node_allowed: 0,
+        ..Settings::default()
     }
 }
 

@@ -45,9 +45,9 @@ fn inventory(texts: &[String]) -> Inventory {
 }
 
 const LIMITS: Limits = Limits {
-    endpoints: 128,
     slots: 64,
     table_pages: 8,
+    ..Limits::DEFAULT
 };
 
 fn everything(_: &Workload) -> bool {

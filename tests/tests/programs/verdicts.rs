@@ -424,6 +424,7 @@ fn fragments_after_the_first_are_dropped_and_counted() {
             .from(web.end)
             .to(db.end)
             .dport(5432)
+            .syn()
             .payload(&[7; 64]);
         let first = whole.clone().fragment(9, 0, true);
         let allow = allowed(Hook::ToWorkload, Reason::Rule, 1);

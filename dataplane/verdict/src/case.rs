@@ -1,0 +1,256 @@
+//! A packet on its way to a verdict, as plain words.
+//!
+//! [`crate::judge::inspect`] makes it from a frame, [`crate::flow`] and
+//! [`crate::judge::answer`] write the answer into it. A kernel program hands it
+//! from one function to the next by its address.
+
+use crate::{
+    address::{Address, Family},
+    counter::Hook,
+    flow::step,
+    packet::Packet,
+    reason::Reason,
+    table::row_key,
+    verdict::{Action, Direction, Verdict, word_action},
+};
+
+/// Bit of [`Context::ingress_ifindex`] that marks a probe: no packet has it,
+/// because the kernel's interface indexes are positive numbers of 32 bits.
+pub const PROBE: u32 = 1 << 31;
+
+/// Words of the control buffer in which a program answers a probe.
+pub mod probe {
+    /// The verdict in force.
+    pub const ENFORCED: usize = 0;
+    /// The verdict with audit policies in force.
+    pub const AUDITED: usize = 1;
+    /// The clock of flows.
+    pub const JIFFIES: usize = 2;
+}
+
+/// What the kernel says of a packet beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// Interface of the hook.
+    pub ifindex: u32,
+    /// Interface the packet came in by; 0 when it began on this node, or when
+    /// the kernel has forgotten (a refragmented IPv6 datagram). With [`PROBE`] set
+    /// the packet is a question: it is judged by policy alone, and neither counted,
+    /// remembered nor reported.
+    pub ingress_ifindex: u32,
+    /// Whether a local socket sent it.
+    pub has_socket: bool,
+    /// Whether a VLAN tag lies beside the frame.
+    pub tagged: bool,
+}
+
+impl Context {
+    /// Whether the packet is a question of user space.
+    #[inline(always)]
+    pub const fn is_probe(&self) -> bool {
+        self.ingress_ifindex & PROBE != 0
+    }
+}
+
+/// Bits of [`Case::marks`].
+pub(crate) mod mark {
+    /// The packet goes to the workload; otherwise it comes from it.
+    pub(crate) const TO_WORKLOAD: u32 = 1 << 0;
+    /// A local socket sent it.
+    pub(crate) const SOCKET: u32 = 1 << 1;
+    /// A later fragment, without ports.
+    pub(crate) const LATER: u32 = 1 << 2;
+    /// The addresses are IPv6.
+    pub(crate) const V6: u32 = 1 << 3;
+    /// The packet is a reply whose flow must be decided again: the case is turned
+    /// round for that, to the flow's own direction.
+    pub(crate) const TURNED: u32 = 1 << 4;
+    /// The node itself opened the packet's flow.
+    pub(crate) const OWN_NODE_FLOW: u32 = 1 << 5;
+}
+
+/// A packet that the tables must decide, and the answer. Words only, so that a
+/// program can hand it to a function of its own.
+///
+/// Fields that begin as zero stand apart from each other: a run of them becomes a
+/// call of `memset`, which on BPF is a loop over bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Case {
+    /// Source address, host-order words.
+    pub source: [u32; 4],
+    /// Destination address.
+    pub destination: [u32; 4],
+    /// Interface the packet came in by, 0 if unknown.
+    pub ingress_ifindex: u32,
+    /// Answer: [`Direction`] of the policy that decided.
+    pub direction: u32,
+    /// Protocol and port, as rows are searched by.
+    pub key: u32,
+    /// Answer: source slot, 0 if it was not looked up.
+    pub source_slot: u32,
+    /// See [`mark`].
+    pub(crate) marks: u32,
+    /// Answer: destination slot, 0 if it was not looked up.
+    pub destination_slot: u32,
+    /// Answer: the verdict in force, [`Verdict::to_word`].
+    pub enforced: u32,
+    /// Answer: 1 when other filters stand on the hook, so that an allowed packet
+    /// must go on to them.
+    pub shared_hooks: u32,
+    /// Answer: the verdict with audit policies in force as well.
+    pub audited: u32,
+    /// Number of the endpoint's record.
+    pub endpoint: u32,
+    /// Bytes of the packet from the Ethernet header on.
+    pub bytes: u32,
+    /// Source port << 16 | destination port; for ICMP the identifier, and
+    /// `type << 8 | code`. 0 where there are none.
+    pub ports: u32,
+    /// TCP: sequence number.
+    pub(crate) sequence: u32,
+    /// EtherType << 16 | IP protocol << 8 | TCP flags; the parts that are known.
+    pub kind: u32,
+    /// TCP: acknowledgement number.
+    pub(crate) acknowledged: u32,
+    /// Answer: revision of the table that decided, low word; 0 when none was asked.
+    pub revision: u32,
+    /// Answer of the flow table: the state word of the packet's entry, low and high.
+    pub(crate) flow_word: [u32; 2],
+    /// Answer of the flow table: one of [`step`].
+    pub(crate) flow_step: u32,
+    /// Answer of the flow table: set << 2 | way of the packet's entry.
+    pub(crate) flow_place: u32,
+}
+
+const _: () = assert!(size_of::<Case>() == 112);
+
+impl Case {
+    /// A case of which nothing is known but the hook: denied.
+    #[inline(always)]
+    pub const fn blank(hook: Hook, bytes: u32) -> Self {
+        let unanswered = Verdict::deny(Reason::TableCorrupt).to_word();
+        let (direction, marks) = match hook {
+            Hook::FromWorkload => (Direction::Egress, 0),
+            Hook::ToWorkload | Hook::UplinkIngress => (Direction::Ingress, mark::TO_WORKLOAD),
+        };
+        Self {
+            source: [0; 4],
+            destination: [0; 4],
+            endpoint: 0,
+            ingress_ifindex: 0,
+            key: 0,
+            marks,
+            enforced: unanswered,
+            audited: unanswered,
+            direction: direction as u32,
+            source_slot: 0,
+            destination_slot: 0,
+            shared_hooks: 0,
+            bytes,
+            ports: 0,
+            sequence: 0,
+            kind: 0,
+            acknowledged: 0,
+            revision: 0,
+            flow_word: [0; 2],
+            flow_step: step::NOTHING,
+            flow_place: 0,
+        }
+    }
+
+    /// Takes over what the packet's headers say.
+    #[inline(always)]
+    pub(crate) const fn describe(&mut self, packet: &Packet, ethertype: u16) {
+        self.source = packet.source.words;
+        self.destination = packet.destination.words;
+        self.key = row_key(packet.protocol, packet.destination_port);
+        self.ports = (packet.source_port as u32) << 16 | packet.destination_port as u32;
+        self.kind =
+            (ethertype as u32) << 16 | (packet.protocol as u32) << 8 | packet.segment.flags as u32;
+        self.sequence = packet.segment.sequence;
+        self.acknowledged = packet.segment.acknowledged;
+    }
+
+    /// The case of a whole packet towards a workload, made without a frame.
+    #[inline(always)]
+    pub const fn to_workload(
+        source: &Address,
+        destination: &Address,
+        endpoint: u32,
+        ingress_ifindex: u32,
+        key: u32,
+    ) -> Self {
+        let mut case = Self::blank(Hook::ToWorkload, 0);
+        case.source = source.words;
+        case.destination = destination.words;
+        case.endpoint = endpoint;
+        case.ingress_ifindex = ingress_ifindex;
+        case.key = key;
+        if matches!(source.family, Family::V6) {
+            case.marks |= mark::V6;
+        }
+        case
+    }
+
+    /// Whether the answer is to let the packet pass.
+    #[inline(always)]
+    pub const fn is_allowed(&self) -> bool {
+        word_action(self.enforced) == Action::Allow as u32
+    }
+
+    /// Whether the flow table has settled the case: no table need be asked.
+    #[inline(always)]
+    pub const fn is_settled(&self) -> bool {
+        self.flow_step == step::SETTLED
+    }
+
+    /// Whether the flow table wants to know the answer.
+    #[inline(always)]
+    pub const fn is_tracked(&self) -> bool {
+        self.flow_step > step::SETTLED
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is(&self, mark: u32) -> bool {
+        self.marks & mark != 0
+    }
+
+    /// The IP protocol, 0 when the packet is not IP.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        (self.kind >> 8) as u8
+    }
+
+    /// TCP flags, 0 when it is not TCP.
+    #[inline(always)]
+    pub const fn tcp_flags(&self) -> u8 {
+        self.kind as u8
+    }
+
+    /// Source and destination.
+    #[inline(always)]
+    pub(crate) const fn addresses(&self) -> (Address, Address) {
+        let family = if self.is(mark::V6) {
+            Family::V6
+        } else {
+            Family::V4
+        };
+        (
+            Address {
+                family,
+                words: self.source,
+            },
+            Address {
+                family,
+                words: self.destination,
+            },
+        )
+    }
+
+    #[inline(always)]
+    pub(crate) const fn settle(&mut self, verdict: Verdict) {
+        self.enforced = verdict.to_word();
+        self.audited = verdict.to_word();
+    }
+}

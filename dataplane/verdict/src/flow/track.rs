@@ -1,0 +1,619 @@
+//! What the flow table knows of a packet, and what it learns from its verdict.
+//!
+//! [`track`] comes before the policy is asked: a packet of a live flow passes
+//! ([`step::SETTLED`]). [`choose`] and [`remember`] come after: what policy has
+//! allowed becomes a flow, what it denies is one no longer. In between, a flow that was decided under
+//! another table is decided again, in its own direction: the case of a reply is
+//! turned round for that, and back afterwards.
+//!
+//! | the packet | its entry | policy is asked | allowed | denied |
+//! |---|---|---|---|---|
+//! | opens a flow | none | yes | entry made | – |
+//! | of a flow | current | no | | |
+//! | of a flow | of an older table, or its peer's address or labels changed | yes, in the flow's direction | entry renewed | entry removed |
+//! | TCP SYN from the opener | any | yes | entry renewed, or begun again | entry removed |
+//! | TCP SYN from the other end | any | yes, as new | entry kept; a closing one begun again the other way | entry kept |
+//! | TCP without SYN | none | yes | `no_flow`, unless such segments are adopted | – |
+//!
+//! Invariant: no failure allows. An entry that changes while it is read is no
+//! entry; a flow that finds no room is dropped as `flow_table_full`.
+
+use crate::{
+    address::{Address, Family},
+    case::{Case, mark},
+    endpoint::{EndpointRecord, flags},
+    flow::{
+        FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, OPENED_BY_PEER, StateWord, WAYS,
+        flow_mark, step,
+    },
+    judge::{came_from, own_slot},
+    memory::FlowMemory,
+    packet::{icmp, icmpv6, protocol, tcp_flag},
+    reason::Reason,
+    table::{Table, row_key},
+    verdict::{Verdict, word_reason},
+};
+
+/// Times that an insertion is tried when other processors are quicker.
+pub const ATTEMPTS: u32 = 3;
+/// No place in the table.
+const NOWHERE: u32 = u32::MAX;
+/// Sequence numbers past the last acknowledged one at which a reset is believed.
+const RESET_WINDOW: u32 = 65_535;
+/// Rank of an entry that may not be replaced.
+const TAKEN: u32 = u32::MAX;
+
+/// The flow that a packet would belong to.
+struct Candidate {
+    key: FlowKey,
+    /// The endpoint sends the packet.
+    sent: bool,
+}
+
+/// The key of a packet's flow; none if packets like it have no flow.
+#[inline(always)]
+fn candidate(record: &EndpointRecord, case: &Case) -> Option<Candidate> {
+    if case.is(mark::LATER) {
+        return None;
+    }
+    let sent = !case.is(mark::TO_WORKLOAD);
+    let (source, destination) = case.addresses();
+    let (from, to) = ((case.ports >> 16) as u16, case.ports as u16);
+    let (local, peer, local_port, peer_port) = if sent {
+        (source, destination, from, to)
+    } else {
+        (destination, source, to, from)
+    };
+    // A spoofed source, traffic with itself, and broadcasts are the judge's.
+    if own_slot(record, &local) == 0 || own_slot(record, &peer) != 0 {
+        return None;
+    }
+    let protocol = case.protocol();
+    let mut key = FlowKey::new(&local, &peer, protocol, local_port, peer_port);
+    match protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {}
+        protocol::ICMP | protocol::ICMPV6 => {
+            let (request, reply) = echo(&local, protocol)?;
+            let kind = to >> 8;
+            if kind != u16::from(request) && kind != u16::from(reply) {
+                return None;
+            }
+            key.ports = u32::from(from) << 16 | u32::from(from);
+            if sent != (kind == u16::from(request)) {
+                key.kind |= OPENED_BY_PEER;
+            }
+        }
+        _ => key.ports = 0,
+    }
+    Some(Candidate { key, sent })
+}
+
+/// Types of an echo request and its reply; none when the family has no such ICMP.
+#[inline(always)]
+const fn echo(address: &Address, protocol: u8) -> Option<(u8, u8)> {
+    match (address.family, protocol) {
+        (Family::V4, protocol::ICMP) => Some((icmp::ECHO_REQUEST, icmp::ECHO_REPLY)),
+        (Family::V6, protocol::ICMPV6) => Some((icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY)),
+        _ => None,
+    }
+}
+
+/// A SYN that opens a connection.
+#[inline(always)]
+const fn is_opening(case: &Case) -> bool {
+    case.protocol() == protocol::TCP
+        && case.tcp_flags() & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
+}
+
+impl FlowEntry {
+    /// Not zero when the entry has another key.
+    #[inline(always)]
+    fn differs(&self, key: &FlowKey) -> u32 {
+        let words = key.words();
+        let mut difference = 0;
+        let mut i = 0;
+        while i < words.len() {
+            difference |= self.key[i].load() ^ words[i];
+            i += 1;
+        }
+        difference
+    }
+}
+
+#[inline(always)]
+fn way_of(set: &FlowSet, place: u32) -> &FlowEntry {
+    &set.ways[(place & (WAYS as u32 - 1)) as usize]
+}
+
+/// The place of a key's entry, by its set and way.
+#[inline(always)]
+fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unknown: u32) -> u32 {
+    let sets = key.sets(&memory.settings().keys, record.flow_mask);
+    let mut place = NOWHERE;
+    let mut choice = 0;
+    while choice < 2 && place == NOWHERE {
+        let index = sets[choice];
+        let Some(set) = memory.flow_set(record.flow_partition.wrapping_sub(1), index) else {
+            break;
+        };
+        let mut way = 0;
+        while way < WAYS {
+            let entry = &set.ways[way];
+            let word = StateWord(entry.state.load());
+            memory.order_loads();
+            let alive = !matches!(word.state(), FlowState::Free) && !word.is_locked();
+            if alive && entry.differs(key) == 0 {
+                place = index << 2 | way as u32;
+                break;
+            }
+            way += 1;
+        }
+        choice += 1;
+    }
+    memory.blur(place, unknown)
+}
+
+/// Asks the flow table about a packet whose headers are known. Says in the case
+/// how to go on: see [`step`].
+#[inline(always)]
+pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
+    let Some(record) = memory.endpoint(case.endpoint) else {
+        return;
+    };
+    let Some(Candidate { key, sent }) = candidate(record, case) else {
+        return;
+    };
+    case.flow_step = step::UNKNOWN;
+    let place = find(memory, record, &key, case.bytes);
+    let Some(set) = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2) else {
+        return;
+    };
+    let entry = way_of(set, place);
+    let word = StateWord(entry.state.load());
+    memory.order_loads();
+    let different = entry.differs(&key);
+    let peer_slot = entry.peer_slot.load();
+    let peer_epoch = entry.peer_epoch.load();
+    let last_seen = entry.last_seen.load();
+    let marks = entry.marks.load();
+    memory.order_loads();
+    let again = entry.state.load();
+    let state = word.state();
+    let gone = different != 0
+        || again != word.0
+        || word.is_locked()
+        || matches!(state, FlowState::Free)
+        || !word.is_of(record.incarnation)
+        || memory.jiffies().wrapping_sub(last_seen)
+            > idle_time(memory, case.protocol(), state, case.bytes);
+    if gone {
+        return;
+    }
+    let Some(table) = Table::open(memory) else {
+        return;
+    };
+    let Some(binding) = memory.binding(peer_slot) else {
+        return;
+    };
+    let from_opener = sent == (marks & flow_mark::OPENED_BY_ENDPOINT != 0);
+    case.flow_word = [word.0 as u32, (word.0 >> 32) as u32];
+    case.flow_place = place;
+    if is_opening(case) {
+        case.flow_step = if from_opener {
+            step::REOPENED
+        } else {
+            step::CROSSED
+        };
+        return;
+    }
+    let current = word.is_current(table.revision() as u32, record.incarnation)
+        && binding.epoch.load() == peer_epoch;
+    if !current {
+        case.flow_step = step::STALE;
+        if marks & flow_mark::OWN_NODE != 0 {
+            case.marks |= mark::OWN_NODE_FLOW;
+        }
+        if !from_opener {
+            turn(case);
+            case.marks |= mark::TURNED;
+        }
+        return;
+    }
+    case.flow_step = step::SETTLED;
+    case.revision = table.revision() as u32;
+    if !sent
+        && binding.ifindex.load() != 0
+        && let Err(reason) = came_from(memory, peer_slot, case.ingress_ifindex)
+    {
+        case.settle(Verdict::deny(reason));
+        return;
+    }
+    account(memory, entry, case, word, marks, from_opener);
+    case.settle(Verdict::allow(Reason::Flow));
+}
+
+/// Jiffies that a flow may be idle.
+#[inline(always)]
+fn idle_time<M: FlowMemory>(memory: &M, protocol: u8, state: FlowState, unknown: u32) -> u32 {
+    // Blurred, so that the bound of the index is checked where the verifier of
+    // Linux 6.1 sees it.
+    let kind = memory.blur(Idle::of(protocol, state) as u32, unknown);
+    memory.settings().idle[kind as usize & (IDLE_TIMES - 1)]
+}
+
+/// Counts a packet of a live flow, and moves the flow's state.
+#[inline(always)]
+fn account<M: FlowMemory>(
+    memory: &M,
+    entry: &FlowEntry,
+    case: &Case,
+    word: StateWord,
+    marks: u32,
+    from_opener: bool,
+) {
+    let side = usize::from(!from_opener);
+    memory.add(&entry.packets[side], 1);
+    memory.add(&entry.bytes[side], u64::from(case.bytes));
+    let now = memory.jiffies();
+    if entry.last_seen.load() != now {
+        entry.last_seen.put(now);
+    }
+    let mut next = word.state();
+    if matches!(next, FlowState::Embryonic) && !from_opener {
+        next = FlowState::Established;
+    }
+    if case.protocol() == protocol::TCP {
+        let flags = case.tcp_flags();
+        if flags & tcp_flag::RST != 0 {
+            // A reset from outside the window is somebody's guess (RFC 5961, 3).
+            let expected = entry.acknowledged[side ^ 1].load();
+            if case.sequence.wrapping_sub(expected) <= RESET_WINDOW {
+                next = FlowState::Closing;
+            }
+        } else if flags & tcp_flag::ACK != 0 {
+            entry.acknowledged[side].put(case.acknowledged);
+        }
+        if flags & tcp_flag::FIN != 0 {
+            let finished = if from_opener {
+                flow_mark::FIN_OPENER
+            } else {
+                flow_mark::FIN_REPLY
+            };
+            entry.marks.put(marks | finished);
+            if (marks | finished) & (flow_mark::FIN_OPENER | flow_mark::FIN_REPLY)
+                == flow_mark::FIN_OPENER | flow_mark::FIN_REPLY
+            {
+                next = FlowState::Closing;
+            }
+        }
+    }
+    if next as u32 != word.state() as u32 {
+        // Who was quicker has seen a later packet; this one moves nothing then.
+        memory.exchange(&entry.state, word.0, word.in_state(next).0);
+    }
+}
+
+/// Turns a case round: the other end's packet to this endpoint becomes this
+/// endpoint's to the other end, with the port that policy asks about.
+#[inline(always)]
+fn turn(case: &mut Case) {
+    core::mem::swap(&mut case.source, &mut case.destination);
+    case.marks ^= mark::TO_WORKLOAD;
+    let protocol = case.protocol();
+    let port = match protocol {
+        protocol::ICMP => u16::from(icmp::ECHO_REQUEST) << 8,
+        protocol::ICMPV6 => u16::from(icmpv6::ECHO_REQUEST) << 8,
+        _ => (case.ports >> 16) as u16,
+    };
+    case.key = row_key(protocol, port);
+}
+
+/// Turns a case back, as the packet was.
+#[inline(always)]
+fn turn_back(case: &mut Case) {
+    core::mem::swap(&mut case.source, &mut case.destination);
+    core::mem::swap(&mut case.source_slot, &mut case.destination_slot);
+    case.marks ^= mark::TO_WORKLOAD;
+    case.key = row_key(case.protocol(), case.ports as u16);
+}
+
+/// Takes note of what policy has answered: [`choose`], then [`remember`], again when
+/// another processor was quicker.
+#[inline(always)]
+pub fn conclude<M: FlowMemory>(memory: &M, case: &mut Case) {
+    let mut attempt = 0;
+    while case.is_tracked() && attempt < ATTEMPTS {
+        choose(memory, case);
+        remember(memory, case);
+        attempt += 1;
+    }
+    give_up(case);
+}
+
+/// Denies what could not be remembered.
+#[inline(always)]
+pub fn give_up(case: &mut Case) {
+    if case.is_tracked() {
+        refuse(case, Reason::FlowTableFull);
+    }
+}
+
+#[inline(always)]
+fn refuse(case: &mut Case, reason: Reason) {
+    case.settle(Verdict::deny(reason));
+    case.flow_step = step::SETTLED;
+}
+
+/// Chooses the place of the flow that an allowed packet opens.
+#[inline(always)]
+pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
+    if case.flow_step != step::UNKNOWN {
+        return;
+    }
+    let allowed = case.is_allowed();
+    if !allowed || word_reason(case.enforced) == Reason::SelfTraffic as u32 {
+        case.flow_step = step::SETTLED;
+        return;
+    }
+    let Some(record) = memory.endpoint(case.endpoint) else {
+        return;
+    };
+    let Some(Candidate { key, sent }) = candidate(record, case) else {
+        return;
+    };
+    let protocol = case.protocol();
+    if protocol == protocol::TCP
+        && !is_opening(case)
+        && record.flags.load() & flags::ADOPT_MIDSTREAM == 0
+    {
+        refuse(case, Reason::NoFlow);
+        return;
+    }
+    let is_echo = matches!(protocol, protocol::ICMP | protocol::ICMPV6);
+    if is_echo && sent == (key.kind & OPENED_BY_PEER != 0) {
+        // A reply that nobody asked for: policy has allowed it, by itself.
+        case.flow_step = step::SETTLED;
+        return;
+    }
+    let Some((place, word)) = best_place(memory, record, &key, case.bytes) else {
+        refuse(case, Reason::FlowTableFull);
+        return;
+    };
+    case.flow_place = place;
+    case.flow_word = [word.0 as u32, (word.0 >> 32) as u32];
+    case.flow_step = step::PLACED;
+}
+
+/// Writes down what policy has answered.
+#[inline(always)]
+pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
+    if case.is(mark::TURNED) {
+        turn_back(case);
+        case.marks &= !mark::TURNED;
+    }
+    let found = case.flow_step;
+    let Some(record) = memory.endpoint(case.endpoint) else {
+        return;
+    };
+    let set = memory.flow_set(record.flow_partition.wrapping_sub(1), case.flow_place >> 2);
+    let Some(entry) = set.map(|set| way_of(set, case.flow_place)) else {
+        return;
+    };
+    case.flow_step = step::SETTLED;
+    if !case.is_allowed() {
+        // Only policy ends a flow: a packet with somebody else's address does not.
+        let reason = word_reason(case.enforced);
+        let by_policy = reason == Reason::Rule as u32 || reason == Reason::Isolated as u32;
+        if by_policy && (found == step::STALE || found == step::REOPENED) {
+            let word = found_word(case);
+            let free = word.published(0, 0, 0, FlowState::Free);
+            memory.exchange(&entry.state, word.0, free.0);
+        }
+        return;
+    }
+    let state = found_word(case).state();
+    let begins = match found {
+        step::PLACED => true,
+        step::REOPENED => !matches!(state, FlowState::Established),
+        step::CROSSED => matches!(state, FlowState::Closing),
+        _ => false,
+    };
+    if begins {
+        let stored = store(memory, record, case, entry);
+        if !stored && found == step::PLACED {
+            case.flow_step = step::UNKNOWN;
+        }
+    } else if found != step::CROSSED {
+        renew(memory, record, case, entry);
+    }
+}
+
+#[inline(always)]
+const fn found_word(case: &Case) -> StateWord {
+    StateWord(case.flow_word[0] as u64 | (case.flow_word[1] as u64) << 32)
+}
+
+/// Decided again, and allowed: the entry counts under the table that did.
+#[inline(always)]
+fn renew<M: FlowMemory>(memory: &M, record: &EndpointRecord, case: &Case, entry: &FlowEntry) {
+    let word = found_word(case);
+    let sent = !case.is(mark::TO_WORKLOAD);
+    let marks = entry.marks.load();
+    let from_opener = sent == (marks & flow_mark::OPENED_BY_ENDPOINT != 0);
+    let renewed = word.published(
+        case.revision,
+        record.incarnation,
+        case.enforced,
+        word.state(),
+    );
+    if memory.exchange(&entry.state, word.0, word.locked().0) == word.0 {
+        let (slot, epoch) = peer(memory, case, sent);
+        entry.peer_slot.put(slot);
+        entry.peer_epoch.put(epoch);
+        memory.exchange(&entry.state, word.locked().0, renewed.0);
+        account(memory, entry, case, renewed, marks, from_opener);
+    }
+    // Else another processor has renewed it, under this table or a newer one.
+}
+
+/// The other end's slot and its binding epoch.
+#[inline(always)]
+fn peer<M: FlowMemory>(memory: &M, case: &Case, sent: bool) -> (u32, u32) {
+    let slot = if sent {
+        case.destination_slot
+    } else {
+        case.source_slot
+    };
+    let epoch = memory
+        .binding(slot)
+        .map_or(0, |binding| binding.epoch.load());
+    (slot, epoch)
+}
+
+/// Writes the entry of a flow that the packet opens; its word was read as the case
+/// says. `false` when another processor was quicker.
+#[inline(always)]
+fn store<M: FlowMemory>(
+    memory: &M,
+    record: &EndpointRecord,
+    case: &Case,
+    entry: &FlowEntry,
+) -> bool {
+    let Some(Candidate { key, sent }) = candidate(record, case) else {
+        return false;
+    };
+    let word = found_word(case);
+    if memory.exchange(&entry.state, word.0, word.locked().0) != word.0 {
+        return false;
+    }
+    let words = key.words();
+    let mut i = 0;
+    while i < words.len() {
+        entry.key[i].put(words[i]);
+        i += 1;
+    }
+    let by_endpoint = if sent {
+        flow_mark::OPENED_BY_ENDPOINT
+    } else {
+        0
+    };
+    let by_node = if word_reason(case.enforced) == Reason::OwnNode as u32 {
+        flow_mark::OWN_NODE
+    } else {
+        0
+    };
+    let now = memory.jiffies();
+    let (slot, epoch) = peer(memory, case, sent);
+    entry.peer_slot.put(slot);
+    entry.peer_epoch.put(epoch);
+    entry.last_seen.put(now);
+    entry.opened.put(now);
+    entry.marks.put(by_endpoint | by_node);
+    entry.acknowledged[0].put(case.acknowledged);
+    entry.acknowledged[1].put(0);
+    entry.packets[0].put(1);
+    entry.packets[1].put(0);
+    entry.bytes[0].put(u64::from(case.bytes));
+    entry.bytes[1].put(0);
+    let published = word.published(
+        case.revision,
+        record.incarnation,
+        case.enforced,
+        FlowState::Embryonic,
+    );
+    memory.exchange(&entry.state, word.locked().0, published.0);
+    true
+}
+
+/// Where a new flow may lie, and the word that stands there: where its key lies
+/// already, else in a free place of the emptier set, else in an expired flow's
+/// place, else in an embryonic one's, the longest idle first. The same order as in
+/// the table's host model.
+#[inline(always)]
+fn best_place<M: FlowMemory>(
+    memory: &M,
+    record: &EndpointRecord,
+    key: &FlowKey,
+    unknown: u32,
+) -> Option<(u32, StateWord)> {
+    let sets = key.sets(&memory.settings().keys, record.flow_mask);
+    let mut best = TAKEN;
+    let mut place = NOWHERE;
+    let mut choice = 0;
+    while choice < 2 {
+        let index = sets[choice];
+        let set = memory.flow_set(record.flow_partition.wrapping_sub(1), index)?;
+        let mut used = 0;
+        let mut here = TAKEN;
+        let mut here_way = 0;
+        let mut way = 0;
+        while way < WAYS {
+            let rank = memory.blur(rank(memory, record, &set.ways[way], key, unknown), unknown);
+            used += u32::from(rank != FREE);
+            if rank < here {
+                here = rank;
+                here_way = way as u32;
+            }
+            here = memory.blur(here, unknown);
+            here_way = memory.blur(here_way, unknown);
+            used = memory.blur(used, unknown);
+            way += 1;
+        }
+        if here == FREE {
+            here += used;
+        }
+        if here < best {
+            best = here;
+            place = index << 2 | here_way;
+        }
+        best = memory.blur(best, unknown);
+        place = memory.blur(place, unknown);
+        choice += 1;
+    }
+    if best == TAKEN {
+        return None;
+    }
+    let set = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2)?;
+    let entry = way_of(set, place);
+    let word = StateWord(entry.state.load());
+    memory.order_loads();
+    // Another processor may have put a flow there since.
+    (rank(memory, record, entry, key, unknown) <= best).then_some((place, word))
+}
+
+/// Rank of a free entry; one in a set with fewer free ones ranks behind by their
+/// number.
+const FREE: u32 = 1;
+/// Rank of an entry that has been idle for too long.
+const EXPIRED: u32 = 8;
+
+/// How gladly an entry is given to a flow, low numbers first.
+#[inline(always)]
+fn rank<M: FlowMemory>(
+    memory: &M,
+    record: &EndpointRecord,
+    entry: &FlowEntry,
+    key: &FlowKey,
+    unknown: u32,
+) -> u32 {
+    let word = StateWord(entry.state.load());
+    let state = word.state();
+    if word.is_locked() {
+        return TAKEN;
+    }
+    if matches!(state, FlowState::Free) || !word.is_of(record.incarnation) {
+        return FREE;
+    }
+    if entry.differs(key) == 0 {
+        return 0;
+    }
+    let idle = memory.jiffies().wrapping_sub(entry.last_seen.load());
+    let protocol = entry.key[9].load() as u8;
+    if idle > idle_time(memory, protocol, state, unknown) {
+        return EXPIRED;
+    }
+    match state {
+        FlowState::Embryonic => TAKEN - 1 - (idle & 0x7fff_ffff),
+        _ => TAKEN,
+    }
+}
