@@ -227,8 +227,16 @@ impl Firewall {
     ///
     /// When the kernel refuses them.
     pub fn load() -> Self {
-        let kernel =
-            Kernel::load(LIMITS, &Behaviour::default()).unwrap_or_else(|error| panic!("{error}"));
+        Self::load_with(&Behaviour::default())
+    }
+
+    /// Like [`Firewall::load`], with other settings.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    pub fn load_with(behaviour: &Behaviour) -> Self {
+        let kernel = Kernel::load(LIMITS, behaviour).unwrap_or_else(|error| panic!("{error}"));
         Self {
             kernel,
             documents: Vec::new(),
@@ -284,6 +292,17 @@ impl Firewall {
         }
     }
 
+    /// Replaces the policies in force. Workloads, slots and endpoints stay.
+    ///
+    /// # Panics
+    ///
+    /// When a document has an error, or the kernel refuses.
+    pub fn replace_policies(&mut self, policies: &str) {
+        let mut documents = self.documents.clone();
+        policies.clone_into(&mut documents[0]);
+        self.publish(documents);
+    }
+
     /// Compiles documents and publishes the table; addresses lead to their slots
     /// afterwards.
     fn publish(&mut self, documents: Vec<String>) {
@@ -302,14 +321,18 @@ impl Firewall {
         self.kernel
             .publish(compiled.pages())
             .unwrap_or_else(|error| panic!("{error}"));
-        for address in std::mem::take(&mut self.bound) {
-            self.kernel.release_address(address);
-        }
+        let before = std::mem::take(&mut self.bound);
         for slot in self.plan.slots() {
             self.kernel
                 .bind_address(slot.address, slot.number)
                 .unwrap_or_else(|error| panic!("{error}"));
             self.bound.push(slot.address);
+        }
+        for address in before
+            .iter()
+            .filter(|address| !self.bound.contains(address))
+        {
+            self.kernel.release_address(*address);
         }
         self.documents = documents;
         self.compiled = Some(compiled);

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use cofferdam_verdict::{
-    counter::{COUNTERS, Counter, Hook, judged, seen},
+    counter::{COUNTERS, Counter, Hook, judged, seen, unreported},
     reason::Reason,
     verdict::Action,
 };
@@ -68,6 +68,11 @@ impl Ledger {
     /// Packets that a hook has seen.
     pub fn seen(&self, hook: Hook) -> u64 {
         self.at(seen(hook)).packets
+    }
+
+    /// Denied packets that a hook could not report.
+    pub fn unreported(&self, hook: Hook) -> u64 {
+        self.at(unreported(hook)).packets
     }
 
     /// Packets that a hook has allowed or denied for a reason.

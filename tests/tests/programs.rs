@@ -5,6 +5,10 @@
 mod attached;
 #[path = "programs/differential.rs"]
 mod differential;
+#[path = "programs/flow_states.rs"]
+mod flow_states;
+#[path = "programs/flows.rs"]
+mod flows;
 #[path = "programs/sources.rs"]
 mod sources;
 #[path = "programs/verdicts.rs"]

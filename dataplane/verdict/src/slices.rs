@@ -82,13 +82,13 @@ impl Frame for SliceFrame<'_> {
     }
 }
 
-/// A partition of the flow table as a slice, beside the memory of a decision.
+/// A flow table as slices, beside the memory of a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct SliceFlows<'a> {
     /// What decisions read.
     pub memory: SliceMemory<'a>,
-    /// The sets of the only partition, number 0.
-    pub sets: &'a [FlowSet],
+    /// The sets of each partition.
+    pub partitions: &'a [&'a [FlowSet]],
     /// The time.
     pub jiffies: u32,
 }
@@ -119,7 +119,7 @@ impl Memory for SliceFlows<'_> {
 
 impl FlowMemory for SliceFlows<'_> {
     fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet> {
-        (partition == 0).then(|| self.sets.get(set as usize))?
+        self.partitions.get(partition as usize)?.get(set as usize)
     }
 
     fn exchange(&self, word: &SharedWord64, old: u64, new: u64) -> u64 {

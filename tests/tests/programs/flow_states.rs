@@ -1,0 +1,380 @@
+//! The programs' flow code in user space, on the maps of the loaded programs but
+//! with flows and a clock of its own: what takes seconds in the kernel is a number
+//! here.
+
+use cofferdam_tests::{
+    firewall::{Turn, named},
+    packet::{Body, Packet, Tcp, tcp, udp},
+    world::{Entered, Wiring, Workload, World},
+};
+use cofferdam_verdict::{
+    address::Address,
+    counter::Hook,
+    flow::{
+        FlowKey, FlowSet, FlowState, Idle, StateWord, WAYS,
+        model::{Flow, Partition},
+    },
+    judge::{Context, judge_flow},
+    packet::protocol,
+    reason::Reason,
+    slices::{SliceFlows, SliceFrame},
+    verdict::Verdict,
+};
+use fastrand::Rng;
+
+use super::verdicts::Scene;
+
+/// The database takes TCP 5432 and UDP 53 from web, and may itself say nothing.
+const QUIET_DB: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
+";
+
+/// The database's hooks, with a clock.
+struct Clocked {
+    firewall: Turn,
+    sets: Vec<FlowSet>,
+    now: u32,
+    web: (u32, cofferdam_tests::packet::End),
+    db: (u32, cofferdam_tests::packet::End),
+    _inside: Entered,
+}
+
+impl Clocked {
+    /// Time begins shortly before the clock word wraps.
+    fn open() -> (World, Self) {
+        let Scene {
+            firewall,
+            world,
+            inside,
+        } = Scene::open(Wiring::Ptp, QUIET_DB);
+        let end = |name| {
+            let workload: &Workload = named(&world, name);
+            (workload.host_ifindex, workload.end)
+        };
+        let (web, db) = (end("shop/web"), end("shop/db"));
+        let sets = (0..cofferdam_tests::firewall::LIMITS.flow_sets())
+            .map(|_| FlowSet::default())
+            .collect();
+        let clocked = Self {
+            firewall,
+            sets,
+            now: u32::MAX - 100,
+            web,
+            db,
+            _inside: inside,
+        };
+        (world, clocked)
+    }
+
+    fn judge<S: Body>(&mut self, packet: &Packet<S>, hook: Hook) -> Reason {
+        let memory = self.firewall.kernel().memory();
+        let partitions: Vec<&[FlowSet]> = vec![&self.sets; memory.endpoints.len()];
+        let flows = SliceFlows {
+            memory,
+            partitions: &partitions,
+            jiffies: self.now,
+        };
+        let by = if hook == Hook::ToWorkload {
+            self.web.0
+        } else {
+            self.db.0
+        };
+        let context = Context {
+            ifindex: self.db.0,
+            ingress_ifindex: by,
+            has_socket: false,
+            tagged: false,
+        };
+        let frame = SliceFrame {
+            bytes: &packet.bytes(),
+            gso: false,
+        };
+        let case = judge_flow(&flows, &frame, &context, hook);
+        Verdict::from_any_word(case.enforced)
+            .expect("every case has an answer")
+            .reason
+    }
+
+    /// From web to the database.
+    fn ask<S: Body>(&mut self, packet: &Packet<S>) -> Reason {
+        self.judge(packet, Hook::ToWorkload)
+    }
+
+    /// From the database to web.
+    fn answer<S: Body>(&mut self, packet: &Packet<S>) -> Reason {
+        self.judge(packet, Hook::FromWorkload)
+    }
+
+    fn request(&self) -> Packet<Tcp> {
+        tcp().from(self.web.1).to(self.db.1).dport(5432)
+    }
+
+    fn segment(&self) -> Packet<Tcp> {
+        tcp()
+            .from(self.db.1)
+            .to(self.web.1)
+            .sport(5432)
+            .dport(40000)
+    }
+
+    fn idle(&mut self, kind: Idle) -> u32 {
+        self.firewall.kernel().settings().idle[kind as usize]
+    }
+
+    /// Lets the longest time pass that a flow of this kind may be idle, and more.
+    fn pass(&mut self, kind: Idle, more: u32) {
+        let idle = self.idle(kind);
+        self.now = self.now.wrapping_add(idle + more);
+    }
+
+    fn connect(&mut self) {
+        assert_eq!(self.ask(&self.request().seq(1000).syn()), Reason::Rule);
+        let answer = self.segment().seq(5000).ack_number(1001).syn().ack();
+        assert_eq!(self.answer(&answer), Reason::Flow);
+        let ack = self.request().seq(1001).ack_number(5001).ack();
+        assert_eq!(self.ask(&ack), Reason::Flow);
+    }
+}
+
+#[test]
+fn a_connection_that_is_not_answered_is_forgotten_soon() {
+    let (_world, mut clocked) = Clocked::open();
+    let answer = clocked.segment().syn().ack();
+    for (more, expected) in [(0, Reason::Flow), (1, Reason::Isolated)] {
+        assert_eq!(clocked.ask(&clocked.request().syn()), Reason::Rule);
+        clocked.pass(Idle::TcpEmbryonic, more);
+        assert_eq!(clocked.answer(&answer), expected, "{more}");
+        clocked.pass(Idle::TcpEstablished, 1);
+    }
+}
+
+#[test]
+fn an_answered_connection_may_be_idle_for_long() {
+    let (_world, mut clocked) = Clocked::open();
+    clocked.connect();
+    for _ in 0..3 {
+        clocked.pass(Idle::TcpEstablished, 0);
+        assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
+    }
+    clocked.pass(Idle::TcpEstablished, 1);
+    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Isolated);
+    assert_eq!(clocked.ask(&clocked.request().ack()), Reason::NoFlow);
+}
+
+#[test]
+fn a_reset_closes_only_from_within_the_window() {
+    let (_world, mut clocked) = Clocked::open();
+    clocked.connect();
+    for blind in [1000, 1001u32.wrapping_add(65_536), 0x8000_0000] {
+        assert_eq!(
+            clocked.ask(&clocked.request().seq(blind).rst()),
+            Reason::Flow
+        );
+        clocked.pass(Idle::TcpClosing, 1);
+        assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
+    }
+    assert_eq!(
+        clocked.ask(&clocked.request().seq(1001).rst()),
+        Reason::Flow
+    );
+    clocked.pass(Idle::TcpClosing, 1);
+    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Isolated);
+}
+
+#[test]
+fn both_ends_must_finish() {
+    let (_world, mut clocked) = Clocked::open();
+    clocked.connect();
+    assert_eq!(clocked.ask(&clocked.request().fin().ack()), Reason::Flow);
+    clocked.pass(Idle::TcpClosing, 1);
+    assert_eq!(
+        clocked.answer(&clocked.segment().ack()),
+        Reason::Flow,
+        "half closed"
+    );
+    assert_eq!(clocked.answer(&clocked.segment().fin().ack()), Reason::Flow);
+    assert_eq!(
+        clocked.ask(&clocked.request().ack()),
+        Reason::Flow,
+        "the last word"
+    );
+    clocked.pass(Idle::TcpClosing, 1);
+    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Isolated);
+}
+
+#[test]
+fn ports_are_used_again_after_a_goodbye() {
+    let (_world, mut clocked) = Clocked::open();
+    clocked.connect();
+    clocked.ask(&clocked.request().fin().ack());
+    clocked.answer(&clocked.segment().fin().ack());
+    clocked.connect();
+    clocked.pass(Idle::TcpClosing, 1);
+    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
+}
+
+#[test]
+fn datagrams_keep_their_flow_alive_from_both_ends() {
+    let (_world, mut clocked) = Clocked::open();
+    let question = udp().from(clocked.web.1).to(clocked.db.1).dport(53);
+    let answer = udp()
+        .from(clocked.db.1)
+        .to(clocked.web.1)
+        .sport(53)
+        .dport(40000);
+    assert_eq!(clocked.ask(&question), Reason::Rule);
+    clocked.pass(Idle::UdpOneWay, 0);
+    assert_eq!(clocked.ask(&question), Reason::Flow);
+    clocked.pass(Idle::UdpOneWay, 0);
+    assert_eq!(clocked.answer(&answer), Reason::Flow);
+    for _ in 0..3 {
+        clocked.pass(Idle::Udp, 0);
+        assert_eq!(clocked.answer(&answer), Reason::Flow);
+    }
+    clocked.pass(Idle::Udp, 0);
+    assert_eq!(clocked.ask(&question), Reason::Flow);
+    clocked.pass(Idle::Udp, 1);
+    assert_eq!(clocked.answer(&answer), Reason::Isolated);
+    assert_eq!(clocked.ask(&question), Reason::Rule);
+    clocked.pass(Idle::UdpOneWay, 1);
+    assert_eq!(
+        clocked.answer(&answer),
+        Reason::Isolated,
+        "never answered in time"
+    );
+}
+
+/// Random conversations in a small partition, against the table's model.
+#[test]
+fn the_table_places_flows_as_its_model_does() {
+    let (_world, mut clocked) = Clocked::open();
+    let keys = clocked.firewall.kernel().settings().keys;
+    let addresses = [clocked.db.1, clocked.web.1].map(|end| {
+        let ip = end.ip(cofferdam_tests::packet::Family::V4);
+        Address::from(ip.expect("both families"))
+    });
+    let one_way = clocked.idle(Idle::UdpOneWay);
+    let two_way = clocked.idle(Idle::Udp);
+    let mut model = vec![[None; WAYS]; clocked.sets.len()];
+    let mut model = Partition::new(&keys, &mut model).expect("a power of two");
+    let mut rng = Rng::with_seed(7);
+    let mut seen = [0; 3];
+    for _ in 0..20_000 {
+        clocked.now = clocked.now.wrapping_add(rng.u32(0..3));
+        let now = clocked.now;
+        let port = rng.u16(1..1500);
+        let key = FlowKey::new(&addresses[0], &addresses[1], protocol::UDP, 53, port);
+        let known = model.find(&key, now);
+        if rng.bool() {
+            let question = udp()
+                .from(clocked.web.1)
+                .to(clocked.db.1)
+                .sport(port)
+                .dport(53);
+            let expected = match known {
+                Some(flow) => {
+                    flow.last_seen = now;
+                    Reason::Flow
+                }
+                None => {
+                    let flow = Flow {
+                        key,
+                        state: FlowState::Embryonic,
+                        last_seen: now,
+                        idle: one_way,
+                    };
+                    match model.insert(flow, now) {
+                        Ok(()) => Reason::Rule,
+                        Err(_) => Reason::FlowTableFull,
+                    }
+                }
+            };
+            assert_eq!(clocked.ask(&question), expected, "port {port}");
+            seen[0] += usize::from(expected == Reason::Rule);
+            seen[1] += usize::from(expected == Reason::FlowTableFull);
+        } else {
+            let answer = udp()
+                .from(clocked.db.1)
+                .to(clocked.web.1)
+                .sport(53)
+                .dport(port);
+            let expected = match known {
+                Some(flow) => {
+                    (flow.last_seen, flow.state, flow.idle) =
+                        (now, FlowState::Established, two_way);
+                    Reason::Flow
+                }
+                None => Reason::Isolated,
+            };
+            assert_eq!(clocked.answer(&answer), expected, "port {port}");
+            seen[2] += usize::from(expected == Reason::Flow);
+        }
+    }
+    assert!(seen.iter().all(|&times| times > 50), "{seen:?}");
+}
+
+/// Many processors at once: every question of an open flow passes, every answer
+/// finds its flow, and what is counted is what was sent.
+#[test]
+fn flows_hold_under_many_threads() {
+    const THREADS: u16 = 4;
+    const ROUNDS: u64 = 3_000;
+    let (_world, mut clocked) = Clocked::open();
+    let (web, db) = (clocked.web, clocked.db);
+    let memory = clocked.firewall.kernel().memory();
+    let wide: Vec<&[FlowSet]> = vec![&clocked.sets; memory.endpoints.len()];
+    let judge = |packet: &Packet<cofferdam_tests::packet::Udp>, hook| {
+        let flows = SliceFlows {
+            memory,
+            partitions: &wide,
+            jiffies: 5,
+        };
+        let by = if hook == Hook::ToWorkload {
+            web.0
+        } else {
+            db.0
+        };
+        let context = Context {
+            ifindex: db.0,
+            ingress_ifindex: by,
+            ..Context::default()
+        };
+        let frame = SliceFrame {
+            bytes: &packet.bytes(),
+            gso: false,
+        };
+        let case = judge_flow(&flows, &frame, &context, hook);
+        Verdict::from_any_word(case.enforced)
+            .expect("an answer")
+            .reason
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let judge = &judge;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let port = 1 + thread * 20 + (round % 20) as u16;
+                    let question = udp().from(web.1).to(db.1).sport(port).dport(53);
+                    let answer = udp().from(db.1).to(web.1).sport(53).dport(port);
+                    let reason = judge(&question, Hook::ToWorkload);
+                    assert!(matches!(reason, Reason::Rule | Reason::Flow), "{reason:?}");
+                    assert_eq!(judge(&answer, Hook::FromWorkload), Reason::Flow);
+                }
+            });
+        }
+    });
+    let entries = clocked.sets.iter().flat_map(|set| &set.ways);
+    let live = entries.filter(|entry| StateWord(entry.state.load()).state() != FlowState::Free);
+    let counted: u64 = live
+        .map(|entry| entry.packets[0].load() + entry.packets[1].load())
+        .sum();
+    assert_eq!(counted, u64::from(THREADS) * ROUNDS * 2);
+}

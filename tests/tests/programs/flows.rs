@@ -1,0 +1,545 @@
+//! Flows: what follows from an allowed packet, and for how long.
+
+use std::time::Duration;
+
+use cofferdam_dataplane::{Behaviour, Endpoint, IdleTimes, Kernel, Program};
+use cofferdam_tests::{
+    firewall::{Firewall, LIMITS, Turn, named},
+    packet::{Body, Family, Packet, ip_protocol, ping, tcp, udp},
+    skip::Feature,
+    skip_unless,
+    traffic::{Conversation, Place, Probe, Server},
+    world::{Entered, Wiring, Workload, World},
+};
+use cofferdam_verdict::{
+    event::EventRecord,
+    flow::Idle,
+    reason::Reason,
+    verdict::{Action, Verdict},
+};
+
+use super::verdicts::{Scene, between, leaving, shop};
+
+/// Everybody in the shop is isolated both ways; web asks the database by TCP and
+/// UDP, and the cache by anything.
+const CLOSED: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: db}}}]
+    ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
+  - to: [{podSelector: {matchLabels: {app: cache}}}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: cache, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: cache}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
+---
+";
+
+/// The rule that lets web into the database.
+const DB: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
+---
+";
+
+const FLOW: (Action, Reason) = (Action::Allow, Reason::Flow);
+const RULE: (Action, Reason) = (Action::Allow, Reason::Rule);
+const ISOLATED: (Action, Reason) = (Action::Deny, Reason::Isolated);
+const NO_FLOW: (Action, Reason) = (Action::Deny, Reason::NoFlow);
+
+/// The closed shop, and a way to send packets through it.
+struct Shop {
+    firewall: Turn,
+    _inside: Entered,
+}
+
+impl Shop {
+    fn open() -> (World, Self) {
+        let Scene {
+            firewall,
+            world,
+            inside,
+        } = Scene::open(Wiring::Ptp, &[CLOSED, DB].concat());
+        let shop = Self {
+            firewall,
+            _inside: inside,
+        };
+        (world, shop)
+    }
+
+    /// Runs a packet over one hook: what became of it, and why.
+    fn meet<S: Body>(
+        &mut self,
+        program: Program,
+        packet: &Packet<S>,
+        from: &Workload,
+        to: &Workload,
+    ) -> (Action, Reason) {
+        let context = if program == Program::FROM_WORKLOAD {
+            leaving(from)
+        } else {
+            between(from, to)
+        };
+        judged(&mut self.firewall, program, &packet.bytes(), &context)
+    }
+
+    /// Runs a packet over the hooks of its sender and its receiver, as far as it
+    /// gets.
+    fn send<S: Body>(
+        &mut self,
+        packet: &Packet<S>,
+        from: &Workload,
+        to: &Workload,
+    ) -> Vec<(Action, Reason)> {
+        let left = self.meet(Program::FROM_WORKLOAD, packet, from, to);
+        if left.0 == Action::Deny {
+            return vec![left];
+        }
+        vec![left, self.meet(Program::TO_WORKLOAD, packet, from, to)]
+    }
+
+    /// Opens a TCP connection and shakes hands.
+    fn connect(&mut self, web: &Workload, db: &Workload, port: u16) {
+        let syn = tcp().from(web.end).to(db.end).sport(port).dport(5432);
+        let syn = syn.seq(1000).syn();
+        assert_eq!(self.send(&syn, web, db), [RULE, RULE]);
+        let answer = segment(db, web).dport(port).seq(5000).ack_number(1001);
+        assert_eq!(self.send(&answer.syn().ack(), db, web), [FLOW, FLOW]);
+        let ack = request(web, db).sport(port).seq(1001).ack_number(5001);
+        assert_eq!(self.send(&ack.ack(), web, db), [FLOW, FLOW]);
+    }
+}
+
+/// A segment of web's connection to the database.
+fn request(web: &Workload, db: &Workload) -> Packet<cofferdam_tests::packet::Tcp> {
+    tcp().from(web.end).to(db.end).dport(5432)
+}
+
+/// A segment of the database's answer.
+fn segment(db: &Workload, web: &Workload) -> Packet<cofferdam_tests::packet::Tcp> {
+    tcp().from(db.end).to(web.end).sport(5432).dport(40000)
+}
+
+fn judged(
+    firewall: &mut Firewall,
+    program: Program,
+    frame: &[u8],
+    context: &cofferdam_dataplane::TestContext,
+) -> (Action, Reason) {
+    let before = firewall.ledger();
+    let action = firewall.run(program, frame, context);
+    let after = firewall.ledger();
+    after.assert_conserved();
+    let moved = after.since(&before);
+    assert_eq!(moved.len(), 1, "{moved:?}");
+    assert_eq!(moved[0].action, action);
+    (action, moved[0].reason)
+}
+
+/// Sends a packet from web, its reply before it and after it.
+fn only_the_reply_passes<S: Body>(
+    shop: &mut Shop,
+    packet: &Packet<S>,
+    web: &Workload,
+    server: &Workload,
+) {
+    let reply = packet.reply();
+    assert_eq!(shop.send(&reply, server, web), [ISOLATED], "{reply}");
+    assert_eq!(shop.send(packet, web, server), [RULE, RULE], "{packet}");
+    assert_eq!(shop.send(&reply, server, web), [FLOW, FLOW], "{reply}");
+    assert_eq!(shop.send(packet, web, server), [FLOW, FLOW], "{packet}");
+}
+
+#[test]
+fn a_reply_passes_where_its_sender_is_isolated() {
+    let (world, mut shop) = Shop::open();
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    for family in Family::BOTH {
+        let question = udp().family(family).from(web.end).to(db.end).dport(53);
+        only_the_reply_passes(&mut shop, &question, web, db);
+        let echo = ping(family).from(web.end).to(cache.end).echo(7, 1);
+        only_the_reply_passes(&mut shop, &echo, web, cache);
+        let tunnel = ip_protocol(47).family(family).from(web.end).to(cache.end);
+        only_the_reply_passes(&mut shop, &tunnel.payload(b"gre"), web, cache);
+    }
+    shop.connect(web, db, 40000);
+}
+
+#[test]
+fn another_port_or_peer_is_no_reply() {
+    let (world, mut shop) = Shop::open();
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    let question = udp().from(web.end).to(db.end).dport(53);
+    shop.send(&question, web, db);
+    let answer = udp().from(db.end).to(web.end).sport(53).dport(40000);
+    assert_eq!(shop.send(&answer, db, web), [FLOW, FLOW]);
+    for stray in [answer.clone().sport(54), answer.clone().dport(40001)] {
+        assert_eq!(shop.send(&stray, db, web), [ISOLATED], "{stray}");
+    }
+    let other = udp().from(cache.end).to(web.end).sport(53).dport(40000);
+    assert_eq!(shop.send(&other, cache, web), [ISOLATED]);
+    let tcp = tcp().from(db.end).to(web.end).sport(53).dport(40000).ack();
+    assert_eq!(shop.send(&tcp, db, web), [ISOLATED], "another protocol");
+}
+
+/// Both ends of an echo use one identifier; a request is not its own reply.
+#[test]
+fn an_echo_request_is_judged_even_under_the_identifier_of_an_allowed_one() {
+    let (world, mut shop) = Shop::open();
+    let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
+    for family in Family::BOTH {
+        let allowed = ping(family).from(web.end).to(cache.end).echo(9, 1);
+        assert_eq!(shop.send(&allowed, web, cache), [RULE, RULE]);
+        let back = ping(family).from(cache.end).to(web.end).echo(9, 1);
+        assert_eq!(shop.send(&back, cache, web), [ISOLATED]);
+        assert_eq!(shop.send(&allowed.reply(), cache, web), [FLOW, FLOW]);
+    }
+}
+
+#[test]
+fn a_syn_from_the_other_end_is_a_new_connection() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    shop.connect(web, db, 40000);
+    let syn = segment(db, web).syn();
+    assert_eq!(shop.send(&syn, db, web), [ISOLATED]);
+    let goes_on = request(web, db).ack();
+    assert_eq!(shop.send(&goes_on, web, db), [FLOW, FLOW]);
+}
+
+#[test]
+fn segments_without_a_flow_pass_only_while_they_are_adopted() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let midstream = request(web, db).ack();
+    assert_eq!(shop.send(&midstream, web, db), [NO_FLOW]);
+    let denied = midstream.clone().dport(80);
+    assert_eq!(shop.send(&denied, web, db), [ISOLATED], "policy first");
+
+    let endpoints = ["shop/web", "shop/db"].map(|name| Endpoint {
+        adopt_midstream: true,
+        ..shop.firewall.endpoint(&world, name)
+    });
+    for endpoint in &endpoints {
+        let set = shop.firewall.kernel().set_endpoint(endpoint);
+        set.expect("there is room");
+    }
+    assert_eq!(shop.send(&denied, web, db), [ISOLATED]);
+    assert_eq!(shop.send(&midstream, web, db), [RULE, RULE]);
+    for endpoint in &endpoints {
+        shop.firewall.kernel().end_adoption(endpoint.ifindex);
+    }
+    assert_eq!(shop.send(&midstream, web, db), [FLOW, FLOW], "adopted");
+    let late = midstream.sport(40001);
+    assert_eq!(shop.send(&late, web, db), [NO_FLOW]);
+}
+
+#[test]
+fn a_removed_rule_ends_its_flows_at_their_next_packet_from_either_end() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    for by_reply in [false, true] {
+        shop.firewall.replace_policies(&[CLOSED, DB].concat());
+        shop.connect(web, db, 40000);
+        shop.firewall.replace_policies(CLOSED);
+        if by_reply {
+            // The database's own hook decides its ingress again.
+            let reply = segment(db, web).ack();
+            assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
+        } else {
+            let next = request(web, db).ack();
+            assert_eq!(shop.send(&next, web, db), [RULE, ISOLATED]);
+        }
+        // The rule comes back; the connection does not.
+        shop.firewall.replace_policies(&[CLOSED, DB].concat());
+        let next = request(web, db).ack();
+        assert_eq!(shop.meet(Program::TO_WORKLOAD, &next, web, db), NO_FLOW);
+        let reply = segment(db, web).ack();
+        assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
+    }
+}
+
+#[test]
+fn another_table_that_allows_the_flow_breaks_nothing() {
+    let (world, mut shop) = Shop::open();
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    shop.connect(web, db, 40000);
+    let echo = ping(Family::V6).from(web.end).to(cache.end).echo(3, 1);
+    only_the_reply_passes(&mut shop, &echo, web, cache);
+    let more = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: more, namespace: shop}\nspec: {podSelector: {matchLabels: {app: cache}}}\n";
+    shop.firewall.replace_policies(&[CLOSED, DB, more].concat());
+    // Decided again, each in the flow's own direction, and then known.
+    let reply = segment(db, web).ack();
+    let next = request(web, db).ack();
+    assert_eq!(shop.send(&reply, db, web), [RULE, RULE]);
+    assert_eq!(shop.send(&reply, db, web), [FLOW, FLOW]);
+    assert_eq!(shop.send(&next, web, db), [FLOW, FLOW]);
+    assert_eq!(shop.send(&echo.reply(), cache, web), [RULE, RULE]);
+    assert_eq!(shop.send(&echo, web, cache), [FLOW, FLOW]);
+}
+
+/// Labels or owner of the peer's address changed: its slot's epoch moved.
+#[test]
+fn a_peer_that_changed_is_judged_anew() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    shop.connect(web, db, 40000);
+    let endpoint = shop.firewall.endpoint(&world, "shop/web");
+    let set = shop.firewall.kernel().set_endpoint(&endpoint);
+    set.expect("there is room");
+    let next = request(web, db).ack();
+    assert_eq!(shop.send(&next, web, db), [FLOW, RULE]);
+    assert_eq!(shop.send(&next, web, db), [FLOW, FLOW]);
+}
+
+#[test]
+fn flows_of_an_earlier_incarnation_are_nobodys() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    shop.connect(web, db, 40000);
+    let mut endpoint = shop.firewall.endpoint(&world, "shop/db");
+    endpoint.incarnation += 1;
+    let set = shop.firewall.kernel().set_endpoint(&endpoint);
+    set.expect("there is room");
+    let reply = segment(db, web).ack();
+    assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
+}
+
+/// A live flow is no passport: the packet must come from its peer's interface.
+#[test]
+fn a_flow_does_not_lend_its_addresses() {
+    let (world, mut shop) = Shop::open();
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    shop.connect(web, db, 40000);
+    let forged = request(web, db).ack();
+    let foreign = (Action::Deny, Reason::ForeignLocalAddress);
+    let arrives_from = |shop: &mut Shop, by: &Workload| {
+        let context = between(by, db);
+        judged(
+            &mut shop.firewall,
+            Program::TO_WORKLOAD,
+            &forged.bytes(),
+            &context,
+        )
+    };
+    assert_eq!(arrives_from(&mut shop, cache), foreign);
+    assert_eq!(arrives_from(&mut shop, web), FLOW);
+    // The same when the flow must be decided again, and the forgery ends nothing.
+    shop.firewall.replace_policies(&[CLOSED, DB].concat());
+    assert_eq!(arrives_from(&mut shop, cache), foreign);
+    assert_eq!(arrives_from(&mut shop, web), RULE);
+    shop.firewall.replace_policies(&[CLOSED, DB].concat());
+    let answer = segment(db, web).ack();
+    let context = between(cache, web);
+    let program = Program::TO_WORKLOAD;
+    assert_eq!(
+        judged(&mut shop.firewall, program, &answer.bytes(), &context),
+        foreign
+    );
+    assert_eq!(shop.send(&answer, db, web), [RULE, RULE]);
+}
+
+#[test]
+fn a_full_partition_drops_new_flows_and_keeps_established_ones() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let question = |port| udp().from(web.end).to(db.end).sport(port).dport(53);
+    let capacity = shop.firewall.kernel().flows(db.host_ifindex);
+    let capacity = capacity.expect("an endpoint").capacity;
+    assert_eq!(capacity, LIMITS.flows_per_endpoint * 2);
+    let full = (Action::Deny, Reason::FlowTableFull);
+    let mut established = Vec::new();
+    let mut refused = 0;
+    for port in 1..=4 * u16::try_from(capacity).expect("small") {
+        let program = Program::TO_WORKLOAD;
+        let answer = question(port).reply();
+        match shop.meet(program, &question(port), web, db) {
+            RULE => {
+                let back = shop.meet(Program::FROM_WORKLOAD, &answer, db, web);
+                assert_eq!(back, FLOW, "{answer}");
+                established.push(port);
+            }
+            other => {
+                assert_eq!(other, full);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    // Two choices fill a table of four ways nearly to the last place.
+    assert!(
+        established.len() as u32 > capacity * 9 / 10,
+        "{}",
+        established.len()
+    );
+    let used = shop
+        .firewall
+        .kernel()
+        .flows(db.host_ifindex)
+        .expect("an endpoint")
+        .used;
+    assert_eq!(used as usize, established.len());
+    for port in established {
+        let next = shop.meet(Program::TO_WORKLOAD, &question(port), web, db);
+        assert_eq!(next, FLOW, "port {port}");
+    }
+    // One endpoint's crowd is not another's.
+    let echo = ping(Family::V4)
+        .from(web.end)
+        .to(named(&world, "shop/cache").end)
+        .echo(1, 1);
+    only_the_reply_passes(&mut shop, &echo, web, named(&world, "shop/cache"));
+}
+
+#[test]
+fn idle_flows_are_gone_and_swept() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let behaviour = Behaviour {
+        idle: IdleTimes::default().with(Idle::UdpOneWay, Duration::ZERO),
+        ..Behaviour::default()
+    };
+    let mut firewall = Firewall::load_with(&behaviour);
+    firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let question = udp().from(web.end).to(db.end).dport(53);
+    let (program, context) = (Program::TO_WORKLOAD, between(web, db));
+    let ask = |firewall: &mut Firewall| judged(firewall, program, &question.bytes(), &context);
+    assert_eq!(ask(&mut firewall), RULE);
+    // Idle for more than a jiffy: policy is asked again.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let mut swept = 0;
+    while swept == 0 {
+        swept = firewall.kernel().sweep().expect("a clock");
+        assert!(std::time::Instant::now() < deadline, "a jiffy passes");
+    }
+    let used = firewall
+        .kernel()
+        .flows(db.host_ifindex)
+        .expect("an endpoint")
+        .used;
+    assert_eq!((swept, used), (1, 0));
+    assert_eq!(ask(&mut firewall), RULE);
+}
+
+/// Every denied packet is reported, or counted as unreported.
+#[test]
+fn denied_packets_are_reported_with_their_verdict() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::load();
+    let mut events = firewall.kernel().events().expect("the first to ask");
+    assert!(firewall.kernel().events().is_err(), "there is one reader");
+    firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let packet = request(web, db).dport(80).seq(77).syn();
+    let frame = packet.bytes();
+    firewall.run(Program::TO_WORKLOAD, &frame, &between(web, db));
+    firewall.run(
+        Program::FROM_WORKLOAD,
+        &request(web, db).syn().bytes(),
+        &leaving(web),
+    );
+    let record: EventRecord = events.next().expect("a record");
+    let (case, verdict) = firewall.judge(Program::TO_WORKLOAD.hook, &frame, &between(web, db));
+    assert_eq!(Verdict::from_any_word(record.verdict), Some(verdict));
+    assert_eq!(verdict.reason, Reason::Isolated);
+    assert_eq!(
+        (
+            record.source,
+            record.destination,
+            record.source_slot,
+            record.destination_slot
+        ),
+        (
+            case.source,
+            case.destination,
+            case.source_slot,
+            case.destination_slot
+        )
+    );
+    assert_eq!((record.source_port, record.destination_port), (40000, 80));
+    assert_eq!(
+        (record.protocol, record.tcp_flags, record.sequence),
+        (6, 2, 77)
+    );
+    assert_eq!(
+        (record.ifindex, record.bytes),
+        (db.host_ifindex, frame.len() as u32)
+    );
+    assert_eq!(record.direction, case.direction as u8);
+    assert_eq!(events.next(), None, "what is allowed is no event");
+
+    let denied = |firewall: &Firewall| {
+        let ledger = firewall.ledger();
+        let hooks = cofferdam_verdict::counter::Hook::ALL;
+        let denied: u64 = hooks
+            .map(|hook| ledger.total(hook, Action::Deny))
+            .iter()
+            .sum();
+        let unreported: u64 = hooks.map(|hook| ledger.unreported(hook)).iter().sum();
+        (denied, unreported)
+    };
+    let before = denied(&firewall);
+    let kernel: &mut Kernel = firewall.kernel();
+    kernel
+        .test_run(Program::TO_WORKLOAD.name, &frame, &between(web, db), 5000)
+        .expect("a run");
+    let after = denied(&firewall);
+    let reported = std::iter::from_fn(|| events.next()).count() as u64;
+    assert!(after.1 > before.1, "the ring is smaller than that");
+    assert_eq!(after.0 - before.0, reported + after.1 - before.1);
+    assert_eq!(after.0 - before.0, 5000);
+}
+
+/// Under real connections: a rule goes, and its connection hangs at once; others,
+/// and those of rules that stay, do not notice.
+#[test]
+fn a_rule_is_removed_under_open_connections() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (world, mut shop) = Shop::open();
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    let _servers = Server::start_all(
+        [db, cache].map(Place::from),
+        &[Probe::Tcp(5432), Probe::Udp(53)],
+    )
+    .expect("servers");
+    shop.firewall.attach(&world);
+    let patience = Duration::from_secs(10);
+    let brief = Duration::from_millis(300);
+    for family in Family::BOTH {
+        let address = |pod: &Workload| pod.end.ip(family).expect("both families");
+        shop.firewall.replace_policies(&[CLOSED, DB].concat());
+        let open = |pod| Conversation::tcp(web, address(pod), 5432, patience).expect("allowed");
+        let (mut cut, mut kept) = (open(db), open(cache));
+        cut.exchange(b"before", patience).expect("an answer");
+        kept.exchange(b"before", patience).expect("an answer");
+        shop.firewall.replace_policies(&[DB, CLOSED].concat());
+        cut.exchange(b"again", patience)
+            .expect("nothing has changed");
+        shop.firewall.replace_policies(CLOSED);
+        let hangs = cut.exchange(b"after", brief).expect_err("the rule is gone");
+        assert_eq!(hangs.kind(), std::io::ErrorKind::TimedOut);
+        kept.exchange(b"after", patience).expect("its rule stays");
+    }
+    shop.firewall.detach();
+}
