@@ -212,6 +212,73 @@ fn no_packet_passes_on_a_mix_of_two_tables() {
     assert_eq!(leaked.expect("a capture"), None);
 }
 
+/// Tables are replaced whole while packets of old and new flows are on their way: what
+/// both tables allow arrives, all of it.
+#[test]
+fn replacing_all_policies_loses_nothing_that_both_allow() {
+    const SWAPS: usize = 20;
+    const BURST: u16 = 20;
+    skip_unless!(Feature::NetworkNamespaces);
+    let (world, pods) = shop(Wiring::Ptp);
+    let mut firewall = Firewall::turn();
+    // The second table has other policies, rules, classes and rows.
+    let other = DB_FROM_WEB.replace("db-from-web", "another");
+    let other = [
+        &other.replace("5432}", "5432}, {protocol: UDP, port: 7}"),
+        "---\n",
+        &policy("Ingress", "app: cache"),
+        "---\n",
+        &policy("Egress", "app: db").replace("closed", "quiet"),
+    ]
+    .concat();
+    let one = DB_FROM_WEB.replace("5432}", "5432}, {protocol: UDP, port: 7}");
+    let tables = [one, other].map(|policies| {
+        firewall.enforce(&world, &pods, &policies);
+        firewall.compiled().pages().to_vec()
+    });
+    firewall.attach(&world);
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let arrivals = FrameSocket::open(&db.namespace, "eth0").expect("a socket");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let out = FrameSocket::open(&web.namespace, "eth0").expect("a socket");
+            let mut bursts = 0u16;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for number in 0..BURST {
+                    // Half belong to flows that last, the others open new ones.
+                    let fresh = bursts.wrapping_mul(BURST) % 40_000;
+                    let port = 10_000 + number + if number % 2 == 0 { 0 } else { fresh };
+                    let mark = format!("packet {bursts} {number};");
+                    let packet = udp().from(web.end).to(db.end).sport(port).dport(7);
+                    let packet = packet.payload(mark.as_bytes()).via(web.gateway.mac);
+                    out.send(&packet).expect("sent");
+                }
+                for number in 0..BURST {
+                    let mark = format!("packet {bursts} {number};");
+                    let arrived = arrivals.next(PATIENCE, carrying(mark.as_bytes()));
+                    assert!(arrived.expect("a capture").is_some(), "{mark} is lost");
+                }
+                bursts = bursts.wrapping_add(1);
+            }
+            bursts
+        });
+        for swap in 0..SWAPS {
+            firewall
+                .kernel()
+                .publish(&tables[swap % 2])
+                .expect("a table");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let bursts = sender.join().expect("nothing was lost");
+        assert!(
+            usize::from(bursts) > SWAPS,
+            "{bursts} bursts met {SWAPS} tables"
+        );
+    });
+    firewall.ledger().assert_conserved();
+}
+
 /// A policy that isolates pods in one direction and allows nothing there.
 fn policy(direction: &str, label: &str) -> String {
     format!(
