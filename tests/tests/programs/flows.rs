@@ -5,6 +5,7 @@ use std::time::Duration;
 use cofferdam_dataplane::{Behaviour, Endpoint, IdleTimes, Kernel, Program};
 use cofferdam_tests::{
     firewall::{Firewall, LIMITS, Turn, named},
+    ledger::{allowed, denied},
     packet::{Body, Family, Packet, ip_protocol, ping, tcp, udp},
     skip::Feature,
     skip_unless,
@@ -12,6 +13,7 @@ use cofferdam_tests::{
     world::{Entered, Wiring, Workload, World},
 };
 use cofferdam_verdict::{
+    counter::Hook,
     event::EventRecord,
     flow::Idle,
     reason::Reason,
@@ -366,42 +368,49 @@ fn a_full_partition_drops_new_flows_and_keeps_established_ones() {
     let capacity = shop.firewall.kernel().flows(db.host_ifindex);
     let capacity = capacity.expect("an endpoint").capacity;
     assert_eq!(capacity, LIMITS.flows_per_endpoint * 2);
-    let full = (Action::Deny, Reason::FlowTableFull);
-    let mut established = Vec::new();
-    let mut refused = 0;
-    for port in 1..=4 * u16::try_from(capacity).expect("small") {
-        let program = Program::TO_WORKLOAD;
-        let answer = question(port).reply();
-        match shop.meet(program, &question(port), web, db) {
-            RULE => {
-                let back = shop.meet(Program::FROM_WORKLOAD, &answer, db, web);
-                assert_eq!(back, FLOW, "{answer}");
-                established.push(port);
+    // Actions alone, and the counters once: there are many packets, and they must not
+    // have been idle for too long when the last one comes.
+    let [there, back] = [between(web, db), leaving(db)];
+    let before = shop.firewall.ledger();
+    let ask = |firewall: &mut Firewall, port: u16| {
+        let frame = question(port).bytes();
+        firewall.run(Program::TO_WORKLOAD, &frame, &there) == Action::Allow
+    };
+    let (established, refused): (Vec<u16>, Vec<u16>) =
+        (1..=2 * capacity as u16).partition(|&port| {
+            let open = ask(&mut shop.firewall, port);
+            if open {
+                let answer = question(port).reply().bytes();
+                let answered = shop.firewall.run(Program::FROM_WORKLOAD, &answer, &back);
+                assert_eq!(answered, Action::Allow, "port {port}");
             }
-            other => {
-                assert_eq!(other, full);
-                refused += 1;
-            }
-        }
-    }
-    assert!(refused > 0);
+            open
+        });
     // Two choices fill a table of four ways nearly to the last place.
-    assert!(
-        established.len() as u32 > capacity * 9 / 10,
-        "{}",
-        established.len()
+    let (held, room) = (established.len(), capacity as usize);
+    assert!(held > room * 9 / 10 && held < room + 1, "{held}");
+    let used = shop.firewall.kernel().flows(db.host_ifindex);
+    assert_eq!(used.expect("an endpoint").used as usize, held);
+    let known = established
+        .iter()
+        .filter(|&&port| ask(&mut shop.firewall, port))
+        .count();
+    assert_eq!(known, held, "every one of them goes on");
+    let after = shop.firewall.ledger();
+    after.assert_moved(
+        &before,
+        &[
+            allowed(Hook::ToWorkload, Reason::Rule, held as u64),
+            allowed(Hook::ToWorkload, Reason::Flow, held as u64),
+            allowed(Hook::FromWorkload, Reason::Flow, held as u64),
+            denied(
+                Hook::ToWorkload,
+                Reason::FlowTableFull,
+                refused.len() as u64,
+            ),
+        ],
+        "questions and answers",
     );
-    let used = shop
-        .firewall
-        .kernel()
-        .flows(db.host_ifindex)
-        .expect("an endpoint")
-        .used;
-    assert_eq!(used as usize, established.len());
-    for port in established {
-        let next = shop.meet(Program::TO_WORKLOAD, &question(port), web, db);
-        assert_eq!(next, FLOW, "port {port}");
-    }
     // One endpoint's crowd is not another's.
     let echo = ping(Family::V4)
         .from(web.end)
@@ -489,9 +498,9 @@ fn denied_packets_are_reported_with_their_verdict() {
     assert_eq!(record.direction, case.direction as u8);
     assert_eq!(events.next(), None, "what is allowed is no event");
 
-    let denied = |firewall: &Firewall| {
+    let counted = |firewall: &Firewall| {
         let ledger = firewall.ledger();
-        let hooks = cofferdam_verdict::counter::Hook::ALL;
+        let hooks = Hook::ALL;
         let denied: u64 = hooks
             .map(|hook| ledger.total(hook, Action::Deny))
             .iter()
@@ -499,12 +508,12 @@ fn denied_packets_are_reported_with_their_verdict() {
         let unreported: u64 = hooks.map(|hook| ledger.unreported(hook)).iter().sum();
         (denied, unreported)
     };
-    let before = denied(&firewall);
+    let before = counted(&firewall);
     let kernel: &mut Kernel = firewall.kernel();
     kernel
         .test_run(Program::TO_WORKLOAD.name, &frame, &between(web, db), 5000)
         .expect("a run");
-    let after = denied(&firewall);
+    let after = counted(&firewall);
     let reported = std::iter::from_fn(|| events.next()).count() as u64;
     assert!(after.1 > before.1, "the ring is smaller than that");
     assert_eq!(after.0 - before.0, reported + after.1 - before.1);
