@@ -66,7 +66,20 @@ impl<T: MapValue> MappedArray<T> {
             flags: sys::MMAPABLE,
             inner: None,
         })?;
-        let entries = entries as usize;
+        Self::over(map)
+    }
+
+    /// Maps an array that exists.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, and when it is not an array of `T`.
+    pub fn over(map: OwnedFd) -> io::Result<Self> {
+        let info = sys::map_info(map.as_fd())?;
+        if info.kind != MapType::Array as u32 || info.value_bytes as usize != size_of::<T>() {
+            return Err(io::Error::other("this is no array of such values"));
+        }
+        let entries = info.entries as usize;
         let memory = sys::map_memory(map.as_fd(), entries * size_of::<T>())?;
         let memory = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
         Ok(Self {

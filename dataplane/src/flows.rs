@@ -5,19 +5,15 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::maps::MapType;
 use cofferdam_verdict::{
-    capacity::{Limits, map},
+    capacity::Limits,
     flow::{FlowEntry, FlowSet, FlowState, Idle, StateWord, WAYS},
 };
 
-use crate::{
-    array::MappedArray,
-    sys::{self, MapShape},
-};
+use crate::{array::MappedArray, sys};
 
 /// How far a table's revision may fall behind before the sweep sets entries of it
 /// to one that is neither current nor will be soon: half of what the word holds.
@@ -46,31 +42,28 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    /// Makes the table of partitions, empty.
-    pub(crate) fn new(limits: &Limits) -> io::Result<Self> {
-        let sets = limits.flow_sets();
-        let template = MappedArray::<FlowSet>::new("flows", sets)?;
+    /// The partitions of a table that may have been in use before.
+    pub(crate) fn over(outer: OwnedFd, limits: &Limits) -> io::Result<Self> {
         let count = limits.flow_partitions();
-        let outer = sys::create_map(&MapShape {
-            name: map::FLOWS,
-            kind: MapType::ArrayOfMaps,
-            value_bytes: 4,
-            entries: count,
-            flags: 0,
-            inner: Some(template.map()),
-        })?;
+        let partition = |number| {
+            let made = sys::inner(outer.as_fd(), number)?;
+            made.map(MappedArray::over).transpose()
+        };
         Ok(Self {
-            outer,
-            sets,
-            partitions: (0..count).map(|_| None).collect(),
+            sets: limits.flow_sets(),
+            partitions: (0..count).map(partition).collect::<io::Result<_>>()?,
             free: (0..count).rev().collect(),
             resting: Vec::new(),
+            outer,
         })
     }
 
-    /// The map of partitions.
-    pub(crate) fn map(&self) -> BorrowedFd<'_> {
-        self.outer.as_fd()
+    /// Says which partitions are in use; no program uses another.
+    pub(crate) fn resume(&mut self, used: &[u32]) {
+        self.free = (0..self.partitions.len() as u32)
+            .rev()
+            .filter(|number| !used.contains(number))
+            .collect();
     }
 
     /// Sets of a partition − 1.

@@ -4,11 +4,12 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, Pod,
-    maps::{MapError, MapType, PerCpuArray},
+    EbpfError, Pod,
+    maps::{Map, MapData, MapError, PerCpuArray},
     programs::ProgramError,
 };
 use cofferdam_verdict::{
@@ -30,11 +31,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     array::MappedArray,
+    attach::AttachError,
     behaviour::Behaviour,
     events::Events,
     flows::{FlowUse, Flows},
-    programs::{self, OBJECT, Program, TestContext, TestRun, VerifiedProgram},
-    sys::{self, MapShape, PrivateBpffs},
+    maps::MapSet,
+    pins::Pins,
+    programs::{OBJECT, Program, Programs, TestContext, TestRun, VerifiedProgram},
+    sys,
 };
 
 /// Why the kernel side could not be set up or changed. Nothing was changed then.
@@ -71,6 +75,36 @@ pub enum KernelError {
         /// What aya says.
         source: MapError,
     },
+    /// The pins are to be where nothing can be pinned.
+    #[error(
+        "{} is not on a BPF file system: mount one, `mount -t bpf -o mode=700 bpf /sys/fs/bpf`",
+        root.display()
+    )]
+    NotBpffs {
+        /// Where the pins were to be.
+        root: PathBuf,
+    },
+    /// Something is where the pins are to be, and another user's.
+    #[error("{} belongs to user {uid} or is no directory: remove it", root.display())]
+    PinsOfOthers {
+        /// Where the pins were to be.
+        root: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
+    /// The pins could not be read or changed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Pins {
+        /// What was being done.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The programs could not be taken off.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
     /// A table does not fit.
     #[error(
         "the decision table has {got} pages of 64 KiB, there is room for {room}: raise the limit of table pages"
@@ -111,14 +145,14 @@ pub enum KernelError {
     },
 }
 
-fn failed(action: &'static str) -> impl FnOnce(io::Error) -> KernelError {
+pub(crate) fn failed(action: &'static str) -> impl FnOnce(io::Error) -> KernelError {
     move |source| KernelError::System { action, source }
 }
 
 /// Gives a shared type to aya.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Shared<T>(T);
+pub(crate) struct Shared<T>(pub(crate) T);
 
 // SAFETY: the bounds refuse padding and invalid bit patterns.
 unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Pod for Shared<T> {}
@@ -149,21 +183,61 @@ pub struct Endpoint {
 /// The programs, loaded, and their maps.
 #[derive(Debug)]
 pub struct Kernel {
-    ebpf: Ebpf,
-    limits: Limits,
-    settings: Settings,
-    table: OwnedFd,
-    published: MappedArray<Page>,
-    addresses_v4: MappedArray<Bucket>,
-    addresses_v6: MappedArray<Bucket>,
-    endpoint_index: MappedArray<Bucket>,
-    endpoints: MappedArray<EndpointRecord>,
-    bindings: MappedArray<Binding>,
-    flows: Flows,
+    pub(crate) programs: Programs,
+    pub(crate) maps: MapSet,
+    pub(crate) limits: Limits,
+    pub(crate) settings: Settings,
+    pub(crate) table: OwnedFd,
+    pub(crate) published: MappedArray<Page>,
+    pub(crate) addresses_v4: MappedArray<Bucket>,
+    pub(crate) addresses_v6: MappedArray<Bucket>,
+    pub(crate) endpoint_index: MappedArray<Bucket>,
+    pub(crate) endpoints: MappedArray<EndpointRecord>,
+    pub(crate) bindings: MappedArray<Binding>,
+    pub(crate) flows: Flows,
     /// Numbers of records that no program can be reading.
-    free: Vec<u32>,
+    pub(crate) free: Vec<u32>,
     /// Numbers of records that were in use until a while ago.
     resting: Vec<u32>,
+    events_taken: bool,
+    /// Where all of this is pinned, if it is.
+    pub(crate) pins: Option<Pins>,
+}
+
+const MAKE_MAPS: &str = "make a BPF map (CAP_BPF and memory are needed)";
+const SHARE_MAPS: &str = "share a BPF map";
+
+/// Makes the maps, and draws their hash keys.
+pub(crate) fn make_maps(limits: &Limits) -> Result<(MapSet, Keys), KernelError> {
+    let maps = MapSet::make(limits).map_err(failed(MAKE_MAPS))?;
+    let mut keys: Keys = sys::random().map_err(failed("draw hash keys"))?;
+    for spread in &mut keys.spread {
+        *spread |= 1;
+    }
+    sys::set_value(maps.get(map::KEYS), 0, &keys).map_err(failed("store the hash keys"))?;
+    Ok((maps, keys))
+}
+
+/// What the programs are loaded with.
+pub(crate) fn settings(
+    keys: Keys,
+    limits: &Limits,
+    behaviour: &Behaviour,
+) -> Result<Settings, KernelError> {
+    Ok(Settings {
+        keys,
+        bucket_masks: [
+            limits.buckets_v4() - 1,
+            limits.buckets_v6() - 1,
+            limits.buckets_endpoint() - 1,
+        ],
+        own_node_allowed: behaviour.own_node_allowed.into(),
+        idle: behaviour
+            .idle
+            .jiffies()
+            .map_err(io::Error::from)
+            .map_err(failed("ask how long a jiffy is"))?,
+    })
 }
 
 impl Kernel {
@@ -189,93 +263,48 @@ impl Kernel {
         behaviour: &Behaviour,
         variables: &[(&str, u32)],
     ) -> Result<Self, KernelError> {
-        let mut keys: Keys = sys::random().map_err(failed("draw hash keys"))?;
-        for spread in &mut keys.spread {
-            *spread |= 1;
-        }
-        let settings = Settings {
-            keys,
-            bucket_masks: [
-                limits.buckets_v4() - 1,
-                limits.buckets_v6() - 1,
-                limits.buckets_endpoint() - 1,
-            ],
-            own_node_allowed: behaviour.own_node_allowed.into(),
-            idle: behaviour
-                .idle
-                .jiffies()
-                .map_err(io::Error::from)
-                .map_err(failed("ask how long a jiffy is"))?,
-        };
-        let making = || failed("make a BPF map (CAP_BPF and memory are needed)");
-        let published = MappedArray::<Page>::new("table", limits.table_pages).map_err(making())?;
-        let table = sys::create_map(&MapShape {
-            name: map::TABLE,
-            kind: MapType::ArrayOfMaps,
-            value_bytes: 4,
-            entries: 1,
-            flags: 0,
-            inner: Some(published.map()),
-        })
-        .map_err(making())?;
-        let addresses_v4 =
-            MappedArray::new(map::ADDRESSES_V4, limits.buckets_v4()).map_err(making())?;
-        let addresses_v6 =
-            MappedArray::new(map::ADDRESSES_V6, limits.buckets_v6()).map_err(making())?;
-        let endpoint_index =
-            MappedArray::new(map::ENDPOINT_INDEX, limits.buckets_endpoint()).map_err(making())?;
-        let endpoints =
-            MappedArray::new(map::ENDPOINTS, limits.endpoint_records()).map_err(making())?;
-        let bindings = MappedArray::new(map::BINDINGS, limits.slots).map_err(making())?;
-        let flows = Flows::new(&limits).map_err(making())?;
+        let (maps, keys) = make_maps(&limits)?;
+        let settings = settings(keys, &limits, behaviour)?;
+        let programs = Programs::load(object, &maps, &settings, variables, |_| true)?;
+        Self::over(maps, programs, limits, settings)
+    }
 
-        // aya binds a program to existing maps by their pins.
-        let bpffs = PrivateBpffs::new().map_err(failed("make a BPF file system"))?;
-        let maps = [
-            (map::TABLE, table.as_fd()),
-            (map::ADDRESSES_V4, addresses_v4.map()),
-            (map::ADDRESSES_V6, addresses_v6.map()),
-            (map::ENDPOINT_INDEX, endpoint_index.map()),
-            (map::ENDPOINTS, endpoints.map()),
-            (map::BINDINGS, bindings.map()),
-            (map::FLOWS, flows.map()),
-        ];
-        let mut loader = EbpfLoader::new();
-        loader.map_max_entries(map::EVENTS, limits.ring_bytes());
-        for (name, descriptor) in maps {
-            let path = bpffs.root().join(name);
-            sys::pin(descriptor, &path).map_err(failed("pin a BPF map"))?;
-            loader.map_pin_path(name, path);
-        }
-        let shared = Shared(settings);
-        loader.override_global("SETTINGS", &shared, true);
-        for (name, value) in variables {
-            loader.override_global(name, value, true);
-        }
-        let mut ebpf = loader.load(object)?;
-        let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-        for name in names {
-            programs::program(&mut ebpf, &name)
-                .and_then(|program| program.load())
-                .map_err(|source| KernelError::Program {
-                    name,
-                    source: Box::new(source),
-                })?;
-        }
+    /// The maps and the programs that are bound to them.
+    pub(crate) fn over(
+        maps: MapSet,
+        programs: Programs,
+        limits: Limits,
+        settings: Settings,
+    ) -> Result<Self, KernelError> {
+        let share = |name| maps.share(name).map_err(failed(SHARE_MAPS));
+        let map_failed = || failed("map the memory of a BPF map");
+        let table = share(map::TABLE)?;
+        let in_force = sys::inner(table.as_fd(), 0).map_err(failed(
+            "open the decision table in force (CAP_SYS_ADMIN is needed)",
+        ))?;
+        let published = match in_force {
+            Some(inner) => MappedArray::over(inner).map_err(map_failed())?,
+            None => MappedArray::new("table", limits.table_pages).map_err(failed(MAKE_MAPS))?,
+        };
+        let flows = Flows::over(share(map::FLOWS)?, &limits)
+            .map_err(failed("open the partitions of the flow table"))?;
         Ok(Self {
-            ebpf,
-            limits,
+            programs,
             settings,
             table,
             published,
-            addresses_v4,
-            addresses_v6,
-            endpoint_index,
-            endpoints,
-            bindings,
+            addresses_v4: MappedArray::over(share(map::ADDRESSES_V4)?).map_err(map_failed())?,
+            addresses_v6: MappedArray::over(share(map::ADDRESSES_V6)?).map_err(map_failed())?,
+            endpoint_index: MappedArray::over(share(map::ENDPOINT_INDEX)?).map_err(map_failed())?,
+            endpoints: MappedArray::over(share(map::ENDPOINTS)?).map_err(map_failed())?,
+            bindings: MappedArray::over(share(map::BINDINGS)?).map_err(map_failed())?,
             flows,
             free: (0..limits.endpoint_records()).rev().collect(),
             resting: Vec::new(),
+            maps,
+            limits,
+            events_taken: false,
+            pins: None,
         })
     }
 
@@ -507,7 +536,7 @@ impl Kernel {
     }
 
     /// The clock of flows and events.
-    fn jiffies(&mut self) -> Result<u32, KernelError> {
+    fn jiffies(&self) -> Result<u32, KernelError> {
         let probe = TestContext {
             ingress_ifindex: PROBE,
             ..TestContext::default()
@@ -524,7 +553,7 @@ impl Kernel {
     ///
     /// When the kernel refuses the packet or the context.
     pub fn probe(
-        &mut self,
+        &self,
         program: Program,
         packet: &[u8],
         context: &TestContext,
@@ -545,9 +574,13 @@ impl Kernel {
     /// When it was taken before.
     pub fn events(&mut self) -> Result<Events, KernelError> {
         let name = map::EVENTS;
-        let ring = self.ebpf.take_map(name);
-        ring.ok_or(MapError::InvalidName { name: name.into() })
-            .and_then(Events::new)
+        if std::mem::replace(&mut self.events_taken, true) {
+            let source = MapError::InvalidName { name: name.into() };
+            return Err(KernelError::Map { name, source });
+        }
+        let ring = self.maps.share(name).map_err(failed(SHARE_MAPS))?;
+        MapData::from_fd(ring)
+            .and_then(|data| Events::new(Map::RingBuf(data)))
             .map_err(|source| KernelError::Map { name, source })
     }
 
@@ -637,17 +670,18 @@ impl Kernel {
     ///
     /// When the kernel does not let them be read.
     pub fn counters(&self) -> Result<Vec<Counter>, KernelError> {
-        let name = map::COUNTERS;
-        let counters = self
-            .ebpf
-            .map(name)
-            .ok_or(MapError::InvalidName { name: name.into() });
-        let array = counters.and_then(PerCpuArray::<_, Shared<Counter>>::try_from);
-        let read = |source| KernelError::Map { name, source };
-        let array = array.map_err(read)?;
+        let read = |source| KernelError::Map {
+            name: map::COUNTERS,
+            source,
+        };
+        let share = self.maps.share(map::COUNTERS);
+        let data = MapData::from_fd(share.map_err(failed(SHARE_MAPS))?);
+        let counters = data
+            .and_then(|data| PerCpuArray::<_, Shared<Counter>>::try_from(Map::PerCpuArray(data)));
+        let counters = counters.map_err(read)?;
         (0..COUNTERS)
             .map(|index| {
-                let per_cpu = array.get(&index, 0).map_err(read)?;
+                let per_cpu = counters.get(&index, 0).map_err(read)?;
                 Ok(per_cpu
                     .iter()
                     .fold(Counter::default(), |sum, Shared(one)| Counter {
@@ -663,20 +697,14 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel does not tell about a program.
-    pub fn verified(&mut self) -> Result<Vec<VerifiedProgram>, KernelError> {
-        let ebpf = &mut self.ebpf;
+    pub fn verified(&self) -> Result<Vec<VerifiedProgram>, KernelError> {
         Program::ALL
             .into_iter()
             .map(|program| {
-                let info = programs::program(ebpf, program.name)
-                    .and_then(|loaded| loaded.info())
-                    .map_err(|source| KernelError::Program {
-                        name: program.name.to_owned(),
-                        source: Box::new(source),
-                    })?;
-                Ok(VerifiedProgram {
-                    program,
-                    instructions: info.verified_instruction_count(),
+                let verified = self.programs.verified(program);
+                verified.map_err(|source| KernelError::Program {
+                    name: program.name.to_owned(),
+                    source: Box::new(source),
                 })
             })
             .collect()
@@ -688,27 +716,21 @@ impl Kernel {
     ///
     /// When the kernel refuses the packet or the context.
     pub fn test_run(
-        &mut self,
+        &self,
         name: &str,
         packet: &[u8],
         context: &TestContext,
         repeat: u32,
     ) -> Result<TestRun, KernelError> {
-        programs::test_run(&mut self.ebpf, name, packet, context, repeat).map_err(|source| {
-            KernelError::Program {
-                name: name.to_owned(),
-                source: Box::new(source),
-            }
+        let run = self.programs.test_run(name, packet, context, repeat);
+        run.map_err(|source| KernelError::Program {
+            name: name.to_owned(),
+            source: Box::new(source),
         })
-    }
-
-    /// The loaded object, for attaching.
-    pub(crate) fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
     }
 }
 
-fn writer<'a>(settings: &'a Settings, buckets: &'a MappedArray<Bucket>) -> Writer<'a> {
+pub(crate) fn writer<'a>(settings: &'a Settings, buckets: &'a MappedArray<Bucket>) -> Writer<'a> {
     Writer::new(&settings.keys, buckets.values())
         .expect("bucket numbers are made powers of two by `Limits`")
 }

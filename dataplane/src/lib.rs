@@ -8,12 +8,18 @@
 //! index leads to it, a slot's entry before an address does; removal is the
 //! reverse.
 
+mod adopt;
 mod array;
 mod attach;
 mod behaviour;
+mod digest;
 mod events;
 mod flows;
+mod hooks;
 mod kernel;
+mod maps;
+mod netlink;
+mod pins;
 mod programs;
 mod sys;
 
@@ -22,5 +28,7 @@ pub use attach::{AttachError, Attachments};
 pub use behaviour::{Behaviour, IdleTimes};
 pub use events::Events;
 pub use flows::FlowUse;
+pub use hooks::HookState;
 pub use kernel::{Endpoint, Kernel, KernelError};
+pub use pins::Adopted;
 pub use programs::{OBJECT, Program, TestContext, TestRun, VerifiedProgram};

@@ -1,12 +1,25 @@
-//! The programs in the object, and running them on made-up packets.
+//! The programs in the object: loading them, adopting pinned ones, and running
+//! them on made-up packets.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+    time::Duration,
+};
 
 use aya::{
-    Ebpf,
+    EbpfLoader,
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use cofferdam_verdict::counter::Hook;
+use cofferdam_verdict::{counter::Hook, memory::Settings};
+
+use crate::{
+    kernel::{KernelError, Shared, failed},
+    maps::MapSet,
+    sys::{self, PrivateBpffs},
+};
 
 /// The compiled kernel programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("COFFERDAM_EBPF_OBJECT"));
@@ -120,40 +133,147 @@ pub struct TestRun {
     pub cb: [u32; 5],
 }
 
-/// Runs a loaded program on a packet, `repeat` times (`BPF_PROG_TEST_RUN`).
-pub(crate) fn test_run(
-    ebpf: &mut Ebpf,
-    name: &str,
-    packet: &[u8],
-    context: &TestContext,
-    repeat: u32,
-) -> Result<TestRun, ProgramError> {
-    let program: &mut SchedClassifier = program(ebpf, name)?;
-    let context_in = context.to_bytes();
-    let mut context_out = [0; CONTEXT_BYTES];
-    let mut options = TestRunOptions::new();
-    options.data_in = Some(packet);
-    options.ctx_in = Some(&context_in);
-    options.ctx_out = Some(&mut context_out);
-    options.repeat = repeat;
-    let result = program.test_run(options)?;
-    let cb = std::array::from_fn(|i| {
-        let at = 48 + 4 * i;
-        u32::from_ne_bytes(std::array::from_fn(|k| context_out[at + k]))
-    });
-    Ok(TestRun {
-        returned: result.return_value.cast_signed(),
-        duration: result.duration,
-        cb,
-    })
+/// Loaded programs, by their symbols.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    loaded: BTreeMap<String, Loaded>,
 }
 
-/// A program of the object by its symbol.
-pub(crate) fn program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &str,
-) -> Result<&'a mut SchedClassifier, ProgramError> {
-    ebpf.program_mut(name)
-        .ok_or(ProgramError::NotLoaded)?
-        .try_into()
+#[derive(Debug)]
+struct Loaded {
+    classifier: SchedClassifier,
+    id: u32,
+}
+
+impl Programs {
+    /// Loads the programs of an object that are `wanted`, bound to these maps.
+    pub(crate) fn load(
+        object: &[u8],
+        maps: &MapSet,
+        settings: &Settings,
+        variables: &[(&str, u32)],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self, KernelError> {
+        // aya binds a program to existing maps by their pins.
+        let bpffs = PrivateBpffs::new().map_err(failed("make a BPF file system"))?;
+        let root = bpffs.root();
+        maps.pin(&root).map_err(failed("pin a BPF map"))?;
+        let mut loader = EbpfLoader::new();
+        for name in maps.names() {
+            loader.map_pin_path(name, root.join(name));
+        }
+        let shared = Shared(*settings);
+        loader.override_global("SETTINGS", &shared, true);
+        for (name, value) in variables {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader.load(object)?;
+        let mut loaded = BTreeMap::new();
+        for (name, program) in ebpf.programs_mut().filter(|(name, _)| wanted(name)) {
+            let load = |program: &mut aya::programs::Program| {
+                let classifier: &mut SchedClassifier = program.try_into()?;
+                classifier.load()?;
+                // A second hold on the program, which outlives the object.
+                let path = root.join(format!("program_{name}"));
+                sys::pin(classifier.fd()?.as_fd(), &path)?;
+                Loaded::open(&path)
+            };
+            let program = load(program).map_err(refused(name))?;
+            loaded.insert(name.to_owned(), program);
+        }
+        Ok(Self { loaded })
+    }
+
+    /// Opens what [`Programs::pin`] left in a directory; none when one of
+    /// [`Program::ALL`] is missing.
+    pub(crate) fn open(directory: &Path) -> Result<Option<Self>, KernelError> {
+        let mut loaded = BTreeMap::new();
+        for program in Program::ALL {
+            let path = directory.join(program.name);
+            if !path.exists() {
+                return Ok(None);
+            }
+            let opened = Loaded::open(&path).map_err(refused(program.name))?;
+            loaded.insert(program.name.to_owned(), opened);
+        }
+        Ok(Some(Self { loaded }))
+    }
+
+    /// Pins them in a directory, each under its symbol.
+    pub(crate) fn pin(&self, directory: &Path) -> Result<(), KernelError> {
+        self.loaded.iter().try_for_each(|(name, program)| {
+            let pin = || sys::pin(program.fd()?, &directory.join(name)).map_err(Into::into);
+            pin().map_err(refused(name))
+        })
+    }
+
+    fn named(&self, name: &str) -> Result<&Loaded, ProgramError> {
+        self.loaded.get(name).ok_or(ProgramError::NotLoaded)
+    }
+
+    /// A program, to be attached.
+    pub(crate) fn fd(&self, program: Program) -> io::Result<BorrowedFd<'_>> {
+        let fd = self.named(program.name).and_then(Loaded::fd);
+        fd.map_err(io::Error::other)
+    }
+
+    /// The kernel's number of a program.
+    pub(crate) fn id(&self, program: Program) -> Option<u32> {
+        self.loaded.get(program.name).map(|loaded| loaded.id)
+    }
+
+    /// What a program cost the verifier.
+    pub(crate) fn verified(&self, program: Program) -> Result<VerifiedProgram, ProgramError> {
+        let info = self.named(program.name)?.classifier.info()?;
+        Ok(VerifiedProgram {
+            program,
+            instructions: info.verified_instruction_count(),
+        })
+    }
+
+    /// Runs a program on a packet, `repeat` times (`BPF_PROG_TEST_RUN`).
+    pub(crate) fn test_run(
+        &self,
+        name: &str,
+        packet: &[u8],
+        context: &TestContext,
+        repeat: u32,
+    ) -> Result<TestRun, ProgramError> {
+        let context_in = context.to_bytes();
+        let mut context_out = [0; CONTEXT_BYTES];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.ctx_in = Some(&context_in);
+        options.ctx_out = Some(&mut context_out);
+        options.repeat = repeat;
+        let result = self.named(name)?.classifier.test_run(options)?;
+        let cb = std::array::from_fn(|i| {
+            let at = 48 + 4 * i;
+            u32::from_ne_bytes(std::array::from_fn(|k| context_out[at + k]))
+        });
+        Ok(TestRun {
+            returned: result.return_value.cast_signed(),
+            duration: result.duration,
+            cb,
+        })
+    }
+}
+
+impl Loaded {
+    fn open(path: &Path) -> Result<Self, ProgramError> {
+        let classifier = SchedClassifier::from_pin(path)?;
+        let id = classifier.info()?.id();
+        Ok(Self { classifier, id })
+    }
+
+    fn fd(&self) -> Result<BorrowedFd<'_>, ProgramError> {
+        Ok(self.classifier.fd()?.as_fd())
+    }
+}
+
+fn refused(name: &str) -> impl FnOnce(ProgramError) -> KernelError {
+    move |source| KernelError::Program {
+        name: name.to_owned(),
+        source: Box::new(source),
+    }
 }

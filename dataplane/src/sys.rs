@@ -1,23 +1,34 @@
 //! The system calls that aya has no safe form of: making maps of a size that is
-//! known only now, mapping them, and a BPF file system of our own.
+//! known only now, mapping them, opening what is pinned, tcx links that are held by
+//! nothing but their pins, and a BPF file system of our own.
+
+pub(crate) mod tcx;
 
 use std::{
     ffi::CString,
     io,
     mem::{size_of, zeroed},
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use aya::maps::MapType;
 use libc::{c_long, c_uint};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_F_MMAPABLE`: user space may map the values.
 pub(crate) const MMAPABLE: u32 = 1 << 10;
 
 const BPF_MAP_CREATE: c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: c_long = 1;
 const BPF_MAP_UPDATE_ELEM: c_long = 2;
 const BPF_OBJ_PIN: c_long = 6;
+const BPF_OBJ_GET: c_long = 7;
+const BPF_MAP_GET_FD_BY_ID: c_long = 14;
+const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
 
 /// The attributes of `BPF_MAP_CREATE` that are used here (linux/bpf.h).
 #[repr(C)]
@@ -32,9 +43,9 @@ struct MapCreate {
     map_name: [u8; 16],
 }
 
-/// The attributes of `BPF_MAP_UPDATE_ELEM`.
+/// The attributes of `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_LOOKUP_ELEM`.
 #[repr(C)]
-struct MapUpdate {
+struct MapElement {
     map_fd: u32,
     _pad: u32,
     key: u64,
@@ -42,12 +53,32 @@ struct MapUpdate {
     flags: u64,
 }
 
-/// The attributes of `BPF_OBJ_PIN`.
+/// The attributes of `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
 #[repr(C)]
 struct ObjectPin {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The attributes of `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct ObjectInfo {
+    bpf_fd: u32,
+    info_bytes: u32,
+    info: u64,
+}
+
+/// What the kernel says of a map: the beginning of its `struct bpf_map_info`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct MapInfo {
+    pub(crate) kind: u32,
+    pub(crate) id: u32,
+    pub(crate) key_bytes: u32,
+    pub(crate) value_bytes: u32,
+    pub(crate) entries: u32,
+    pub(crate) flags: u32,
 }
 
 /// What a map is made of.
@@ -65,11 +96,32 @@ pub(crate) struct MapShape<'a> {
 fn bpf<T>(command: c_long, attributes: &T) -> io::Result<c_long> {
     // SAFETY: the attributes are a live, initialised struct of the stated size
     // without padding; the kernel reads that much and treats the rest as zero.
+    // Where it writes, it does so through addresses in the attributes, which are
+    // those of buffers that the caller borrows alone.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
             std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Like [`bpf`], where the kernel answers in the attributes themselves.
+fn bpf_mut<T: FromBytes>(command: c_long, attributes: &mut T) -> io::Result<c_long> {
+    // SAFETY: as in `bpf`; the attributes are borrowed alone, and whatever the
+    // kernel leaves in them is a value.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
             size_of::<T>(),
         )
     };
@@ -86,7 +138,7 @@ fn owned(descriptor: c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Makes a map with keys of four bytes.
+/// Makes a map with keys of four bytes; a ring buffer has none.
 pub(crate) fn create_map(shape: &MapShape<'_>) -> io::Result<OwnedFd> {
     let mut map_name = [0; 16];
     for (to, from) in map_name.iter_mut().take(15).zip(shape.name.bytes()) {
@@ -94,7 +146,7 @@ pub(crate) fn create_map(shape: &MapShape<'_>) -> io::Result<OwnedFd> {
     }
     let attributes = MapCreate {
         map_type: shape.kind as u32,
-        key_size: 4,
+        key_size: key_bytes(shape.kind),
         value_size: shape.value_bytes,
         max_entries: shape.entries,
         map_flags: shape.flags,
@@ -105,6 +157,15 @@ pub(crate) fn create_map(shape: &MapShape<'_>) -> io::Result<OwnedFd> {
     bpf(BPF_MAP_CREATE, &attributes).and_then(owned)
 }
 
+/// Bytes of a key of the kinds of maps used here.
+pub(crate) fn key_bytes(kind: MapType) -> u32 {
+    if matches!(kind, MapType::RingBuf) {
+        0
+    } else {
+        4
+    }
+}
+
 /// Stores a map in an array of maps. Returns after a grace period: whoever read
 /// the old one has finished.
 pub(crate) fn set_inner(
@@ -112,20 +173,75 @@ pub(crate) fn set_inner(
     index: u32,
     inner: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    let value = inner.as_raw_fd() as u32;
-    let attributes = MapUpdate {
-        map_fd: outer.as_raw_fd() as u32,
+    set_value(outer, index, &(inner.as_raw_fd() as u32))
+}
+
+/// The map that an array of maps has at an index. Needs CAP_SYS_ADMIN, as every
+/// way from a number to an object does.
+pub(crate) fn inner(outer: BorrowedFd<'_>, index: u32) -> io::Result<Option<OwnedFd>> {
+    let id: u32 = match value(outer, index) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result?,
+    };
+    bpf(BPF_MAP_GET_FD_BY_ID, &[id, 0, 0])
+        .and_then(owned)
+        .map(Some)
+}
+
+/// Stores a value in an array. `T` has the size of the array's values.
+pub(crate) fn set_value<T: IntoBytes + Immutable>(
+    map: BorrowedFd<'_>,
+    index: u32,
+    value: &T,
+) -> io::Result<()> {
+    let attributes = MapElement {
+        map_fd: map.as_raw_fd() as u32,
         _pad: 0,
         key: std::ptr::from_ref(&index).addr() as u64,
-        value: std::ptr::from_ref(&value).addr() as u64,
+        value: std::ptr::from_ref(value).addr() as u64,
         flags: 0,
     };
     bpf(BPF_MAP_UPDATE_ELEM, &attributes).map(drop)
 }
 
-/// Pins a map or program.
+/// The value of an array. `T` has the size of the array's values: the kernel
+/// writes as many bytes as those have.
+pub(crate) fn value<T: FromBytes + IntoBytes>(map: BorrowedFd<'_>, index: u32) -> io::Result<T> {
+    let info = map_info(map)?;
+    if info.value_bytes as usize != size_of::<T>() {
+        return Err(io::Error::other("the map has values of another size"));
+    }
+    let mut value = T::new_zeroed();
+    let attributes = MapElement {
+        map_fd: map.as_raw_fd() as u32,
+        _pad: 0,
+        key: std::ptr::from_ref(&index).addr() as u64,
+        value: std::ptr::from_mut(&mut value).expose_provenance() as u64,
+        flags: 0,
+    };
+    bpf(BPF_MAP_LOOKUP_ELEM, &attributes)?;
+    Ok(value)
+}
+
+/// What the kernel says of a map.
+pub(crate) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(map)
+}
+
+/// What the kernel says of an object: as much of its info as `T` has.
+pub(crate) fn info<T: FromBytes + IntoBytes>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::new_zeroed();
+    let attributes = ObjectInfo {
+        bpf_fd: object.as_raw_fd() as u32,
+        info_bytes: size_of::<T>() as u32,
+        info: std::ptr::from_mut(&mut info).expose_provenance() as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    Ok(info)
+}
+
+/// Pins a map, program or link.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    use std::os::unix::ffi::OsStrExt as _;
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attributes = ObjectPin {
         pathname: path.as_ptr().addr() as u64,
@@ -133,6 +249,17 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
         file_flags: 0,
     };
     bpf(BPF_OBJ_PIN, &attributes).map(drop)
+}
+
+/// Opens what is pinned.
+pub(crate) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = ObjectPin {
+        pathname: path.as_ptr().addr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    bpf(BPF_OBJ_GET, &attributes).and_then(owned)
 }
 
 /// A BPF file system that is mounted nowhere: only this process can reach it,
@@ -210,8 +337,14 @@ pub(crate) unsafe fn unmap_memory(address: *mut u8, bytes: usize) {
     unsafe { libc::munmap(address.cast(), bytes) };
 }
 
+/// The user that this process acts as.
+pub(crate) fn effective_user() -> u32 {
+    // SAFETY: no arguments, and it cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Random bytes from the kernel, for hash keys.
-pub(crate) fn random<T: zerocopy::FromBytes + zerocopy::IntoBytes>() -> io::Result<T> {
+pub(crate) fn random<T: FromBytes + IntoBytes>() -> io::Result<T> {
     // SAFETY: zeroes are a valid value of every type that is `FromBytes`.
     let mut value: T = unsafe { zeroed() };
     let bytes = value.as_mut_bytes();

@@ -28,6 +28,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Ring buffer of event records.
     pub const EVENTS: &str = "EVENTS";
+    /// The hash keys, as user space finds them again; no program reads it.
+    pub const KEYS: &str = "KEYS";
 }
 
 /// What a node has room for. Fixed when the maps are made.

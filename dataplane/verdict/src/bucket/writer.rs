@@ -84,6 +84,36 @@ impl<'a> Writer<'a> {
             })
     }
 
+    /// All keys with their values, in no order.
+    pub fn entries<const K: usize>(&self) -> impl Iterator<Item = ([u32; K], u32)> + use<'a, K> {
+        self.buckets.iter().flat_map(|bucket| {
+            (0..entries::<K>()).map(entry::<K>).filter_map(move |at| {
+                let value = bucket.words[at + K].load();
+                let key = core::array::from_fn(|k| bucket.words[at + k].load());
+                (value != 0).then_some((key, value))
+            })
+        })
+    }
+
+    /// Ends what a writer that died was in the middle of: of an entry on the move
+    /// there are two copies, and a later change would reach one. Readers find the
+    /// one in the first candidate, so that the other goes.
+    pub fn mend<const K: usize>(&self) {
+        for index in 0..=self.mask() {
+            for at in (0..entries::<K>()).map(entry::<K>) {
+                let bucket = self.bucket(index);
+                if bucket.words[at + K].load() == 0 {
+                    continue;
+                }
+                let key: [u32; K] = core::array::from_fn(|k| bucket.words[at + k].load());
+                let [first, second] = candidates(self.keys, self.mask(), &key);
+                if index == second && first != second && self.position(first, &key).is_some() {
+                    self.free_entry::<K>(index, at);
+                }
+            }
+        }
+    }
+
     fn position<const K: usize>(&self, index: u32, key: &[u32; K]) -> Option<usize> {
         let bucket = self.bucket(index);
         (0..entries::<K>()).map(entry::<K>).find(|&at| {

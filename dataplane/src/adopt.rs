@@ -1,0 +1,231 @@
+//! Opening what an agent before has left in force, and reading it back.
+
+use std::{net::IpAddr, os::fd::AsFd as _, path::Path};
+
+use cofferdam_verdict::{
+    bucket::Writer,
+    capacity::{Limits, map},
+    endpoint::{EndpointRecord, flags},
+    hash::Keys,
+    memory::Settings,
+    table::{MAGIC, header},
+};
+use zerocopy::IntoBytes as _;
+
+use crate::{
+    behaviour::Behaviour,
+    digest::Digest,
+    kernel::{self, Endpoint, Kernel, KernelError, failed, writer},
+    maps::{self, MapSet},
+    pins::{Adopted, Pins},
+    programs::{OBJECT, Programs},
+    sys,
+};
+
+impl Kernel {
+    /// Opens what is pinned under `root`, a directory on a BPF file system, or
+    /// makes and pins it. What is attached goes on judging throughout, by what it
+    /// was attached with.
+    ///
+    /// One root belongs to one agent: the caller holds a lock. Adopting a table
+    /// needs CAP_SYS_ADMIN; nothing later does.
+    ///
+    /// # Errors
+    ///
+    /// When `root` is on another file system or another user's, and whatever the
+    /// kernel refuses. What was pinned and attached stays as it was.
+    pub fn open(root: &Path, limits: Limits, behaviour: &Behaviour) -> Result<Self, KernelError> {
+        let shape = maps::shape(&limits);
+        let loaded_from = |settings: &Settings| Digest::new().add(OBJECT).add(settings.as_bytes());
+        let settings = |keys| kernel::settings(keys, &limits, behaviour);
+        let mut pins = Pins::prepare(root, shape)?;
+        let opening = failed("open the pinned BPF maps");
+        let (maps, programs, settings) = match MapSet::open(&limits, pins.set()).map_err(opening)? {
+            Some(maps) => {
+                let keys: Keys = sys::value(maps.get(map::KEYS), 0)
+                    .map_err(failed("read the hash keys back"))?;
+                let settings = settings(keys)?;
+                pins.name_programs(loaded_from(&settings));
+                let programs = match Programs::open(pins.programs())? {
+                    Some(programs) => {
+                        pins.adopted = Adopted::Everything;
+                        programs
+                    }
+                    None => {
+                        let programs = Programs::load(OBJECT, &maps, &settings, &[], |_| true)?;
+                        pins.pin_programs(&programs)?;
+                        pins.adopted = Adopted::Maps;
+                        programs
+                    }
+                };
+                (maps, programs, settings)
+            }
+            None => {
+                if pins.others()? {
+                    pins.adopted = Adopted::Incompatible;
+                }
+                let (maps, keys) = kernel::make_maps(&limits)?;
+                let settings = settings(keys)?;
+                pins.name_programs(loaded_from(&settings));
+                let programs = Programs::load(OBJECT, &maps, &settings, &[], |_| true)?;
+                pins.pin_set(&maps, &programs)?;
+                (maps, programs, settings)
+            }
+        };
+        pins.find_leftovers()?;
+        let mut kernel = Self::over(maps, programs, limits, settings)?;
+        kernel.pins = Some(pins);
+        kernel.resume()?;
+        Ok(kernel)
+    }
+
+    /// What [`Kernel::open`] found; nothing for a kernel that was loaded.
+    pub fn adopted(&self) -> Adopted {
+        let pins = self.pins.as_ref();
+        pins.map_or(Adopted::Nothing, |pins| pins.adopted)
+    }
+
+    /// The number of the table in force, if there is one.
+    pub fn revision(&self) -> Option<u64> {
+        let page = self.published.values().first()?;
+        (page[header::MAGIC] == MAGIC).then(|| {
+            u64::from(page[header::REVISION_HIGH]) << 32 | u64::from(page[header::REVISION_LOW])
+        })
+    }
+
+    /// All addresses that lead to slots, with the slots.
+    pub fn bound_addresses(&self) -> Vec<(IpAddr, u32)> {
+        let v4 = self.v4().entries::<1>();
+        let v4 = v4.map(|([word], slot)| (IpAddr::from(word.to_be_bytes()), slot));
+        let v6 = self.v6().entries::<4>();
+        v4.chain(v6.map(|(words, slot)| (v6_address(words), slot)))
+            .collect()
+    }
+
+    /// All endpoints in force.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.records().map(|record| self.read(record)).collect()
+    }
+
+    /// Puts in order what the agent before may have been in the middle of, and
+    /// finds the records that are not in use.
+    fn resume(&mut self) -> Result<(), KernelError> {
+        self.v4().mend::<1>();
+        self.v6().mend::<4>();
+        self.index().mend::<1>();
+        if self.revision().is_some() {
+            // The kernel waits for a grace period when it stores the map: whoever
+            // still read a record that has gone out of use has finished.
+            sys::set_inner(self.table.as_fd(), 0, self.published.map())
+                .map_err(failed("wait for a grace period"))?;
+        }
+        let used: Vec<u32> = self
+            .index()
+            .entries::<1>()
+            .map(|(_, value)| value - 1)
+            .collect();
+        self.free = (0..self.limits.endpoint_records())
+            .rev()
+            .filter(|number| !used.contains(number))
+            .collect();
+        let partitions = self.records().map(|record| record.flow_partition);
+        let partitions: Vec<u32> = partitions
+            .filter_map(|number| number.checked_sub(1))
+            .collect();
+        self.flows.resume(&partitions);
+        self.end_stray_bindings();
+        Ok(())
+    }
+
+    /// A slot that is bound to an interface without an endpoint of that slot, is
+    /// bound to nobody: the agent before died between the two.
+    fn end_stray_bindings(&self) {
+        let mut ours = vec![0; self.bindings.values().len()];
+        for record in self.records() {
+            for slot in slots(record) {
+                if let Some(ifindex) = ours.get_mut(slot as usize) {
+                    *ifindex = record.ifindex;
+                }
+            }
+        }
+        for (binding, ifindex) in self.bindings.values().iter().zip(ours) {
+            let bound = binding.ifindex.load();
+            if bound != 0 && bound != ifindex {
+                binding.ifindex.store(0);
+                binding.bridge.store(0);
+                binding.epoch.add(1);
+            }
+        }
+    }
+
+    /// The records that an interface index leads to.
+    fn records(&self) -> impl Iterator<Item = &EndpointRecord> {
+        let records = self.endpoints.values();
+        self.index()
+            .entries::<1>()
+            .filter_map(|(_, value)| records.get(value as usize - 1))
+    }
+
+    /// An endpoint as it was put in force.
+    fn read(&self, record: &EndpointRecord) -> Endpoint {
+        let v4 = record.v4.iter().zip(record.v4_slots);
+        let v4 = v4.map(|(word, slot)| (IpAddr::from(word.to_be_bytes()), slot));
+        let v6 = record.v6.iter().zip(record.v6_slots);
+        let v6 = v6.map(|(&words, slot)| (v6_address(words), slot));
+        let mut addresses: Vec<_> = v4.chain(v6).filter(|&(_, slot)| slot != 0).collect();
+        // The first is the subject's.
+        addresses.sort_by_key(|&(_, slot)| slot != record.primary_slot);
+        let [_, _, mac @ ..] = record.mac.to_be_bytes();
+        let primary = self.bindings.values().get(record.primary_slot as usize);
+        let bits = record.flags.load();
+        Endpoint {
+            ifindex: record.ifindex,
+            mac,
+            incarnation: record.incarnation,
+            bridge: primary.map_or(0, |binding| binding.bridge.load()),
+            deny_all: bits & flags::DENY_ALL != 0,
+            shared_hooks: bits & flags::SHARED_HOOKS != 0,
+            adopt_midstream: bits & flags::ADOPT_MIDSTREAM != 0,
+            addresses,
+        }
+    }
+
+    fn v4(&self) -> Writer<'_> {
+        writer(&self.settings, &self.addresses_v4)
+    }
+
+    fn v6(&self) -> Writer<'_> {
+        writer(&self.settings, &self.addresses_v6)
+    }
+
+    fn index(&self) -> Writer<'_> {
+        writer(&self.settings, &self.endpoint_index)
+    }
+
+    /// Pins everything again where the pins have been lost, which is when somebody
+    /// unmounted the file system or cleaned it. `false` if nothing was missing.
+    ///
+    /// # Errors
+    ///
+    /// When the file system is not back yet, and whatever the kernel refuses.
+    pub fn restore_pins(&mut self) -> Result<bool, KernelError> {
+        match &self.pins {
+            Some(pins) if !pins.stand(&self.maps) => {
+                pins.restore(&self.maps, &self.programs)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn v6_address(words: [u32; 4]) -> IpAddr {
+    let [a, b, c, d] = words.map(u128::from);
+    IpAddr::from((a << 96 | b << 64 | c << 32 | d).to_be_bytes())
+}
+
+/// The slots of an endpoint's addresses.
+fn slots(record: &EndpointRecord) -> impl Iterator<Item = u32> {
+    let slots = record.v4_slots.iter().chain(&record.v6_slots).copied();
+    slots.filter(|&slot| slot != 0)
+}

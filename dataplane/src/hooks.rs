@@ -1,0 +1,143 @@
+//! The places on an interface where the programs stand, and what stands there.
+
+use std::io;
+
+use cofferdam_verdict::counter::Hook;
+
+use crate::{
+    attach::{AttachError, failed},
+    kernel::Kernel,
+    netlink::{self, Filter, Parent},
+    programs::Program,
+    sys::tcx::{self, Side, Standing},
+};
+
+/// Priority of our filters: before whatever another tool adds by default.
+pub(crate) const FILTER_PRIORITY: u16 = 1;
+/// The handles by which we know our filters. Two, because a filter that others
+/// have put theirs before is followed by a new one before it is taken off.
+pub(crate) const FILTER_HANDLES: [u32; 2] = [0x00c0_ffe1, 0x00c0_ffe2];
+
+/// What stands in one of our places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookState {
+    /// `tcx_ingress`, `tcx_egress`, `clsact_ingress` or `clsact_egress`.
+    pub hook: &'static str,
+    /// The program that belongs there.
+    pub program: Program,
+    /// The kernel's number of the program of ours that stands there, if one does.
+    pub program_id: Option<u32>,
+    /// Whether packets meet it before anything else in this place.
+    pub first: bool,
+    /// Whether programs or filters of others stand there as well. Where one does,
+    /// [`Endpoint::shared_hooks`](crate::Endpoint::shared_hooks) belongs set.
+    pub foreign: bool,
+    /// Whether all is as it should be: our program, of this kernel side, first.
+    pub ok: bool,
+}
+
+/// The name of a program's place.
+pub(crate) fn name(program: Program) -> &'static str {
+    match (program.hook, program.filter) {
+        (Hook::FromWorkload, false) => "tcx_ingress",
+        (Hook::FromWorkload, true) => "clsact_ingress",
+        (_, false) => "tcx_egress",
+        (_, true) => "clsact_egress",
+    }
+}
+
+/// Where a program's link stands.
+pub(crate) fn side(program: Program) -> Side {
+    match program.hook {
+        Hook::FromWorkload => Side::Ingress,
+        Hook::ToWorkload | Hook::UplinkIngress => Side::Egress,
+    }
+}
+
+/// Where a program's filter stands.
+pub(crate) fn parent(program: Program) -> Parent {
+    match program.hook {
+        Hook::FromWorkload => Parent::Ingress,
+        Hook::ToWorkload | Hook::UplinkIngress => Parent::Egress,
+    }
+}
+
+/// Whether a filter is one of ours, by this agent or one before.
+pub(crate) fn is_ours(filter: &Filter) -> bool {
+    filter.priority == FILTER_PRIORITY
+        && filter.program_id.is_some()
+        && FILTER_HANDLES.contains(&filter.handle)
+}
+
+impl Kernel {
+    /// What stands on an interface's hooks now: a state for each of our places. A
+    /// kernel without tcx has two of them.
+    ///
+    /// # Errors
+    ///
+    /// When the interface is not in the caller's network namespace, and what the
+    /// kernel refuses.
+    pub fn hooks(&self, ifindex: u32) -> Result<Vec<HookState>, AttachError> {
+        let states = Program::ALL.into_iter().map(|program| {
+            let looked = if program.filter {
+                self.look_at_filters(ifindex, program).map(Some)
+            } else {
+                self.look_at_links(ifindex, program)
+            };
+            looked.map_err(failed("look at", program, ifindex))
+        });
+        states.filter_map(Result::transpose).collect()
+    }
+
+    fn look_at_links(&self, ifindex: u32, program: Program) -> io::Result<Option<HookState>> {
+        let Some(standing) = tcx::query(ifindex, side(program))? else {
+            return Ok(None);
+        };
+        let link_id = self.link_id(ifindex, program);
+        let ours = |one: &Standing| {
+            self.is_current(program, one.program_id)
+                || one.link_id != 0 && link_id == Some(one.link_id)
+        };
+        let ids = standing.iter().map(|one| (one.program_id, ours(one)));
+        Ok(Some(self.state(program, ids)))
+    }
+
+    fn look_at_filters(&self, ifindex: u32, program: Program) -> io::Result<HookState> {
+        let filters = netlink::filters(ifindex, parent(program))?;
+        let ids = filters
+            .iter()
+            .map(|filter| (filter.program_id.unwrap_or(0), is_ours(filter)));
+        Ok(self.state(program, ids))
+    }
+
+    /// Sums up what stands in a place: programs' numbers in order, and whether each
+    /// is ours.
+    fn state(&self, program: Program, standing: impl Iterator<Item = (u32, bool)>) -> HookState {
+        let mut state = HookState {
+            hook: name(program),
+            program,
+            program_id: None,
+            first: false,
+            foreign: false,
+            ok: false,
+        };
+        for (place, (id, ours)) in standing.enumerate() {
+            if !ours {
+                state.foreign = true;
+            } else if state.program_id.is_none() {
+                state.program_id = Some(id);
+                state.first = place == 0;
+                state.ok = state.first && self.is_current(program, id);
+            }
+        }
+        state
+    }
+
+    /// Whether a number is that of this kernel side's program, or its twin's.
+    pub(crate) fn is_current(&self, program: Program, id: u32) -> bool {
+        let twins = self.pins.as_ref().map(|pins| &pins.twins);
+        let twin = twins.and_then(|twins| twins.get(program.name));
+        self.programs.id(program) == Some(id)
+            || twin.is_some_and(|twin| twin.id(program) == Some(id))
+    }
+}
