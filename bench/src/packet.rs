@@ -258,7 +258,7 @@ fn measure(
         ingress_ifindex: ELSEWHERE,
         ..TestContext::default()
     };
-    let mut time = |name: &str, packets: u32, returns: i32| {
+    let time = |name: &str, packets: u32, returns: i32| {
         let run = kernel.test_run(name, &frame, &context, packets)?;
         ensure!(
             run.returned == returns,

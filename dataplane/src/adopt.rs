@@ -85,6 +85,19 @@ impl Kernel {
         pins.map_or(Adopted::Nothing, |pins| pins.adopted)
     }
 
+    /// The kernel's numbers of the maps, by name.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell.
+    pub fn map_ids(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
+        let ids = self.maps.names().map(|name| {
+            let info = sys::map_info(self.maps.get(name)).map_err(failed("look at a BPF map"))?;
+            Ok((name, info.id))
+        });
+        ids.collect()
+    }
+
     /// The number of the table in force, if there is one.
     pub fn revision(&self) -> Option<u64> {
         let page = self.published.values().first()?;

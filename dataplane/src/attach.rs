@@ -77,6 +77,8 @@ impl From<KernelError> for AttachError {
 fn interface(ifindex: u32) -> String {
     let name = if_indextoname(ifindex).ok();
     let name = name.and_then(|name| name.into_string().ok());
+    // nix takes a failure of this call for an empty name.
+    let name = name.filter(|name| !name.is_empty());
     name.unwrap_or_else(|| ifindex.to_string())
 }
 

@@ -32,7 +32,8 @@ pub struct HookState {
     /// Whether programs or filters of others stand there as well. Where one does,
     /// [`Endpoint::shared_hooks`](crate::Endpoint::shared_hooks) belongs set.
     pub foreign: bool,
-    /// Whether all is as it should be: our program, of this kernel side, first.
+    /// Whether all is as it should be: our program, of this kernel side, first, and
+    /// once.
     pub ok: bool,
 }
 
@@ -128,6 +129,8 @@ impl Kernel {
                 state.program_id = Some(id);
                 state.first = place == 0;
                 state.ok = state.first && self.is_current(program, id);
+            } else {
+                state.ok = false;
             }
         }
         state

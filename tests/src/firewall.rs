@@ -236,7 +236,12 @@ impl Firewall {
     ///
     /// When the kernel refuses.
     pub fn load_with(behaviour: &Behaviour) -> Self {
-        let kernel = Kernel::load(LIMITS, behaviour).unwrap_or_else(|error| panic!("{error}"));
+        let kernel = Kernel::load(LIMITS, behaviour);
+        Self::over(kernel.unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    /// A firewall over a kernel side, of which it knows nothing yet.
+    pub fn over(kernel: Kernel) -> Self {
         Self {
             kernel,
             documents: Vec::new(),
@@ -314,7 +319,7 @@ impl Firewall {
             slots: &self.plan,
             is_local: &|workload| workload.node.as_deref() == Some(NODE),
             own_node: Some(NODE),
-            limits: LIMITS,
+            limits: *self.kernel.limits(),
             revision: self.revision,
         })
         .unwrap_or_else(|error| panic!("{error}"));

@@ -1,6 +1,10 @@
 //! The loaded programs: made-up packets through `BPF_PROG_TEST_RUN`, and real
 //! ones through a world. Runs on this kernel and, under emulation, on others.
 
+#[path = "programs/adoption.rs"]
+mod adoption;
+#[path = "programs/agents.rs"]
+mod agents;
 #[path = "programs/attached.rs"]
 mod attached;
 #[path = "programs/differential.rs"]
@@ -9,6 +13,8 @@ mod differential;
 mod flow_states;
 #[path = "programs/flows.rs"]
 mod flows;
+#[path = "programs/repair.rs"]
+mod repair;
 #[path = "programs/sources.rs"]
 mod sources;
 #[path = "programs/verdicts.rs"]

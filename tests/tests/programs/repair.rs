@@ -1,0 +1,225 @@
+//! What somebody took off, replaced or stood before is put right again.
+
+use std::fs;
+
+use cofferdam_dataplane::{Adopted, AttachError};
+use cofferdam_tests::{
+    firewall::{Firewall, named},
+    skip::Feature,
+    skip_unless,
+};
+
+use super::agents::{Agent, Shop, mount_bpffs, names, open, root, take_turn, unmount_bpffs};
+
+/// The filters stay when the links are lost with their pins, and a new agent puts
+/// the links back.
+#[test]
+fn a_lost_file_system_takes_no_verdict_along() {
+    if Agent::is_this() {
+        return Agent::live();
+    }
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, kernel) = take_turn();
+    let shop = Shop::build();
+    let firewall = shop.fill(kernel);
+    drop(firewall);
+    let this = "repair::a_lost_file_system_takes_no_verdict_along";
+    let mut agent = Agent::start(this, &shop.interfaces());
+    agent.wait_enforcing();
+    agent.kill();
+    shop.without_a_gap(|| {
+        unmount_bpffs();
+        mount_bpffs();
+    });
+    shop.assert_policy();
+
+    shop.without_a_gap(|| {
+        let kernel = open();
+        assert_eq!(kernel.adopted(), Adopted::Nothing);
+        let mut firewall = shop.fill(kernel);
+        shop.enforce(firewall.kernel());
+    });
+    shop.assert_policy();
+    assert_eq!(open().adopted(), Adopted::Everything);
+}
+
+/// While the agent lives, its links do not need their pins; they are put back for
+/// the agent after it.
+#[test]
+fn a_living_agent_keeps_its_links_and_pins_them_again() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, kernel) = take_turn();
+    let shop = Shop::build();
+    let mut firewall = shop.fill(kernel);
+    shop.enforce(firewall.kernel());
+    assert!(!firewall.kernel().restore_pins().expect("they stand"));
+    let links = names(&root().join("links"));
+    let ifindex = shop.interfaces()[0];
+    let before = shop.programs(firewall.kernel(), ifindex);
+    shop.without_a_gap(|| {
+        unmount_bpffs();
+        mount_bpffs();
+        shop.assert_enforced(firewall.kernel());
+        assert!(firewall.kernel().restore_pins().expect("room for pins"));
+    });
+    assert_eq!(names(&root().join("links")), links);
+    drop(firewall);
+    let kernel = open();
+    assert_eq!(kernel.adopted(), Adopted::Everything);
+    assert_eq!(shop.programs(&kernel, ifindex), before);
+    shop.assert_enforced(&kernel);
+    shop.assert_policy();
+}
+
+/// Other programs that came to stand before ours, or in their place, are behind
+/// them again, and what was lost is back.
+#[test]
+fn whoever_comes_before_ours_is_behind_again() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, kernel) = take_turn();
+    let shop = Shop::build();
+    let mut firewall = shop.fill(kernel);
+    shop.enforce(firewall.kernel());
+    let db = named(&shop.world, "shop/db");
+    let state = |firewall: &mut Firewall| firewall.kernel().hooks(db.host_ifindex).expect("states");
+    let right = state(&mut firewall);
+
+    // A stranger that drops everything: nothing is in force there. It takes the
+    // filters over, which are known by their handles.
+    let mut stranger = Firewall::turn();
+    let attached = stranger.kernel().attach(&db.host_interface).expect("room");
+    let has_links = attached.has_links();
+    assert!(!shop.reaches("shop/web"), "the stranger drops");
+    for hook in state(&mut firewall) {
+        assert!(!hook.ok, "{hook:?}");
+        assert_eq!(hook.foreign, hook.hook.starts_with("tcx"), "{hook:?}");
+        assert_eq!(hook.first, hook.hook.starts_with("clsact"), "{hook:?}");
+    }
+    // Twice: the second time the twins are there already.
+    for _ in 0..2 {
+        firewall
+            .kernel()
+            .enforce_on(db.host_ifindex)
+            .expect("it exists");
+        for (hook, before) in state(&mut firewall).into_iter().zip(&right) {
+            assert!(hook.ok && hook.first, "{hook:?}");
+            assert_eq!(hook.program_id, before.program_id, "{hook:?}");
+            assert_eq!(hook.foreign, has_links && hook.hook.starts_with("tcx"));
+        }
+        shop.assert_policy();
+    }
+    // The stranger goes, and takes what it had taken over along.
+    drop(attached);
+    let gone = state(&mut firewall);
+    assert!(
+        gone.iter()
+            .all(|hook| hook.ok == hook.hook.starts_with("tcx")),
+        "{gone:?}"
+    );
+    firewall
+        .kernel()
+        .enforce_on(db.host_ifindex)
+        .expect("it exists");
+    assert_eq!(state(&mut firewall), right);
+    shop.assert_policy();
+
+    drop(stranger);
+    drop(firewall);
+    let kernel = open();
+    shop.assert_enforced(&kernel);
+}
+
+/// A pin says which interface's link it is; interfaces' numbers are used again.
+#[test]
+fn a_link_that_leads_elsewhere_is_not_adopted() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, kernel) = take_turn();
+    let mut shop = Shop::build();
+    let mut firewall = shop.fill(kernel);
+    shop.enforce(firewall.kernel());
+    let links = root().join("links");
+    let all = names(&links);
+    drop(firewall);
+    let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&shop.world, name).host_ifindex);
+    for name in all
+        .iter()
+        .filter(|name| name.starts_with(&format!("{web}-")))
+    {
+        let (_, hook) = name.split_once('-').expect("interface and hook");
+        fs::rename(links.join(name), links.join(format!("{cache}-{hook}"))).expect("pins");
+    }
+    let mut kernel = open();
+    shop.without_a_gap(|| {
+        kernel.enforce_on(cache).expect("it exists");
+        kernel.enforce_on(web).expect("it exists");
+    });
+    assert_eq!(names(&links), all);
+    shop.assert_enforced(&kernel);
+
+    // With the interface, the link is dead, and its pin goes with the next agent.
+    drop(kernel);
+    shop.world.remove("shop/cache").expect("it exists");
+    let mut kernel = open();
+    let left: Vec<String> = all
+        .iter()
+        .filter(|name| !name.starts_with(&format!("{cache}-")))
+        .cloned()
+        .collect();
+    assert_eq!(names(&links), left);
+    let error = kernel.enforce_on(cache).expect_err("it is gone");
+    assert!(error.to_string().contains(&cache.to_string()), "{error}");
+    kernel.leave(cache).expect("nothing is left of it");
+}
+
+/// What was put there can be taken off, by another agent than the one that did.
+#[test]
+fn nothing_is_left_of_what_is_dismantled() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, kernel) = take_turn();
+    let shop = Shop::build();
+    let mut firewall = shop.fill(kernel);
+    shop.enforce(firewall.kernel());
+    drop(firewall);
+    assert!(!shop.reaches("shop/cache"));
+    let mut kernel = open();
+    let mut attached = kernel.attached_interfaces().expect("interfaces");
+    attached.sort_unstable();
+    assert_eq!(attached, shop.interfaces());
+    let db = named(&shop.world, "shop/db").host_ifindex;
+    kernel.leave(db).expect("it exists");
+    assert!(shop.programs(&kernel, db).is_empty());
+    assert!(
+        !kernel
+            .attached_interfaces()
+            .expect("interfaces")
+            .contains(&db)
+    );
+    let of_db = format!("{db}-");
+    let links = names(&root().join("links"));
+    assert!(
+        !links.iter().any(|name| name.starts_with(&of_db)),
+        "{links:?}"
+    );
+    assert!(
+        shop.reaches("shop/cache"),
+        "the database is nobody's to guard"
+    );
+
+    kernel.enforce_on(db).expect("it exists");
+    assert!(!shop.reaches("shop/cache"));
+    let mut loaded = Firewall::turn();
+    let refused = loaded.kernel().enforce_on(db).expect_err("nothing to stay");
+    assert!(matches!(refused, AttachError::NotPinned));
+    let left = loaded.kernel().attached_interfaces().expect("interfaces");
+    assert_eq!(left, attached);
+    kernel.dismantle().expect("all of it");
+    assert!(
+        loaded
+            .kernel()
+            .attached_interfaces()
+            .expect("interfaces")
+            .is_empty()
+    );
+    assert!(!root().exists());
+    assert!(shop.reaches("shop/cache"));
+}
