@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use cofferdam_dataplane::{Adopted, Behaviour, Kernel, KernelError};
+use cofferdam_dataplane::{Adopted, Behaviour, Endpoint, Kernel, KernelError};
 use cofferdam_tests::{
     firewall::{LIMITS, named},
     packet::Family,
@@ -18,7 +18,7 @@ use cofferdam_tests::{
 use cofferdam_verdict::{capacity::Limits, counter::Hook};
 use nix::unistd::{Uid, setfsuid};
 
-use super::agents::{Agent, PATIENCE, Shop, names, open, root, take_turn};
+use super::agents::{Agent, PATIENCE, Shop, names, open, root, set, take_turn};
 
 /// Killed agents, and agents that come after.
 #[test]
@@ -93,7 +93,7 @@ fn a_killed_agent_changes_no_verdict_and_the_next_adopts_everything() {
     let ledger = firewall.ledger();
     ledger.assert_conserved();
     let counted = ledger.seen(Hook::ToWorkload);
-    assert!(counted > 1000, "{counted} packets in all that time");
+    assert!(counted > 200, "{counted} packets in all that time");
     shop.assert_policy();
     assert!(firewall.ledger().seen(Hook::ToWorkload) > counted);
     let kernel = open();
@@ -130,7 +130,7 @@ fn other_programs_take_over_without_a_gap() {
             !kernel.hooks(ifindex).expect("states")[0].ok,
             "not ours yet"
         );
-        let set = root().join(&names(&root())[1]);
+        let set = set();
         let kinds = |prefix| {
             let names = names(&set).into_iter();
             names.filter(|name| name.starts_with(prefix)).count()
@@ -198,7 +198,7 @@ fn a_half_made_set_is_made_again() {
     skip_unless!(Feature::NetworkNamespaces);
     let (_turn, kernel) = take_turn();
     drop(kernel);
-    let whole = root().join(&names(&root())[0]);
+    let whole = set();
     // The programs' directory is named after what they were loaded with, the keys
     // of this set included.
     let pins = || {
@@ -256,7 +256,7 @@ fn a_half_made_set_is_made_again() {
 fn an_adopted_set_has_the_room_that_it_had() {
     skip_unless!(Feature::NetworkNamespaces);
     let (_turn, mut kernel) = take_turn();
-    let endpoint = |ifindex| cofferdam_dataplane::Endpoint {
+    let endpoint = |ifindex| Endpoint {
         ifindex,
         mac: [2, 0, 0, 0, 0, 1],
         incarnation: 7,
@@ -303,13 +303,50 @@ fn an_adopted_set_has_the_room_that_it_had() {
     assert!(!full(&mut kernel));
 }
 
+/// A slot is bound before the endpoint is in force: an agent that died in between
+/// has bound it to nobody.
+#[test]
+fn what_an_agent_died_in_the_middle_of_is_undone() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, mut kernel) = take_turn();
+    let endpoint = Endpoint {
+        ifindex: 7,
+        mac: [2, 0, 0, 0, 0, 1],
+        incarnation: 7,
+        addresses: vec![([10, 0, 0, 1].into(), 5)],
+        bridge: 3,
+        deny_all: false,
+        shared_hooks: false,
+        adopt_midstream: false,
+    };
+    kernel.set_endpoint(&endpoint).expect("there is room");
+    let bound = |kernel: &Kernel, slot: usize| {
+        let binding = &kernel.memory().bindings[slot];
+        (
+            binding.ifindex.load(),
+            binding.bridge.load(),
+            binding.epoch.load(),
+        )
+    };
+    let (_, _, epoch) = bound(&kernel, 6);
+    let in_force = bound(&kernel, 5);
+    let half = &kernel.memory().bindings[6];
+    half.bridge.store(3);
+    half.ifindex.store(7);
+    drop(kernel);
+    let kernel = open();
+    assert_eq!(bound(&kernel, 6), (0, 0, epoch + 1));
+    assert_eq!(bound(&kernel, 5), in_force);
+    assert_eq!(kernel.endpoints(), [endpoint]);
+}
+
 /// Nobody but the agent's user gets at the pins, and nobody else can have made them.
 #[test]
 fn pins_are_for_one_user() {
     skip_unless!(Feature::NetworkNamespaces);
     let (_turn, kernel) = take_turn();
     drop(kernel);
-    let set = root().join(&names(&root())[0]);
+    let set = set();
     let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o7777;
     let open_to_all = fs::Permissions::from_mode(0o1777);
     fs::set_permissions(root(), open_to_all.clone()).expect("ours");

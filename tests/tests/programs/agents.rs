@@ -185,17 +185,23 @@ impl Shop {
             .collect()
     }
 
+    /// Whether the database can be reached from a pod, at once.
     pub(crate) fn reaches(&self, from: &str) -> bool {
+        self.reaches_within(from, IMPATIENCE)
+    }
+
+    fn reaches_within(&self, from: &str, timeout: Duration) -> bool {
         let to = named(&self.world, "shop/db").end.ip(Family::V4);
         let to = to.expect("workloads have both families");
         let from = named(&self.world, from);
-        let outcome = probe(from, to, Probe::Tcp(5432), IMPATIENCE);
+        let outcome = probe(from, to, Probe::Tcp(5432), timeout);
         outcome.expect("a probe").is_reached()
     }
 
     /// The policy holds for new connections.
     pub(crate) fn assert_policy(&self) {
-        assert!(self.reaches("shop/web"), "allowed by a rule");
+        let web = self.reaches_within("shop/web", PATIENCE);
+        assert!(web, "allowed by a rule");
         assert!(!self.reaches("shop/cache"), "not allowed by any");
     }
 
@@ -321,6 +327,15 @@ impl Agent {
             .read_line(&mut String::new())
             .expect("a pipe");
     }
+}
+
+/// Where the maps are, of the only set there is.
+pub(crate) fn set() -> PathBuf {
+    let sets = names(&root()).into_iter();
+    let mut sets = sets.filter(|name| name.starts_with("maps-"));
+    let set = sets.next().expect("a set was made");
+    assert_eq!(sets.next(), None);
+    root().join(set)
 }
 
 /// Names in a directory of the pins, in order.

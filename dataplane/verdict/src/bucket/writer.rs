@@ -168,3 +168,39 @@ impl<'a> Writer<'a> {
         self.bucket(index).words[0].add(OVERFLOWED << 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_copies_the_one_that_readers_find_stays() {
+        let buckets: [Bucket; 64] = core::array::from_fn(|_| Bucket::default());
+        let keys = Keys {
+            words: core::array::from_fn(|i| 0x9e37_79b9u32.wrapping_mul(i as u32 + 1)),
+            spread: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9],
+        };
+        let writer = Writer::new(&keys, &buckets).expect("a power of two");
+        for key in 1..100 {
+            writer.set(&[key], key).expect("room");
+        }
+        // What a move leaves when it is cut short after its first half.
+        let [first, second] = candidates(&keys, writer.mask(), &[500]);
+        let free = |index| writer.free::<1>(index).expect("room");
+        writer.fill(second, free(second), &[500], 2);
+        writer.fill(first, free(first), &[500], 1);
+        assert_eq!(writer.entries::<1>().count(), 101);
+        writer.mend::<1>();
+        assert_eq!(writer.get(&[500]), Some(1));
+        assert_eq!(writer.entries::<1>().count(), 100);
+        for key in 1..100 {
+            assert_eq!(writer.get(&[key]), Some(key));
+        }
+        // One that lies in its second candidate alone is where it belongs.
+        writer.remove(&[500]);
+        writer.overflow(first);
+        writer.fill(second, free(second), &[500], 3);
+        writer.mend::<1>();
+        assert_eq!(writer.get(&[500]), Some(3));
+    }
+}
