@@ -384,7 +384,8 @@ impl Kernel {
         })
     }
 
-    /// The link of a place of an interface, held or pinned, with its number.
+    /// The link held or pinned for a place of an interface, with its number: by that
+    /// the kernel lists it there, or does not.
     fn find_link(&self, ifindex: u32, program: Program) -> Option<(OwnedFd, u32)> {
         let pins = self.pins.as_ref()?;
         let hook = name(program);
@@ -393,7 +394,7 @@ impl Kernel {
         let pinned = || pins.pinned_link(ifindex, hook);
         let alive = |link: OwnedFd| {
             let info = tcx::link_info(link.as_fd()).ok()??;
-            (info.ifindex == ifindex).then_some((link, info.id))
+            (info.ifindex != 0).then_some((link, info.id))
         };
         held.and_then(alive).or_else(|| pinned().and_then(alive))
     }

@@ -88,6 +88,24 @@ fn a_killed_agent_changes_no_verdict_and_the_next_adopts_everything() {
     };
     running.exchange(b"later", PATIENCE).expect("it still runs");
 
+    // Who comes new gets nothing of what others have.
+    let mut kernel = open();
+    let database = named(&shop.world, "shop/db").host_ifindex;
+    let flows = kernel.flows(database).expect("an endpoint");
+    assert!(flows.used > 0, "the flows are adopted");
+    let neighbour = Endpoint {
+        ifindex: u32::MAX >> 1,
+        addresses: Vec::new(),
+        ..endpoints[0].clone()
+    };
+    kernel.set_endpoint(&neighbour).expect("there is room");
+    running.exchange(b"still", PATIENCE).expect("it still runs");
+    assert!(kernel.remove_endpoint(neighbour.ifindex));
+    // What was denied while nobody listened has been kept, as far as there was room.
+    let mut events = kernel.events().expect("the first to ask");
+    assert!(events.next().is_some());
+    drop((events, kernel));
+
     // The counters have gone on all the time.
     let firewall = shop.fill(open());
     let ledger = firewall.ledger();
@@ -243,6 +261,12 @@ fn a_half_made_set_is_made_again() {
     assert_eq!(pins(), all);
     assert!(!making.exists());
     drop(kernel);
+    // Where there is a whole one, only the half goes.
+    for half in [making, whole.join("making")] {
+        fs::create_dir(&half).expect("ours");
+        assert_eq!(open().adopted(), Adopted::Everything);
+        assert!(!half.exists());
+    }
     // A set that lacks a pin is no set.
     fs::remove_file(whole.join(&all[1])).expect("a pin");
     let kernel = open();
