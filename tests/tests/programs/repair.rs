@@ -1,12 +1,15 @@
 //! What somebody took off, replaced or stood before is put right again.
 
-use std::fs;
+use std::{fs, os::fd::AsRawFd as _};
 
-use cofferdam_dataplane::{Adopted, AttachError};
+use cofferdam_dataplane::{Adopted, AttachError, HookState};
 use cofferdam_tests::{
     firewall::{Firewall, named},
     skip::Feature,
     skip_unless,
+};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
 
 use super::agents::{Agent, Shop, mount_bpffs, names, open, root, take_turn, unmount_bpffs};
@@ -127,6 +130,96 @@ fn whoever_comes_before_ours_is_behind_again() {
     drop(firewall);
     let kernel = open();
     shop.assert_enforced(&kernel);
+}
+
+/// The same for filters, which are all there is on a kernel without tcx.
+#[test]
+fn a_filter_that_came_before_ours_is_behind_again() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, kernel) = take_turn();
+    let shop = Shop::build();
+    let mut firewall = shop.fill(kernel);
+    shop.enforce(firewall.kernel());
+    let db = named(&shop.world, "shop/db").host_ifindex;
+    put_passing_filter(db);
+    let states = firewall.kernel().hooks(db).expect("states");
+    let has_tcx = states.len() == 4;
+    assert_eq!(shop.reaches("shop/cache"), !has_tcx, "all pass there");
+    for state in &states {
+        let behind = state.hook == "clsact_egress";
+        assert_eq!(
+            (state.ok, state.first, state.foreign),
+            (!behind, !behind, behind),
+            "{state:?}"
+        );
+    }
+    let right = states.into_iter().map(|state| HookState {
+        ok: true,
+        first: true,
+        ..state
+    });
+    let right: Vec<_> = right.collect();
+    // The second time there is nothing to do.
+    for _ in 0..2 {
+        firewall.kernel().enforce_on(db).expect("it exists");
+        assert_eq!(firewall.kernel().hooks(db).expect("states"), right);
+        shop.assert_policy();
+    }
+    // Again: the other handle is free for it.
+    put_passing_filter(db);
+    assert_ne!(firewall.kernel().hooks(db).expect("states"), right);
+    firewall.kernel().enforce_on(db).expect("it exists");
+    assert_eq!(firewall.kernel().hooks(db).expect("states"), right);
+    shop.assert_policy();
+}
+
+/// Puts a filter that passes everything, and asks nobody behind it, before all that
+/// stand on an interface's way out. `tc filter add dev X egress prio 1 bpf
+/// direct-action bytecode '1,6 0 0 0'` does the same.
+fn put_passing_filter(ifindex: u32) {
+    const ACKNOWLEDGED_NEW: u16 = 0x605;
+    const CLSACT_EGRESS: u32 = 0xffff_fff3;
+    const DIRECT_ACTION: u32 = 1;
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = (4 + value.len() as u16).to_ne_bytes();
+        let mut bytes = [&length, &kind.to_ne_bytes(), value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let priority_and_protocol = 1 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
+    let about = [0, ifindex, 0, CLSACT_EGRESS, priority_and_protocol].map(u32::to_ne_bytes);
+    // One instruction of classic BPF: return 0, which is to pass.
+    let program = [6, 0, 0, 0, 0, 0, 0, 0];
+    let options = [
+        attribute(4, &1u16.to_ne_bytes()),
+        attribute(5, &program),
+        attribute(8, &DIRECT_ACTION.to_ne_bytes()),
+    ];
+    let body = [
+        about.concat(),
+        attribute(1, b"bpf\0"),
+        attribute(2, &options.concat()),
+    ];
+    let body = body.concat();
+    let header = [
+        &(16 + body.len() as u32).to_ne_bytes()[..],
+        &libc::RTM_NEWTFILTER.to_ne_bytes(),
+        &ACKNOWLEDGED_NEW.to_ne_bytes(),
+        &[0; 8],
+    ];
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    );
+    let netlink = netlink.expect("a socket");
+    let request = [header.concat(), body].concat();
+    let kernel = NetlinkAddr::new(0, 0);
+    sendto(netlink.as_raw_fd(), &request, &kernel, MsgFlags::empty()).expect("sent");
+    let mut answer = [0; 256];
+    recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("an answer");
+    assert_eq!(answer[16..20], [0; 4], "the kernel took it");
 }
 
 /// A pin says which interface's link it is; interfaces' numbers are used again.
