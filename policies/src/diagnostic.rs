@@ -88,7 +88,7 @@ macro_rules! codes {
         /// The closed list of mistakes that are told apart.
         ///
         /// The first digit pair of the number is the subject: `01` the text, `02`
-        /// policies, `03` what policies are about.
+        /// policies, `03` what policies are about, `04` the configuration of the agent.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
             $($(#[doc = $doc])+ $name,)+
@@ -170,6 +170,8 @@ codes! {
     Address = "CD0301",
     /// Two workloads, or a workload and a node, have the same address.
     AddressConflict = "CD0302",
+    /// A setting of the agent has no such value.
+    Setting = "CD0401",
 }
 
 impl fmt::Display for Code {

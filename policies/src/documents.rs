@@ -10,10 +10,11 @@
 //! neighbours stay; the result does not depend on the order of files or documents.
 
 mod assemble;
+mod last_good;
 mod metadata;
 mod network_policy;
 mod objects;
-mod reader;
+pub mod reader;
 mod selector;
 mod sources;
 
@@ -32,7 +33,8 @@ use crate::yaml::{self, Failure, FailureKind, Mark, Value};
 use reader::{Fields, Reader, Shown};
 
 pub use assemble::{Assembled, assemble};
-pub use sources::{ReadError, SourceFile, read};
+pub use last_good::{KeptFile, LastGood, Settled, Source};
+pub use sources::{Found, ReadError, SourceFile, find, read};
 
 /// Largest file that is parsed, in bytes.
 pub const MAX_FILE: usize = yaml::MAX_TEXT;

@@ -19,4 +19,4 @@ pub mod inventory;
 pub mod names;
 pub mod oracle;
 pub mod selectors;
-mod yaml;
+pub mod yaml;

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 /// Largest text that is parsed, in bytes.
-pub(crate) const MAX_TEXT: usize = 16 << 20;
+pub const MAX_TEXT: usize = 16 << 20;
 /// Deepest nesting. Schemas in the manifests people keep beside their policies
 /// reach about 60.
 const MAX_DEPTH: usize = 128;
@@ -36,30 +36,38 @@ const MAX_FLOW_MARKS: usize = 1_500_000;
 
 /// A place in the text; both count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Mark {
-    pub(crate) line: u32,
-    pub(crate) column: u32,
+pub struct Mark {
+    /// The line.
+    pub line: u32,
+    /// The column.
+    pub column: u32,
 }
 
 /// A value and where it begins.
 #[derive(Debug, Clone)]
-pub(crate) struct Node<'t> {
-    pub(crate) mark: Mark,
-    pub(crate) value: Value<'t>,
+pub struct Node<'t> {
+    /// Where it begins.
+    pub mark: Mark,
+    /// What it is.
+    pub value: Value<'t>,
 }
 
 /// What a node is.
 #[derive(Debug, Clone)]
-pub(crate) enum Value<'t> {
+pub enum Value<'t> {
+    /// `null`, or nothing at all.
     Null,
+    /// `true` or `false`.
     Bool(bool),
     /// A decimal integer without sign tricks or leading zeros.
     Integer(i64),
+    /// A string.
     Text(Cow<'t, str>),
     /// A plain scalar that some readers take for a boolean or a number.
     Ambiguous(Cow<'t, str>),
     /// A node with a tag this reader does not know; its content is not kept.
     Tagged(String),
+    /// A list.
     List(Vec<Node<'t>>),
     /// Entries in the order of the text, duplicates included.
     Map(Vec<Entry<'t>>),
@@ -67,31 +75,40 @@ pub(crate) enum Value<'t> {
 
 /// A key and its value.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry<'t> {
-    pub(crate) key: Node<'t>,
-    pub(crate) value: Node<'t>,
+pub struct Entry<'t> {
+    /// The key.
+    pub key: Node<'t>,
+    /// The value.
+    pub value: Node<'t>,
 }
 
 /// Why a piece of text is not a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) mark: Mark,
-    pub(crate) kind: FailureKind,
+pub struct Failure {
+    /// Where.
+    pub mark: Mark,
+    /// Why.
+    pub kind: FailureKind,
 }
 
 /// The kinds of [`Failure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum FailureKind {
+pub enum FailureKind {
+    /// It is not YAML; what the parser says.
     Syntax(String),
+    /// It is nested too deeply.
     TooDeep,
+    /// It has too many nodes.
     TooManyNodes,
+    /// An alias names no anchor that ended before it.
     UnknownAlias,
+    /// Anchors and aliases expand to too much.
     AliasesTooLarge,
 }
 
 impl Value<'_> {
     /// The word for this kind of value in messages.
-    pub(crate) fn noun(&self) -> &'static str {
+    pub fn noun(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
@@ -108,7 +125,7 @@ impl Value<'_> {
 /// Parses every document of `text`: each is a tree or the reason why it is none.
 ///
 /// The caller has checked [`MAX_TEXT`].
-pub(crate) fn parse(text: &str) -> Vec<Result<Node<'_>, Failure>> {
+pub fn parse(text: &str) -> Vec<Result<Node<'_>, Failure>> {
     let mut documents = Vec::new();
     for piece in pieces(text) {
         parse_piece(&piece, &mut documents);

@@ -66,6 +66,18 @@ impl SlotPlan {
     /// their names, each with its addresses in order, then nodes.
     #[must_use]
     pub fn assign(inventory: &Inventory) -> Self {
+        Self::default().successor(inventory)
+    }
+
+    /// The plan that follows this one: an address keeps its number, whoever owns it
+    /// now, and a new address gets the lowest number that this plan does not use.
+    ///
+    /// A number that becomes free is therefore not given away at once, but by the
+    /// plan after the next at the earliest: until the table of the next plan has been
+    /// published, and a grace period has gone by, a program may still have it in hand
+    /// for its former address.
+    #[must_use]
+    pub fn successor(&self, inventory: &Inventory) -> Self {
         let workloads = inventory
             .workloads()
             .values()
@@ -74,14 +86,19 @@ impl SlotPlan {
             .nodes()
             .iter()
             .map(|(name, node)| (Owner::Node(name.clone()), node.addresses.as_slice()));
+        let mut used = self.slots.iter().map(|slot| slot.number).peekable();
+        let mut free = (1u32..).filter(|number| {
+            while used.next_if(|used| used < number).is_some() {}
+            used.peek() != Some(number)
+        });
         let mut plan = Self::default();
-        let mut number = 0;
         for (owner, addresses) in workloads.chain(nodes) {
             let mut addresses = addresses.to_vec();
             addresses.sort();
             addresses.dedup();
             for address in addresses {
-                number += 1;
+                let kept = self.of(address).or_else(|| free.next());
+                let number = kept.expect("there are more numbers than addresses");
                 plan.by_address.insert(address, number);
                 plan.slots.push(Slot {
                     number,
@@ -90,6 +107,7 @@ impl SlotPlan {
                 });
             }
         }
+        plan.slots.sort();
         plan
     }
 
@@ -144,6 +162,52 @@ mod tests {
             owner: Owner::Workload(ObjectName::new("x", "a")),
             address: address.parse().unwrap(),
         }
+    }
+
+    fn inventory(pods: &[(&str, &[&str])]) -> Inventory {
+        let mut inventory = Inventory::default();
+        for (name, addresses) in pods {
+            let workload = crate::inventory::Workload {
+                name: ObjectName::new("x", name),
+                labels: crate::selectors::Labels::default(),
+                node: None,
+                host_network: false,
+                finished: false,
+                addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+                ports: Vec::new(),
+            };
+            inventory.set_workload(workload).unwrap();
+        }
+        inventory
+    }
+
+    #[test]
+    fn an_address_keeps_its_number_and_a_freed_one_rests_for_a_table() {
+        let of = |plan: &SlotPlan, address: &str| plan.of(address.parse().unwrap());
+        let first = SlotPlan::assign(&inventory(&[
+            ("a", &["10.0.0.1"]),
+            ("b", &["10.0.0.2"]),
+            ("c", &["10.0.0.3"]),
+        ]));
+        // `b` is gone, and `0` comes before all others in the order of names.
+        let second = first.successor(&inventory(&[
+            ("0", &["10.0.0.4"]),
+            ("a", &["10.0.0.1"]),
+            ("c", &["10.0.0.3"]),
+        ]));
+        assert_eq!(of(&second, "10.0.0.1"), Some(1));
+        assert_eq!(of(&second, "10.0.0.2"), None);
+        assert_eq!(of(&second, "10.0.0.3"), Some(3));
+        assert_eq!(of(&second, "10.0.0.4"), Some(4), "2 rests");
+        let third = second.successor(&inventory(&[
+            ("0", &["10.0.0.4"]),
+            ("d", &["10.0.0.1"]),
+            ("e", &["10.0.0.5"]),
+        ]));
+        assert_eq!(of(&third, "10.0.0.1"), Some(1), "whoever owns it");
+        assert_eq!(of(&third, "10.0.0.5"), Some(2));
+        let owner = third.slots().iter().find(|slot| slot.number == 1).unwrap();
+        assert_eq!(owner.owner, Owner::Workload(ObjectName::new("x", "d")));
     }
 
     #[test]

@@ -21,7 +21,7 @@ const MERGE_KEY: &str = "<<";
 const MAX_FINDINGS: usize = 1000;
 
 /// The findings about one file.
-pub(super) struct Reader {
+pub struct Reader {
     file: Arc<str>,
     diagnostics: Vec<Diagnostic>,
     errors: usize,
@@ -38,17 +38,17 @@ struct Unlisted {
 
 /// The entries of a mapping, by key.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'n, 't> {
+pub struct Fields<'n, 't> {
     /// Where the mapping begins.
-    pub(super) mark: Mark,
+    pub mark: Mark,
     /// The mapping itself.
-    pub(super) node: &'n Node<'t>,
+    pub node: &'n Node<'t>,
     entries: &'n [Entry<'t>],
 }
 
 impl<'n, 't> Fields<'n, 't> {
     /// The value under `key`, unless it is null.
-    pub(super) fn get(&self, key: &str) -> Option<&'n Node<'t>> {
+    pub fn get(&self, key: &str) -> Option<&'n Node<'t>> {
         self.entries
             .iter()
             .find(|entry| matches!(&entry.key.value, Value::Text(text) if text == key))
@@ -57,7 +57,7 @@ impl<'n, 't> Fields<'n, 't> {
     }
 
     /// Where a key stands.
-    pub(super) fn key_mark(&self, key: &str) -> Option<Mark> {
+    pub fn key_mark(&self, key: &str) -> Option<Mark> {
         self.entries
             .iter()
             .find(|entry| matches!(&entry.key.value, Value::Text(text) if text == key))
@@ -66,15 +66,20 @@ impl<'n, 't> Fields<'n, 't> {
 }
 
 /// One string of a string map, with the places of both halves.
-pub(super) struct Pair<'n> {
-    pub(super) key: &'n str,
-    pub(super) key_mark: Mark,
-    pub(super) value: &'n str,
-    pub(super) value_mark: Mark,
+pub struct Pair<'n> {
+    /// The key.
+    pub key: &'n str,
+    /// Where it stands.
+    pub key_mark: Mark,
+    /// The value.
+    pub value: &'n str,
+    /// Where it stands.
+    pub value_mark: Mark,
 }
 
 impl Reader {
-    pub(super) fn new(file: &Arc<str>) -> Self {
+    /// No findings yet about a file of this name.
+    pub fn new(file: &Arc<str>) -> Self {
         Self {
             file: file.clone(),
             diagnostics: Vec::new(),
@@ -84,12 +89,12 @@ impl Reader {
     }
 
     /// Number of errors so far; a document stays if it added none.
-    pub(super) fn errors(&self) -> usize {
+    pub fn errors(&self) -> usize {
         self.errors
     }
 
     /// All findings, in the order of their places, each once.
-    pub(super) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
+    pub fn into_diagnostics(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort();
         self.diagnostics.dedup();
         if let Some(unlisted) = &self.unlisted {
@@ -108,7 +113,8 @@ impl Reader {
         self.diagnostics
     }
 
-    pub(super) fn place(&self, mark: Mark) -> Place {
+    /// A place in this file.
+    pub fn place(&self, mark: Mark) -> Place {
         Place {
             file: self.file.clone(),
             line: mark.line,
@@ -116,11 +122,13 @@ impl Reader {
         }
     }
 
-    pub(super) fn error(&mut self, mark: Mark, code: Code, message: impl Into<String>) {
+    /// Reports an error.
+    pub fn error(&mut self, mark: Mark, code: Code, message: impl Into<String>) {
         self.report(mark, code, Severity::Error, message.into(), None);
     }
 
-    pub(super) fn error_hint(
+    /// Reports an error, and what to do.
+    pub fn error_hint(
         &mut self,
         mark: Mark,
         code: Code,
@@ -136,7 +144,8 @@ impl Reader {
         );
     }
 
-    pub(super) fn warning(
+    /// Reports a warning, and what to do.
+    pub fn warning(
         &mut self,
         mark: Mark,
         code: Code,
@@ -184,11 +193,7 @@ impl Reader {
     }
 
     /// A mapping whose unknown keys are of no concern.
-    pub(super) fn mapping<'n, 't>(
-        &mut self,
-        node: &'n Node<'t>,
-        what: &str,
-    ) -> Option<Fields<'n, 't>> {
+    pub fn mapping<'n, 't>(&mut self, node: &'n Node<'t>, what: &str) -> Option<Fields<'n, 't>> {
         match &node.value {
             Value::Map(entries) => Some(Fields {
                 mark: node.mark,
@@ -203,7 +208,7 @@ impl Reader {
     }
 
     /// A mapping in which keys other than `known` are errors.
-    pub(super) fn strict_mapping<'n, 't>(
+    pub fn strict_mapping<'n, 't>(
         &mut self,
         node: &'n Node<'t>,
         what: &str,
@@ -234,11 +239,7 @@ impl Reader {
     }
 
     /// The entries of a list, none of which may be null.
-    pub(super) fn list<'n, 't>(
-        &mut self,
-        node: &'n Node<'t>,
-        what: &str,
-    ) -> Option<Vec<&'n Node<'t>>> {
+    pub fn list<'n, 't>(&mut self, node: &'n Node<'t>, what: &str) -> Option<Vec<&'n Node<'t>>> {
         let Value::List(items) = &node.value else {
             self.wrong_type(node, what, "a list");
             return None;
@@ -259,7 +260,8 @@ impl Reader {
         Some(items)
     }
 
-    pub(super) fn string<'n>(&mut self, node: &'n Node<'_>, what: &str) -> Option<&'n str> {
+    /// A string.
+    pub fn string<'n>(&mut self, node: &'n Node<'_>, what: &str) -> Option<&'n str> {
         match &node.value {
             Value::Text(text) => Some(text),
             _ => {
@@ -269,7 +271,8 @@ impl Reader {
         }
     }
 
-    pub(super) fn integer(&mut self, node: &Node<'_>, what: &str) -> Option<i64> {
+    /// A whole number.
+    pub fn integer(&mut self, node: &Node<'_>, what: &str) -> Option<i64> {
         match node.value {
             Value::Integer(number) => Some(number),
             _ => {
@@ -279,7 +282,8 @@ impl Reader {
         }
     }
 
-    pub(super) fn boolean(&mut self, node: &Node<'_>, what: &str) -> Option<bool> {
+    /// `true` or `false`.
+    pub fn boolean(&mut self, node: &Node<'_>, what: &str) -> Option<bool> {
         match node.value {
             Value::Bool(value) => Some(value),
             _ => {
@@ -290,11 +294,7 @@ impl Reader {
     }
 
     /// A mapping from strings to strings.
-    pub(super) fn string_map<'n>(
-        &mut self,
-        node: &'n Node<'_>,
-        what: &str,
-    ) -> Option<Vec<Pair<'n>>> {
+    pub fn string_map<'n>(&mut self, node: &'n Node<'_>, what: &str) -> Option<Vec<Pair<'n>>> {
         let fields = self.mapping(node, what)?;
         let mut pairs = Vec::with_capacity(fields.entries.len());
         for entry in fields.entries {
@@ -313,7 +313,7 @@ impl Reader {
     }
 
     /// Reports a name that breaks its rule.
-    pub(super) fn check_name(
+    pub fn check_name(
         &mut self,
         mark: Mark,
         code: Code,
@@ -335,7 +335,8 @@ impl Reader {
         }
     }
 
-    pub(super) fn wrong_type(&mut self, node: &Node<'_>, what: &str, expected: &str) {
+    /// Reports a value of another type than expected.
+    pub fn wrong_type(&mut self, node: &Node<'_>, what: &str, expected: &str) {
         let message = format!("{what} must be {expected}, not {}", node.value.noun());
         match &node.value {
             Value::Ambiguous(text) | Value::Text(text) if expected != "a string" => {
@@ -367,7 +368,7 @@ impl Reader {
 
     /// Reports what YAML itself forbids, or readers disagree about, anywhere below:
     /// keys that come twice, and merge keys.
-    pub(super) fn check_keys(&mut self, node: &Node<'_>) {
+    pub fn check_keys(&mut self, node: &Node<'_>) {
         match &node.value {
             Value::List(items) => items.iter().for_each(|item| self.check_keys(item)),
             Value::Map(entries) => {
@@ -399,7 +400,7 @@ impl Reader {
 }
 
 /// Text of others, fit to print: control characters escaped, length bounded.
-pub(super) struct Shown<'t>(pub(super) &'t str);
+pub struct Shown<'t>(/** The text. */ pub &'t str);
 
 impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

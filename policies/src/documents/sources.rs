@@ -48,50 +48,98 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// The path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Path { path, .. } | Self::TooDeep { path } => path,
+        }
+    }
+}
+
+/// What paths lead to.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The files, in the order of their names.
+    pub files: BTreeSet<PathBuf>,
+    /// The directories that were looked into.
+    pub directories: BTreeSet<PathBuf>,
+    /// What could not be looked at.
+    pub errors: Vec<ReadError>,
+}
+
+/// Finds the files that `paths` name. `enter` is called before a directory is looked
+/// into: whoever watches it from then on misses nothing.
+pub fn find<P: AsRef<Path>>(paths: &[P], mut enter: impl FnMut(&Path)) -> Found {
+    let mut found = Found::default();
+    for path in paths {
+        found.add(path.as_ref(), 0, &mut enter);
+    }
+    found
+}
+
 /// Reads the files that `paths` name.
 ///
 /// # Errors
 /// The first path that cannot be read.
 pub fn read<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<SourceFile>, ReadError> {
-    let mut found = BTreeSet::new();
-    for path in paths {
-        find(path.as_ref(), true, 0, &mut found)?;
+    let found = find(paths, |_| {});
+    if let Some(error) = found.errors.into_iter().next() {
+        return Err(error);
     }
-    found
-        .into_iter()
-        .map(|path| match contents(&path) {
-            Ok(bytes) => Ok(SourceFile { path, bytes }),
-            Err(source) => Err(ReadError::Path { path, source }),
-        })
-        .collect()
+    found.files.into_iter().map(SourceFile::read).collect()
 }
 
-fn find(
-    path: &Path,
-    given: bool,
-    depth: usize,
-    found: &mut BTreeSet<PathBuf>,
-) -> Result<(), ReadError> {
-    let failed = |source| ReadError::Path {
-        path: path.to_owned(),
-        source,
-    };
-    if fs::metadata(path).map_err(failed)?.is_dir() {
-        if depth == MAX_DEPTH {
-            return Err(ReadError::TooDeep {
-                path: path.to_owned(),
-            });
+impl SourceFile {
+    /// Reads one file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(path: PathBuf) -> Result<Self, ReadError> {
+        match contents(&path) {
+            Ok(bytes) => Ok(Self { path, bytes }),
+            Err(source) => Err(ReadError::Path { path, source }),
         }
-        for entry in fs::read_dir(path).map_err(failed)? {
-            let entry = entry.map_err(failed)?.path();
-            if !is_hidden(&entry) && (is_manifest(&entry) || entry.is_dir()) {
-                find(&entry, false, depth + 1, found)?;
-            }
-        }
-    } else if given || is_manifest(path) {
-        found.insert(path.to_owned());
     }
-    Ok(())
+}
+
+impl Found {
+    fn add(&mut self, path: &Path, depth: usize, enter: &mut impl FnMut(&Path)) {
+        if let Err(error) = self.try_add(path, depth, enter) {
+            self.errors.push(error);
+        }
+    }
+
+    fn try_add(
+        &mut self,
+        path: &Path,
+        depth: usize,
+        enter: &mut impl FnMut(&Path),
+    ) -> Result<(), ReadError> {
+        let failed = |source| ReadError::Path {
+            path: path.to_owned(),
+            source,
+        };
+        if fs::metadata(path).map_err(failed)?.is_dir() {
+            if depth == MAX_DEPTH {
+                return Err(ReadError::TooDeep {
+                    path: path.to_owned(),
+                });
+            }
+            enter(path);
+            self.directories.insert(path.to_owned());
+            for entry in fs::read_dir(path).map_err(failed)? {
+                let entry = entry.map_err(failed)?.path();
+                if !is_hidden(&entry) && (is_manifest(&entry) || entry.is_dir()) {
+                    self.add(&entry, depth + 1, enter);
+                }
+            }
+        } else if depth == 0 || is_manifest(path) {
+            self.files.insert(path.to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// Editors and mounted configuration keep copies under names with a dot in front.

@@ -1,0 +1,572 @@
+//! Which version of every document is in force.
+//!
+//! Files are edited by hand, and for a moment or a week one of them is wrong. The
+//! rules by which a mistake stays harmless are here, as a pure function from what
+//! was in force and what the files say now:
+//!
+//! - The last good version of a document that is invalid now stays, and all other
+//!   documents count as they are.
+//! - A file that became empty is invalid, not a deletion: editors and full disks
+//!   leave such files behind.
+//! - While anything is invalid, nothing is withdrawn merely because its document has
+//!   vanished: it may be what the invalid text was meant to say. It gives way to
+//!   documents that are there, when both claim an address.
+//!
+//! The last good version is kept with the text of its file, so that it can be read
+//! again after a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::diagnostic::{Code, Diagnostic, Place, Severity};
+use crate::inventory::Inventory;
+
+use super::{Document, Identity, Kind, Parsed, Rejected, assemble, parse};
+
+/// A file as it was read.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its name in diagnostics.
+    pub file: Arc<str>,
+    /// What is in it.
+    pub text: Arc<[u8]>,
+    /// What that says.
+    pub parsed: Arc<Parsed>,
+}
+
+impl Source {
+    /// Reads a file's text.
+    #[must_use]
+    pub fn new(file: Arc<str>, text: Arc<[u8]>) -> Self {
+        let parsed = Arc::new(parse(&file, &text));
+        Self { file, text, parsed }
+    }
+}
+
+/// A file's text and the documents in it that are the last good ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptFile {
+    /// The file's name.
+    pub file: Arc<str>,
+    /// Its text when those documents were good.
+    pub text: Arc<[u8]>,
+    /// The documents.
+    pub documents: Vec<Identity>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    document: Document,
+    text: Arc<[u8]>,
+}
+
+/// The version of every document that was last in force.
+#[derive(Debug, Clone, Default)]
+pub struct LastGood {
+    kept: BTreeMap<Identity, Kept>,
+}
+
+/// What is to be in force now.
+#[derive(Debug, Clone, Default)]
+pub struct Settled {
+    /// The desired state.
+    pub inventory: Inventory,
+    /// Documents that count as they are now.
+    pub accepted: usize,
+    /// Documents that do not.
+    pub rejected: Vec<Rejected>,
+    /// How many of those have no good version to stay in their place.
+    pub unprecedented: usize,
+    /// All findings, in the order of places.
+    pub diagnostics: Vec<Diagnostic>,
+    /// What to start from the next time.
+    pub last_good: LastGood,
+}
+
+/// Why a kept version stands in for a document.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StandIn {
+    /// The document is invalid.
+    Invalid,
+    /// The document is not there, while others are invalid.
+    Vanished,
+}
+
+impl LastGood {
+    /// Number of documents.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether there are no documents.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// What has to be stored to have these versions again: texts, each once.
+    #[must_use]
+    pub fn files(&self) -> Vec<KeptFile> {
+        let mut files: BTreeMap<(&Arc<str>, &Arc<[u8]>), Vec<Identity>> = BTreeMap::new();
+        for (identity, kept) in &self.kept {
+            let file = &kept.document.place.file;
+            files
+                .entry((file, &kept.text))
+                .or_default()
+                .push(identity.clone());
+        }
+        files
+            .into_iter()
+            .map(|((file, text), documents)| KeptFile {
+                file: file.clone(),
+                text: text.clone(),
+                documents,
+            })
+            .collect()
+    }
+
+    /// Reads stored texts again. Also says which documents are no longer found in
+    /// them, as after a change of what is valid.
+    #[must_use]
+    pub fn restore(files: impl IntoIterator<Item = KeptFile>) -> (Self, Vec<Identity>) {
+        let mut last_good = Self::default();
+        let mut lost = Vec::new();
+        for file in files {
+            let wanted: BTreeSet<Identity> = file.documents.into_iter().collect();
+            let source = Source::new(file.file, file.text);
+            for document in &source.parsed.documents {
+                if wanted.contains(&document.identity) {
+                    last_good.keep(document, &source.text);
+                }
+            }
+            lost.extend(
+                wanted
+                    .into_iter()
+                    .filter(|identity| !last_good.kept.contains_key(identity)),
+            );
+        }
+        (last_good, lost)
+    }
+
+    fn keep(&mut self, document: &Document, text: &Arc<[u8]>) {
+        self.kept
+            .entry(document.identity.clone())
+            .or_insert_with(|| Kept {
+                document: document.clone(),
+                text: text.clone(),
+            });
+    }
+
+    /// What is to be in force, now that the files say this. `unread` are the
+    /// findings about files and directories that could not be read.
+    #[must_use]
+    pub fn settle(&self, sources: &[Source], unread: Vec<Diagnostic>) -> Settled {
+        let mut reading = Reading::new(self, sources, unread);
+        let inventory = reading.agree();
+        let mut last_good = Self::default();
+        for (document, text) in &reading.current {
+            last_good.keep(document, text);
+        }
+        for identity in reading.stand_ins.keys() {
+            if let Some(kept) = self.kept.get(identity) {
+                last_good.keep(&kept.document, &kept.text);
+            }
+        }
+        let unprecedented = reading.unprecedented();
+        reading.diagnostics.sort();
+        reading.diagnostics.dedup();
+        reading.rejected.sort();
+        Settled {
+            inventory,
+            accepted: reading.current.len(),
+            rejected: reading.rejected,
+            unprecedented,
+            diagnostics: reading.diagnostics,
+            last_good,
+        }
+    }
+}
+
+/// Versions on their way to an agreement.
+struct Reading<'a> {
+    before: &'a LastGood,
+    /// Documents as they are now, with the texts of their files.
+    current: Vec<(&'a Document, &'a Arc<[u8]>)>,
+    /// Documents whose kept versions count.
+    stand_ins: BTreeMap<Identity, StandIn>,
+    /// Kept versions that contradict others.
+    given_up: BTreeSet<Identity>,
+    rejected: Vec<Rejected>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(before: &'a LastGood, sources: &'a [Source], unread: Vec<Diagnostic>) -> Self {
+        let mut reading = Self {
+            before,
+            current: Vec::new(),
+            stand_ins: BTreeMap::new(),
+            given_up: BTreeSet::new(),
+            rejected: Vec::new(),
+            diagnostics: Vec::new(),
+        };
+        for diagnostic in unread {
+            reading.rejected.push(Rejected {
+                place: diagnostic.place.clone(),
+                identity: None,
+            });
+            reading.diagnostics.push(diagnostic);
+        }
+        let files: BTreeSet<&str> = (before.kept.values())
+            .map(|kept| kept.document.place.file.as_ref())
+            .collect();
+        for source in sources {
+            let documents = source.parsed.documents.iter();
+            reading
+                .current
+                .extend(documents.map(|document| (document, &source.text)));
+            reading
+                .rejected
+                .extend(source.parsed.rejected.iter().cloned());
+            reading
+                .diagnostics
+                .extend(source.parsed.diagnostics.iter().cloned());
+            if files.contains(source.file.as_ref()) && is_blank(&source.text) {
+                reading.reject_blank(&source.file);
+            }
+        }
+        reading
+    }
+
+    fn reject_blank(&mut self, file: &Arc<str>) {
+        let place = Place {
+            file: file.clone(),
+            line: 1,
+            column: 1,
+        };
+        self.rejected.push(Rejected {
+            place: place.clone(),
+            identity: None,
+        });
+        self.diagnostics.push(Diagnostic {
+            place,
+            code: Code::File,
+            severity: Severity::Error,
+            message: "the file has become empty; what it said before stays in force".to_owned(),
+            hint: Some("remove the file to withdraw its documents".to_owned()),
+        });
+    }
+
+    /// Puts versions together until none contradicts another. Every round takes at
+    /// least one version out, so that there is a last one.
+    fn agree(&mut self) -> Inventory {
+        loop {
+            self.let_kept_stand_in();
+            let current = self.current.iter().map(|(document, _)| *document);
+            let stand_ins = (self.stand_ins.keys())
+                .filter_map(|identity| self.before.kept.get(identity))
+                .map(|kept| &kept.document);
+            let assembled = assemble(current.chain(stand_ins).cloned());
+            let contradicting: BTreeSet<&Identity> = assembled
+                .rejected
+                .iter()
+                .filter_map(|rejected| rejected.identity.as_ref())
+                .collect();
+            if contradicting.is_empty() {
+                self.diagnostics.extend(assembled.diagnostics);
+                return assembled.inventory;
+            }
+            if self.give_up(&contradicting, Some(StandIn::Vanished)) {
+                continue;
+            }
+            let places: BTreeSet<Place> = (self.current.iter())
+                .filter(|(document, _)| contradicting.contains(&document.identity))
+                .map(|(document, _)| document.place.clone())
+                .collect();
+            if places.is_empty() {
+                self.give_up(&contradicting, None);
+                continue;
+            }
+            let of_current = |place: &Place| places.contains(place);
+            let (rejected, diagnostics) = (&assembled.rejected, &assembled.diagnostics);
+            let rejected = rejected.iter().filter(|one| of_current(&one.place));
+            self.rejected.extend(rejected.cloned());
+            let diagnostics = diagnostics.iter().filter(|one| of_current(&one.place));
+            self.diagnostics.extend(diagnostics.cloned());
+            self.current
+                .retain(|(document, _)| !contradicting.contains(&document.identity));
+        }
+    }
+
+    /// Finds the documents whose kept versions count: those that are invalid, and,
+    /// if any is, those that are not there.
+    fn let_kept_stand_in(&mut self) {
+        if self.rejected.is_empty() {
+            return;
+        }
+        let present: BTreeSet<&Identity> = (self.current.iter())
+            .map(|(document, _)| &document.identity)
+            .collect();
+        let invalid: BTreeSet<&Identity> = (self.rejected.iter())
+            .filter_map(|rejected| rejected.identity.as_ref())
+            .collect();
+        self.stand_ins = (self.before.kept.keys())
+            .filter(|identity| !present.contains(identity) && !self.given_up.contains(identity))
+            .map(|identity| {
+                let why = if invalid.contains(identity) {
+                    StandIn::Invalid
+                } else {
+                    StandIn::Vanished
+                };
+                (identity.clone(), why)
+            })
+            .collect();
+    }
+
+    /// Lets no kept version count any more that contradicts others, or only those
+    /// kept for one reason. Whether there were any.
+    fn give_up(&mut self, contradicting: &BTreeSet<&Identity>, only: Option<StandIn>) -> bool {
+        let given_up: Vec<Identity> = (self.stand_ins.iter())
+            .filter(|(identity, why)| {
+                contradicting.contains(identity) && only.is_none_or(|only| **why == only)
+            })
+            .map(|(identity, _)| identity.clone())
+            .collect();
+        let any = !given_up.is_empty();
+        self.given_up.extend(given_up);
+        any
+    }
+
+    /// How many rejected documents have no good version. One that does not say
+    /// which document it is stands for one of its file's that has vanished, if
+    /// there is one left.
+    fn unprecedented(&self) -> usize {
+        let mut vanished: Vec<&Identity> = (self.stand_ins.iter())
+            .filter(|(_, why)| **why == StandIn::Vanished)
+            .map(|(identity, _)| identity)
+            .collect();
+        let mut count = 0;
+        for rejected in &self.rejected {
+            let precedented = match &rejected.identity {
+                Some(identity) => self.before.kept.contains_key(identity),
+                None => {
+                    let found = vanished.iter().position(|identity| {
+                        let file = &self.before.kept[*identity].document.place.file;
+                        lies_in(file, &rejected.place.file)
+                    });
+                    found.map(|index| vanished.swap_remove(index)).is_some()
+                }
+            };
+            count += usize::from(!precedented);
+        }
+        count
+    }
+}
+
+/// Whether a file is `path`, or lies in the directory `path`.
+fn lies_in(file: &str, path: &str) -> bool {
+    file.strip_prefix(path)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || path.ends_with('/'))
+}
+
+/// Whether a text has nothing in it but space, comments and document markers.
+fn is_blank(text: &[u8]) -> bool {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    text.split(|byte| *byte == b'\n').all(|line| {
+        let line = line.trim_ascii();
+        line.is_empty() || line.starts_with(b"#") || line == b"---" || line == b"..."
+    })
+}
+
+impl Kind {
+    /// The kind of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::from_name(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n";
+
+    fn policy(name: &str) -> String {
+        format!("---\n{POLICY}metadata: {{name: {name}}}\nspec: {{podSelector: {{}}}}\n")
+    }
+
+    fn broken(name: &str) -> String {
+        format!("---\n{POLICY}metadata: {{name: {name}}}\nspec: {{podSelektor: {{}}}}\n")
+    }
+
+    fn pod(name: &str, address: &str) -> String {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nstatus: {{podIP: {address}}}\n"
+        )
+    }
+
+    fn source(file: &str, text: &str) -> Source {
+        Source::new(Arc::from(file), Arc::from(text.as_bytes()))
+    }
+
+    fn settle(before: &Settled, files: &[(&str, &str)]) -> Settled {
+        let sources: Vec<Source> = files.iter().map(|(f, t)| source(f, t)).collect();
+        before.last_good.settle(&sources, Vec::new())
+    }
+
+    fn names(settled: &Settled) -> Vec<String> {
+        let policies = settled.inventory.policies().keys();
+        let workloads = settled.inventory.workloads().values();
+        policies
+            .map(|name| name.name.to_string())
+            .chain(workloads.map(|w| format!("{}={:?}", w.name.name, w.addresses)))
+            .collect()
+    }
+
+    #[test]
+    fn the_last_good_version_of_an_invalid_document_stays_and_others_are_new() {
+        let both = format!("{}{}", policy("a"), pod("p", "10.0.0.1"));
+        let good = settle(&Settled::default(), &[("f", &both)]);
+        assert_eq!((good.accepted, good.rejected.len()), (2, 0));
+        let text = format!("{}{}{}", broken("a"), pod("p", "10.0.0.2"), policy("b"));
+        let next = settle(&good, &[("f", &text)]);
+        assert_eq!(names(&next), ["a", "b", "p=[10.0.0.2]"]);
+        assert_eq!((next.accepted, next.rejected.len()), (2, 1));
+        assert_eq!(next.unprecedented, 0);
+        let mended = settle(&next, &[("f", &policy("b"))]);
+        assert_eq!(names(&mended), ["b"]);
+    }
+
+    #[test]
+    fn an_invalid_document_without_a_good_version_is_left_out_and_counted() {
+        let settled = settle(&Settled::default(), &[("f", &broken("a")), ("g", "%")]);
+        assert!(names(&settled).is_empty());
+        assert_eq!((settled.rejected.len(), settled.unprecedented), (2, 2));
+    }
+
+    #[test]
+    fn a_file_that_became_empty_withdraws_nothing_and_one_that_always_was_is_fine() {
+        let good = settle(&Settled::default(), &[("f", &policy("a")), ("g", "# no\n")]);
+        assert!(good.rejected.is_empty());
+        for text in ["", "\n", "---\n# gone\n...\n", "\u{feff}"] {
+            let next = settle(&good, &[("f", text), ("g", "# no\n")]);
+            assert_eq!(names(&next), ["a"], "{text:?}");
+            assert_eq!((next.rejected.len(), next.unprecedented), (1, 0));
+        }
+        let gone = settle(&good, &[("g", "")]);
+        assert!(names(&gone).is_empty());
+        let other = settle(&good, &[("f", "apiVersion: v1\nkind: Secret\n")]);
+        assert!(names(&other).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_withdrawn_while_a_document_is_invalid() {
+        let good = settle(
+            &Settled::default(),
+            &[("f", &policy("a")), ("g", &policy("b"))],
+        );
+        let next = settle(&good, &[("g", &broken("b"))]);
+        assert_eq!(names(&next), ["a", "b"]);
+        let next = settle(&next, &[("g", &policy("b"))]);
+        assert_eq!(names(&next), ["b"]);
+    }
+
+    #[test]
+    fn text_that_is_no_document_stands_for_one_that_has_vanished_from_its_file() {
+        let good = settle(&Settled::default(), &[("f", &policy("a"))]);
+        let next = settle(&good, &[("f", "apiVersion: [")]);
+        assert_eq!(
+            (next.unprecedented, names(&next)),
+            (0, vec!["a".to_owned()])
+        );
+        let two = format!("{}---\n}}\n", "---\napiVersion: [\n");
+        assert_eq!(settle(&good, &[("f", &two)]).unprecedented, 1);
+        assert_eq!(
+            settle(&good, &[("f", &policy("a")), ("g", "apiVersion: [")]).unprecedented,
+            1
+        );
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_withdraws_nothing() {
+        let good = settle(&Settled::default(), &[("/d/f", &policy("a"))]);
+        let unread = |file: &str| Diagnostic {
+            place: Place {
+                file: Arc::from(file),
+                line: 1,
+                column: 1,
+            },
+            code: Code::File,
+            severity: Severity::Error,
+            message: "cannot be read".to_owned(),
+            hint: None,
+        };
+        let next = good.last_good.settle(&[], vec![unread("/d")]);
+        assert_eq!(
+            (next.unprecedented, names(&next)),
+            (0, vec!["a".to_owned()])
+        );
+        let other = good.last_good.settle(&[], vec![unread("/other")]);
+        assert_eq!(
+            (other.unprecedented, names(&other)),
+            (1, vec!["a".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_vanished_document_gives_way_to_one_that_claims_its_address() {
+        let good = settle(
+            &Settled::default(),
+            &[("f", &pod("a", "10.0.0.1")), ("g", &policy("p"))],
+        );
+        let next = settle(&good, &[("f", &pod("b", "10.0.0.1")), ("g", &broken("p"))]);
+        assert_eq!(names(&next), ["p", "b=[10.0.0.1]"]);
+        assert_eq!(next.rejected.len(), 1);
+    }
+
+    #[test]
+    fn a_new_claim_to_an_address_of_a_last_good_version_is_rejected() {
+        let good = settle(&Settled::default(), &[("f", &pod("a", "10.0.0.1"))]);
+        let files = [
+            (
+                "f",
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: {podIP: 10.0.0}\n",
+            ),
+            ("g", &pod("b", "10.0.0.1")),
+        ];
+        let next = settle(&good, &files);
+        assert_eq!(names(&next), ["a=[10.0.0.1]"]);
+        assert_eq!((next.rejected.len(), next.unprecedented), (2, 1));
+    }
+
+    #[test]
+    fn documents_that_contradict_each_other_leave_their_last_good_version() {
+        let good = settle(&Settled::default(), &[("f", &pod("a", "10.0.0.1"))]);
+        let files = [("f", pod("a", "10.0.0.2")), ("g", pod("a", "10.0.0.3"))];
+        let files = files.each_ref().map(|(f, t)| (*f, t.as_str()));
+        let next = settle(&good, &files);
+        assert_eq!(names(&next), ["a=[10.0.0.1]"]);
+        assert_eq!((next.rejected.len(), next.accepted), (2, 0));
+    }
+
+    #[test]
+    fn what_is_stored_is_restored_with_its_places() {
+        let text = format!("{}{}", policy("a"), policy("b"));
+        let good = settle(&Settled::default(), &[("f", &text)]);
+        let half_good = format!("{}{}", broken("a"), policy("b"));
+        let next = settle(&good, &[("f", &half_good)]);
+        let files = next.last_good.files();
+        assert_eq!(files.len(), 2);
+        let (restored, lost) = LastGood::restore(files);
+        assert!(lost.is_empty());
+        let again = restored.settle(&[source("f", &half_good)], Vec::new());
+        assert_eq!(again.inventory, next.inventory);
+        assert_eq!(again.unprecedented, 0);
+        let mut stored = good.last_good.files();
+        stored[0].text = Arc::from(policy("a").as_bytes());
+        let (restored, lost) = LastGood::restore(stored);
+        assert_eq!((restored.len(), lost.len()), (1, 1));
+    }
+}
