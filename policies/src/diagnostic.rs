@@ -172,6 +172,8 @@ codes! {
     AddressConflict = "CD0302",
     /// A setting of the agent has no such value.
     Setting = "CD0401",
+    /// What the documents say is not in force: it does not fit, or the kernel refuses it.
+    NotInForce = "CD0402",
 }
 
 impl fmt::Display for Code {

@@ -108,22 +108,17 @@ impl LastGood {
     /// What has to be stored to have these versions again: texts, each once.
     #[must_use]
     pub fn files(&self) -> Vec<KeptFile> {
-        let mut files: BTreeMap<(&Arc<str>, &Arc<[u8]>), Vec<Identity>> = BTreeMap::new();
+        let mut files = BTreeMap::new();
         for (identity, kept) in &self.kept {
             let file = &kept.document.place.file;
-            files
-                .entry((file, &kept.text))
-                .or_default()
-                .push(identity.clone());
-        }
-        files
-            .into_iter()
-            .map(|((file, text), documents)| KeptFile {
+            let entry = files.entry((file, &kept.text)).or_insert_with(|| KeptFile {
                 file: file.clone(),
-                text: text.clone(),
-                documents,
-            })
-            .collect()
+                text: kept.text.clone(),
+                documents: Vec::new(),
+            });
+            entry.documents.push(identity.clone());
+        }
+        files.into_values().collect()
     }
 
     /// Reads stored texts again. Also says which documents are no longer found in

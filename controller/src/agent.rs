@@ -1,0 +1,203 @@
+//! The agent: one thread that reconciles, and around it what listens.
+
+mod control;
+mod http;
+mod needs;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::Config;
+use crate::names::SharedNames;
+use crate::netlink;
+use crate::protocol::socket_path;
+use crate::reconcile::{Message, Reconciler, Start, chain};
+use crate::sources::{Watches, follow};
+use crate::state::make_directory;
+
+/// How often everything is looked at although nobody said that it changed.
+const LOOK_AROUND: Duration = Duration::from_secs(30);
+
+/// A run directory that is this agent's alone for as long as this value lives.
+struct RunDirectory {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl RunDirectory {
+    fn take(path: &Path) -> Result<Self> {
+        make_directory(path)?;
+        let lock = path.join("agent.lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock)
+            .with_context(|| format!("cannot open {}", lock.display()))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+            anyhow!(
+                "another agent runs with run_dir {}: stop it, or give this one another ({error})",
+                path.display()
+            )
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Listens in place of whatever socket a dead agent left.
+    fn listen(&self) -> Result<UnixListener> {
+        let socket = socket_path(&self.path);
+        let failed = || format!("cannot listen at {}", socket.display());
+        match fs::remove_file(&socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(failed);
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&socket).with_context(failed)?;
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).with_context(failed)?;
+        Ok(listener)
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        // While the lock is held it can only be our own.
+        _ = fs::remove_file(socket_path(&self.path));
+    }
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// When something is missing that it needs, or a part of it fails.
+pub fn run(config: Config, detach: bool) -> Result<()> {
+    needs::check()?;
+    let run_directory = RunDirectory::take(&config.run_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(Arc::new(config), &run_directory, detach))
+}
+
+async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for signals")?;
+    // Before anything is put in force: an address in use should not be found late.
+    let metrics = match config.metrics {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot serve metrics at {address}: set `metrics`"))?,
+        ),
+        None => None,
+    };
+    let watches = Arc::new(Watches::new().context("cannot watch files")?);
+    let (enforced, is_enforced) = watch::channel(false);
+    let (messages, ended) = start_reconciling(Start {
+        config: config.clone(),
+        watches: watches.clone(),
+        names: SharedNames::default(),
+        enforced,
+    })
+    .await?;
+    let mut ended = ended;
+
+    let tell = |message: fn() -> Message| {
+        let messages = messages.clone();
+        // A thread that has ended is noticed below.
+        move || _ = messages.send(message())
+    };
+    let changed = messages.clone();
+    thread::Builder::new()
+        .name("files".to_owned())
+        .spawn(move || {
+            let tell = || changed.send(Message::SourcesChanged).is_ok();
+            if let Err(error) = follow(&watches, tell) {
+                tracing::error!("changes of files are found late from now on: {error}");
+            }
+        })
+        .context("cannot start a thread")?;
+    let moved = tell(|| Message::LinksChanged);
+    tokio::spawn(async move {
+        if let Err(error) = netlink::watch(moved).await {
+            let error = chain(&error);
+            tracing::error!("changes of interfaces are found late from now on: {error}");
+        }
+    });
+    if let Some(listener) = metrics {
+        tokio::spawn(http::serve(listener, messages.clone()));
+    }
+    let listener = run_directory.listen()?;
+    tokio::spawn(control::serve(listener, messages.clone(), is_enforced));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %config.node.name,
+        socket = %socket_path(&config.run_dir).display(),
+        "ready for requests"
+    );
+
+    let mut look_around = interval(LOOK_AROUND);
+    look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look_around.tick().await;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => tell(|| Message::SourcesChanged)(),
+            _ = look_around.tick() => tell(|| Message::LookAround)(),
+            _ = &mut ended => bail!("the reconciling thread has ended"),
+        }
+    }
+    tracing::info!(
+        detach,
+        "stopping; enforcement stays unless it is to be detached"
+    );
+    if messages.send(Message::Stop { detach }).is_ok() {
+        _ = ended.await;
+    }
+    Ok(())
+}
+
+/// Starts the thread that reconciles. The receiver hears when it ends.
+async fn start_reconciling(start: Start) -> Result<(Sender<Message>, oneshot::Receiver<()>)> {
+    let (sender, receiver) = channel();
+    let (started, result) = oneshot::channel();
+    let (ends, ended) = oneshot::channel();
+    thread::Builder::new()
+        .name("reconcile".to_owned())
+        .spawn(move || {
+            // Dropped when the thread ends, however that happens.
+            let _ends: oneshot::Sender<()> = ends;
+            match Reconciler::start(start) {
+                Ok(reconciler) => {
+                    if started.send(Ok(())).is_ok() {
+                        reconciler.run(&receiver);
+                    }
+                }
+                Err(error) => _ = started.send(Err(error)),
+            }
+        })
+        .context("cannot start a thread")?;
+    result
+        .await
+        .map_err(|_| anyhow!("the reconciling thread has ended"))??;
+    Ok((sender, ended))
+}

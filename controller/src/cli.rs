@@ -1,0 +1,253 @@
+//! The command line.
+
+mod endpoint;
+mod text;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::client::{self, ClientError};
+use crate::config::{self, Config, units};
+use crate::protocol::{Reply, Request};
+use crate::{agent, output};
+
+/// Microsegmentation for container networks.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the agent of a node, in the network namespace whose interfaces it manages.
+    Agent(AgentArgs),
+    /// Reads all sources again and returns when they are in force.
+    Sync(SyncArgs),
+    /// Puts workloads' interfaces in force.
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointCommand),
+    /// Says what is in force.
+    Status(StatusArgs),
+    /// Writes the JSON Schemas of what commands print into a directory.
+    #[command(hide = true)]
+    Schemas {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AgentArgs {
+    /// The configuration; every key of it has a default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Prints the configuration with all defaults, and ends.
+    #[arg(long)]
+    print_config: bool,
+    /// Leaves documents out that are invalid and never were good, even when nothing
+    /// is in force yet.
+    #[arg(long)]
+    accept_partial: bool,
+    /// When the agent ends, enforcement ends with it.
+    #[arg(long)]
+    detach: bool,
+    /// How log lines look; they go to standard error. `COFFERDAM_LOG` chooses what is
+    /// logged: `debug`, `warn,cofferdam_controller=info`.
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    log_format: Format,
+}
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Where the agent's control socket is.
+    #[arg(long, value_name = "DIR", default_value = "/run/cofferdam")]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct SyncArgs {
+    /// How long to wait.
+    #[arg(long, value_parser = units::duration, default_value = "5s")]
+    timeout: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Waits until everything is in force, and for the agent to come up.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    wait: Option<WaitFor>,
+    /// How long to wait.
+    #[arg(long, value_parser = units::duration, default_value = "30s", requires = "wait")]
+    timeout: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WaitFor {
+    /// Published, read back and settled.
+    Enforced,
+}
+
+/// Runs the command line. Exit status: 0 yes or done, 1 the answer is no, 2 it could
+/// not be run.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and clap knows where they go.
+            _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match cli.command {
+        Command::Agent(args) => run_agent(&args),
+        Command::Sync(args) => sync(&args),
+        Command::Endpoint(command) => endpoint::run(command),
+        Command::Status(args) => status(&args),
+        Command::Schemas { directory } => schemas(&directory),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("cofferdam: {error:#}");
+            let is_no = matches!(
+                error.downcast_ref(),
+                Some(ClientError::Refused(_) | ClientError::TooLate(_))
+            );
+            ExitCode::from(if is_no { 1 } else { 2 })
+        }
+    }
+}
+
+fn run_agent(args: &AgentArgs) -> Result<bool> {
+    let mut config = match &args.config {
+        None => Config::default(),
+        Some(path) => {
+            let bytes =
+                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            match config::parse(&path.to_string_lossy(), &bytes) {
+                Ok(config) => config,
+                Err(diagnostics) => {
+                    for diagnostic in &diagnostics {
+                        eprintln!("{diagnostic}");
+                    }
+                    bail!("the configuration is not valid");
+                }
+            }
+        }
+    };
+    config.accept_partial |= args.accept_partial;
+    if args.print_config {
+        print(&config.to_string())?;
+        return Ok(true);
+    }
+    start_logging(args.log_format);
+    agent::run(config, args.detach)?;
+    Ok(true)
+}
+
+fn start_logging(format: Format) {
+    use tracing_subscriber::EnvFilter;
+    let filter =
+        EnvFilter::try_from_env("COFFERDAM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match format {
+        Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        Format::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Runs what talks to an agent.
+fn wait<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    Ok(runtime.block_on(work)?)
+}
+
+fn sync(args: &SyncArgs) -> Result<bool> {
+    let reply = wait(client::ask(
+        &args.common.run_dir,
+        Request::Sync,
+        args.timeout,
+    ))?;
+    let Reply::Sync(report) = reply else {
+        bail!("the agent answered something else");
+    };
+    show(args.common.format, &report, text::sync)?;
+    Ok(report.enforced)
+}
+
+fn status(args: &StatusArgs) -> Result<bool> {
+    let run_dir = &args.common.run_dir;
+    let reply = match args.wait {
+        None => {
+            let request = Request::Status {
+                wait_enforced_ms: None,
+            };
+            wait(client::ask(run_dir, request, args.timeout))?
+        }
+        Some(WaitFor::Enforced) => wait(client::wait_enforced(run_dir, args.timeout))?,
+    };
+    let Reply::Status(report) = reply else {
+        bail!("the agent answered something else");
+    };
+    show(args.common.format, &report, text::status)?;
+    Ok(args.wait.is_none() || report.enforced)
+}
+
+fn schemas(directory: &Path) -> Result<bool> {
+    for (name, text) in output::schemas() {
+        let path = directory.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(true)
+}
+
+fn show<T: Serialize>(format: Format, report: &T, text: fn(&T) -> String) -> Result<()> {
+    match format {
+        Format::Json => {
+            let line = serde_json::to_string(report).context("cannot write JSON")?;
+            print(&(line + "\n"))
+        }
+        Format::Text => print(&text(report)),
+    }
+}
+
+/// Prints, and takes a reader that has gone for one that has seen enough.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
+}

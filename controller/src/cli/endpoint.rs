@@ -1,0 +1,202 @@
+//! `cofferdam endpoint`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+
+use super::{Common, show, text, wait};
+use crate::client;
+use crate::config::units;
+use crate::output::EndpointState;
+use crate::protocol::{EndpointSpec, PortSpec, Reply, Request};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EndpointCommand {
+    /// Puts a workload's interface in force, or gives it other labels in place.
+    Add(AddArgs),
+    /// Takes a workload's interfaces out of force.
+    Remove(RemoveArgs),
+    /// Lists all endpoints.
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    /// The workload's network namespace.
+    #[arg(long, value_name = "PATH")]
+    netns: PathBuf,
+    /// Its interface there.
+    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    ifname: String,
+    /// The workload's namespace.
+    #[arg(long)]
+    namespace: String,
+    /// The workload's name.
+    #[arg(long)]
+    name: String,
+    /// A label, `key=value`; a Pod document's labels count instead.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// An address; without any, those on the interface.
+    #[arg(long = "address", value_name = "ADDRESS")]
+    addresses: Vec<IpAddr>,
+    /// A port with a name, `serve=tcp/80`; a Pod document's ports count instead.
+    #[arg(long = "port", value_name = "NAME=PROTOCOL/NUMBER", value_parser = port)]
+    ports: Vec<PortSpec>,
+    /// How long to wait.
+    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    timeout: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RemoveArgs {
+    /// The workload's namespace.
+    #[arg(long)]
+    namespace: String,
+    /// The workload's name.
+    #[arg(long)]
+    name: String,
+    /// Only the endpoint on this interface.
+    #[arg(long, value_name = "NAME")]
+    ifname: Option<String>,
+    /// How long to wait.
+    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    timeout: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// How long to wait.
+    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    timeout: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err("a label is written key=value".to_owned()),
+    }
+}
+
+fn port(text: &str) -> Result<PortSpec, String> {
+    let wrong = || "a port is written name=protocol/number, such as serve=tcp/80".to_owned();
+    let (name, rest) = text.split_once('=').ok_or_else(wrong)?;
+    let (protocol, number) = rest.split_once('/').ok_or_else(wrong)?;
+    if !matches!(protocol, "tcp" | "udp" | "sctp") {
+        return Err(format!("{protocol:?} is none of tcp, udp, sctp"));
+    }
+    Ok(PortSpec {
+        name: name.to_owned(),
+        protocol: protocol.to_uppercase(),
+        number: number.parse().map_err(|_| wrong())?,
+    })
+}
+
+/// The path as the agent can open it: what is ours is another's to it.
+fn for_the_agent(path: &Path) -> Result<PathBuf> {
+    let own = format!("/proc/{}", std::process::id());
+    for prefix in ["/proc/self", "/proc/thread-self"] {
+        if let Ok(rest) = path.strip_prefix(prefix) {
+            return Ok(Path::new(&own).join(rest));
+        }
+    }
+    std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
+}
+
+pub(super) fn run(command: EndpointCommand) -> Result<bool> {
+    match command {
+        EndpointCommand::Add(args) => add(args),
+        EndpointCommand::Remove(args) => remove(args),
+        EndpointCommand::List(args) => list(&args),
+    }
+}
+
+fn add(args: AddArgs) -> Result<bool> {
+    let request = Request::EndpointAdd(EndpointSpec {
+        netns: for_the_agent(&args.netns)?,
+        interface: args.ifname,
+        namespace: args.namespace,
+        name: args.name,
+        labels: args.labels.into_iter().collect(),
+        addresses: args.addresses,
+        ports: args.ports,
+    });
+    let reply = wait(client::ask(&args.common.run_dir, request, args.timeout))?;
+    let Reply::Endpoint(report) = reply else {
+        bail!("the agent answered something else");
+    };
+    show(args.common.format, &report, text::endpoint)?;
+    let is_enforced = report.state == EndpointState::Enforced;
+    if !is_enforced {
+        eprintln!(
+            "cofferdam: {} is {}, not enforced: `cofferdam status` says why",
+            report.id,
+            report.state.as_str()
+        );
+    }
+    Ok(is_enforced)
+}
+
+fn remove(args: RemoveArgs) -> Result<bool> {
+    let request = Request::EndpointRemove {
+        namespace: args.namespace,
+        name: args.name,
+        interface: args.ifname,
+    };
+    let reply = wait(client::ask(&args.common.run_dir, request, args.timeout))?;
+    let Reply::Removed(report) = reply else {
+        bail!("the agent answered something else");
+    };
+    show(args.common.format, &report, text::removed)?;
+    Ok(true)
+}
+
+fn list(args: &ListArgs) -> Result<bool> {
+    let request = Request::EndpointList;
+    let reply = wait(client::ask(&args.common.run_dir, request, args.timeout))?;
+    let Reply::Endpoints(report) = reply else {
+        bail!("the agent answered something else");
+    };
+    show(args.common.format, &report, text::endpoints)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_ports_are_read_as_they_are_documented() {
+        assert_eq!(label("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert!(label("a").is_err());
+        let http = port("serve=tcp/80").unwrap();
+        assert_eq!(
+            (http.name.as_str(), http.protocol.as_str(), http.number),
+            ("serve", "TCP", 80)
+        );
+        for wrong in ["tcp/80", "a=80", "a=tcp/http", "a=icmp/8", "a=tcp/70000"] {
+            assert!(port(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_the_command_becomes_one_that_the_agent_can_open() {
+        let own = for_the_agent(Path::new("/proc/self/ns/net")).unwrap();
+        assert_eq!(
+            own,
+            PathBuf::from(format!("/proc/{}/ns/net", std::process::id()))
+        );
+        assert!(for_the_agent(Path::new("n")).unwrap().is_absolute());
+        let other = Path::new("/run/netns/a");
+        assert_eq!(for_the_agent(other).unwrap(), other);
+    }
+}

@@ -1,0 +1,110 @@
+//! What commands print for people.
+
+use std::fmt::Write as _;
+
+use crate::output::{
+    Diagnostic, EndpointList, EndpointReport, RemoveReport, StatusReport, SyncReport,
+};
+
+fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
+    for diagnostic in diagnostics {
+        line(text, format_args!("{diagnostic}"));
+    }
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("writing to a string");
+}
+
+fn in_force(is_enforced: bool, revision: u64) -> String {
+    match (is_enforced, revision) {
+        (true, _) => format!("revision {revision} is in force and was read back"),
+        (false, 0) => "nothing is in force".to_owned(),
+        (false, _) => format!("the newest state is not in force; revision {revision} is"),
+    }
+}
+
+pub(super) fn sync(report: &SyncReport) -> String {
+    let mut text = String::new();
+    diagnostics(&mut text, &report.diagnostics);
+    line(
+        &mut text,
+        format_args!(
+            "{}; {} documents accepted, {} rejected",
+            in_force(report.enforced, report.revision),
+            report.accepted,
+            report.rejected
+        ),
+    );
+    text
+}
+
+pub(super) fn status(report: &StatusReport) -> String {
+    let mut text = String::new();
+    let put = &mut text;
+    line(
+        put,
+        format_args!("cofferdam {} on Linux {}", report.version, report.kernel),
+    );
+    line(
+        put,
+        format_args!("{}", in_force(report.enforced, report.revision)),
+    );
+    line(
+        put,
+        format_args!(
+            "{} documents accepted, {} rejected; {}",
+            report.accepted,
+            report.rejected,
+            if report.ready { "ready" } else { "not ready" }
+        ),
+    );
+    for endpoint in &report.endpoints {
+        let problem = endpoint.problem.as_deref().unwrap_or_default();
+        line(
+            put,
+            format_args!("{:<10} {} {problem}", endpoint.state.as_str(), endpoint.id),
+        );
+    }
+    for capacity in report.capacity.iter().filter(|one| one.max != 0) {
+        line(
+            put,
+            format_args!(
+                "{:<12} {:>8} of {}",
+                capacity.table, capacity.used, capacity.max
+            ),
+        );
+    }
+    diagnostics(put, &report.diagnostics);
+    text
+}
+
+pub(super) fn endpoint(report: &EndpointReport) -> String {
+    let addresses: Vec<String> = report.addresses.iter().map(ToString::to_string).collect();
+    let labels: Vec<String> = (report.labels.iter())
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    format!(
+        "{:<10} {} {} {} {}\n",
+        report.state.as_str(),
+        report.id,
+        addresses.join(","),
+        report.mac,
+        labels.join(",")
+    )
+}
+
+pub(super) fn endpoints(report: &EndpointList) -> String {
+    report.endpoints.iter().map(endpoint).collect()
+}
+
+pub(super) fn removed(report: &RemoveReport) -> String {
+    if report.removed.is_empty() {
+        return "there was nothing to remove\n".to_owned();
+    }
+    report
+        .removed
+        .iter()
+        .map(|id| format!("removed {id}\n"))
+        .collect()
+}

@@ -1,0 +1,290 @@
+//! An endpoint as the agent remembers it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use cofferdam_policies::inventory::{NamedPort, ObjectName, Protocol, Workload};
+use cofferdam_policies::names;
+use cofferdam_verdict::endpoint::{MAX_ADDRESSES_V4, MAX_ADDRESSES_V6};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::protocol::{EndpointSpec, PortSpec};
+
+/// Most labels of one endpoint.
+const MAX_LABELS: usize = 256;
+/// Most named ports of one endpoint.
+const MAX_PORTS: usize = 256;
+
+/// Which endpoint: a workload's interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EndpointId {
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The workload's name.
+    pub name: String,
+    /// The interface, as the workload calls it.
+    pub interface: String,
+}
+
+impl EndpointId {
+    /// The workload.
+    #[must_use]
+    pub fn workload(&self) -> ObjectName {
+        ObjectName::new(&self.namespace, &self.name)
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.namespace, self.name, self.interface)
+    }
+}
+
+/// Both ends of an endpoint's link. What it was when the endpoint was added is what
+/// it must be for as long as the endpoint is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointLink {
+    /// Path of the workload's network namespace.
+    pub netns: PathBuf,
+    /// Its inode.
+    pub netns_inode: u64,
+    /// Index of the workload's side in there.
+    pub inner_ifindex: u32,
+    /// MAC address of the workload's side.
+    pub mac: [u8; 6],
+    /// Index of the node's side.
+    pub host_ifindex: u32,
+    /// Name of the node's side.
+    pub host_interface: String,
+    /// MAC address of the node's side, which tells it from a later link of the same
+    /// index.
+    pub host_mac: [u8; 6],
+}
+
+/// A workload's interface on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Which one.
+    pub id: EndpointId,
+    /// Its link.
+    pub link: EndpointLink,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels as the caller said.
+    pub labels: BTreeMap<String, String>,
+    /// Its named ports as the caller said.
+    pub ports: Vec<PortSpec>,
+    /// Never repeats on this node.
+    pub incarnation: u32,
+}
+
+/// Why a call cannot be an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SpecError {
+    /// A name breaks its rule.
+    #[error("the {what} {text:?} is not valid: {expected}")]
+    Name {
+        /// Of what.
+        what: &'static str,
+        /// The name.
+        text: String,
+        /// The rule.
+        expected: String,
+    },
+    /// A port without a number.
+    #[error("the port {name:?} has number 0")]
+    PortZero {
+        /// Its name.
+        name: String,
+    },
+    /// A protocol that ports are not given for.
+    #[error("the protocol {protocol:?} is none of TCP, UDP, SCTP")]
+    Protocol {
+        /// The protocol.
+        protocol: String,
+    },
+    /// Something comes too often.
+    #[error("{what} are more than {max}")]
+    TooMany {
+        /// What.
+        what: &'static str,
+        /// How many there may be.
+        max: usize,
+    },
+    /// An address that cannot be one workload's.
+    #[error("{address} cannot be the address of one workload")]
+    Address {
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+/// Checks what a caller says of an endpoint; nothing of it is believed before.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(spec: &EndpointSpec) -> Result<(), SpecError> {
+    let name = |what, text: &str, rule: fn(&str) -> Result<(), names::NameError>| {
+        rule(text).map_err(|expected| SpecError::Name {
+            what,
+            text: text.to_owned(),
+            expected: expected.to_string(),
+        })
+    };
+    name("namespace", &spec.namespace, names::dns_label)?;
+    name("name", &spec.name, names::subdomain)?;
+    interface_name(&spec.interface)?;
+    for (what, count, max) in [
+        ("labels", spec.labels.len(), MAX_LABELS),
+        ("ports", spec.ports.len(), MAX_PORTS),
+    ] {
+        if count > max {
+            return Err(SpecError::TooMany { what, max });
+        }
+    }
+    for (key, value) in &spec.labels {
+        name("label key", key, names::label_key)?;
+        name("label value", value, names::label_value)?;
+    }
+    for port in &spec.ports {
+        name("port name", &port.name, names::port_name)?;
+        if Protocol::from_name(&port.protocol).is_none() {
+            return Err(SpecError::Protocol {
+                protocol: port.protocol.clone(),
+            });
+        }
+        if port.number == 0 {
+            return Err(SpecError::PortZero {
+                name: port.name.clone(),
+            });
+        }
+    }
+    check_addresses(&spec.addresses)
+}
+
+/// Checks the addresses of one endpoint.
+///
+/// # Errors
+/// One that no workload can have, or too many.
+pub fn check_addresses(addresses: &[IpAddr]) -> Result<(), SpecError> {
+    let wrong = |address: &&IpAddr| {
+        let special = match address {
+            IpAddr::V4(v4) => v4.is_broadcast() || v4.octets()[0] == 0,
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some(),
+        };
+        special || address.is_unspecified() || address.is_loopback() || address.is_multicast()
+    };
+    if let Some(address) = addresses.iter().find(wrong) {
+        return Err(SpecError::Address { address: *address });
+    }
+    let v4 = addresses.iter().filter(|address| address.is_ipv4()).count();
+    for (what, count, max) in [
+        ("IPv4 addresses", v4, MAX_ADDRESSES_V4),
+        ("IPv6 addresses", addresses.len() - v4, MAX_ADDRESSES_V6),
+    ] {
+        if count > max {
+            return Err(SpecError::TooMany { what, max });
+        }
+    }
+    Ok(())
+}
+
+/// Names of interfaces are the kernel's: at most 15 bytes, no slash, no space.
+fn interface_name(text: &str) -> Result<(), SpecError> {
+    let valid = (1..16).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':'));
+    if valid {
+        return Ok(());
+    }
+    Err(SpecError::Name {
+        what: "interface",
+        text: text.to_owned(),
+        expected: "1 to 15 characters, no space, slash or colon".to_owned(),
+    })
+}
+
+impl Endpoint {
+    /// The workload as the caller described it, with this endpoint's addresses.
+    #[must_use]
+    pub fn workload(&self, node: &str) -> Workload {
+        let mut ports: Vec<NamedPort> = (self.ports.iter())
+            .filter_map(|port| {
+                Some(NamedPort {
+                    name: port.name.as_str().into(),
+                    protocol: Protocol::from_name(&port.protocol)?,
+                    number: port.number,
+                })
+            })
+            .collect();
+        ports.sort();
+        ports.dedup();
+        Workload {
+            name: self.id.workload(),
+            labels: self.labels.iter().collect(),
+            node: Some(node.into()),
+            host_network: false,
+            finished: false,
+            addresses: self.addresses.clone(),
+            ports,
+        }
+    }
+
+    /// The MAC as people write it.
+    #[must_use]
+    pub fn mac_text(&self) -> String {
+        let bytes = self.link.mac.map(|byte| format!("{byte:02x}"));
+        bytes.join(":")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> EndpointSpec {
+        EndpointSpec {
+            netns: PathBuf::from("/proc/1/ns/net"),
+            interface: "eth0".to_owned(),
+            namespace: "x".to_owned(),
+            name: "a.b".to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
+            addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            ports: vec![PortSpec {
+                name: "serve".to_owned(),
+                protocol: "TCP".to_owned(),
+                number: 80,
+            }],
+        }
+    }
+
+    #[test]
+    fn what_a_caller_says_is_checked() {
+        check(&spec()).unwrap();
+        type Change = fn(&mut EndpointSpec);
+        let wrong: [Change; 12] = [
+            |spec| spec.namespace = "../x".to_owned(),
+            |spec| spec.name = "a\nb".to_owned(),
+            |spec| spec.interface = "a/b".to_owned(),
+            |spec| spec.interface = "sixteen-letters-".to_owned(),
+            |spec| drop(spec.labels.insert("a b".to_owned(), String::new())),
+            |spec| drop(spec.labels.insert("a".to_owned(), "\u{430}".to_owned())),
+            |spec| spec.ports[0].number = 0,
+            |spec| spec.ports[0].protocol = "tcp".to_owned(),
+            |spec| spec.ports[0].name = "no name".to_owned(),
+            |spec| spec.addresses = vec!["127.0.0.1".parse().unwrap()],
+            |spec| spec.addresses = vec!["::ffff:10.0.0.1".parse().unwrap()],
+            |spec| spec.addresses = (1..=9).map(|n| IpAddr::from([10, 0, 0, n])).collect(),
+        ];
+        for (index, change) in wrong.into_iter().enumerate() {
+            let mut spec = spec();
+            change(&mut spec);
+            assert!(check(&spec).is_err(), "{index}");
+        }
+    }
+}

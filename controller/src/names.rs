@@ -1,0 +1,96 @@
+//! What the numbers in reported packets stood for when the packet was judged.
+//!
+//! A packet is reported by slots and a rule number of the table that decided. The
+//! tables of the last few revisions are therefore remembered here by name, for
+//! records are read a moment later, when the next table may be in force.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cofferdam_policies::compiler::{Compiled, RuleTable, SlotPlan};
+use cofferdam_policies::inventory::{Inventory, Owner};
+use cofferdam_policies::selectors::Labels;
+
+/// Revisions that are remembered.
+const REMEMBERED: usize = 4;
+
+/// Whose slot it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotName {
+    /// The workload or node.
+    pub owner: Owner,
+    /// The workload's labels.
+    pub labels: Labels,
+}
+
+/// The names of one revision.
+#[derive(Debug)]
+pub struct Names {
+    /// The revision.
+    pub revision: u64,
+    slots: HashMap<u32, SlotName>,
+    /// Its rules.
+    pub rules: RuleTable,
+}
+
+impl Names {
+    /// The names of a table that was made of these.
+    #[must_use]
+    pub fn new(revision: u64, inventory: &Inventory, plan: &SlotPlan, compiled: &Compiled) -> Self {
+        let slots = plan.slots().iter().map(|slot| {
+            let labels = match &slot.owner {
+                Owner::Workload(name) => inventory.workloads().get(name),
+                Owner::Node(_) => None,
+            };
+            let name = SlotName {
+                owner: slot.owner.clone(),
+                labels: labels.map(|one| one.labels.clone()).unwrap_or_default(),
+            };
+            (slot.number, name)
+        });
+        Self {
+            revision,
+            slots: slots.collect(),
+            rules: compiled.rules.clone(),
+        }
+    }
+
+    /// Whose slot it is; none for outside addresses.
+    #[must_use]
+    pub fn slot(&self, number: u32) -> Option<&SlotName> {
+        self.slots.get(&number)
+    }
+}
+
+/// The names of the last revisions, shared with whoever reads records.
+#[derive(Debug, Clone, Default)]
+pub struct SharedNames(Arc<Mutex<VecDeque<Arc<Names>>>>);
+
+impl SharedNames {
+    /// Adds the names of the next revision.
+    pub fn add(&self, names: Arc<Names>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push_back(names);
+        while all.len() > REMEMBERED {
+            all.pop_front();
+        }
+    }
+
+    /// The names of the revision with this low word.
+    #[must_use]
+    pub fn of(&self, revision_low: u32) -> Option<Arc<Names>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = all
+            .iter()
+            .rev()
+            .find(|names| names.revision as u32 == revision_low);
+        found.cloned()
+    }
+
+    /// The newest names.
+    #[must_use]
+    pub fn newest(&self) -> Option<Arc<Names>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.back().cloned()
+    }
+}

@@ -1,0 +1,399 @@
+//! What the kernel says of interfaces and addresses.
+//!
+//! Requests are made by the thread that reconciles, and block it: what they answer
+//! is the state at that moment, never one that was overtaken by an endpoint added
+//! meanwhile. News come to the rest of the agent over [`watch`] and only say that it
+//! is time to ask.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+
+/// The namespace of the calling thread; `/proc/self` would be the main thread's.
+const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
+
+/// Why the kernel could not be asked, or an interface is none to be managed.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// A netlink socket, or the runtime around it, cannot be opened.
+    #[error("cannot talk netlink")]
+    Socket {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A request was refused.
+    #[error("cannot {what}")]
+    Request {
+        /// What was asked.
+        what: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// A path is no network namespace.
+    #[error("cannot enter the network namespace {}", path.display())]
+    Namespace {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The workload's namespace is the agent's own.
+    #[error("{} is the network namespace of the agent itself, not of a workload", path.display())]
+    OwnNamespace {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is no such interface.
+    #[error("there is no interface {interface} in {}", path.display())]
+    NoInterface {
+        /// Its name.
+        interface: String,
+        /// The namespace.
+        path: PathBuf,
+    },
+    /// An interface of a kind that is not managed.
+    #[error("the interface {interface} is not one end of a veth pair: only those are managed")]
+    NotVeth {
+        /// Its name.
+        interface: String,
+    },
+    /// The other end is elsewhere.
+    #[error(
+        "the other end of {interface} is not in the network namespace of this agent: start the agent where it is"
+    )]
+    ElsewherePeer {
+        /// Its name.
+        interface: String,
+    },
+}
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address, if it has one of that length.
+    pub mac: Option<[u8; 6]>,
+    /// Whether it is one end of a veth pair.
+    pub is_veth: bool,
+    /// Whether it is a bridge.
+    pub is_bridge: bool,
+    /// The bridge, or the like, that it is a port of.
+    pub controller: u32,
+    /// Index of the other end.
+    pub peer: u32,
+    /// Number of the namespace that the other end is in, as this one numbers them.
+    pub peer_namespace: Option<i32>,
+}
+
+/// All interfaces of the agent's namespace, and their addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// By index.
+    pub by_index: BTreeMap<u32, Interface>,
+    /// Addresses that may be the node's: neither link-local nor loopback.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The workload's side of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inner {
+    /// Inode of the namespace.
+    pub inode: u64,
+    /// The interface.
+    pub interface: Interface,
+    /// Its addresses but link-local ones.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Asks the kernel about the namespace it was opened in.
+pub struct Netlink {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open() -> Result<Self, LinkError> {
+        let socket = |source| LinkError::Socket { source };
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .map_err(socket)?;
+        let handle = runtime.block_on(async {
+            let (connection, handle, _) = new_connection().map_err(socket)?;
+            tokio::spawn(connection);
+            Ok(handle)
+        })?;
+        Ok(Self { runtime, handle })
+    }
+
+    fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// All interfaces and addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn interfaces(&self) -> Result<Interfaces, LinkError> {
+        self.wait(async {
+            let mut links = self.handle.link().get().execute();
+            let mut interfaces = Interfaces::default();
+            while let Some(link) = links.try_next().await.map_err(asking("list interfaces"))? {
+                let interface = interface(&link);
+                interfaces.by_index.insert(interface.ifindex, interface);
+            }
+            interfaces.addresses = addresses(&self.handle, None).await?;
+            Ok(interfaces)
+        })
+    }
+
+    /// How this namespace numbers another.
+    fn number_of(&mut self, namespace: &File) -> Result<Option<i32>, LinkError> {
+        let mut message = NsidMessage::default();
+        let descriptor = namespace.as_raw_fd().unsigned_abs();
+        message.attributes.push(NsidAttribute::Fd(descriptor));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
+        request.header.flags = NLM_F_REQUEST;
+        let answers = self.handle.request(request);
+        let mut answers = answers.map_err(asking("ask for the number of a namespace"))?;
+        let answer = self.runtime.block_on(answers.next());
+        let Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer))) =
+            answer.map(|answer| answer.payload)
+        else {
+            return Ok(None);
+        };
+        Ok(answer
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                NsidAttribute::Id(number) if *number >= 0 => Some(*number),
+                _ => None,
+            }))
+    }
+
+    /// Looks at a workload's interface, and finds the other end of its link among
+    /// `interfaces`, which were listed after the link was made.
+    ///
+    /// # Errors
+    /// When there is no such namespace or interface, or it is not a veth whose
+    /// other end is here.
+    pub fn endpoint(
+        &mut self,
+        path: &Path,
+        name: &str,
+        interfaces: &Interfaces,
+    ) -> Result<(Inner, Interface), LinkError> {
+        let entering = |source| LinkError::Namespace {
+            path: path.to_owned(),
+            source,
+        };
+        let namespace = File::open(path).map_err(entering)?;
+        let inode = namespace.metadata().map_err(entering)?.ino();
+        if inode == own_namespace().map_err(entering)? {
+            return Err(LinkError::OwnNamespace {
+                path: path.to_owned(),
+            });
+        }
+        let inner = look_inside(&namespace, inode, path, name)?;
+        if !inner.interface.is_veth {
+            return Err(LinkError::NotVeth {
+                interface: name.to_owned(),
+            });
+        }
+        // Indexes alone could belong to two links that have nothing to do with each
+        // other: the namespaces decide.
+        let number = self.number_of(&namespace)?;
+        let peer = interfaces
+            .by_index
+            .get(&inner.interface.peer)
+            .filter(|peer| {
+                peer.is_veth
+                    && peer.peer == inner.interface.ifindex
+                    && number.is_some()
+                    && peer.peer_namespace == number
+            });
+        match peer {
+            Some(peer) => Ok((inner, peer.clone())),
+            None => Err(LinkError::ElsewherePeer {
+                interface: name.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Inode of the calling thread's network namespace.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn own_namespace() -> io::Result<u64> {
+    Ok(File::open(OWN_NAMESPACE)?.metadata()?.ino())
+}
+
+/// Looks at an interface from within its namespace, on a thread that ends there.
+fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<Inner, LinkError> {
+    let look = || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| LinkError::Namespace {
+            path: path.to_owned(),
+            source: errno.into(),
+        })?;
+        let netlink = Netlink::open()?;
+        netlink.wait(async {
+            let mut found = None;
+            let mut links = netlink.handle.link().get().execute();
+            while let Some(link) = links.try_next().await.map_err(asking("list interfaces"))? {
+                let link = interface(&link);
+                if link.name == name {
+                    found = Some(link);
+                }
+            }
+            let interface = found.ok_or_else(|| LinkError::NoInterface {
+                interface: name.to_owned(),
+                path: path.to_owned(),
+            })?;
+            let addresses = addresses(&netlink.handle, Some(interface.ifindex)).await?;
+            Ok(Inner {
+                inode,
+                interface,
+                addresses,
+            })
+        })
+    };
+    thread::scope(|scope| match scope.spawn(look).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Vec<IpAddr>, LinkError> {
+    let mut request = handle.address().get();
+    if let Some(ifindex) = of {
+        request = request.set_link_index_filter(ifindex);
+    }
+    let mut answers = request.execute();
+    let mut addresses = Vec::new();
+    while let Some(message) = answers.try_next().await.map_err(asking("list addresses"))? {
+        // The local address is the interface's own where both are there: on a
+        // point-to-point link the other is the neighbour's.
+        let local = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+        let address = local.or_else(|| {
+            message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                })
+        });
+        addresses
+            .extend(address.filter(|address| !is_link_local(address) && !address.is_loopback()));
+    }
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Whether an address means something on one link only. The programs know the one
+/// that follows from a MAC address by themselves.
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+fn interface(link: &LinkMessage) -> Interface {
+    let mut interface = Interface {
+        ifindex: link.header.index,
+        name: String::new(),
+        mac: None,
+        is_veth: false,
+        is_bridge: false,
+        controller: 0,
+        peer: 0,
+        peer_namespace: None,
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Address(mac) => interface.mac = mac.as_slice().try_into().ok(),
+            LinkAttribute::Controller(index) => interface.controller = *index,
+            LinkAttribute::Link(index) => interface.peer = *index,
+            LinkAttribute::LinkNetNsId(number) => interface.peer_namespace = Some(*number),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(InfoKind::Veth) => interface.is_veth = true,
+                        LinkInfo::Kind(InfoKind::Bridge) => interface.is_bridge = true,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    interface
+}
+
+fn asking(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> LinkError {
+    move |source| LinkError::Request { what, source }
+}
+
+/// Calls `news` whenever interfaces or addresses of the calling thread's namespace
+/// have changed, or may have: a socket that could not keep up is opened anew.
+///
+/// # Errors
+/// When the socket cannot be opened, or the kernel ends it.
+pub async fn watch(mut news: impl FnMut()) -> Result<(), LinkError> {
+    loop {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
+        let (connection, _handle, mut messages) =
+            new_multicast_connection(&groups).map_err(|source| LinkError::Socket { source })?;
+        let connection = tokio::spawn(connection);
+        // Whatever happened while nobody listened.
+        news();
+        while let Ok((message, _)) = messages.recv().await {
+            if matches!(message.payload, NetlinkPayload::Overrun(_)) {
+                break;
+            }
+            news();
+        }
+        connection.abort();
+    }
+}

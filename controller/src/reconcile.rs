@@ -1,0 +1,453 @@
+//! The loop towards the desired state.
+//!
+//! One thread owns the kernel side and everything that is known; all others talk to
+//! it by [`Message`]s. Whatever has arrived when it turns to its messages is dealt
+//! with at once, so that many changes become one table.
+//!
+//! Invariant: whoever is answered "enforced" was so after a table that knows the
+//! request was published and read back.
+
+mod documents;
+mod endpoints;
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::{oneshot, watch};
+
+use crate::config::Config;
+use crate::desired::{Desired, desired};
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::force::{Force, PublishError};
+use crate::metrics::Timing;
+use crate::names::SharedNames;
+use crate::netlink::{self, Interfaces, Netlink};
+use crate::output::{EndpointState, RemoveReport, Schema};
+use crate::protocol::{EndpointSpec, Reply, Request};
+use crate::sources::{Sources, Watches};
+use crate::state::{self, Store};
+
+use documents::Documents;
+
+/// What others tell the reconciling thread, or ask it.
+#[derive(Debug)]
+pub enum Message {
+    /// A request of the control socket, other than for flow records.
+    Request(Request, oneshot::Sender<Reply>),
+    /// Files may have changed.
+    SourcesChanged,
+    /// Interfaces or addresses may have changed.
+    LinksChanged,
+    /// Time to look at everything, whether anybody said so or not.
+    LookAround,
+    /// Metrics as text.
+    Metrics(oneshot::Sender<String>),
+    /// Why the agent is not ready; nothing when it is.
+    Readiness(oneshot::Sender<Vec<String>>),
+    /// End.
+    Stop {
+        /// Whether enforcement ends as well.
+        detach: bool,
+    },
+}
+
+/// What the thread is started with.
+pub struct Start {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Where changes of files are heard of.
+    pub watches: Arc<Watches>,
+    /// Names for those who read records.
+    pub names: SharedNames,
+    /// Whether everything is enforced, for those who wait for it.
+    pub enforced: watch::Sender<bool>,
+}
+
+/// An endpoint, and how far it is in force.
+#[derive(Debug)]
+struct Managed {
+    endpoint: Endpoint,
+    state: EndpointState,
+    /// Why it is not enforced.
+    problem: Option<String>,
+    /// Whether it is left out of the table, because with it there is none.
+    is_refused: bool,
+}
+
+/// Everything that is known.
+pub struct Reconciler {
+    config: Arc<Config>,
+    store: Store,
+    boot_id: String,
+    namespace: u64,
+    netlink: Netlink,
+    interfaces: Interfaces,
+    documents: Documents,
+    endpoints: BTreeMap<EndpointId, Managed>,
+    saved_endpoints: Option<state::Endpoints>,
+    next_incarnation: u32,
+    force: Force,
+    warnings: Vec<crate::output::Diagnostic>,
+    /// Why the newest desired state is not in force.
+    problem: Option<String>,
+    verified_at: Option<SystemTime>,
+    tamper_events: u64,
+    timing: Timing,
+    enforced: watch::Sender<bool>,
+}
+
+/// Requests that are answered when everything they asked for has been tried.
+enum Waiting {
+    Sync,
+    Status,
+    Added(EndpointId),
+    Removed(Vec<String>),
+    List,
+    Failed(String),
+}
+
+impl Reconciler {
+    /// Loads the programs, and takes up again what the last agent left.
+    ///
+    /// # Errors
+    /// When the kernel or the file system lacks what is needed.
+    pub fn start(start: Start) -> Result<Self> {
+        let config = start.config;
+        let store = Store::open(&config.state_dir)?;
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context("cannot read the boot id")?
+            .trim()
+            .to_owned();
+        let namespace = netlink::own_namespace().context("cannot look at the own namespace")?;
+        let netlink = Netlink::open()?;
+        let interfaces = netlink.interfaces()?;
+        let remembered = match store.load::<state::Endpoints>(state::ENDPOINTS) {
+            Ok(remembered) => remembered.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!("{}; endpoints must be added again", chain(&error));
+                state::Endpoints::default()
+            }
+        };
+        let force = Force::open(&config, remembered.revision, start.names)
+            .context("cannot set up the kernel side")?;
+        let sources = Sources::new(&config.policies, Some(start.watches));
+        let documents = Documents::start(sources, &store, config.accept_partial);
+        let mut reconciler = Self {
+            config,
+            store,
+            boot_id,
+            namespace,
+            netlink,
+            interfaces,
+            documents,
+            endpoints: BTreeMap::new(),
+            saved_endpoints: None,
+            next_incarnation: remembered.next_incarnation.max(1),
+            force,
+            warnings: Vec::new(),
+            problem: None,
+            verified_at: None,
+            tamper_events: 0,
+            timing: Timing::new()?,
+            enforced: start.enforced,
+        };
+        reconciler.take_up(remembered);
+        reconciler.documents.read();
+        reconciler.converge(&[]);
+        Ok(reconciler)
+    }
+
+    /// Deals with messages until told to stop.
+    pub fn run(mut self, messages: &Receiver<Message>) {
+        self.tell_enforced();
+        loop {
+            let left = self
+                .force
+                .next_chore()
+                .saturating_duration_since(Instant::now());
+            let first = match messages.recv_timeout(left) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.force.do_chores();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            self.force.do_chores();
+            let batch: Vec<Message> = std::iter::once(first).chain(messages.try_iter()).collect();
+            if let Some(detach) = self.deal_with(batch) {
+                self.stop(detach);
+                return;
+            }
+        }
+    }
+
+    /// Deals with what has arrived. Tells whether to detach when it is time to stop.
+    fn deal_with(&mut self, batch: Vec<Message>) -> Option<bool> {
+        let mut waiting = Vec::new();
+        let mut questions = Vec::new();
+        let mut added = Vec::new();
+        let mut stop = None;
+        let (mut sources, mut links, mut is_changed) = (false, false, false);
+        for message in batch {
+            match message {
+                Message::SourcesChanged => sources = true,
+                Message::LinksChanged => links = true,
+                Message::LookAround => {
+                    sources = true;
+                    links = true;
+                }
+                Message::Stop { detach } => stop = Some(detach),
+                Message::Request(request, reply) => match request {
+                    Request::Sync => {
+                        sources = true;
+                        links = true;
+                        waiting.push((Waiting::Sync, reply));
+                    }
+                    Request::Status { .. } => waiting.push((Waiting::Status, reply)),
+                    Request::EndpointList => waiting.push((Waiting::List, reply)),
+                    Request::EndpointAdd(spec) => {
+                        waiting.push((self.take_add(&spec, &mut links, &mut added), reply));
+                        is_changed = true;
+                    }
+                    Request::EndpointRemove {
+                        namespace,
+                        name,
+                        interface,
+                    } => {
+                        let removed = self.remove(&namespace, &name, interface.as_deref());
+                        is_changed |= !removed.is_empty();
+                        waiting.push((Waiting::Removed(removed), reply));
+                    }
+                    Request::Observe { .. } => {
+                        let message = "records are not kept by this thread".to_owned();
+                        waiting.push((Waiting::Failed(message), reply));
+                    }
+                },
+                question => questions.push(question),
+            }
+        }
+        if sources {
+            self.documents.read();
+        }
+        if links {
+            self.look_at_links();
+        }
+        if sources || links || is_changed {
+            self.converge(&added);
+        }
+        for (waiting, reply) in waiting {
+            // Whoever asked may have gone.
+            _ = reply.send(self.answer(waiting));
+        }
+        for question in questions {
+            match question {
+                Message::Metrics(reply) => _ = reply.send(self.metrics()),
+                Message::Readiness(reply) => _ = reply.send(self.obstacles()),
+                _ => {}
+            }
+        }
+        stop
+    }
+
+    fn take_add(
+        &mut self,
+        spec: &EndpointSpec,
+        links: &mut bool,
+        added: &mut Vec<EndpointId>,
+    ) -> Waiting {
+        match self.add(spec) {
+            Ok(id) => {
+                *links = true;
+                added.push(id.clone());
+                Waiting::Added(id)
+            }
+            Err(error) => {
+                let message = format!("{error:#}");
+                tracing::warn!(
+                    namespace = %spec.namespace,
+                    name = %spec.name,
+                    interface = %spec.interface,
+                    "cannot add the endpoint: {message}"
+                );
+                Waiting::Failed(message)
+            }
+        }
+    }
+
+    fn answer(&self, waiting: Waiting) -> Reply {
+        match waiting {
+            Waiting::Sync => Reply::Sync(self.sync_report()),
+            Waiting::Status => Reply::Status(self.status_report()),
+            Waiting::List => Reply::Endpoints(self.endpoint_list()),
+            Waiting::Removed(removed) => Reply::Removed(RemoveReport {
+                schema: Schema,
+                removed,
+            }),
+            Waiting::Added(id) => match self.endpoints.get(&id) {
+                Some(managed) if managed.is_refused => Reply::Failed {
+                    message: managed.problem.clone().unwrap_or_default(),
+                },
+                Some(managed) => Reply::Endpoint(self.endpoint_report(managed)),
+                None => Reply::Failed {
+                    message: format!("the interface of {id} has gone"),
+                },
+            },
+            Waiting::Failed(message) => Reply::Failed { message },
+        }
+    }
+
+    /// Makes the kernel what the desired state says, as far as it can be.
+    fn converge(&mut self, added: &[EndpointId]) {
+        let began = Instant::now();
+        let before = self.force.revision();
+        self.problem = None;
+        if self.documents.is_held() {
+            self.problem = Some(self.documents.why_held());
+        } else {
+            self.publish(added);
+            self.enforce();
+            if self.problem.is_none() {
+                self.documents.save(&self.store);
+            }
+        }
+        self.verify();
+        self.save_endpoints();
+        self.tell_enforced();
+        self.timing.observe(began.elapsed());
+        let after = self.force.revision();
+        if after != before {
+            tracing::info!(
+                revision = after,
+                endpoints = self.endpoints.len(),
+                accepted = self.documents.accepted(),
+                rejected = self.documents.rejected(),
+                milliseconds = began.elapsed().as_millis() as u64,
+                "published"
+            );
+        }
+        if let Some(problem) = &self.problem {
+            tracing::error!("not in force: {problem}");
+        }
+    }
+
+    /// Publishes a table with all endpoints; if there is none with those that are new,
+    /// without those that it fails for.
+    fn publish(&mut self, added: &[EndpointId]) {
+        let all: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
+        let Err(error) = self.publish_with(|_| true) else {
+            self.refuse(&all, None);
+            return;
+        };
+        let refused = |one: &Managed| one.is_refused || added.contains(&one.endpoint.id);
+        if !self.endpoints.values().any(refused) {
+            self.problem = Some(error.to_string());
+            return;
+        }
+        self.refuse(added, Some(&error));
+        if let Err(error) = self.publish_with(|one| !one.is_refused) {
+            self.problem = Some(error.to_string());
+            return;
+        }
+        for id in added {
+            if let Err(error) = self.publish_with(|one| !one.is_refused || one.endpoint.id == *id) {
+                self.refuse(std::slice::from_ref(id), Some(&error));
+            } else {
+                self.refuse(std::slice::from_ref(id), None);
+            }
+        }
+    }
+
+    fn refuse(&mut self, ids: &[EndpointId], why: Option<&PublishError>) {
+        for id in ids {
+            if let Some(managed) = self.endpoints.get_mut(id) {
+                managed.is_refused = why.is_some();
+                managed.problem = why.map(ToString::to_string);
+            }
+        }
+    }
+
+    fn publish_with(&mut self, wanted: impl Fn(&Managed) -> bool) -> Result<(), PublishError> {
+        let endpoints = self.endpoints.values().filter(|one| wanted(one));
+        let desired = desired(
+            self.documents.inventory(),
+            endpoints.map(|one| &one.endpoint),
+            &self.config.node.name,
+            &self.node_addresses(),
+        );
+        let Desired { warnings, .. } = &desired;
+        let warnings = warnings.clone();
+        self.force.publish(desired)?;
+        for warning in &warnings {
+            if !self.warnings.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+        }
+        self.warnings = warnings;
+        Ok(())
+    }
+
+    fn node_addresses(&self) -> Vec<std::net::IpAddr> {
+        let configured = self.config.node.addresses.iter();
+        configured
+            .chain(&self.interfaces.addresses)
+            .copied()
+            .collect()
+    }
+
+    /// Reads back what is in force, and repairs it if somebody has changed it.
+    fn verify(&mut self) {
+        if let Err(mismatch) = self.force.read_back() {
+            self.tamper_events += 1;
+            tracing::error!("{mismatch}: somebody has changed it; it is put there again");
+            let repaired = self.force.repair().map_err(|error| error.to_string());
+            let again = repaired.and_then(|()| {
+                let read = self.force.read_back();
+                read.map_err(|mismatch| mismatch.to_string())
+            });
+            if let Err(error) = again {
+                self.problem = Some(error);
+                return;
+            }
+        }
+        if self.force.revision() != 0 {
+            self.verified_at = Some(SystemTime::now());
+        }
+    }
+
+    /// Whether the newest desired state is in force, for every endpoint.
+    fn is_enforced(&self) -> bool {
+        self.problem.is_none()
+            && self.force.revision() != 0
+            && (self.endpoints.values())
+                .all(|one| one.state == EndpointState::Enforced || one.is_refused)
+    }
+
+    fn tell_enforced(&self) {
+        self.enforced.send_replace(self.is_enforced());
+    }
+
+    fn stop(mut self, detach: bool) {
+        // With the number of the table, which alone is no reason to write.
+        self.saved_endpoints = None;
+        self.save_endpoints();
+        if detach {
+            let ids: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
+            for id in ids {
+                self.take_off(&id);
+            }
+            self.save_endpoints();
+            tracing::info!("nothing is enforced any more");
+        }
+    }
+}
+
+/// An error with everything that caused it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}

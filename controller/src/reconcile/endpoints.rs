@@ -1,0 +1,322 @@
+//! Endpoints: added, given other labels, removed, and found gone.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{Managed, Reconciler, chain};
+use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
+use crate::netlink::{Inner, Interface};
+use crate::output::EndpointState;
+use crate::protocol::EndpointSpec;
+use crate::state;
+
+impl Reconciler {
+    /// Takes in an endpoint, or what is new about one. Until it is in force nothing
+    /// passes there.
+    pub(super) fn add(&mut self, spec: &EndpointSpec) -> Result<EndpointId> {
+        check(spec)?;
+        // Listed now: the link was made before the call.
+        self.look_at_links();
+        let (inner, host) =
+            self.netlink
+                .endpoint(&spec.netns, &spec.interface, &self.interfaces)?;
+        let endpoint = self.describe(spec, &inner, &host)?;
+        self.check_conflicts(&endpoint)?;
+        let id = endpoint.id.clone();
+        match self.endpoints.get_mut(&id) {
+            Some(managed) if managed.endpoint.link == endpoint.link => {
+                let incarnation = managed.endpoint.incarnation;
+                managed.endpoint = Endpoint {
+                    incarnation,
+                    ..endpoint
+                };
+                return Ok(id);
+            }
+            // The workload was made anew, with another link.
+            Some(_) => self.take_off(&id),
+            None => {}
+        }
+        let room = self.config.limits.endpoints as usize;
+        ensure!(
+            self.endpoints.len() < room,
+            "there are {room} endpoints already: raise `limits.endpoints`"
+        );
+        self.close(endpoint)?;
+        Ok(id)
+    }
+
+    fn describe(&self, spec: &EndpointSpec, inner: &Inner, host: &Interface) -> Result<Endpoint> {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        let given = if spec.addresses.is_empty() {
+            &inner.addresses
+        } else {
+            &spec.addresses
+        };
+        for address in given {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        check_addresses(&addresses)?;
+        let interface = &spec.interface;
+        ensure!(
+            !addresses.is_empty(),
+            "{interface} has no address yet: give it one, or say which it will have"
+        );
+        let mac = |interface: &Interface| {
+            let name = interface.name.clone();
+            interface
+                .mac
+                .with_context(|| format!("{name} has no Ethernet address"))
+        };
+        Ok(Endpoint {
+            id: EndpointId {
+                namespace: spec.namespace.clone(),
+                name: spec.name.clone(),
+                interface: interface.clone(),
+            },
+            link: EndpointLink {
+                netns: spec.netns.clone(),
+                netns_inode: inner.inode,
+                inner_ifindex: inner.interface.ifindex,
+                mac: mac(&inner.interface)?,
+                host_ifindex: host.ifindex,
+                host_interface: host.name.clone(),
+                host_mac: mac(host)?,
+            },
+            addresses,
+            labels: spec.labels.clone(),
+            ports: spec.ports.clone(),
+            incarnation: self.next_incarnation,
+        })
+    }
+
+    /// An interface, an address and a name have one endpoint each.
+    fn check_conflicts(&self, endpoint: &Endpoint) -> Result<()> {
+        for other in self.endpoints.values().map(|managed| &managed.endpoint) {
+            if other.id == endpoint.id {
+                continue;
+            }
+            if other.link.host_ifindex == endpoint.link.host_ifindex {
+                bail!(
+                    "this interface is that of {} already: remove it first",
+                    other.id
+                );
+            }
+            let shared = endpoint
+                .addresses
+                .iter()
+                .find(|address| other.addresses.contains(address));
+            if let Some(address) = shared {
+                bail!("address {address} is that of {} already", other.id);
+            }
+        }
+        let node = self.node_addresses();
+        if let Some(address) = endpoint.addresses.iter().find(|one| node.contains(one)) {
+            bail!("address {address} is the node's own");
+        }
+        Ok(())
+    }
+
+    /// Takes in an endpoint of which nothing is in force: first of all nothing passes.
+    fn close(&mut self, endpoint: Endpoint) -> Result<()> {
+        self.force
+            .close(&endpoint.link, endpoint.incarnation)
+            .context("cannot close the interface")?;
+        if let Err(error) = self.force.attach(&endpoint.link) {
+            self.force.remove(endpoint.link.host_ifindex);
+            return Err(error.into());
+        }
+        self.next_incarnation = self.next_incarnation.wrapping_add(1).max(1);
+        tracing::info!(
+            endpoint = %endpoint.id,
+            interface = %endpoint.link.host_interface,
+            "endpoint closed until its verdicts are in force"
+        );
+        self.endpoints.insert(
+            endpoint.id.clone(),
+            Managed {
+                endpoint,
+                state: EndpointState::DenyAll,
+                problem: None,
+                is_refused: false,
+            },
+        );
+        Ok(())
+    }
+
+    /// Removes a workload's endpoints, or the one on one interface. Returns which
+    /// there were.
+    pub(super) fn remove(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        interface: Option<&str>,
+    ) -> Vec<String> {
+        let ids: Vec<EndpointId> = (self.endpoints.keys())
+            .filter(|id| {
+                id.namespace == namespace
+                    && id.name == name
+                    && interface.is_none_or(|interface| id.interface == interface)
+            })
+            .cloned()
+            .collect();
+        for id in &ids {
+            self.take_off(id);
+            tracing::info!(endpoint = %id, "endpoint removed");
+        }
+        ids.iter().map(ToString::to_string).collect()
+    }
+
+    /// Takes an endpoint out of force and off its interface.
+    pub(super) fn take_off(&mut self, id: &EndpointId) {
+        if let Some(managed) = self.endpoints.remove(id) {
+            self.force.remove(managed.endpoint.link.host_ifindex);
+        }
+    }
+
+    /// Lists interfaces and addresses again, and lets go of endpoints whose interface
+    /// is no more.
+    ///
+    /// Only the node's side counts. What a workload does to its own side, moving it to
+    /// a namespace below, say, must not take the firewall off.
+    pub(super) fn look_at_links(&mut self) {
+        match self.netlink.interfaces() {
+            Ok(interfaces) => self.interfaces = interfaces,
+            Err(error) => {
+                tracing::error!("{}; interfaces are taken to be as before", chain(&error));
+                return;
+            }
+        }
+        let gone: Vec<EndpointId> = (self.endpoints.values())
+            .filter(|managed| !self.is_there(&managed.endpoint.link))
+            .map(|managed| managed.endpoint.id.clone())
+            .collect();
+        for id in gone {
+            self.take_off(&id);
+            tracing::info!(endpoint = %id, "endpoint removed: its interface has gone");
+        }
+        for managed in self.endpoints.values_mut() {
+            let link = &mut managed.endpoint.link;
+            if let Some(interface) = self.interfaces.by_index.get(&link.host_ifindex) {
+                link.host_interface.clone_from(&interface.name);
+            }
+        }
+    }
+
+    fn is_there(&self, link: &EndpointLink) -> bool {
+        (self.interfaces.by_index)
+            .get(&link.host_ifindex)
+            .is_some_and(|interface| {
+                interface.mac == Some(link.host_mac) || interface.peer == link.inner_ifindex
+            })
+    }
+
+    /// Takes up the endpoints of the last agent whose links are still what they were.
+    pub(super) fn take_up(&mut self, remembered: state::Endpoints) {
+        let is_same_start =
+            remembered.boot_id == self.boot_id && remembered.namespace == self.namespace;
+        for endpoint in remembered.endpoints {
+            let id = endpoint.id.clone();
+            let link = &endpoint.link;
+            let interface = self.interfaces.by_index.get(&link.host_ifindex);
+            let is_same = interface
+                .is_some_and(|interface| interface.is_veth && interface.mac == Some(link.host_mac));
+            if !is_same_start || !is_same {
+                tracing::info!(endpoint = %id, "endpoint forgotten: its interface has gone");
+                continue;
+            }
+            if let Err(error) = self.close(endpoint) {
+                tracing::error!(endpoint = %id, "cannot take up the endpoint: {error:#}");
+            }
+        }
+    }
+
+    /// Lets every endpoint's traffic pass as the table in force says.
+    pub(super) fn enforce(&mut self) {
+        let ids: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
+        for id in ids {
+            let bridge = self.bridge(&id);
+            let Some(managed) = self.endpoints.get_mut(&id) else {
+                continue;
+            };
+            if managed.is_refused {
+                managed.state = EndpointState::DenyAll;
+                continue;
+            }
+            let endpoint = &managed.endpoint;
+            let attached = self.force.attach(&endpoint.link);
+            let in_force = self.force.enforce(
+                &endpoint.link,
+                endpoint.incarnation,
+                &endpoint.addresses,
+                bridge,
+            );
+            (managed.state, managed.problem) = match (attached, in_force) {
+                (Err(error), _) => (EndpointState::Unmanaged, Some(error.to_string())),
+                (Ok(()), Ok(true)) => (EndpointState::Enforced, None),
+                (Ok(()), Ok(false)) => (
+                    EndpointState::DenyAll,
+                    Some("the table in force does not know its addresses".to_owned()),
+                ),
+                (Ok(()), Err(error)) => (EndpointState::DenyAll, Some(error.to_string())),
+            };
+        }
+    }
+
+    /// The bridge that may route an endpoint's packets up: none of its other ports
+    /// could lend them an address.
+    fn bridge(&self, id: &EndpointId) -> u32 {
+        let Some(managed) = self.endpoints.get(id) else {
+            return 0;
+        };
+        let own = managed.endpoint.link.host_ifindex;
+        let by_index = &self.interfaces.by_index;
+        let controller = by_index
+            .get(&own)
+            .map_or(0, |interface| interface.controller);
+        if !by_index.get(&controller).is_some_and(|one| one.is_bridge) {
+            return 0;
+        }
+        let is_managed = |ifindex: u32| {
+            self.endpoints
+                .values()
+                .any(|managed| managed.endpoint.link.host_ifindex == ifindex)
+        };
+        let others = by_index
+            .values()
+            .filter(|port| port.controller == controller && port.ifindex != own);
+        if others.into_iter().all(|port| is_managed(port.ifindex)) {
+            controller
+        } else {
+            0
+        }
+    }
+
+    /// Remembers the endpoints for the next start.
+    pub(super) fn save_endpoints(&mut self) {
+        let endpoints = state::Endpoints {
+            boot_id: self.boot_id.clone(),
+            namespace: self.namespace,
+            next_incarnation: self.next_incarnation,
+            revision: self.force.revision(),
+            endpoints: (self.endpoints.values())
+                .map(|managed| managed.endpoint.clone())
+                .collect(),
+        };
+        if self.saved_endpoints.as_ref().is_some_and(|saved| {
+            saved.next_incarnation == endpoints.next_incarnation
+                && saved.endpoints == endpoints.endpoints
+        }) {
+            return;
+        }
+        match self.store.save(state::ENDPOINTS, &endpoints) {
+            Ok(()) => self.saved_endpoints = Some(endpoints),
+            Err(error) => tracing::error!(
+                "{}; after a restart, endpoints must be added again",
+                chain(&error)
+            ),
+        }
+    }
+}

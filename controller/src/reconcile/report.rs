@@ -1,0 +1,224 @@
+//! What is known, as others are told it.
+
+use std::collections::BTreeMap;
+
+use cofferdam_dataplane::KernelError;
+use cofferdam_policies::diagnostic::Code;
+use cofferdam_verdict::counter::Counter;
+use cofferdam_verdict::flow::FlowSet;
+use cofferdam_verdict::table::PAGE_BYTES;
+
+use super::{Managed, Reconciler};
+use crate::metrics::{Facts, render};
+use crate::output::{
+    Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
+    Schema, Severity, StatusReport, SyncReport,
+};
+use crate::time;
+
+impl Reconciler {
+    pub(super) fn sync_report(&self) -> SyncReport {
+        SyncReport {
+            schema: Schema,
+            revision: self.force.revision(),
+            enforced: self.is_enforced(),
+            accepted: self.documents.accepted(),
+            rejected: self.documents.rejected(),
+            diagnostics: self.diagnostics(),
+        }
+    }
+
+    pub(super) fn status_report(&self) -> StatusReport {
+        StatusReport {
+            schema: Schema,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: kernel_release(),
+            revision: self.force.revision(),
+            enforced: self.is_enforced(),
+            ready: self.obstacles().is_empty(),
+            verified_at: self.verified_at.map(time::rfc3339),
+            accepted: self.documents.accepted(),
+            rejected: self.documents.rejected(),
+            endpoints: (self.endpoints.values())
+                .map(|managed| EndpointStatus {
+                    id: managed.endpoint.id.to_string(),
+                    state: managed.state,
+                    links: Vec::new(),
+                    flows: (self.force.flows(managed.endpoint.link.host_ifindex)).map(|flows| {
+                        FlowUse {
+                            used: flows.used.into(),
+                            capacity: flows.capacity.into(),
+                        }
+                    }),
+                    problem: managed.problem.clone(),
+                })
+                .collect(),
+            capacity: self.capacity(),
+            memory_bytes: self.memory_bytes(),
+            tamper_events: self.tamper_events,
+            diagnostics: self.diagnostics(),
+        }
+    }
+
+    pub(super) fn endpoint_list(&self) -> EndpointList {
+        EndpointList {
+            schema: Schema,
+            endpoints: (self.endpoints.values())
+                .map(|managed| self.endpoint_report(managed))
+                .collect(),
+        }
+    }
+
+    pub(super) fn endpoint_report(&self, managed: &Managed) -> EndpointReport {
+        let endpoint = &managed.endpoint;
+        let name = endpoint.id.workload();
+        // A document's labels count, where there is one.
+        let workload = self.documents.inventory().workloads().get(&name);
+        let labels = match workload {
+            Some(workload) => (workload.labels.iter())
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
+            None => endpoint.labels.clone(),
+        };
+        EndpointReport {
+            schema: Schema,
+            id: endpoint.id.to_string(),
+            host_ifindex: endpoint.link.host_ifindex,
+            mac: endpoint.mac_text(),
+            addresses: endpoint.addresses.clone(),
+            labels,
+            state: managed.state,
+            revision: self.force.revision(),
+        }
+    }
+
+    /// Findings about documents, then what else is wrong.
+    fn diagnostics(&self) -> Vec<Diagnostic> {
+        let mut diagnostics: Vec<Diagnostic> = self.documents.diagnostics().collect();
+        diagnostics.extend(self.warnings.iter().cloned());
+        let problems = (self.endpoints.values())
+            .filter_map(|managed| Some((managed, managed.problem.as_ref()?)))
+            .map(|(managed, problem)| format!("endpoint {}: {problem}", managed.endpoint.id));
+        for message in self.problem.iter().cloned().chain(problems) {
+            diagnostics.push(Diagnostic {
+                code: Code::NotInForce.as_str().to_owned(),
+                severity: Severity::Error,
+                file: String::new(),
+                line: 0,
+                column: 0,
+                message,
+                hint: None,
+            });
+        }
+        diagnostics
+    }
+
+    /// Why the agent is not ready.
+    pub(super) fn obstacles(&self) -> Vec<String> {
+        let mut obstacles: Vec<String> = self.problem.iter().cloned().collect();
+        let unprecedented = self.documents.unprecedented();
+        if unprecedented > 0 && !self.documents.is_held() {
+            obstacles.push(format!(
+                "{unprecedented} invalid documents are left out, for none of them ever was good"
+            ));
+        }
+        if self.force.revision() == 0 && obstacles.is_empty() {
+            obstacles.push("nothing is in force yet".to_owned());
+        }
+        obstacles
+    }
+
+    fn capacity(&self) -> Vec<Capacity> {
+        let limits = self.config.limits();
+        let mut capacity: Vec<Capacity> = self.force.compiled().map_or_else(Vec::new, |compiled| {
+            let usage = compiled.usage.iter();
+            usage
+                .map(|usage| Capacity {
+                    table: usage.table.to_owned(),
+                    used: usage.used,
+                    max: usage.max.unwrap_or(0),
+                    bytes: usage.bytes,
+                })
+                .collect()
+        });
+        let bytes = |name: &str| {
+            let array = limits.arrays().into_iter().find(|array| array.name == name);
+            array.map_or(0, |array| {
+                u64::from(array.value_bytes) * u64::from(array.entries)
+            })
+        };
+        let map = cofferdam_verdict::capacity::map::ENDPOINTS;
+        capacity.push(Capacity {
+            table: "endpoints".to_owned(),
+            used: self.endpoints.len() as u64,
+            max: limits.endpoints.into(),
+            bytes: bytes(map),
+        });
+        capacity.push(Capacity {
+            table: "addresses".to_owned(),
+            used: self.force.bound() as u64,
+            max: u64::from(limits.slots) - 1,
+            bytes: bytes(cofferdam_verdict::capacity::map::ADDRESSES_V4)
+                + bytes(cofferdam_verdict::capacity::map::ADDRESSES_V6),
+        });
+        capacity
+    }
+
+    /// Bytes of the kernel's maps; while a table is replaced there are two of them.
+    fn memory_bytes(&self) -> u64 {
+        let limits = self.config.limits();
+        let arrays = limits
+            .arrays()
+            .iter()
+            .map(|array| u64::from(array.value_bytes) * u64::from(array.entries))
+            .sum::<u64>();
+        let counters = limits.counters();
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+        let counters = u64::from(counters.value_bytes) * u64::from(counters.entries) * cpus;
+        let flows = u64::from(limits.flow_sets()) * size_of::<FlowSet>() as u64;
+        let partitions = self.endpoints.len() as u64 + 1;
+        arrays
+            + counters
+            + u64::from(limits.table_pages) * PAGE_BYTES as u64
+            + u64::from(limits.ring_bytes())
+            + flows * partitions
+    }
+
+    pub(super) fn metrics(&mut self) -> String {
+        let mut endpoints: BTreeMap<EndpointState, u64> = BTreeMap::new();
+        for managed in self.endpoints.values() {
+            *endpoints.entry(managed.state).or_default() += 1;
+        }
+        let counters: Result<Vec<Counter>, KernelError> = self.force.kernel().counters();
+        let counters = counters.unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            Vec::new()
+        });
+        let facts = Facts {
+            counters: &counters,
+            revision: self.force.revision(),
+            is_enforced: self.is_enforced(),
+            is_ready: self.obstacles().is_empty(),
+            accepted: self.documents.accepted(),
+            rejected: self.documents.rejected(),
+            endpoints: EndpointState::ALL
+                .map(|state| (state, endpoints.get(&state).copied().unwrap_or(0)))
+                .to_vec(),
+            capacity: self.capacity(),
+            memory_bytes: self.memory_bytes(),
+            tamper_events: self.tamper_events,
+        };
+        render(&facts, &self.timing).unwrap_or_else(|error| {
+            tracing::error!("cannot write metrics: {error}");
+            String::new()
+        })
+    }
+}
+
+fn kernel_release() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map_or_else(
+        |_| String::new(),
+        |name| name.release().to_string_lossy().into_owned(),
+    )
+}

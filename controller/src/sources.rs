@@ -1,0 +1,358 @@
+//! The files that say what is to be in force, and what happens to them.
+//!
+//! Everything is read again whenever something may have changed; a file whose bytes
+//! are the same is not parsed again. Directories are watched before they are looked
+//! into, so that nothing is missed in between.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity};
+use cofferdam_policies::documents::{ReadError, Source, SourceFile, find};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+
+/// How long files must be left alone before they are read.
+const QUIET: Duration = Duration::from_millis(20);
+/// How long somebody may go on writing before files are read all the same.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The configured paths, and what was read from them.
+#[derive(Debug)]
+pub struct Sources {
+    paths: Vec<PathBuf>,
+    known: BTreeMap<PathBuf, Source>,
+    watches: Option<Arc<Watches>>,
+}
+
+impl Sources {
+    /// Nothing has been read yet. Without `watches` nobody learns of changes.
+    #[must_use]
+    pub fn new(paths: &[PathBuf], watches: Option<Arc<Watches>>) -> Self {
+        Self {
+            paths: paths.to_vec(),
+            known: BTreeMap::new(),
+            watches,
+        }
+    }
+
+    /// Reads everything: the files, and findings about what cannot be read.
+    pub fn read(&mut self) -> (Vec<Source>, Vec<Diagnostic>) {
+        if let Some(watches) = &self.watches {
+            for path in &self.paths {
+                watches.add_given(path);
+            }
+        }
+        let found = find(&self.paths, |directory| {
+            if let Some(watches) = &self.watches {
+                watches.add(directory, None);
+            }
+        });
+        let mut errors = found.errors;
+        let mut known = BTreeMap::new();
+        for path in found.files {
+            match SourceFile::read(path) {
+                Ok(SourceFile { path, bytes }) => {
+                    let source = match self.known.remove(&path) {
+                        Some(source) if *source.text == *bytes => source,
+                        _ => Source::new(path.to_string_lossy().into(), bytes.into()),
+                    };
+                    known.insert(path, source);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        self.known = known;
+        errors.retain(|error| self.is_given(error.path()) || is_there(error.path()));
+        let unread = errors.iter().map(unread).collect();
+        (self.known.values().cloned().collect(), unread)
+    }
+
+    fn is_given(&self, path: &Path) -> bool {
+        self.paths.iter().any(|given| given == path)
+    }
+}
+
+/// Whether there is something of that name: what is gone was removed while the
+/// directory was being read, which is no mistake.
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+fn unread(error: &ReadError) -> Diagnostic {
+    let reason = std::error::Error::source(error).map(|source| format!(": {source}"));
+    Diagnostic {
+        place: Place {
+            file: error.path().to_string_lossy().into(),
+            line: 1,
+            column: 1,
+        },
+        code: Code::File,
+        severity: Severity::Error,
+        message: format!("{error}{}", reason.unwrap_or_default()),
+        hint: Some("what it said before stays in force".to_owned()),
+    }
+}
+
+/// Directories and files that the kernel tells about.
+#[derive(Debug)]
+pub struct Watches {
+    inotify: Inotify,
+    /// For directories that only lead to given paths, the names of interest.
+    wanted: Mutex<HashMap<WatchDescriptor, Option<HashSet<OsString>>>>,
+}
+
+/// Files that somebody is writing: a directory's watch, and the name there.
+type Writing = HashSet<(WatchDescriptor, Option<OsString>)>;
+
+impl Watches {
+    /// Begins with none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn new() -> io::Result<Self> {
+        let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
+        Ok(Self {
+            inotify: Inotify::init(flags)?,
+            wanted: Mutex::default(),
+        })
+    }
+
+    fn add(&self, path: &Path, name: Option<&OsStr>) {
+        let interest = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVE
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        match self.inotify.add_watch(path, interest) {
+            Ok(descriptor) => {
+                let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+                let names = wanted
+                    .entry(descriptor)
+                    .or_insert_with(|| Some(HashSet::new()));
+                match (name, names) {
+                    (Some(name), Some(names)) => _ = names.insert(name.to_owned()),
+                    (None, names) => *names = None,
+                    (Some(_), None) => {}
+                }
+            }
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            // The slow rescan finds changes all the same.
+            Err(error) => tracing::warn!(
+                path = %path.display(),
+                "cannot watch for changes: {error}; they are found within half a minute"
+            ),
+        }
+    }
+
+    /// Watches a given path, and whatever is there of the way to it, for it may be
+    /// made or replaced.
+    fn add_given(&self, path: &Path) {
+        if path.is_file() {
+            self.add(path, None);
+        }
+        let mut name = path.file_name();
+        let mut parent = path.parent();
+        while let Some(directory) = parent {
+            let directory = if directory.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                directory
+            };
+            if directory.is_dir() {
+                self.add(directory, name);
+                return;
+            }
+            name = directory.file_name();
+            parent = directory.parent();
+        }
+    }
+
+    /// Whether an event is about something that is read.
+    fn is_wanted(&self, event: &InotifyEvent) -> bool {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+            wanted.remove(&event.wd);
+            return true;
+        }
+        match wanted.get(&event.wd) {
+            Some(Some(names)) => event.name.as_ref().is_none_or(|name| names.contains(name)),
+            Some(None) | None => true,
+        }
+    }
+}
+
+/// Calls `changed` when files have changed and are left alone again, until it says
+/// that nobody listens any more.
+///
+/// # Errors
+/// When the kernel does not tell any more.
+pub fn follow(watches: &Watches, mut changed: impl FnMut() -> bool) -> io::Result<()> {
+    let mut writing = HashSet::new();
+    loop {
+        if !take(watches, None, &mut writing)? {
+            continue;
+        }
+        let last = Instant::now() + PATIENCE;
+        loop {
+            let quiet = if writing.is_empty() {
+                (Instant::now() + QUIET).min(last)
+            } else {
+                last
+            };
+            if !wait(watches, Some(quiet))? {
+                break;
+            }
+            take(watches, Some(quiet), &mut writing)?;
+        }
+        writing.clear();
+        if !changed() {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for events; `false` when the time is over.
+fn wait(watches: &Watches, until: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let timeout = match until {
+            None => PollTimeout::NONE,
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut descriptors = [PollFd::new(watches.inotify.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut descriptors, timeout) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits for events and notes who is in the middle of writing. Whether any was
+/// about something that is read.
+fn take(watches: &Watches, until: Option<Instant>, writing: &mut Writing) -> io::Result<bool> {
+    if !wait(watches, until)? {
+        return Ok(false);
+    }
+    let events = match watches.inotify.read_events() {
+        Ok(events) => events,
+        Err(Errno::EAGAIN) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let mut any = false;
+    for event in events {
+        if !watches.is_wanted(&event) {
+            continue;
+        }
+        any = true;
+        let mask = event.mask;
+        let begins = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE;
+        let ends = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVE
+            | AddWatchFlags::IN_IGNORED;
+        let file = (event.wd, event.name);
+        if mask.intersects(ends) {
+            writing.remove(&file);
+        } else if mask.intersects(begins) && !mask.contains(AddWatchFlags::IN_ISDIR) {
+            writing.insert(file);
+        }
+    }
+    Ok(any)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn directory() -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cofferdam-sources-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_file_with_the_same_bytes_is_not_parsed_again() {
+        let directory = directory();
+        fs::write(directory.join("a.yaml"), "kind: x").unwrap();
+        let mut sources = Sources::new(std::slice::from_ref(&directory), None);
+        let (first, unread) = sources.read();
+        assert!(unread.is_empty());
+        let (again, _) = sources.read();
+        assert!(Arc::ptr_eq(&first[0].parsed, &again[0].parsed));
+        fs::write(directory.join("a.yaml"), "kind: y").unwrap();
+        let (changed, _) = sources.read();
+        assert!(!Arc::ptr_eq(&first[0].parsed, &changed[0].parsed));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_given_path_that_is_missing_is_a_finding_and_a_link_to_nowhere_too() {
+        let directory = directory();
+        std::os::unix::fs::symlink("nowhere", directory.join("a.yaml")).unwrap();
+        let missing = directory.join("missing");
+        let mut sources = Sources::new(&[directory.clone(), missing.clone()], None);
+        let (files, unread) = sources.read();
+        assert!(files.is_empty());
+        let mut places: Vec<String> = unread.iter().map(|one| one.place.to_string()).collect();
+        places.sort();
+        assert_eq!(
+            places,
+            [
+                format!("{}:1:1", directory.join("a.yaml").display()),
+                format!("{}:1:1", missing.display()),
+            ]
+        );
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// Whether [`follow`] hears of a change.
+    fn follows(directory: &Path, paths: &[PathBuf], change: impl FnOnce(&Path)) -> bool {
+        let watches = Arc::new(Watches::new().unwrap());
+        let mut sources = Sources::new(paths, Some(watches.clone()));
+        sources.read();
+        let (told, heard) = std::sync::mpsc::channel();
+        // It ends with the test program where there is nothing to hear.
+        std::thread::spawn(move || follow(&watches, || told.send(()).is_ok()));
+        change(directory);
+        heard.recv_timeout(Duration::from_millis(500)).is_ok()
+    }
+
+    #[test]
+    fn what_happens_to_files_is_heard_of_and_what_happens_beside_them_is_not() {
+        let directory = directory();
+        let inner = directory.join("p");
+        fs::create_dir_all(inner.join("q")).unwrap();
+        let paths = [inner.clone(), directory.join("one.yaml")];
+        let heard = |change: &dyn Fn(&Path)| follows(&directory, &paths, change);
+        assert!(heard(&|d| fs::write(d.join("p/a.yaml"), "x").unwrap()));
+        assert!(heard(&|d| fs::write(d.join("p/q/a.yaml"), "x").unwrap()));
+        assert!(heard(&|d| {
+            fs::write(d.join("beside"), "y").unwrap();
+            fs::rename(d.join("beside"), d.join("p/a.yaml")).unwrap();
+        }));
+        assert!(heard(&|d| fs::remove_file(d.join("p/a.yaml")).unwrap()));
+        assert!(heard(&|d| fs::write(d.join("one.yaml"), "x").unwrap()));
+        assert!(heard(&|d| fs::remove_dir_all(d.join("p")).unwrap()));
+        assert!(heard(&|d| fs::create_dir(d.join("p")).unwrap()));
+        assert!(!heard(&|d| fs::write(d.join("two.yaml"), "x").unwrap()));
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
