@@ -239,10 +239,11 @@ impl Force {
         };
         let is_closed = |endpoint: &Endpoint| endpoint.deny_all;
         if self.endpoints.get(&link.host_ifindex).is_none_or(is_closed)
-            && self.adopt_midstream > Duration::ZERO {
-                let end = Instant::now() + self.adopt_midstream;
-                self.adopting.insert(link.host_ifindex, end);
-            }
+            && self.adopt_midstream > Duration::ZERO
+        {
+            let end = Instant::now() + self.adopt_midstream;
+            self.adopting.insert(link.host_ifindex, end);
+        }
         self.set(Endpoint {
             ifindex: link.host_ifindex,
             mac: link.mac,

@@ -6,6 +6,7 @@
 //! | [`world`] | a node with workloads, of network namespaces |
 //! | [`traffic`] | clients, servers and frames in such a world |
 //! | [`firewall`] | documents compiled and loaded over such a world |
+//! | [`agent`] | a real agent for such a world, and its command line |
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
 //! | [`skip`] | the difference between "passed" and "passed over" |
@@ -13,6 +14,7 @@
 //! Packets, worlds and traffic know nothing of policies, verdicts or BPF;
 //! [`firewall`] and [`ledger`] join them with the crates under test.
 
+pub mod agent;
 pub mod firewall;
 pub mod generate;
 pub mod ledger;

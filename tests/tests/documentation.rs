@@ -2,6 +2,7 @@
 
 use std::{env, fs, path::Path};
 
+use cofferdam_controller::output;
 use cofferdam_verdict::reason::Reason;
 
 /// `docs/reasons.md`, from the one table of reasons.
@@ -35,4 +36,20 @@ fn reasons_are_documented_as_they_are() {
         written == reasons(),
         "docs/reasons.md is out of date: run with COFFERDAM_BLESS=1"
     );
+}
+
+#[test]
+fn schemas_are_those_of_what_commands_print() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
+    for (name, text) in output::schemas() {
+        let path = folder.join(name);
+        if env::var_os("COFFERDAM_BLESS").is_some() {
+            fs::write(&path, &text).expect("the file can be written");
+        }
+        let written = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            written == text,
+            "docs/schemas/{name} is out of date: run with COFFERDAM_BLESS=1"
+        );
+    }
 }

@@ -1,0 +1,401 @@
+//! A real agent as the agent of a world's node, and its command line.
+//!
+//! An [`Agent`] has directories of its own for documents, run files, state and pins,
+//! so that many can run on one machine. It ends with the test, however that ends.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use cofferdam_controller::output::{
+    EndpointList, EndpointReport, FlowRecord, RemoveReport, StatusReport, SyncReport,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
+
+use crate::world::{Namespace, Workload, World};
+
+/// How long an agent may take for anything, on a machine that does other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The `cofferdam` that was built with the running test.
+///
+/// It is the controller's `main` in a binary of this package, because only those are
+/// certain to be there, and of now, when a test runs.
+#[macro_export]
+macro_rules! cofferdam {
+    () => {
+        ::std::path::Path::new(env!("CARGO_BIN_EXE_cofferdam-in-tests"))
+    };
+}
+
+/// An agent's directories, and the agent, when it runs.
+#[derive(Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    directory: PathBuf,
+    namespace: Namespace,
+    /// What the configuration has beside names and directories.
+    settings: String,
+    process: Option<Child>,
+}
+
+impl Agent {
+    /// Prepares an agent for a node; it does not run yet. It is called `n1`.
+    ///
+    /// # Panics
+    ///
+    /// When its directories cannot be made.
+    pub fn new(binary: &Path, world: &World) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cofferdam-agent-{}-{count}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(directory.join("policies")).expect("a directory");
+        let namespace = &world.node().namespace;
+        Self {
+            binary: binary.to_owned(),
+            directory,
+            namespace: namespace.try_clone().expect("a descriptor"),
+            settings: "limits: {endpoints: 32, slots: 8192, table_pages: 32}\n".to_owned(),
+            process: None,
+        }
+    }
+
+    /// Uses these settings instead of small limits; more YAML for the configuration.
+    pub fn settings(mut self, settings: &str) -> Self {
+        self.settings = settings.to_owned();
+        self
+    }
+
+    /// A path in the agent's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Writes the configuration, and returns where.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn write_config(&self) -> PathBuf {
+        let directory = self.directory.display();
+        let pins = self.directory.file_name().expect("it has a name");
+        let text = format!(
+            "node: {{name: n1}}\npolicies: [{directory}/policies]\nrun_dir: {directory}/run\n\
+             state_dir: {directory}/state\nbpffs: /sys/fs/bpf/{}\n{}",
+            pins.display(),
+            self.settings
+        );
+        let path = self.path("config.yaml");
+        fs::write(&path, text).expect("the configuration can be written");
+        path
+    }
+
+    /// Puts a document's file in place, at once.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn document(&self, name: &str, text: &str) {
+        let beside = self.path("beside");
+        fs::write(&beside, text).expect("a file can be written");
+        fs::rename(beside, self.path("policies").join(name)).expect("a file can be renamed");
+    }
+
+    /// Removes a document's file.
+    ///
+    /// # Panics
+    ///
+    /// When it is not there.
+    pub fn remove_document(&self, name: &str) {
+        fs::remove_file(self.path("policies").join(name)).expect("the file is there");
+    }
+
+    /// Starts it; it may not be up yet.
+    ///
+    /// # Panics
+    ///
+    /// When it runs, or cannot be started.
+    pub fn start(&mut self, arguments: &[&str]) {
+        assert!(self.process.is_none(), "the agent runs");
+        let config = self.write_config();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .expect("a log file");
+        let _inside = self.namespace.enter().expect("a namespace");
+        // Killed when this thread ends: a test that is stopped leaves no agent.
+        let process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(&self.binary)
+            .args(["agent", "--config"])
+            .arg(config)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.process = Some(process.expect("the agent can be started"));
+    }
+
+    /// Starts it, and waits until everything is enforced.
+    ///
+    /// # Panics
+    ///
+    /// When that does not come about.
+    pub fn start_enforced(&mut self) -> StatusReport {
+        self.start(&[]);
+        self.wait_enforced()
+    }
+
+    /// Waits until everything is enforced.
+    ///
+    /// # Panics
+    ///
+    /// When that does not come about.
+    pub fn wait_enforced(&self) -> StatusReport {
+        let arguments = ["status", "--wait", "enforced", "--timeout", "30s"];
+        let status: StatusReport = self.json(&arguments);
+        assert!(status.enforced, "{status:?}\n{}", self.log());
+        status
+    }
+
+    /// Waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn wait_up(&self) -> StatusReport {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = self.cli(&["status", "--format", "json"]);
+            if output.status.success() {
+                return serde_json::from_slice(&output.stdout).expect("a status");
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no answer: {output:?}\n{}",
+                self.log()
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until the status is as it should be.
+    ///
+    /// # Panics
+    ///
+    /// When that does not come about.
+    pub fn wait_until(&self, what: &str, is_so: impl Fn(&StatusReport) -> bool) -> StatusReport {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if is_so(&status) {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not {what}: {status:?}\n{}",
+                self.log()
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// What the command line says, in a run of its own.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be run.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments);
+        if arguments.first() != Some(&"agent") {
+            command.arg("--run-dir").arg(self.path("run"));
+        }
+        command.output().expect("the command can be run")
+    }
+
+    /// What the command line says as JSON, whatever its exit status.
+    ///
+    /// # Panics
+    ///
+    /// When it is not of this type.
+    #[track_caller]
+    pub fn json<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
+        let output = self.cli(&[arguments, &["--format", "json"]].concat());
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}\n{}", self.log()))
+    }
+
+    /// `cofferdam sync`.
+    pub fn sync(&self) -> SyncReport {
+        self.json(&["sync", "--timeout", "30s"])
+    }
+
+    /// `cofferdam status`.
+    pub fn status(&self) -> StatusReport {
+        self.json(&["status"])
+    }
+
+    /// `cofferdam endpoint list`.
+    pub fn endpoints(&self) -> Vec<EndpointReport> {
+        self.json::<EndpointList>(&["endpoint", "list"]).endpoints
+    }
+
+    /// `cofferdam observe` of the past.
+    pub fn records(&self) -> Vec<FlowRecord> {
+        let output = self.cli(&["observe", "--format", "json"]);
+        let text = String::from_utf8(output.stdout).expect("text");
+        let records = text.lines().map(serde_json::from_str);
+        records.collect::<Result<_, _>>().expect("records")
+    }
+
+    /// The arguments of `cofferdam endpoint add` for a workload called
+    /// `namespace/name`.
+    ///
+    /// # Panics
+    ///
+    /// When it is not.
+    pub fn add_arguments(workload: &Workload, labels: &[&str]) -> Vec<String> {
+        let (namespace, name) = workload.name.split_once('/').expect("namespace/name");
+        let netns = workload.namespace.path();
+        let mut arguments: Vec<String> = ["endpoint", "add", "--netns"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([netns.to_string_lossy().into_owned()])
+            .collect();
+        for (flag, value) in [
+            ("--ifname", workload.interface),
+            ("--namespace", namespace),
+            ("--name", name),
+        ] {
+            arguments.extend([flag.to_owned(), value.to_owned()]);
+        }
+        for label in labels {
+            arguments.extend(["--label".to_owned(), (*label).to_owned()]);
+        }
+        arguments
+    }
+
+    /// `cofferdam endpoint add` for a workload called `namespace/name`.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    #[track_caller]
+    pub fn add(&self, workload: &Workload, labels: &[&str]) -> EndpointReport {
+        let arguments = Self::add_arguments(workload, labels);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.json(&arguments)
+    }
+
+    /// `cofferdam endpoint remove` for a workload called `namespace/name`.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    pub fn remove(&self, workload: &str) -> RemoveReport {
+        let (namespace, name) = workload.split_once('/').expect("namespace/name");
+        self.json(&[
+            "endpoint",
+            "remove",
+            "--namespace",
+            namespace,
+            "--name",
+            name,
+        ])
+    }
+
+    /// Status and body of a page of the agent's HTTP server at the default address.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub fn http(&self, page: &str) -> (u16, String) {
+        let inside = self.namespace.enter().expect("a namespace");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9464));
+        let mut stream = TcpStream::connect(address).expect("the agent listens");
+        drop(inside);
+        write!(stream, "GET {page} HTTP/1.1\r\nhost: agent\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+        let status = head.split(' ').nth(1).expect("a status");
+        (status.parse().expect("a number"), body.to_owned())
+    }
+
+    /// What it has logged since it was first started.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the agent runs").id()
+    }
+
+    /// Tells it to stop, and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run, or not end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        let mut process = self.process.take().expect("the agent runs");
+        process.wait().expect("the agent ends")
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run, or not end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("the agent runs");
+        process.wait().expect("the agent ends")
+    }
+
+    /// Kills it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let mut process = self.process.take().expect("the agent runs");
+        let status = process.wait().expect("the agent ends");
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).expect("process ids are small");
+        kill(Pid::from_raw(pid), signal).expect("a signal can be sent to it");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended.
+            _ = process.kill();
+            _ = process.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+        _ = fs::remove_dir_all(&self.directory);
+    }
+}

@@ -1,0 +1,13 @@
+//! The real agent on real nodes: what it puts in force, what it leaves in force, and
+//! what it says.
+
+#[path = "agent/configuration.rs"]
+mod configuration;
+#[path = "agent/documents.rs"]
+mod documents;
+#[path = "agent/endpoints.rs"]
+mod endpoints;
+#[path = "agent/reports.rs"]
+mod reports;
+#[path = "agent/scene.rs"]
+mod scene;

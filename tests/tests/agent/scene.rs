@@ -1,0 +1,115 @@
+//! A shop of two workloads, its node's agent, and what tests ask of them.
+
+use std::time::Duration;
+
+use cofferdam_tests::agent::Agent;
+use cofferdam_tests::cofferdam;
+use cofferdam_tests::firewall::named;
+use cofferdam_tests::packet::Family;
+use cofferdam_tests::traffic::{Place, Probe, Server, probe};
+use cofferdam_tests::world::{Wiring, Workload, World};
+
+pub(crate) const PORT: u16 = 5432;
+
+/// How long what should be blocked is given to get through.
+const UNTIL_BLOCKED: Duration = Duration::from_millis(300);
+/// How long what should get through is given.
+const UNTIL_GIVEN_UP: Duration = Duration::from_secs(5);
+
+/// The database takes connections of `app: web` at [`PORT`] only.
+pub(crate) const DB_FROM_WEB: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db-from-web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{protocol: TCP, port: 5432}]
+";
+
+/// Nobody may connect to the database.
+pub(crate) const DB_CLOSED: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db-from-web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+";
+
+/// Not a policy, by one letter.
+pub(crate) const DB_BROKEN: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db-from-web, namespace: shop}
+spec:
+  podSelektor: {matchLabels: {app: db}}
+";
+
+pub(crate) struct Scene {
+    pub(crate) agent: Agent,
+    pub(crate) world: World,
+    _servers: Vec<Server>,
+}
+
+impl Scene {
+    /// A world and an agent that does not run yet.
+    pub(crate) fn new(wiring: Wiring) -> Self {
+        let world = World::plan(wiring)
+            .workloads(["shop/web", "shop/db"])
+            .build()
+            .expect("a world");
+        let places = world.workloads().iter().map(Place::from);
+        let servers = Server::start_all(places, &[Probe::Tcp(PORT)]).expect("servers");
+        Self {
+            agent: Agent::new(cofferdam!(), &world),
+            world,
+            _servers: servers,
+        }
+    }
+
+    /// The same with documents, a running agent and both endpoints.
+    pub(crate) fn enforced(wiring: Wiring, documents: &str) -> Self {
+        let mut scene = Self::new(wiring);
+        scene.agent.document("policies.yaml", documents);
+        scene.agent.start_enforced();
+        scene.add_both();
+        scene
+    }
+
+    pub(crate) fn add_both(&self) {
+        self.agent.add(self.workload("shop/web"), &["app=web"]);
+        self.agent.add(self.workload("shop/db"), &["app=db"]);
+    }
+
+    pub(crate) fn workload(&self, name: &str) -> &Workload {
+        named(&self.world, name)
+    }
+
+    /// Whether one can connect to another, in either family; both must agree.
+    pub(crate) fn reaches(&self, from: &str, to: &str, expected: bool) -> bool {
+        let patience = if expected {
+            UNTIL_GIVEN_UP
+        } else {
+            UNTIL_BLOCKED
+        };
+        let outcomes = Family::BOTH.map(|family| {
+            let to = Place::from(self.workload(to)).ip(family);
+            let from = self.workload(from);
+            let outcome = probe(from, to, Probe::Tcp(PORT), patience).expect("a probe");
+            outcome.is_reached()
+        });
+        assert_eq!(outcomes[0], outcomes[1], "families differ");
+        outcomes[0]
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_reaches(&self, from: &str, to: &str) {
+        assert!(self.reaches(from, to, true), "{from} reaches {to}");
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_blocked(&self, from: &str, to: &str) {
+        assert!(!self.reaches(from, to, false), "{from} does not reach {to}");
+    }
+}
