@@ -24,6 +24,7 @@ use crate::names::SharedNames;
 use crate::netlink;
 use crate::protocol::socket_path;
 use crate::reconcile::{Message, Reconciler, Start, chain};
+use crate::records::Recorder;
 use crate::sources::{Watches, follow};
 use crate::state::make_directory;
 
@@ -111,7 +112,7 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
     };
     let watches = Arc::new(Watches::new().context("cannot watch files")?);
     let (enforced, is_enforced) = watch::channel(false);
-    let (messages, ended) = start_reconciling(Start {
+    let (messages, recorder, ended) = start_reconciling(Start {
         config: config.clone(),
         watches: watches.clone(),
         names: SharedNames::default(),
@@ -135,6 +136,15 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
             }
         })
         .context("cannot start a thread")?;
+    let reads = recorder.clone();
+    thread::Builder::new()
+        .name("records".to_owned())
+        .spawn(move || {
+            if let Err(error) = reads.run() {
+                tracing::error!("denied packets are counted but not reported any more: {error}");
+            }
+        })
+        .context("cannot start a thread")?;
     let moved = tell(|| Message::LinksChanged);
     tokio::spawn(async move {
         if let Err(error) = netlink::watch(moved).await {
@@ -146,7 +156,12 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
         tokio::spawn(http::serve(listener, messages.clone()));
     }
     let listener = run_directory.listen()?;
-    tokio::spawn(control::serve(listener, messages.clone(), is_enforced));
+    let known = control::Known {
+        messages: messages.clone(),
+        is_enforced,
+        recorder: recorder.clone(),
+    };
+    tokio::spawn(control::serve(listener, known));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = %config.node.name,
@@ -176,8 +191,11 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
     Ok(())
 }
 
+/// How to reach the thread that reconciles, what it reads, and word of its end.
+type Started = (Sender<Message>, Arc<Recorder>, oneshot::Receiver<()>);
+
 /// Starts the thread that reconciles. The receiver hears when it ends.
-async fn start_reconciling(start: Start) -> Result<(Sender<Message>, oneshot::Receiver<()>)> {
+async fn start_reconciling(start: Start) -> Result<Started> {
     let (sender, receiver) = channel();
     let (started, result) = oneshot::channel();
     let (ends, ended) = oneshot::channel();
@@ -187,8 +205,8 @@ async fn start_reconciling(start: Start) -> Result<(Sender<Message>, oneshot::Re
             // Dropped when the thread ends, however that happens.
             let _ends: oneshot::Sender<()> = ends;
             match Reconciler::start(start) {
-                Ok(reconciler) => {
-                    if started.send(Ok(())).is_ok() {
+                Ok((reconciler, recorder)) => {
+                    if started.send(Ok(recorder)).is_ok() {
                         reconciler.run(&receiver);
                     }
                 }
@@ -196,8 +214,8 @@ async fn start_reconciling(start: Start) -> Result<(Sender<Message>, oneshot::Re
             }
         })
         .context("cannot start a thread")?;
-    result
+    let recorder = result
         .await
         .map_err(|_| anyhow!("the reconciling thread has ended"))??;
-    Ok((sender, ended))
+    Ok((sender, recorder, ended))
 }

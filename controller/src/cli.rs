@@ -1,6 +1,7 @@
 //! The command line.
 
 mod endpoint;
+mod observe;
 mod text;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -34,6 +35,8 @@ enum Command {
     /// Puts workloads' interfaces in force.
     #[command(subcommand)]
     Endpoint(endpoint::EndpointCommand),
+    /// Prints records of denied packets, with the rule that decided.
+    Observe(observe::ObserveArgs),
     /// Says what is in force.
     Status(StatusArgs),
     /// Writes the JSON Schemas of what commands print into a directory.
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => run_agent(&args),
         Command::Sync(args) => sync(&args),
         Command::Endpoint(command) => endpoint::run(command),
+        Command::Observe(args) => observe::run(&args),
         Command::Status(args) => status(&args),
         Command::Schemas { directory } => schemas(&directory),
     };

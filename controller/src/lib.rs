@@ -27,6 +27,7 @@ pub mod netlink;
 pub mod output;
 pub mod protocol;
 pub mod reconcile;
+pub mod records;
 pub mod sources;
 pub mod state;
 pub mod time;

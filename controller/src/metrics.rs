@@ -169,7 +169,18 @@ fn packets(registry: &Registry, counters: &[Counter]) -> Result<(), Error> {
         "Bytes of dropped packets from the Ethernet header on, by reason.",
         &["hook", "reason"],
     )?;
+    let unreported = total(
+        registry,
+        "cofferdam_unreported_packets_total",
+        "Packets that would have had a flow record of this type, and have none.",
+        &["type"],
+    )?;
     for hook in Hook::ALL {
+        add(
+            &unreported,
+            &["denied"],
+            counted(counter::unreported(hook)).packets,
+        );
         let name = hook.name();
         add(&seen, &[name], counted(counter::seen(hook)).packets);
         for reason in Reason::ALL {

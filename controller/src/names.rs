@@ -62,14 +62,20 @@ impl Names {
     }
 }
 
+/// Workloads by interface index and incarnation of their endpoints.
+pub type EndpointNames = HashMap<(u32, u32), SlotName>;
+
 /// The names of the last revisions, shared with whoever reads records.
 #[derive(Debug, Clone, Default)]
-pub struct SharedNames(Arc<Mutex<VecDeque<Arc<Names>>>>);
+pub struct SharedNames {
+    tables: Arc<Mutex<VecDeque<Arc<Names>>>>,
+    endpoints: Arc<Mutex<EndpointNames>>,
+}
 
 impl SharedNames {
     /// Adds the names of the next revision.
     pub fn add(&self, names: Arc<Names>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         all.push_back(names);
         while all.len() > REMEMBERED {
             all.pop_front();
@@ -79,7 +85,7 @@ impl SharedNames {
     /// The names of the revision with this low word.
     #[must_use]
     pub fn of(&self, revision_low: u32) -> Option<Arc<Names>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all
             .iter()
             .rev()
@@ -87,10 +93,22 @@ impl SharedNames {
         found.cloned()
     }
 
-    /// The newest names.
+    /// Says whose interfaces there are.
+    pub fn set_endpoints(&self, endpoints: EndpointNames) {
+        let mut all = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *all = endpoints;
+    }
+
+    /// Whose interface it is.
     #[must_use]
-    pub fn newest(&self) -> Option<Arc<Names>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.back().cloned()
+    pub fn endpoint(&self, ifindex: u32, incarnation: u32) -> Option<SlotName> {
+        let all = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.get(&(ifindex, incarnation)).cloned()
     }
 }

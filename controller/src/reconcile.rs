@@ -28,6 +28,7 @@ use crate::names::SharedNames;
 use crate::netlink::{self, Interfaces, Netlink};
 use crate::output::{EndpointState, RemoveReport, Schema};
 use crate::protocol::{EndpointSpec, Reply, Request};
+use crate::records::Recorder;
 use crate::sources::{Sources, Watches};
 use crate::state::{self, Store};
 
@@ -98,6 +99,8 @@ pub struct Reconciler {
     tamper_events: u64,
     timing: Timing,
     enforced: watch::Sender<bool>,
+    names: SharedNames,
+    recorder: Arc<Recorder>,
 }
 
 /// Requests that are answered when everything they asked for has been tried.
@@ -115,7 +118,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// When the kernel or the file system lacks what is needed.
-    pub fn start(start: Start) -> Result<Self> {
+    pub fn start(start: Start) -> Result<(Self, Arc<Recorder>)> {
         let config = start.config;
         let store = Store::open(&config.state_dir)?;
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -132,8 +135,11 @@ impl Reconciler {
                 state::Endpoints::default()
             }
         };
-        let force = Force::open(&config, remembered.revision, start.names)
+        let names = start.names;
+        let mut force = Force::open(&config, remembered.revision, names.clone())
             .context("cannot set up the kernel side")?;
+        let events = force.kernel().events()?;
+        let recorder = Arc::new(Recorder::new(events, names.clone()));
         let sources = Sources::new(&config.policies, Some(start.watches));
         let documents = Documents::start(sources, &store, config.accept_partial);
         let mut reconciler = Self {
@@ -154,11 +160,13 @@ impl Reconciler {
             tamper_events: 0,
             timing: Timing::new()?,
             enforced: start.enforced,
+            names,
+            recorder: recorder.clone(),
         };
         reconciler.take_up(remembered);
         reconciler.documents.read();
         reconciler.converge(&[]);
-        Ok(reconciler)
+        Ok((reconciler, recorder))
     }
 
     /// Deals with messages until told to stop.
@@ -240,6 +248,8 @@ impl Reconciler {
         if sources || links || is_changed {
             self.converge(&added);
         }
+        // Whatever was reported until now is read before anybody is answered.
+        self.recorder.drain();
         for (waiting, reply) in waiting {
             // Whoever asked may have gone.
             _ = reply.send(self.answer(waiting));
@@ -315,6 +325,7 @@ impl Reconciler {
                 self.documents.save(&self.store);
             }
         }
+        self.name_endpoints();
         self.verify();
         self.save_endpoints();
         self.tell_enforced();

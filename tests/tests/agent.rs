@@ -7,6 +7,8 @@ mod configuration;
 mod documents;
 #[path = "agent/endpoints.rs"]
 mod endpoints;
+#[path = "agent/records.rs"]
+mod records;
 #[path = "agent/reports.rs"]
 mod reports;
 #[path = "agent/scene.rs"]

@@ -1,31 +1,41 @@
 //! The control socket: who may ask, and how a request travels.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::protocol::{Envelope, MAX_REQUEST, Reply, Request, VERSION};
 use crate::reconcile::Message;
+use crate::records::Recorder;
 
 /// How long a caller may take to say what it wants, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where answers come from.
+#[derive(Clone)]
+pub(super) struct Known {
+    /// The reconciling thread.
+    pub(super) messages: Sender<Message>,
+    /// Whether everything is enforced.
+    pub(super) is_enforced: watch::Receiver<bool>,
+    /// Flow records.
+    pub(super) recorder: Arc<Recorder>,
+}
+
 /// Answers requests for as long as the agent runs.
-pub(super) async fn serve(
-    listener: UnixListener,
-    messages: Sender<Message>,
-    is_enforced: watch::Receiver<bool>,
-) {
+pub(super) async fn serve(listener: UnixListener, known: Known) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (messages, is_enforced) = (messages.clone(), is_enforced.clone());
+                let known = known.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &messages, is_enforced).await {
+                    if let Err(error) = converse(stream, known).await {
                         tracing::debug!("a caller went away: {error}");
                     }
                 });
@@ -39,11 +49,7 @@ pub(super) async fn serve(
     }
 }
 
-async fn converse(
-    mut stream: UnixStream,
-    messages: &Sender<Message>,
-    is_enforced: watch::Receiver<bool>,
-) -> std::io::Result<()> {
+async fn converse(mut stream: UnixStream, known: Known) -> std::io::Result<()> {
     let caller = stream.peer_cred()?.uid();
     if caller != 0 {
         tracing::warn!(uid = caller, "a request was refused: only root may ask");
@@ -54,9 +60,14 @@ async fn converse(
     let mut read = BufReader::new(read.take(MAX_REQUEST as u64));
     timeout(PATIENCE, read.read_until(b'\n', &mut line)).await??;
     let reply = match serde_json::from_slice::<Envelope>(&line) {
-        Ok(envelope) if envelope.version == VERSION => {
-            ask(envelope.request, messages, is_enforced).await
-        }
+        Ok(envelope) if envelope.version == VERSION => match envelope.request {
+            Request::Observe {
+                last,
+                since_ms,
+                follow,
+            } => return observe(&mut stream, &known.recorder, last, since_ms, follow).await,
+            request => ask(request, known).await,
+        },
         Ok(envelope) => failed(&format!(
             "the command speaks version {} and the agent {VERSION}: restart the agent",
             envelope.version
@@ -78,11 +89,60 @@ async fn answer(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
     timeout(PATIENCE, stream.write_all(&line)).await?
 }
 
-async fn ask(
-    request: Request,
-    messages: &Sender<Message>,
-    mut is_enforced: watch::Receiver<bool>,
-) -> Reply {
+/// Sends records: those that are kept, and perhaps those to come.
+async fn observe(
+    stream: &mut UnixStream,
+    recorder: &Recorder,
+    last: Option<u64>,
+    since_ms: Option<u64>,
+    follow: bool,
+) -> std::io::Result<()> {
+    let since = since_ms.and_then(|milliseconds| {
+        SystemTime::now().checked_sub(Duration::from_millis(milliseconds))
+    });
+    let last = last.map(|last| usize::try_from(last).unwrap_or(usize::MAX));
+    let (kept, mut coming) = recorder.follow(since, last);
+    for record in kept {
+        let record = Reply::Record(Box::new((*record).clone()));
+        answer(stream, &record).await?;
+    }
+    if !follow {
+        return answer(stream, &Reply::End).await;
+    }
+    loop {
+        let reply = tokio::select! {
+            coming = coming.recv() => match coming {
+                Ok(record) => Reply::Record(Box::new((*record).clone())),
+                Err(RecvError::Lagged(count)) => {
+                    let message = format!("{count} records were lost: they are not read fast enough");
+                    return answer(stream, &failed(&message)).await;
+                }
+                Err(RecvError::Closed) => return answer(stream, &Reply::End).await,
+            },
+            () = gone(stream) => return Ok(()),
+        };
+        answer(stream, &reply).await?;
+    }
+}
+
+/// Waits until the caller has gone. It says nothing more: there is only its end to be
+/// read.
+async fn gone(stream: &UnixStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0]) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(1) => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+async fn ask(request: Request, known: Known) -> Reply {
+    let Known {
+        messages,
+        mut is_enforced,
+        ..
+    } = known;
     if let Request::Status {
         wait_enforced_ms: Some(milliseconds),
     } = request

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::output::{
-    Diagnostic, EndpointList, EndpointReport, RemoveReport, StatusReport, SyncReport,
+    Diagnostic, EndpointList, EndpointReport, FlowEnd, FlowRecord, RemoveReport, RuleName,
+    StatusReport, SyncReport,
 };
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
@@ -107,4 +108,55 @@ pub(super) fn removed(report: &RemoveReport) -> String {
         .iter()
         .map(|id| format!("removed {id}\n"))
         .collect()
+}
+
+/// A record on one line: when, verdict and reason, who to whom, by which rule.
+pub(super) fn record(record: &FlowRecord) -> String {
+    let rule = |rule: &RuleName| {
+        let index = rule.index.map(|index| format!("[{index}]"));
+        format!(
+            "{}/{}{} {}:{}",
+            rule.namespace,
+            rule.name,
+            index.unwrap_or_default(),
+            rule.file,
+            rule.line
+        )
+    };
+    let rules: Vec<String> = record
+        .rule
+        .iter()
+        .chain(&record.isolated_by)
+        .map(rule)
+        .collect();
+    let icmp = record
+        .icmp
+        .map(|icmp| format!(" {}/{}", icmp.kind, icmp.code));
+    format!(
+        "{} {} {} {} {} -> {} {}{}{} {}\n",
+        record.time,
+        record.verdict,
+        record.reason,
+        record.direction,
+        end(&record.source),
+        end(&record.destination),
+        record.protocol,
+        icmp.unwrap_or_default(),
+        (record.tcp_flags.as_ref()).map_or_else(String::new, |flags| format!(" {flags}")),
+        rules.join(", ")
+    )
+}
+
+fn end(end: &FlowEnd) -> String {
+    let name = match (&end.namespace, &end.workload, &end.node) {
+        (Some(namespace), Some(workload), _) => format!("{namespace}/{workload} "),
+        (_, _, Some(node)) => format!("node/{node} "),
+        _ => String::new(),
+    };
+    let address = match (end.address, end.port) {
+        (Some(address), Some(port)) => std::net::SocketAddr::new(address, port).to_string(),
+        (Some(address), None) => address.to_string(),
+        (None, _) => "?".to_owned(),
+    };
+    format!("{name}{address}")
 }

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use cofferdam_policies::inventory::Owner;
 
 use super::{Managed, Reconciler, chain};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
+use crate::names::SlotName;
 use crate::netlink::{Inner, Interface};
 use crate::output::EndpointState;
 use crate::protocol::EndpointSpec;
@@ -263,6 +265,23 @@ impl Reconciler {
                 (Ok(()), Err(error)) => (EndpointState::DenyAll, Some(error.to_string())),
             };
         }
+    }
+
+    /// Says whose interfaces there are, to those who read records.
+    pub(super) fn name_endpoints(&self) {
+        let documents = self.documents.inventory().workloads();
+        let names = self.endpoints.values().map(|managed| {
+            let endpoint = &managed.endpoint;
+            let name = endpoint.id.workload();
+            let labels = match documents.get(&name) {
+                Some(document) => document.labels.clone(),
+                None => endpoint.labels.iter().collect(),
+            };
+            let key = (endpoint.link.host_ifindex, endpoint.incarnation);
+            let owner = Owner::Workload(name);
+            (key, SlotName { owner, labels })
+        });
+        self.names.set_endpoints(names.collect());
     }
 
     /// The bridge that may route an endpoint's packets up: none of its other ports

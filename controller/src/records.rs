@@ -1,0 +1,387 @@
+//! Flow records: reported packets with names, kept for a while.
+//!
+//! The ring buffer is bounded and never holds a packet up; what does not fit is
+//! counted as unreported by the program itself. Here the newest records are kept in
+//! memory, and handed to whoever follows.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use cofferdam_dataplane::Events;
+use cofferdam_policies::compiler::RuleEntry;
+use cofferdam_policies::inventory::Owner;
+use cofferdam_verdict::counter::Hook;
+use cofferdam_verdict::event::EventRecord;
+use cofferdam_verdict::packet::{ethertype, protocol};
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::verdict::{Action, Direction, Verdict};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::broadcast;
+
+use crate::names::{Names, SharedNames, SlotName};
+use crate::output::{FlowEnd, FlowRecord, IcmpKind, RuleName, Schema};
+use crate::time;
+
+/// Records that are kept.
+const KEPT: usize = 4_096;
+/// Records that a follower may fall behind.
+const BEHIND: usize = 16_384;
+
+/// Reads the ring buffer, and keeps what it says.
+#[derive(Debug)]
+pub struct Recorder {
+    events: Mutex<Events>,
+    names: SharedNames,
+    kept: Mutex<VecDeque<(SystemTime, Arc<FlowRecord>)>>,
+    feed: broadcast::Sender<Arc<FlowRecord>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recorder {
+    /// Nothing has been read yet.
+    #[must_use]
+    pub fn new(events: Events, names: SharedNames) -> Self {
+        Self {
+            events: Mutex::new(events),
+            names,
+            kept: Mutex::default(),
+            feed: broadcast::channel(BEHIND).0,
+        }
+    }
+
+    /// Reads everything that has been reported by now.
+    pub fn drain(&self) {
+        let mut events = locked(&self.events);
+        while let Some(event) = events.next() {
+            let now = SystemTime::now();
+            let Some(record) = describe(&event, &self.names, now) else {
+                continue;
+            };
+            let record = Arc::new(record);
+            let mut kept = locked(&self.kept);
+            if kept.len() == KEPT {
+                kept.pop_front();
+            }
+            kept.push_back((now, record.clone()));
+            // Under the lock, so that a follower misses none and sees none twice. An
+            // error only says that nobody follows.
+            _ = self.feed.send(record);
+        }
+    }
+
+    /// The records that are kept, oldest first, and those to come.
+    #[must_use]
+    pub fn follow(
+        &self,
+        since: Option<SystemTime>,
+        last: Option<usize>,
+    ) -> (Vec<Arc<FlowRecord>>, broadcast::Receiver<Arc<FlowRecord>>) {
+        self.drain();
+        let kept = locked(&self.kept);
+        let recent = (kept.iter())
+            .filter(|(time, _)| since.is_none_or(|since| *time >= since))
+            .map(|(_, record)| record.clone());
+        let mut recent: Vec<_> = recent.collect();
+        if let Some(last) = last {
+            recent.drain(..recent.len().saturating_sub(last));
+        }
+        (recent, self.feed.subscribe())
+    }
+
+    /// Reads reports as they come, until the kernel ends it.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn run(&self) -> io::Result<()> {
+        let descriptor: OwnedFd = locked(&self.events).as_fd().try_clone_to_owned()?;
+        loop {
+            let mut descriptors = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut descriptors, PollTimeout::NONE) {
+                Ok(_) => self.drain(),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// A record with names; none when it is not one that a program of ours can have
+/// written.
+fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option<FlowRecord> {
+    let verdict = Verdict::from_any_word(event.verdict)?;
+    let of_revision = match event.revision {
+        0 => None,
+        revision => names.of(revision),
+    };
+    let direction = if event.direction == Direction::Ingress as u8 {
+        Direction::Ingress
+    } else {
+        Direction::Egress
+    };
+    let is_from_workload = event.hook == Hook::FromWorkload as u8;
+    let endpoint = names.endpoint(event.ifindex, event.incarnation);
+    // Whose interface it is is certain, whatever the packet says.
+    let (at_source, at_destination) = if is_from_workload {
+        (endpoint, None)
+    } else {
+        (None, endpoint)
+    };
+    let (source_port, destination_port) = match event.protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            (Some(event.source_port), Some(event.destination_port))
+        }
+        _ => (None, None),
+    };
+    let slot = |number: u32| of_revision.as_ref().and_then(|names| names.slot(number));
+    let source = end(
+        slot(event.source_slot).or(at_source.as_ref()),
+        address(event.family, event.source),
+        source_port,
+    );
+    let destination = end(
+        slot(event.destination_slot).or(at_destination.as_ref()),
+        address(event.family, event.destination),
+        destination_port,
+    );
+    let is_icmp = matches!(event.protocol, protocol::ICMP | protocol::ICMPV6);
+    let [kind, code] = event.destination_port.to_be_bytes();
+    let (rule, isolated_by) = of_revision
+        .as_deref()
+        .map_or((None, Vec::new()), |names| deciding(names, verdict));
+    Some(FlowRecord {
+        schema: Schema,
+        time: time::rfc3339(now),
+        kind: match verdict.action {
+            Action::Deny => "denied",
+            Action::Allow => "audit",
+        }
+        .to_owned(),
+        direction: match direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        }
+        .to_owned(),
+        verdict: match verdict.action {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+        }
+        .to_owned(),
+        reason: verdict.reason.name().to_owned(),
+        revision: of_revision.map_or(event.revision.into(), |names| names.revision),
+        count: 1,
+        rule,
+        isolated_by,
+        source,
+        destination,
+        protocol: protocol_name(event),
+        tcp_flags: (event.protocol == protocol::TCP).then(|| tcp_flags(event.tcp_flags)),
+        icmp: is_icmp.then_some(IcmpKind { kind, code }),
+        packets: 1,
+        bytes: event.bytes.into(),
+        duration_ms: 0,
+    })
+}
+
+/// The rule that decided, or the policies that a default denial is due to.
+fn deciding(names: &Names, verdict: Verdict) -> (Option<RuleName>, Vec<RuleName>) {
+    match verdict.reason {
+        Reason::Rule => (names.rules.rule(verdict.rule).map(rule_name), Vec::new()),
+        Reason::Isolated => {
+            let policies = names.rules.isolated_by(verdict.rule);
+            (None, policies.map(|(_, entry)| rule_name(entry)).collect())
+        }
+        _ => (None, Vec::new()),
+    }
+}
+
+fn rule_name(entry: &RuleEntry) -> RuleName {
+    RuleName {
+        kind: entry.key.kind.as_str().to_owned(),
+        namespace: entry.key.policy.namespace.to_string(),
+        name: entry.key.policy.name.to_string(),
+        index: entry.key.index,
+        file: entry.place.file.to_string(),
+        line: entry.place.line,
+    }
+}
+
+fn end(name: Option<&SlotName>, address: Option<IpAddr>, port: Option<u16>) -> FlowEnd {
+    let (mut namespace, mut workload, mut node) = (None, None, None);
+    let mut labels = BTreeMap::new();
+    if let Some(SlotName {
+        owner,
+        labels: owned,
+    }) = name
+    {
+        match owner {
+            Owner::Workload(name) => {
+                namespace = Some(name.namespace.to_string());
+                workload = Some(name.name.to_string());
+                let owned = owned.iter();
+                labels = owned.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            }
+            Owner::Node(name) => node = Some(name.to_string()),
+        }
+    }
+    FlowEnd {
+        namespace,
+        workload,
+        node,
+        address,
+        port,
+        labels,
+    }
+}
+
+fn address(family: u8, words: [u32; 4]) -> Option<IpAddr> {
+    use cofferdam_verdict::address::Family;
+    if family == Family::V4 as u8 {
+        Some(IpAddr::from(words[0].to_be_bytes()))
+    } else if family == Family::V6 as u8 {
+        let [a, b, c, d] = words.map(u128::from);
+        Some(IpAddr::from(
+            (a << 96 | b << 64 | c << 32 | d).to_be_bytes(),
+        ))
+    } else {
+        None
+    }
+}
+
+fn protocol_name(event: &EventRecord) -> String {
+    match (event.family, event.protocol) {
+        (0, _) if event.ethertype == ethertype::ARP => "arp".to_owned(),
+        (0, _) => format!("ethertype/0x{:04x}", event.ethertype),
+        (_, protocol::TCP) => "tcp".to_owned(),
+        (_, protocol::UDP) => "udp".to_owned(),
+        (_, protocol::SCTP) => "sctp".to_owned(),
+        (_, protocol::ICMP) => "icmp".to_owned(),
+        (_, protocol::ICMPV6) => "icmpv6".to_owned(),
+        (_, number) => number.to_string(),
+    }
+}
+
+/// The flags that are set, by their letters, lowest bit first.
+fn tcp_flags(flags: u8) -> String {
+    (0..)
+        .zip("FSRPAUEC".chars())
+        .filter(|(bit, _)| flags >> bit & 1 == 1)
+        .map(|(_, letter)| letter)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cofferdam_policies::compiler::{Input, SlotPlan, compile};
+    use cofferdam_policies::documents::{assemble, parse};
+    use cofferdam_verdict::capacity::Limits;
+    use zerocopy::FromZeros as _;
+
+    const DOCUMENTS: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: x}
+spec: {podSelector: {}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: x, labels: {app: web}}
+status: {podIP: 10.0.0.1}
+";
+
+    fn names() -> (SharedNames, u32) {
+        let inventory = assemble(parse("f.yaml", DOCUMENTS.as_bytes()).documents).inventory;
+        let plan = SlotPlan::assign(&inventory);
+        let compiled = compile(&Input {
+            inventory: &inventory,
+            slots: &plan,
+            is_local: &|_| true,
+            own_node: None,
+            limits: Limits::DEFAULT,
+            revision: 1 << 32 | 9,
+        })
+        .unwrap();
+        let set = (1..)
+            .find(|number| compiled.rules.isolated_by(*number).count() == 1)
+            .unwrap();
+        let names = SharedNames::default();
+        let revision = 1 << 32 | 9;
+        names.add(Arc::new(Names::new(revision, &inventory, &plan, &compiled)));
+        (names, set)
+    }
+
+    #[test]
+    fn a_record_names_who_what_and_which_line() {
+        let (names, set) = names();
+        let mut event = EventRecord::new_zeroed();
+        event.revision = 9;
+        event.verdict = Verdict {
+            action: Action::Deny,
+            reason: Reason::Isolated,
+            rule: set,
+        }
+        .to_word();
+        event.direction = Direction::Ingress as u8;
+        event.hook = Hook::ToWorkload as u8;
+        event.family = cofferdam_verdict::address::Family::V4 as u8;
+        event.source = [0xc633_6402, 0, 0, 0];
+        event.destination = [0x0a00_0001, 0, 0, 0];
+        event.destination_slot = 1;
+        event.protocol = protocol::TCP;
+        event.source_port = 40_000;
+        event.destination_port = 80;
+        event.tcp_flags = 0b1_0010;
+        event.bytes = 74;
+        let record = describe(&event, &names, SystemTime::UNIX_EPOCH).unwrap();
+        let value = serde_json::to_value(&record).unwrap();
+        let expected = serde_json::json!({
+            "schema": "cofferdam/v1", "time": "1970-01-01T00:00:00.000000000Z",
+            "type": "denied", "direction": "ingress", "verdict": "deny", "reason": "isolated",
+            "revision": 4_294_967_305_u64, "count": 1, "rule": null,
+            "isolated_by": [{"kind": "NetworkPolicy", "namespace": "x", "name": "closed",
+                             "index": null, "file": "f.yaml", "line": 4}],
+            "source": {"namespace": null, "workload": null, "address": "198.51.100.2",
+                       "port": 40_000, "labels": {}},
+            "destination": {"namespace": "x", "workload": "a", "address": "10.0.0.1",
+                            "port": 80, "labels": {"app": "web"}},
+            "protocol": "tcp", "tcp_flags": "SA", "icmp": null,
+            "packets": 1, "bytes": 74, "duration_ms": 0
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn what_was_not_looked_up_is_named_by_the_interface() {
+        let (names, _) = names();
+        let owner = Owner::Workload(cofferdam_policies::inventory::ObjectName::new("x", "a"));
+        let name = SlotName {
+            owner,
+            labels: [("app", "web")].into_iter().collect(),
+        };
+        names.set_endpoints([((7, 3), name)].into_iter().collect());
+        let mut event = EventRecord::new_zeroed();
+        event.verdict = Verdict::deny(Reason::Ethertype).to_word();
+        event.direction = Direction::Egress as u8;
+        event.hook = Hook::FromWorkload as u8;
+        event.ethertype = 0x88cc;
+        (event.ifindex, event.incarnation) = (7, 3);
+        let record = describe(&event, &names, SystemTime::now()).unwrap();
+        assert_eq!(record.source.workload.as_deref(), Some("a"));
+        assert_eq!(record.source.address, None);
+        assert_eq!(record.destination.workload, None);
+        assert_eq!(record.protocol, "ethertype/0x88cc");
+        event.incarnation = 4;
+        let record = describe(&event, &names, SystemTime::now()).unwrap();
+        assert_eq!(record.source.workload, None, "another endpoint");
+        event.verdict = 0;
+        assert_eq!(describe(&event, &names, SystemTime::now()), None);
+    }
+}
