@@ -125,31 +125,122 @@ impl Flows {
         }
     }
 
-    /// Frees the entries of a partition that have been idle for too long, and keeps
-    /// old revisions from coming round. Returns how many were freed.
-    pub(crate) fn sweep(&self, number: u32, idle: &[u32], now: u32, revision: u32) -> usize {
-        let mut freed = 0;
-        for entry in self.entries(number) {
-            let word = StateWord(entry.state.load());
-            let state = word.state();
-            if state == FlowState::Free || word.is_locked() {
-                continue;
-            }
-            let protocol = entry.key[9].load() as u8;
-            let kind = Idle::of(protocol, state) as usize;
-            let age = now.wrapping_sub(entry.last_seen.load());
-            // A packet may have come after `now` was read.
-            let is_young = age > u32::MAX / 2 || age <= idle[kind];
-            let next = if !is_young {
-                word.published(0, 0, 0, FlowState::Free)
-            } else if word.behind(revision) >= STALE_REVISIONS {
-                word.in_revision(revision.wrapping_sub(STALE_REVISIONS))
-            } else {
-                continue;
-            };
-            let moved = entry.state.exchange(word.0, next.0) == word.0;
-            freed += usize::from(moved && !is_young);
+    /// Sweeps the partition of an endpoint of this incarnation. Returns how many
+    /// entries were freed.
+    pub(crate) fn sweep(&self, number: u32, incarnation: u32, by: &Sweep<'_>) -> usize {
+        self.entries(number)
+            .filter(|entry| by.clean(entry, incarnation))
+            .count()
+    }
+}
+
+/// What a sweep goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sweep<'a> {
+    /// Jiffies that a flow may be idle, by [`Idle`].
+    pub(crate) idle: &'a [u32],
+    /// The clock of flows.
+    pub(crate) now: u32,
+    /// Revision of the table in force, low word.
+    pub(crate) revision: u32,
+}
+
+impl Sweep<'_> {
+    /// Frees an entry that has been idle for too long or is of another incarnation,
+    /// and keeps its revision from coming round. Whether it was freed.
+    fn clean(&self, entry: &FlowEntry, incarnation: u32) -> bool {
+        let word = StateWord(entry.state.load());
+        let state = word.state();
+        if state == FlowState::Free || word.is_locked() {
+            return false;
         }
-        freed
+        let protocol = entry.key[9].load() as u8;
+        let kind = Idle::of(protocol, state) as usize;
+        let age = self.now.wrapping_sub(entry.last_seen.load());
+        // A packet may have come after `now` was read.
+        let is_young = age > u32::MAX / 2 || age <= self.idle[kind];
+        let stays = is_young && word.is_of(incarnation);
+        let next = if !stays {
+            word.published(0, 0, 0, FlowState::Free)
+        } else if word.behind(self.revision) >= STALE_REVISIONS {
+            word.in_revision(self.revision.wrapping_sub(STALE_REVISIONS))
+        } else {
+            return false;
+        };
+        entry.state.exchange(word.0, next.0) == word.0 && !stays
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: [u32; 8] = [10; 8];
+    const INCARNATION: u32 = 7;
+
+    fn entry(revision: u32, last_seen: u32) -> FlowEntry {
+        let entry = FlowEntry::default();
+        let word = StateWord::new(1, revision, INCARNATION, 3, FlowState::Established);
+        entry.state.put(word.0);
+        entry.last_seen.put(last_seen);
+        entry
+    }
+
+    fn sweep(now: u32, revision: u32) -> Sweep<'static> {
+        let idle = &IDLE;
+        Sweep {
+            idle,
+            now,
+            revision,
+        }
+    }
+
+    fn word(entry: &FlowEntry) -> StateWord {
+        StateWord(entry.state.load())
+    }
+
+    #[test]
+    fn only_what_was_idle_for_too_long_is_freed() {
+        let last_seen = u32::MAX - 5;
+        for (passed, freed) in [(0, false), (10, false), (11, true), (1 << 30, true)] {
+            let entry = entry(1, last_seen);
+            let now = last_seen.wrapping_add(passed);
+            assert_eq!(sweep(now, 1).clean(&entry, INCARNATION), freed, "{passed}");
+            assert_eq!(word(&entry).state() == FlowState::Free, freed);
+        }
+        let later = entry(1, last_seen + 1);
+        let ahead = sweep(last_seen, 1).clean(&later, INCARNATION);
+        assert!(!ahead, "its packet came after the clock was read");
+    }
+
+    #[test]
+    fn what_a_writer_holds_is_left_alone() {
+        let entry = entry(1, 0);
+        entry.state.put(word(&entry).locked().0);
+        assert!(!sweep(100, 1).clean(&entry, INCARNATION));
+    }
+
+    /// The word holds ten bits of the incarnation.
+    #[test]
+    fn no_entry_lives_to_see_its_incarnation_come_round() {
+        let entry = entry(1, 0);
+        assert!(sweep(0, 1).clean(&entry, INCARNATION + 1));
+        assert_eq!(word(&entry).state(), FlowState::Free);
+    }
+
+    /// The word holds twelve bits of the revision.
+    #[test]
+    fn no_entry_lives_to_see_its_revision_come_round() {
+        let first = 4000;
+        let entry = entry(first, 0);
+        for later in 1..3 * 4096 {
+            let revision = first + later;
+            let current = word(&entry).is_current(revision, INCARNATION);
+            assert!(!current, "{later} tables later");
+            if later % 1000 == 0 {
+                assert!(!sweep(0, revision).clean(&entry, INCARNATION));
+            }
+        }
+        assert_eq!(word(&entry).state(), FlowState::Established);
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     attach::AttachError,
     behaviour::Behaviour,
     events::Events,
-    flows::{FlowUse, Flows},
+    flows::{FlowUse, Flows, Sweep},
     maps::MapSet,
     pins::Pins,
     programs::{OBJECT, Program, Programs, TestContext, TestRun, VerifiedProgram},
@@ -515,9 +515,10 @@ impl Kernel {
         Some(self.flows.used(partition, record.incarnation))
     }
 
-    /// Frees entries of the flow table that have been idle for too long, and keeps
-    /// what entries hold truncated from coming round. To be called at least once
-    /// for every thousand published tables. Returns how many entries were freed.
+    /// Frees entries of the flow table that have been idle for too long or belong to
+    /// an earlier incarnation, and keeps what entries hold truncated from coming
+    /// round. To be called at least once for every thousand published tables, and
+    /// for every thousand incarnations. Returns how many entries were freed.
     ///
     /// # Errors
     ///
@@ -528,10 +529,14 @@ impl Kernel {
         let in_use = (0u32..)
             .zip(self.endpoints.values())
             .filter(|(number, _)| !self.free.contains(number) && !self.resting.contains(number));
-        let idle = &self.settings.idle;
+        let by = Sweep {
+            idle: &self.settings.idle,
+            now,
+            revision,
+        };
         Ok(in_use
-            .filter_map(|(_, record)| record.flow_partition.checked_sub(1))
-            .map(|partition| self.flows.sweep(partition, idle, now, revision))
+            .filter_map(|(_, record)| Some((record.flow_partition.checked_sub(1)?, record)))
+            .map(|(partition, record)| self.flows.sweep(partition, record.incarnation, &by))
             .sum())
     }
 

@@ -433,6 +433,11 @@ fn idle_flows_are_gone_and_swept() {
     let question = udp().from(web.end).to(db.end).dport(53);
     let (program, context) = (Program::TO_WORKLOAD, between(web, db));
     let ask = |firewall: &mut Firewall| judged(firewall, program, &question.bytes(), &context);
+    let answered = question.clone().sport(40001);
+    judged(&mut firewall, program, &answered.bytes(), &context);
+    let answer = answered.reply().bytes();
+    let back = judged(&mut firewall, Program::FROM_WORKLOAD, &answer, &leaving(db));
+    assert_eq!(back, FLOW);
     assert_eq!(ask(&mut firewall), RULE);
     // Idle for more than a jiffy: policy is asked again.
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -441,13 +446,25 @@ fn idle_flows_are_gone_and_swept() {
         swept = firewall.kernel().sweep().expect("a clock");
         assert!(std::time::Instant::now() < deadline, "a jiffy passes");
     }
-    let used = firewall
-        .kernel()
-        .flows(db.host_ifindex)
-        .expect("an endpoint")
-        .used;
-    assert_eq!((swept, used), (1, 0));
+    let used = |firewall: &mut Firewall| {
+        let flows = firewall.kernel().flows(db.host_ifindex);
+        flows.expect("an endpoint").used
+    };
+    assert_eq!(
+        (swept, used(&mut firewall)),
+        (1, 1),
+        "the answered one stays"
+    );
     assert_eq!(ask(&mut firewall), RULE);
+    let answered = judged(&mut firewall, program, &answered.bytes(), &context);
+    assert_eq!(answered, FLOW);
+
+    // An earlier incarnation's go at once, idle or not.
+    let mut endpoint = firewall.endpoint(&world, "shop/db");
+    endpoint.incarnation += 1;
+    let set = firewall.kernel().set_endpoint(&endpoint);
+    set.expect("there is room");
+    assert_eq!(firewall.kernel().sweep().expect("a clock"), 2);
 }
 
 /// Every denied packet is reported, or counted as unreported.
