@@ -23,7 +23,7 @@ use cofferdam_verdict::{
     judge::{PROBE, probe},
     memory::Settings,
     slices::SliceMemory,
-    table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, header, slot_place},
+    table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, Table, header, slot_place},
     verdict::Verdict,
 };
 use thiserror::Error;
@@ -411,20 +411,50 @@ impl Kernel {
                 room: self.limits.slots,
             });
         }
-        let Address { family, words } = address.into();
+        let place = address.into();
+        let before = self.slot_of(&place);
+        let Address { family, words } = place;
         match family {
             Family::V4 => writer(&self.settings, &self.addresses_v4).set(&[words[0]], slot),
             Family::V6 => writer(&self.settings, &self.addresses_v6).set(&words, slot),
         }
-        .map_err(|Full| KernelError::AddressesFull { address })
+        .map_err(|Full| KernelError::AddressesFull { address })?;
+        if before != Some(slot) {
+            self.begin_epoch(before);
+        }
+        Ok(())
     }
 
     /// Makes an address an outside one; `false` if it was already.
     pub fn release_address(&mut self, address: IpAddr) -> bool {
-        let Address { family, words } = address.into();
-        match family {
+        let place = address.into();
+        let before = self.slot_of(&place);
+        let Address { family, words } = place;
+        let released = match family {
             Family::V4 => writer(&self.settings, &self.addresses_v4).remove(&[words[0]]),
             Family::V6 => writer(&self.settings, &self.addresses_v6).remove(&words),
+        };
+        if released {
+            self.begin_epoch(before);
+        }
+        released
+    }
+
+    /// The slot that an address leads to, an outside one's by the table in force.
+    fn slot_of(&self, address: &Address) -> Option<u32> {
+        let words = address.words;
+        let bound = match address.family {
+            Family::V4 => writer(&self.settings, &self.addresses_v4).get(&[words[0]]),
+            Family::V6 => writer(&self.settings, &self.addresses_v6).get(&words),
+        };
+        bound.or_else(|| Table::open(&self.memory())?.outside_slot(address))
+    }
+
+    /// An address of a slot has left it: flows with the slot are to be decided
+    /// again.
+    fn begin_epoch(&self, slot: Option<u32>) {
+        if let Some(binding) = slot.and_then(|slot| self.bindings.values().get(slot as usize)) {
+            binding.epoch.add(1);
         }
     }
 

@@ -326,6 +326,36 @@ fn flows_of_an_earlier_incarnation_are_nobodys() {
     assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
 }
 
+/// Under one table: the peer's address becomes somebody else's.
+#[test]
+fn a_flow_is_judged_anew_when_its_peers_address_changes_hands() {
+    let (world, mut shop) = Shop::open();
+    let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
+    let abroad = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: abroad, namespace: shop}\nspec:\n  podSelector: {matchLabels: {app: web}}\n  egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0}}]}]\n";
+    let question = udp().from(web.end).to(cache.end).dport(9);
+    let address = cache.end.ip(Family::V4).expect("both families");
+    let endpoint = shop.firewall.endpoint(&world, "shop/cache");
+    let slot = |&(own, slot)| (own == address).then_some(slot);
+    let slot = endpoint.addresses.iter().find_map(slot).expect("its slot");
+    let leave = |shop: &mut Shop| shop.meet(Program::FROM_WORKLOAD, &question, web, cache);
+    assert_eq!([leave(&mut shop), leave(&mut shop)], [RULE, FLOW]);
+    assert!(shop.firewall.kernel().release_address(address));
+    assert_eq!(leave(&mut shop), ISOLATED);
+
+    shop.firewall.replace_policies(&[CLOSED, abroad].concat());
+    assert!(shop.firewall.kernel().release_address(address));
+    assert_eq!([leave(&mut shop), leave(&mut shop)], [RULE, FLOW]);
+    for _ in 0..2 {
+        // Bound where it is bound already, it changes nothing.
+        let bound = shop.firewall.kernel().bind_address(address, slot);
+        bound.expect("there is room");
+    }
+    assert_eq!([leave(&mut shop), leave(&mut shop)], [RULE, FLOW]);
+    let bound = shop.firewall.kernel().bind_address(address, slot);
+    bound.expect("there is room");
+    assert_eq!(leave(&mut shop), FLOW);
+}
+
 /// A live flow is no passport: the packet must come from its peer's interface.
 #[test]
 fn a_flow_does_not_lend_its_addresses() {
