@@ -476,11 +476,15 @@ impl Kernel {
         let partition =
             match before.and_then(|value| self.endpoints.values().get(value as usize - 1)) {
                 Some(record) if record.flow_partition != 0 => record.flow_partition - 1,
-                _ => self
-                    .flows
-                    .take()
-                    .map_err(failed("make a partition of the flow table"))?
-                    .ok_or(KernelError::EndpointsFull { room })?,
+                _ => {
+                    let taken = self.flows.take();
+                    if !matches!(taken, Ok(Some(_))) {
+                        self.free.push(number);
+                    }
+                    taken
+                        .map_err(failed("make a partition of the flow table"))?
+                        .ok_or(KernelError::EndpointsFull { room })?
+                }
             };
         record.flow_partition = partition + 1;
         record.flow_mask = self.flows.mask();
