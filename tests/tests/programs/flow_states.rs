@@ -252,6 +252,27 @@ fn datagrams_keep_their_flow_alive_from_both_ends() {
     );
 }
 
+/// On another processor, a packet may come one tick after this one's.
+#[test]
+fn a_full_table_gives_up_no_flow_that_was_seen_a_tick_ahead() {
+    let (_world, mut clocked) = Clocked::open();
+    let question = udp().from(clocked.web.1).to(clocked.db.1).dport(53);
+    let mut refused = Vec::new();
+    for port in 1..2000 {
+        let question = question.clone().sport(port);
+        if clocked.ask(&question) == Reason::FlowTableFull {
+            refused.push(question);
+        } else {
+            clocked.answer(&question.reply());
+        }
+    }
+    assert!(refused.len() > 1000);
+    clocked.now -= 1;
+    for question in refused {
+        assert_eq!(clocked.ask(&question), Reason::FlowTableFull, "{question}");
+    }
+}
+
 /// Random conversations in a small partition, against the table's model.
 #[test]
 fn the_table_places_flows_as_its_model_does() {

@@ -447,6 +447,12 @@ fn a_full_partition_drops_new_flows_and_keeps_established_ones() {
         .to(named(&world, "shop/cache").end)
         .echo(1, 1);
     only_the_reply_passes(&mut shop, &echo, web, named(&world, "shop/cache"));
+    // Nor is that of an earlier incarnation.
+    let mut endpoint = shop.firewall.endpoint(&world, "shop/db");
+    endpoint.incarnation += 1;
+    let set = shop.firewall.kernel().set_endpoint(&endpoint);
+    set.expect("there is room");
+    assert!(ask(&mut shop.firewall, refused[0]));
 }
 
 #[test]

@@ -608,12 +608,15 @@ fn rank<M: FlowMemory>(
         return 0;
     }
     let idle = memory.jiffies().wrapping_sub(entry.last_seen.load());
+    // On another processor a packet may have come after the clock was read: not
+    // idle at all. Without a branch, for the verifier's sake.
+    let idle = idle & (idle >> 31).wrapping_sub(1);
     let protocol = entry.key[9].load() as u8;
     if idle > idle_time(memory, protocol, state, unknown) {
         return EXPIRED;
     }
     match state {
-        FlowState::Embryonic => TAKEN - 1 - (idle & 0x7fff_ffff),
+        FlowState::Embryonic => TAKEN - 1 - idle,
         _ => TAKEN,
     }
 }
