@@ -11,7 +11,7 @@ use cofferdam_verdict::{
     address::Address,
     counter::Hook,
     flow::{
-        FlowKey, FlowSet, FlowState, Idle, StateWord, WAYS,
+        FlowEntry, FlowKey, FlowSet, FlowState, Idle, StateWord, WAYS,
         model::{Flow, Partition},
     },
     judge::{Context, judge_flow},
@@ -37,6 +37,18 @@ spec:
     ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
 ";
 
+/// Web and the database may open connections to each other.
+const TALKATIVE_DB: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
+  egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]
+";
+
 /// The database's hooks, with a clock.
 struct Clocked {
     firewall: Turn,
@@ -48,13 +60,17 @@ struct Clocked {
 }
 
 impl Clocked {
-    /// Time begins shortly before the clock word wraps.
     fn open() -> (World, Self) {
+        Self::open_under(QUIET_DB)
+    }
+
+    /// Time begins shortly before the clock word wraps.
+    fn open_under(policies: &str) -> (World, Self) {
         let Scene {
             firewall,
             world,
             inside,
-        } = Scene::open(Wiring::Ptp, QUIET_DB);
+        } = Scene::open(Wiring::Ptp, policies);
         let end = |name| {
             let workload: &Workload = named(&world, name);
             (workload.host_ifindex, workload.end)
@@ -219,6 +235,50 @@ fn ports_are_used_again_after_a_goodbye() {
     clocked.connect();
     clocked.pass(Idle::TcpClosing, 1);
     assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
+}
+
+#[test]
+fn a_syn_that_is_sent_again_leaves_the_connection_established() {
+    let (_world, mut clocked) = Clocked::open();
+    clocked.connect();
+    assert_eq!(clocked.ask(&clocked.request().syn()), Reason::Rule);
+    clocked.pass(Idle::TcpEstablished, 0);
+    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
+}
+
+/// Both ends may open, on the same ports: the first one's flow stays, until it is
+/// closing.
+#[test]
+fn a_connection_the_other_way_takes_the_place_of_a_closing_one_only() {
+    let (_world, mut clocked) = Clocked::open_under(TALKATIVE_DB);
+    clocked.connect();
+    let back = clocked.segment().syn();
+    assert_eq!(clocked.answer(&back), Reason::Rule);
+    clocked.pass(Idle::TcpEstablished, 0);
+    assert_eq!(clocked.ask(&clocked.request().fin().ack()), Reason::Flow);
+    assert_eq!(clocked.answer(&clocked.segment().fin().ack()), Reason::Flow);
+    assert_eq!(clocked.answer(&back), Reason::Rule);
+    let accepted = clocked.request().syn().ack();
+    assert_eq!(clocked.ask(&accepted), Reason::Flow);
+    clocked.pass(Idle::TcpEstablished, 0);
+    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
+}
+
+#[test]
+fn packets_are_counted_for_the_end_that_sent_them() {
+    let (_world, mut clocked) = Clocked::open();
+    clocked.connect();
+    let long = clocked.request().ack().payload(b"a question");
+    assert_eq!(clocked.ask(&long), Reason::Flow);
+    let entries = clocked.sets.iter().flat_map(|set| &set.ways);
+    let live = |entry: &&FlowEntry| StateWord(entry.state.load()).state() != FlowState::Free;
+    let [entry] = entries.filter(live).collect::<Vec<_>>()[..] else {
+        panic!("one flow");
+    };
+    let short = clocked.request().ack().bytes().len() as u64;
+    let sides = [0, 1].map(|side| (entry.packets[side].load(), entry.bytes[side].load()));
+    let long = long.bytes().len() as u64;
+    assert_eq!(sides, [(3, 2 * short + long), (1, short)]);
 }
 
 #[test]

@@ -218,6 +218,20 @@ fn an_echo_request_is_judged_even_under_the_identifier_of_an_allowed_one() {
 }
 
 #[test]
+fn an_echo_reply_that_nobody_asked_for_opens_nothing() {
+    let (world, mut shop) = Shop::open();
+    let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
+    for family in Family::BOTH {
+        let request = ping(family).from(cache.end).to(web.end).echo(5, 1);
+        for _ in 0..2 {
+            let unasked = request.reply();
+            assert_eq!(shop.send(&unasked, web, cache), [RULE, RULE], "{unasked}");
+        }
+        assert_eq!(shop.send(&request, cache, web), [ISOLATED], "{request}");
+    }
+}
+
+#[test]
 fn a_syn_from_the_other_end_is_a_new_connection() {
     let (world, mut shop) = Shop::open();
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
@@ -313,6 +327,23 @@ fn a_peer_that_changed_is_judged_anew() {
     assert_eq!(shop.send(&next, web, db), [FLOW, FLOW]);
 }
 
+/// A local workload's interface is no longer known: its address is no excuse.
+#[test]
+fn a_flow_does_not_outlive_its_peers_interface() {
+    let (world, mut shop) = Shop::open();
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    shop.connect(web, db, 40000);
+    assert!(shop.firewall.kernel().remove_endpoint(web.host_ifindex));
+    let next = request(web, db).ack();
+    let foreign = (Action::Deny, Reason::ForeignLocalAddress);
+    for from in [cache, web] {
+        let context = between(from, db);
+        let to = Program::TO_WORKLOAD;
+        let outcome = judged(&mut shop.firewall, to, &next.bytes(), &context);
+        assert_eq!(outcome, foreign);
+    }
+}
+
 #[test]
 fn flows_of_an_earlier_incarnation_are_nobodys() {
     let (world, mut shop) = Shop::open();
@@ -322,6 +353,24 @@ fn flows_of_an_earlier_incarnation_are_nobodys() {
     endpoint.incarnation += 1;
     let set = shop.firewall.kernel().set_endpoint(&endpoint);
     set.expect("there is room");
+    let reply = segment(db, web).ack();
+    assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
+}
+
+/// The partition of an endpoint that is gone is given to another.
+#[test]
+fn flows_of_a_removed_endpoint_are_nobodys() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    shop.connect(web, db, 40000);
+    let endpoint = shop.firewall.endpoint(&world, "shop/db");
+    assert!(shop.firewall.kernel().remove_endpoint(endpoint.ifindex));
+    // The grace period of a new table frees the partition.
+    shop.firewall.replace_policies(&[CLOSED, DB].concat());
+    let set = shop.firewall.kernel().set_endpoint(&endpoint);
+    set.expect("there is room");
+    let flows = shop.firewall.kernel().flows(endpoint.ifindex);
+    assert_eq!(flows.expect("an endpoint").used, 0);
     let reply = segment(db, web).ack();
     assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
 }
@@ -354,6 +403,50 @@ fn a_flow_is_judged_anew_when_its_peers_address_changes_hands() {
     let bound = shop.firewall.kernel().bind_address(address, slot);
     bound.expect("there is room");
     assert_eq!(leave(&mut shop), FLOW);
+}
+
+/// What the node opens is allowed by no rule, so that no table says it again to a
+/// reply; but only what the node has opened.
+#[test]
+fn connections_of_the_node_outlive_the_table_but_not_those_in_its_name() {
+    let (world, mut shop) = Shop::open();
+    let db = named(&world, "shop/db");
+    let node = world.node().end;
+    let own_node = (Action::Allow, Reason::OwnNode);
+    let named_node = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: any, namespace: shop}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: '::/0'}}]}]\n";
+    for family in Family::BOTH {
+        let arrive = |shop: &mut Shop, sport, ingress_ifindex| {
+            let syn = tcp().family(family).from(node).to(db.end).sport(sport);
+            let context = cofferdam_dataplane::TestContext {
+                ifindex: db.host_ifindex,
+                ingress_ifindex,
+                ..Default::default()
+            };
+            let frame = syn.dport(80).syn().bytes();
+            judged(&mut shop.firewall, Program::TO_WORKLOAD, &frame, &context)
+        };
+        let reply = |shop: &mut Shop, dport| {
+            let reply = tcp().family(family).from(db.end).to(node).sport(80);
+            let frame = reply.dport(dport).ack().bytes();
+            judged(
+                &mut shop.firewall,
+                Program::FROM_WORKLOAD,
+                &frame,
+                &leaving(db),
+            )
+        };
+        shop.firewall
+            .replace_policies(&[CLOSED, named_node].concat());
+        let uplink = world.outside().uplink_ifindex;
+        assert_eq!(arrive(&mut shop, 40000, 0), own_node);
+        assert_eq!(arrive(&mut shop, 40001, uplink), RULE);
+        assert_eq!(reply(&mut shop, 40000), FLOW);
+        assert_eq!(reply(&mut shop, 40001), FLOW);
+        shop.firewall.replace_policies(CLOSED);
+        assert_eq!(reply(&mut shop, 40000), own_node);
+        assert_eq!(reply(&mut shop, 40000), FLOW);
+        assert_eq!(reply(&mut shop, 40001), ISOLATED);
+    }
 }
 
 /// A live flow is no passport: the packet must come from its peer's interface.
@@ -571,6 +664,36 @@ fn denied_packets_are_reported_with_their_verdict() {
     assert!(after.1 > before.1, "the ring is smaller than that");
     assert_eq!(after.0 - before.0, reported + after.1 - before.1);
     assert_eq!(after.0 - before.0, 5000);
+}
+
+#[test]
+fn a_question_is_answered_by_policy_alone_and_leaves_no_trace() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::load();
+    let mut events = firewall.kernel().events().expect("the first to ask");
+    firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let (program, context) = (Program::TO_WORKLOAD, between(web, db));
+    let allowed = request(web, db).syn().bytes();
+    let denied = request(web, db).dport(80).syn().bytes();
+    let before = firewall.ledger();
+    let mut ask = |firewall: &mut Firewall, frame: &[u8]| {
+        let reason = firewall.ask(program, frame, &context)[0].reason;
+        assert_eq!(events.next(), None);
+        let flows = firewall.kernel().flows(db.host_ifindex);
+        (reason, flows.expect("an endpoint").used)
+    };
+    assert_eq!(ask(&mut firewall, &allowed), (Reason::Rule, 0));
+    assert_eq!(ask(&mut firewall, &denied), (Reason::Isolated, 0));
+    let moved = firewall.ledger().since(&before);
+    assert!(moved.is_empty(), "{moved:?}");
+
+    // A live flow is not policy's answer.
+    let question = udp().from(web.end).to(db.end).dport(53).bytes();
+    assert_eq!(judged(&mut firewall, program, &question, &context), RULE);
+    assert_eq!(judged(&mut firewall, program, &question, &context), FLOW);
+    assert_eq!(ask(&mut firewall, &question), (Reason::Rule, 1));
 }
 
 /// Under real connections: a rule goes, and its connection hangs at once; others,
