@@ -11,7 +11,9 @@
 mod arrows;
 mod bench;
 mod build;
+mod demo;
 mod outcome;
+mod package;
 mod records;
 mod run;
 mod setup;
@@ -45,12 +47,16 @@ enum Verb {
     Setup,
     /// Compile the workspace, kernel programs included.
     Build(build::Options),
+    /// Show a small shop under policy, with real packets.
+    Demo(demo::Options),
     /// Check formatting, layout and lints, then run all tests, here and on an older kernel.
     Test(test::Options),
     /// Run the kernel tests on other kernels, in a virtual machine.
     TestVm(vm::Options),
     /// Check that only the dependencies of the layout exist.
     Arrows,
+    /// Build what is shipped: static binaries, checksums and a list of what is in them.
+    Package(package::Options),
     /// Run a benchmark; `bench --help` lists them.
     Bench(bench::Options),
 }
@@ -59,9 +65,11 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Setup => setup::ensure(&setup::EVERYTHING),
         Verb::Build(options) => build::run(&options),
+        Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
         Verb::TestVm(options) => vm::run(&options),
         Verb::Arrows => arrows::run(),
+        Verb::Package(options) => package::run(&options),
         Verb::Bench(options) => bench::run(&options),
     };
     match done {

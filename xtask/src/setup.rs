@@ -49,6 +49,9 @@ Where there are no such packages, the kernel programs build as well with:
 /// Where the BPF file system belongs.
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
+/// Where distributions and container runtimes put CNI plugins.
+const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
+
 /// Something a verb cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -60,16 +63,19 @@ pub(crate) enum Need {
     BpfFileSystem,
     /// `ip` and `tc`.
     NetworkTools,
+    /// The standard CNI plugins, and what enters the namespaces that they wire.
+    NetworkPlugins,
     /// A virtual machine and what goes into it.
     VirtualMachine,
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 5] = [
+pub(crate) const EVERYTHING: [Need; 6] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
     Need::NetworkTools,
+    Need::NetworkPlugins,
     Need::VirtualMachine,
 ];
 
@@ -136,6 +142,19 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             Need::BpfFileSystem => mount = !tools::is_mounted("bpf", Path::new(BPF_FILE_SYSTEM)),
             Need::NetworkTools => {
                 packages.extend(missing_packages(&[("ip", "iproute2"), ("tc", "iproute2")]))
+            }
+            Need::NetworkPlugins => {
+                packages.extend(missing_packages(&[
+                    ("setpriv", "util-linux"),
+                    ("nsenter", "util-linux"),
+                ]));
+                // They are no commands of their own, and lie in no PATH.
+                if !PLUGIN_FOLDERS
+                    .iter()
+                    .any(|folder| Path::new(folder).join("bridge").is_file())
+                {
+                    packages.push("containernetworking-plugins");
+                }
             }
             Need::VirtualMachine => packages.extend(missing_packages(&[
                 ("qemu-system-x86_64", "qemu-system-x86"),

@@ -1,0 +1,156 @@
+//! Why each attempt of the intruder was dropped, as the agent tells it.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+use cofferdam_tests::{
+    expectations::{Question, Template},
+    packet::Family,
+    traffic::Probe,
+};
+use serde_json::Value;
+
+use crate::{
+    shop::{Shop, shown},
+    table::Reachability,
+};
+
+/// Explanations of denied attempts.
+pub(crate) struct Explained {
+    /// How many attempts have one, of those that were denied.
+    pub(crate) count: usize,
+    /// Attempts that have none, or not the right one, in words.
+    pub(crate) objections: Vec<String>,
+    /// In words: what was tried, and why it was dropped.
+    pub(crate) lines: Vec<String>,
+}
+
+/// Looks up the denied attempts of `source` among flow records.
+pub(crate) fn explained(
+    source: &str,
+    shop: &Shop,
+    template: &Template,
+    reachability: &Reachability,
+    records: &[Value],
+    policies: &Path,
+) -> Result<Explained> {
+    let mut objections = Vec::new();
+    let mut count = 0;
+    // What was tried, and why it failed, by family: mostly the same in both.
+    let mut reasons: BTreeMap<(&Question, String), Vec<Family>> = BTreeMap::new();
+    let attempts = reachability
+        .denied()
+        .filter(|(question, _)| question.source == source);
+    for (question, family) in attempts {
+        let addresses = [&question.source, &question.destination].map(|name| {
+            shop.member(name)
+                .map(|member| member.ip(*family).to_string())
+        });
+        let [from, to] = addresses;
+        let (from, to) = (from?, to?);
+        let record = records
+            .iter()
+            .find(|record| is_of(record, &from, &to, question.probe));
+        let explanation = match record {
+            Some(record) => explanation(record, policies),
+            None => Err("no flow record".to_owned()),
+        };
+        let explanation = explanation.and_then(|explanation| {
+            let by = template
+                .expected
+                .get(question)
+                .and_then(|said| said.by.as_ref());
+            match by {
+                Some(by) if !explanation.policies.contains(by) => {
+                    Err(format!("not put down to {by}: {}", explanation.text))
+                }
+                _ => Ok(explanation.text),
+            }
+        });
+        match explanation {
+            Ok(text) => {
+                count += 1;
+                reasons.entry((question, text)).or_default().push(*family);
+            }
+            Err(objection) => objections.push(format!("{question} {family}: {objection}")),
+        }
+    }
+    let line = |((question, text), families): (&(&Question, String), &Vec<Family>)| {
+        let only = match families[..] {
+            [family] => format!(" ({family} only)"),
+            _ => String::new(),
+        };
+        format!(
+            "{} {}{only}: {text}",
+            question.destination,
+            shown(question.probe)
+        )
+    };
+    let lines = reasons.iter().map(line).collect();
+    Ok(Explained {
+        count,
+        objections,
+        lines,
+    })
+}
+
+/// Whether a record tells of such a packet being denied.
+fn is_of(record: &Value, from: &str, to: &str, probe: Probe) -> bool {
+    let (protocol, port) = match probe {
+        Probe::Tcp(port) => ("tcp", port),
+        Probe::Udp(port) => ("udp", port),
+        Probe::Sctp(port) => ("sctp", port),
+        Probe::Ping => return false,
+    };
+    record["type"] == "denied"
+        && record["verdict"] == "deny"
+        && record["source"]["address"] == from
+        && record["destination"]["address"] == to
+        && record["destination"]["port"] == port
+        && record["protocol"] == protocol
+}
+
+/// Why one packet was dropped.
+struct Explanation {
+    text: String,
+    /// All policies that are named: `namespace/name`.
+    policies: Vec<String>,
+}
+
+/// Reads it from a record. What it points at must exist.
+fn explanation(record: &Value, policies: &Path) -> Result<Explanation, String> {
+    let isolating = record["isolated_by"].as_array().map(Vec::as_slice);
+    let (verb, rules) = match &record["rule"] {
+        Value::Null => ("isolated by", isolating.unwrap_or_default()),
+        rule => ("denied by", std::slice::from_ref(rule)),
+    };
+    if rules.is_empty() {
+        return Err(format!("neither a rule nor an isolating policy: {record}"));
+    }
+    let mut names = Vec::new();
+    let mut places = Vec::new();
+    for rule in rules {
+        let text = |key: &str| rule[key].as_str().unwrap_or_default();
+        let file = Path::new(text("file"));
+        let name = file.file_name().unwrap_or_default();
+        let line = rule["line"]
+            .as_u64()
+            .and_then(|line| usize::try_from(line).ok());
+        let written = std::fs::read_to_string(policies.join(name)).unwrap_or_default();
+        let there = line.and_then(|line| written.lines().nth(line.checked_sub(1)?));
+        let Some((line, _)) = line.zip(there) else {
+            return Err(format!("points at no line of a policy: {rule}"));
+        };
+        let policy = match text("namespace") {
+            "" => text("name").to_owned(),
+            namespace => format!("{namespace}/{}", text("name")),
+        };
+        places.push(format!("{policy} ({}:{line})", name.to_string_lossy()));
+        names.push(policy);
+    }
+    let direction = record["direction"].as_str().unwrap_or_default();
+    Ok(Explanation {
+        text: format!("{direction} {verb} {}", places.join(", ")),
+        policies: names,
+    })
+}

@@ -1,0 +1,166 @@
+//! What the demonstration needs of the machine, and giving it back.
+
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{self, Child, Command},
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
+
+/// The wish that this process should end.
+pub(crate) struct Interruption {
+    signals: SignalFd,
+}
+
+impl Interruption {
+    /// From now on such signals wait to be asked for. Programs that we start do not
+    /// inherit that.
+    pub(crate) fn expect() -> Result<Self> {
+        let wanted = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+        let set: SigSet = wanted.into_iter().collect();
+        set.thread_block().context("cannot hold back signals")?;
+        let signals =
+            SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).context("cannot wait for signals")?;
+        Ok(Self { signals })
+    }
+
+    /// Waits for a signal, or until the other end of the pipe is closed; whether it
+    /// was a signal.
+    pub(crate) fn or_end_of(&self, pipe: &io::PipeReader) -> Result<bool> {
+        let mut waited = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(pipe.as_fd(), PollFlags::POLLIN),
+        ];
+        loop {
+            match poll(&mut waited, PollTimeout::NONE) {
+                Ok(_) => return Ok(waited[0].any().unwrap_or(false)),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("cannot wait for signals"),
+            }
+        }
+    }
+}
+
+/// A folder, a BPF file system in it that only we and our children see, and the
+/// programs that run for us.
+pub(crate) struct Premises {
+    folder: PathBuf,
+    /// `None` once they are given back: nothing is started any more.
+    running: Mutex<Option<Vec<Child>>>,
+}
+
+impl Premises {
+    /// Makes them. The calling thread, and what it starts, is in a mount namespace of
+    /// its own afterwards.
+    pub(crate) fn new() -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("cofferdam-demo-{}", process::id()));
+        let premises = Self {
+            running: Mutex::new(Some(Vec::new())),
+            folder,
+        };
+        for folder in [premises.run_dir(), premises.bpffs(), premises.leases()] {
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
+        unshare(CloneFlags::CLONE_NEWNS)
+            .context("cannot make a mount namespace; the demonstration needs root")?;
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .context("cannot keep mounts to ourselves")?;
+        mount(
+            Some("bpf"),
+            &premises.bpffs(),
+            Some("bpf"),
+            MsFlags::empty(),
+            Some("mode=0700"),
+        )
+        .context("cannot mount a BPF file system")?;
+        Ok(premises)
+    }
+
+    /// Where everything lies.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The agent's control socket.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// The BPF file system.
+    pub(crate) fn bpffs(&self) -> PathBuf {
+        self.folder.join("bpf")
+    }
+
+    /// Where `host-local` keeps which addresses it gave out.
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.folder.join("leases")
+    }
+
+    /// Starts a program that is to run until it is told not to; its process id.
+    pub(crate) fn start(&self, command: &mut Command) -> Result<u32> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = running.as_mut() else {
+            bail!("the demonstration is over");
+        };
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let id = child.id();
+        running.push(child);
+        Ok(id)
+    }
+
+    /// Whether a program that was started still runs.
+    pub(crate) fn runs(&self, id: u32) -> bool {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = running.iter_mut().flatten();
+        let child = started.find(|child| child.id() == id);
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Kills a program, so that it can do nothing about it; returns when it is gone.
+    pub(crate) fn kill(&self, id: u32) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_mut()
+            && let Some(at) = running.iter().position(|child| child.id() == id)
+        {
+            end(running.remove(at));
+        }
+    }
+
+    /// Gives everything back.
+    pub(crate) fn clear(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for child in running.take().into_iter().flatten() {
+            end(child);
+        }
+        // The mount goes with its namespace, when this process ends; only the place
+        // where it is mounted is in the way until then.
+        let detached = nix::mount::umount2(&self.bpffs(), nix::mount::MntFlags::MNT_DETACH);
+        if detached.is_ok() || !self.bpffs().exists() {
+            // What is left is of no use to anybody, and of no harm.
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+fn end(mut child: Child) {
+    // Both fail only for a process that has ended and was waited for.
+    let _ = child.kill();
+    let _ = child.wait();
+}

@@ -1,0 +1,321 @@
+//! What is shown, in order.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use cofferdam_tests::{
+    expectations::{Question, Template},
+    packet::Family,
+    traffic::{Conversation, Outcome, Probe, probe},
+};
+
+use crate::{
+    Arguments,
+    agent::Agent,
+    drops,
+    premises::Premises,
+    shop::{Shop, shown},
+    table::Reachability,
+};
+
+/// Who is up to no good.
+const INTRUDER: &str = "guests/intruder";
+/// The connection that loses its rule: who, whom, where, and in which file the rule is.
+const CUT: (&str, &str, u16, &str) = ("shop/api", "shop/db", 5432, "db.yaml");
+/// What must arrive has this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What must not is believed after this long.
+const SILENCE: Duration = Duration::from_millis(700);
+
+/// What has been found so far.
+#[derive(Default)]
+struct Findings {
+    right: usize,
+    tried: usize,
+    explained: usize,
+    objections: Vec<String>,
+}
+
+impl Findings {
+    fn take(&mut self, scene: &str, reachability: &Reachability) {
+        let (right, tried) = reachability.count();
+        self.right += right;
+        self.tried += tried;
+        self.object(scene, reachability.objections());
+    }
+
+    /// Notes what is not as it should be, and says so at once.
+    fn object(&mut self, scene: &str, objections: impl IntoIterator<Item = String>) {
+        for objection in objections {
+            println!("  WRONG: {objection}");
+            self.objections.push(format!("{scene}: {objection}"));
+        }
+    }
+}
+
+/// Prints the title of a scene, and what it is called in objections.
+fn scene(title: &'static str) -> &'static str {
+    println!("\n== {title}");
+    title
+}
+
+/// Plays all scenes; whether all was as stated.
+pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant) -> Result<bool> {
+    let template = Template::read(&arguments.policies)?;
+    let mut findings = Findings::default();
+
+    scene("a shop, and a host outside");
+    let shop = Shop::open(&template, premises)?;
+    for member in &shop.members {
+        let [v4, v6] = Family::BOTH.map(|family| member.ip(family).to_string());
+        println!("  {:20} {v4:14} {v6}", member.name);
+    }
+    let ports: Vec<String> = template.probes().into_iter().map(shown).collect();
+    println!("  everybody serves {}", ports.join(", "));
+
+    let open = scene("without policy: everybody reaches everybody");
+    let table = Reachability::tried(&shop, &template, |_| true)?;
+    print!("{}", table.shown(&shop, &template));
+    findings.take(open, &table);
+
+    let title = scene("the agent puts the policies in force");
+    // A copy, so that a rule can be removed from it.
+    let policies = copied(&arguments.policies, &template, premises)?;
+    let agent = Agent::start(&arguments.cofferdam, &shop, &policies, premises)?;
+    agent.wait()?;
+    agent.add_endpoints(&shop)?;
+    let revision = agent.sync()?;
+    println!(
+        "  {} workloads, revision {revision}; who reaches whom on which port:",
+        shop.workloads().count()
+    );
+    let stated = |question: &Question| {
+        let expected = template.expected.get(question);
+        expected.is_some_and(|expected| expected.allowed)
+    };
+    if let Some(question) = template.unanswered().first() {
+        bail!("nothing is stated about {question}");
+    }
+    let table = Reachability::tried(&shop, &template, stated)?;
+    print!("{}", table.shown(&shop, &template));
+    findings.take(title, &table);
+
+    intruder(&agent, &shop, &template, &table, &policies, &mut findings)?;
+    counters(&agent, &shop, &mut findings)?;
+    cut(&agent, &shop, &policies, &mut findings)?;
+    let agent = survive(
+        agent,
+        arguments,
+        &shop,
+        &template,
+        &policies,
+        premises,
+        &mut findings,
+    )?;
+
+    println!();
+    if arguments.keep {
+        look_around(arguments, premises, &agent, &shop);
+    }
+    let good = findings.objections.is_empty() && findings.right == findings.tried;
+    println!(
+        "demo: {} cells={}/{} drops_explained={} seconds={:.1}",
+        if good { "ok" } else { "failed" },
+        findings.right,
+        findings.tried,
+        findings.explained,
+        started.elapsed().as_secs_f64(),
+    );
+    if arguments.keep {
+        // Everything is held by this thread.
+        loop {
+            std::thread::park();
+        }
+    }
+    Ok(good)
+}
+
+/// A folder with the documents of a template.
+fn copied(from: &Path, template: &Template, premises: &Premises) -> Result<PathBuf> {
+    let folder = premises.folder().join("policies");
+    fs::create_dir_all(&folder).context("cannot copy the policies")?;
+    for name in template.texts.keys() {
+        fs::copy(from.join(name), folder.join(name)).context("cannot copy the policies")?;
+    }
+    Ok(folder)
+}
+
+/// What the intruder tried, and what the agent says of it.
+fn intruder(
+    agent: &Agent<'_>,
+    shop: &Shop,
+    template: &Template,
+    table: &Reachability,
+    policies: &Path,
+    findings: &mut Findings,
+) -> Result<()> {
+    let title = scene("what the intruder tried, and what stopped it");
+    agent.sync()?;
+    let records = agent.records()?;
+    let explained = drops::explained(INTRUDER, shop, template, table, &records, policies)?;
+    for line in &explained.lines {
+        println!("  {line}");
+    }
+    findings.explained = explained.count;
+    findings.object(title, explained.objections);
+    if explained.count == 0 {
+        findings.object(title, ["not one drop is explained".to_owned()]);
+    }
+    Ok(())
+}
+
+/// The counters, held against each other.
+fn counters(agent: &Agent<'_>, shop: &Shop, findings: &mut Findings) -> Result<()> {
+    let title = scene("the counters (/metrics)");
+    agent.sync()?;
+    let metrics = agent.metrics(shop)?;
+    let mut sums = [0.0; 3];
+    let names =
+        ["seen", "allowed", "dropped"].map(|what| format!("cofferdam_{what}_packets_total"));
+    for line in metrics.lines() {
+        let Some(at) = names.iter().position(|name| {
+            let rest = line.strip_prefix(name.as_str());
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        }) else {
+            continue;
+        };
+        let value: f64 = line
+            .rsplit(' ')
+            .next()
+            .and_then(|value| value.parse().ok())
+            .with_context(|| format!("no number in `{line}`"))?;
+        sums[at] += value;
+        if value > 0.0 {
+            println!("  {line}");
+        }
+    }
+    let [seen, allowed, dropped] = sums;
+    println!("  seen {seen} = allowed {allowed} + dropped {dropped}");
+    if seen != allowed + dropped || dropped == 0.0 {
+        findings.object(title, ["the counters contradict what happened".to_owned()]);
+    }
+    Ok(())
+}
+
+/// A rule is removed while a connection that it allowed is open.
+fn cut(agent: &Agent<'_>, shop: &Shop, policies: &Path, findings: &mut Findings) -> Result<()> {
+    let title = scene("a rule is removed under open connections");
+    let (source, destination, port, file) = CUT;
+    let from = shop.member(source)?;
+    let to = shop.member(destination)?;
+    let mut talks = Vec::new();
+    for family in Family::BOTH {
+        let mut talk = Conversation::tcp(from, to.ip(family), port, PATIENCE)
+            .with_context(|| format!("{source} cannot connect to {destination}"))?;
+        talk.exchange(b"one", PATIENCE).context("no answer")?;
+        talks.push((family, talk));
+    }
+    println!("  {source} talks to {destination} on {port}, over IPv4 and IPv6");
+    let path = policies.join(file);
+    let before = fs::read_to_string(&path).context("cannot read a policy")?;
+    fs::write(&path, without_ingress(&before)?).context("cannot write a policy")?;
+    let asked = Instant::now();
+    let revision = agent.sync()?;
+    println!(
+        "  {file}: `ingress: []`; in force after {} ms (revision {revision})",
+        asked.elapsed().as_millis()
+    );
+    for (family, talk) in &mut talks {
+        match talk.exchange(b"two", SILENCE) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                println!("  {family}: no answer any more");
+            }
+            other => findings.object(title, [format!("{family}: not cut: {other:?}")]),
+        }
+    }
+    fs::write(&path, before).context("cannot write a policy")?;
+    agent.sync()?;
+    for family in Family::BOTH {
+        let outcome = probe(from, to.ip(family), Probe::Tcp(port), PATIENCE)?;
+        if outcome != Outcome::Reached(destination.to_owned()) {
+            findings.object(title, [format!("{family}: still cut: {outcome}")]);
+        }
+    }
+    println!("  the rule is back: {source} reaches {destination} again");
+    Ok(())
+}
+
+/// The document without its ingress rules.
+fn without_ingress(text: &str) -> Result<String> {
+    let mut document: serde_yaml::Value = serde_yaml::from_str(text)?;
+    let spec = document.get_mut("spec").context("a policy has a spec")?;
+    let ingress = spec.get_mut("ingress").context("it has ingress rules")?;
+    *ingress = serde_yaml::Value::Sequence(Vec::new());
+    Ok(serde_yaml::to_string(&document)?)
+}
+
+/// The agent is killed; what it put in force stays. Another one takes over.
+fn survive<'p>(
+    agent: Agent<'p>,
+    arguments: &Arguments,
+    shop: &Shop,
+    template: &Template,
+    policies: &Path,
+    premises: &'p Premises,
+    findings: &mut Findings,
+) -> Result<Agent<'p>> {
+    let title = scene("the agent is killed");
+    println!("  kill -9 {}", agent.process());
+    agent.kill();
+    let stated = |question: &Question| {
+        let expected = template.expected.get(question);
+        expected.is_some_and(|expected| expected.allowed)
+    };
+    let table = Reachability::tried(shop, template, stated)?;
+    findings.take(title, &table);
+    let (right, tried) = table.count();
+    println!("  without an agent, {right} of {tried} cells are as stated");
+    let agent = Agent::start(&arguments.cofferdam, shop, policies, premises)?;
+    agent.wait()?;
+    println!("  another agent runs and has taken over");
+    Ok(agent)
+}
+
+/// How to look around in what is left standing, and how to end it.
+fn look_around(arguments: &Arguments, premises: &Premises, agent: &Agent<'_>, shop: &Shop) {
+    let own = process::id();
+    let cofferdam = arguments.cofferdam.display();
+    let run_dir = premises.run_dir();
+    let run_dir = run_dir.display();
+    println!("The shop is left standing. To look around, as root:");
+    println!("  {cofferdam} status --run-dir {run_dir}");
+    println!("  {cofferdam} observe -f --run-dir {run_dir}");
+    println!(
+        "  nsenter --net={} ip address      # the node",
+        shop.node.path().display()
+    );
+    for member in &shop.members {
+        let path = member.namespace.path();
+        println!(
+            "  nsenter --net={} bash      # {}",
+            path.display(),
+            member.name
+        );
+    }
+    println!(
+        "  nsenter --target {own} --mount ls {}",
+        premises.bpffs().display()
+    );
+    println!(
+        "Policies lie in {}, the agent (process {}) writes to {}.",
+        premises.folder().join("policies").display(),
+        agent.process(),
+        Agent::log(premises).display()
+    );
+    println!("To clean up: kill {own}");
+}

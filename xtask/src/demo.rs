@@ -1,0 +1,103 @@
+//! `cargo xtask demo`: builds the workspace and shows a small shop under policy.
+//!
+//! The show itself is a program of the `tests` crate, which has the servers and
+//! clients for it; this only sets the machine up, builds, and hands over.
+
+use std::{
+    io::{BufRead as _, BufReader, PipeReader, Write as _},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    outcome::Failed,
+    run,
+    setup::{self, Need},
+    tools,
+};
+
+/// The documents of the shop.
+const POLICIES: &str = "policies/library/three-tier";
+/// How the last line begins, by its answer.
+const LAST_LINES: [(&str, bool); 2] = [("demo: ok ", true), ("demo: failed ", false)];
+
+/// Arguments of `cargo xtask demo`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leave the shop standing, and say how to look around and how to clean up.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs it.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if !tools::is_root() {
+        bail!("the demonstration makes network namespaces, which takes root");
+    }
+    setup::ensure(&[
+        Need::KernelCompiler,
+        Need::NetworkTools,
+        Need::NetworkPlugins,
+    ])?;
+    println!("== building");
+    let status = run::status(run::cargo().arg("build").args(run::WORKSPACE))?;
+    if !status.success() {
+        return Err(Failed::program("cargo build", status));
+    }
+    let built = run::target().join("debug");
+    let mut command = run::command(built.join("cofferdam-demo"));
+    command
+        .args([PathBuf::from("--cofferdam"), built.join("cofferdam")])
+        .args([PathBuf::from("--policies"), run::root().join(POLICIES)]);
+    if options.keep {
+        kept(&mut command)
+    } else {
+        // In our place: signals reach it, and its exit status is ours.
+        Err(command.exec()).context("cannot start the demonstration")
+    }
+}
+
+/// Runs it until all has been shown, and leaves it running.
+fn kept(command: &mut Command) -> Result<()> {
+    // One pipe for all that it says, and nothing of this terminal: whoever waits for
+    // our output to end must not wait for what is left standing.
+    let (output, input) = std::io::pipe().context("cannot make a pipe")?;
+    let mut child = command
+        .arg("--keep")
+        .stdin(Stdio::null())
+        .stdout(input.try_clone()?)
+        .stderr(input)
+        .spawn()
+        .context("cannot start the demonstration")?;
+    // It has the other ends of the pipe, which must be its alone.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    match last_line(output)? {
+        Some(true) => Ok(()),
+        Some(false) => Err(Failed::error("not everything was as the policies say")),
+        None => ended(&mut child),
+    }
+}
+
+/// Shows what comes, up to the last line; its answer, or `None` when it did not come.
+fn last_line(output: PipeReader) -> Result<Option<bool>> {
+    for line in BufReader::new(output).lines() {
+        let line = line.context("cannot read what the demonstration says")?;
+        // A reader that went away (`| head`) does not end the demonstration.
+        let _ = writeln!(std::io::stdout(), "{line}");
+        let answer = LAST_LINES
+            .into_iter()
+            .find(|(beginning, _)| line.starts_with(beginning));
+        if let Some((_, answer)) = answer {
+            return Ok(Some(answer));
+        }
+    }
+    Ok(None)
+}
+
+fn ended(child: &mut Child) -> Result<()> {
+    let status = child.wait().context("cannot wait for the demonstration")?;
+    Err(Failed::program("the demonstration", status))
+}

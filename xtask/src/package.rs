@@ -1,0 +1,241 @@
+//! `cargo xtask package`: what is shipped, in `dist/`.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `cofferdam`, … | the binaries: static, with the kernel programs inside |
+//! | `cofferdam-VERSION-TARGET.tar.gz` | the binaries, the licences and the policy library |
+//! | `cofferdam-VERSION.cdx.json` | every crate that is in the binaries (CycloneDX) |
+//! | `SHA256SUMS` | checksums of all of these |
+//!
+//! The C library is musl, whose licence asks for no more than a notice. Where its
+//! target can be neither found nor added, it is glibc, and we say so: a static glibc
+//! cannot load the modules by which names of hosts and users are looked up (Cofferdam
+//! looks up neither), and whoever passes such a binary on has the duties of its
+//! licence, the LGPL.
+//!
+//! Invariants: the same commit and compiler give the same names and the same archive;
+//! what is packed has been checked: no interpreter, no library, the kernel programs
+//! inside, and it runs where there is no other file.
+
+mod check;
+mod sbom;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    outcome::Failed,
+    run,
+    setup::{self, Need},
+    tools,
+};
+
+/// Folder of the crate whose binaries are shipped, and of the programs inside them.
+const SHIPPED: &str = "controller";
+const KERNEL_PROGRAMS: &str = "dataplane/ebpf";
+/// What goes into the archive beside the binaries, and what it is called there.
+const BESIDE: [(&str, &str); 4] = [
+    ("LICENSE", "LICENSE"),
+    ("dataplane/ebpf/LICENSE-GPL-2.0", "LICENSE-GPL-2.0"),
+    ("README.md", "README.md"),
+    ("policies/library", "policies"),
+];
+
+/// Arguments of `cargo xtask package`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Where to put it.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Builds, checks and packs.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::ensure(&[Need::KernelCompiler])?;
+    let target = target()?;
+    let shipped = Shipped::read(&target)?;
+    let dist = match &options.out {
+        Some(folder) => std::path::absolute(folder)?,
+        None => run::root().join("dist"),
+    };
+    let time = time_of_commit()?;
+
+    println!("== building for {target}");
+    let built = build(&shipped, &target)?;
+    if dist.exists() {
+        fs::remove_dir_all(&dist)
+            .with_context(|| format!("cannot empty the folder {}", dist.display()))?;
+    }
+    fs::create_dir_all(&dist)
+        .with_context(|| format!("cannot make the folder {}", dist.display()))?;
+
+    println!("== checking");
+    let mut files = Vec::new();
+    for name in &shipped.binaries {
+        let packed = dist.join(name);
+        fs::copy(built.join(name), &packed)
+            .with_context(|| format!("cannot copy {name} to {}", dist.display()))?;
+        check::is_static(&packed)?;
+        check::has_kernel_programs(&packed)?;
+        let says = check::runs_alone(&packed)?;
+        println!("  {name}: static, kernel programs inside, runs alone: {says}");
+        files.push(name.clone());
+    }
+
+    println!("== packing");
+    let archive = format!("{}-{target}", shipped.title());
+    pack(&dist, &archive, &shipped.binaries, time)?;
+    files.push(format!("{archive}.tar.gz"));
+    let list = format!("{}.cdx.json", shipped.title());
+    let bill = sbom::bill(&shipped.version, &target, time, &shipped.sources)?;
+    fs::write(dist.join(&list), bill).with_context(|| format!("cannot write {list}"))?;
+    files.push(list);
+    let sums = run::output(Command::new("sha256sum").args(&files).current_dir(&dist))?;
+    fs::write(dist.join("SHA256SUMS"), &sums).context("cannot write the checksums")?;
+    print!("{sums}");
+    println!("package: ok {}", dist.display());
+    Ok(())
+}
+
+/// What is built and under which name.
+struct Shipped {
+    /// The package of the binaries.
+    package: String,
+    version: String,
+    binaries: Vec<String>,
+    /// What cargo says of the binaries, and of the kernel programs inside.
+    sources: Vec<sbom::Source>,
+}
+
+impl Shipped {
+    fn read(target: &str) -> Result<Self> {
+        let binaries = sbom::Source::read(SHIPPED, target)?;
+        let programs = sbom::Source::read(KERNEL_PROGRAMS, "bpfel-unknown-none")?;
+        let package = binaries.root()?;
+        let text = |key: &str| package[key].as_str().unwrap_or_default().to_owned();
+        let (name, version) = (text("name"), text("version"));
+        let targets = package["targets"].as_array().map(Vec::as_slice);
+        let mut names: Vec<String> = targets
+            .unwrap_or_default()
+            .iter()
+            .filter(|target| target["kind"] == Value::from(vec!["bin"]))
+            .filter_map(|target| Some(target["name"].as_str()?.to_owned()))
+            .collect();
+        names.sort();
+        if names.is_empty() {
+            bail!("the package {name} has no binaries");
+        }
+        Ok(Self {
+            package: name,
+            version,
+            binaries: names,
+            sources: vec![binaries, programs],
+        })
+    }
+
+    fn title(&self) -> String {
+        format!("cofferdam-{}", self.version)
+    }
+}
+
+/// The target to build for: this machine, without anything of it.
+fn target() -> Result<String> {
+    let architecture = std::env::consts::ARCH;
+    let musl = format!("{architecture}-unknown-linux-musl");
+    if has_target(&musl)? {
+        return Ok(musl);
+    }
+    if tools::find("rustup").is_some() {
+        eprintln!("package: adding the Rust target {musl}");
+        let added = run::status(run::command("rustup").args(["target", "add", &musl]))?;
+        if added.success() && has_target(&musl)? {
+            return Ok(musl);
+        }
+    }
+    eprintln!(
+        "package: the Rust target {musl} cannot be had here, so glibc is linked instead: \
+         mind its licence when you pass the binaries on"
+    );
+    Ok(format!("{architecture}-unknown-linux-gnu"))
+}
+
+/// Whether the standard library for a target is installed.
+fn has_target(target: &str) -> Result<bool> {
+    let folder =
+        run::output(run::command("rustc").args(["--print", "target-libdir", "--target", target]))?;
+    Ok(Path::new(folder.trim()).is_dir())
+}
+
+/// The time of the commit in seconds, or what `SOURCE_DATE_EPOCH` says: whatever has a
+/// time in it has this one.
+fn time_of_commit() -> Result<u64> {
+    let text = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text,
+        Err(_) => run::output(run::command("git").args(["log", "-1", "--format=%ct"]))?,
+    };
+    let text = text.trim();
+    text.parse()
+        .with_context(|| format!("`{text}` is not a time in seconds"))
+}
+
+/// Builds the binaries; the folder they are in.
+fn build(shipped: &Shipped, target: &str) -> Result<PathBuf> {
+    let root = run::root();
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    // Panics name their source: by the same path on every machine.
+    let flags = [
+        "-Ctarget-feature=+crt-static".to_owned(),
+        format!("--remap-path-prefix={home}=/cargo"),
+        format!("--remap-path-prefix={}=/cofferdam", root.display()),
+    ];
+    let mut command = run::cargo();
+    command
+        .args(["build", "--release", "--locked", "--bins"])
+        .args(["--package", &shipped.package])
+        // An explicit target: the flags are for what is shipped, and not for the
+        // build scripts and macros that run here.
+        .args(["--target", target])
+        .args(["--config", "profile.release.strip=\"symbols\""])
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    let status = run::status(&mut command)?;
+    if !status.success() {
+        return Err(Failed::program("cargo build", status));
+    }
+    Ok(run::target().join(target).join("release"))
+}
+
+/// Packs the binaries and what belongs to them, everything in one folder.
+fn pack(dist: &Path, archive: &str, binaries: &[String], time: u64) -> Result<()> {
+    let folder = dist.join(archive);
+    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut copy = Command::new("cp");
+    copy.args(binaries.iter().map(|name| dist.join(name)))
+        .arg(&folder);
+    run::output(&mut copy)?;
+    for (from, to) in BESIDE {
+        let mut copy = Command::new("cp");
+        copy.arg("--recursive")
+            .arg(run::root().join(from))
+            .arg(folder.join(to));
+        run::output(&mut copy)?;
+    }
+    // Nothing of this machine: not the order of its folders, its users, its clock.
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--sort=name", "--format=ustar"])
+        .args(["--owner=0", "--group=0", "--numeric-owner"])
+        .args(["--mode=u=rwX,go=rX", &format!("--mtime=@{time}")])
+        .args(["--use-compress-program=gzip --no-name --best"])
+        .arg(format!("--file={archive}.tar.gz"))
+        .arg(archive)
+        .current_dir(dist);
+    run::output(&mut tar)?;
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
