@@ -20,7 +20,14 @@ mod scenes;
 mod shop;
 mod table;
 
-use std::{io, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Instant};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
@@ -78,8 +85,9 @@ fn run(arguments: Arguments, started: Instant) -> Result<ExitCode> {
             .context("cannot start a thread")?
     };
     if interruption.or_end_of(&ended)? {
-        eprintln!("demo: cleaning up");
         premises.clear();
+        // Nobody may be listening any more to what is left standing.
+        let _ = writeln!(io::stderr(), "demo: cleaned up");
         return Ok(ExitCode::from(if keep { 0 } else { INTERRUPTED }));
     }
     let outcome = stage
