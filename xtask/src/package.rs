@@ -7,14 +7,15 @@
 //! | `cofferdam-VERSION.cdx.json` | every crate that is in the binaries (CycloneDX) |
 //! | `SHA256SUMS` | checksums of all of these |
 //!
-//! The C library is musl, whose licence asks for no more than a notice. Where its
+//! The C library is musl, whose licence asks for no more than a notice; compiling the
+//! policies of 100 000 workloads takes a third longer with its allocator. Where its
 //! target can be neither found nor added, it is glibc, and we say so: a static glibc
 //! cannot load the modules by which names of hosts and users are looked up (Cofferdam
 //! looks up neither), and whoever passes such a binary on has the duties of its
 //! licence, the LGPL.
 //!
-//! Invariants: the same commit and compiler give the same names and the same archive;
-//! what is packed has been checked: no interpreter, no library, the kernel programs
+//! Invariants: the same commit and compilers, in the same folder, give the same bytes
+//! (the kernel programs name their sources by path); what is packed has been checked: no interpreter, no library, the kernel programs
 //! inside, and it runs where there is no other file.
 
 mod check;
