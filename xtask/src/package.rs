@@ -15,8 +15,9 @@
 //! licence, the LGPL.
 //!
 //! Invariants: the same commit and compilers, in the same folder, give the same bytes
-//! (the kernel programs name their sources by path); what is packed has been checked: no interpreter, no library, the kernel programs
-//! inside, and it runs where there is no other file.
+//! (the kernel programs name their sources by path); what is packed has been checked: no
+//! interpreter, no library, the kernel programs inside, and it runs where there is no
+//! other file.
 
 mod check;
 mod sbom;
