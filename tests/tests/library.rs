@@ -1,7 +1,7 @@
 //! The policies of the library do what is stated beside them.
 //!
 //! Judged by the oracle, which reads the documents and nothing that was made of
-//! them; the demonstration tries the same statements with packets.
+//! them; and tried with packets, the policies being in force.
 
 use std::{
     fs,
@@ -9,11 +9,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cofferdam_policies::oracle::{Action, End, Oracle, Payload, Query, Side};
+use cofferdam_policies::{
+    inventory::Workload,
+    oracle::{Action, End, Oracle, Payload, Query, Side},
+};
 use cofferdam_tests::{
-    expectations::{Expected, Question, Template},
+    expectations::{Expected, Question, Template, external},
+    firewall::{Firewall, Pod},
     packet::{Family, protocol},
-    traffic::Probe,
+    skip::Feature,
+    skip_unless,
+    traffic::{Cell, Matrix, Place, Probe, Server},
+    world::{Wiring, World},
 };
 
 fn templates() -> Vec<(PathBuf, Template)> {
@@ -123,5 +130,66 @@ fn library_states_every_pair_of_ends_on_every_port() {
     for (folder, template) in templates() {
         let open = template.unanswered();
         assert!(open.is_empty(), "{}: {open:#?}", folder.display());
+    }
+}
+
+/// The workloads of a template as the kit has them.
+fn pods(template: &Template) -> Vec<Pod> {
+    let pod = |workload: &Workload| {
+        let labels: Vec<String> = workload
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        let pod = Pod::new(&workload.name.to_string(), &labels);
+        workload.ports.iter().fold(pod, |pod, port| {
+            let protocol = format!("{:?}", port.protocol).to_uppercase();
+            pod.port(&port.name, &protocol, port.number)
+        })
+    };
+    template.inventory.workloads().values().map(pod).collect()
+}
+
+#[test]
+fn packets_do_what_is_stated_beside_the_library() {
+    skip_unless!(Feature::NetworkNamespaces);
+    for (folder, template) in templates() {
+        let pods = pods(&template);
+        let names = pods.iter().map(|pod| pod.name.as_str());
+        let world = World::plan(Wiring::Bridge).workloads(names).outside();
+        let world = world.build().expect("a world");
+        // One host stands for all that are outside.
+        assert_eq!(template.externals.len(), 1, "{}", folder.display());
+        let outside = external(template.externals.keys().next().expect("one"));
+        let mut places: Vec<Place<'_>> = world.workloads().iter().map(Place::from).collect();
+        places.push(Place {
+            name: &outside,
+            ..Place::from(world.outside())
+        });
+        let probes = template.probes();
+        let _servers = Server::start_all(places.iter().copied(), &probes).expect("servers");
+        let matrix = Matrix::among(places, &probes);
+        matrix.run(|_| true).expect("a run").assert_as_expected();
+
+        // The kit writes documents of pods itself, with their addresses.
+        let texts = template
+            .texts
+            .iter()
+            .filter(|(name, _)| *name != "pods.yaml");
+        let texts: Vec<&str> = texts.map(|(_, text)| text.as_str()).collect();
+        let mut firewall = Firewall::turn();
+        firewall.enforce(&world, &pods, &texts.join("\n---\n"));
+        firewall.attach(&world);
+        let stated = |cell: &Cell<'_>| {
+            let question = Question {
+                source: cell.source.to_owned(),
+                destination: cell.destination.to_owned(),
+                probe: cell.probe,
+            };
+            template.expected[&question].allowed
+        };
+        matrix.run(stated).expect("a run").assert_as_expected();
+        firewall.ledger().assert_conserved();
     }
 }
