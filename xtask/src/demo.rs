@@ -101,3 +101,23 @@ fn ended(child: &mut Child) -> Result<()> {
     let status = child.wait().context("cannot wait for the demonstration")?;
     Err(Failed::program("the demonstration", status))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(said: &str) -> Option<bool> {
+        let (output, mut input) = std::io::pipe().unwrap();
+        input.write_all(said.as_bytes()).unwrap();
+        // Whoever said it is still there and says no more, but where it says nothing.
+        let _held = said.contains("demo: ").then_some(input);
+        last_line(output).unwrap()
+    }
+
+    #[test]
+    fn the_last_line_ends_the_wait_and_has_the_answer() {
+        assert_eq!(answer("== a shop\ndemo: ok cells=2/2\n"), Some(true));
+        assert_eq!(answer("demo: failed cells=1/2\n"), Some(false));
+        assert_eq!(answer("== a shop\n"), None);
+    }
+}

@@ -11,7 +11,7 @@ use cofferdam_tests::{
 use serde_json::Value;
 
 use crate::{
-    shop::{Shop, shown},
+    shop::{Member, Shop, shown},
     table::Reachability,
 };
 
@@ -42,19 +42,9 @@ pub(crate) fn explained(
         .denied()
         .filter(|(question, _)| question.source == source);
     for (question, family) in attempts {
-        let addresses = [&question.source, &question.destination].map(|name| {
-            shop.member(name)
-                .map(|member| member.ip(*family).to_string())
-        });
-        let [from, to] = addresses;
-        let (from, to) = (from?, to?);
-        let record = records
-            .iter()
-            .find(|record| is_of(record, &from, &to, question.probe));
-        let explanation = match record {
-            Some(record) => explanation(record, policies),
-            None => Err("no flow record".to_owned()),
-        };
+        let ends = [shop.member(source)?, shop.member(&question.destination)?];
+        let record = record_of(ends, *family, question.probe, records);
+        let explanation = record.and_then(|record| explanation(record, policies));
         let explanation = explanation.and_then(|explanation| {
             let by = template
                 .expected
@@ -94,20 +84,47 @@ pub(crate) fn explained(
     })
 }
 
-/// Whether a record tells of such a packet being denied.
-fn is_of(record: &Value, from: &str, to: &str, probe: Probe) -> bool {
+/// Why packets between two members were dropped, in either family.
+pub(crate) fn why(
+    ends: [&Member; 2],
+    probe: Probe,
+    records: &[Value],
+    policies: &Path,
+) -> Result<String, String> {
+    let mut texts = Vec::new();
+    for family in Family::BOTH {
+        let record = record_of(ends, family, probe, records)?;
+        let text = explanation(record, policies)?.text;
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    Ok(texts.join("; "))
+}
+
+/// The newest record of a denied packet from the first of two members to the second.
+fn record_of<'r>(
+    [from, to]: [&Member; 2],
+    family: Family,
+    probe: Probe,
+    records: &'r [Value],
+) -> Result<&'r Value, String> {
     let (protocol, port) = match probe {
         Probe::Tcp(port) => ("tcp", port),
         Probe::Udp(port) => ("udp", port),
         Probe::Sctp(port) => ("sctp", port),
-        Probe::Ping => return false,
+        Probe::Ping => return Err("pings have no port".to_owned()),
     };
-    record["type"] == "denied"
-        && record["verdict"] == "deny"
-        && record["source"]["address"] == from
-        && record["destination"]["address"] == to
-        && record["destination"]["port"] == port
-        && record["protocol"] == protocol
+    let [source, destination] = [from, to].map(|member| member.ip(family).to_string());
+    let found = records.iter().rev().find(|record| {
+        record["type"] == "denied"
+            && record["verdict"] == "deny"
+            && record["source"]["address"] == source.as_str()
+            && record["destination"]["address"] == destination.as_str()
+            && record["destination"]["port"] == port
+            && record["protocol"] == protocol
+    });
+    found.ok_or_else(|| format!("no flow record of {source} > {destination} {probe}"))
 }
 
 /// Why one packet was dropped.

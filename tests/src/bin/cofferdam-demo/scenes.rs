@@ -27,6 +27,7 @@ use crate::{
 const INTRUDER: &str = "guests/intruder";
 /// The connection that loses its rule: who, whom, where, and in which file the rule is.
 const CUT: (&str, &str, u16, &str) = ("shop/api", "shop/db", 5432, "db.yaml");
+const CUT_PROBE: Probe = Probe::Tcp(CUT.2);
 /// What must arrive has this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What must not is believed after this long.
@@ -85,7 +86,7 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
 
     let title = scene("the agent puts the policies in force");
     // A copy, so that a rule can be removed from it.
-    let policies = copied(&arguments.policies, &template, premises)?;
+    let policies = copied(&arguments.policies, premises)?;
     let agent = Agent::start(&arguments.cofferdam, &shop, &policies, premises)?;
     agent.wait()?;
     agent.add_endpoints(&shop)?;
@@ -140,12 +141,14 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
     Ok(good)
 }
 
-/// A folder with the documents of a template.
-fn copied(from: &Path, template: &Template, premises: &Premises) -> Result<PathBuf> {
+/// A copy of a folder of documents.
+fn copied(from: &Path, premises: &Premises) -> Result<PathBuf> {
     let folder = premises.folder().join("policies");
-    fs::create_dir_all(&folder).context("cannot copy the policies")?;
-    for name in template.texts.keys() {
-        fs::copy(from.join(name), folder.join(name)).context("cannot copy the policies")?;
+    let failed = || format!("cannot copy {}", from.display());
+    fs::create_dir_all(&folder).with_context(failed)?;
+    for entry in fs::read_dir(from).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        fs::copy(entry.path(), folder.join(entry.file_name())).with_context(failed)?;
     }
     Ok(folder)
 }
@@ -177,16 +180,39 @@ fn intruder(
 /// The counters, held against each other.
 fn counters(agent: &Agent<'_>, shop: &Shop, findings: &mut Findings) -> Result<()> {
     let title = scene("the counters (/metrics)");
-    agent.sync()?;
-    let metrics = agent.metrics(shop)?;
-    let mut sums = [0.0; 3];
+    let deadline = Instant::now() + PATIENCE;
+    let (lines, [seen, allowed, dropped]) = loop {
+        agent.sync()?;
+        let counted = counted(&agent.metrics(shop)?)?;
+        let [seen, allowed, dropped] = counted.1;
+        // A packet that is being judged has been seen, and no more: look again.
+        if seen == allowed + dropped || Instant::now() > deadline {
+            break counted;
+        }
+    };
+    for line in lines {
+        println!("  {line}");
+    }
+    println!("  seen {seen} = allowed {allowed} + dropped {dropped}");
+    if seen != allowed + dropped || dropped == 0.0 {
+        findings.object(title, ["the counters contradict what happened".to_owned()]);
+    }
+    Ok(())
+}
+
+/// The packet counters that are not zero, and the sums of what was seen, allowed and
+/// dropped.
+fn counted(metrics: &str) -> Result<(Vec<String>, [f64; 3])> {
     let names =
         ["seen", "allowed", "dropped"].map(|what| format!("cofferdam_{what}_packets_total"));
+    let mut lines = Vec::new();
+    let mut sums = [0.0; 3];
     for line in metrics.lines() {
-        let Some(at) = names.iter().position(|name| {
+        let of = |name: &String| {
             let rest = line.strip_prefix(name.as_str());
             rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-        }) else {
+        };
+        let Some(at) = names.iter().position(of) else {
             continue;
         };
         let value: f64 = line
@@ -194,17 +220,12 @@ fn counters(agent: &Agent<'_>, shop: &Shop, findings: &mut Findings) -> Result<(
             .next()
             .and_then(|value| value.parse().ok())
             .with_context(|| format!("no number in `{line}`"))?;
-        sums[at] += value;
         if value > 0.0 {
-            println!("  {line}");
+            lines.push(line.to_owned());
         }
+        sums[at] += value;
     }
-    let [seen, allowed, dropped] = sums;
-    println!("  seen {seen} = allowed {allowed} + dropped {dropped}");
-    if seen != allowed + dropped || dropped == 0.0 {
-        findings.object(title, ["the counters contradict what happened".to_owned()]);
-    }
-    Ok(())
+    Ok((lines, sums))
 }
 
 /// A rule is removed while a connection that it allowed is open.
@@ -238,10 +259,15 @@ fn cut(agent: &Agent<'_>, shop: &Shop, policies: &Path, findings: &mut Findings)
             other => findings.object(title, [format!("{family}: not cut: {other:?}")]),
         }
     }
+    agent.sync()?;
+    match drops::why([from, to], CUT_PROBE, &agent.records()?, policies) {
+        Ok(text) => println!("  {text}"),
+        Err(objection) => findings.object(title, [objection]),
+    }
     fs::write(&path, before).context("cannot write a policy")?;
     agent.sync()?;
     for family in Family::BOTH {
-        let outcome = probe(from, to.ip(family), Probe::Tcp(port), PATIENCE)?;
+        let outcome = probe(from, to.ip(family), CUT_PROBE, PATIENCE)?;
         if outcome != Outcome::Reached(destination.to_owned()) {
             findings.object(title, [format!("{family}: still cut: {outcome}")]);
         }
