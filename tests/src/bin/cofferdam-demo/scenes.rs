@@ -307,8 +307,16 @@ fn survive<'p>(
     let (right, tried) = table.count();
     println!("  without an agent, {right} of {tried} cells are as stated");
     let agent = Agent::start(&arguments.cofferdam, shop, policies, premises)?;
-    agent.wait()?;
-    println!("  another agent runs and has taken over");
+    let status = agent.wait()?;
+    let taken = status["endpoints"].as_array().map_or(0, |endpoints| {
+        let enforced = endpoints.iter().filter(|one| one["state"] == "enforced");
+        enforced.count()
+    });
+    let all = shop.workloads().count();
+    println!("  another agent runs; it has taken over {taken} of {all} workloads");
+    if taken != all {
+        findings.object(title, ["workloads are left without an agent".to_owned()]);
+    }
     Ok(agent)
 }
 
