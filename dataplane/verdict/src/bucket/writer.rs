@@ -7,6 +7,19 @@ use crate::hash::Keys;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// Full buckets looked at for one that can be relieved. At the loads that the limits
+/// allow less than half of the buckets are full, and each leads to several others.
+const MAX_STEPS: usize = 64;
+
+/// A full bucket on the way to a free entry.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    bucket: u32,
+    /// The step before, whose entry at `at` could move here.
+    from: usize,
+    at: usize,
+}
+
 /// The one writer of a set of buckets. See the module for what makes its steps
 /// safe beside readers.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +50,9 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     ///
-    /// [`Full`] when neither candidate, nor any bucket that one of their entries
-    /// could move to, has a free entry. Nothing has changed then.
+    /// [`Full`] when both candidates are full and no chain of moves, each of an entry
+    /// to its other candidate, was found to end at a free entry. Nothing has changed
+    /// then.
     pub fn set<const K: usize>(&self, key: &[u32; K], value: u32) -> Result<(), Full> {
         let [first, second] = candidates(self.keys, self.mask(), key);
         for index in [first, second] {
@@ -47,18 +61,17 @@ impl<'a> Writer<'a> {
                 return Ok(());
             }
         }
-        if let Some(at) = self.free::<K>(first) {
-            self.fill(first, at, key, value);
+        let (index, at) = if let Some(at) = self.free::<K>(first) {
+            (first, at)
         } else if let Some(at) = self.free::<K>(second) {
-            self.overflow(first);
-            self.fill(second, at, key, value);
-        } else if let Some(at) = self.make_room::<K>(first) {
-            self.fill(first, at, key, value);
+            (second, at)
         } else {
-            let at = self.make_room::<K>(second).ok_or(Full)?;
+            self.make_room::<K>([first, second]).ok_or(Full)?
+        };
+        if index != first {
             self.overflow(first);
-            self.fill(second, at, key, value);
         }
+        self.fill(index, at, key, value);
         Ok(())
     }
 
@@ -129,21 +142,75 @@ impl<'a> Writer<'a> {
             .find(|&at| bucket.words[at + K].load() == 0)
     }
 
-    /// Moves one entry of a full bucket to its other candidate, and says where
-    /// it was.
-    fn make_room<const K: usize>(&self, index: u32) -> Option<usize> {
-        let bucket = self.bucket(index);
-        (0..entries::<K>()).map(entry::<K>).find_map(|at| {
-            let key: [u32; K] = core::array::from_fn(|k| bucket.words[at + k].load());
-            let [first, second] = candidates(self.keys, self.mask(), &key);
-            let other = if first == index { second } else { first };
-            let free = self.free::<K>(other)?;
-            self.overflow(first);
-            self.fill(other, free, &key, bucket.words[at + K].load());
-            self.advance(other);
-            self.free_entry::<K>(index, at);
-            Some(at)
-        })
+    /// Frees an entry in one of two full buckets, and says where: an entry moves to
+    /// its other candidate, after an entry of that has moved on if it is full too,
+    /// and so on along the shortest such way.
+    fn make_room<const K: usize>(&self, full: [u32; 2]) -> Option<(u32, usize)> {
+        let mut steps = [Step::default(); MAX_STEPS];
+        steps[0].bucket = full[0];
+        steps[1].bucket = full[1];
+        let mut known = 2;
+        let mut from = 0;
+        while from < known {
+            let index = steps[from].bucket;
+            for at in (0..entries::<K>()).map(entry::<K>) {
+                let to = self.other::<K>(index, at);
+                if let Some(free) = self.free::<K>(to) {
+                    return Some(self.shift::<K>(&steps, from, at, (to, free)));
+                }
+                // A bucket twice on one way would have an entry moved twice.
+                let new = steps[..known].iter().all(|step| step.bucket != to);
+                if new && known < MAX_STEPS {
+                    steps[known] = Step {
+                        bucket: to,
+                        from,
+                        at,
+                    };
+                    known += 1;
+                }
+            }
+            from += 1;
+        }
+        None
+    }
+
+    /// Moves entries along a way, its last one first: that of `steps[step]` at `at`
+    /// to the free entry `to`. Says which entry is free in the end.
+    fn shift<const K: usize>(
+        &self,
+        steps: &[Step; MAX_STEPS],
+        mut step: usize,
+        mut at: usize,
+        mut to: (u32, usize),
+    ) -> (u32, usize) {
+        loop {
+            let index = steps[step].bucket;
+            self.relocate::<K>(index, at, to);
+            to = (index, at);
+            if step < 2 {
+                return to;
+            }
+            (at, step) = (steps[step].at, steps[step].from);
+        }
+    }
+
+    /// The other candidate of an entry's key.
+    fn other<const K: usize>(&self, index: u32, at: usize) -> u32 {
+        let [first, second] = candidates(self.keys, self.mask(), &self.key::<K>(index, at));
+        if first == index { second } else { first }
+    }
+
+    fn key<const K: usize>(&self, index: u32, at: usize) -> [u32; K] {
+        core::array::from_fn(|k| self.bucket(index).words[at + k].load())
+    }
+
+    fn relocate<const K: usize>(&self, index: u32, at: usize, to: (u32, usize)) {
+        let key = self.key::<K>(index, at);
+        let [first, _] = candidates(self.keys, self.mask(), &key);
+        self.overflow(first);
+        self.fill(to.0, to.1, &key, self.bucket(index).words[at + K].load());
+        self.advance(to.0);
+        self.free_entry::<K>(index, at);
     }
 
     fn fill<const K: usize>(&self, index: u32, at: usize, key: &[u32; K], value: u32) {
