@@ -108,10 +108,9 @@ impl Kernel {
 
     /// All addresses that lead to slots, with the slots.
     pub fn bound_addresses(&self) -> Vec<(IpAddr, u32)> {
-        let v4 = self.v4().entries::<1>();
-        let v4 = v4.map(|([word], slot)| (IpAddr::from(word.to_be_bytes()), slot));
-        let v6 = self.v6().entries::<4>();
-        v4.chain(v6.map(|(words, slot)| (v6_address(words), slot)))
+        let bound = self.addresses().bound();
+        bound
+            .map(|(address, slot)| (address.into(), slot))
             .collect()
     }
 
@@ -123,8 +122,8 @@ impl Kernel {
     /// Puts in order what the agent before may have been in the middle of, and
     /// finds the records that are not in use.
     fn resume(&mut self) -> Result<(), KernelError> {
-        self.v4().mend::<1>();
-        self.v6().mend::<4>();
+        let mut led_to = vec![false; self.address_blocks.values().len()];
+        self.addresses().mend(&mut led_to);
         self.index().mend::<1>();
         if self.revision().is_some() {
             // The kernel waits for a grace period when it stores the map: whoever
@@ -201,14 +200,6 @@ impl Kernel {
             adopt_midstream: bits & flags::ADOPT_MIDSTREAM != 0,
             addresses,
         }
-    }
-
-    fn v4(&self) -> Writer<'_> {
-        writer(&self.settings, &self.addresses_v4)
-    }
-
-    fn v6(&self) -> Writer<'_> {
-        writer(&self.settings, &self.addresses_v6)
     }
 
     fn index(&self) -> Writer<'_> {

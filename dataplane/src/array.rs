@@ -10,7 +10,7 @@ use std::{
 
 use aya::maps::MapType;
 use cofferdam_verdict::{
-    bucket::Bucket,
+    bucket::{AddressBlock, Bucket},
     endpoint::{Binding, EndpointRecord},
     flow::FlowSet,
     table::Page,
@@ -28,6 +28,8 @@ pub unsafe trait MapValue {}
 
 // SAFETY: atomic words only, 64 bytes.
 unsafe impl MapValue for Bucket {}
+// SAFETY: atomic words only, 32 bytes.
+unsafe impl MapValue for AddressBlock {}
 // SAFETY: atomic words only, 16 bytes.
 unsafe impl MapValue for Binding {}
 // SAFETY: plain and atomic integers without padding, 256 bytes.

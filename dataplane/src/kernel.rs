@@ -15,7 +15,7 @@ use aya::{
 use cofferdam_verdict::{
     LAYOUT_VERSION,
     address::{Address, Family},
-    bucket::{Bucket, Full, Writer},
+    bucket::{AddressBlock, AddressWriter, Bucket, Full, Writer},
     capacity::{Limits, map},
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, flags},
@@ -191,6 +191,7 @@ pub struct Kernel {
     pub(crate) published: MappedArray<Page>,
     pub(crate) addresses_v4: MappedArray<Bucket>,
     pub(crate) addresses_v6: MappedArray<Bucket>,
+    pub(crate) address_blocks: MappedArray<AddressBlock>,
     pub(crate) endpoint_index: MappedArray<Bucket>,
     pub(crate) endpoints: MappedArray<EndpointRecord>,
     pub(crate) bindings: MappedArray<Binding>,
@@ -295,6 +296,7 @@ impl Kernel {
             published,
             addresses_v4: MappedArray::over(share(map::ADDRESSES_V4)?).map_err(map_failed())?,
             addresses_v6: MappedArray::over(share(map::ADDRESSES_V6)?).map_err(map_failed())?,
+            address_blocks: MappedArray::over(share(map::ADDRESS_BLOCKS)?).map_err(map_failed())?,
             endpoint_index: MappedArray::over(share(map::ENDPOINT_INDEX)?).map_err(map_failed())?,
             endpoints: MappedArray::over(share(map::ENDPOINTS)?).map_err(map_failed())?,
             bindings: MappedArray::over(share(map::BINDINGS)?).map_err(map_failed())?,
@@ -394,6 +396,7 @@ impl Kernel {
                 self.addresses_v6.values(),
                 self.endpoint_index.values(),
             ],
+            address_blocks: self.address_blocks.values(),
             endpoints: self.endpoints.values(),
             bindings: self.bindings.values(),
         }
@@ -413,12 +416,8 @@ impl Kernel {
         }
         let place = address.into();
         let before = self.slot_of(&place);
-        let Address { family, words } = place;
-        match family {
-            Family::V4 => writer(&self.settings, &self.addresses_v4).set(&[words[0]], slot),
-            Family::V6 => writer(&self.settings, &self.addresses_v6).set(&words, slot),
-        }
-        .map_err(|Full| KernelError::AddressesFull { address })?;
+        let set = self.addresses().set(&place, slot);
+        set.map_err(|Full| KernelError::AddressesFull { address })?;
         if before != Some(slot) {
             self.begin_epoch(before);
         }
@@ -429,11 +428,7 @@ impl Kernel {
     pub fn release_address(&mut self, address: IpAddr) -> bool {
         let place = address.into();
         let before = self.slot_of(&place);
-        let Address { family, words } = place;
-        let released = match family {
-            Family::V4 => writer(&self.settings, &self.addresses_v4).remove(&[words[0]]),
-            Family::V6 => writer(&self.settings, &self.addresses_v6).remove(&words),
-        };
+        let released = self.addresses().remove(&place);
         if released {
             self.begin_epoch(before);
         }
@@ -442,12 +437,16 @@ impl Kernel {
 
     /// The slot that an address leads to, an outside one's by the table in force.
     fn slot_of(&self, address: &Address) -> Option<u32> {
-        let words = address.words;
-        let bound = match address.family {
-            Family::V4 => writer(&self.settings, &self.addresses_v4).get(&[words[0]]),
-            Family::V6 => writer(&self.settings, &self.addresses_v6).get(&words),
-        };
+        let bound = self.addresses().get(address);
         bound.or_else(|| Table::open(&self.memory())?.outside_slot(address))
+    }
+
+    pub(crate) fn addresses(&self) -> AddressWriter<'_> {
+        AddressWriter {
+            v4: writer(&self.settings, &self.addresses_v4),
+            v6: writer(&self.settings, &self.addresses_v6),
+            blocks: self.address_blocks.values(),
+        }
     }
 
     /// An address of a slot has left it: flows with the slot are to be decided

@@ -407,6 +407,7 @@ impl Compiled {
             settings: &settings,
             table: self.pages(),
             buckets: [&[]; 3],
+            address_blocks: &[],
             endpoints: &[],
             bindings: &[],
         };

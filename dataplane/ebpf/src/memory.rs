@@ -11,7 +11,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use cofferdam_verdict::{
-    bucket::Bucket,
+    bucket::{AddressBlock, Bucket},
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     endpoint::{Binding, EndpointRecord},
     event::EventRecord,
@@ -31,6 +31,8 @@ static TABLE: ArrayOfMaps<Array<Page, 1>, 1> = ArrayOfMaps::new();
 static ADDRESSES_V4: Array<[u32; 16], 1> = Array::new();
 #[btf_map]
 static ADDRESSES_V6: Array<[u32; 16], 1> = Array::new();
+#[btf_map]
+static ADDRESS_BLOCKS: Array<[u32; 8], 1> = Array::new();
 #[btf_map]
 static ENDPOINT_INDEX: Array<[u32; 16], 1> = Array::new();
 #[btf_map]
@@ -149,6 +151,12 @@ impl Memory for Maps {
         };
         // SAFETY: buckets are atomics throughout.
         unsafe { view(value) }
+    }
+
+    #[inline(always)]
+    fn address_block(&self, number: u32) -> Option<&AddressBlock> {
+        // SAFETY: blocks are atomics throughout.
+        unsafe { view(ADDRESS_BLOCKS.get_ptr(number)) }
     }
 
     #[inline(always)]

@@ -2,11 +2,11 @@
 //! kernel programs read.
 //!
 //! A bucket is 16 words, one cache line: a head, then as many entries as fit, of
-//! a key (one word for IPv4 addresses and interface indexes, four for IPv6) and
-//! a value. Value 0 is a free entry. A key lies in one of two candidate buckets,
-//! the first unless that was full; the head's lowest bit says whether any key of
-//! this bucket ever moved on to its second, so that nearly all lookups, hit or
-//! miss, touch one cache line.
+//! a key (one word for [neighbourhoods](addresses) of IPv4 addresses and for
+//! interface indexes, four for IPv6) and a value. Value 0 is a free entry. A key
+//! lies in one of two candidate buckets, the first unless that was full; the head's
+//! lowest bit says whether any key of this bucket ever moved on to its second, so
+//! that nearly all lookups, hit or miss, touch one cache line.
 //!
 //! | words | V4 and endpoints | V6 |
 //! |---|---|---|
@@ -24,19 +24,23 @@
 //! 4. moves an entry by filling the copy, moving the copy's sequence, then
 //!    freeing the original.
 //!
-//! A reader loads the head, for each entry the value before the key, and the
-//! head again. An unchanged sequence proves that no entry was freed and filled
-//! anew in between (a hit is then a true pair) and that none moved here from the
-//! other candidate (a miss is then a true miss). A changed one means: again.
+//! A reader loads the head, for each entry the value before the key, what the
+//! value leads to, and the head again. An unchanged sequence proves that no entry
+//! was freed and filled anew in between (a hit is then a true pair) and that none
+//! moved here from the other candidate (a miss is then a true miss). A changed one
+//! means: again.
 
+mod addresses;
 #[cfg(not(target_arch = "bpf"))]
 mod writer;
 
 #[cfg(not(target_arch = "bpf"))]
+pub use addresses::AddressWriter;
+pub use addresses::{AddressBlock, NEIGHBOURS, find_address};
+#[cfg(not(target_arch = "bpf"))]
 pub use writer::{Full, Writer};
 
 use crate::{
-    address::{Address, Family},
     hash::{Keys, two_choices},
     memory::{BucketSet, Memory},
     shared::SharedWord,
@@ -113,18 +117,21 @@ fn candidates<const K: usize>(keys: &Keys, mask: u32, key: &[u32; K]) -> [u32; 2
     ]
 }
 
-/// The slot of an address, if a workload or the node owns it.
-#[inline(always)]
-pub fn find_address<M: Memory>(memory: &M, address: &Address) -> Found {
-    match address.family {
-        Family::V4 => find::<_, 1>(memory, BucketSet::AddressV4, &[address.words[0]]),
-        Family::V6 => find::<_, 4>(memory, BucketSet::AddressV6, &address.words),
-    }
-}
-
 /// The value of a key.
 #[inline(always)]
 pub fn find<M: Memory, const K: usize>(memory: &M, set: BucketSet, key: &[u32; K]) -> Found {
+    find_through(memory, set, key, Some)
+}
+
+/// What the value of a key leads to, by `resolve`, under the same sequence; 0 is
+/// absent. [`Found::Unknown`] when `resolve` fails.
+#[inline(always)]
+fn find_through<M: Memory, const K: usize>(
+    memory: &M,
+    set: BucketSet,
+    key: &[u32; K],
+    resolve: impl Fn(u32) -> Option<u32>,
+) -> Found {
     let settings = memory.settings();
     let mask = settings.bucket_masks[set as usize];
     let [first, second] = candidates(&settings.keys, mask, key);
@@ -136,32 +143,27 @@ pub fn find<M: Memory, const K: usize>(memory: &M, set: BucketSet, key: &[u32; K
         };
         let head = bucket.words[0].load();
         memory.order_loads();
-        let hit = scan(memory, bucket, key);
-        let mut settled = bucket.words[0].load() == head;
-        if hit != 0 {
-            if settled {
-                return Found::Value(hit);
-            }
-            continue;
+        let mut value = scan(memory, bucket, key);
+        let (mut last, mut last_head) = (bucket, head);
+        if value == 0 && head & OVERFLOWED != 0 {
+            let Some(other) = memory.bucket(set, second) else {
+                return Found::Unknown;
+            };
+            (last, last_head) = (other, other.words[0].load());
+            memory.order_loads();
+            value = scan(memory, other, key);
         }
-        if head & OVERFLOWED == 0 {
-            if settled {
-                return Found::Absent;
-            }
-            continue;
+        if value != 0 {
+            let Some(through) = resolve(value) else {
+                return Found::Unknown;
+            };
+            value = through;
         }
-        let Some(other) = memory.bucket(set, second) else {
-            return Found::Unknown;
-        };
-        let other_head = other.words[0].load();
         memory.order_loads();
-        let hit = scan(memory, other, key);
-        settled &= other.words[0].load() == other_head && bucket.words[0].load() == head;
-        if settled {
-            return if hit != 0 {
-                Found::Value(hit)
-            } else {
-                Found::Absent
+        if last.words[0].load() == last_head && bucket.words[0].load() == head {
+            return match value {
+                0 => Found::Absent,
+                value => Found::Value(value),
             };
         }
     }

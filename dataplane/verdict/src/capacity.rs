@@ -1,7 +1,7 @@
 //! Names and sizes of the BPF maps, and the limits they follow from.
 
 use crate::{
-    bucket::BUCKET_WORDS,
+    bucket::{AddressBlock, BUCKET_WORDS},
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord},
     flow::WAYS,
@@ -12,10 +12,12 @@ use crate::{
 pub mod map {
     /// Array of maps with one entry: the decision table in force.
     pub const TABLE: &str = "TABLE";
-    /// Buckets: IPv4 address → slot.
+    /// Buckets: neighbourhood of IPv4 addresses → block or slot.
     pub const ADDRESSES_V4: &str = "ADDRESSES_V4";
-    /// Buckets: IPv6 address → slot.
+    /// Buckets: neighbourhood of IPv6 addresses → block or slot.
     pub const ADDRESSES_V6: &str = "ADDRESSES_V6";
+    /// Slots of neighbouring addresses of both families.
+    pub const ADDRESS_BLOCKS: &str = "ADDRESS_BLOCKS";
     /// Buckets: interface index → endpoint number + 1.
     pub const ENDPOINT_INDEX: &str = "ENDPOINT_INDEX";
     /// Endpoint records by number.
@@ -38,7 +40,7 @@ pub struct Limits {
     /// Endpoints on this node.
     pub endpoints: u32,
     /// Slots: addresses of workloads, local and remote, and of nodes, and sets of
-    /// outside addresses.
+    /// outside addresses. At most 2^28.
     pub slots: u32,
     /// Pages of the decision table, 64 KiB each.
     pub table_pages: u32,
@@ -83,8 +85,9 @@ impl Limits {
         1 + self.slots.div_ceil(SLOTS_PER_WORD * PAGE_BYTES as u32 / 4)
     }
 
-    /// Buckets of IPv4 addresses: at most 4 of 7 entries are used, so that a key
-    /// seldom leaves its first bucket and an insertion always finds room.
+    /// Buckets of IPv4 addresses: at most 4 of 7 entries are used, with each address
+    /// in a neighbourhood of its own, so that a key seldom leaves its first bucket and
+    /// an insertion always finds room.
     pub const fn buckets_v4(&self) -> u32 {
         self.slots.div_ceil(4).next_power_of_two()
     }
@@ -92,6 +95,12 @@ impl Limits {
     /// Buckets of IPv6 addresses: at most 2 of 3 entries are used.
     pub const fn buckets_v6(&self) -> u32 {
         self.slots.div_ceil(2).next_power_of_two()
+    }
+
+    /// Blocks of neighbouring addresses: a block has two addresses at least, and
+    /// block 0 is not used, as slot 0 is not.
+    pub const fn address_blocks(&self) -> u32 {
+        self.slots.div_ceil(2)
     }
 
     /// Buckets of interface indexes.
@@ -129,7 +138,7 @@ impl Limits {
     }
 
     /// All maps that are plain arrays.
-    pub const fn arrays(&self) -> [MapSize; 5] {
+    pub const fn arrays(&self) -> [MapSize; 6] {
         const BUCKET: u32 = BUCKET_WORDS as u32 * 4;
         [
             MapSize {
@@ -141,6 +150,11 @@ impl Limits {
                 name: map::ADDRESSES_V6,
                 value_bytes: BUCKET,
                 entries: self.buckets_v6(),
+            },
+            MapSize {
+                name: map::ADDRESS_BLOCKS,
+                value_bytes: size_of::<AddressBlock>() as u32,
+                entries: self.address_blocks(),
             },
             MapSize {
                 name: map::ENDPOINT_INDEX,

@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    bucket::Bucket,
+    bucket::{AddressBlock, Bucket},
     endpoint::{Binding, EndpointRecord},
     flow::{FlowSet, IDLE_TIMES},
     hash::Keys,
@@ -17,9 +17,9 @@ use crate::{
 /// The three sets of [`Bucket`]s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BucketSet {
-    /// IPv4 address → slot.
+    /// Neighbourhood of IPv4 addresses → block or slot.
     AddressV4,
-    /// IPv6 address → slot.
+    /// Neighbourhood of IPv6 addresses → block or slot.
     AddressV6,
     /// Interface index → endpoint number + 1.
     Endpoint,
@@ -70,6 +70,9 @@ pub trait Memory {
 
     /// A bucket of a set; `index` has been masked by the caller.
     fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket>;
+
+    /// A block of slots, by its number.
+    fn address_block(&self, number: u32) -> Option<&AddressBlock>;
 
     /// An endpoint record by its number.
     fn endpoint(&self, number: u32) -> Option<&EndpointRecord>;

@@ -64,6 +64,11 @@ impl SharedWord {
         self.0.store(value, Ordering::Release);
     }
 
+    /// Stores the word and returns what it was.
+    pub fn swap(&self, value: u32) -> u32 {
+        self.0.swap(value, Ordering::SeqCst)
+    }
+
     /// Sets bits.
     pub fn set_bits(&self, bits: u32) {
         self.0.fetch_or(bits, Ordering::SeqCst);

@@ -4,7 +4,7 @@
 //! over the mapped memory of BPF maps, it is that code on the very same words.
 
 use crate::{
-    bucket::Bucket,
+    bucket::{AddressBlock, Bucket},
     endpoint::{Binding, EndpointRecord},
     flow::FlowSet,
     memory::{Block, BucketSet, FlowMemory, Memory, Settings},
@@ -22,6 +22,8 @@ pub struct SliceMemory<'a> {
     pub table: &'a [Page],
     /// The bucket sets, by [`BucketSet`].
     pub buckets: [&'a [Bucket]; 3],
+    /// Slots of neighbouring addresses.
+    pub address_blocks: &'a [AddressBlock],
     /// Endpoint records by number.
     pub endpoints: &'a [EndpointRecord],
     /// Bindings by slot.
@@ -47,6 +49,10 @@ impl Memory for SliceMemory<'_> {
 
     fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket> {
         self.buckets[set as usize].get(index as usize)
+    }
+
+    fn address_block(&self, number: u32) -> Option<&AddressBlock> {
+        self.address_blocks.get(number as usize)
     }
 
     fn endpoint(&self, number: u32) -> Option<&EndpointRecord> {
@@ -106,6 +112,10 @@ impl Memory for SliceFlows<'_> {
 
     fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket> {
         self.memory.bucket(set, index)
+    }
+
+    fn address_block(&self, number: u32) -> Option<&AddressBlock> {
+        self.memory.address_block(number)
     }
 
     fn endpoint(&self, number: u32) -> Option<&EndpointRecord> {

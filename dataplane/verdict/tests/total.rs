@@ -92,6 +92,7 @@ proptest! {
             settings: &settings,
             table: &table,
             buckets: [&none, &none, &index],
+            address_blocks: &[],
             endpoints: &[record],
             bindings: &bindings,
         };
@@ -120,6 +121,7 @@ proptest! {
             settings: &settings,
             table: &table,
             buckets: [&[]; 3],
+            address_blocks: &[],
             endpoints: &[],
             bindings: &[],
         };
@@ -146,6 +148,7 @@ proptest! {
             settings: &settings,
             table: &table,
             buckets: [&[]; 3],
+            address_blocks: &[],
             endpoints: &[],
             bindings: &[],
         };

@@ -184,6 +184,7 @@ mod tests {
             settings: &Settings::default(),
             table: words.as_chunks().0,
             buckets: [&[]; 3],
+            address_blocks: &[],
             endpoints: &[],
             bindings: &[],
         };

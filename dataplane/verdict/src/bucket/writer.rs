@@ -75,6 +75,17 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Changes the value of a key, if it is there, by one store, and moves the
+    /// sequence: what the value before led to may be used anew.
+    pub fn replace<const K: usize>(&self, key: &[u32; K], value: u32) {
+        for index in candidates(self.keys, self.mask(), key) {
+            if let Some(at) = self.position(index, key) {
+                self.bucket(index).words[at + K].store(value);
+                self.advance(index);
+            }
+        }
+    }
+
     /// Removes a key; `false` if it was not there.
     pub fn remove<const K: usize>(&self, key: &[u32; K]) -> bool {
         let mut removed = false;
