@@ -6,6 +6,10 @@
 //! program does the same. The two are run in turn, and the median of the
 //! differences is the figure. Test runs overlap cache misses of one packet with
 //! work on the next, which flatters the large worlds.
+//!
+//! Beside both runs the reference: one load from a random place of an array with a
+//! cache line for each workload. What a cache miss costs depends on the machine and
+//! on what else runs there, so figures of two runs compare by their ratio to it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,8 +27,33 @@ use serde::Serialize;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("COFFERDAM_BENCH_OBJECT"));
 
-/// Numbers of workloads.
-const WORKLOADS: [u32; 3] = [1, 1_000, 100_000];
+/// Which addresses the workloads have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Addresses {
+    name: &'static str,
+    /// How far one workload's address is from the next one's; odd.
+    stride: u32,
+}
+
+/// Consecutive ones.
+const DENSE: Addresses = Addresses {
+    name: "dense",
+    stride: 1,
+};
+/// Scattered over 10.0.0.0/8, or the last 64 bits of an IPv6 network: 2^32 by the
+/// golden ratio, of which no two multiples come near each other.
+const SPARSE: Addresses = Addresses {
+    name: "sparse",
+    stride: 0x9e37_79b1,
+};
+
+/// Numbers of workloads, and their addresses.
+const WORLDS: [(u32, Addresses); 4] = [
+    (1, DENSE),
+    (1_000, DENSE),
+    (100_000, DENSE),
+    (100_000, SPARSE),
+];
 
 /// The one policy: the receiver takes TCP 80 from web pods.
 const POLICY: &str = "\
@@ -50,6 +79,7 @@ pub(crate) struct PacketResult {
     case: &'static str,
     family: u8,
     workloads: u32,
+    addresses: &'static str,
     rules: u32,
     flows: u32,
     flows_per_endpoint: u32,
@@ -58,6 +88,8 @@ pub(crate) struct PacketResult {
     p90: i64,
     samples: usize,
     baseline_ns: i64,
+    /// Net cost of one random load, measured in turn with the figure.
+    array_random_ns: i64,
 }
 
 /// What a packet is, and what must become of it.
@@ -72,7 +104,15 @@ struct Case {
     returns: i32,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
+    Case {
+        name: "first_packet",
+        program: "address",
+        bench_program: "bench_address",
+        port: 80,
+        known_sources: true,
+        returns: 0,
+    },
     Case {
         name: "first_packet",
         program: "decision",
@@ -118,26 +158,35 @@ const CASES: [Case; 5] = [
 /// Measures all cases.
 pub(crate) fn run(samples: usize, packets: u32) -> anyhow::Result<Vec<PacketResult>> {
     let mut results = Vec::new();
-    for workloads in WORKLOADS {
+    for (workloads, addresses) in WORLDS {
         for (known_sources, family) in [true, false]
             .into_iter()
             .flat_map(|known| Family::BOTH.map(|family| (known, family)))
         {
-            let mut kernel = world(workloads, known_sources, family)?;
+            let mut kernel = world(workloads, addresses, known_sources, family)?;
             for case in CASES
                 .iter()
                 .filter(|case| case.known_sources == known_sources)
             {
-                let result = measure(&mut kernel, case, family, workloads, samples, packets)?;
+                let result = measure(
+                    &mut kernel,
+                    case,
+                    family,
+                    (workloads, addresses),
+                    samples,
+                    packets,
+                )?;
                 println!(
-                    "{:>13} {:<13} {} {:>7} workloads: {:>4} ns net ({} to {})",
+                    "{:>13} {:<13} {} {:>7} workloads, {:<6}: {:>4} ns net ({} to {}), array_random {}",
                     result.program,
                     result.case,
                     family,
                     workloads,
+                    addresses.name,
                     result.net_ns_median,
                     result.p10,
-                    result.p90
+                    result.p90,
+                    result.array_random_ns
                 );
                 results.push(result);
             }
@@ -161,7 +210,12 @@ fn receiver() -> End {
 
 /// A node with one endpoint and so many remote workloads, with an address each,
 /// under the limits that a node has by default.
-fn world(workloads: u32, known_sources: bool, family: Family) -> anyhow::Result<Kernel> {
+fn world(
+    workloads: u32,
+    addresses: Addresses,
+    known_sources: bool,
+    family: Family,
+) -> anyhow::Result<Kernel> {
     let mut inventory = Inventory::default();
     let parsed = documents::parse("bench.yaml", POLICY.as_bytes());
     ensure!(
@@ -178,12 +232,13 @@ fn world(workloads: u32, known_sources: bool, family: Family) -> anyhow::Result<
     } else {
         0x0b00_0000
     };
-    let prefix = if known_sources { 0xfd00 } else { 0xfd0f };
+    let prefix: u128 = if known_sources { 0xfd00 } else { 0xfd0f };
     for n in 0..workloads {
-        let [high, low] = [(n >> 16) as u16, n as u16];
+        // As the programs do.
+        let apart = u64::from(n) * u64::from(addresses.stride);
         let address = match family {
-            Family::V4 => IpAddr::from(Ipv4Addr::from(net + n)),
-            Family::V6 => IpAddr::from(Ipv6Addr::new(prefix, 0, 0, 0, 0, 0, high, low)),
+            Family::V4 => IpAddr::from(Ipv4Addr::from(net | apart as u32 & 0xff_ffff)),
+            Family::V6 => IpAddr::from(Ipv6Addr::from(prefix << 112 | u128::from(apart))),
         };
         inventory.set_workload(workload(&format!("web-{n}"), "web", &[address]))?;
     }
@@ -204,7 +259,10 @@ fn world(workloads: u32, known_sources: bool, family: Family) -> anyhow::Result<
         limits,
         revision: 1,
     })?;
-    let sources = [("BENCH_SOURCES", workloads)];
+    let sources = [
+        ("BENCH_SOURCES", workloads),
+        ("BENCH_STRIDE", addresses.stride),
+    ];
     let mut kernel = Kernel::load_object(OBJECT, limits, &Behaviour::default(), &sources)?;
     kernel.publish(compiled.pages())?;
     for slot in plan.slots() {
@@ -241,7 +299,7 @@ fn measure(
     kernel: &mut Kernel,
     case: &Case,
     family: Family,
-    workloads: u32,
+    (workloads, addresses): (u32, Addresses),
     samples: usize,
     packets: u32,
 ) -> anyhow::Result<PacketResult> {
@@ -272,9 +330,11 @@ fn measure(
     time(case.bench_program, packets / 4 + 1, case.returns)?;
     let mut net = Vec::new();
     let mut baseline = Vec::new();
+    let mut array_random = Vec::new();
     for _ in 0..samples {
         let empty = time("bench_nothing", packets, 0)?;
         net.push(time(case.bench_program, packets, case.returns)? - empty);
+        array_random.push(time("bench_array_random", packets, 0)? - empty);
         baseline.push(empty);
     }
     Ok(PacketResult {
@@ -285,6 +345,7 @@ fn measure(
             Family::V6 => 6,
         },
         workloads,
+        addresses: addresses.name,
         rules: 1,
         flows: 0,
         flows_per_endpoint: 0,
@@ -293,6 +354,7 @@ fn measure(
         p90: quantile(&mut net, 90),
         samples,
         baseline_ns: quantile(&mut baseline, 50),
+        array_random_ns: quantile(&mut array_random, 50),
     })
 }
 

@@ -18,6 +18,8 @@ mod memory;
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use cofferdam_verdict::{
+    address::Address,
+    bucket::{Found, find_address},
     counter::{self, Hook},
     event::EventRecord,
     flow,
@@ -199,6 +201,12 @@ pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
         }
     }
     0
+}
+
+/// The slot of an address, for programs that measure the lookup alone.
+#[inline(always)]
+pub fn find_source(address: &Address) -> Found {
+    find_address(&Maps, address)
 }
 
 /// The only way out of a program that has judged.
