@@ -15,7 +15,7 @@ use aya::{
 use cofferdam_verdict::{
     LAYOUT_VERSION,
     address::{Address, Family},
-    bucket::{AddressBlock, AddressWriter, Bucket, Full, Writer},
+    bucket::{AddressBlock, AddressWriter, Bucket, Found, Full, Writer, find_address},
     capacity::{Limits, map},
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, flags},
@@ -437,8 +437,11 @@ impl Kernel {
 
     /// The slot that an address leads to, an outside one's by the table in force.
     fn slot_of(&self, address: &Address) -> Option<u32> {
-        let bound = self.addresses().get(address);
-        bound.or_else(|| Table::open(&self.memory())?.outside_slot(address))
+        let memory = self.memory();
+        match find_address(&memory, address) {
+            Found::Value(slot) => Some(slot),
+            _ => Table::open(&memory)?.outside_slot(address),
+        }
     }
 
     pub(crate) fn addresses(&self) -> AddressWriter<'_> {
