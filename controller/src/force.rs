@@ -5,13 +5,16 @@
 //! "nothing passes". Removal is the reverse. Whatever fails on the way leaves what
 //! was in force before, or less.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cofferdam_dataplane::{AttachError, Attachments, Endpoint, FlowUse, Kernel, KernelError};
-use cofferdam_policies::compiler::{CompileError, Compiled, Input, SlotPlan, compile};
+use cofferdam_dataplane::{
+    Adopted, AttachError, Endpoint, FlowUse, HookState, Kernel, KernelError,
+};
+use cofferdam_policies::compiler::{CompileError, Compiled, Input, Slot, SlotPlan, compile};
+use cofferdam_policies::inventory::{ObjectName, Owner};
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::bucket::{Found, find, find_address};
 use cofferdam_verdict::endpoint::{EndpointRecord, flags};
@@ -47,7 +50,10 @@ pub struct Mismatch {
 /// The kernel side of this node.
 pub struct Force {
     kernel: Kernel,
-    attached: HashMap<u32, Attachments>,
+    /// Interfaces on which at least the filters stand.
+    guarded: BTreeSet<u32>,
+    /// Interfaces on which everything stands.
+    attached: BTreeSet<u32>,
     endpoints: BTreeMap<u32, Endpoint>,
     bound: BTreeMap<IpAddr, u32>,
     plan: SlotPlan,
@@ -62,26 +68,59 @@ pub struct Force {
 }
 
 impl Force {
-    /// Loads the programs. Nothing is in force yet; the next table has a number
-    /// greater than `revision`.
+    /// Takes up what an agent before has left in force, or begins anew. The next table
+    /// has a number greater than `revision`, and than that of any table in force.
     ///
     /// # Errors
     /// Whatever the kernel refuses.
     pub fn open(config: &Config, revision: u64, names: SharedNames) -> Result<Self, KernelError> {
-        let kernel = Kernel::load(config.limits(), &config.behaviour())?;
+        let mut kernel = Kernel::open(&config.bpffs, config.limits(), &config.behaviour())?;
+        match kernel.adopted() {
+            Adopted::Nothing => tracing::info!("nothing was in force"),
+            Adopted::Everything => tracing::info!("took up what was in force"),
+            Adopted::Maps => tracing::info!("took up what was in force, with new programs"),
+            Adopted::Incompatible => tracing::warn!(
+                "what is in force was made with other limits or by another version; it judges \
+                 until it is replaced"
+            ),
+        }
+        let mut bound: BTreeMap<IpAddr, u32> = kernel.bound_addresses().into_iter().collect();
+        // Nobody knows yet whose they are; the first table will.
+        let nobody = Owner::Workload(ObjectName::new("", ""));
+        let slots = bound.iter().map(|(address, number)| Slot {
+            number: *number,
+            owner: nobody.clone(),
+            address: *address,
+        });
+        let plan = SlotPlan::from_slots(slots).unwrap_or_else(|error| {
+            tracing::error!("addresses in the kernel contradict each other: {error}");
+            for address in std::mem::take(&mut bound).into_keys() {
+                kernel.release_address(address);
+            }
+            SlotPlan::default()
+        });
+        let endpoints = kernel.endpoints().into_iter();
+        let endpoints: BTreeMap<u32, Endpoint> = endpoints
+            .map(|endpoint| (endpoint.ifindex, endpoint))
+            .collect();
+        let adopt_until = Instant::now() + config.adopt_midstream;
+        let adopting = (endpoints.values())
+            .filter(|endpoint| endpoint.adopt_midstream)
+            .map(|endpoint| (endpoint.ifindex, adopt_until));
         Ok(Self {
-            kernel,
-            attached: HashMap::new(),
-            endpoints: BTreeMap::new(),
-            bound: BTreeMap::new(),
-            plan: SlotPlan::default(),
+            guarded: BTreeSet::new(),
+            attached: BTreeSet::new(),
+            adopting: adopting.collect(),
+            endpoints,
+            bound,
+            plan,
             published: None,
-            revision,
+            revision: revision.max(kernel.revision().unwrap_or(0)),
             names,
             node: config.node.name.clone(),
             adopt_midstream: config.adopt_midstream,
-            adopting: BTreeMap::new(),
             swept: Instant::now(),
+            kernel,
         })
     }
 
@@ -90,13 +129,30 @@ impl Force {
         &mut self.kernel
     }
 
-    /// Number of the table in force; 0 when there is none.
+    /// Number of the table in force, whoever published it; 0 when there is none.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        match self.published {
-            Some(_) => self.revision,
-            None => 0,
-        }
+        self.kernel.revision().unwrap_or(0)
+    }
+
+    /// Greatest incarnation in force.
+    #[must_use]
+    pub fn last_incarnation(&self) -> u32 {
+        let incarnations = self.endpoints.values().map(|one| one.incarnation);
+        incarnations.max().unwrap_or(0)
+    }
+
+    /// Interfaces that have an endpoint's record.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<u32> {
+        self.endpoints.keys().copied().collect()
+    }
+
+    /// Whether an interface has an endpoint's record, and that lets something pass.
+    #[must_use]
+    pub fn is_open(&self, ifindex: u32) -> bool {
+        let endpoint = self.endpoints.get(&ifindex);
+        endpoint.is_some_and(|endpoint| !endpoint.deny_all)
     }
 
     /// The table in force.
@@ -201,22 +257,98 @@ impl Force {
         self.set(closed)
     }
 
-    /// Puts the programs on an interface, unless they are there.
+    /// Lets nothing pass any more where something did.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn attach(&mut self, link: &EndpointLink) -> Result<(), AttachError> {
-        if !self.attached.contains_key(&link.host_ifindex) {
-            let attachments = self.kernel.attach(&link.host_interface)?;
-            self.attached.insert(link.host_ifindex, attachments);
+    pub fn close_as_is(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        let Some(endpoint) = self.endpoints.get(&ifindex) else {
+            return Ok(());
+        };
+        self.set(Endpoint {
+            addresses: Vec::new(),
+            bridge: 0,
+            deny_all: true,
+            ..endpoint.clone()
+        })
+    }
+
+    /// Whether all programs are on an interface.
+    #[must_use]
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.attached.contains(&ifindex)
+    }
+
+    /// Puts the filters on an interface, unless they are there: they judge as well as
+    /// the links do, and cost no grace period.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn guard(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        if !self.guarded.contains(&ifindex) {
+            self.kernel.guard(ifindex)?;
+            self.guarded.insert(ifindex);
         }
         Ok(())
     }
 
-    /// Whether the programs are on an interface.
-    #[must_use]
-    pub fn is_attached(&self, ifindex: u32) -> bool {
-        self.attached.contains_key(&ifindex)
+    /// Puts all programs on an interface, unless they are there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        if !self.attached.contains(&ifindex) {
+            self.kernel.enforce_on(ifindex)?;
+            self.guarded.insert(ifindex);
+            self.attached.insert(ifindex);
+        }
+        Ok(())
+    }
+
+    /// What stands on an interface's hooks.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn hooks(&self, ifindex: u32) -> Result<Vec<HookState>, AttachError> {
+        self.kernel.hooks(ifindex)
+    }
+
+    /// Repairs an interface's hooks, where others changed them. Whether it had to.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn mend_hooks(&mut self, ifindex: u32) -> Result<bool, AttachError> {
+        let states = self.kernel.hooks(ifindex)?;
+        let is_shared = states.iter().any(|state| state.foreign);
+        if let Some(endpoint) = self.endpoints.get_mut(&ifindex)
+            && endpoint.shared_hooks != is_shared
+        {
+            // Before the order is changed: whoever comes behind us must be reached.
+            endpoint.shared_hooks = is_shared;
+            let endpoint = endpoint.clone();
+            self.kernel.set_endpoint(&endpoint)?;
+        }
+        if states.iter().all(|state| state.ok) {
+            return Ok(false);
+        }
+        self.kernel.enforce_on(ifindex)?;
+        Ok(true)
+    }
+
+    /// Pins everything again where pins have been lost. Whether any had been.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the file system is not back yet.
+    pub fn restore_pins(&mut self) -> Result<bool, KernelError> {
+        self.kernel.restore_pins()
+    }
+
+    /// Takes everything off and out of force.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn dismantle(self) -> Result<(), KernelError> {
+        self.kernel.dismantle()
     }
 
     /// Lets an endpoint's traffic pass as the table in force says. `false` when that
@@ -231,12 +363,18 @@ impl Force {
         addresses: &[IpAddr],
         bridge: u32,
     ) -> Result<bool, KernelError> {
-        let slots = addresses
-            .iter()
-            .map(|address| Some((*address, *self.bound.get(address)?)));
+        // As the kernel gives them back: the first, then those of one family after the
+        // other.
+        let mut ordered = addresses.to_vec();
+        ordered.sort_by_key(|address| (Some(address) != addresses.first(), address.is_ipv6()));
+        let slots = ordered
+            .into_iter()
+            .map(|address| Some((address, *self.bound.get(&address)?)));
         let Some(addresses) = slots.collect::<Option<Vec<_>>>() else {
             return Ok(false);
         };
+        let before = self.endpoints.get(&link.host_ifindex);
+        let shared_hooks = before.is_some_and(|endpoint| endpoint.shared_hooks);
         let is_closed = |endpoint: &Endpoint| endpoint.deny_all;
         if self.endpoints.get(&link.host_ifindex).is_none_or(is_closed)
             && self.adopt_midstream > Duration::ZERO
@@ -251,7 +389,7 @@ impl Force {
             addresses,
             bridge,
             deny_all: false,
-            shared_hooks: false,
+            shared_hooks,
             adopt_midstream: self.adopting.contains_key(&link.host_ifindex),
         })?;
         Ok(true)
@@ -266,11 +404,16 @@ impl Force {
     }
 
     /// Takes an endpoint out of force, then the programs off its interface.
-    pub fn remove(&mut self, ifindex: u32) {
+    ///
+    /// # Errors
+    /// When the programs do not come off; nothing passes there then.
+    pub fn remove(&mut self, ifindex: u32) -> Result<(), AttachError> {
         self.kernel.remove_endpoint(ifindex);
         self.endpoints.remove(&ifindex);
         self.adopting.remove(&ifindex);
         self.attached.remove(&ifindex);
+        self.guarded.remove(&ifindex);
+        self.kernel.leave(ifindex)
     }
 
     /// When [`Force::do_chores`] has something to do again.

@@ -14,7 +14,7 @@ mod report;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::{oneshot, watch};
@@ -33,6 +33,9 @@ use crate::sources::{Sources, Watches};
 use crate::state::{self, Store};
 
 use documents::Documents;
+
+/// How often hooks are looked at: tcx tells nobody of its changes.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// What others tell the reconciling thread, or ask it.
 #[derive(Debug)]
@@ -97,6 +100,7 @@ pub struct Reconciler {
     problem: Option<String>,
     verified_at: Option<SystemTime>,
     tamper_events: u64,
+    looked_at_hooks: Instant,
     timing: Timing,
     enforced: watch::Sender<bool>,
     names: SharedNames,
@@ -152,12 +156,15 @@ impl Reconciler {
             documents,
             endpoints: BTreeMap::new(),
             saved_endpoints: None,
-            next_incarnation: remembered.next_incarnation.max(1),
+            next_incarnation: remembered
+                .next_incarnation
+                .max(force.last_incarnation() + 1),
             force,
             warnings: Vec::new(),
             problem: None,
             verified_at: None,
             tamper_events: 0,
+            looked_at_hooks: Instant::now(),
             timing: Timing::new()?,
             enforced: start.enforced,
             names,
@@ -166,6 +173,7 @@ impl Reconciler {
         reconciler.take_up(remembered);
         reconciler.documents.read();
         reconciler.converge(&[]);
+        reconciler.attach();
         Ok((reconciler, recorder))
     }
 
@@ -173,19 +181,20 @@ impl Reconciler {
     pub fn run(mut self, messages: &Receiver<Message>) {
         self.tell_enforced();
         loop {
-            let left = self
+            let next = self
                 .force
                 .next_chore()
-                .saturating_duration_since(Instant::now());
+                .min(self.looked_at_hooks + BETWEEN_LOOKS);
+            let left = next.saturating_duration_since(Instant::now());
             let first = match messages.recv_timeout(left) {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => {
-                    self.force.do_chores();
+                    self.do_chores();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            self.force.do_chores();
+            self.do_chores();
             let batch: Vec<Message> = std::iter::once(first).chain(messages.try_iter()).collect();
             if let Some(detach) = self.deal_with(batch) {
                 self.stop(detach);
@@ -208,6 +217,7 @@ impl Reconciler {
                 Message::LookAround => {
                     sources = true;
                     links = true;
+                    self.restore_pins();
                 }
                 Message::Stop { detach } => stop = Some(detach),
                 Message::Request(request, reply) => match request {
@@ -254,6 +264,8 @@ impl Reconciler {
             // Whoever asked may have gone.
             _ = reply.send(self.answer(waiting));
         }
+        // Not on anybody's way: a link costs a grace period, and the filters are there.
+        self.attach();
         for question in questions {
             match question {
                 Message::Metrics(reply) => _ = reply.send(self.metrics()),
@@ -318,6 +330,7 @@ impl Reconciler {
         self.problem = None;
         if self.documents.is_held() {
             self.problem = Some(self.documents.why_held());
+            self.leave_as_is();
         } else {
             self.publish(added);
             self.enforce();
@@ -410,6 +423,18 @@ impl Reconciler {
             .collect()
     }
 
+    /// Pins everything again if somebody has cleaned the BPF file system.
+    fn restore_pins(&mut self) {
+        match self.force.restore_pins() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.tamper_events += 1;
+                tracing::error!("pins were lost; everything is pinned again");
+            }
+            Err(error) => tracing::error!("pins were lost: {}", chain(&error)),
+        }
+    }
+
     /// Reads back what is in force, and repairs it if somebody has changed it.
     fn verify(&mut self) {
         if let Err(mismatch) = self.force.read_back() {
@@ -430,6 +455,14 @@ impl Reconciler {
         }
     }
 
+    fn do_chores(&mut self) {
+        self.force.do_chores();
+        if self.looked_at_hooks.elapsed() >= BETWEEN_LOOKS {
+            self.looked_at_hooks = Instant::now();
+            self.mend_hooks();
+        }
+    }
+
     /// Whether the newest desired state is in force, for every endpoint.
     fn is_enforced(&self) -> bool {
         self.problem.is_none()
@@ -446,13 +479,14 @@ impl Reconciler {
         // With the number of the table, which alone is no reason to write.
         self.saved_endpoints = None;
         self.save_endpoints();
-        if detach {
-            let ids: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
-            for id in ids {
-                self.take_off(&id);
-            }
-            self.save_endpoints();
-            tracing::info!("nothing is enforced any more");
+        if !detach {
+            return;
+        }
+        self.endpoints.clear();
+        self.save_endpoints();
+        match self.force.dismantle() {
+            Ok(()) => tracing::info!("nothing is enforced any more"),
+            Err(error) => tracing::error!("cannot take everything off: {}", chain(&error)),
         }
     }
 }

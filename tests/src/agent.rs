@@ -24,6 +24,31 @@ use crate::world::{Namespace, Workload, World};
 /// How long an agent may take for anything, on a machine that does other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What the names of all directories of agents under test begin with; the process that
+/// runs the test and a number follow.
+const PREFIX: &str = "cofferdam-agent-";
+
+/// The BPF file system.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Removes what tests pinned that were killed: a BPF file system forgets nothing by
+/// itself.
+fn remove_dead_pins() {
+    let Ok(entries) = fs::read_dir(BPFFS) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let process = (name.to_str())
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next())
+            .map(|process| Path::new("/proc").join(process));
+        if process.is_some_and(|process| !process.exists()) {
+            // Another test may be doing the same.
+            _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// The `cofferdam` that was built with the running test.
 ///
 /// It is the controller's `main` in a binary of this package, because only those are
@@ -55,7 +80,8 @@ impl Agent {
     pub fn new(binary: &Path, world: &World) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("cofferdam-agent-{}-{count}", std::process::id());
+        remove_dead_pins();
+        let name = format!("{PREFIX}{}-{count}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(directory.join("policies")).expect("a directory");
         let namespace = &world.node().namespace;
@@ -79,6 +105,16 @@ impl Agent {
         self.directory.join(name)
     }
 
+    /// Where it pins.
+    ///
+    /// # Panics
+    ///
+    /// Never: its directory has a name.
+    pub fn pins(&self) -> PathBuf {
+        let name = self.directory.file_name().expect("it has a name");
+        Path::new(BPFFS).join(name)
+    }
+
     /// Writes the configuration, and returns where.
     ///
     /// # Panics
@@ -86,11 +122,10 @@ impl Agent {
     /// When it cannot be written.
     pub fn write_config(&self) -> PathBuf {
         let directory = self.directory.display();
-        let pins = self.directory.file_name().expect("it has a name");
         let text = format!(
             "node: {{name: n1}}\npolicies: [{directory}/policies]\nrun_dir: {directory}/run\n\
-             state_dir: {directory}/state\nbpffs: /sys/fs/bpf/{}\n{}",
-            pins.display(),
+             state_dir: {directory}/state\nbpffs: {}\n{}",
+            self.pins().display(),
             self.settings
         );
         let path = self.path("config.yaml");
@@ -396,6 +431,8 @@ impl Drop for Agent {
         if std::thread::panicking() {
             eprintln!("the agent's log:\n{}", self.log());
         }
+        // What is pinned outlives an agent, and a namespace's links.
+        _ = fs::remove_dir_all(self.pins());
         _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use cofferdam_dataplane::AttachError;
 use cofferdam_policies::inventory::Owner;
 
 use super::{Managed, Reconciler, chain};
@@ -126,8 +127,8 @@ impl Reconciler {
         self.force
             .close(&endpoint.link, endpoint.incarnation)
             .context("cannot close the interface")?;
-        if let Err(error) = self.force.attach(&endpoint.link) {
-            self.force.remove(endpoint.link.host_ifindex);
+        if let Err(error) = self.force.guard(endpoint.link.host_ifindex) {
+            self.remove_from_force(endpoint.link.host_ifindex);
             return Err(error.into());
         }
         self.next_incarnation = self.next_incarnation.wrapping_add(1).max(1);
@@ -174,7 +175,13 @@ impl Reconciler {
     /// Takes an endpoint out of force and off its interface.
     pub(super) fn take_off(&mut self, id: &EndpointId) {
         if let Some(managed) = self.endpoints.remove(id) {
-            self.force.remove(managed.endpoint.link.host_ifindex);
+            self.remove_from_force(managed.endpoint.link.host_ifindex);
+        }
+    }
+
+    fn remove_from_force(&mut self, ifindex: u32) {
+        if let Err(error) = self.force.remove(ifindex) {
+            tracing::error!("{}; nothing passes there", chain(&error));
         }
     }
 
@@ -198,6 +205,11 @@ impl Reconciler {
         for id in gone {
             self.take_off(&id);
             tracing::info!(endpoint = %id, "endpoint removed: its interface has gone");
+        }
+        for ifindex in self.force.interfaces() {
+            if !self.interfaces.by_index.contains_key(&ifindex) {
+                self.remove_from_force(ifindex);
+            }
         }
         for managed in self.endpoints.values_mut() {
             let link = &mut managed.endpoint.link;
@@ -229,14 +241,71 @@ impl Reconciler {
                 tracing::info!(endpoint = %id, "endpoint forgotten: its interface has gone");
                 continue;
             }
-            if let Err(error) = self.close(endpoint) {
-                tracing::error!(endpoint = %id, "cannot take up the endpoint: {error:#}");
+            self.endpoints.insert(
+                id,
+                Managed {
+                    endpoint,
+                    state: EndpointState::DenyAll,
+                    problem: None,
+                    is_refused: false,
+                },
+            );
+        }
+        self.close_strangers();
+    }
+
+    /// Closes what is in force on interfaces that nobody is known to own: its labels
+    /// are lost, and the next table would take its addresses for outside ones.
+    fn close_strangers(&mut self) {
+        for ifindex in self.force.interfaces() {
+            let mut known = self.endpoints.values().map(|one| &one.endpoint.link);
+            if known.any(|link| link.host_ifindex == ifindex) {
+                continue;
+            }
+            let Some(interface) = self.interfaces.by_index.get(&ifindex) else {
+                self.remove_from_force(ifindex);
+                continue;
+            };
+            tracing::error!(
+                interface = %interface.name,
+                "an endpoint was in force here that is not remembered: it is closed until it \
+                 is added again"
+            );
+            if let Err(error) = self.force.close_as_is(ifindex) {
+                tracing::error!("{}", chain(&error));
+            }
+        }
+    }
+
+    /// With no new table: what is in force goes on, and what is not lets nothing pass.
+    pub(super) fn leave_as_is(&mut self) {
+        for managed in self.endpoints.values_mut() {
+            let link = &managed.endpoint.link;
+            if self.force.is_open(link.host_ifindex) {
+                managed.state = EndpointState::Enforced;
+                continue;
+            }
+            managed.state = EndpointState::DenyAll;
+            // Programs of an agent before may stand there, and judge by what was in
+            // force then.
+            let stands = self.force.hooks(link.host_ifindex);
+            if stands.is_ok_and(|hooks| hooks.iter().any(|hook| hook.program_id.is_some())) {
+                continue;
+            }
+            let closed = self.force.close(link, managed.endpoint.incarnation);
+            let closed = closed.map_err(AttachError::from);
+            if let Err(error) = closed.and_then(|()| self.force.guard(link.host_ifindex)) {
+                managed.state = EndpointState::Unmanaged;
+                managed.problem = Some(error.to_string());
             }
         }
     }
 
     /// Lets every endpoint's traffic pass as the table in force says.
     pub(super) fn enforce(&mut self) {
+        if self.problem.is_some() && self.force.compiled().is_none() {
+            return self.leave_as_is();
+        }
         let ids: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
         for id in ids {
             let bridge = self.bridge(&id);
@@ -248,14 +317,16 @@ impl Reconciler {
                 continue;
             }
             let endpoint = &managed.endpoint;
-            let attached = self.force.attach(&endpoint.link);
+            // The record first: programs of an agent before are replaced by ours, which
+            // must not find the interface unknown.
             let in_force = self.force.enforce(
                 &endpoint.link,
                 endpoint.incarnation,
                 &endpoint.addresses,
                 bridge,
             );
-            (managed.state, managed.problem) = match (attached, in_force) {
+            let guarded = self.force.guard(endpoint.link.host_ifindex);
+            (managed.state, managed.problem) = match (guarded, in_force) {
                 (Err(error), _) => (EndpointState::Unmanaged, Some(error.to_string())),
                 (Ok(()), Ok(true)) => (EndpointState::Enforced, None),
                 (Ok(()), Ok(false)) => (
@@ -264,6 +335,45 @@ impl Reconciler {
                 ),
                 (Ok(()), Err(error)) => (EndpointState::DenyAll, Some(error.to_string())),
             };
+        }
+    }
+
+    /// Puts the links before the filters, where they are not yet.
+    pub(super) fn attach(&mut self) {
+        for managed in self.endpoints.values() {
+            let ifindex = managed.endpoint.link.host_ifindex;
+            if self.force.is_open(ifindex)
+                && let Err(error) = self.force.attach(ifindex)
+            {
+                tracing::error!(
+                    endpoint = %managed.endpoint.id,
+                    "{}; the filters behind judge",
+                    chain(&error)
+                );
+            }
+        }
+    }
+
+    /// Repairs what others did to the hooks.
+    pub(super) fn mend_hooks(&mut self) {
+        for managed in self.endpoints.values() {
+            let link = &managed.endpoint.link;
+            if !self.force.is_attached(link.host_ifindex) {
+                continue;
+            }
+            match self.force.mend_hooks(link.host_ifindex) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.tamper_events += 1;
+                    tracing::error!(
+                        endpoint = %managed.endpoint.id,
+                        interface = %link.host_interface,
+                        "somebody changed what stands on the hooks; it is repaired"
+                    );
+                }
+                // An interface that has just gone will be heard of.
+                Err(error) => tracing::debug!("{}", chain(&error)),
+            }
         }
     }
 

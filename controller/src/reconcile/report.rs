@@ -12,7 +12,7 @@ use super::{Managed, Reconciler};
 use crate::metrics::{Facts, render};
 use crate::output::{
     Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
-    Schema, Severity, StatusReport, SyncReport,
+    Link, Schema, Severity, StatusReport, SyncReport,
 };
 use crate::time;
 
@@ -43,7 +43,7 @@ impl Reconciler {
                 .map(|managed| EndpointStatus {
                     id: managed.endpoint.id.to_string(),
                     state: managed.state,
-                    links: Vec::new(),
+                    links: self.links(managed.endpoint.link.host_ifindex),
                     flows: (self.force.flows(managed.endpoint.link.host_ifindex)).map(|flows| {
                         FlowUse {
                             used: flows.used.into(),
@@ -58,6 +58,17 @@ impl Reconciler {
             tamper_events: self.tamper_events,
             diagnostics: self.diagnostics(),
         }
+    }
+
+    fn links(&self, ifindex: u32) -> Vec<Link> {
+        let states = self.force.hooks(ifindex).unwrap_or_default();
+        let links = states.into_iter().map(|state| Link {
+            hook: state.hook.to_owned(),
+            program_id: state.program_id.unwrap_or(0),
+            first: state.first,
+            ok: state.ok,
+        });
+        links.collect()
     }
 
     pub(super) fn endpoint_list(&self) -> EndpointList {

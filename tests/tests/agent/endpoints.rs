@@ -1,12 +1,19 @@
 //! Endpoints on real links, with real traffic.
 
 use cofferdam_controller::output::EndpointState;
+use std::process::Command;
+use std::time::Duration;
+
 use cofferdam_tests::agent::Agent;
+use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;
+use cofferdam_tests::traffic::{Conversation, Place};
 use cofferdam_tests::world::{Namespace, Wiring, World};
 use cofferdam_tests::{cofferdam, skip_unless};
 
-use super::scene::{DB_FROM_WEB, Scene};
+use super::scene::{DB_FROM_WEB, PORT, Scene};
+
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn endpoints_are_judged_by_their_labels_and_relabelled_in_place() {
@@ -189,22 +196,80 @@ fn two_agents_on_one_machine_know_nothing_of_each_other() {
 }
 
 #[test]
-fn endpoints_are_taken_up_again_after_a_restart_unless_their_links_are_gone() {
+fn what_is_in_force_outlives_the_agent_and_is_taken_up_again() {
+    skip_unless!(Feature::NetworkNamespaces);
+    for wiring in Wiring::BOTH {
+        let mut scene = Scene::enforced(wiring, DB_FROM_WEB);
+        let (web, db) = (scene.workload("shop/web"), scene.workload("shop/db"));
+        let address = Place::from(db).ip(Family::V4);
+        let mut conversation =
+            Conversation::tcp(web, address, PORT, PATIENCE).expect("it is allowed");
+        let mut count = 0;
+        let mut exchange = || {
+            count += 1;
+            conversation.exchange(format!("word {count}").as_bytes(), PATIENCE)
+        };
+        let before = scene.agent.endpoints();
+        for signal in ["KILL", "TERM"] {
+            match signal {
+                "KILL" => scene.agent.kill(),
+                _ => assert!(scene.agent.stop().success()),
+            }
+            exchange().expect("the connection goes on without the agent");
+            scene.assert_blocked("shop/stranger", "shop/db");
+            scene.assert_reaches("shop/web", "shop/db");
+            let status = scene.agent.start_enforced();
+            exchange().expect("the connection goes on with the next agent");
+            let revision = status.revision;
+            assert!(revision > before[0].revision, "numbers go on: {status:?}");
+            assert_eq!(status.tamper_events, 0);
+            for endpoint in &status.endpoints {
+                assert_eq!(endpoint.state, EndpointState::Enforced);
+                assert!(!endpoint.links.is_empty());
+                assert!(
+                    endpoint.links.iter().all(|link| link.ok && link.first),
+                    "{status:?}"
+                );
+            }
+            let mut after = scene.agent.endpoints();
+            for (before, after) in before.iter().zip(&mut after) {
+                after.revision = before.revision;
+            }
+            assert_eq!(before, after);
+        }
+        assert!(!scene.agent.log().contains("somebody changed"));
+    }
+}
+
+#[test]
+fn an_endpoint_whose_link_went_while_the_agent_was_dead_is_forgotten() {
     skip_unless!(Feature::NetworkNamespaces);
     let mut scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
-    let before = scene.agent.endpoints();
     scene.agent.kill();
-    scene.agent.start_enforced();
-    let mut after = scene.agent.endpoints();
-    for (before, after) in before.iter().zip(&mut after) {
-        after.revision = before.revision;
-    }
-    assert_eq!(before, after);
-    scene.assert_reaches("shop/web", "shop/db");
-    scene.agent.kill();
-    scene.world.remove("shop/db").expect("it is there");
+    scene.world.remove("shop/web").expect("it is there");
     let status = scene.agent.start_enforced();
     assert_eq!(status.endpoints.len(), 1);
+    let addresses = status.capacity.iter().find(|one| one.table == "addresses");
+    assert_eq!(addresses.expect("it is counted").used, 4);
+}
+
+#[test]
+fn what_others_take_off_the_hooks_is_put_back() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
+    let db = scene.workload("shop/db");
+    let inside = scene.world.node().namespace.enter().expect("a namespace");
+    let deleted = Command::new("tc")
+        .args(["qdisc", "del", "dev", &db.host_interface, "clsact"])
+        .status();
+    assert!(deleted.expect("tc is there").success());
+    drop(inside);
+    let status = scene
+        .agent
+        .wait_until("repaired", |status| status.tamper_events > 0);
+    let links = status.endpoints.iter().flat_map(|endpoint| &endpoint.links);
+    assert!(links.into_iter().all(|link| link.ok), "{status:?}");
+    assert!(scene.agent.log().contains("somebody changed"));
 }
 
 #[test]
@@ -216,6 +281,8 @@ fn detaching_takes_everything_off() {
     scene.agent.wait_enforced();
     scene.agent.add(scene.workload("shop/db"), &["app=db"]);
     scene.assert_blocked("shop/web", "shop/db");
+    assert!(scene.agent.pins().exists());
     assert!(scene.agent.stop().success());
     scene.assert_reaches("shop/web", "shop/db");
+    assert!(!scene.agent.pins().exists());
 }

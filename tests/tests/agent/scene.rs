@@ -56,7 +56,7 @@ impl Scene {
     /// A world and an agent that does not run yet.
     pub(crate) fn new(wiring: Wiring) -> Self {
         let world = World::plan(wiring)
-            .workloads(["shop/web", "shop/db"])
+            .workloads(["shop/web", "shop/db", "shop/stranger"])
             .build()
             .expect("a world");
         let places = world.workloads().iter().map(Place::from);
