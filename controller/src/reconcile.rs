@@ -11,7 +11,7 @@ mod documents;
 mod endpoints;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -92,6 +92,8 @@ pub struct Reconciler {
     interfaces: Interfaces,
     documents: Documents,
     endpoints: BTreeMap<EndpointId, Managed>,
+    /// Endpoints on whose interfaces links are still to be put.
+    unlinked: BTreeSet<EndpointId>,
     saved_endpoints: Option<state::Endpoints>,
     next_incarnation: u32,
     force: Force,
@@ -155,6 +157,7 @@ impl Reconciler {
             interfaces,
             documents,
             endpoints: BTreeMap::new(),
+            unlinked: BTreeSet::new(),
             saved_endpoints: None,
             next_incarnation: remembered
                 .next_incarnation
@@ -173,7 +176,6 @@ impl Reconciler {
         reconciler.take_up(remembered);
         reconciler.documents.read();
         reconciler.converge(&[]);
-        reconciler.attach();
         Ok((reconciler, recorder))
     }
 
@@ -181,26 +183,39 @@ impl Reconciler {
     pub fn run(mut self, messages: &Receiver<Message>) {
         self.tell_enforced();
         loop {
-            let next = self
-                .force
-                .next_chore()
-                .min(self.looked_at_hooks + BETWEEN_LOOKS);
-            let left = next.saturating_duration_since(Instant::now());
-            let first = match messages.recv_timeout(left) {
+            self.do_chores();
+            let first = match self.next_message(messages) {
                 Ok(first) => first,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.do_chores();
-                    continue;
-                }
+                Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            self.do_chores();
             let batch: Vec<Message> = std::iter::once(first).chain(messages.try_iter()).collect();
             if let Some(detach) = self.deal_with(batch) {
                 self.stop(detach);
                 return;
             }
         }
+    }
+
+    /// Waits for a message, until there is something else to do.
+    ///
+    /// A link costs a grace period to attach, and the filters judge until then: links
+    /// are put on one by one while nobody asks for anything.
+    fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
+        let left = if self.unlinked.is_empty() {
+            let next = self.force.next_chore();
+            let next = next.min(self.looked_at_hooks + BETWEEN_LOOKS);
+            next.saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
+        };
+        let message = messages.recv_timeout(left);
+        if matches!(message, Err(RecvTimeoutError::Timeout))
+            && let Some(id) = self.unlinked.pop_first()
+        {
+            self.attach(&id);
+        }
+        message
     }
 
     /// Deals with what has arrived. Tells whether to detach when it is time to stop.
@@ -229,7 +244,7 @@ impl Reconciler {
                     Request::Status { .. } => waiting.push((Waiting::Status, reply)),
                     Request::EndpointList => waiting.push((Waiting::List, reply)),
                     Request::EndpointAdd(spec) => {
-                        waiting.push((self.take_add(&spec, &mut links, &mut added), reply));
+                        waiting.push((self.take_add(&spec, &mut added), reply));
                         is_changed = true;
                     }
                     Request::EndpointRemove {
@@ -264,8 +279,6 @@ impl Reconciler {
             // Whoever asked may have gone.
             _ = reply.send(self.answer(waiting));
         }
-        // Not on anybody's way: a link costs a grace period, and the filters are there.
-        self.attach();
         for question in questions {
             match question {
                 Message::Metrics(reply) => _ = reply.send(self.metrics()),
@@ -276,15 +289,9 @@ impl Reconciler {
         stop
     }
 
-    fn take_add(
-        &mut self,
-        spec: &EndpointSpec,
-        links: &mut bool,
-        added: &mut Vec<EndpointId>,
-    ) -> Waiting {
+    fn take_add(&mut self, spec: &EndpointSpec, added: &mut Vec<EndpointId>) -> Waiting {
         match self.add(spec) {
             Ok(id) => {
-                *links = true;
                 added.push(id.clone());
                 Waiting::Added(id)
             }

@@ -17,6 +17,9 @@ use crate::records::Recorder;
 /// How long a caller may take to say what it wants, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a caller that is refused may go on talking.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Where answers come from.
 #[derive(Clone)]
 pub(super) struct Known {
@@ -53,7 +56,13 @@ async fn converse(mut stream: UnixStream, known: Known) -> std::io::Result<()> {
     let caller = stream.peer_cred()?.uid();
     if caller != 0 {
         tracing::warn!(uid = caller, "a request was refused: only root may ask");
-        return answer(&mut stream, &failed("only root may ask the agent")).await;
+        answer(&mut stream, &failed("only root may ask the agent")).await?;
+        // Closed with something unread, the caller would get an error for an answer.
+        stream.shutdown().await?;
+        let mut unread = stream.take(MAX_REQUEST as u64);
+        let mut nowhere = tokio::io::sink();
+        let drained = tokio::io::copy(&mut unread, &mut nowhere);
+        return timeout(LAST_WORDS, drained).await?.map(drop);
     }
     let mut line = Vec::new();
     let (read, _) = stream.split();

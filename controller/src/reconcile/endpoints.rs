@@ -328,7 +328,12 @@ impl Reconciler {
             let guarded = self.force.guard(endpoint.link.host_ifindex);
             (managed.state, managed.problem) = match (guarded, in_force) {
                 (Err(error), _) => (EndpointState::Unmanaged, Some(error.to_string())),
-                (Ok(()), Ok(true)) => (EndpointState::Enforced, None),
+                (Ok(()), Ok(true)) => {
+                    if !self.force.is_attached(endpoint.link.host_ifindex) {
+                        self.unlinked.insert(id);
+                    }
+                    (EndpointState::Enforced, None)
+                }
                 (Ok(()), Ok(false)) => (
                     EndpointState::DenyAll,
                     Some("the table in force does not know its addresses".to_owned()),
@@ -338,19 +343,13 @@ impl Reconciler {
         }
     }
 
-    /// Puts the links before the filters, where they are not yet.
-    pub(super) fn attach(&mut self) {
-        for managed in self.endpoints.values() {
-            let ifindex = managed.endpoint.link.host_ifindex;
-            if self.force.is_open(ifindex)
-                && let Err(error) = self.force.attach(ifindex)
-            {
-                tracing::error!(
-                    endpoint = %managed.endpoint.id,
-                    "{}; the filters behind judge",
-                    chain(&error)
-                );
-            }
+    /// Puts the links of an endpoint before its filters.
+    pub(super) fn attach(&mut self, id: &EndpointId) {
+        let Some(managed) = self.endpoints.get(id) else {
+            return;
+        };
+        if let Err(error) = self.force.attach(managed.endpoint.link.host_ifindex) {
+            tracing::error!(endpoint = %id, "{}; the filters behind judge", chain(&error));
         }
     }
 

@@ -138,7 +138,7 @@ fn nobody_but_root_may_ask() {
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .args(["perl", "-MIO::Socket::UNIX", "-e"])
         .arg(
-            "my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; \
+            "$SIG{PIPE} = 'IGNORE'; my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; \
              print $s qq({\"version\":1,\"request\":\"sync\"}\\n); print <$s>;",
         )
         .arg(socket)
