@@ -205,6 +205,18 @@ impl Shop {
         assert!(!self.reaches("shop/cache"), "not allowed by any");
     }
 
+    /// Whether a packet arrives at the database that policy denies.
+    pub(crate) fn denied_arrives(&self) -> bool {
+        let [cache, db] = ["shop/cache", "shop/db"].map(|name| named(&self.world, name));
+        let [out, arrivals] =
+            [cache, db].map(|end| FrameSocket::open(&end.namespace, "eth0").expect("a socket"));
+        let syn = tcp().from(cache.end).to(db.end).dport(5432).syn();
+        let denied = syn.payload(b"denied").via(cache.gateway.mac);
+        out.send(&denied).expect("sent");
+        let arrived = arrivals.next(IMPATIENCE, carrying(b"denied"));
+        arrived.expect("a capture").is_some()
+    }
+
     /// Sends, while `work` goes on, packets that are denied and packets that are
     /// allowed in turn. None of the first and all of the second must arrive.
     pub(crate) fn without_a_gap<T>(&self, work: impl FnOnce() -> T) -> T {
