@@ -562,11 +562,15 @@ fn idle_flows_are_gone_and_swept() {
     let question = udp().from(web.end).to(db.end).dport(53);
     let (program, context) = (Program::TO_WORKLOAD, between(web, db));
     let ask = |firewall: &mut Firewall| judged(firewall, program, &question.bytes(), &context);
-    let answered = question.clone().sport(40001);
-    judged(&mut firewall, program, &answered.bytes(), &context);
-    let answer = answered.reply().bytes();
-    let back = judged(&mut firewall, Program::FROM_WORKLOAD, &answer, &leaving(db));
-    assert_eq!(back, FLOW);
+    let connection = request(web, db);
+    let shake = |firewall: &mut Firewall| {
+        let syn = connection.clone().syn().bytes();
+        assert_eq!(judged(firewall, program, &syn, &context), RULE);
+        let answer = segment(db, web).syn().ack().bytes();
+        let back = judged(firewall, Program::FROM_WORKLOAD, &answer, &leaving(db));
+        assert_eq!(back, FLOW);
+    };
+    shake(&mut firewall);
     assert_eq!(ask(&mut firewall), RULE);
     // Idle for more than a jiffy: policy is asked again.
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -585,8 +589,8 @@ fn idle_flows_are_gone_and_swept() {
         "the answered one stays"
     );
     assert_eq!(ask(&mut firewall), RULE);
-    let answered = judged(&mut firewall, program, &answered.bytes(), &context);
-    assert_eq!(answered, FLOW);
+    let next = connection.clone().ack().bytes();
+    assert_eq!(judged(&mut firewall, program, &next, &context), FLOW);
 
     // An earlier incarnation's go at once, idle or not.
     let mut endpoint = firewall.endpoint(&world, "shop/db");
@@ -594,6 +598,10 @@ fn idle_flows_are_gone_and_swept() {
     let set = firewall.kernel().set_endpoint(&endpoint);
     set.expect("there is room");
     assert_eq!(firewall.kernel().sweep().expect("a clock"), 2);
+    // Its record may still be read, but no longer says whose the partition is.
+    shake(&mut firewall);
+    assert_eq!(firewall.kernel().sweep().expect("a clock"), 0);
+    assert_eq!(judged(&mut firewall, program, &next, &context), FLOW);
 }
 
 /// Every denied packet is reported, or counted as unreported.
@@ -642,7 +650,18 @@ fn denied_packets_are_reported_with_their_verdict() {
         (db.host_ifindex, frame.len() as u32)
     );
     assert_eq!(record.direction, case.direction as u8);
+    assert_eq!(record.revision, case.revision);
     assert_eq!(events.next(), None, "what is allowed is no event");
+
+    // A live flow says no under a table, too.
+    let [syn, forged] = [request(web, db).syn(), request(web, db).ack()].map(|p| p.bytes());
+    firewall.run(Program::TO_WORKLOAD, &syn, &between(web, db));
+    let cache = named(&world, "shop/cache");
+    firewall.run(Program::TO_WORKLOAD, &forged, &between(cache, db));
+    let record: EventRecord = events.next().expect("a record");
+    let verdict = Verdict::from_any_word(record.verdict).expect("a verdict");
+    assert_eq!(verdict.reason, Reason::ForeignLocalAddress);
+    assert_eq!(record.revision, case.revision);
 
     let counted = |firewall: &Firewall| {
         let ledger = firewall.ledger();
