@@ -14,7 +14,13 @@ use cofferdam_tests::{
     },
     world::Wiring,
 };
-use cofferdam_verdict::{counter::Hook, reason::Reason};
+use cofferdam_verdict::{
+    counter::Hook,
+    judge::{Context, judge},
+    reason::Reason,
+    slices::SliceFrame,
+    verdict::Verdict,
+};
 
 use super::verdicts::{DB_FROM_WEB, Scene, between, expect, expect_bytes, leaving};
 
@@ -494,6 +500,23 @@ fn the_node_reaches_its_workloads_but_nobody_in_its_name() {
         let deny = denied(Hook::ToWorkload, Reason::Isolated, 1);
         let uplink = from(world.outside().uplink_ifindex);
         expect(&mut firewall, Program::TO_WORKLOAD, &probe, &uplink, deny);
+        // Nor is what has lost its interface on the way, as refragmented datagrams
+        // do: no local socket sent it.
+        for (has_socket, reason) in [(true, Reason::OwnNode), (false, Reason::Isolated)] {
+            let context = Context {
+                ifindex: db.host_ifindex,
+                has_socket,
+                ..Context::default()
+            };
+            let frame = SliceFrame {
+                bytes: &probe.bytes(),
+                gso: false,
+            };
+            let memory = firewall.kernel().memory();
+            let case = judge(&memory, &frame, &context, Hook::ToWorkload);
+            let verdict = Verdict::from_any_word(case.enforced).expect("an answer");
+            assert_eq!(verdict.reason, reason);
+        }
     }
 }
 
