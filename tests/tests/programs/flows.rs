@@ -203,6 +203,21 @@ fn another_port_or_peer_is_no_reply() {
     assert_eq!(shop.send(&tcp, db, web), [ISOLATED], "another protocol");
 }
 
+/// A later fragment shows no ports; that is not port 0.
+#[test]
+fn a_flow_between_ports_0_lets_no_later_fragment_pass() {
+    let (world, mut shop) = Shop::open();
+    let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
+    let no_first = (Action::Deny, Reason::FragmentNoFirst);
+    for family in Family::BOTH {
+        let zero = udp().family(family).from(web.end).to(cache.end);
+        let zero = zero.sport(0).dport(0).payload(&[0; 64]);
+        only_the_reply_passes(&mut shop, &zero, web, cache);
+        let later = zero.fragment(9, 24, false);
+        assert_eq!(shop.send(&later, web, cache), [no_first], "{later}");
+    }
+}
+
 /// Both ends of an echo use one identifier; a request is not its own reply.
 #[test]
 fn an_echo_request_is_judged_even_under_the_identifier_of_an_allowed_one() {
