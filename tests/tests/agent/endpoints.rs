@@ -106,6 +106,11 @@ fn a_removed_endpoint_is_gone_and_removing_it_again_is_no_error() {
     scene.assert_blocked("shop/web", "shop/db");
     scene.agent.add(scene.workload("shop/web"), &["app=web"]);
     scene.assert_reaches("shop/web", "shop/db");
+    // Nothing stands on an interface that is nobody's any more.
+    scene.agent.remove("shop/web");
+    scene.agent.remove("shop/db");
+    scene.assert_reaches("shop/stranger", "shop/db");
+    scene.assert_reaches("shop/web", "shop/db");
 }
 
 #[test]
@@ -147,19 +152,23 @@ fn what_is_no_endpoint_is_refused_with_the_reason() {
     refused(&["--netns", &web, "--label", "a b=c"], "label key");
     refused(&["--netns", &web, "--address", "127.0.0.1"], "127.0.0.1");
 
-    // A link between two workloads has no end on the node.
+    // A link between two workloads has no end on the node, though an interface there
+    // has the index of its other end, and the node knows the namespace by another link.
     let (one, other) = (
         Namespace::new().expect("one"),
         Namespace::new().expect("two"),
     );
     one.join("eth0", &other, "eth0").expect("a link");
+    let host = &scene.world.node().namespace;
+    one.join("second", host, "second").expect("a link");
+    assert_eq!(one.ifindex("eth0").expect("it is there"), 2);
+    assert_eq!(scene.workload("shop/web").host_ifindex, 2);
     refused(
         &["--netns", &path(&one), "--address", "10.9.9.9"],
         "not in the network namespace of this agent",
     );
     // A link to the node, with somebody else's addresses.
     let third = Namespace::new().expect("three");
-    let host = &scene.world.node().namespace;
     third.join("eth0", host, "third").expect("a link");
     let third = path(&third);
     refused(&["--netns", &third], "no address");
