@@ -18,13 +18,18 @@ use cofferdam_policies::inventory::{ObjectName, Owner};
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::bucket::{Found, find, find_address};
 use cofferdam_verdict::endpoint::{EndpointRecord, flags};
+use cofferdam_verdict::judge::{Context, judge};
 use cofferdam_verdict::memory::BucketSet;
+use cofferdam_verdict::slices::SliceFrame;
+use cofferdam_verdict::verdict::Verdict;
+use nix::net::if_::if_indextoname;
 use thiserror::Error;
 
 use crate::config::Config;
 use crate::desired::Desired;
 use crate::endpoint::EndpointLink;
 use crate::names::{Names, SharedNames};
+use crate::probe::{Question, questions};
 
 /// How often flow tables are rid of what is over.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(10);
@@ -482,9 +487,65 @@ impl Force {
             if !record.is_some_and(|record| says(record, endpoint)) {
                 return differs(format!("the record of interface {}", endpoint.ifindex));
             }
+            if !self.answers(endpoint) {
+                return differs(format!("the verdict on interface {}", endpoint.ifindex));
+            }
         }
         Ok(())
     }
+
+    /// Whether the loaded programs say of an endpoint's packets what the same code
+    /// says here, with some other endpoints and addresses as peers.
+    fn answers(&self, endpoint: &Endpoint) -> bool {
+        const PEERS: usize = 2;
+        let others = self.endpoints.range(endpoint.ifindex + 1..);
+        let others = others.chain(self.endpoints.range(..endpoint.ifindex));
+        let local = others.take(PEERS).flat_map(|(ifindex, other)| {
+            let addresses = other.addresses.iter();
+            addresses.map(|(address, _)| (*address, *ifindex))
+        });
+        let any = self.bound.keys().take(PEERS).map(|address| (*address, 0));
+        let peers: Vec<(IpAddr, u32)> = local.chain(any).collect();
+        let memory = self.kernel.memory();
+        questions(endpoint, &peers).into_iter().all(|question| {
+            let Question {
+                program,
+                frame,
+                context,
+            } = question;
+            let about = Context {
+                ifindex: context.ifindex,
+                ingress_ifindex: context.ingress_ifindex,
+                // A program that is run on a made-up packet finds one always.
+                has_socket: true,
+                tagged: false,
+            };
+            let whole = SliceFrame {
+                bytes: &frame,
+                gso: false,
+            };
+            let here = judge(&memory, &whole, &about, program.hook);
+            match self.kernel.probe(program, &frame, &context) {
+                Ok(answer) => {
+                    answer
+                        == Verdict::from_any_word(here.enforced)
+                            .zip(Verdict::from_any_word(here.audited))
+                }
+                Err(error) if is_there(endpoint.ifindex) => {
+                    tracing::error!("cannot ask the loaded programs: {error}");
+                    false
+                }
+                // The interface has gone, and word of it is on its way.
+                Err(_) => true,
+            }
+        })
+    }
+}
+
+/// Whether an interface is in the agent's namespace.
+fn is_there(ifindex: u32) -> bool {
+    // An unknown index comes back as an empty name.
+    if_indextoname(ifindex).is_ok_and(|name| !name.is_empty())
 }
 
 /// Whether a record is an endpoint's.

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod names;
 pub mod netlink;
 pub mod output;
+pub mod probe;
 pub mod protocol;
 pub mod reconcile;
 pub mod records;

@@ -149,6 +149,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::NetworkTools,
     ];
     if !options.quick {
+        needs.push(Need::NetworkPlugins);
         needs.push(Need::VirtualMachine);
     }
     setup::ensure(&needs)?;
@@ -175,6 +176,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if built {
         progress.step("tests", |progress| host_tests(options, progress));
         if !options.quick {
+            if options.filters.is_empty() {
+                progress.step("demonstration", |_| demonstrated());
+            }
             progress.step("tests on Linux 6.1", |progress| {
                 machine_tests(options, progress)
             });
@@ -207,6 +211,12 @@ fn succeed(command: &mut Command) -> Result<()> {
     } else {
         Err(Failed::program(&run::shown(command), status))
     }
+}
+
+/// What the newcomer runs first, as they run it.
+fn demonstrated() -> Result<()> {
+    let xtask = std::env::current_exe().context("cannot find this program")?;
+    succeed(run::command(xtask).arg("demo"))
 }
 
 /// All tests of the workspace, on the running kernel.
