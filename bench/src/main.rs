@@ -1,10 +1,11 @@
 //! Benchmarks of Cofferdam. Figures are for ratios within one run: machines are
 //! shared and noisy.
 
+mod agent;
 mod packet;
 mod report;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -30,6 +31,15 @@ enum Bench {
         #[arg(long, default_value_t = 1_000_000)]
         packets: u32,
     },
+    /// What the agent costs its node, and how soon a change is in force.
+    Agent {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Seconds for which it is watched at rest.
+        #[arg(long, default_value_t = 30)]
+        rest: u64,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +51,10 @@ fn main() -> anyhow::Result<()> {
             packets,
         } => {
             let results = packet::run(samples.max(1), packets.max(1))?;
+            report::write(&results, json.as_deref())
+        }
+        Bench::Agent { json, rest } => {
+            let results = agent::run(Duration::from_secs(rest.max(1)))?;
             report::write(&results, json.as_deref())
         }
     }

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::SystemTime;
 
 use cofferdam_dataplane::Events;
@@ -32,10 +34,16 @@ const KEPT: usize = 4_096;
 /// Records that a follower may fall behind.
 const BEHIND: usize = 16_384;
 
+/// Records that the following thread reads before others may.
+const AT_ONCE: u32 = 256;
+
 /// Reads the ring buffer, and keeps what it says.
 #[derive(Debug)]
 pub struct Recorder {
     events: Mutex<Events>,
+    /// How many want to read next. A flood keeps the thread that follows the ring
+    /// buffer busy for as long as it lasts; it lets others go first.
+    waiting: AtomicUsize,
     names: SharedNames,
     kept: Mutex<VecDeque<(SystemTime, Arc<FlowRecord>)>>,
     feed: broadcast::Sender<Arc<FlowRecord>>,
@@ -51,6 +59,7 @@ impl Recorder {
     pub fn new(events: Events, names: SharedNames) -> Self {
         Self {
             events: Mutex::new(events),
+            waiting: AtomicUsize::new(0),
             names,
             kept: Mutex::default(),
             feed: broadcast::channel(BEHIND).0,
@@ -59,8 +68,16 @@ impl Recorder {
 
     /// Reads everything that has been reported by now.
     pub fn drain(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut events = locked(&self.events);
-        while let Some(event) = events.next() {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        let room = events.room();
+        self.read(&mut events, room);
+    }
+
+    /// Reads so many records, or all there are.
+    fn read(&self, events: &mut Events, most: u32) {
+        for event in std::iter::from_fn(|| events.next()).take(most as usize) {
             let now = SystemTime::now();
             let Some(record) = describe(&event, &self.names, now) else {
                 continue;
@@ -105,7 +122,12 @@ impl Recorder {
         loop {
             let mut descriptors = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
             match poll(&mut descriptors, PollTimeout::NONE) {
-                Ok(_) => self.drain(),
+                Ok(_) => {
+                    self.read(&mut locked(&self.events), AT_ONCE);
+                    while self.waiting.load(Ordering::SeqCst) > 0 {
+                        thread::yield_now();
+                    }
+                }
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }

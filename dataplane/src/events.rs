@@ -13,13 +13,21 @@ use zerocopy::FromBytes as _;
 /// records.
 pub struct Events {
     ring: RingBuf<MapData>,
+    room: u32,
 }
 
 impl Events {
-    pub(crate) fn new(map: aya::maps::Map) -> Result<Self, MapError> {
+    pub(crate) fn new(map: aya::maps::Map, room: u32) -> Result<Self, MapError> {
         Ok(Self {
             ring: RingBuf::try_from(map)?,
+            room,
         })
+    }
+
+    /// Records for which there is room. Whoever has read so many has read all that
+    /// were there before, however fast others come.
+    pub fn room(&self) -> u32 {
+        self.room
     }
 
     /// The next record; none when all have been read.

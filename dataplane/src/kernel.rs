@@ -621,7 +621,7 @@ impl Kernel {
         }
         let ring = self.maps.share(name).map_err(failed(SHARE_MAPS))?;
         MapData::from_fd(ring)
-            .and_then(|data| Events::new(Map::RingBuf(data)))
+            .and_then(|data| Events::new(Map::RingBuf(data), self.limits.ring_records()))
             .map_err(|source| KernelError::Map { name, source })
     }
 

@@ -13,3 +13,5 @@ mod records;
 mod reports;
 #[path = "agent/scene.rs"]
 mod scene;
+#[path = "agent/traffic.rs"]
+mod traffic;

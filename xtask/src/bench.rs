@@ -34,6 +34,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::BpfFileSystem,
         Need::NetworkTools,
     ])?;
+    // The agent that a benchmark starts lies beside it.
+    let agent = ["build", "--release", "--package", "cofferdam-controller"];
+    let built = run::status(run::cargo().args(agent))?;
+    if !built.success() {
+        return Err(Failed::program("cargo build", built));
+    }
     let mut command = run::cargo();
     command
         .args(["run", "--release", "--package", "cofferdam-bench", "--"])

@@ -4,6 +4,7 @@ use crate::{
     bucket::{AddressBlock, BUCKET_WORDS},
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord},
+    event::EventRecord,
     flow::WAYS,
     table::{PAGE_BYTES, SLOTS_PER_WORD},
 };
@@ -135,6 +136,12 @@ impl Limits {
             self.event_bytes
         };
         bytes.next_power_of_two()
+    }
+
+    /// Records for which the ring buffer has room: the kernel puts eight bytes before
+    /// each.
+    pub const fn ring_records(&self) -> u32 {
+        self.ring_bytes() / (size_of::<EventRecord>() as u32 + 8)
     }
 
     /// All maps that are plain arrays.

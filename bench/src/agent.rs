@@ -1,0 +1,171 @@
+//! What the agent costs its node: memory, processor time at rest, and the time until
+//! a change is in force.
+//!
+//! A real agent on a node of network namespaces, as the tests have it, with ten
+//! endpoints and a thousand remote workloads.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use cofferdam_tests::{
+    agent::Agent,
+    world::{Wiring, World},
+};
+use serde::Serialize;
+
+const ENDPOINTS: usize = 10;
+const REMOTE_WORKLOADS: usize = 1_000;
+const POLICIES: usize = 20;
+
+/// A figure.
+#[derive(Debug, Serialize)]
+pub(crate) struct AgentResult {
+    figure: &'static str,
+    unit: &'static str,
+    median: f64,
+    max: f64,
+    samples: usize,
+    endpoints: usize,
+    remote_workloads: usize,
+}
+
+/// Measures the agent, watching it at rest for a time.
+pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
+    let binary = std::env::current_exe()?.with_file_name("cofferdam");
+    ensure!(
+        binary.exists(),
+        "{} is missing: build package cofferdam-controller in the same profile",
+        binary.display()
+    );
+    let names: Vec<String> = (0..ENDPOINTS).map(|i| format!("shop/w{i}")).collect();
+    let world = World::plan(Wiring::Ptp).workloads(names).build()?;
+    let mut agent = Agent::new(&binary, &world).settings("");
+    agent.document("remote.yaml", &remote_workloads());
+    agent.document("policies.yaml", &policies());
+    agent.start_enforced();
+
+    // The time of the whole command, its own process included.
+    let timed = |work: &mut dyn FnMut()| {
+        let began = Instant::now();
+        work();
+        began.elapsed().as_secs_f64() * 1e3
+    };
+    let adds: Vec<f64> = (0..)
+        .zip(world.workloads())
+        .map(|(i, workload)| {
+            let label = format!("app=app{}", i % POLICIES);
+            timed(&mut || drop(agent.add(workload, &[&label])))
+        })
+        .collect();
+    let unchanged: Vec<f64> = (0..20).map(|_| timed(&mut || drop(agent.sync()))).collect();
+    let changed: Vec<f64> = (0..20)
+        .map(|i| {
+            let policy = policy(i, 9_000 + i);
+            timed(&mut || {
+                agent.document("one.yaml", &policy.replace("name: p", "name: one-p"));
+                assert!(agent.sync().enforced, "{}", agent.log());
+            })
+        })
+        .collect();
+
+    let before = processor_ns(agent.pid())?;
+    let began = Instant::now();
+    // Nobody sends: this only waits.
+    let (_keep, silence) = mpsc::channel::<()>();
+    _ = silence.recv_timeout(rest);
+    let busy = (processor_ns(agent.pid())? - before) as f64;
+    let percent = busy / began.elapsed().as_nanos() as f64 * 100.0;
+
+    let results = vec![
+        result("rss_anon", "KiB", &[anonymous_kib(agent.pid())?]),
+        result("idle_processor", "% of a core", &[percent]),
+        result("endpoint_add", "ms", &adds),
+        result("sync_unchanged", "ms", &unchanged),
+        result("policy_changed_to_in_force", "ms", &changed),
+    ];
+    agent.stop();
+    for one in &results {
+        let (figure, unit) = (one.figure, one.unit);
+        println!(
+            "{figure:>28} {:>10.2} {unit} (greatest of {}: {:.2})",
+            one.median, one.samples, one.max
+        );
+    }
+    Ok(results)
+}
+
+fn result(figure: &'static str, unit: &'static str, samples: &[f64]) -> AgentResult {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    AgentResult {
+        figure,
+        unit,
+        median: sorted[sorted.len() / 2],
+        max: sorted[sorted.len() - 1],
+        samples: sorted.len(),
+        endpoints: ENDPOINTS,
+        remote_workloads: REMOTE_WORKLOADS,
+    }
+}
+
+fn remote_workloads() -> String {
+    let mut text = String::new();
+    for i in 0..REMOTE_WORKLOADS {
+        let app = i % POLICIES;
+        let (high, low) = (i / 250, i % 250 + 1);
+        writeln!(
+            text,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: shop, name: remote-{i}, \
+             labels: {{app: app{app}, instance: i{i}}}}}\nspec: {{nodeName: n2}}\nstatus: \
+             {{podIPs: [{{ip: 10.200.{high}.{low}}}, {{ip: \"fd00:200::{i:x}\"}}]}}"
+        )
+        .expect("writing to a string");
+    }
+    text
+}
+
+fn policy(i: usize, port: usize) -> String {
+    let (app, peer) = (i % POLICIES, (i + 1) % POLICIES);
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, \
+         name: p{i}}}\nspec:\n  podSelector: {{matchLabels: {{app: app{app}}}}}\n  ingress:\n  - \
+         from: [{{podSelector: {{matchLabels: {{app: app{peer}}}}}}}]\n    ports: [{{port: {port}}}]\n"
+    )
+}
+
+fn policies() -> String {
+    (0..POLICIES).map(|i| policy(i, 8_000 + i)).collect()
+}
+
+/// Anonymous memory of a process that is in RAM.
+fn anonymous_kib(pid: u32) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number
+        .and_then(|number| number.parse().ok())
+        .context("the kernel does not tell RssAnon")
+}
+
+/// Time that the threads of a process have run, in nanoseconds.
+fn processor_ns(pid: u32) -> anyhow::Result<u64> {
+    let tasks = Path::new("/proc").join(pid.to_string()).join("task");
+    let mut sum = 0;
+    for task in fs::read_dir(tasks)? {
+        let schedstat = fs::read_to_string(task?.path().join("schedstat"))?;
+        let ran = schedstat.split_whitespace().next();
+        sum += ran
+            .context("an empty schedstat")?
+            .parse::<u64>()
+            .context("schedstat begins with a number")?;
+    }
+    Ok(sum)
+}
