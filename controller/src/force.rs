@@ -320,9 +320,19 @@ impl Force {
 
     /// Repairs an interface's hooks, where others changed them. Whether it had to.
     ///
+    /// Filters judge what no link has judged. While the links stand they are looked at
+    /// only if `filters` says so: listing them is most of the cost.
+    ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn mend_hooks(&mut self, ifindex: u32) -> Result<bool, AttachError> {
+    pub fn mend_hooks(&mut self, ifindex: u32, filters: bool) -> Result<bool, AttachError> {
+        let is_shared = |one: &Endpoint| one.shared_hooks;
+        if !filters
+            && !self.endpoints.get(&ifindex).is_some_and(is_shared)
+            && self.kernel.links_stand(ifindex)?
+        {
+            return Ok(false);
+        }
         let states = self.kernel.hooks(ifindex)?;
         let is_shared = states.iter().any(|state| state.foreign);
         if let Some(endpoint) = self.endpoints.get_mut(&ifindex)

@@ -36,6 +36,8 @@ use documents::Documents;
 
 /// How often hooks are looked at: tcx tells nobody of its changes.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// Of so many looks one is at the filters behind the links as well.
+const LOOKS_AT_LINKS: u32 = 4;
 
 /// What others tell the reconciling thread, or ask it.
 #[derive(Debug)]
@@ -103,6 +105,8 @@ pub struct Reconciler {
     verified_at: Option<SystemTime>,
     tamper_events: u64,
     looked_at_hooks: Instant,
+    /// How often they were looked at.
+    looks: u32,
     timing: Timing,
     enforced: watch::Sender<bool>,
     names: SharedNames,
@@ -168,6 +172,7 @@ impl Reconciler {
             verified_at: None,
             tamper_events: 0,
             looked_at_hooks: Instant::now(),
+            looks: 0,
             timing: Timing::new()?,
             enforced: start.enforced,
             names,
@@ -466,7 +471,8 @@ impl Reconciler {
         self.force.do_chores();
         if self.looked_at_hooks.elapsed() >= BETWEEN_LOOKS {
             self.looked_at_hooks = Instant::now();
-            self.mend_hooks();
+            self.looks = self.looks.wrapping_add(1);
+            self.mend_hooks(self.looks.is_multiple_of(LOOKS_AT_LINKS));
         }
     }
 

@@ -90,6 +90,24 @@ impl Kernel {
         states.filter_map(Result::transpose).collect()
     }
 
+    /// Whether the links on an interface are as they should be and nobody else's stand
+    /// beside them; a few microseconds, where [`Kernel::hooks`] lists filters as well.
+    /// `false` on a kernel without tcx.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn links_stand(&self, ifindex: u32) -> Result<bool, AttachError> {
+        for program in Program::ALL.into_iter().filter(|program| !program.filter) {
+            let looked = self.look_at_links(ifindex, program);
+            let state = looked.map_err(failed("look at", program, ifindex))?;
+            if !state.is_some_and(|state| state.ok && !state.foreign) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn look_at_links(&self, ifindex: u32, program: Program) -> io::Result<Option<HookState>> {
         let Some(standing) = tcx::query(ifindex, side(program))? else {
             return Ok(None);

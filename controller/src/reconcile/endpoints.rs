@@ -354,13 +354,13 @@ impl Reconciler {
     }
 
     /// Repairs what others did to the hooks.
-    pub(super) fn mend_hooks(&mut self) {
+    pub(super) fn mend_hooks(&mut self, filters: bool) {
         for managed in self.endpoints.values() {
             let link = &managed.endpoint.link;
             if !self.force.is_attached(link.host_ifindex) {
                 continue;
             }
-            match self.force.mend_hooks(link.host_ifindex) {
+            match self.force.mend_hooks(link.host_ifindex, filters) {
                 Ok(false) => {}
                 Ok(true) => {
                     self.tamper_events += 1;
