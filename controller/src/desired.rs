@@ -75,8 +75,9 @@ impl Desired {
     fn set_own_node(&mut self, name: &str, addresses: &[IpAddr]) {
         let owner = Owner::Node(name.into());
         let documented = self.inventory.nodes().get(name);
-        let documented = documented.map_or(&[][..], |node| &node.addresses);
-        let mut all: Vec<IpAddr> = documented.iter().chain(addresses).copied().collect();
+        let mut own = documented.cloned().unwrap_or_default();
+        let mut all = std::mem::take(&mut own.addresses);
+        all.extend(addresses);
         all.sort();
         all.dedup();
         all.retain(|address| match self.inventory.owner(*address) {
@@ -91,7 +92,13 @@ impl Desired {
         for address in &all {
             self.evict(*address, &owner);
         }
-        if let Err(taken) = self.inventory.set_node(name, Node { addresses: all }) {
+        if let Err(taken) = self.inventory.set_node(
+            name,
+            Node {
+                addresses: all,
+                ..own
+            },
+        ) {
             self.warn(taken.to_string());
         }
     }

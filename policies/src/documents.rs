@@ -413,7 +413,7 @@ impl FileParser {
         };
         let content = match kind {
             Kind::Namespace => Content::Namespace(metadata::labels(reader, metadata)),
-            Kind::Node => Content::Node(objects::node(reader, fields)),
+            Kind::Node => Content::Node(objects::node(reader, fields, metadata)),
             Kind::Pod => Content::Pod(objects::pod(reader, fields, metadata, object_name)),
             Kind::NetworkPolicy => Content::NetworkPolicy(network_policy::network_policy(
                 reader,

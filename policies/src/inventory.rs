@@ -8,6 +8,8 @@
 //! its `kubernetes.io/metadata.name`; everything is in the order of its names;
 //! no two workloads that still run, and no workload and node, share an address.
 
+mod cluster;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +20,11 @@ use thiserror::Error;
 
 use crate::diagnostic::Place;
 use crate::selectors::{LabelSelector, Labels};
+
+pub use cluster::{
+    ClusterNetworkPolicy, ClusterPeer, ClusterRule, MAX_PRIORITY, RuleAction, Tier,
+    WorkloadSelector,
+};
 
 /// The label that every namespace carries, with its own name as the value.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -132,8 +139,10 @@ impl Workload {
 }
 
 /// A node of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
+    /// Its labels.
+    pub labels: Labels,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -275,6 +284,7 @@ pub struct Inventory {
     workloads: BTreeMap<ObjectName, Workload>,
     nodes: BTreeMap<Arc<str>, Node>,
     policies: BTreeMap<ObjectName, NetworkPolicy>,
+    cluster_policies: BTreeMap<Arc<str>, ClusterNetworkPolicy>,
     owners: HashMap<IpAddr, Owner>,
 }
 
@@ -301,6 +311,12 @@ impl Inventory {
     #[must_use]
     pub fn policies(&self) -> &BTreeMap<ObjectName, NetworkPolicy> {
         &self.policies
+    }
+
+    /// The policies of the whole cluster by name.
+    #[must_use]
+    pub fn cluster_policies(&self) -> &BTreeMap<Arc<str>, ClusterNetworkPolicy> {
+        &self.cluster_policies
     }
 
     /// Who owns an address: the workload that has it to itself, or a node.
@@ -379,6 +395,16 @@ impl Inventory {
         self.policies.remove(name)
     }
 
+    /// Adds a policy of the whole cluster or replaces the one of that name.
+    pub fn set_cluster_policy(&mut self, policy: ClusterNetworkPolicy) {
+        self.cluster_policies.insert(policy.name.clone(), policy);
+    }
+
+    /// Removes a policy of the whole cluster, if it is there.
+    pub fn remove_cluster_policy(&mut self, name: &str) -> Option<ClusterNetworkPolicy> {
+        self.cluster_policies.remove(name)
+    }
+
     /// A namespace that is only referred to has its name's label alone.
     fn ensure_namespace(&mut self, name: &Arc<str>) {
         if !self.namespaces.contains_key(name) {
@@ -450,6 +476,7 @@ mod tests {
                 .is_err()
         );
         let node = Node {
+            labels: Labels::default(),
             addresses: vec!["10.0.0.1".parse().unwrap()],
         };
         assert!(inventory.set_node("n", node.clone()).is_err());

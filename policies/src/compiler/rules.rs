@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use cofferdam_verdict::verdict::{Direction, MAX_RULE};
 
 use crate::diagnostic::Place;
-use crate::inventory::ObjectName;
+use crate::inventory::{ObjectName, Tier};
 
 use super::CompileError;
 
@@ -22,6 +22,8 @@ use super::CompileError;
 pub enum PolicyKind {
     /// `networking.k8s.io/v1 NetworkPolicy`.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`.
+    ClusterNetworkPolicy,
 }
 
 impl PolicyKind {
@@ -30,6 +32,7 @@ impl PolicyKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
     }
 }
@@ -39,7 +42,7 @@ impl PolicyKind {
 pub struct RuleKey {
     /// The policy's kind.
     pub kind: PolicyKind,
-    /// The policy.
+    /// The policy; one of the whole cluster lies in the namespace "".
     pub policy: ObjectName,
     /// The direction.
     pub direction: Direction,
@@ -53,6 +56,8 @@ pub struct RuleKey {
 pub struct RuleEntry {
     /// What identifies it.
     pub key: RuleKey,
+    /// The tier of its policy.
+    pub tier: Tier,
     /// Where it stands; for a policy, where its `spec` does.
     pub place: Place,
 }

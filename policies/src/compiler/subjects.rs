@@ -15,7 +15,7 @@ use cofferdam_verdict::table::{MAX_CLASS, row_key};
 use cofferdam_verdict::verdict::Direction;
 
 use crate::diagnostic::Place;
-use crate::inventory::{Inventory, Mode, NetworkPolicy, ObjectName, Ports, Rule, Workload};
+use crate::inventory::{Inventory, Mode, NetworkPolicy, ObjectName, Ports, Rule, Tier, Workload};
 
 use super::CompileError;
 use super::partition::Partition;
@@ -254,6 +254,7 @@ impl<'a> PolicyCompiler<'_, 'a> {
                 direction,
                 index,
             },
+            tier: Tier::Namespace,
             place: place.clone(),
         })
     }

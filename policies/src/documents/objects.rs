@@ -16,7 +16,12 @@ use super::metadata;
 use super::reader::{Fields, Reader, Shown};
 
 /// Reads a `Node`.
-pub(super) fn node(reader: &mut Reader, document: Fields<'_, '_>) -> ClusterNode {
+pub(super) fn node(
+    reader: &mut Reader,
+    document: Fields<'_, '_>,
+    metadata: Fields<'_, '_>,
+) -> ClusterNode {
+    let labels = metadata::labels(reader, metadata);
     let mut addresses = Vec::new();
     let status = document
         .get("status")
@@ -40,7 +45,7 @@ pub(super) fn node(reader: &mut Reader, document: Fields<'_, '_>) -> ClusterNode
             addresses.push(address);
         }
     }
-    ClusterNode { addresses }
+    ClusterNode { labels, addresses }
 }
 
 /// Reads a `Pod`.

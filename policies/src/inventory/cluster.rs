@@ -1,0 +1,152 @@
+//! `ClusterNetworkPolicy`, with its defaults filled in.
+//!
+//! The meaning is that of `policy.networking.k8s.io/v1alpha2`: per direction, the
+//! Admin tier by priority, then `NetworkPolicy` where one isolates, then the
+//! Baseline tier, then allow.
+//!
+//! Invariant: what a document says and this version cannot act on has become
+//! narrower here, never wider: an Accept rule of such peers matches nobody, a Deny
+//! or Pass rule denies everything.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::diagnostic::Place;
+use crate::selectors::LabelSelector;
+
+use super::{Mode, PortRange};
+
+/// Highest `priority` there is; 0 comes first.
+pub const MAX_PRIORITY: u16 = 1000;
+
+/// In which order policies are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// `ClusterNetworkPolicy` before those of namespaces.
+    Admin,
+    /// `NetworkPolicy`.
+    Namespace,
+    /// `ClusterNetworkPolicy` for what no `NetworkPolicy` isolates.
+    Baseline,
+}
+
+impl Tier {
+    /// The word in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Namespace => "namespace",
+            Self::Baseline => "baseline",
+        }
+    }
+}
+
+/// What a rule does with what it matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleAction {
+    /// Allows it, and no later policy is asked.
+    Accept,
+    /// Denies it, and no later policy is asked.
+    Deny,
+    /// Leaves the tier.
+    Pass,
+}
+
+impl RuleAction {
+    /// The word in documents.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "Accept",
+            Self::Deny => "Deny",
+            Self::Pass => "Pass",
+        }
+    }
+}
+
+/// A policy of the whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterNetworkPolicy {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where its `spec` stands.
+    pub place: Place,
+    /// Whether it is enforced.
+    pub mode: Mode,
+    /// [`Tier::Admin`] or [`Tier::Baseline`].
+    pub tier: Tier,
+    /// Lower comes first within the tier, 0 to [`MAX_PRIORITY`]; equal ones in the
+    /// order of names.
+    pub priority: u16,
+    /// The workloads it is about.
+    pub subject: WorkloadSelector,
+    /// Its rules for traffic towards its subjects, in order.
+    pub ingress: Vec<ClusterRule>,
+    /// Its rules for traffic away from its subjects, in order.
+    pub egress: Vec<ClusterRule>,
+}
+
+/// Workloads by their labels and their namespace's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadSelector {
+    /// The namespaces.
+    pub namespaces: LabelSelector,
+    /// The workloads in them.
+    pub workloads: LabelSelector,
+}
+
+/// One rule of a [`ClusterNetworkPolicy`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterRule {
+    /// Where it stands.
+    pub place: Place,
+    /// Its name, for people.
+    pub name: Option<Box<str>>,
+    /// What it does.
+    pub action: RuleAction,
+    /// Who the other end may be: one of these. Empty is nobody; `None` is everybody,
+    /// outside hosts too, which only a rule that fails closed has.
+    pub peers: Option<Vec<ClusterPeer>>,
+    /// Which ports it covers; `None` for every packet, never empty.
+    pub ports: Option<Vec<PortRange>>,
+}
+
+/// Who the other end of a [`ClusterRule`] may be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClusterPeer {
+    /// Workloads by their labels and their namespace's.
+    Workloads(WorkloadSelector),
+    /// Whoever has an address in one of these blocks, workloads too; host bits
+    /// cleared, in order. Egress only.
+    Networks(Vec<IpNet>),
+    /// Nodes, by their addresses. Egress only.
+    Nodes(LabelSelector),
+}
+
+impl ClusterNetworkPolicy {
+    /// Whether two policies differ in nothing but the places they stand in.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let rules = |a: &[ClusterRule], b: &[ClusterRule]| {
+            let meaning = |rule: &ClusterRule| {
+                let ClusterRule {
+                    place: _,
+                    name,
+                    action,
+                    peers,
+                    ports,
+                } = rule.clone();
+                (name, action, peers, ports)
+            };
+            a.iter().map(meaning).eq(b.iter().map(meaning))
+        };
+        self.name == other.name
+            && self.mode == other.mode
+            && (self.tier, self.priority) == (other.tier, other.priority)
+            && self.subject == other.subject
+            && rules(&self.ingress, &other.ingress)
+            && rules(&self.egress, &other.egress)
+    }
+}
