@@ -1,16 +1,25 @@
 //! The oracle: a second, naive reading of the policies, to hold the first against.
 //!
 //! It walks the raw YAML tree for every question, with selector, CIDR and port
-//! code of its own, in the order in which the meaning of a `NetworkPolicy` is
-//! written down. It is slow, and short enough to be read beside that text.
+//! code of its own, in the order in which the meaning of `NetworkPolicy` and
+//! `ClusterNetworkPolicy` is written down. It is slow, and short enough to be read
+//! beside those texts.
 //!
 //! Must not use anything of the documents, selectors, inventory or compiler of
 //! this crate, nor of the verdict crate: a mistake there must show as a
 //! disagreement here.
 //!
 //! It expects documents that passed validation. Invariant: what it does not
-//! understand matches nothing, so that a document that should have been refused
-//! never allows.
+//! understand never allows, so that a rule that should have been refused does not:
+//! it matches nothing, or, where a `ClusterNetworkPolicy` denies or passes by it,
+//! denies everything.
+
+mod cidr;
+mod cluster_policy;
+mod labels;
+mod network_policy;
+mod objects;
+mod tree;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,6 +27,9 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_yaml::Value;
 use thiserror::Error;
+
+use objects::{is_finished, is_host_network, labels_of, name_of, namespace_of, node_name};
+use tree::{list, string};
 
 /// Why a text could not be taken.
 #[derive(Debug, Error)]
@@ -77,6 +89,16 @@ pub struct Query {
     pub own_node_allowed: bool,
 }
 
+impl Query {
+    /// The other end of the pod whose direction this is, and its address.
+    fn peer(&self, direction: Direction) -> (&End, IpAddr) {
+        match direction {
+            Direction::Ingress => (&self.source, self.source_address),
+            Direction::Egress => (&self.destination, self.destination_address),
+        }
+    }
+}
+
 /// Allow or deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
@@ -120,17 +142,33 @@ impl Direction {
 
 /// A rule, or with index `None` its policy as a whole.
 ///
-/// Ordered by namespace, name, direction, index.
+/// Ordered by namespace, name, direction, index: the order in which the rules of
+/// `NetworkPolicy` rank.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleName {
-    /// The policy's namespace.
-    pub namespace: String,
+    /// The policy's namespace; a `ClusterNetworkPolicy` has none.
+    pub namespace: Option<String>,
     /// The policy's name.
     pub name: String,
     /// The direction.
     pub direction: Direction,
     /// Position in the direction's list, from 0.
     pub index: Option<usize>,
+}
+
+impl RuleName {
+    /// Its policy as people write it: `namespace/name`, or the bare name of a policy
+    /// of the whole cluster.
+    #[must_use]
+    pub fn policy(&self) -> String {
+        let Self {
+            namespace, name, ..
+        } = self;
+        match namespace {
+            Some(namespace) => format!("{namespace}/{name}"),
+            None => name.clone(),
+        }
+    }
 }
 
 /// Why a direction is judged as it is.
@@ -142,9 +180,9 @@ pub enum Reason {
     OwnNode,
     /// The end is not a pod that policies select.
     NotASubject,
-    /// No policy isolates the pod in this direction.
+    /// No policy isolates the pod in this direction, and no rule decides.
     NotIsolated,
-    /// Some rule allows it.
+    /// A rule decides.
     Rule,
     /// Isolated, and no rule allows it.
     Isolated,
@@ -157,9 +195,13 @@ pub struct Side {
     pub action: Action,
     /// Why.
     pub reason: Reason,
-    /// Every rule that allows it.
+    /// The rule that decides, if one does: of a `ClusterNetworkPolicy`, or the first
+    /// of those that allow.
+    pub rule: Option<RuleName>,
+    /// Every rule of a `NetworkPolicy` that allows it, when that tier is asked.
     pub allowing: BTreeSet<RuleName>,
-    /// Every policy that isolates the pod in this direction.
+    /// Every `NetworkPolicy` that isolates the pod in this direction, when that tier
+    /// is asked.
     pub isolating: BTreeSet<RuleName>,
 }
 
@@ -188,7 +230,9 @@ pub struct Answer {
 pub struct Oracle {
     namespaces: Vec<Value>,
     pods: Vec<Value>,
-    policies: Vec<Value>,
+    nodes: Vec<Value>,
+    network_policies: Vec<Value>,
+    cluster_policies: Vec<Value>,
 }
 
 impl Oracle {
@@ -209,15 +253,20 @@ impl Oracle {
     }
 
     fn take(&mut self, document: Value) {
-        match string(&document, "kind") {
-            Some("List") => {
+        let version = string(&document, "apiVersion").unwrap_or("");
+        match (version, string(&document, "kind").unwrap_or("")) {
+            ("v1", "List") => {
                 for item in list(&document, "items") {
                     self.take(item.clone());
                 }
             }
-            Some("Namespace") => self.namespaces.push(document),
-            Some("Pod") => self.pods.push(document),
-            Some("NetworkPolicy") => self.policies.push(document),
+            ("v1", "Namespace") => self.namespaces.push(document),
+            ("v1", "Pod") => self.pods.push(document),
+            ("v1", "Node") => self.nodes.push(document),
+            ("networking.k8s.io/v1", "NetworkPolicy") => self.network_policies.push(document),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
+                self.cluster_policies.push(document);
+            }
             _ => {}
         }
     }
@@ -249,10 +298,11 @@ impl Oracle {
     }
 
     fn side(&self, query: &Query, direction: Direction, audited: bool) -> Side {
-        let (subject, peer) = match direction {
-            Direction::Ingress => (&query.destination, &query.source),
-            Direction::Egress => (&query.source, &query.destination),
+        let subject = match direction {
+            Direction::Ingress => &query.destination,
+            Direction::Egress => &query.source,
         };
+        let (peer, _) = query.peer(direction);
         // A pod cannot block access to itself.
         if query.source == query.destination && matches!(subject, End::Pod { .. }) {
             return Side::allowed(Reason::SelfTraffic);
@@ -260,134 +310,27 @@ impl Oracle {
         let Some(pod) = self.pod(subject) else {
             return Side::allowed(Reason::NotASubject);
         };
+        // Its own node may always open connections to it.
         if direction == Direction::Ingress
             && query.own_node_allowed
-            && self.node_of(peer).is_some_and(|node| {
-                Some(node) == field(pod, "spec").and_then(|s| string(s, "nodeName"))
-            })
+            && self
+                .node_of(peer)
+                .is_some_and(|node| Some(node) == node_name(pod))
         {
             return Side::allowed(Reason::OwnNode);
         }
-        // Isolated iff some policy of the pod's namespace selects it and has the
-        // direction among its types.
-        let isolating: Vec<&Value> = self
-            .policies
-            .iter()
-            .filter(|policy| audited || !is_audit(policy))
-            .filter(|policy| namespace_of(policy) == namespace_of(pod))
-            .filter(|policy| {
-                let selector = field(policy, "spec").and_then(|spec| field(spec, "podSelector"));
-                selector.is_none_or(|selector| selects(selector, &labels_of(pod)))
-            })
-            .filter(|policy| has_direction(policy, direction))
-            .collect();
-        if isolating.is_empty() {
-            return Side::allowed(Reason::NotIsolated);
-        }
-        let mut allowing = BTreeSet::new();
-        for policy in &isolating {
-            let rules = field(policy, "spec").map_or(&[][..], |s| list(s, direction.section()));
-            for (index, rule) in rules.iter().enumerate() {
-                if self.rule_allows(policy, rule, direction, query) {
-                    allowing.insert(rule_name(policy, direction, Some(index)));
-                }
-            }
-        }
-        Side {
-            action: if allowing.is_empty() {
-                Action::Deny
-            } else {
-                Action::Allow
-            },
-            reason: if allowing.is_empty() {
-                Reason::Isolated
-            } else {
-                Reason::Rule
-            },
-            allowing,
-            isolating: isolating
-                .iter()
-                .map(|policy| rule_name(policy, direction, None))
-                .collect(),
-        }
-    }
-
-    /// A rule allows a packet iff it matches `ports` and `from` or `to`.
-    fn rule_allows(
-        &self,
-        policy: &Value,
-        rule: &Value,
-        direction: Direction,
-        query: &Query,
-    ) -> bool {
-        let (peer, peer_address) = match direction {
-            Direction::Ingress => (&query.source, query.source_address),
-            Direction::Egress => (&query.destination, query.destination_address),
-        };
-        let peer_matches = any_or_empty(rule, direction.peers(), |item| {
-            self.peer_matches(policy, item, peer, peer_address)
-        });
-        let port_matches = any_or_empty(rule, "ports", |item| {
-            self.port_matches(item, &query.destination, query.payload)
-        });
-        peer_matches && port_matches
-    }
-
-    fn peer_matches(&self, policy: &Value, item: &Value, peer: &End, address: IpAddr) -> bool {
-        if let Some(block) = field(item, "ipBlock") {
-            // Matches any address, pods' included.
-            return string(block, "cidr").is_some_and(|cidr| in_cidr(cidr, address))
-                && all_or_absent(block, "except", |except| {
-                    except.as_str().is_some_and(|e| !in_cidr(e, address))
-                });
-        }
-        let pod_selector = field(item, "podSelector");
-        let namespace_selector = field(item, "namespaceSelector");
-        if pod_selector.is_none() && namespace_selector.is_none() {
-            return false;
-        }
-        let Some(pod) = self.pod(peer) else {
-            return false;
-        };
-        let namespace_matches = match namespace_selector {
-            None => namespace_of(pod) == namespace_of(policy),
-            Some(selector) => selects(selector, &self.namespace_labels(namespace_of(pod))),
-        };
-        namespace_matches && pod_selector.is_none_or(|selector| selects(selector, &labels_of(pod)))
-    }
-
-    fn port_matches(&self, item: &Value, destination: &End, payload: Payload) -> bool {
-        let Payload::Port(number, port) = payload else {
-            return false;
-        };
-        let protocol = string(item, "protocol").unwrap_or("TCP");
-        if protocol_number(protocol) != Some(number) {
-            return false;
-        }
-        match field(item, "port") {
-            None => true,
-            Some(Value::Number(first)) => {
-                let last = field(item, "endPort").map_or(first.as_u64(), Value::as_u64);
-                match (first.as_u64(), last) {
-                    (Some(first), Some(last)) => (first..=last).contains(&u64::from(port)),
-                    _ => false,
-                }
-            }
-            // A name is resolved on the pod that receives, and only for the rule's
-            // protocol; whoever is not a pod has no names.
-            Some(Value::String(name)) => self
-                .pod(destination)
-                .is_some_and(|pod| has_named_port(pod, name, protocol, port)),
-            Some(_) => false,
-        }
+        let cluster_tier = |tier| self.cluster_tier(tier, pod, direction, query, audited);
+        cluster_tier("Admin")
+            .or_else(|| self.namespace_tier(pod, direction, query, audited))
+            .or_else(|| cluster_tier("Baseline"))
+            .unwrap_or(Side::allowed(Reason::NotIsolated))
     }
 
     /// The pod of an end, if selectors can match it: host-network pods are their
     /// node's address, and finished pods have none.
     fn pod(&self, end: &End) -> Option<&Value> {
         let pod = self.any_pod(end)?;
-        let phase = field(pod, "status").and_then(|status| string(status, "phase"));
-        (!is_host_network(pod) && !matches!(phase, Some("Succeeded" | "Failed"))).then_some(pod)
+        (!is_host_network(pod) && !is_finished(pod)).then_some(pod)
     }
 
     fn any_pod(&self, end: &End) -> Option<&Value> {
@@ -406,7 +349,7 @@ impl Oracle {
             End::External => None,
             End::Pod { .. } => {
                 let pod = self.any_pod(end).filter(|pod| is_host_network(pod))?;
-                string(field(pod, "spec")?, "nodeName")
+                node_name(pod)
             }
         }
     }
@@ -430,188 +373,10 @@ impl Side {
         Self {
             action: Action::Allow,
             reason,
+            rule: None,
             allowing: BTreeSet::new(),
             isolating: BTreeSet::new(),
         }
-    }
-}
-
-/// A field that is there and not null.
-fn field<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
-    value.get(key).filter(|value| !value.is_null())
-}
-
-fn string<'v>(value: &'v Value, key: &str) -> Option<&'v str> {
-    field(value, key).and_then(Value::as_str)
-}
-
-/// The entries of a list; absent and null have none.
-fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
-    field(value, key)
-        .and_then(Value::as_sequence)
-        .map_or(&[], Vec::as_slice)
-}
-
-/// Whether some entry holds, where an absent or empty list means everything.
-fn any_or_empty(value: &Value, key: &str, holds: impl FnMut(&Value) -> bool) -> bool {
-    match field(value, key) {
-        None => true,
-        Some(Value::Sequence(items)) => items.is_empty() || items.iter().any(holds),
-        Some(_) => false,
-    }
-}
-
-/// Whether every entry holds; a list that is none does not.
-fn all_or_absent(value: &Value, key: &str, holds: impl FnMut(&Value) -> bool) -> bool {
-    match field(value, key) {
-        None => true,
-        Some(Value::Sequence(items)) => items.iter().all(holds),
-        Some(_) => false,
-    }
-}
-
-fn name_of(object: &Value) -> &str {
-    field(object, "metadata")
-        .and_then(|metadata| string(metadata, "name"))
-        .unwrap_or("")
-}
-
-fn namespace_of(object: &Value) -> &str {
-    field(object, "metadata")
-        .and_then(|metadata| string(metadata, "namespace"))
-        .filter(|namespace| !namespace.is_empty())
-        .unwrap_or("default")
-}
-
-fn labels_of(object: &Value) -> Vec<(String, String)> {
-    let Some(Value::Mapping(labels)) =
-        field(object, "metadata").and_then(|metadata| field(metadata, "labels"))
-    else {
-        return Vec::new();
-    };
-    labels
-        .iter()
-        .filter_map(|(key, value)| Some((key.as_str()?.to_owned(), value.as_str()?.to_owned())))
-        .collect()
-}
-
-fn is_host_network(pod: &Value) -> bool {
-    field(pod, "spec")
-        .and_then(|spec| field(spec, "hostNetwork"))
-        .and_then(Value::as_bool)
-        .unwrap_or(false)
-}
-
-fn is_audit(policy: &Value) -> bool {
-    field(policy, "metadata")
-        .and_then(|metadata| field(metadata, "annotations"))
-        .and_then(|annotations| string(annotations, "cofferdam.dev/mode"))
-        == Some("audit")
-}
-
-fn rule_name(policy: &Value, direction: Direction, index: Option<usize>) -> RuleName {
-    RuleName {
-        namespace: namespace_of(policy).to_owned(),
-        name: name_of(policy).to_owned(),
-        direction,
-        index,
-    }
-}
-
-/// Types as given; without any, ingress always and egress iff there is a rule.
-fn has_direction(policy: &Value, direction: Direction) -> bool {
-    let Some(spec) = field(policy, "spec") else {
-        return direction == Direction::Ingress;
-    };
-    let types = list(spec, "policyTypes");
-    if types.is_empty() {
-        return direction == Direction::Ingress || !list(spec, "egress").is_empty();
-    }
-    types
-        .iter()
-        .any(|listed| listed.as_str() == Some(direction.policy_type()))
-}
-
-/// `matchLabels` and all of `matchExpressions` must hold.
-fn selects(selector: &Value, labels: &[(String, String)]) -> bool {
-    let value_of = |key: &str| {
-        labels
-            .iter()
-            .find(|(candidate, _)| candidate == key)
-            .map(|(_, value)| value.as_str())
-    };
-    let pairs_hold = match field(selector, "matchLabels") {
-        None => true,
-        Some(Value::Mapping(pairs)) => {
-            pairs
-                .iter()
-                .all(|(key, value)| match (key.as_str(), value.as_str()) {
-                    (Some(key), Some(value)) => value_of(key) == Some(value),
-                    _ => false,
-                })
-        }
-        Some(_) => false,
-    };
-    let expressions_hold = all_or_absent(selector, "matchExpressions", |expression| {
-        let Some(key) = string(expression, "key") else {
-            return false;
-        };
-        let listed = |value: &str| {
-            list(expression, "values")
-                .iter()
-                .any(|candidate| candidate.as_str() == Some(value))
-        };
-        match (string(expression, "operator"), value_of(key)) {
-            (Some("In"), value) => value.is_some_and(listed),
-            (Some("NotIn"), value) => !value.is_some_and(listed),
-            (Some("Exists"), value) => value.is_some(),
-            (Some("DoesNotExist"), value) => value.is_none(),
-            _ => false,
-        }
-    });
-    selector.is_mapping() && pairs_hold && expressions_hold
-}
-
-fn protocol_number(name: &str) -> Option<u8> {
-    match name {
-        "TCP" => Some(6),
-        "UDP" => Some(17),
-        "SCTP" => Some(132),
-        _ => None,
-    }
-}
-
-fn has_named_port(pod: &Value, name: &str, protocol: &str, number: u16) -> bool {
-    let containers = field(pod, "spec").map_or(&[][..], |spec| list(spec, "containers"));
-    containers
-        .iter()
-        .flat_map(|container| list(container, "ports"))
-        .any(|port| {
-            string(port, "name") == Some(name)
-                && string(port, "protocol").unwrap_or("TCP") == protocol
-                && field(port, "containerPort").and_then(Value::as_u64) == Some(u64::from(number))
-        })
-}
-
-/// Whether an address lies in a block of its own family; host bits of the block do
-/// not matter.
-fn in_cidr(cidr: &str, address: IpAddr) -> bool {
-    let Some((base, length)) = cidr.split_once('/') else {
-        return false;
-    };
-    let (Ok(base), Ok(length)) = (base.parse::<IpAddr>(), length.parse::<u32>()) else {
-        return false;
-    };
-    match (base, address) {
-        (IpAddr::V4(base), IpAddr::V4(address)) if length <= 32 => {
-            let host_bits = 32 - length;
-            u64::from(u32::from(base)) >> host_bits == u64::from(u32::from(address)) >> host_bits
-        }
-        (IpAddr::V6(base), IpAddr::V6(address)) if length <= 128 => {
-            let different = u128::from(base) ^ u128::from(address);
-            length == 0 || different >> (128 - length) == 0
-        }
-        _ => false,
     }
 }
 

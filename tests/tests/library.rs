@@ -92,10 +92,8 @@ fn objection(
             Action::Allow => &side.allowing,
             Action::Deny => &side.isolating,
         };
-        side.action == judgement.action
-            && rules
-                .iter()
-                .any(|rule| expected.by == Some(format!("{}/{}", rule.namespace, rule.name)))
+        let mut rules = side.rule.iter().chain(rules);
+        side.action == judgement.action && rules.any(|rule| expected.by == Some(rule.policy()))
     };
     let by = expected.by.is_none() || named(&judgement.egress) || named(&judgement.ingress);
     (!by).then(|| {

@@ -1,5 +1,8 @@
-//! The meaning of a `NetworkPolicy`, case by case.
+//! The meaning of policies, case by case.
 
+mod cluster;
+
+use super::cidr::in_cidr;
 use super::*;
 
 const PODS: &str = "

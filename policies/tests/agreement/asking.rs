@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cofferdam_policies::compiler::{Compiled, Input, RuleEntry, SlotPlan, compile};
+use cofferdam_policies::compiler::{Compiled, Input, PolicyKind, RuleEntry, SlotPlan, compile};
 use cofferdam_policies::diagnostic::Severity;
 use cofferdam_policies::documents;
 use cofferdam_policies::inventory::{Inventory, ObjectName, Workload};
@@ -206,7 +206,7 @@ impl Sides {
         let rules = &self.compiled.rules;
         let expected = match side.reason {
             oracle::Reason::NotIsolated => (Action::Allow, Reason::NotIsolated, None),
-            oracle::Reason::Rule => (Action::Allow, Reason::Rule, side.allowing.first().cloned()),
+            oracle::Reason::Rule => (action_of(side), Reason::Rule, side.rule.clone()),
             oracle::Reason::Isolated => (Action::Deny, Reason::Isolated, None),
             other => return Err(format!("the oracle says {other:?}")),
         };
@@ -328,9 +328,19 @@ fn pod(name: &ObjectName) -> End {
     }
 }
 
+fn action_of(side: &oracle::Side) -> Action {
+    match side.action {
+        oracle::Action::Allow => Action::Allow,
+        oracle::Action::Deny => Action::Deny,
+    }
+}
+
 fn name_of(entry: &RuleEntry) -> RuleName {
     RuleName {
-        namespace: entry.key.policy.namespace.to_string(),
+        namespace: match entry.key.kind {
+            PolicyKind::NetworkPolicy => Some(entry.key.policy.namespace.to_string()),
+            PolicyKind::ClusterNetworkPolicy => None,
+        },
         name: entry.key.policy.name.to_string(),
         direction: match entry.key.direction {
             Direction::Ingress => oracle::Direction::Ingress,

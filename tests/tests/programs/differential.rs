@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use cofferdam_dataplane::{Program, TestContext};
 use cofferdam_policies::{
-    compiler::{Compiled, RuleKey},
+    compiler::{Compiled, PolicyKind, RuleKey},
     oracle::{self, Answer, End, Oracle, Payload, Query, RuleName, Side},
 };
 use cofferdam_tests::{
@@ -178,7 +178,10 @@ impl<'w> Trial<'w> {
 /// A rule as the oracle names it.
 fn rule_name(key: &RuleKey) -> RuleName {
     RuleName {
-        namespace: key.policy.namespace.to_string(),
+        namespace: match key.kind {
+            PolicyKind::NetworkPolicy => Some(key.policy.namespace.to_string()),
+            PolicyKind::ClusterNetworkPolicy => None,
+        },
         name: key.policy.name.to_string(),
         direction: match key.direction {
             Direction::Ingress => oracle::Direction::Ingress,
@@ -204,8 +207,8 @@ fn explains(side: &Side, verdict: Verdict, compiled: &Compiled) -> Result<(), St
                 .rules
                 .rule(verdict.rule)
                 .map(|entry| rule_name(&entry.key));
-            if rule.as_ref() != side.allowing.first() {
-                return Err(format!("names {rule:?}, the oracle {:?}", side.allowing));
+            if rule != side.rule {
+                return Err(format!("names {rule:?}, the oracle {:?}", side.rule));
             }
         }
         Reason::Isolated => {
