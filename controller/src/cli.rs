@@ -1,11 +1,15 @@
 //! The command line.
 
+mod completions;
 mod endpoint;
+mod init;
+mod man;
 mod observe;
+mod schema;
 mod text;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,14 +17,20 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::agent;
 use crate::client::{self, ClientError};
 use crate::config::{self, Config, units};
 use crate::protocol::{Reply, Request};
-use crate::{agent, output};
 
 /// Microsegmentation for container networks.
 #[derive(Debug, Parser)]
-#[command(name = "cofferdam", version, about, disable_help_subcommand = true)]
+#[command(
+    name = "cofferdam",
+    version,
+    about,
+    disable_help_subcommand = true,
+    after_help = "Exit status: 0 yes or done, 1 the answer is no, 2 it could not be run."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -39,12 +49,14 @@ enum Command {
     Observe(observe::ObserveArgs),
     /// Says what is in force.
     Status(StatusArgs),
-    /// Writes the JSON Schemas of what commands print into a directory.
-    #[command(hide = true)]
-    Schemas {
-        /// The directory.
-        directory: PathBuf,
-    },
+    /// Copies policies of the library, with their tests, to begin with.
+    Init(init::InitArgs),
+    /// Prints JSON Schemas, of documents for editors and of what commands print.
+    Schema(schema::SchemaArgs),
+    /// Prints a script that completes the command line in a shell.
+    Completions(completions::CompletionsArgs),
+    /// Prints the man page.
+    Man(man::ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -132,7 +144,10 @@ pub fn main() -> ExitCode {
         Command::Endpoint(command) => endpoint::run(command),
         Command::Observe(args) => observe::run(&args),
         Command::Status(args) => status(&args),
-        Command::Schemas { directory } => schemas(&directory),
+        Command::Init(args) => init::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -227,14 +242,6 @@ fn status(args: &StatusArgs) -> Result<bool> {
     };
     show(args.common.format, &report, text::status)?;
     Ok(args.wait.is_none() || report.enforced)
-}
-
-fn schemas(directory: &Path) -> Result<bool> {
-    for (name, text) in output::schemas() {
-        let path = directory.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(true)
 }
 
 fn show<T: Serialize>(format: Format, report: &T, text: fn(&T) -> String) -> Result<()> {

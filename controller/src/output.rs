@@ -338,6 +338,57 @@ pub struct FlowRecord {
     pub duration_ms: u64,
 }
 
+/// A template of the policy library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateEntry {
+    /// Its name.
+    pub name: String,
+    /// What it is, in a few words.
+    pub about: String,
+}
+
+/// Answer of `init` without a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateList {
+    /// The version of this object.
+    pub schema: Schema,
+    /// The templates, in the order of their names.
+    pub templates: Vec<TemplateEntry>,
+}
+
+/// Answer of `init` with a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InitReport {
+    /// The version of this object.
+    pub schema: Schema,
+    /// The template.
+    pub template: String,
+    /// The folder it was put into.
+    pub directory: String,
+    /// The files that were written there.
+    pub files: Vec<String>,
+}
+
+/// A JSON Schema.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SchemaEntry {
+    /// Its name.
+    pub name: String,
+    /// What it is of, in a few words.
+    pub about: String,
+    /// The kind of document it is of; null for what commands print.
+    pub document: Option<String>,
+}
+
+/// Answer of `schema` without a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SchemaList {
+    /// The version of this object.
+    pub schema: Schema,
+    /// The schemas: of documents, then of what commands print.
+    pub schemas: Vec<SchemaEntry>,
+}
+
 /// What an object of `docs/schemas` describes: the file's name, and its text.
 #[must_use]
 pub fn schemas() -> Vec<(&'static str, String)> {
@@ -351,6 +402,9 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("endpoint-list.json", text::<EndpointList>()),
         ("endpoint-remove.json", text::<RemoveReport>()),
         ("flow-record.json", text::<FlowRecord>()),
+        ("init.json", text::<InitReport>()),
+        ("init-list.json", text::<TemplateList>()),
+        ("schema-list.json", text::<SchemaList>()),
         ("status.json", text::<StatusReport>()),
         ("sync.json", text::<SyncReport>()),
     ]

@@ -10,6 +10,7 @@
 //! | [`expectations`] | files of statements about who may reach whom |
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
+//! | [`scratch`] | a folder that is gone when the test is |
 //! | [`skip`] | the difference between "passed" and "passed over" |
 //!
 //! Packets, worlds and traffic know nothing of policies, verdicts or BPF;
@@ -21,6 +22,7 @@ pub mod firewall;
 pub mod generate;
 pub mod ledger;
 pub mod packet;
+pub mod scratch;
 pub mod skip;
 pub mod traffic;
 pub mod world;

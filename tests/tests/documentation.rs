@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::Path};
 
-use cofferdam_controller::output;
+use cofferdam_controller::schemas;
 use cofferdam_verdict::reason::Reason;
 
 /// `docs/reasons.md`, from the one table of reasons.
@@ -39,17 +39,18 @@ fn reasons_are_documented_as_they_are() {
 }
 
 #[test]
-fn schemas_are_those_of_what_commands_print() {
+fn schemas_are_those_of_what_commands_read_and_print() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
-    for (name, text) in output::schemas() {
-        let path = folder.join(name);
+    for schema in schemas::all() {
+        let path = folder.join(schema.file());
         if env::var_os("COFFERDAM_BLESS").is_some() {
-            fs::write(&path, &text).expect("the file can be written");
+            fs::write(&path, &schema.text).expect("the file can be written");
         }
         let written = fs::read_to_string(&path).unwrap_or_default();
         assert!(
-            written == text,
-            "docs/schemas/{name} is out of date: run with COFFERDAM_BLESS=1"
+            written == schema.text,
+            "docs/schemas/{} is out of date: run with COFFERDAM_BLESS=1",
+            schema.file()
         );
     }
 }

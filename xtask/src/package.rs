@@ -3,7 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `cofferdam`, … | the binaries: static, with the kernel programs inside |
-//! | `cofferdam-VERSION-TARGET.tar.gz` | the binaries, the licences and the policy library |
+//! | `cofferdam-VERSION-TARGET.tar.gz` | the binaries, the licences, the guides, the policy library, man pages and completions |
 //! | `cofferdam-VERSION.cdx.json` | every crate that is in the binaries (CycloneDX) |
 //! | `SHA256SUMS` | checksums of all of these |
 //!
@@ -42,11 +42,21 @@ use crate::{
 const SHIPPED: &str = "controller";
 const KERNEL_PROGRAMS: &str = "dataplane/ebpf";
 /// What goes into the archive beside the binaries, and what it is called there.
-const BESIDE: [(&str, &str); 4] = [
+const BESIDE: [(&str, &str); 5] = [
     ("LICENSE", "LICENSE"),
     ("dataplane/ebpf/LICENSE-GPL-2.0", "LICENSE-GPL-2.0"),
     ("README.md", "README.md"),
+    ("docs", "docs"),
     ("policies/library", "policies"),
+];
+/// The binary that writes its own man pages and completions, and where they belong
+/// below `/usr` or `/usr/local`.
+const COMMAND_LINE: &str = "cofferdam";
+const MAN_PAGES: &str = "share/man/man1";
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "share/bash-completion/completions/cofferdam"),
+    ("fish", "share/fish/vendor_completions.d/cofferdam.fish"),
+    ("zsh", "share/zsh/site-functions/_cofferdam"),
 ];
 
 /// Arguments of `cargo xtask package`.
@@ -229,6 +239,7 @@ fn pack(dist: &Path, archive: &str, binaries: &[String], time: u64) -> Result<()
             .arg(folder.join(to));
         run::output(&mut copy)?;
     }
+    documents_of_itself(&dist.join(COMMAND_LINE), &folder)?;
     // Nothing of this machine: not the order of its folders, its users, its clock.
     let mut tar = Command::new("tar");
     tar.args(["--create", "--sort=name", "--format=ustar"])
@@ -240,4 +251,18 @@ fn pack(dist: &Path, archive: &str, binaries: &[String], time: u64) -> Result<()
         .current_dir(dist);
     run::output(&mut tar)?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+/// Lets the command line write its man pages and completions into a folder.
+fn documents_of_itself(binary: &Path, folder: &Path) -> Result<()> {
+    run::output(Command::new(binary).arg("man").arg(folder.join(MAN_PAGES)))?;
+    for (shell, place) in COMPLETIONS {
+        let script = run::output(Command::new(binary).args(["completions", shell]))?;
+        let path = folder.join(place);
+        let parent = path.parent().context("completions lie in a folder")?;
+        fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the folder {}", parent.display()))?;
+        fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }

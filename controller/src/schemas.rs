@@ -1,0 +1,54 @@
+//! JSON Schemas, of documents that people write and of what commands print: one list.
+
+use serde_json::Value;
+
+use crate::output;
+
+/// A schema, and what it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Its name on the command line, and its file's in `docs/schemas`.
+    pub name: &'static str,
+    /// The kind of document it is of; `None` for what commands print.
+    pub document: Option<&'static str>,
+    /// What it is of, in a few words.
+    pub about: String,
+    /// The schema as JSON.
+    pub text: String,
+}
+
+impl Named {
+    /// Its file in `docs/schemas`.
+    #[must_use]
+    pub fn file(&self) -> String {
+        format!("{}.json", self.name)
+    }
+
+    /// Whether somebody who says this means it: its name, or the kind of document.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        let mut names = [Some(self.name), self.document].into_iter().flatten();
+        names.any(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    fn new(name: &'static str, document: Option<&'static str>, schema: &Value) -> Self {
+        let about = schema["description"].as_str().unwrap_or_default();
+        Self {
+            name,
+            document,
+            about: about.lines().next().unwrap_or_default().to_owned(),
+            text: serde_json::to_string_pretty(schema).expect("a schema is JSON") + "\n",
+        }
+    }
+}
+
+/// All schemas: of documents, then of what commands print.
+#[must_use]
+pub fn all() -> Vec<Named> {
+    let printed = output::schemas().into_iter().map(|(file, text)| {
+        let name = file.strip_suffix(".json").unwrap_or(file);
+        let schema = serde_json::from_str(&text).expect("a schema is JSON");
+        Named::new(name, None, &schema)
+    });
+    printed.collect()
+}
