@@ -10,6 +10,7 @@
 //! neighbours stay; the result does not depend on the order of files or documents.
 
 mod assemble;
+pub mod context;
 mod last_good;
 mod metadata;
 mod network_policy;
@@ -30,6 +31,7 @@ use crate::names;
 use crate::selectors::Labels;
 use crate::yaml::{self, Failure, FailureKind, Mark, Value};
 
+use context::Context;
 use reader::{Fields, Reader, Shown};
 
 pub use assemble::{Assembled, assemble};
@@ -148,6 +150,8 @@ pub struct Parsed {
     pub rejected: Vec<Rejected>,
     /// All findings, in the order of their places.
     pub diagnostics: Vec<Diagnostic>,
+    /// What else tells what policies mean.
+    pub context: Context,
 }
 
 /// Reads the documents of one file. `file` is only a name, for diagnostics.
@@ -158,6 +162,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
         reader: Reader::new(&file),
         documents: Vec::new(),
         rejected: Vec::new(),
+        context: Context::default(),
     };
     match text_of(bytes) {
         Ok(text) => {
@@ -177,6 +182,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
         documents: parser.documents,
         rejected: parser.rejected,
         diagnostics: parser.reader.into_diagnostics(),
+        context: parser.context,
     }
 }
 
@@ -254,6 +260,7 @@ struct FileParser {
     reader: Reader,
     documents: Vec<Document>,
     rejected: Vec<Rejected>,
+    context: Context,
 }
 
 impl FileParser {
@@ -315,7 +322,7 @@ impl FileParser {
             return;
         };
         match classify(api_version, kind) {
-            Class::Other => {}
+            Class::Other => self.context.take(api_version, kind, fields),
             Class::ForeignPolicy => self.reader.warning(
                 node.mark,
                 Code::Unsupported,
