@@ -18,5 +18,6 @@ pub mod documents;
 pub mod inventory;
 pub mod names;
 pub mod oracle;
+pub mod reach;
 pub mod selectors;
 pub mod yaml;

@@ -421,7 +421,7 @@ impl std::fmt::Display for Shown<'_> {
 
 /// The known key that was probably meant: the same but for case, or at most two
 /// letters away.
-fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
     if text.len() > 64 {
         return None;
     }

@@ -1,0 +1,360 @@
+//! Who reaches whom, without a packet: what the firewall would decide.
+//!
+//! [`Reach`] compiles an inventory as if every workload had an endpoint here, and
+//! answers by the lookup that the kernel programs run. Before the table come the
+//! rules that need none: a workload reaches itself, its own node may always connect
+//! to it, neighbour discovery passes.
+//!
+//! An *end* is who sends or receives: a pod, a node, an outside host or a bare
+//! address. What counts of it are its addresses, as for the kernel: a bare address
+//! that a pod owns is judged as that pod, and a pod on its node's network as the node.
+//!
+//! Documents in a repository have no addresses yet. A pod or node without any is
+//! judged as if it had one of either family, private and its own: 10.255.255.254 and
+//! fdff:ffff:ffff:ffff:ffff:ffff:ffff:fffe downwards, in the order of names.
+//!
+//! Invariant: a verdict comes from the table and the kernel's own lookup alone.
+
+mod ends;
+mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cofferdam_verdict::address::Family;
+use cofferdam_verdict::capacity::Limits;
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::table::{Decision, Profile, SlotKind};
+use cofferdam_verdict::verdict::{Action, Direction, Verdict};
+use thiserror::Error;
+
+use crate::compiler::{
+    CompileError, Compiled, Input, RuleEntry, RuleMeaning, RuleTable, SlotPlan, compile,
+};
+use crate::inventory::{ClusterPeer, Inventory, ObjectName, Owner, Peer};
+
+pub use ends::{End, EndKind, Externals, UnknownEnd};
+pub use probe::{Probe, ProbeError};
+
+use ends::{Point, StandIns};
+
+/// Most pages of a table that is only asked here: 512 MiB.
+const TABLE_PAGES: u32 = 1 << 13;
+
+/// Why an inventory cannot be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReachError {
+    /// It is too large for one table.
+    #[error("the documents do not fit into one table: {0}")]
+    Compile(#[from] CompileError),
+    /// Too many ends are without an address.
+    #[error("no address is left to stand for that of {end}: give it one in its status")]
+    NoStandIn {
+        /// The end.
+        end: String,
+    },
+}
+
+/// How one direction of one pair of addresses is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Side {
+    /// The verdict in force.
+    pub verdict: Verdict,
+    /// The verdict with audit policies in force as well.
+    pub audited: Verdict,
+    /// The sender's address, of the pair that these verdicts are about.
+    pub source: IpAddr,
+    /// The receiver's address.
+    pub destination: IpAddr,
+}
+
+/// May one end open a connection to another?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cell {
+    /// The sender's egress: the first pair of addresses that it denies, else the first
+    /// pair.
+    pub egress: Side,
+    /// The receiver's ingress, likewise.
+    pub ingress: Side,
+}
+
+impl Cell {
+    /// What is in force: allow only if every pair of addresses may pass both ways.
+    #[must_use]
+    pub fn action(&self) -> Action {
+        both(self.egress.verdict.action, self.ingress.verdict.action)
+    }
+
+    /// What would be with audit policies in force as well.
+    #[must_use]
+    pub fn audited_action(&self) -> Action {
+        both(self.egress.audited.action, self.ingress.audited.action)
+    }
+
+    /// What audit policies would change the verdict to, if they would.
+    #[must_use]
+    pub fn audit(&self) -> Option<Action> {
+        Some(self.audited_action()).filter(|action| *action != self.action())
+    }
+
+    /// The side of a direction.
+    #[must_use]
+    pub fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+fn both(a: Action, b: Action) -> Action {
+    if a == Action::Allow && b == Action::Allow {
+        Action::Allow
+    } else {
+        Action::Deny
+    }
+}
+
+/// An inventory that can be asked who reaches whom.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    inventory: Inventory,
+    plan: SlotPlan,
+    compiled: Compiled,
+    /// Positions of workloads in the inventory, which stand for their names.
+    numbers: HashMap<ObjectName, u32>,
+    stand_ins: StandIns,
+    ends: Vec<End>,
+    own_node_allowed: bool,
+}
+
+impl Reach {
+    /// Compiles an inventory.
+    ///
+    /// # Errors
+    /// When it is too large for one table.
+    pub fn new(inventory: &Inventory) -> Result<Self, ReachError> {
+        let mut inventory = inventory.clone();
+        let stand_ins = ends::stand_in(&mut inventory)?;
+        let plan = SlotPlan::assign(&inventory);
+        let slots = plan.slots().len() + outside_bound(&inventory);
+        let compiled = compile(&Input {
+            inventory: &inventory,
+            slots: &plan,
+            is_local: &|_| true,
+            own_node: None,
+            limits: Limits {
+                slots: u32::try_from(slots).unwrap_or(u32::MAX),
+                table_pages: TABLE_PAGES,
+                ..Limits::DEFAULT
+            },
+            revision: 1,
+        })?;
+        let numbers = (inventory.workloads().keys().cloned()).zip(0..).collect();
+        let mut reach = Self {
+            inventory,
+            plan,
+            compiled,
+            numbers,
+            stand_ins,
+            ends: Vec::new(),
+            own_node_allowed: true,
+        };
+        reach.ends = reach.known_ends();
+        Ok(reach)
+    }
+
+    /// The same with or without the exception for a workload's own node.
+    #[must_use]
+    pub fn with_own_node_allowed(mut self, allowed: bool) -> Self {
+        self.own_node_allowed = allowed;
+        self
+    }
+
+    /// What is asked about, addresses that stand in included.
+    #[must_use]
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// The rules that verdicts name: all of policies that select some workload.
+    #[must_use]
+    pub fn rules(&self) -> &RuleTable {
+        &self.compiled.rules
+    }
+
+    /// The rule that decided, with its number.
+    #[must_use]
+    pub fn rule_of(&self, verdict: &Verdict) -> Option<(u32, &RuleEntry)> {
+        match self.compiled.rules.get(verdict.rule)? {
+            RuleMeaning::Rule(entry) => Some((verdict.rule, entry)),
+            RuleMeaning::IsolationSet(_) => None,
+        }
+    }
+
+    /// The policies that a default denial is due to, with their numbers as they
+    /// isolate.
+    pub fn isolated_by(&self, verdict: &Verdict) -> impl Iterator<Item = (u32, &RuleEntry)> {
+        self.compiled.rules.isolated_by(verdict.rule)
+    }
+
+    /// Pods that have not ended, then nodes, each in the order of their names.
+    #[must_use]
+    pub fn ends(&self) -> &[End] {
+        &self.ends
+    }
+
+    /// May `source` open a connection of this kind to `destination`? `None` when not
+    /// both have an address of the family.
+    #[must_use]
+    pub fn cell(
+        &self,
+        source: &End,
+        destination: &End,
+        probe: Probe,
+        family: Family,
+    ) -> Option<Cell> {
+        let mut found: Option<Cell> = None;
+        for from in source.points(family) {
+            for to in destination.points(family) {
+                let pair = self.pair(from, to, probe);
+                match &mut found {
+                    None => found = Some(pair),
+                    Some(cell) => {
+                        keep_denied(&mut cell.egress, &pair.egress);
+                        keep_denied(&mut cell.ingress, &pair.ingress);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Judges one pair of addresses.
+    fn pair(&self, from: &Point, to: &Point, probe: Probe) -> Cell {
+        let side = |decision: Decision| Side {
+            verdict: decision.enforced,
+            audited: decision.audited,
+            source: from.address,
+            destination: to.address,
+        };
+        let settled = |verdict: Verdict| {
+            side(Decision {
+                enforced: verdict,
+                audited: verdict,
+            })
+        };
+        if from.workload.is_some() && from.workload == to.workload {
+            let own = settled(Verdict::allow(Reason::SelfTraffic));
+            return Cell {
+                egress: own,
+                ingress: own,
+            };
+        }
+        let discovery = |direction| probe.settled(from.address, direction).map(settled);
+        let not_isolated = || settled(Verdict::allow(Reason::NotIsolated));
+        let decide = |subject: &Profile, direction, peer: &Profile| {
+            let broken = Verdict::deny(Reason::TableCorrupt);
+            side(
+                (self.compiled)
+                    .decide(*subject, direction, *peer, probe.key())
+                    .unwrap_or(Decision {
+                        enforced: broken,
+                        audited: broken,
+                    }),
+            )
+        };
+        let egress = if from.is_subject() {
+            discovery(Direction::Egress)
+                .unwrap_or_else(|| decide(&from.profile, Direction::Egress, &to.profile))
+        } else {
+            not_isolated()
+        };
+        let ingress = if !to.is_subject() {
+            not_isolated()
+        } else if let Some(settled) = discovery(Direction::Ingress) {
+            settled
+        } else if self.own_node_allowed && is_own_node(from, to) {
+            settled(Verdict::allow(Reason::OwnNode))
+        } else {
+            decide(&to.profile, Direction::Ingress, &from.profile)
+        };
+        Cell { egress, ingress }
+    }
+
+    /// What the table knows of an address.
+    fn point(&self, address: IpAddr, node: Option<&Arc<str>>) -> Point {
+        let profile = match self.compiled.slot_of(&self.plan, address) {
+            Some((_, profile)) => profile,
+            // A broken table; deciding by an atom it does not have denies.
+            None => Profile {
+                kind: SlotKind::Spare,
+                class: u32::MAX,
+                atom: u32::MAX,
+            },
+        };
+        let (workload, owner_node) = match self.inventory.owner(address) {
+            Some(Owner::Workload(name)) => {
+                let workload = &self.inventory.workloads()[name];
+                (self.numbers.get(name).copied(), workload.node.as_ref())
+            }
+            Some(Owner::Node(name)) => (None, Some(name)),
+            None => (None, None),
+        };
+        Point {
+            address,
+            profile,
+            workload,
+            node: node.or(owner_node).cloned(),
+        }
+    }
+}
+
+/// Whether a node, or a pod on its network, connects to a workload that runs on it.
+fn is_own_node(from: &Point, to: &Point) -> bool {
+    from.workload.is_none() && from.node.is_some() && from.node == to.node
+}
+
+/// In one direction, the verdict of the first pair that is denied counts; for the
+/// verdict in force and the audited one each.
+fn keep_denied(kept: &mut Side, other: &Side) {
+    let denied = |verdict: &Verdict| verdict.action == Action::Deny;
+    if !denied(&kept.audited) && denied(&other.audited) {
+        kept.audited = other.audited;
+    }
+    if !denied(&kept.verdict) && denied(&other.verdict) {
+        *kept = Side {
+            audited: kept.audited,
+            ..*other
+        };
+    }
+}
+
+/// Most sets of outside addresses that the CIDRs of an inventory can tell apart, and
+/// slot 0: each block ends one range of addresses and begins another.
+fn outside_bound(inventory: &Inventory) -> usize {
+    let mut blocks = 0;
+    for policy in inventory.policies().values() {
+        let rules = [&policy.ingress, &policy.egress];
+        for rule in rules.into_iter().flatten().flatten() {
+            for peer in rule.peers.iter().flatten() {
+                if let Peer::Block { except, .. } = peer {
+                    blocks += 1 + except.len();
+                }
+            }
+        }
+    }
+    for policy in inventory.cluster_policies().values() {
+        for rule in policy.ingress.iter().chain(&policy.egress) {
+            for peer in rule.peers.iter().flatten() {
+                if let ClusterPeer::Networks(networks) = peer {
+                    blocks += networks.len();
+                }
+            }
+        }
+    }
+    2 * blocks + 3
+}

@@ -1,0 +1,359 @@
+//! Ends of connections: who they are, and what they are called.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use cofferdam_verdict::address::Family;
+use cofferdam_verdict::table::Profile;
+use thiserror::Error;
+
+use crate::documents::reader::{Shown, nearest};
+use crate::inventory::{Inventory, ObjectName, Owner, Workload};
+
+use super::{Reach, ReachError};
+
+/// Addresses of outside hosts, by the names they are given for one question.
+pub type Externals = BTreeMap<String, Vec<IpAddr>>;
+
+/// What an end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndKind {
+    /// A pod.
+    Pod,
+    /// A node.
+    Node,
+    /// Anything else that has an address.
+    External,
+}
+
+impl EndKind {
+    /// The word in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Node => "node",
+            Self::External => "external",
+        }
+    }
+}
+
+/// Who sends or receives.
+#[derive(Debug, Clone)]
+pub struct End {
+    id: String,
+    kind: EndKind,
+    assumed: bool,
+    points: Vec<Point>,
+}
+
+/// One address of an end, and what is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Point {
+    pub(super) address: IpAddr,
+    pub(super) profile: Profile,
+    /// The workload that has the address to itself, by its position.
+    pub(super) workload: Option<u32>,
+    /// The node that this is, or that the workload runs on.
+    pub(super) node: Option<Arc<str>>,
+}
+
+impl Point {
+    /// Whether policies select what has the address.
+    pub(super) fn is_subject(&self) -> bool {
+        self.workload.is_some()
+    }
+}
+
+impl End {
+    /// `namespace/pod`, `node/NAME`, `external/NAME`, or an address.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> EndKind {
+        self.kind
+    }
+
+    /// Its addresses, in the order of the documents.
+    pub fn addresses(&self) -> impl ExactSizeIterator<Item = IpAddr> {
+        self.points.iter().map(|point| point.address)
+    }
+
+    /// Whether no document gives it an address, so that others stand in.
+    #[must_use]
+    pub fn is_assumed(&self) -> bool {
+        self.assumed
+    }
+
+    /// Whether it has an address of this family.
+    #[must_use]
+    pub fn has(&self, family: Family) -> bool {
+        self.points(family).next().is_some()
+    }
+
+    pub(super) fn points(&self, family: Family) -> impl Iterator<Item = &Point> {
+        let wanted = family == Family::V4;
+        (self.points.iter()).filter(move |point| point.address.is_ipv4() == wanted)
+    }
+}
+
+/// A name that stands for no end.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UnknownEnd {
+    /// It has none of the forms.
+    #[error(
+        "`{text}` is not an end: write namespace/pod, node/NAME, external/NAME or an address{}",
+        did_you_mean(.near)
+    )]
+    Form {
+        /// The text.
+        text: String,
+        /// What was probably meant.
+        near: Option<String>,
+    },
+    /// No such pod or node is in the documents.
+    #[error("there is no {what} `{text}`{}", did_you_mean(.near))]
+    Absent {
+        /// The text.
+        text: String,
+        /// `pod` or `node`.
+        what: &'static str,
+        /// What was probably meant.
+        near: Option<String>,
+    },
+    /// No address was given for this outside host.
+    #[error("nothing says which addresses `{text}` has{}", did_you_mean(.near))]
+    External {
+        /// The text.
+        text: String,
+        /// What was probably meant.
+        near: Option<String>,
+    },
+    /// The pod has ended, and has no address any more.
+    #[error("pod `{text}` has ended, and given up its addresses")]
+    Finished {
+        /// The text.
+        text: String,
+    },
+}
+
+fn did_you_mean(near: &Option<String>) -> String {
+    match near {
+        Some(near) => format!("; did you mean `{near}`?"),
+        None => String::new(),
+    }
+}
+
+/// Addresses that no document gives.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StandIns {
+    /// Who has been given some.
+    owners: BTreeSet<Owner>,
+    /// Those of pods on their node's network, which own none.
+    shared: BTreeMap<ObjectName, Vec<IpAddr>>,
+}
+
+/// Gives an address of either family to every pod and node that has none.
+pub(super) fn stand_in(inventory: &mut Inventory) -> Result<StandIns, ReachError> {
+    let nodes: Vec<Arc<str>> = (inventory.nodes().iter())
+        .filter(|(_, node)| node.addresses.is_empty())
+        .map(|(name, _)| name.clone())
+        .collect();
+    let pods: Vec<Workload> = (inventory.workloads().values())
+        .filter(|pod| !pod.finished && pod.addresses.is_empty())
+        .filter(|pod| !(pod.host_network && has_node(inventory, pod)))
+        .cloned()
+        .collect();
+    let mut free = Free {
+        v4: u32::from(Ipv4Addr::new(10, 255, 255, 254)),
+        v6: u128::from(Ipv6Addr::new(
+            0xfdff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xfffe,
+        )),
+    };
+    let mut given = StandIns::default();
+    for mut pod in pods {
+        let owner = Owner::Workload(pod.name.clone());
+        let addresses = free.take(inventory, &owner)?;
+        if pod.host_network {
+            given.shared.insert(pod.name, addresses);
+        } else {
+            pod.addresses = addresses;
+            (inventory.set_workload(pod)).expect("nobody owns an address that was free");
+        }
+        given.owners.insert(owner);
+    }
+    for name in nodes {
+        let owner = Owner::Node(name.clone());
+        let mut node = inventory.nodes()[&name].clone();
+        node.addresses = free.take(inventory, &owner)?;
+        (inventory.set_node(&name, node)).expect("nobody owns an address that was free");
+        given.owners.insert(owner);
+    }
+    Ok(given)
+}
+
+/// Whether the node that a pod runs on is known.
+fn has_node(inventory: &Inventory, pod: &Workload) -> bool {
+    (pod.node.as_ref()).is_some_and(|node| inventory.nodes().contains_key(node))
+}
+
+/// The next addresses that may stand in.
+struct Free {
+    v4: u32,
+    v6: u128,
+}
+
+impl Free {
+    fn take(&mut self, inventory: &Inventory, owner: &Owner) -> Result<Vec<IpAddr>, ReachError> {
+        let lowest = u32::from(Ipv4Addr::new(10, 0, 0, 0));
+        while inventory.owner(IpAddr::V4(self.v4.into())).is_some() {
+            self.v4 -= 1;
+        }
+        while inventory.owner(IpAddr::V6(self.v6.into())).is_some() {
+            self.v6 -= 1;
+        }
+        if self.v4 <= lowest {
+            return Err(ReachError::NoStandIn {
+                end: owner.to_string(),
+            });
+        }
+        let taken = vec![IpAddr::V4(self.v4.into()), IpAddr::V6(self.v6.into())];
+        self.v4 -= 1;
+        self.v6 -= 1;
+        Ok(taken)
+    }
+}
+
+impl Reach {
+    /// The pods and nodes of the inventory.
+    pub(super) fn known_ends(&self) -> Vec<End> {
+        let pods = self.inventory.workloads().values();
+        let pods = pods.filter(|pod| !pod.finished).map(|pod| self.pod(pod));
+        let nodes = self.inventory.nodes().keys().map(|name| self.node(name));
+        pods.chain(nodes).collect()
+    }
+
+    fn pod(&self, pod: &Workload) -> End {
+        let node = pod.node.as_ref();
+        let (addresses, assumed_of) = if !pod.host_network {
+            (pod.addresses.as_slice(), None)
+        } else if let Some(node) = node.filter(|_| has_node(&self.inventory, pod)) {
+            let addresses = self.inventory.nodes()[node].addresses.as_slice();
+            (addresses, Some(Owner::Node(node.clone())))
+        } else {
+            let stand_ins = self.stand_ins.shared.get(&pod.name);
+            (stand_ins.unwrap_or(&pod.addresses).as_slice(), None)
+        };
+        let assumed_of = assumed_of.unwrap_or_else(|| Owner::Workload(pod.name.clone()));
+        End {
+            id: pod.name.to_string(),
+            kind: EndKind::Pod,
+            assumed: self.stand_ins.owners.contains(&assumed_of),
+            points: self.points(addresses, node),
+        }
+    }
+
+    fn node(&self, name: &Arc<str>) -> End {
+        End {
+            id: format!("node/{name}"),
+            kind: EndKind::Node,
+            assumed: self.stand_ins.owners.contains(&Owner::Node(name.clone())),
+            points: self.points(&self.inventory.nodes()[name].addresses, Some(name)),
+        }
+    }
+
+    /// An outside host with these addresses.
+    #[must_use]
+    pub fn external(&self, name: &str, addresses: &[IpAddr]) -> End {
+        End {
+            id: format!("external/{name}"),
+            kind: EndKind::External,
+            assumed: false,
+            points: self.points(addresses, None),
+        }
+    }
+
+    /// Whatever has an address.
+    #[must_use]
+    pub fn address(&self, address: IpAddr) -> End {
+        End {
+            id: address.to_string(),
+            kind: match self.inventory.owner(address) {
+                Some(Owner::Workload(_)) => EndKind::Pod,
+                Some(Owner::Node(_)) => EndKind::Node,
+                None => EndKind::External,
+            },
+            assumed: false,
+            points: self.points(&[address], None),
+        }
+    }
+
+    fn points(&self, addresses: &[IpAddr], node: Option<&Arc<str>>) -> Vec<Point> {
+        (addresses.iter())
+            .map(|address| self.point(*address, node))
+            .collect()
+    }
+
+    /// The end of a name: `namespace/pod`, `node/NAME`, `external/NAME`, or an address.
+    ///
+    /// # Errors
+    /// A name that stands for nothing, with what was probably meant.
+    pub fn end(&self, text: &str, externals: &Externals) -> Result<End, UnknownEnd> {
+        if let Ok(address) = text.parse() {
+            return Ok(self.address(address));
+        }
+        let shown = Shown(text).to_string();
+        let Some((first, second)) = text.split_once('/') else {
+            let near = (self.ends.iter())
+                .find(|end| end.id.split_once('/').is_some_and(|(_, name)| name == text))
+                .map(|end| end.id.clone())
+                .or_else(|| self.near(text, externals));
+            return Err(UnknownEnd::Form { text: shown, near });
+        };
+        let near = || self.near(text, externals);
+        if first == "external" {
+            return match externals.get(second) {
+                Some(addresses) => Ok(self.external(second, addresses)),
+                None => Err(UnknownEnd::External {
+                    text: shown,
+                    near: near(),
+                }),
+            };
+        }
+        // A namespace may be called `node`; then a node of that name comes first.
+        if first == "node"
+            && let Some((name, _)) = self.inventory.nodes().get_key_value(second)
+        {
+            return Ok(self.node(name));
+        }
+        match self
+            .inventory
+            .workloads()
+            .get(&ObjectName::new(first, second))
+        {
+            Some(pod) if pod.finished => Err(UnknownEnd::Finished { text: shown }),
+            Some(pod) => Ok(self.pod(pod)),
+            None => Err(UnknownEnd::Absent {
+                text: shown,
+                what: if first == "node" { "node" } else { "pod" },
+                near: near(),
+            }),
+        }
+    }
+
+    /// The end whose name is nearest to this.
+    fn near(&self, text: &str, externals: &Externals) -> Option<String> {
+        let externals: Vec<String> = (externals.keys())
+            .map(|name| format!("external/{name}"))
+            .collect();
+        let known: Vec<&str> = (self.ends.iter().map(|end| end.id.as_str()))
+            .chain(externals.iter().map(String::as_str))
+            .collect();
+        nearest(text, &known).map(str::to_owned)
+    }
+}

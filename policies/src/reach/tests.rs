@@ -1,0 +1,338 @@
+//! Who reaches whom in small worlds, one claim each.
+
+use super::*;
+use crate::documents::{assemble, parse};
+
+pub(super) fn inventory(text: &str) -> Inventory {
+    let parsed = parse("w.yaml", text.as_bytes());
+    assert!(parsed.rejected.is_empty(), "{:#?}", parsed.diagnostics);
+    let assembled = assemble(parsed.documents);
+    assert!(
+        assembled.rejected.is_empty(),
+        "{:#?}",
+        assembled.diagnostics
+    );
+    assembled.inventory
+}
+
+pub(super) fn reach(text: &str) -> Reach {
+    Reach::new(&inventory(text)).unwrap()
+}
+
+fn cell(reach: &Reach, from: &str, to: &str, probe: &str, family: Family) -> Option<Cell> {
+    let end = |text| reach.end(text, &Externals::new()).unwrap();
+    reach.cell(&end(from), &end(to), probe.parse().unwrap(), family)
+}
+
+fn v4(reach: &Reach, from: &str, to: &str, probe: &str) -> Cell {
+    cell(reach, from, to, probe, Family::V4).unwrap()
+}
+
+const SHOP: &str = "
+{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n2}, status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop, labels: {app: web}}, spec: {nodeName: n1},
+ status: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: shop, labels: {app: db}}, spec: {nodeName: n1},
+ status: {podIPs: [{ip: 10.0.0.2}, {ip: 10.0.0.130}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: agent, namespace: shop, labels: {app: web}},
+ spec: {nodeName: n1, hostNetwork: true}, status: {podIPs: [{ip: 192.0.2.1}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: far-agent, namespace: shop, labels: {app: web}},
+ spec: {nodeName: n2, hostNetwork: true}, status: {podIPs: [{ip: 192.0.2.2}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: job, namespace: shop, labels: {app: web}},
+ status: {phase: Succeeded, podIPs: [{ip: 10.0.0.1}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{protocol: TCP, port: 5432}]
+  egress:
+  - to: [{ipBlock: {cidr: 203.0.113.0/25}}]
+";
+
+#[test]
+fn a_rule_allows_and_its_policy_isolates() {
+    let reach = reach(SHOP);
+    let allowed = v4(&reach, "shop/web", "shop/db", "tcp/5432");
+    assert_eq!(allowed.action(), Action::Allow);
+    assert_eq!(allowed.egress.verdict, Verdict::allow(Reason::NotIsolated));
+    let line = |text: &str| {
+        let at = SHOP
+            .lines()
+            .position(|line| line.trim_start().starts_with(text));
+        at.unwrap() as u32 + 1
+    };
+    let (_, rule) = reach.rule_of(&allowed.ingress.verdict).unwrap();
+    assert_eq!(
+        (&*rule.key.policy.name, rule.key.index, rule.place.line),
+        ("db", Some(0), line("- from"))
+    );
+    let denied = v4(&reach, "shop/web", "shop/db", "tcp/80");
+    assert_eq!(denied.action(), Action::Deny);
+    assert_eq!(denied.ingress.verdict.reason, Reason::Isolated);
+    assert!(reach.rule_of(&denied.ingress.verdict).is_none());
+    let isolating: Vec<_> = reach.isolated_by(&denied.ingress.verdict).collect();
+    assert_eq!(isolating.len(), 1);
+    assert_eq!(
+        (isolating[0].1.key.index, isolating[0].1.place.line),
+        (None, line("podSelector: "))
+    );
+}
+
+#[test]
+fn a_cell_allows_only_if_every_pair_of_addresses_does() {
+    let reach = reach(SHOP);
+    let host = |addresses: &[&str]| {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        reach.external("host", &addresses)
+    };
+    let db = reach.end("shop/db", &Externals::new()).unwrap();
+    let to = |end: &End| {
+        reach
+            .cell(&db, end, "tcp/443".parse().unwrap(), Family::V4)
+            .unwrap()
+    };
+    assert_eq!(
+        to(&host(&["203.0.113.7", "203.0.113.8"])).action(),
+        Action::Allow
+    );
+    let half = to(&host(&["203.0.113.7", "203.0.113.200"]));
+    assert_eq!(half.action(), Action::Deny);
+    assert_eq!(
+        half.egress.destination,
+        "203.0.113.200".parse::<IpAddr>().unwrap()
+    );
+    assert_eq!(half.ingress.verdict, Verdict::allow(Reason::NotIsolated));
+}
+
+#[test]
+fn a_pair_without_addresses_of_the_family_has_no_cell() {
+    let reach = reach(SHOP);
+    assert!(cell(&reach, "shop/web", "shop/db", "tcp/5432", Family::V6).is_none());
+    assert!(cell(&reach, "shop/web", "fd00::9", "tcp/5432", Family::V6).is_some());
+}
+
+#[test]
+fn a_pod_reaches_itself_by_any_of_its_addresses() {
+    let reach = reach(SHOP);
+    for (from, to) in [("shop/db", "shop/db"), ("shop/db", "10.0.0.130")] {
+        let own = v4(&reach, from, to, "tcp/80");
+        assert_eq!(own.egress.verdict, Verdict::allow(Reason::SelfTraffic));
+        assert_eq!(own.ingress.verdict, Verdict::allow(Reason::SelfTraffic));
+    }
+}
+
+#[test]
+fn the_own_node_is_let_in_and_another_node_is_not() {
+    let reach = reach(SHOP);
+    for own in ["node/n1", "shop/agent", "192.0.2.1"] {
+        let cell = v4(&reach, own, "shop/db", "tcp/80");
+        assert_eq!(
+            cell.ingress.verdict,
+            Verdict::allow(Reason::OwnNode),
+            "{own}"
+        );
+    }
+    for other in ["node/n2", "shop/far-agent", "192.0.2.2", "10.9.9.9"] {
+        let cell = v4(&reach, other, "shop/db", "tcp/80");
+        assert_eq!(cell.ingress.verdict.reason, Reason::Isolated, "{other}");
+    }
+    // The other way is ordinary traffic.
+    let egress = v4(&reach, "shop/db", "node/n1", "tcp/80").egress;
+    assert_eq!(egress.verdict.reason, Reason::Isolated);
+    let strict = reach.with_own_node_allowed(false);
+    let cell = v4(&strict, "node/n1", "shop/db", "tcp/80");
+    assert_eq!(cell.ingress.verdict.reason, Reason::Isolated);
+}
+
+#[test]
+fn a_pod_on_its_nodes_network_is_selected_by_nobody() {
+    let reach = reach(SHOP);
+    // It has the label of those who may.
+    let cell = v4(&reach, "shop/far-agent", "shop/db", "tcp/5432");
+    assert_eq!(cell.action(), Action::Deny);
+    let end = reach.end("shop/agent", &Externals::new()).unwrap();
+    assert_eq!(end.kind(), EndKind::Pod);
+    assert_eq!(
+        end.addresses().collect::<Vec<_>>(),
+        ["192.0.2.1".parse::<IpAddr>().unwrap()]
+    );
+}
+
+#[test]
+fn a_bare_address_is_judged_as_whoever_has_it() {
+    let reach = reach(SHOP);
+    for from in ["10.0.0.1", "shop/web"] {
+        assert_eq!(
+            v4(&reach, from, "10.0.0.2", "tcp/5432").action(),
+            Action::Allow
+        );
+    }
+    assert_eq!(
+        reach.address("10.0.0.1".parse().unwrap()).kind(),
+        EndKind::Pod
+    );
+    assert_eq!(
+        reach.address("192.0.2.2".parse().unwrap()).kind(),
+        EndKind::Node
+    );
+    assert_eq!(
+        reach.address("8.8.8.8".parse().unwrap()).kind(),
+        EndKind::External
+    );
+}
+
+#[test]
+fn a_finished_pod_is_no_end() {
+    let reach = reach(SHOP);
+    assert!(reach.ends().iter().all(|end| end.id() != "shop/job"));
+    let error = reach.end("shop/job", &Externals::new()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "pod `shop/job` has ended, and given up its addresses"
+    );
+}
+
+#[test]
+fn a_slip_in_a_name_is_answered_with_what_was_meant() {
+    let reach = reach(SHOP);
+    let externals = Externals::from([("internet".to_owned(), Vec::new())]);
+    for (text, meant) in [
+        ("shop/webb", Some("shop/web")),
+        ("web", Some("shop/web")),
+        ("node/n3", Some("node/n1")),
+        ("external/intrenet", Some("external/internet")),
+        ("shop/payment", None),
+        ("10.0.0.300", None),
+        ("", None),
+    ] {
+        let error = reach.end(text, &externals).unwrap_err().to_string();
+        match meant {
+            Some(meant) => assert!(
+                error.ends_with(&format!("did you mean `{meant}`?")),
+                "{error}"
+            ),
+            None => assert!(!error.contains("did you mean"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn what_has_no_address_yet_gets_one_of_either_family() {
+    let reach = reach("
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x}, status: {podIP: 10.255.255.254}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: h, namespace: x}, spec: {hostNetwork: true, nodeName: n1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: lost, namespace: x}, spec: {hostNetwork: true, nodeName: n9}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: x}
+spec: {podSelector: {}}
+");
+    let addresses: Vec<(&str, bool, usize)> = (reach.ends().iter())
+        .map(|end| (end.id(), end.is_assumed(), end.addresses().len()))
+        .collect();
+    assert_eq!(
+        addresses,
+        [
+            ("x/a", true, 2),
+            ("x/b", false, 1),
+            ("x/h", true, 2),
+            ("x/lost", true, 2),
+            ("node/n1", true, 2)
+        ]
+    );
+    let mut all: Vec<IpAddr> = (reach.ends().iter())
+        .filter(|end| end.id() != "x/h")
+        .flat_map(End::addresses)
+        .collect();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 7, "nobody shares one");
+    assert_eq!(v4(&reach, "x/b", "x/a", "tcp/80").action(), Action::Deny);
+    assert_eq!(
+        v4(&reach, "node/n1", "x/a", "tcp/80").action(),
+        Action::Deny
+    );
+    assert_eq!(
+        v4(&reach, "x/a", "node/n1", "tcp/80").action(),
+        Action::Allow
+    );
+}
+
+#[test]
+fn neighbour_discovery_passes_whatever_policies_say() {
+    let reach = reach(
+        "
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}, status: {podIP: 'fd00::1'}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x}, status: {podIP: 'fd00::2'}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: x}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+",
+    );
+    let v6 = |from, to, probe| cell(&reach, from, to, probe, Family::V6).unwrap();
+    let passes = v6("x/a", "x/b", "icmpv6/135");
+    assert_eq!(passes.egress.verdict.reason, Reason::NeighbourDiscovery);
+    assert_eq!(passes.action(), Action::Allow);
+    assert_eq!(v6("x/a", "x/b", "icmpv6/128").action(), Action::Deny);
+    let forged = v6("x/a", "x/b", "icmpv6/134");
+    assert_eq!(
+        forged.egress.verdict,
+        Verdict::deny(Reason::RouterAdvertisement)
+    );
+    // From a router it is welcome.
+    assert_eq!(
+        v6("fd00::ffff", "x/b", "icmpv6/134").action(),
+        Action::Allow
+    );
+}
+
+#[test]
+fn audit_policies_are_told_apart_from_what_is_in_force() {
+    let text = SHOP.replace(
+        "metadata: {name: db, namespace: shop}\nspec",
+        "metadata: {name: db, namespace: shop, annotations: {cofferdam.dev/mode: audit}}\nspec",
+    );
+    let reach = reach(&text);
+    let cell = v4(&reach, "shop/web", "shop/db", "tcp/80");
+    assert_eq!(
+        (cell.action(), cell.audit()),
+        (Action::Allow, Some(Action::Deny))
+    );
+    let cell = v4(&reach, "shop/web", "shop/db", "tcp/5432");
+    assert_eq!((cell.action(), cell.audit()), (Action::Allow, None));
+}
+
+#[test]
+fn every_code_of_an_icmp_type_is_judged_alike() {
+    let reach = reach(SHOP);
+    for from in ["shop/web", "203.0.113.7"] {
+        let any = v4(&reach, from, "shop/db", "icmp/8");
+        for code in 0..=255 {
+            assert_eq!(v4(&reach, from, "shop/db", &format!("icmp/8/{code}")), any);
+            let back = v4(&reach, "shop/db", from, &format!("icmp/8/{code}"));
+            assert_eq!(back, v4(&reach, "shop/db", from, "icmp/8"));
+        }
+    }
+}
