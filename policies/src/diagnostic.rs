@@ -166,6 +166,28 @@ codes! {
     Annotation = "CD0213",
     /// A policy has no `spec`, so it selects every pod of its namespace and denies.
     NoSpec = "CD0214",
+    /// A tier is not valid.
+    Tier = "CD0215",
+    /// A priority is not valid.
+    Priority = "CD0216",
+    /// A rule's action is not valid.
+    Action = "CD0217",
+    /// A subject names nothing, or two things.
+    Subject = "CD0218",
+    /// A list has too few or too many entries, or a name is too long.
+    Count = "CD0219",
+    /// A value stands twice in a list in which each stands once.
+    Duplicate = "CD0220",
+    /// A domain name is not valid, or stands in a rule that does not accept.
+    DomainName = "CD0221",
+    /// Domain names are not resolved, so the peer matches nothing.
+    DomainNamesIdle = "CD0222",
+    /// A peer is of no known kind, so the rule fails closed.
+    UnknownPeer = "CD0223",
+    /// A port by name stands in a rule with peers that have no such names.
+    NamedPortPeer = "CD0224",
+    /// A document names a namespace, though its kind lies in none.
+    Namespaced = "CD0225",
     /// An address is not valid.
     Address = "CD0301",
     /// Two workloads, or a workload and a node, have the same address.

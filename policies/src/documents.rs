@@ -10,6 +10,9 @@
 //! neighbours stay; the result does not depend on the order of files or documents.
 
 mod assemble;
+mod cidr;
+mod classify;
+mod cluster_network_policy;
 pub mod context;
 mod last_good;
 mod metadata;
@@ -26,11 +29,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::inventory::{NetworkPolicy, Node, ObjectName, Workload};
+use crate::inventory::{ClusterNetworkPolicy, NetworkPolicy, Node, ObjectName, Workload};
 use crate::names;
 use crate::selectors::Labels;
 use crate::yaml::{self, Failure, FailureKind, Mark, Value};
 
+use classify::{Class, classify};
 use context::Context;
 use reader::{Fields, Reader, Shown};
 
@@ -52,9 +56,20 @@ pub enum Kind {
     Pod,
     /// `networking.k8s.io/v1 NetworkPolicy`.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`.
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Pod,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+    ];
+
     /// The kind as documents spell it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -63,6 +78,7 @@ impl Kind {
             Self::Node => "Node",
             Self::Pod => "Pod",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
     }
 
@@ -70,13 +86,23 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::Pod => "v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
-        [Self::Namespace, Self::Node, Self::Pod, Self::NetworkPolicy]
-            .into_iter()
-            .find(|kind| kind.as_str() == name)
+    /// Whether documents of this kind say what may pass.
+    #[must_use]
+    pub fn is_policy(self) -> bool {
+        match self {
+            Self::NetworkPolicy | Self::ClusterNetworkPolicy => true,
+            Self::Namespace | Self::Node | Self::Pod => false,
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
@@ -118,6 +144,8 @@ pub enum Content {
     Pod(Workload),
     /// A policy.
     NetworkPolicy(NetworkPolicy),
+    /// A policy of the whole cluster.
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
 }
 
 /// A document without errors.
@@ -212,50 +240,6 @@ fn text_of(bytes: &[u8]) -> Result<&str, (Mark, String)> {
     })
 }
 
-/// What a document's `apiVersion` and `kind` make of it.
-enum Class {
-    Ours(Kind),
-    /// A list, and the kind of its items when they need not say it.
-    List(Option<Kind>),
-    UnsupportedPolicy,
-    /// Another product's policy.
-    ForeignPolicy,
-    Other,
-}
-
-fn classify(api_version: &str, kind: &str) -> Class {
-    if let Some(known) = Kind::from_name(kind) {
-        return if api_version == known.api_version() {
-            Class::Ours(known)
-        } else if known == Kind::NetworkPolicy {
-            Class::UnsupportedPolicy
-        } else {
-            // Other groups have pods and nodes of their own.
-            Class::Other
-        };
-    }
-    if let Some(item) = kind.strip_suffix("List") {
-        if item.is_empty() && api_version == "v1" {
-            return Class::List(None);
-        }
-        if let Some(item) = Kind::from_name(item).filter(|item| item.api_version() == api_version) {
-            return Class::List(Some(item));
-        }
-    }
-    let group = api_version.split('/').next().unwrap_or_default();
-    let policy = kind
-        .strip_suffix("List")
-        .unwrap_or(kind)
-        .ends_with("NetworkPolicy");
-    if policy && group == "policy.networking.k8s.io" || kind == "NetworkPolicyList" {
-        Class::UnsupportedPolicy
-    } else if policy {
-        Class::ForeignPolicy
-    } else {
-        Class::Other
-    }
-}
-
 struct FileParser {
     reader: Reader,
     documents: Vec<Document>,
@@ -327,18 +311,18 @@ impl FileParser {
                 node.mark,
                 Code::Unsupported,
                 format!("{} `{}` is not in force", Shown(api_version), Shown(kind)),
-                "policies are read as networking.k8s.io/v1 NetworkPolicy",
+                classify::READ_AS,
             ),
-            Class::UnsupportedPolicy => {
+            Class::UnsupportedPolicy { hint } => {
                 self.reader.error_hint(
                     node.mark,
                     Code::Unsupported,
                     format!(
-                        "{} `{}` is not supported by this version, and not in force",
+                        "{} `{}` is not supported, hence not in force",
                         Shown(api_version),
                         Shown(kind)
                     ),
-                    "policies are read as networking.k8s.io/v1 NetworkPolicy",
+                    hint,
                 );
                 self.reject(node.mark, None);
             }
@@ -388,9 +372,9 @@ impl FileParser {
                 reader.error(fields.mark, Code::Missing, "`metadata` is missing");
                 None
             }
-            Some(node) if kind == Kind::NetworkPolicy => {
+            Some(node) if kind.is_policy() => {
                 let known = ["apiVersion", "kind", "metadata", "spec", "status"];
-                reader.strict_mapping(fields.node, "a NetworkPolicy", &known);
+                reader.strict_mapping(fields.node, &format!("a {kind}"), &known);
                 reader.strict_mapping(node, "`metadata`", metadata::KEYS)
             }
             Some(node) => reader.mapping(node, "`metadata`"),
@@ -401,11 +385,17 @@ impl FileParser {
         };
         let rule = match kind {
             Kind::Namespace => names::dns_label,
-            Kind::Node | Kind::Pod | Kind::NetworkPolicy => names::subdomain,
+            Kind::Node | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
+                names::subdomain
+            }
         };
         let name = metadata::name(reader, metadata, rule);
         let namespace = match kind {
             Kind::Namespace | Kind::Node => Some(""),
+            Kind::ClusterNetworkPolicy => {
+                metadata::no_namespace(reader, metadata, kind);
+                Some("")
+            }
             Kind::Pod | Kind::NetworkPolicy => metadata::namespace(reader, metadata),
         };
         let (Some(name), Some(namespace)) = (name, namespace) else {
@@ -418,18 +408,29 @@ impl FileParser {
             namespace: object_name.namespace.clone(),
             name: object_name.name.clone(),
         };
-        let content = match kind {
-            Kind::Namespace => Content::Namespace(metadata::labels(reader, metadata)),
-            Kind::Node => Content::Node(objects::node(reader, fields, metadata)),
-            Kind::Pod => Content::Pod(objects::pod(reader, fields, metadata, object_name)),
-            Kind::NetworkPolicy => Content::NetworkPolicy(network_policy::network_policy(
-                reader,
-                fields,
-                metadata,
-                object_name,
-            )),
-        };
-        if reader.errors() == errors {
+        let content =
+            match kind {
+                Kind::Namespace => Some(Content::Namespace(metadata::labels(reader, metadata))),
+                Kind::Node => Some(Content::Node(objects::node(reader, fields, metadata))),
+                Kind::Pod => Some(Content::Pod(objects::pod(
+                    reader,
+                    fields,
+                    metadata,
+                    object_name,
+                ))),
+                Kind::NetworkPolicy => Some(Content::NetworkPolicy(
+                    network_policy::network_policy(reader, fields, metadata, object_name),
+                )),
+                Kind::ClusterNetworkPolicy => cluster_network_policy::cluster_network_policy(
+                    reader,
+                    fields,
+                    metadata,
+                    object_name.name,
+                )
+                .map(Content::ClusterNetworkPolicy),
+            };
+        let content = content.filter(|_| reader.errors() == errors);
+        if let Some(content) = content {
             self.documents.push(Document {
                 identity,
                 place: reader.place(node.mark),

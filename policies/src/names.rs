@@ -42,6 +42,12 @@ pub enum NameError {
          letter, no `-` at either end or doubled"
     )]
     PortName,
+    /// Names in the domain name system, with a wildcard in front or without.
+    #[error(
+        "expected a domain name: at least two labels of letters, digits, `-` and `_`, \
+         with at most `*.` in front and `.` behind"
+    )]
+    DomainPattern,
 }
 
 /// Checks a DNS subdomain (RFC 1123), the name of most objects.
@@ -117,6 +123,35 @@ pub fn port_name(text: &str) -> Result<(), NameError> {
     }
 }
 
+/// Checks a domain name with at most a wildcard in front, as `ClusterNetworkPolicy`
+/// has them.
+///
+/// # Errors
+/// [`NameError::DomainPattern`].
+pub fn domain_pattern(text: &str) -> Result<(), NameError> {
+    // The first character's range is the upstream pattern's, `A-z`: it takes in what
+    // stands between the two cases.
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        let inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        match bytes {
+            [] => false,
+            [first, rest @ ..] => {
+                (first.is_ascii_digit() || (b'A'..=b'z').contains(first))
+                    && rest.iter().all(inner)
+                    && rest.last().is_none_or(u8::is_ascii_alphanumeric)
+            }
+        }
+    };
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.contains('.') && name.split('.').all(is_label) {
+        Ok(())
+    } else {
+        Err(NameError::DomainPattern)
+    }
+}
+
 fn is_lower_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -175,6 +210,43 @@ mod tests {
         assert!(label_value(&"v".repeat(63)).is_ok());
         for bad in [&"v".repeat(64), "_a", "a b", "a\u{430}", "x\n"] {
             assert!(label_value(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn domain_names_have_two_labels_and_one_wildcard() {
+        for good in [
+            "a.b",
+            "*.a.b",
+            "a.b.",
+            "Blog.Kubernetes.io",
+            "_dmarc.a-b.c",
+            "0.1",
+            "a_b.c",
+        ] {
+            assert!(domain_pattern(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "a",
+            "*",
+            "*.",
+            "*.a",
+            "*.*.a.b",
+            "a.*.b",
+            "a..b",
+            ".a.b",
+            "a.b..",
+            "-a.b",
+            "a-.b",
+            "a.b_",
+            "a b.c",
+            "a.b\n",
+            "é.a",
+            "http://a.b",
+            "a.b:80",
+        ] {
+            assert!(domain_pattern(bad).is_err(), "{bad}");
         }
     }
 

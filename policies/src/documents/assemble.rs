@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::inventory::{Inventory, Owner};
 
-use super::{Content, Document, Identity, Kind, Rejected};
+use super::{Content, Document, Identity, Rejected};
 
 /// The desired state, and what was left out of it.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +53,10 @@ pub fn assemble(documents: impl IntoIterator<Item = Document>) -> Assembled {
                 assembled.inventory.set_policy(policy);
                 Ok(())
             }
+            Content::ClusterNetworkPolicy(policy) => {
+                assembled.inventory.set_cluster_policy(policy);
+                Ok(())
+            }
         };
         stored.expect("documents that share an address were left out before");
     }
@@ -70,7 +74,7 @@ impl Assembled {
         let first = same[0].place.clone();
         if agree {
             // Namespaces and pods are commonly repeated beside what belongs to them.
-            if identity.kind == Kind::NetworkPolicy {
+            if identity.kind.is_policy() {
                 for document in &same[1..] {
                     self.report(
                         &document.place,
@@ -115,7 +119,9 @@ impl Assembled {
                     node.addresses.as_slice(),
                     Owner::Node(identity.name.clone()),
                 ),
-                Content::Namespace(_) | Content::NetworkPolicy(_) => continue,
+                Content::Namespace(_)
+                | Content::NetworkPolicy(_)
+                | Content::ClusterNetworkPolicy(_) => continue,
             };
             for address in addresses {
                 claims
@@ -174,6 +180,7 @@ impl Assembled {
 fn says_the_same(a: &Document, b: &Document) -> bool {
     match (&a.content, &b.content) {
         (Content::NetworkPolicy(a), Content::NetworkPolicy(b)) => a.says_the_same(b),
+        (Content::ClusterNetworkPolicy(a), Content::ClusterNetworkPolicy(b)) => a.says_the_same(b),
         (a, b) => a == b,
     }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::inventory::Inventory;
 
-use super::{Document, Identity, Kind, Parsed, Rejected, assemble, parse};
+use super::{Document, Identity, Parsed, Rejected, assemble, parse};
 
 /// A file as it was read.
 #[derive(Debug, Clone)]
@@ -374,16 +374,9 @@ fn is_blank(text: &[u8]) -> bool {
     })
 }
 
-impl Kind {
-    /// The kind of this name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::from_name(name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Kind;
     use super::*;
 
     const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n";
@@ -563,5 +556,31 @@ mod tests {
         stored[0].text = Arc::from(policy("a").as_bytes());
         let (restored, lost) = LastGood::restore(stored);
         assert_eq!((restored.len(), lost.len()), (1, 1));
+    }
+    #[test]
+    fn policies_of_the_cluster_stand_in_and_are_restored_too() {
+        let cluster = |action: &str| {
+            format!(
+                "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
+                 metadata: {{name: c}}\nspec:\n  tier: Admin\n  priority: 1\n  \
+                 subject: {{namespaces: {{}}}}\n  \
+                 ingress: [{{action: {action}, from: [{{namespaces: {{}}}}]}}]\n"
+            )
+        };
+        let good = settle(&Settled::default(), &[("f", &cluster("Deny"))]);
+        assert_eq!(good.inventory.cluster_policies().len(), 1);
+        let now = cluster("Allow");
+        let next = settle(&good, &[("f", &now)]);
+        assert_eq!((next.rejected.len(), next.unprecedented), (1, 0));
+        assert_eq!(next.inventory, good.inventory);
+        // As the agent stores and reads them: the kind by its name.
+        let mut stored = next.last_good.files();
+        for identity in stored.iter_mut().flat_map(|file| &mut file.documents) {
+            identity.kind = Kind::parse(identity.kind.as_str()).unwrap();
+        }
+        let (restored, lost) = LastGood::restore(stored);
+        assert!(lost.is_empty());
+        let again = restored.settle(&[source("f", &now)], Vec::new());
+        assert_eq!(again.inventory, good.inventory);
     }
 }

@@ -1,10 +1,17 @@
 //! `metadata`: names, labels and annotations of every kind of object.
 
 use crate::diagnostic::Code;
+use crate::inventory::Mode;
 use crate::names;
 use crate::selectors::Labels;
 
-use super::reader::{Fields, Reader};
+use super::Kind;
+use super::reader::{Fields, Reader, Shown};
+
+/// What begins the names of our annotations.
+const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
+/// The annotation that says whether a policy is enforced.
+const MODE: &str = "cofferdam.dev/mode";
 
 /// Keys of `metadata` in an object that is read strictly; what an API server adds
 /// on the way out is among them.
@@ -64,6 +71,23 @@ pub(super) fn namespace<'n>(reader: &mut Reader, metadata: Fields<'n, '_>) -> Op
     }
 }
 
+/// A namespace on an object of the whole cluster does not narrow it down.
+pub(super) fn no_namespace(reader: &mut Reader, metadata: Fields<'_, '_>, kind: Kind) {
+    let Some(node) = metadata.get("namespace") else {
+        return;
+    };
+    if let Some(name) = reader.string(node, "`metadata.namespace`")
+        && !name.is_empty()
+    {
+        reader.warning(
+            metadata.key_mark("namespace").unwrap_or(node.mark),
+            Code::Namespaced,
+            format!("a {kind} lies in no namespace: `metadata.namespace` has no effect"),
+            "remove it; `subject` says whom the policy is about",
+        );
+    }
+}
+
 /// Reads the labels of an object.
 pub(super) fn labels(reader: &mut Reader, metadata: Fields<'_, '_>) -> Labels {
     let Some(node) = metadata.get("labels") else {
@@ -89,4 +113,36 @@ pub(super) fn labels(reader: &mut Reader, metadata: Fields<'_, '_>) -> Labels {
         );
     }
     pairs.iter().map(|pair| (pair.key, pair.value)).collect()
+}
+
+/// Reads our annotations. One that is misspelt must not leave a policy in another
+/// mode than was meant.
+pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
+    let mut mode = Mode::Enforce;
+    let pairs = metadata
+        .get("annotations")
+        .and_then(|node| reader.string_map(node, "`metadata.annotations`"))
+        .unwrap_or_default();
+    for pair in pairs {
+        if pair.key == MODE {
+            match pair.value {
+                "audit" => mode = Mode::Audit,
+                "enforce" => mode = Mode::Enforce,
+                other => reader.error_hint(
+                    pair.value_mark,
+                    Code::Annotation,
+                    format!("`{MODE}` has no value `{}`", Shown(other)),
+                    "one of enforce, audit",
+                ),
+            }
+        } else if pair.key.starts_with(ANNOTATION_PREFIX) {
+            reader.error_hint(
+                pair.key_mark,
+                Code::Annotation,
+                format!("the annotation `{}` is not known", Shown(pair.key)),
+                format!("known: {MODE}"),
+            );
+        }
+    }
+    mode
 }

@@ -7,24 +7,17 @@
 //! Invariant: every default that is filled in here is the narrower reading, or the
 //! one the API documents.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 use crate::diagnostic::Code;
-use crate::inventory::{Mode, NetworkPolicy, ObjectName, Peer, PortRange, Ports, Protocol, Rule};
+use crate::inventory::{NetworkPolicy, ObjectName, Peer, PortRange, Ports, Protocol, Rule};
 use crate::names;
 use crate::selectors::LabelSelector;
 use crate::yaml::{Mark, Node, Value};
 
+use super::cidr::block;
+use super::metadata;
 use super::objects::{port_number, protocol};
 use super::reader::{Fields, Reader, Shown};
 use super::selector::selector;
-
-/// What begins the names of our annotations.
-const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
-/// The annotation that says whether a policy is enforced.
-const MODE: &str = "cofferdam.dev/mode";
 
 /// One of the two lists of rules, and what is called differently in it.
 struct Section {
@@ -51,7 +44,7 @@ pub(super) fn network_policy(
     metadata: Fields<'_, '_>,
     name: ObjectName,
 ) -> NetworkPolicy {
-    let mode = mode(reader, metadata);
+    let mode = metadata::mode(reader, metadata);
     let spec = document.get("spec");
     if spec.is_none() {
         reader.warning(
@@ -105,38 +98,6 @@ pub(super) fn network_policy(
         ingress: types.ingress.then_some(ingress),
         egress: types.egress.then_some(egress),
     }
-}
-
-/// Reads our annotations. One that is misspelt must not leave a policy in another
-/// mode than was meant.
-fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
-    let mut mode = Mode::Enforce;
-    let pairs = metadata
-        .get("annotations")
-        .and_then(|node| reader.string_map(node, "`metadata.annotations`"))
-        .unwrap_or_default();
-    for pair in pairs {
-        if pair.key == MODE {
-            match pair.value {
-                "audit" => mode = Mode::Audit,
-                "enforce" => mode = Mode::Enforce,
-                other => reader.error_hint(
-                    pair.value_mark,
-                    Code::Annotation,
-                    format!("`{MODE}` has no value `{}`", Shown(other)),
-                    "one of enforce, audit",
-                ),
-            }
-        } else if pair.key.starts_with(ANNOTATION_PREFIX) {
-            reader.error_hint(
-                pair.key_mark,
-                Code::Annotation,
-                format!("the annotation `{}` is not known", Shown(pair.key)),
-                format!("known: {MODE}"),
-            );
-        }
-    }
-    mode
 }
 
 /// The directions in which a policy isolates.
@@ -198,19 +159,12 @@ fn rules(reader: &mut Reader, spec: Fields<'_, '_>, section: &Section) -> Vec<Ru
 
 fn rule(reader: &mut Reader, node: &Node<'_>, section: &Section) -> Option<Rule> {
     let what = format!("a rule of `{}`", section.key);
-    if let Value::Map(entries) = &node.value {
-        for entry in entries {
-            if matches!(&entry.key.value, Value::Text(text) if text == section.others_peers) {
-                reader.error_hint(
-                    entry.key.mark,
-                    Code::UnknownKey,
-                    format!("unknown key `{}` in {what}", section.others_peers),
-                    format!("rules of `{}` have `{}`", section.key, section.peers),
-                );
-                return None;
-            }
-        }
-    }
+    reader.refuse_others_peers(
+        node,
+        &what,
+        (section.key, section.peers),
+        section.others_peers,
+    )?;
     let fields = reader.strict_mapping(node, &what, &["ports", section.peers])?;
     let errors = reader.errors();
     let peers: Vec<Peer> = fields
@@ -312,58 +266,6 @@ fn ip_block(reader: &mut Reader, node: &Node<'_>) -> Option<Peer> {
         cidr: cidr?,
         except,
     })
-}
-
-/// Reads a CIDR; host bits that are set are cleared, with a warning.
-fn block(reader: &mut Reader, node: &Node<'_>) -> Option<IpNet> {
-    let text = reader.string(node, "a CIDR")?;
-    let Some(written) = parse_cidr(text) else {
-        let hint = match text.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => format!("did you mean `{text}/32`?"),
-            Ok(IpAddr::V6(_)) => format!("did you mean `{text}/128`?"),
-            Err(_) => "such as 10.0.0.0/8 or 2001:db8::/32".to_owned(),
-        };
-        reader.error_hint(
-            node.mark,
-            Code::Cidr,
-            format!("`{}` is not a CIDR", Shown(text)),
-            hint,
-        );
-        return None;
-    };
-    let block = written.trunc();
-    if block != written {
-        reader.warning(
-            node.mark,
-            Code::CidrMeaning,
-            format!("`{text}` has host bits set"),
-            format!("it is read as {block}"),
-        );
-    }
-    if let IpNet::V6(v6) = block
-        && v6.prefix_len() >= 96
-        && v6.network().to_ipv4_mapped().is_some()
-    {
-        reader.warning(
-            node.mark,
-            Code::CidrMeaning,
-            format!("`{text}` matches no packet: IPv4-mapped addresses do not appear in one"),
-            "write the IPv4 block",
-        );
-    }
-    Some(block)
-}
-
-/// An address and a prefix length in plain decimal, without sign, leading zeros
-/// or zone.
-fn parse_cidr(text: &str) -> Option<IpNet> {
-    let (address, length) = text.split_once('/')?;
-    let plain =
-        length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
-    if !plain {
-        return None;
-    }
-    IpNet::new(address.parse().ok()?, length.parse().ok()?).ok()
 }
 
 fn port_range(reader: &mut Reader, node: &Node<'_>) -> Option<PortRange> {

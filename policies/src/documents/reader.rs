@@ -220,22 +220,84 @@ impl Reader {
                 Value::Text(text) if known.contains(&text.as_ref()) => {}
                 // `check_keys` reports it, with what to do instead.
                 Value::Text(text) if text == MERGE_KEY => {}
-                Value::Text(text) => {
-                    let hint = match nearest(text, known) {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => format!("known here: {}", known.join(", ")),
-                    };
-                    self.error_hint(
-                        key.mark,
-                        Code::UnknownKey,
-                        format!("unknown key `{}` in {what}", Shown(text)),
-                        hint,
-                    );
-                }
+                Value::Text(text) => self.error_hint(
+                    key.mark,
+                    Code::UnknownKey,
+                    format!("unknown key `{}` in {what}", Shown(text)),
+                    did_you_mean(text, known),
+                ),
                 _ => self.wrong_type(key, &format!("a key of {what}"), "a string"),
             }
         }
         Some(fields)
+    }
+
+    /// The value under a key that must be there.
+    pub fn required<'n, 't>(&mut self, fields: Fields<'n, 't>, key: &str) -> Option<&'n Node<'t>> {
+        let node = fields.get(key);
+        if node.is_none() {
+            match fields.key_mark(key) {
+                Some(mark) => self.error(mark, Code::Missing, format!("`{key}` has no value")),
+                None => self.error(fields.mark, Code::Missing, format!("`{key}` is missing")),
+            }
+        }
+        node
+    }
+
+    /// Refuses a rule that names its peers as rules of the other direction do. Taken
+    /// for a misspelling of nothing, it would stand for everybody.
+    pub fn refuse_others_peers(
+        &mut self,
+        rule: &Node<'_>,
+        what: &str,
+        (section, peers): (&str, &str),
+        others: &str,
+    ) -> Option<()> {
+        let Value::Map(entries) = &rule.value else {
+            return Some(());
+        };
+        let other = entries
+            .iter()
+            .find(|entry| matches!(&entry.key.value, Value::Text(text) if text == others));
+        let Some(other) = other else {
+            return Some(());
+        };
+        self.error_hint(
+            other.key.mark,
+            Code::UnknownKey,
+            format!("unknown key `{others}` in {what}"),
+            format!("rules of `{section}` have `{peers}`"),
+        );
+        None
+    }
+
+    /// A list of so many entries, none of which may be null.
+    pub fn counted_list<'n, 't>(
+        &mut self,
+        node: &'n Node<'t>,
+        what: &str,
+        least: usize,
+        most: usize,
+    ) -> Option<Vec<&'n Node<'t>>> {
+        if let Value::List(items) = &node.value {
+            let count = items.len();
+            if count < least {
+                self.error_hint(
+                    node.mark,
+                    Code::Count,
+                    format!("{what} is empty"),
+                    "here that does not mean everything",
+                );
+            } else if count > most {
+                self.error_hint(
+                    node.mark,
+                    Code::Count,
+                    format!("{what} has {count} entries, more than {most}"),
+                    "spread them over several",
+                );
+            }
+        }
+        self.list(node, what)
     }
 
     /// The entries of a list, none of which may be null.
@@ -335,6 +397,20 @@ impl Reader {
         }
     }
 
+    /// Reports a word that is none of the known ones.
+    pub fn unknown_word(&mut self, mark: Mark, code: Code, what: &str, word: &str, known: &[&str]) {
+        let hint = match nearest(word, known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("one of {}", known.join(", ")),
+        };
+        self.error_hint(
+            mark,
+            code,
+            format!("{what} `{}` is not known", Shown(word)),
+            hint,
+        );
+    }
+
     /// Reports a value of another type than expected.
     pub fn wrong_type(&mut self, node: &Node<'_>, what: &str, expected: &str) {
         let message = format!("{what} must be {expected}, not {}", node.value.noun());
@@ -416,6 +492,14 @@ impl std::fmt::Display for Shown<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What to write instead of a key that is not known.
+pub fn did_you_mean(key: &str, known: &[&str]) -> String {
+    match nearest(key, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known here: {}", known.join(", ")),
     }
 }
 

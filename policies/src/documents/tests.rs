@@ -1,5 +1,6 @@
 //! What documents are read as, and how mistakes in them are reported.
 
+mod cluster_policies;
 mod policies;
 
 use super::*;
@@ -68,11 +69,14 @@ fn names_are_checked() {
 #[test]
 fn policies_that_are_not_supported_are_never_passed_over() {
     for (api, kind) in [
-        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha1", "ClusterNetworkPolicy"),
+        ("policy.networking.k8s.io/v1", "ClusterNetworkPolicy"),
         (
-            "policy.networking.k8s.io/v1alpha2",
+            "policy.networking.k8s.io/v1alpha1",
             "ClusterNetworkPolicyList",
         ),
+        ("policy.networking.k8s.io/v1alpha2", "AdminNetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha2", "TenantPolicy"),
         ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
         (
             "policy.networking.k8s.io/v1alpha1",

@@ -1,0 +1,86 @@
+//! What `apiVersion` and `kind` make of a document.
+
+use super::Kind;
+
+/// What is done with a document.
+pub(super) enum Class {
+    /// It is read.
+    Ours(Kind),
+    /// It is a list, and this is the kind of its items when they need not say it.
+    List(Option<Kind>),
+    /// It would be a policy, in a form that is not read.
+    UnsupportedPolicy {
+        /// What to write instead.
+        hint: &'static str,
+    },
+    /// Another product's policy.
+    ForeignPolicy,
+    /// It says nothing of policies.
+    Other,
+}
+
+/// The forms in which policies are read.
+pub(super) const READ_AS: &str = "policies are read as networking.k8s.io/v1 NetworkPolicy and \
+     policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy";
+
+/// The group of policies of the whole cluster.
+const CLUSTER_POLICY_GROUP: &str = "policy.networking.k8s.io";
+
+/// What to do with a document of this `apiVersion` and `kind`.
+pub(super) fn classify(api_version: &str, kind: &str) -> Class {
+    if let Some(known) = Kind::parse(kind)
+        && known.api_version() == api_version
+    {
+        return Class::Ours(known);
+    }
+    let singular = kind.strip_suffix("List").unwrap_or(kind);
+    if kind == "List" && api_version == "v1" {
+        return Class::List(None);
+    }
+    if let Some(item) = Kind::parse(singular) {
+        return if item.api_version() == api_version {
+            Class::List(Some(item))
+        } else if item.is_policy() {
+            let hint = unsupported_hint(api_version, singular);
+            Class::UnsupportedPolicy { hint }
+        } else {
+            // Other groups have pods and nodes of their own.
+            Class::Other
+        };
+    }
+    if group(api_version) == CLUSTER_POLICY_GROUP {
+        let hint = unsupported_hint(api_version, singular);
+        Class::UnsupportedPolicy { hint }
+    } else if singular.ends_with("NetworkPolicy") {
+        Class::ForeignPolicy
+    } else {
+        Class::Other
+    }
+}
+
+fn group(api_version: &str) -> &str {
+    api_version
+        .split_once('/')
+        .map_or("", |(group, _version)| group)
+}
+
+/// What changed on the way from this form to the one that is read.
+fn unsupported_hint(api_version: &str, kind: &str) -> &'static str {
+    match (group(api_version), kind) {
+        (CLUSTER_POLICY_GROUP, "AdminNetworkPolicy") => {
+            "write a policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy with `tier: Admin`; \
+             `Allow` is `Accept` there, and `ports` is `protocols`"
+        }
+        (CLUSTER_POLICY_GROUP, "BaselineAdminNetworkPolicy") => {
+            "write a policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy with `tier: Baseline` \
+             and a `priority`; `Allow` is `Accept` there, and `ports` is `protocols`"
+        }
+        (CLUSTER_POLICY_GROUP, "ClusterNetworkPolicy") => {
+            "write apiVersion: policy.networking.k8s.io/v1alpha2"
+        }
+        ("extensions" | "networking.k8s.io", "NetworkPolicy") => {
+            "write apiVersion: networking.k8s.io/v1"
+        }
+        _ => READ_AS,
+    }
+}
