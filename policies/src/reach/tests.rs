@@ -86,7 +86,7 @@ fn a_rule_allows_and_its_policy_isolates() {
     assert_eq!(isolating.len(), 1);
     assert_eq!(
         (isolating[0].1.key.index, isolating[0].1.place.line),
-        (None, line("podSelector: "))
+        (None, line("podSelector: ") - 1)
     );
 }
 
