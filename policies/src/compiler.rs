@@ -2,9 +2,10 @@
 //!
 //! A pure function. What it does, in order, a module each:
 //!
-//! 1. `signatures`: of each workload only what some selector or rule can tell;
-//! 2. `subjects`: the policies that apply here, their rules numbered in the side
-//!    table ([`RuleTable`]), and the subject classes;
+//! 1. `signatures`: of each workload and node only what some selector or rule can
+//!    tell;
+//! 2. `subjects`, with `policy`: the policies that apply here, their rules numbered
+//!    in the side table ([`RuleTable`]), and the subject classes;
 //! 3. `peers`, with `ranges` for CIDRs and `partition` for both: the peer atoms;
 //! 4. `matrix`, with `rows`: what each class may do with each atom;
 //! 5. `range_tree` and `layout`: the words.
@@ -21,6 +22,7 @@ mod layout;
 mod matrix;
 mod partition;
 mod peers;
+mod policy;
 mod range_tree;
 mod ranges;
 mod rows;
@@ -144,8 +146,8 @@ pub fn compile(input: &Input<'_>) -> Result<Compiled, CompileError> {
     let owned = owned_slots(input, &mut signatures)?;
     let mut local = vec![false; signatures.all().len()];
     for slot in &owned {
-        if let (SlotKind::LocalWorkload, Some(signature)) = (slot.kind, slot.signature) {
-            local[signature as usize] = true;
+        if slot.kind == SlotKind::LocalWorkload {
+            local[slot.signature as usize] = true;
         }
     }
 
@@ -155,7 +157,7 @@ pub fn compile(input: &Input<'_>) -> Result<Compiled, CompileError> {
     let ranges = lists.ranges();
     let addresses: Vec<(u32, u32)> = owned
         .iter()
-        .filter_map(|slot| Some((ranges.of(slot.address), slot.signature?)))
+        .map(|slot| (ranges.of(slot.address), slot.signature))
         .collect();
     let atoms = Atoms::new(
         &lists,
@@ -208,8 +210,8 @@ struct OwnedSlot {
     number: u32,
     address: IpAddr,
     kind: SlotKind,
-    /// The owner's signature, if it is a workload.
-    signature: Option<u32>,
+    /// The owner's signature.
+    signature: u32,
 }
 
 /// The slots of all addresses that are owned, in the order of the inventory.
@@ -247,7 +249,7 @@ fn owned_slots<'a>(
                 number: slot_of(address, &|| Owner::Workload(workload.name.clone()))?,
                 address,
                 kind,
-                signature: Some(signature),
+                signature,
             });
         }
     }
@@ -257,12 +259,13 @@ fn owned_slots<'a>(
         } else {
             SlotKind::OtherNode
         };
+        let signature = signatures.add_node(node);
         for &address in &node.addresses {
             owned.push(OwnedSlot {
                 number: slot_of(address, &|| Owner::Node(name.clone()))?,
                 address,
                 kind,
-                signature: None,
+                signature,
             });
         }
     }
@@ -313,20 +316,16 @@ fn slot_entries(
 ) -> Vec<(u32, Profile)> {
     let owned = owned.iter().map(|slot| {
         let range = atoms.ranges().of(slot.address);
-        let class = match (slot.kind, slot.signature) {
-            (SlotKind::LocalWorkload, Some(signature)) => subjects.class_of(signature),
+        let class = match slot.kind {
+            SlotKind::LocalWorkload => subjects.class_of(slot.signature),
             _ => 0,
-        };
-        let atom = match slot.signature {
-            Some(signature) => atoms.of_workload(range, signature),
-            None => atoms.of_outside(atoms.range_classes()[range as usize]),
         };
         (
             slot.number,
             Profile {
                 kind: slot.kind,
                 class,
-                atom,
+                atom: atoms.of_owned(range, slot.signature),
             },
         )
     });

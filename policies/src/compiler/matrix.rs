@@ -15,12 +15,15 @@ use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{BLOCK_WORDS, MAX_ROW_INTERVALS};
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
+use crate::inventory::Tier;
+
 use super::CompileError;
 use super::peers::Atoms;
+use super::policy::{CompiledPolicy, CompiledRule};
 use super::rows::{self, Defaults, Keys, RowRule};
 use super::rules::RuleNumbers;
 use super::signatures::{PortNumbers, number};
-use super::subjects::{Class, CompiledPolicy, CompiledRule, DIRECTIONS, PolicySide, Subjects};
+use super::subjects::{Class, DIRECTIONS, Subjects};
 
 /// Atoms per block.
 const PIECE: usize = BLOCK_WORDS as usize;
@@ -122,7 +125,7 @@ impl Matrix {
                     .policies
                     .iter()
                     .copied()
-                    .filter(|p| side_of(&subjects.policies[*p as usize], direction).is_some())
+                    .filter(|p| subjects.policies[*p as usize].side(direction).is_some())
                     .collect();
                 let ports = match direction {
                     Direction::Ingress => class.ports.clone(),
@@ -271,11 +274,8 @@ impl Matrix {
                 let rule = side.rules[*rule as usize];
                 RowRule {
                     keys,
-                    verdict: Verdict {
-                        action: Action::Allow,
-                        reason: Reason::Rule,
-                        rule: rule.number,
-                    },
+                    outcome: rule.outcome,
+                    tier: rule.tier,
                     enforced: rule.enforced,
                 }
             })
@@ -321,18 +321,26 @@ impl<'s> Side<'s> {
         atoms: &'s Atoms,
         numbers: &mut RuleNumbers,
     ) -> Result<Self, CompileError> {
-        let mut rules = Vec::new();
         let mut enforced = Vec::new();
         let mut all = Vec::new();
         for policy in policies {
-            if let Some(side) = side_of(policy, direction) {
-                rules.extend(&side.rules);
-                all.push(side.isolation);
-                if policy.enforced {
-                    enforced.push(side.isolation);
-                }
+            let isolation = policy.side(direction).and_then(|side| side.isolation);
+            all.extend(isolation);
+            if policy.enforced {
+                enforced.extend(isolation);
             }
         }
+        // Whoever is isolated by policies in force never comes to the last tier.
+        let last = if enforced.is_empty() {
+            Tier::Baseline
+        } else {
+            Tier::Namespace
+        };
+        let rules = (policies.iter())
+            .filter(|policy| policy.rank.tier <= last)
+            .filter_map(|policy| policy.side(direction))
+            .flat_map(|side| &side.rules)
+            .collect();
         let mut default = |isolating: &[u32]| {
             Ok(if isolating.is_empty() {
                 Verdict::allow(Reason::NotIsolated)
@@ -382,8 +390,4 @@ impl CompiledRule {
         }
         keys
     }
-}
-
-fn side_of(policy: &CompiledPolicy, direction: Direction) -> Option<&PolicySide> {
-    policy.sides[direction as usize].as_ref()
 }

@@ -2,8 +2,8 @@
 //!
 //! The peers of one rule are a *peer list*; equal lists are one, whatever rules
 //! they stand in. Two addresses that lie in exactly the same lists are treated
-//! alike as peers by every policy: they are one *peer atom*. Outside of workloads
-//! only CIDRs count, so an atom is a pair: what the labels say (a block of a
+//! alike as peers by every policy: they are one *peer atom*. Outside of workloads and
+//! nodes only CIDRs count, so an atom is a pair: what the labels say (a block of a
 //! partition of signatures) and what the address says (a class of address ranges).
 //!
 //! Names of ports in egress rules belong to the other end, so they tell atoms
@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use ipnet::IpNet;
 
-use crate::inventory::Peer;
+use crate::inventory::{ClusterPeer, Peer};
 use crate::selectors::LabelSelector;
 
 use super::partition::Partition;
@@ -25,9 +25,43 @@ use super::signatures::{PortNumbers, Scope, Signatures, number};
 
 /// One peer of a list.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum PeerKey<'a> {
-    Workloads(Scope<'a>, &'a LabelSelector),
+pub(super) enum PeerKey<'a> {
+    /// Workloads, or nodes, by labels.
+    Labels(Scope<'a>, &'a LabelSelector),
     Block(IpNet, &'a [IpNet]),
+}
+
+impl<'a> PeerKey<'a> {
+    /// A peer of a policy of the namespace with this number.
+    pub(super) fn of(peer: &'a Peer, namespace: u32) -> Self {
+        match peer {
+            Peer::Workloads {
+                namespaces,
+                workloads,
+            } => {
+                let scope = match namespaces {
+                    None => Scope::Own(namespace),
+                    Some(selector) => Scope::Selected(selector),
+                };
+                Self::Labels(scope, workloads)
+            }
+            Peer::Block { cidr, except } => Self::Block(*cidr, except),
+        }
+    }
+
+    /// What a peer of a policy of the whole cluster comes to: any of these.
+    pub(super) fn of_cluster(peer: &'a ClusterPeer) -> Vec<Self> {
+        match peer {
+            ClusterPeer::Workloads(selector) => vec![Self::Labels(
+                Scope::Selected(&selector.namespaces),
+                &selector.workloads,
+            )],
+            ClusterPeer::Networks(blocks) => {
+                blocks.iter().map(|cidr| Self::Block(*cidr, &[])).collect()
+            }
+            ClusterPeer::Nodes(selector) => vec![Self::Labels(Scope::Nodes, selector)],
+        }
+    }
 }
 
 /// All distinct peer lists of the policies that apply.
@@ -38,24 +72,8 @@ pub(super) struct PeerLists<'a> {
 }
 
 impl<'a> PeerLists<'a> {
-    /// The number of a rule's list; `namespace` is the policy's.
-    pub(super) fn add(&mut self, namespace: u32, peers: &'a [Peer]) -> u32 {
-        let mut keys: Vec<PeerKey<'a>> = peers
-            .iter()
-            .map(|peer| match peer {
-                Peer::Workloads {
-                    namespaces,
-                    workloads,
-                } => {
-                    let scope = match namespaces {
-                        None => Scope::Own(namespace),
-                        Some(selector) => Scope::Selected(selector),
-                    };
-                    PeerKey::Workloads(scope, workloads)
-                }
-                Peer::Block { cidr, except } => PeerKey::Block(*cidr, except),
-            })
-            .collect();
+    /// The number of the list of these peers; of none, it is nobody's.
+    pub(super) fn add(&mut self, mut keys: Vec<PeerKey<'a>>) -> u32 {
         keys.sort();
         keys.dedup();
         let keys = keys.into_boxed_slice();
@@ -73,7 +91,7 @@ impl<'a> PeerLists<'a> {
         let keys = self.lists.iter().flatten();
         Ranges::new(keys.flat_map(|key| match key {
             PeerKey::Block(cidr, except) => std::slice::from_ref(cidr).iter().chain(*except),
-            PeerKey::Workloads(..) => [].iter().chain(&[]),
+            PeerKey::Labels(..) => [].iter().chain(&[]),
         }))
     }
 
@@ -82,7 +100,7 @@ impl<'a> PeerLists<'a> {
         let mut chosen = Vec::new();
         let mut selectors = 0;
         for key in &self.lists[list as usize] {
-            if let PeerKey::Workloads(scope, selector) = key {
+            if let PeerKey::Labels(scope, selector) = key {
                 chosen.extend_from_slice(&signatures.select(*scope, selector));
                 selectors += 1;
             }
@@ -100,7 +118,7 @@ impl<'a> PeerLists<'a> {
         RangeSet::union(
             keys.flat_map(|key| match key {
                 PeerKey::Block(cidr, except) => ranges.block(cidr, except),
-                PeerKey::Workloads(..) => Vec::new(),
+                PeerKey::Labels(..) => Vec::new(),
             })
             .collect(),
         )
@@ -129,11 +147,11 @@ pub(super) struct Atoms {
     members: Vec<AtomSet>,
 }
 
-/// Stands for the block of addresses that no workload owns.
+/// Stands for the block of addresses that nobody owns.
 const OUTSIDE: u32 = u32::MAX;
 
 impl Atoms {
-    /// Finds the atoms. `addresses` are those of workloads, as range and signature;
+    /// Finds the atoms. `addresses` are those with an owner, as range and signature;
     /// `egress_names` are the port names in egress rules.
     pub(super) fn new<'a>(
         lists: &PeerLists<'a>,
@@ -234,13 +252,13 @@ impl Atoms {
         &self.class_first
     }
 
-    /// The atom of a workload's address, which was among those given to `new`.
-    pub(super) fn of_workload(&self, range: u32, signature: u32) -> u32 {
+    /// The atom of an address with an owner, which was among those given to `new`.
+    pub(super) fn of_owned(&self, range: u32, signature: u32) -> u32 {
         self.find(range, signature)
             .expect("every address that was given has its atom")
     }
 
-    /// The atom of a workload's address, if there is one.
+    /// The atom of an owner's address, if there is one.
     pub(super) fn find(&self, range: u32, signature: u32) -> Option<u32> {
         self.atom((
             *self.block_of.get(signature as usize)?,
@@ -248,7 +266,7 @@ impl Atoms {
         ))
     }
 
-    /// The atom of addresses of a range class that no workload owns.
+    /// The atom of addresses of a range class that nobody owns.
     pub(super) fn of_outside(&self, class: u32) -> u32 {
         self.atom((OUTSIDE, class))
             .expect("every class of ranges has its atom")

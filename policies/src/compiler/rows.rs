@@ -1,17 +1,20 @@
 //! Rows: what the rules that match a peer say of each protocol and port.
 //!
-//! Input is a list of rules in the order in which they decide, each with the keys
+//! Input is a list of rules in the order in which they are asked, each with the keys
 //! (`protocol << 16 | port`) it covers; output is the words of a row. A rule covers
 //! more than another only by its keys, so the row is a sweep over the keys at which
 //! some rule begins or ends.
 //!
-//! Invariant: of the rules that cover a key the first decides; where none does, the
-//! default.
+//! Invariant: of the rules that cover a key the first decides, but that one which
+//! passes leads to the first of the next tier; where none decides, the default. The
+//! Baseline tier is not asked where a policy of a namespace isolates.
 
 use std::collections::BTreeSet;
 
 use cofferdam_verdict::table::ROW_KEY_END;
-use cofferdam_verdict::verdict::Verdict;
+use cofferdam_verdict::verdict::{Action, Verdict};
+
+use crate::inventory::Tier;
 
 /// Keys from first to last, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,18 +31,29 @@ impl Keys {
     };
 }
 
+/// What a rule does where it covers a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Nothing further is asked.
+    Decided(Verdict),
+    /// The next tier is asked.
+    Pass,
+}
+
 /// A rule in a row.
 #[derive(Debug, Clone)]
 pub(super) struct RowRule<'r> {
     /// What it covers, in any order.
     pub(super) keys: &'r [Keys],
-    /// The verdict where it decides.
-    pub(super) verdict: Verdict,
+    /// What it does there.
+    pub(super) outcome: Outcome,
+    /// The tier it belongs to; rules come in the order of tiers.
+    pub(super) tier: Tier,
     /// Whether its policy is in force, and not only audited.
     pub(super) enforced: bool,
 }
 
-/// Verdicts where no rule decides.
+/// Verdicts where no rule decides. A denial is that of isolation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Defaults {
     pub(super) enforced: Verdict,
@@ -80,11 +94,8 @@ pub(super) fn intervals(rules: &[RowRule<'_>], defaults: Defaults) -> Vec<[u32; 
                 }
             }
         }
-        let verdict = |deciding: &BTreeSet<usize>, default: Verdict| {
-            deciding
-                .first()
-                .map_or(default, |index| rules[*index].verdict)
-                .to_word()
+        let verdict = |covering: &BTreeSet<usize>, default: Verdict| {
+            first_decision(rules, covering, default).to_word()
         };
         let words = [
             verdict(&enforced, defaults.enforced),
@@ -96,6 +107,26 @@ pub(super) fn intervals(rules: &[RowRule<'_>], defaults: Defaults) -> Vec<[u32; 
         key = events.peek().map_or(ROW_KEY_END, |(at, ..)| *at);
     }
     intervals
+}
+
+/// The verdict of the rules that cover a key, by their indexes.
+fn first_decision(rules: &[RowRule<'_>], covering: &BTreeSet<usize>, default: Verdict) -> Verdict {
+    let end_of = |tier: Tier| rules.partition_point(|rule| rule.tier <= tier);
+    let end = match default.action {
+        Action::Deny => end_of(Tier::Namespace),
+        Action::Allow => rules.len(),
+    };
+    let mut from = 0;
+    while from < end
+        && let Some(first) = covering.range(from..end).next()
+    {
+        let rule = &rules[*first];
+        match rule.outcome {
+            Outcome::Decided(verdict) => return verdict,
+            Outcome::Pass => from = end_of(rule.tier),
+        }
+    }
+    default
 }
 
 /// The words of a row; see the table format.
@@ -112,7 +143,6 @@ pub(super) fn words(intervals: &[[u32; 3]]) -> Vec<u32> {
 mod tests {
     use super::*;
     use cofferdam_verdict::reason::Reason;
-    use cofferdam_verdict::verdict::Action;
 
     fn rule(number: u32) -> Verdict {
         Verdict {
@@ -142,7 +172,8 @@ mod tests {
             .zip(1..)
             .map(|((keys, (_, enforced)), number)| RowRule {
                 keys,
-                verdict: rule(number),
+                outcome: Outcome::Decided(rule(number)),
+                tier: Tier::Namespace,
                 enforced: *enforced,
             })
             .collect();

@@ -1,9 +1,11 @@
 //! The side table of rules: what the numbers in verdicts stand for.
 //!
 //! The kernel knows a rule by 20 bits; everything people want to hear about it is
-//! here. Numbers are given in the order of namespace, policy, direction and index,
-//! only to policies that select a workload of this node. After the rules come the
-//! sets of policies that isolate, named by default denials.
+//! here. Numbers are given in the order in which policies are asked (the Admin tier by
+//! priority and name, policies of namespaces by namespace and name, the Baseline tier
+//! like the first), then of direction and index, only to policies that select a
+//! workload of this node. After the rules come the sets of policies that isolate,
+//! named by default denials.
 //!
 //! Invariant: number 0 stands for nothing, and a number means one thing in one
 //! table only; over tables a rule is known by its [`RuleKey`].
@@ -49,6 +51,17 @@ pub struct RuleKey {
     /// Position among the policy's rules of this direction, from 0; `None` is the
     /// policy itself, as it isolates.
     pub index: Option<u32>,
+}
+
+impl RuleKey {
+    /// The policy's namespace; none of a policy of the whole cluster.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        match self.kind {
+            PolicyKind::NetworkPolicy => Some(&self.policy.namespace),
+            PolicyKind::ClusterNetworkPolicy => None,
+        }
+    }
 }
 
 /// A rule, or a policy as it isolates.

@@ -1,10 +1,11 @@
-//! What selectors can tell of workloads, and which workloads they select.
+//! What selectors can tell of workloads and nodes, and which of them they select.
 //!
 //! Of a workload's labels only those matter that some selector asks for, and of
 //! their values only those that some selector names. What is left, with the
 //! namespace and the named ports that some rule names, is the workload's
 //! *signature*; all workloads of one signature are treated alike by every policy,
-//! but for their addresses. A label that nothing selects on costs nothing.
+//! but for their addresses. A label that nothing selects on costs nothing. Nodes have
+//! signatures too, of a namespace of their own, which no selector of workloads reaches.
 //!
 //! A selector is evaluated once for each namespace scope it is used in, over
 //! signatures and not workloads, starting from the shortest list that one of its
@@ -16,8 +17,12 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::inventory::{Inventory, NetworkPolicy, Peer, Ports, Protocol, Rule, Workload};
+use crate::inventory::{ClusterPeer, Inventory, Node, Peer, PortRange, Ports, Protocol, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator};
+
+/// The namespace of nodes' signatures. Workloads' are numbered from 0, and each has an
+/// entry in memory.
+const NODES: u32 = u32::MAX;
 
 /// A value of a label that no selector names.
 const OTHER_VALUE: u32 = 0;
@@ -25,7 +30,7 @@ const OTHER_VALUE: u32 = 0;
 /// The numbers that named ports have, by the number of the name, in order.
 pub(super) type PortNumbers = Box<[(u32, u16)]>;
 
-/// What is left of a workload.
+/// What is left of a workload or node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Signature {
     /// Number of the namespace.
@@ -62,13 +67,15 @@ enum NumberedOperator {
     DoesNotExist,
 }
 
-/// In which namespaces a selector looks for workloads.
+/// Among whom a selector chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Scope<'a> {
-    /// In one, by its number.
+    /// Workloads of one namespace, by its number.
     Own(u32),
-    /// In those with certain labels.
+    /// Workloads of namespaces with certain labels.
     Selected(&'a LabelSelector),
+    /// Nodes.
+    Nodes,
 }
 
 /// Which signature has which number: enough to find a workload's again.
@@ -97,6 +104,7 @@ pub(super) struct Signatures<'a> {
     by_namespace: Vec<Vec<u32>>,
     by_key: Vec<Vec<u32>>,
     by_value: HashMap<(u32, u32), Vec<u32>>,
+    nodes: Vec<u32>,
     selected: HashMap<(Scope<'a>, &'a LabelSelector), Rc<[u32]>>,
     scopes: HashMap<&'a LabelSelector, Rc<[bool]>>,
 }
@@ -111,17 +119,28 @@ impl Vocabulary {
         };
         for policy in inventory.policies().values() {
             vocabulary.learn_selector(&policy.subject);
-            for rule in rules(policy) {
+            for rule in policy.ingress.iter().chain(&policy.egress).flatten() {
                 for peer in rule.peers.iter().flatten() {
                     if let Peer::Workloads { workloads, .. } = peer {
                         vocabulary.learn_selector(workloads);
                     }
                 }
-                for port in rule.ports.iter().flatten() {
-                    if let Ports::Named(name) = &port.ports {
-                        vocabulary.learn_port_name(name, port.protocol);
+                vocabulary.learn_ports(rule.ports.as_deref());
+            }
+        }
+        for policy in inventory.cluster_policies().values() {
+            vocabulary.learn_selector(&policy.subject.workloads);
+            for rule in policy.ingress.iter().chain(&policy.egress) {
+                for peer in rule.peers.iter().flatten() {
+                    match peer {
+                        ClusterPeer::Workloads(selector) => {
+                            vocabulary.learn_selector(&selector.workloads);
+                        }
+                        ClusterPeer::Nodes(selector) => vocabulary.learn_selector(selector),
+                        ClusterPeer::Networks(_) => {}
                     }
                 }
+                vocabulary.learn_ports(rule.ports.as_deref());
             }
         }
         vocabulary
@@ -146,6 +165,14 @@ impl Vocabulary {
                         values.insert(value.clone(), next);
                     }
                 }
+            }
+        }
+    }
+
+    fn learn_ports(&mut self, ports: Option<&[PortRange]>) {
+        for port in ports.into_iter().flatten() {
+            if let Ports::Named(name) = &port.ports {
+                self.learn_port_name(name, port.protocol);
             }
         }
     }
@@ -258,6 +285,7 @@ impl<'a> Signatures<'a> {
             by_namespace: vec![Vec::new(); inventory.namespaces().len()],
             by_key: vec![Vec::new(); keys],
             by_value: HashMap::new(),
+            nodes: Vec::new(),
             selected: HashMap::new(),
             scopes: HashMap::new(),
         }
@@ -279,6 +307,25 @@ impl<'a> Signatures<'a> {
             .vocabulary
             .port_name(name, protocol)
             .expect("names of all rules were learnt")
+    }
+
+    /// The number of a node's signature. All nodes are added before the first
+    /// selector is evaluated.
+    pub(super) fn add_node(&mut self, node: &Node) -> u32 {
+        debug_assert!(self.selected.is_empty());
+        let signature = Signature {
+            namespace: NODES,
+            labels: self.known.vocabulary.labels(&node.labels),
+            ports: PortNumbers::default(),
+        };
+        if let Some(number) = self.known.numbers.get(&signature) {
+            return *number;
+        }
+        let new = number(self.all.len());
+        self.nodes.push(new);
+        self.all.push(signature.clone());
+        self.known.numbers.insert(signature, new);
+        new
     }
 
     /// The number of a workload's signature. All workloads are added before the
@@ -337,6 +384,12 @@ impl<'a> Signatures<'a> {
                     .filter_map(|(list, chosen)| chosen.then_some(list.as_slice()))
                     .collect();
                 (Some(chosen), Candidates::new(lists))
+            }
+            // Few, and not in the indexes.
+            Scope::Nodes => {
+                let is_selected =
+                    |node: &u32| (requirements.iter()).all(|r| r.holds(&self.all[*node as usize]));
+                return self.nodes.iter().copied().filter(is_selected).collect();
             }
         };
         let mut complete = true;
@@ -402,11 +455,6 @@ impl<'l> Candidates<'l> {
         let length = lists.iter().map(|list| list.len()).sum();
         Self { lists, length }
     }
-}
-
-/// All rules of a policy.
-pub(super) fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = &Rule> {
-    policy.ingress.iter().chain(&policy.egress).flatten()
 }
 
 /// A count as a number. Everything counted here has an entry in memory of at least

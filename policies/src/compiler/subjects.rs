@@ -4,65 +4,30 @@
 //! that are selected by exactly the same policies, and give the port names in
 //! these policies' ingress rules the same numbers, are one *subject class*.
 //!
-//! Invariants: policies, and so the rules within a class, come in the order of
-//! their names, which is the order in which the first allowing rule is found; class
-//! 0 is selected by none.
+//! Invariants: policies, and so the rules within a class, come in the order in which
+//! they are asked: the Admin tier by priority and name, policies of namespaces by
+//! name, the Baseline tier like the first; class 0 is selected by none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use cofferdam_verdict::table::{MAX_CLASS, row_key};
+use cofferdam_verdict::table::MAX_CLASS;
 use cofferdam_verdict::verdict::Direction;
 
-use crate::diagnostic::Place;
-use crate::inventory::{Inventory, Mode, NetworkPolicy, ObjectName, Ports, Rule, Tier, Workload};
+use crate::inventory::{
+    ClusterNetworkPolicy, Inventory, NetworkPolicy, ObjectName, Tier, Workload,
+};
+use crate::selectors::LabelSelector;
 
 use super::CompileError;
 use super::partition::Partition;
 use super::peers::{PeerLists, restrict};
-use super::rows::Keys;
-use super::rules::{PolicyKind, RuleEntry, RuleKey, RuleNumbers};
+use super::policy::{CompiledPolicy, PolicyCompiler, Rank};
+use super::rules::RuleNumbers;
 use super::signatures::{PortNumbers, Scope, Signatures, number};
 
 /// Both directions, in the order of the table's class words.
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
-/// A rule, ready to be put into rows.
-#[derive(Debug)]
-pub(super) struct CompiledRule {
-    /// Its number in the side table.
-    pub(super) number: u32,
-    /// Its peer list; `None` for everybody.
-    pub(super) peers: Option<u32>,
-    /// What it covers by number.
-    pub(super) keys: Vec<Keys>,
-    /// What it covers by name: the name's number, and the protocol.
-    pub(super) names: Vec<(u32, u8)>,
-    /// Whether its policy is enforced.
-    pub(super) enforced: bool,
-}
-
-/// What a policy does in one direction.
-#[derive(Debug)]
-pub(super) struct PolicySide {
-    /// The number of the policy as it isolates.
-    pub(super) isolation: u32,
-    /// Its rules, in order.
-    pub(super) rules: Vec<CompiledRule>,
-}
-
-/// A policy that applies.
-#[derive(Debug)]
-pub(super) struct CompiledPolicy {
-    pub(super) enforced: bool,
-    /// By direction; `None` where it does not isolate.
-    pub(super) sides: [Option<PolicySide>; 2],
-    name: ObjectName,
-    /// The signatures it selects.
-    subjects: Vec<u32>,
-    /// The port names in its ingress rules.
-    ingress_names: BTreeSet<u32>,
-}
 
 /// A subject class other than 0.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,40 +60,21 @@ impl Subjects {
         lists: &mut PeerLists<'a>,
         numbers: &mut RuleNumbers,
     ) -> Result<Self, CompileError> {
-        let mut policies = Vec::new();
-        let mut egress_names = BTreeSet::new();
-        for policy in inventory.policies().values() {
-            let namespace = signatures.namespace(&policy.name.namespace);
-            let subjects: Vec<u32> = signatures
-                .select(Scope::Own(namespace), &policy.subject)
-                .iter()
-                .copied()
-                .filter(|signature| local[*signature as usize])
-                .collect();
-            if subjects.is_empty() {
-                continue;
-            }
-            let mut compiler = PolicyCompiler {
-                policy,
-                namespace,
-                signatures,
-                lists,
-                numbers,
-            };
-            let sides = [
-                compiler.side(Direction::Ingress, policy.ingress.as_deref())?,
-                compiler.side(Direction::Egress, policy.egress.as_deref())?,
-            ];
-            let [ingress, egress] = [&sides[0], &sides[1]].map(names_in);
-            egress_names.extend(egress);
-            policies.push(CompiledPolicy {
-                enforced: policy.mode == Mode::Enforce,
-                sides,
-                name: policy.name.clone(),
-                subjects,
-                ingress_names: ingress,
-            });
-        }
+        let mut finder = Finder {
+            inventory,
+            signatures,
+            local,
+            lists,
+            numbers,
+            policies: Vec::new(),
+        };
+        finder.of_cluster(Tier::Admin)?;
+        finder.of_namespaces()?;
+        finder.of_cluster(Tier::Baseline)?;
+        let policies = finder.policies;
+        let egress_names = (policies.iter())
+            .flat_map(|policy| policy.port_names(Direction::Egress))
+            .collect();
         let (classes, class_of) = classes(&policies, signatures, local)?;
         Ok(Self {
             policies,
@@ -141,7 +87,10 @@ impl Subjects {
     /// What is needed to find classes again.
     pub(super) fn into_known(self) -> KnownClasses {
         let policies = (self.policies.into_iter())
-            .map(|policy| (policy.name, policy.ingress_names))
+            .map(|policy| {
+                let names = policy.port_names(Direction::Ingress);
+                (policy.rank, names)
+            })
             .collect();
         KnownClasses {
             policies,
@@ -160,7 +109,7 @@ impl Subjects {
 pub(super) struct KnownClasses {
     /// The policies that applied, in order, with the port names in their ingress
     /// rules.
-    policies: Vec<(ObjectName, BTreeSet<u32>)>,
+    policies: Vec<(Rank, BTreeSet<u32>)>,
     classes: Vec<Class>,
 }
 
@@ -172,18 +121,25 @@ impl KnownClasses {
         workload: &Workload,
         ports: &[(u32, u16)],
     ) -> Option<u32> {
+        let of_namespace = policies_of(inventory, &workload.name.namespace)
+            .filter(|policy| policy.subject.matches(&workload.labels))
+            .map(Rank::of_namespace);
+        let namespace = inventory.namespaces().get(&workload.name.namespace)?;
+        let of_cluster = (inventory.cluster_policies().values())
+            .filter(|policy| {
+                policy.subject.namespaces.matches(namespace)
+                    && policy.subject.workloads.matches(&workload.labels)
+            })
+            .map(Rank::of_cluster);
         let mut policies = Vec::new();
         let mut names = BTreeSet::new();
-        for policy in policies_of(inventory, &workload.name.namespace) {
-            if policy.subject.matches(&workload.labels) {
-                let index = self
-                    .policies
-                    .binary_search_by(|(name, _)| name.cmp(&policy.name))
-                    .ok()?;
-                policies.push(number(index));
-                names.extend(&self.policies[index].1);
-            }
+        for rank in of_namespace.chain(of_cluster) {
+            let known = (self.policies).binary_search_by(|(known, _)| known.cmp(&rank));
+            let index = known.ok()?;
+            policies.push(number(index));
+            names.extend(&self.policies[index].1);
         }
+        policies.sort_unstable();
         if policies.is_empty() {
             return Some(0);
         }
@@ -212,99 +168,62 @@ fn policies_of<'i>(
         .take_while(move |policy| policy.name.namespace == *namespace)
 }
 
-struct PolicyCompiler<'c, 'a> {
-    policy: &'a NetworkPolicy,
-    namespace: u32,
-    signatures: &'c Signatures<'a>,
-    lists: &'c mut PeerLists<'a>,
-    numbers: &'c mut RuleNumbers,
+/// Finds the policies that apply, tier by tier.
+struct Finder<'f, 'a> {
+    inventory: &'a Inventory,
+    signatures: &'f mut Signatures<'a>,
+    local: &'f [bool],
+    lists: &'f mut PeerLists<'a>,
+    numbers: &'f mut RuleNumbers,
+    policies: Vec<CompiledPolicy>,
 }
 
-impl<'a> PolicyCompiler<'_, 'a> {
-    fn side(
-        &mut self,
-        direction: Direction,
-        rules: Option<&'a [Rule]>,
-    ) -> Result<Option<PolicySide>, CompileError> {
-        let Some(rules) = rules else {
-            return Ok(None);
-        };
-        let isolation = self.number(direction, None, &self.policy.place)?;
-        let mut compiled = Vec::with_capacity(rules.len());
-        for (index, rule) in (0u32..).zip(rules) {
-            let number = self.number(direction, Some(index), &rule.place)?;
-            compiled.push(self.rule(number, rule));
-        }
-        Ok(Some(PolicySide {
-            isolation,
-            rules: compiled,
-        }))
-    }
-
-    fn number(
-        &mut self,
-        direction: Direction,
-        index: Option<u32>,
-        place: &Place,
-    ) -> Result<u32, CompileError> {
-        self.numbers.add(RuleEntry {
-            key: RuleKey {
-                kind: PolicyKind::NetworkPolicy,
-                policy: self.policy.name.clone(),
-                direction,
-                index,
-            },
-            tier: Tier::Namespace,
-            place: place.clone(),
-        })
-    }
-
-    fn rule(&mut self, number: u32, rule: &'a Rule) -> CompiledRule {
-        let mut compiled = CompiledRule {
-            number,
-            peers: rule
-                .peers
-                .as_deref()
-                .map(|peers| self.lists.add(self.namespace, peers)),
-            keys: Vec::new(),
-            names: Vec::new(),
-            enforced: self.policy.mode == Mode::Enforce,
-        };
-        let Some(ports) = &rule.ports else {
-            compiled.keys.push(Keys::ALL);
-            return compiled;
-        };
-        for port in ports {
-            let key = |number: u16| row_key(port.protocol.number(), number);
-            match &port.ports {
-                Ports::All => compiled.keys.push(Keys {
-                    first: key(0),
-                    last: key(u16::MAX),
-                }),
-                Ports::Range(first, last) => compiled.keys.push(Keys {
-                    first: key(*first),
-                    last: key(*last),
-                }),
-                Ports::Named(name) => {
-                    let name = self.signatures.port_name(name, port.protocol);
-                    compiled.names.push((name, port.protocol.number()));
-                }
+impl<'a> Finder<'_, 'a> {
+    /// Those of namespaces, in the order of their names.
+    fn of_namespaces(&mut self) -> Result<(), CompileError> {
+        for policy in self.inventory.policies().values() {
+            let namespace = self.signatures.namespace(&policy.name.namespace);
+            let subjects = self.subjects(Scope::Own(namespace), &policy.subject);
+            if !subjects.is_empty() {
+                let policy = self.compiler().of_namespace(policy, namespace, subjects)?;
+                self.policies.push(policy);
             }
         }
-        compiled.keys.sort_unstable();
-        compiled.keys.dedup();
-        compiled.names.sort_unstable();
-        compiled.names.dedup();
-        compiled
+        Ok(())
     }
-}
 
-fn names_in(side: &Option<PolicySide>) -> BTreeSet<u32> {
-    side.iter()
-        .flat_map(|side| &side.rules)
-        .flat_map(|rule| &rule.names)
-        .map(|(name, _)| *name)
-        .collect()
+    /// Those of the whole cluster in one tier, in the order in which they are asked.
+    fn of_cluster(&mut self, tier: Tier) -> Result<(), CompileError> {
+        let policies = self.inventory.cluster_policies().values();
+        let mut policies: Vec<&'a ClusterNetworkPolicy> =
+            policies.filter(|policy| policy.tier == tier).collect();
+        // Stable, so equal priorities stay in the order of names.
+        policies.sort_by_key(|policy| policy.priority);
+        for policy in policies {
+            let subject = &policy.subject;
+            let subjects = self.subjects(Scope::Selected(&subject.namespaces), &subject.workloads);
+            if !subjects.is_empty() {
+                let policy = self.compiler().of_cluster(policy, subjects)?;
+                self.policies.push(policy);
+            }
+        }
+        Ok(())
+    }
+
+    /// The signatures of workloads of this node that a selector chooses.
+    fn subjects(&mut self, scope: Scope<'a>, selector: &'a LabelSelector) -> Vec<u32> {
+        let chosen = self.signatures.select(scope, selector);
+        let local = |signature: &u32| self.local[*signature as usize];
+        chosen.iter().copied().filter(local).collect()
+    }
+
+    fn compiler(&mut self) -> PolicyCompiler<'_, 'a> {
+        PolicyCompiler {
+            signatures: self.signatures,
+            lists: self.lists,
+            numbers: self.numbers,
+        }
+    }
 }
 
 /// The classes in order, and the class number of each local signature.
@@ -327,10 +246,13 @@ fn classes(
             }
         }
     }
+    let ingress_names: Vec<BTreeSet<u32>> = (policies.iter())
+        .map(|policy| policy.port_names(Direction::Ingress))
+        .collect();
     let names: Vec<BTreeSet<u32>> = selecting
         .iter()
         .map(|list| {
-            let names = list.iter().map(|p| &policies[*p as usize].ingress_names);
+            let names = list.iter().map(|p| &ingress_names[*p as usize]);
             names.flatten().copied().collect()
         })
         .collect();

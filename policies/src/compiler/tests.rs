@@ -11,6 +11,8 @@ use super::*;
 use crate::documents;
 use crate::inventory::Workload;
 
+mod cluster;
+
 const PODS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: y, labels: {team: blue}}}
 ---
@@ -76,9 +78,12 @@ fn world(policies: &[(&str, &str)]) -> World {
         .iter()
         .map(|(name, spec)| policy(name, spec))
         .collect();
-    let inventory = inventory(&texts);
-    let plan = SlotPlan::assign(&inventory);
-    let compiled = compile(&input(&inventory, &plan)).unwrap();
+    world_of(&inventory(&texts))
+}
+
+fn world_of(inventory: &Inventory) -> World {
+    let plan = SlotPlan::assign(inventory);
+    let compiled = compile(&input(inventory, &plan)).unwrap();
     World { plan, compiled }
 }
 
@@ -108,8 +113,8 @@ impl World {
             .unwrap()
     }
 
-    /// Of a packet towards `subject`: `name/index` of the rule that allows it, or
-    /// `-` and the policies that isolate, or nothing.
+    /// Of a packet towards `subject`: `name/index` of the rule that allows it, `!` and
+    /// the same of one that denies it, `-` and the policies that isolate, or nothing.
     fn ingress(&self, subject: &str, peer: &str, key: u32) -> String {
         self.text(
             self.decision(subject, Direction::Ingress, peer, key)
@@ -127,9 +132,10 @@ impl World {
     fn text(&self, verdict: Verdict) -> String {
         match (verdict.action, verdict.reason) {
             (Action::Allow, Reason::NotIsolated) => String::new(),
-            (Action::Allow, Reason::Rule) => {
+            (action, Reason::Rule) => {
                 let key = &self.compiled.rules.rule(verdict.rule).unwrap().key;
-                format!("{}/{}", key.policy.name, key.index.unwrap())
+                let denies = if action == Action::Deny { "!" } else { "" };
+                format!("{denies}{}/{}", key.policy.name, key.index.unwrap())
             }
             (Action::Deny, Reason::Isolated) => {
                 let isolating = self.compiled.rules.isolated_by(verdict.rule);

@@ -1,0 +1,290 @@
+//! One policy that applies, of either kind, ready to be put into rows.
+//!
+//! Both kinds become the same thing: rules of two directions, each with who it
+//! speaks of, what it covers and what it does. What sets them apart is left in three
+//! places: the [`Rank`], in whose order policies are asked; whether a direction
+//! isolates; and whether a rule may pass.
+//!
+//! Invariant: rules of one direction are in the order in which they decide, and
+//! numbered in it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::table::row_key;
+use cofferdam_verdict::verdict::{Action, Direction, Verdict};
+
+use crate::diagnostic::Place;
+use crate::inventory::{
+    ClusterNetworkPolicy, ClusterRule, Mode, NetworkPolicy, ObjectName, PortRange, Ports, Rule,
+    RuleAction, Tier,
+};
+
+use super::CompileError;
+use super::peers::{PeerKey, PeerLists};
+use super::rows::{Keys, Outcome};
+use super::rules::{PolicyKind, RuleEntry, RuleKey, RuleNumbers};
+use super::signatures::Signatures;
+
+/// Where a policy comes among all policies; their order is that of asking.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    pub(super) tier: Tier,
+    /// 0 for policies of namespaces, which have none.
+    priority: u16,
+    /// One of the whole cluster lies in the namespace "".
+    name: ObjectName,
+}
+
+impl Rank {
+    /// The rank of a policy of a namespace.
+    pub(super) fn of_namespace(policy: &NetworkPolicy) -> Self {
+        Self {
+            tier: Tier::Namespace,
+            priority: 0,
+            name: policy.name.clone(),
+        }
+    }
+
+    /// The rank of a policy of the whole cluster.
+    pub(super) fn of_cluster(policy: &ClusterNetworkPolicy) -> Self {
+        Self {
+            tier: policy.tier,
+            priority: policy.priority,
+            name: ObjectName {
+                namespace: Arc::from(""),
+                name: policy.name.clone(),
+            },
+        }
+    }
+}
+
+/// A rule, ready to be put into rows.
+#[derive(Debug)]
+pub(super) struct CompiledRule {
+    /// What it does.
+    pub(super) outcome: Outcome,
+    /// The tier of its policy.
+    pub(super) tier: Tier,
+    /// Its peer list; `None` for everybody.
+    pub(super) peers: Option<u32>,
+    /// What it covers by number.
+    pub(super) keys: Vec<Keys>,
+    /// What it covers by name: the name's number, and the protocol.
+    pub(super) names: Vec<(u32, u8)>,
+    /// Whether its policy is enforced.
+    pub(super) enforced: bool,
+}
+
+/// What a policy does in one direction.
+#[derive(Debug)]
+pub(super) struct PolicySide {
+    /// The number of the policy as it isolates, if it does.
+    pub(super) isolation: Option<u32>,
+    /// Its rules, in order.
+    pub(super) rules: Vec<CompiledRule>,
+}
+
+/// A policy that applies.
+#[derive(Debug)]
+pub(super) struct CompiledPolicy {
+    pub(super) rank: Rank,
+    pub(super) enforced: bool,
+    /// By direction; `None` where it says nothing.
+    pub(super) sides: [Option<PolicySide>; 2],
+    /// The signatures of local workloads that it selects.
+    pub(super) subjects: Vec<u32>,
+}
+
+impl CompiledPolicy {
+    /// What it does in one direction.
+    pub(super) fn side(&self, direction: Direction) -> Option<&PolicySide> {
+        self.sides[direction as usize].as_ref()
+    }
+
+    /// The names of ports in its rules of one direction.
+    pub(super) fn port_names(&self, direction: Direction) -> BTreeSet<u32> {
+        let rules = self.side(direction).into_iter();
+        rules
+            .flat_map(|side| &side.rules)
+            .flat_map(|rule| &rule.names)
+            .map(|(name, _)| *name)
+            .collect()
+    }
+}
+
+/// Compiles policies, and numbers their rules and peer lists.
+pub(super) struct PolicyCompiler<'c, 'a> {
+    pub(super) signatures: &'c Signatures<'a>,
+    pub(super) lists: &'c mut PeerLists<'a>,
+    pub(super) numbers: &'c mut RuleNumbers,
+}
+
+/// What all rules of a policy have in common.
+struct Head<'p> {
+    kind: PolicyKind,
+    rank: &'p Rank,
+    enforced: bool,
+}
+
+impl<'a> PolicyCompiler<'_, 'a> {
+    /// A policy of the namespace with this number.
+    pub(super) fn of_namespace(
+        &mut self,
+        policy: &'a NetworkPolicy,
+        namespace: u32,
+        subjects: Vec<u32>,
+    ) -> Result<CompiledPolicy, CompileError> {
+        let rank = Rank::of_namespace(policy);
+        let head = Head {
+            kind: PolicyKind::NetworkPolicy,
+            rank: &rank,
+            enforced: policy.mode == Mode::Enforce,
+        };
+        let mut side = |direction, rules: Option<&'a [Rule]>| {
+            let Some(rules) = rules else {
+                return Ok(None);
+            };
+            let isolation = self.number(&head, direction, None, &policy.place)?;
+            let mut compiled = Vec::with_capacity(rules.len());
+            for (index, rule) in (0u32..).zip(rules) {
+                let number = self.number(&head, direction, Some(index), &rule.place)?;
+                let peers = rule.peers.as_ref().map(|peers| {
+                    let keys = peers.iter().map(|peer| PeerKey::of(peer, namespace));
+                    self.lists.add(keys.collect())
+                });
+                let outcome = decided(Action::Allow, number);
+                compiled.push(self.rule(&head, outcome, peers, rule.ports.as_deref()));
+            }
+            Ok(Some(PolicySide {
+                isolation: Some(isolation),
+                rules: compiled,
+            }))
+        };
+        let sides = [
+            side(Direction::Ingress, policy.ingress.as_deref())?,
+            side(Direction::Egress, policy.egress.as_deref())?,
+        ];
+        Ok(CompiledPolicy {
+            enforced: head.enforced,
+            sides,
+            subjects,
+            rank,
+        })
+    }
+
+    /// A policy of the whole cluster.
+    pub(super) fn of_cluster(
+        &mut self,
+        policy: &'a ClusterNetworkPolicy,
+        subjects: Vec<u32>,
+    ) -> Result<CompiledPolicy, CompileError> {
+        let rank = Rank::of_cluster(policy);
+        let head = Head {
+            kind: PolicyKind::ClusterNetworkPolicy,
+            rank: &rank,
+            enforced: policy.mode == Mode::Enforce,
+        };
+        let mut side = |direction, rules: &'a [ClusterRule]| {
+            let mut compiled = Vec::with_capacity(rules.len());
+            for (index, rule) in (0u32..).zip(rules) {
+                let number = self.number(&head, direction, Some(index), &rule.place)?;
+                let peers = rule.peers.as_ref().map(|peers| {
+                    let keys = peers.iter().flat_map(PeerKey::of_cluster);
+                    self.lists.add(keys.collect())
+                });
+                let outcome = match rule.action {
+                    RuleAction::Accept => decided(Action::Allow, number),
+                    RuleAction::Deny => decided(Action::Deny, number),
+                    RuleAction::Pass => Outcome::Pass,
+                };
+                compiled.push(self.rule(&head, outcome, peers, rule.ports.as_deref()));
+            }
+            Ok((!compiled.is_empty()).then_some(PolicySide {
+                isolation: None,
+                rules: compiled,
+            }))
+        };
+        let sides = [
+            side(Direction::Ingress, &policy.ingress)?,
+            side(Direction::Egress, &policy.egress)?,
+        ];
+        Ok(CompiledPolicy {
+            enforced: head.enforced,
+            sides,
+            subjects,
+            rank,
+        })
+    }
+
+    fn number(
+        &mut self,
+        head: &Head<'_>,
+        direction: Direction,
+        index: Option<u32>,
+        place: &Place,
+    ) -> Result<u32, CompileError> {
+        self.numbers.add(RuleEntry {
+            key: RuleKey {
+                kind: head.kind,
+                policy: head.rank.name.clone(),
+                direction,
+                index,
+            },
+            tier: head.rank.tier,
+            place: place.clone(),
+        })
+    }
+
+    fn rule(
+        &self,
+        head: &Head<'_>,
+        outcome: Outcome,
+        peers: Option<u32>,
+        ports: Option<&[PortRange]>,
+    ) -> CompiledRule {
+        let mut compiled = CompiledRule {
+            outcome,
+            tier: head.rank.tier,
+            peers,
+            keys: Vec::new(),
+            names: Vec::new(),
+            enforced: head.enforced,
+        };
+        let Some(ports) = ports else {
+            compiled.keys.push(Keys::ALL);
+            return compiled;
+        };
+        for port in ports {
+            let key = |number: u16| row_key(port.protocol.number(), number);
+            match &port.ports {
+                Ports::All => compiled.keys.push(Keys {
+                    first: key(0),
+                    last: key(u16::MAX),
+                }),
+                Ports::Range(first, last) => compiled.keys.push(Keys {
+                    first: key(*first),
+                    last: key(*last),
+                }),
+                Ports::Named(name) => {
+                    let name = self.signatures.port_name(name, port.protocol);
+                    compiled.names.push((name, port.protocol.number()));
+                }
+            }
+        }
+        compiled.keys.sort_unstable();
+        compiled.keys.dedup();
+        compiled.names.sort_unstable();
+        compiled.names.dedup();
+        compiled
+    }
+}
+
+fn decided(action: Action, number: u32) -> Outcome {
+    Outcome::Decided(Verdict {
+        action,
+        reason: Reason::Rule,
+        rule: number,
+    })
+}
