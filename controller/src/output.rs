@@ -273,8 +273,8 @@ pub struct FlowEnd {
 pub struct RuleName {
     /// The policy's kind.
     pub kind: String,
-    /// The policy's namespace.
-    pub namespace: String,
+    /// The policy's namespace; null of one of the whole cluster.
+    pub namespace: Option<String>,
     /// The policy's name.
     pub name: String,
     /// Position among the policy's rules of this direction, from 0; null is the

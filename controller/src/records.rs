@@ -227,7 +227,7 @@ fn deciding(names: &Names, verdict: Verdict) -> (Option<RuleName>, Vec<RuleName>
 fn rule_name(entry: &RuleEntry) -> RuleName {
     RuleName {
         kind: entry.key.kind.as_str().to_owned(),
-        namespace: entry.key.policy.namespace.to_string(),
+        namespace: entry.key.namespace().map(str::to_owned),
         name: entry.key.policy.name.to_string(),
         index: entry.key.index,
         file: entry.place.file.to_string(),
@@ -303,7 +303,12 @@ fn tcp_flags(flags: u8) -> String {
 mod tests {
     use super::*;
     use cofferdam_policies::compiler::{Input, SlotPlan, compile};
+    use cofferdam_policies::diagnostic::Place;
     use cofferdam_policies::documents::{assemble, parse};
+    use cofferdam_policies::inventory::{
+        ClusterNetworkPolicy, ClusterRule, Inventory, Mode, ObjectName, RuleAction, Tier,
+        WorkloadSelector,
+    };
     use cofferdam_verdict::capacity::Limits;
     use zerocopy::FromZeros as _;
 
@@ -319,8 +324,13 @@ metadata: {name: a, namespace: x, labels: {app: web}}
 status: {podIP: 10.0.0.1}
 ";
 
+    /// The names of one table, and the number of its first isolation set or, without
+    /// one, of its first rule.
     fn names() -> (SharedNames, u32) {
-        let inventory = assemble(parse("f.yaml", DOCUMENTS.as_bytes()).documents).inventory;
+        names_of(assemble(parse("f.yaml", DOCUMENTS.as_bytes()).documents).inventory)
+    }
+
+    fn names_of(inventory: Inventory) -> (SharedNames, u32) {
         let plan = SlotPlan::assign(&inventory);
         let compiled = compile(&Input {
             inventory: &inventory,
@@ -332,8 +342,9 @@ status: {podIP: 10.0.0.1}
         })
         .unwrap();
         let set = (1..)
+            .take(compiled.rules.len())
             .find(|number| compiled.rules.isolated_by(*number).count() == 1)
-            .unwrap();
+            .unwrap_or(1);
         let names = SharedNames::default();
         let revision = 1 << 32 | 9;
         names.add(Arc::new(Names::new(revision, &inventory, &plan, &compiled)));
@@ -381,9 +392,56 @@ status: {podIP: 10.0.0.1}
     }
 
     #[test]
+    fn a_rule_of_the_whole_cluster_has_no_namespace() {
+        let mut inventory = assemble(parse("f.yaml", DOCUMENTS.as_bytes()).documents).inventory;
+        let closed = ObjectName::new("x", "closed");
+        let closed = inventory.remove_policy(&closed).unwrap();
+        let place = Place {
+            line: 7,
+            ..closed.place
+        };
+        inventory.set_cluster_policy(ClusterNetworkPolicy {
+            name: "quarantine".into(),
+            place: place.clone(),
+            mode: Mode::Enforce,
+            tier: Tier::Admin,
+            priority: 1,
+            subject: WorkloadSelector::default(),
+            ingress: vec![ClusterRule {
+                place,
+                name: None,
+                action: RuleAction::Deny,
+                peers: None,
+                ports: None,
+            }],
+            egress: Vec::new(),
+        });
+        let (names, rule) = names_of(inventory);
+        let mut event = EventRecord::new_zeroed();
+        event.revision = 9;
+        event.verdict = Verdict {
+            action: Action::Deny,
+            reason: Reason::Rule,
+            rule,
+        }
+        .to_word();
+        let record = describe(&event, &names, SystemTime::now()).unwrap();
+        let value = serde_json::to_value(&record).unwrap();
+        let expected = serde_json::json!({
+            "kind": "ClusterNetworkPolicy", "namespace": null, "name": "quarantine",
+            "index": 0, "file": "f.yaml", "line": 7
+        });
+        assert_eq!(
+            (&value["reason"], &value["rule"]),
+            (&"rule".into(), &expected)
+        );
+        assert_eq!(value["isolated_by"], serde_json::json!([]));
+    }
+
+    #[test]
     fn what_was_not_looked_up_is_named_by_the_interface() {
         let (names, _) = names();
-        let owner = Owner::Workload(cofferdam_policies::inventory::ObjectName::new("x", "a"));
+        let owner = Owner::Workload(ObjectName::new("x", "a"));
         let name = SlotName {
             owner,
             labels: [("app", "web")].into_iter().collect(),

@@ -114,9 +114,10 @@ pub(super) fn removed(report: &RemoveReport) -> String {
 pub(super) fn record(record: &FlowRecord) -> String {
     let rule = |rule: &RuleName| {
         let index = rule.index.map(|index| format!("[{index}]"));
+        let namespace = rule.namespace.as_ref().map(|name| format!("{name}/"));
         format!(
-            "{}/{}{} {}:{}",
-            rule.namespace,
+            "{}{}{} {}:{}",
+            namespace.unwrap_or_default(),
             rule.name,
             index.unwrap_or_default(),
             rule.file,
