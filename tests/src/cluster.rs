@@ -205,7 +205,7 @@ impl Cluster {
         };
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: pod-{pod}\n  namespace: {}\n  labels:\n    \
-             app: app-{application}\n    tier: {}\n    version: v{}\n    pod-template-hash: {:x}\n    \
+             app: app-{application}\n    tier: {}\n    version: v{}\n    pod-template-hash: '{:x}'\n    \
              statefulset.kubernetes.io/pod-name: pod-{pod}\nspec:\n  nodeName: {}\n  containers:\n  \
              - ports: [{{name: {}, containerPort: {port}}}, {{name: metrics, containerPort: \
              9100}}]\nstatus:\n  phase: Running\n  podIPs: {addresses}\n",
