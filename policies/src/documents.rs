@@ -14,7 +14,6 @@ mod cidr;
 mod classify;
 mod cluster_network_policy;
 pub mod context;
-pub mod hints;
 mod last_good;
 mod metadata;
 mod network_policy;
@@ -257,12 +256,9 @@ impl FileParser {
     fn failure(&mut self, failure: &Failure) {
         let mark = failure.mark;
         match &failure.kind {
-            FailureKind::Syntax(message, slip) => {
-                let message = format!("not YAML: {}", Shown(message));
-                match slip.map(hints::for_slip) {
-                    Some(hint) => self.reader.error_hint(mark, Code::Syntax, message, hint),
-                    None => self.reader.error(mark, Code::Syntax, message),
-                }
+            FailureKind::Syntax(message) => {
+                self.reader
+                    .error(mark, Code::Syntax, format!("not YAML: {}", Shown(message)));
             }
             FailureKind::TooDeep => {
                 self.reader
@@ -317,7 +313,7 @@ impl FileParser {
                 format!("{} `{}` is not in force", Shown(api_version), Shown(kind)),
                 classify::READ_AS,
             ),
-            Class::Unsupported { hint } => {
+            Class::UnsupportedPolicy { hint } => {
                 self.reader.error_hint(
                     node.mark,
                     Code::Unsupported,
@@ -387,11 +383,6 @@ impl FileParser {
             self.reject(node.mark, None);
             return;
         };
-        if kind.is_policy() {
-            metadata::check_labels(reader, metadata);
-        } else {
-            metadata::check_annotations(reader, metadata, kind);
-        }
         let rule = match kind {
             Kind::Namespace => names::dns_label,
             Kind::Node | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {

@@ -4,16 +4,12 @@ use crate::diagnostic::Code;
 use crate::inventory::Mode;
 use crate::names;
 use crate::selectors::Labels;
-use crate::yaml::{Mark, Value};
 
 use super::Kind;
-use super::hints;
 use super::reader::{Fields, Reader, Shown};
 
 /// What begins the names of our annotations.
 const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
-/// Most bytes of all annotations of an object, as upstream has it.
-const MAX_ANNOTATIONS: usize = 256 << 10;
 /// The annotation that says whether a policy is enforced.
 const MODE: &str = "cofferdam.dev/mode";
 
@@ -47,17 +43,7 @@ pub(super) fn name<'n>(
     rule: fn(&str) -> Result<(), names::NameError>,
 ) -> Option<&'n str> {
     let Some(node) = metadata.get("name") else {
-        let mark = metadata.key_mark("name").unwrap_or(metadata.mark);
-        if metadata.get("generateName").is_some() {
-            reader.error_hint(
-                mark,
-                Code::Missing,
-                "`metadata.name` is missing",
-                "names are not made up here as an API server does for `generateName`",
-            );
-        } else {
-            reader.error(mark, Code::Missing, "`metadata.name` is missing");
-        }
+        reader.error(metadata.mark, Code::Missing, "`metadata.name` is missing");
         return None;
     };
     let name = reader.string(node, "`metadata.name`")?;
@@ -130,87 +116,33 @@ pub(super) fn labels(reader: &mut Reader, metadata: Fields<'_, '_>) -> Labels {
 }
 
 /// Reads our annotations. One that is misspelt must not leave a policy in another
-/// mode than was meant, nor one that stands among the labels.
+/// mode than was meant.
 pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
     let mut mode = Mode::Enforce;
     let pairs = metadata
         .get("annotations")
         .and_then(|node| reader.string_map(node, "`metadata.annotations`"))
         .unwrap_or_default();
-    let size: usize = (pairs.iter())
-        .map(|pair| pair.key.len() + pair.value.len())
-        .sum();
-    if let (true, Some(mark)) = (size > MAX_ANNOTATIONS, metadata.key_mark("annotations")) {
-        reader.error(
-            mark,
-            Code::Count,
-            format!("annotations have {size} bytes, more than {MAX_ANNOTATIONS}"),
-        );
-    }
     for pair in pairs {
         if pair.key == MODE {
             match pair.value {
                 "audit" => mode = Mode::Audit,
                 "enforce" => mode = Mode::Enforce,
-                other => {
-                    let what = format!("the value of `{MODE}`");
-                    let known = ["enforce", "audit"];
-                    reader.unknown_word(pair.value_mark, Code::Annotation, &what, other, &known);
-                }
+                other => reader.error_hint(
+                    pair.value_mark,
+                    Code::Annotation,
+                    format!("`{MODE}` has no value `{}`", Shown(other)),
+                    "one of enforce, audit",
+                ),
             }
         } else if pair.key.starts_with(ANNOTATION_PREFIX) {
-            let hint = hints::for_word(pair.key, &[MODE]);
             reader.error_hint(
                 pair.key_mark,
                 Code::Annotation,
                 format!("the annotation `{}` is not known", Shown(pair.key)),
-                hint,
+                format!("known: {MODE}"),
             );
-        } else {
-            // Upstream checks them in lower case.
-            let rule = |key: &str| names::label_key(&key.to_lowercase());
-            let what = "the annotation key";
-            reader.check_name(pair.key_mark, Code::Name, what, pair.key, rule);
         }
     }
     mode
-}
-
-/// Checks the labels of a policy, which mean nothing here.
-pub(super) fn check_labels(reader: &mut Reader, metadata: Fields<'_, '_>) {
-    labels(reader, metadata);
-    for (key, mark) in own_keys(metadata, "labels") {
-        reader.error_hint(
-            mark,
-            Code::Annotation,
-            format!("the label `{}` has no effect", Shown(key)),
-            "it stands in `metadata.annotations`",
-        );
-    }
-}
-
-/// Warns of our annotations on what is no policy.
-pub(super) fn check_annotations(reader: &mut Reader, metadata: Fields<'_, '_>, kind: Kind) {
-    for (key, mark) in own_keys(metadata, "annotations") {
-        reader.warning(
-            mark,
-            Code::Annotation,
-            format!("the annotation `{}` has no effect on a {kind}", Shown(key)),
-            "it is read in policies",
-        );
-    }
-}
-
-/// The keys of a mapping in the metadata that are ours.
-fn own_keys<'n>(metadata: Fields<'n, '_>, mapping: &str) -> Vec<(&'n str, Mark)> {
-    let Some(Value::Map(entries)) = metadata.get(mapping).map(|node| &node.value) else {
-        return Vec::new();
-    };
-    let keys = entries.iter().filter_map(|entry| match &entry.key.value {
-        Value::Text(key) if key.starts_with(ANNOTATION_PREFIX) => {
-            Some((key.as_ref(), entry.key.mark))
-        }
-        _ => None,
-    });
-    keys.collect()
 }

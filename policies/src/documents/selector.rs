@@ -9,10 +9,7 @@ use super::reader::{Reader, Shown};
 
 /// Reads a selector; an empty one selects everything.
 pub(super) fn selector(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<LabelSelector> {
-    let known = ["matchLabels", "matchExpressions"];
-    let fields = reader.strict_mapping_or(node, what, &known, |key| {
-        format!("labels stand in `matchLabels: {{{}: …}}`", Shown(key))
-    })?;
+    let fields = reader.strict_mapping(node, what, &["matchLabels", "matchExpressions"])?;
     let mut requirements = Vec::new();
     let errors = reader.errors();
     if let Some(node) = fields.get("matchLabels") {
@@ -43,13 +40,24 @@ fn requirement(reader: &mut Reader, node: &Node<'_>) -> Option<Requirement> {
         "an entry of `matchExpressions`",
         &["key", "operator", "values"],
     )?;
-    let key = reader.required(fields, "key").and_then(|node| {
-        let key = reader.string(node, "`key`")?;
-        let (mark, what) = (node.mark, "the label key");
-        reader
-            .check_name(mark, Code::Label, what, key, names::label_key)
-            .then_some(key)
-    });
+    let key = match fields.get("key") {
+        Some(node) => {
+            let key = reader.string(node, "`key`")?;
+            reader
+                .check_name(
+                    node.mark,
+                    Code::Label,
+                    "the label key",
+                    key,
+                    names::label_key,
+                )
+                .then_some(key)
+        }
+        None => {
+            reader.error(fields.mark, Code::Missing, "`key` is missing");
+            None
+        }
+    };
     let mut values = Vec::new();
     let values_mark = fields.get("values").map_or(fields.mark, |node| node.mark);
     if let Some(node) = fields.get("values") {
@@ -59,7 +67,10 @@ fn requirement(reader: &mut Reader, node: &Node<'_>) -> Option<Requirement> {
             values.push(Box::from(value));
         }
     }
-    let node = reader.required(fields, "operator")?;
+    let Some(node) = fields.get("operator") else {
+        reader.error(fields.mark, Code::Missing, "`operator` is missing");
+        return None;
+    };
     let name = reader.string(node, "`operator`")?;
     let (needs_values, operator) = match name {
         "In" => (true, Operator::In(values.clone().into())),
@@ -67,30 +78,22 @@ fn requirement(reader: &mut Reader, node: &Node<'_>) -> Option<Requirement> {
         "Exists" => (false, Operator::Exists),
         "DoesNotExist" => (false, Operator::DoesNotExist),
         _ => {
-            let known = ["In", "NotIn", "Exists", "DoesNotExist"];
-            reader.unknown_word(node.mark, Code::Selector, "operator", name, &known);
+            reader.error_hint(
+                node.mark,
+                Code::Selector,
+                format!("operator `{}` is not known", Shown(name)),
+                "one of In, NotIn, Exists, DoesNotExist",
+            );
             return None;
         }
     };
     if needs_values == values.is_empty() {
-        let (message, hint) = if needs_values {
-            let exists = if name == "In" {
-                "Exists"
-            } else {
-                "DoesNotExist"
-            };
-            (
-                format!("operator {name} needs at least one value"),
-                format!("whatever the value, it is {exists}"),
-            )
+        let message = if needs_values {
+            format!("operator {name} needs at least one value")
         } else {
-            let one_of = if name == "Exists" { "In" } else { "NotIn" };
-            (
-                format!("operator {name} takes no values"),
-                format!("with values it is {one_of}"),
-            )
+            format!("operator {name} takes no values")
         };
-        reader.error_hint(values_mark, Code::Selector, message, hint);
+        reader.error(values_mark, Code::Selector, message);
         return None;
     }
     Some(Requirement::new(key?, operator))
