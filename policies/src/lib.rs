@@ -12,7 +12,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod analysis;
 pub mod compiler;
 pub mod diagnostic;
 pub mod documents;

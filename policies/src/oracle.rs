@@ -254,12 +254,21 @@ impl Oracle {
 
     fn take(&mut self, document: Value) {
         let version = string(&document, "apiVersion").unwrap_or("");
-        match (version, string(&document, "kind").unwrap_or("")) {
-            ("v1", "List") => {
-                for item in list(&document, "items") {
-                    self.take(item.clone());
+        let kind = string(&document, "kind").unwrap_or("");
+        if let Some(kind_of_items) = kind.strip_suffix("List") {
+            for item in list(&document, "items") {
+                let mut item = item.clone();
+                // The items of a list of one kind need not say it.
+                if let (Value::Mapping(fields), false) = (&mut item, kind_of_items.is_empty()) {
+                    for (key, value) in [("apiVersion", version), ("kind", kind_of_items)] {
+                        fields.entry(key.into()).or_insert(value.into());
+                    }
                 }
+                self.take(item);
             }
+            return;
+        }
+        match (version, kind) {
             ("v1", "Namespace") => self.namespaces.push(document),
             ("v1", "Pod") => self.pods.push(document),
             ("v1", "Node") => self.nodes.push(document),

@@ -287,3 +287,25 @@ fn what_should_have_been_refused_allows_nothing() {
         assert!(!allows(&spec, "x/b", "x/a", tcp(1)), "{rule}");
     }
 }
+
+#[test]
+fn lists_of_one_kind_are_read_like_others() {
+    let list = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicyList, items: [\
+        {metadata: {name: p, namespace: x}, spec: {}}]}";
+    let oracle = Oracle::new([PODS, list]).unwrap();
+    let isolating = answer(&oracle, "x/b", "x/a", tcp(1))
+        .enforced
+        .ingress
+        .isolating;
+    let policies: Vec<String> = isolating.iter().map(RuleName::policy).collect();
+    assert_eq!(policies, ["x/p"]);
+}
+
+#[test]
+fn kinds_of_other_groups_are_no_policies() {
+    let foreign = "{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, \
+        metadata: {name: p, namespace: x}, spec: {}}";
+    let oracle = Oracle::new([PODS, foreign]).unwrap();
+    let side = answer(&oracle, "x/b", "x/a", tcp(1)).enforced.ingress;
+    assert_eq!(side.reason, Reason::NotIsolated);
+}
