@@ -19,6 +19,8 @@ use cofferdam_tests::{
 };
 use serde::Serialize;
 
+use crate::report::memory_kib;
+
 const ENDPOINTS: usize = 10;
 const REMOTE_WORKLOADS: usize = 1_000;
 const POLICIES: usize = 20;
@@ -83,24 +85,43 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
     let percent = busy / began.elapsed().as_nanos() as f64 * 100.0;
 
     let results = vec![
-        result("rss_anon", "KiB", &[anonymous_kib(agent.pid())?]),
+        result(
+            "rss_anon",
+            "KiB",
+            &[memory_kib(&agent.pid().to_string(), "RssAnon")?],
+        ),
         result("idle_processor", "% of a core", &[percent]),
         result("endpoint_add", "ms", &adds),
         result("sync_unchanged", "ms", &unchanged),
         result("policy_changed_to_in_force", "ms", &changed),
     ];
     agent.stop();
-    for one in &results {
-        let (figure, unit) = (one.figure, one.unit);
-        println!(
-            "{figure:>28} {:>10.2} {unit} (greatest of {}: {:.2})",
-            one.median, one.samples, one.max
-        );
-    }
+    results.iter().for_each(AgentResult::print);
     Ok(results)
 }
 
-fn result(figure: &'static str, unit: &'static str, samples: &[f64]) -> AgentResult {
+impl AgentResult {
+    /// The same figure, of a node with so many endpoints in another cluster.
+    pub(crate) fn of(self, endpoints: usize, remote_workloads: usize) -> Self {
+        Self {
+            endpoints,
+            remote_workloads,
+            ..self
+        }
+    }
+
+    /// Prints it, for people.
+    pub(crate) fn print(&self) {
+        let (figure, unit) = (self.figure, self.unit);
+        println!(
+            "{figure:>28} {:>10.2} {unit} (greatest of {}: {:.2})",
+            self.median, self.samples, self.max
+        );
+    }
+}
+
+/// A figure of the small node.
+pub(crate) fn result(figure: &'static str, unit: &'static str, samples: &[f64]) -> AgentResult {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     AgentResult {
@@ -141,18 +162,6 @@ fn policy(i: usize, port: usize) -> String {
 
 fn policies() -> String {
     (0..POLICIES).map(|i| policy(i, 8_000 + i)).collect()
-}
-
-/// Anonymous memory of a process that is in RAM.
-fn anonymous_kib(pid: u32) -> anyhow::Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number
-        .and_then(|number| number.parse().ok())
-        .context("the kernel does not tell RssAnon")
 }
 
 /// Time that the threads of a process have run, in nanoseconds.

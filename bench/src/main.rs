@@ -2,8 +2,10 @@
 //! shared and noisy.
 
 mod agent;
+mod compile;
 mod packet;
 mod report;
+mod scale;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -40,6 +42,32 @@ enum Bench {
         #[arg(long, default_value_t = 30)]
         rest: u64,
     },
+    /// What documents cost on their way to a table, for clusters of 1 000 to 100 000
+    /// pods.
+    Compile {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Runs for each figure.
+        #[arg(long, default_value_t = 5)]
+        samples: usize,
+        /// Leave out clusters with more pods.
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+    },
+    /// How soon a change is in force in a large cluster, by a real agent with 250
+    /// endpoints.
+    Scale {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Changes of a policy.
+        #[arg(long, default_value_t = 10)]
+        samples: usize,
+        /// Pods of the cluster; it has a tenth as many policies.
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -55,6 +83,22 @@ fn main() -> anyhow::Result<()> {
         }
         Bench::Agent { json, rest } => {
             let results = agent::run(Duration::from_secs(rest.max(1)))?;
+            report::write(&results, json.as_deref())
+        }
+        Bench::Compile {
+            json,
+            samples,
+            pods,
+        } => {
+            let results = compile::run(samples.max(1), pods)?;
+            report::write(&results, json.as_deref())
+        }
+        Bench::Scale {
+            json,
+            samples,
+            pods,
+        } => {
+            let results = scale::run(pods.max(1), samples.max(1))?;
             report::write(&results, json.as_deref())
         }
     }

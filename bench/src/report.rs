@@ -63,3 +63,15 @@ fn read(path: &str) -> String {
         .trim()
         .to_owned()
 }
+
+/// A figure of a process's memory, in KiB: a line of its `status` in `/proc`.
+pub(crate) fn memory_kib(process: &str, figure: &str) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(Path::new("/proc").join(process).join("status"))?;
+    let number = status.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name == figure).then(|| value.split_whitespace().next())?
+    });
+    number
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("the kernel does not tell {figure}"))
+}

@@ -88,7 +88,8 @@ macro_rules! codes {
         /// The closed list of mistakes that are told apart.
         ///
         /// The first digit pair of the number is the subject: `01` the text, `02`
-        /// policies, `03` what policies are about, `04` the configuration of the agent.
+        /// policies, `03` what policies are about, `04` the configuration of the agent,
+        /// `05` what policies mean for what there is.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
             $($(#[doc = $doc])+ $name,)+
@@ -196,6 +197,46 @@ codes! {
     Setting = "CD0401",
     /// What the documents say is not in force: it does not fit, or the kernel refuses it.
     NotInForce = "CD0402",
+    /// A policy selects no workload.
+    SubjectEmpty = "CD0501",
+    /// A peer selects nothing: no workload, or no node.
+    PeerEmpty = "CD0502",
+    /// A peer or a rule can match no packet, whatever workloads there are.
+    NeverMatches = "CD0503",
+    /// A rule changes nothing, because another one covers all of it.
+    Hidden = "CD0504",
+    /// An allow never counts, because a higher tier denies all of it.
+    Overruled = "CD0505",
+    /// No workload that a rule is about has a port of this name and protocol.
+    NoSuchPort = "CD0506",
+    /// An address block covers addresses of workloads.
+    BlockCoversWorkloads = "CD0507",
+    /// `policyTypes` is absent, and what that means is probably not what is intended.
+    ImpliedTypes = "CD0508",
+    /// A workload is isolated in a direction in which no policy allows it anything.
+    IsolatedWithoutRule = "CD0509",
+    /// No policy is about the workloads of a namespace.
+    NotIsolated = "CD0510",
+    /// A rule has the port of a Service, where that of the workload behind it counts.
+    ServicePort = "CD0511",
+    /// Two policies of equal priority decide differently about the same packets.
+    PriorityTie = "CD0512",
+    /// A setting of ours stands where it has no effect.
+    MisplacedSetting = "CD0513",
+}
+
+impl Code {
+    /// What mistakes with numbers like this one are about.
+    #[must_use]
+    pub fn subject(self) -> &'static str {
+        match self.as_str().as_bytes() {
+            [_, _, b'0', b'1', ..] => "The text",
+            [_, _, b'0', b'2', ..] => "Policies",
+            [_, _, b'0', b'3', ..] => "What policies are about",
+            [_, _, b'0', b'4', ..] => "The agent",
+            _ => "What policies mean for what there is",
+        }
+    }
 }
 
 impl fmt::Display for Code {

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod analysis;
 pub mod compiler;
 pub mod diagnostic;
 pub mod documents;

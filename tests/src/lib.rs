@@ -7,6 +7,7 @@
 //! | [`traffic`] | clients, servers and frames in such a world |
 //! | [`firewall`] | documents compiled and loaded over such a world |
 //! | [`agent`] | a real agent for such a world, and its command line |
+//! | [`cluster`] | documents of a cluster of any size |
 //! | [`expectations`] | files of statements about who may reach whom |
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
@@ -17,6 +18,7 @@
 //! [`firewall`] and [`ledger`] join them with the crates under test.
 
 pub mod agent;
+pub mod cluster;
 pub mod expectations;
 pub mod firewall;
 pub mod generate;

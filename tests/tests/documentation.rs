@@ -3,6 +3,7 @@
 use std::{env, fs, path::Path};
 
 use cofferdam_controller::schemas;
+use cofferdam_policies::diagnostic::Code;
 use cofferdam_verdict::reason::Reason;
 
 /// `docs/reasons.md`, from the one table of reasons.
@@ -25,32 +26,58 @@ fn reasons() -> String {
             `documentation` with `COFFERDAM_BLESS=1`.\n"
 }
 
-#[test]
-fn reasons_are_documented_as_they_are() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reasons.md");
+/// `docs/diagnostics.md`, from the one table of codes.
+fn diagnostics() -> String {
+    let mut text = String::from(
+        "# Diagnostics\n\n\
+         What can be wrong with documents, as `cofferdam check`, `sync` and `status` report it.\n\
+         Codes never change their meaning.\n\n\
+         An *error* leaves its document out. A *warning* leaves it in force; those of the last\n\
+         chapter are found by `cofferdam check` alone, and only where the documents have\n\
+         something to hold a policy against. `# cofferdam: allow CD0510` at the end of the line\n\
+         of a warning, or on a line of its own before it, says that it is meant so.\n",
+    );
+    let mut chapter = "";
+    for &code in Code::ALL {
+        let subject = code.subject();
+        if subject != chapter {
+            text += &format!("\n## {subject}\n\n| code | meaning |\n|---|---|\n");
+            chapter = subject;
+        }
+        text += &format!("| `{code}` | {} |\n", code.summary());
+    }
+    text + "\nGenerated from `policies/src/diagnostic.rs`: after a change there, run the test\n\
+            `documentation` with `COFFERDAM_BLESS=1`.\n"
+}
+
+/// Holds a file of `docs` against what it is generated from.
+fn assert_written(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../docs")
+        .join(name);
     if env::var_os("COFFERDAM_BLESS").is_some() {
-        fs::write(&path, reasons()).expect("the file can be written");
+        fs::write(&path, text).expect("the file can be written");
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        written == reasons(),
-        "docs/reasons.md is out of date: run with COFFERDAM_BLESS=1"
+        written == text,
+        "docs/{name} is out of date: run with COFFERDAM_BLESS=1"
     );
 }
 
 #[test]
+fn diagnostics_are_documented_as_they_are() {
+    assert_written("diagnostics.md", &diagnostics());
+}
+
+#[test]
+fn reasons_are_documented_as_they_are() {
+    assert_written("reasons.md", &reasons());
+}
+
+#[test]
 fn schemas_are_those_of_what_commands_read_and_print() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
     for schema in schemas::all() {
-        let path = folder.join(schema.file());
-        if env::var_os("COFFERDAM_BLESS").is_some() {
-            fs::write(&path, &schema.text).expect("the file can be written");
-        }
-        let written = fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            written == schema.text,
-            "docs/schemas/{} is out of date: run with COFFERDAM_BLESS=1",
-            schema.file()
-        );
+        assert_written(&format!("schemas/{}", schema.file()), &schema.text);
     }
 }

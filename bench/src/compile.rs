@@ -1,0 +1,227 @@
+//! What documents cost on their way to a table: reading, putting together, compiling,
+//! and what a change of one policy or one more pod costs. In one thread.
+//!
+//! Memory is the peak of the process since its documents were made, the texts of all
+//! files included.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use cofferdam_policies::{
+    compiler::{Compiled, Input, SlotPlan, compile},
+    documents::{Document, Parsed, assemble, parse},
+    inventory::{Inventory, ObjectName, Workload},
+};
+use cofferdam_tests::cluster::{Cluster, File, NODE, Size};
+use cofferdam_verdict::capacity::Limits;
+use serde::Serialize;
+
+use crate::report::memory_kib;
+
+/// Pods and policies of the clusters.
+const SIZES: [(usize, usize); 3] = [(1_000, 100), (10_000, 1_000), (100_000, 10_000)];
+const PODS_PER_NODE: usize = 250;
+
+/// What there is room for: two addresses for each of 100 000 pods.
+const LIMITS: Limits = Limits {
+    slots: 1 << 18,
+    table_pages: 1 << 12,
+    ..Limits::DEFAULT
+};
+
+/// A figure.
+#[derive(Debug, Serialize)]
+pub(crate) struct CompileResult {
+    figure: &'static str,
+    unit: &'static str,
+    median: f64,
+    max: f64,
+    samples: usize,
+    pods: usize,
+    policies: usize,
+    local_pods: usize,
+}
+
+/// Measures clusters of at most so many pods.
+pub(crate) fn run(samples: usize, largest: usize) -> anyhow::Result<Vec<CompileResult>> {
+    let mut results = Vec::new();
+    for (pods, policies) in SIZES.into_iter().filter(|(pods, _)| *pods <= largest) {
+        let cluster = Cluster::new(
+            Size {
+                pods,
+                policies,
+                pods_per_node: PODS_PER_NODE,
+            },
+            1,
+        );
+        results.extend(one(&cluster, (pods, policies), samples)?);
+    }
+    Ok(results)
+}
+
+fn one(
+    cluster: &Cluster,
+    (pods, policies): (usize, usize),
+    samples: usize,
+) -> anyhow::Result<Vec<CompileResult>> {
+    let files = cluster.files();
+    let bytes: usize = files.iter().map(|file| file.text.len()).sum();
+    // Forgets the peak so far.
+    fs::write("/proc/self/clear_refs", "5").context("cannot reset the peak of memory")?;
+
+    let began = Instant::now();
+    let documents = read(&files)?;
+    let reading = began.elapsed();
+    let began = Instant::now();
+    let mut inventory = assembled(documents)?;
+    let assembling = began.elapsed();
+    let local = local_pods(&inventory);
+    let table = |inventory: &Inventory, plan: &SlotPlan, revision| {
+        let began = Instant::now();
+        let compiled = compile(&Input {
+            inventory,
+            slots: plan,
+            is_local: &|workload: &Workload| local.contains(&workload.name),
+            own_node: Some(NODE),
+            limits: LIMITS,
+            revision,
+        });
+        compiled.map(|compiled| (began.elapsed(), compiled))
+    };
+
+    let plan = SlotPlan::assign(&inventory);
+    let mut compiling = Vec::new();
+    let mut last = None;
+    for _ in 0..samples {
+        // The one before is in force while the next is made.
+        let (took, compiled) = table(&inventory, &plan, 1)?;
+        compiling.push(took);
+        last = Some(compiled);
+    }
+    let compiled = last.context("no sample was asked for")?;
+
+    let placing = (0..samples)
+        .map(|i| place(cluster, &inventory, &compiled, i))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+
+    let mut changing = Vec::new();
+    for i in 0..samples {
+        let began = Instant::now();
+        let parsed = parse("one.yaml", cluster.one_more_policy(i).as_bytes());
+        inventory = changed(inventory, parsed)?;
+        let plan = plan.successor(&inventory);
+        let (_, compiled) = table(&inventory, &plan, 2)?;
+        changing.push(began.elapsed());
+        black_box(compiled.pages());
+    }
+
+    let result = |figure, unit, samples: &[f64]| {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        CompileResult {
+            figure,
+            unit,
+            median: sorted[sorted.len() / 2],
+            max: sorted[sorted.len() - 1],
+            samples: sorted.len(),
+            pods,
+            policies,
+            local_pods: local.len(),
+        }
+    };
+    let ms = |times: &[Duration]| -> Vec<f64> {
+        times.iter().map(|time| time.as_secs_f64() * 1e3).collect()
+    };
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let results = vec![
+        result("text", "MiB", &[mib(bytes)]),
+        result("read", "ms", &ms(&[reading])),
+        result("assemble", "ms", &ms(&[assembling])),
+        result("compile", "ms", &ms(&compiling)),
+        result("policy_changed_to_table", "ms", &ms(&changing)),
+        result("pod_placed", "ms", &ms(&placing)),
+        result("table", "MiB", &[mib(size_of_val(compiled.pages()))]),
+        result(
+            "peak_memory",
+            "MiB",
+            &[memory_kib("self", "VmHWM")? / 1024.0],
+        ),
+    ];
+    println!("{pods} pods, {policies} policies, {} local:", local.len());
+    for one in &results {
+        let (figure, unit) = (one.figure, one.unit);
+        println!(
+            "{figure:>28} {:>10.3} {unit} (greatest of {}: {:.3})",
+            one.median, one.samples, one.max
+        );
+    }
+    Ok(results)
+}
+
+fn read(files: &[File]) -> anyhow::Result<Vec<Document>> {
+    let mut documents = Vec::new();
+    for file in files {
+        documents.extend(good(parse(&file.name, file.text.as_bytes()))?);
+    }
+    Ok(documents)
+}
+
+fn good(parsed: Parsed) -> anyhow::Result<Vec<Document>> {
+    ensure!(
+        parsed.rejected.is_empty(),
+        "a document of the cluster is refused: {:?}",
+        parsed.diagnostics.first()
+    );
+    Ok(parsed.documents)
+}
+
+fn assembled(documents: Vec<Document>) -> anyhow::Result<Inventory> {
+    let assembled = assemble(documents);
+    ensure!(
+        assembled.rejected.is_empty(),
+        "documents of the cluster contradict each other: {:?}",
+        assembled.diagnostics.first()
+    );
+    Ok(assembled.inventory)
+}
+
+fn local_pods(inventory: &Inventory) -> BTreeSet<ObjectName> {
+    (inventory.workloads().values())
+        .filter(|workload| workload.node.as_deref() == Some(NODE))
+        .map(|workload| workload.name.clone())
+        .collect()
+}
+
+fn changed(mut inventory: Inventory, parsed: Parsed) -> anyhow::Result<Inventory> {
+    for policy in assembled(good(parsed)?)?.policies().values() {
+        inventory.set_policy(policy.clone());
+    }
+    Ok(inventory)
+}
+
+/// How long it takes to find the place of one more pod like others in a table that
+/// does not know it.
+fn place(
+    cluster: &Cluster,
+    inventory: &Inventory,
+    compiled: &Compiled,
+    number: usize,
+) -> anyhow::Result<Duration> {
+    let address = format!("10.0.0.{}", 251 + number % 4);
+    let twin = assembled(good(parse(
+        "twin.yaml",
+        cluster.twin(number, &address).as_bytes(),
+    ))?)?;
+    let workload = (twin.workloads().values().next()).context("a twin is a pod")?;
+    let address = workload.addresses[0];
+    let began = Instant::now();
+    let place = compiled.place(inventory, workload, address, true);
+    let took = began.elapsed();
+    ensure!(place.is_some(), "{} has no place", workload.name);
+    Ok(took)
+}

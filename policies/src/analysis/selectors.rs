@@ -1,0 +1,347 @@
+//! Selectors that select nothing: which requirement empties them, and what was
+//! probably meant.
+
+use crate::diagnostic::{Code, Place};
+use crate::inventory::{ClusterPeer, Peer, Workload};
+use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
+
+use super::nearest::nearest;
+use super::places::Step;
+use super::rules::{Policy, Rule, Written, peers_key};
+use super::world::{Scope, World};
+use super::{Findings, Project};
+
+/// Most objects whose labels are looked through for what was meant.
+const MOST_OBJECTS: usize = 10_000;
+/// Most labels, values or names that a message lists.
+const MOST_LISTED: usize = 5;
+
+/// Why a selector selects nothing.
+struct Why<'s> {
+    /// From the subject or peer to what is to blame.
+    path: Vec<Step<'s>>,
+    message: String,
+    hint: String,
+}
+
+pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
+    let world = &project.world;
+    // Without workloads there is nothing to hold against: policies alone are checked.
+    let has_workloads = !world.groups.is_empty();
+    if has_workloads {
+        subjects(project, findings);
+    }
+    for rule in &project.rules {
+        match (rule.policy, rule.written) {
+            (Policy::Namespace(policy), Written::Namespace(written)) if has_workloads => {
+                let own: &str = &policy.name.namespace;
+                for (index, peer) in written.peers.iter().flatten().enumerate() {
+                    let Peer::Workloads {
+                        namespaces,
+                        workloads,
+                    } = peer
+                    else {
+                        continue;
+                    };
+                    let scope =
+                        (namespaces.as_ref()).map_or(Scope::Namespace(own), Scope::Namespaces);
+                    // Of a namespace without workloads the subject says it already.
+                    if namespaces.is_some() || !world.of_namespace(own).is_empty() {
+                        let step = Step::Item(index);
+                        peer_of_workloads(project, rule, step, (scope, workloads), findings);
+                    }
+                }
+            }
+            (_, Written::Cluster(written)) => {
+                for (index, peer) in written.peers.iter().flatten().enumerate() {
+                    let step = Step::Peer(index);
+                    match peer {
+                        ClusterPeer::Networks(_) => {}
+                        ClusterPeer::Nodes(selector) => {
+                            peer_of_nodes(project, rule, step, selector, findings);
+                        }
+                        ClusterPeer::Workloads(selector) if has_workloads => {
+                            let scope = Scope::Namespaces(&selector.namespaces);
+                            let asked = (scope, &selector.workloads);
+                            peer_of_workloads(project, rule, step, asked, findings);
+                        }
+                        ClusterPeer::Workloads(_) => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn subjects(project: &Project<'_>, findings: &mut Findings) {
+    let world = &project.world;
+    let mut report = |place: &Place, key: &str, scope, selector| {
+        if !world.select(scope, selector).is_empty() {
+            return;
+        }
+        let why = why(world, scope, selector);
+        let mut path = vec![Step::Key(key)];
+        if key == "podSelector" {
+            // The subject is the selector itself.
+            path.extend(why.path.iter().skip(1));
+        } else {
+            path.extend(&why.path);
+        }
+        findings.warn(
+            project.places.find(place, &path),
+            Code::SubjectEmpty,
+            format!("the policy selects no workload: {}", why.message),
+            why.hint,
+        );
+    };
+    for policy in world.inventory.policies().values() {
+        let scope = Scope::Namespace(&policy.name.namespace);
+        report(&policy.place, "podSelector", scope, &policy.subject);
+    }
+    for policy in world.inventory.cluster_policies().values() {
+        let scope = Scope::Namespaces(&policy.subject.namespaces);
+        report(&policy.place, "subject", scope, &policy.subject.workloads);
+    }
+}
+
+fn peer_of_workloads<'a>(
+    project: &Project<'a>,
+    rule: &Rule<'_>,
+    step: Step<'_>,
+    (scope, selector): (Scope<'a>, &'a LabelSelector),
+    findings: &mut Findings,
+) {
+    if !project.world.select(scope, selector).is_empty() {
+        return;
+    }
+    let why = why(&project.world, scope, selector);
+    let mut path = vec![Step::Key(peers_key(rule.direction)), step];
+    path.extend(&why.path);
+    findings.warn(
+        project.place_in(rule, &path),
+        Code::PeerEmpty,
+        format!("the peer selects no workload: {}", why.message),
+        why.hint,
+    );
+}
+
+fn peer_of_nodes(
+    project: &Project<'_>,
+    rule: &Rule<'_>,
+    step: Step<'_>,
+    selector: &LabelSelector,
+    findings: &mut Findings,
+) {
+    let nodes = project.world.inventory.nodes();
+    if nodes.is_empty() || !project.world.nodes(selector).is_empty() {
+        return;
+    }
+    let labels: Vec<&Labels> = nodes.values().map(|node| &node.labels).collect();
+    let (key, message, hint) = blame(selector, &labels, "node");
+    let mut path = vec![
+        Step::Key(peers_key(rule.direction)),
+        step,
+        Step::Key("nodes"),
+    ];
+    path.extend(key.map(Step::Requirement));
+    findings.warn(
+        project.place_in(rule, &path),
+        Code::PeerEmpty,
+        format!("the peer selects no node: {message}"),
+        hint,
+    );
+}
+
+/// Why nothing is selected, which the caller has found.
+fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> Why<'s> {
+    let namespaces: Vec<(&str, &Labels)> = (world.inventory.namespaces().iter())
+        .map(|(name, labels)| (name.as_ref(), labels))
+        .filter(|(name, _)| world.is_in(scope, name))
+        .collect();
+    if let (Scope::Namespaces(asked), true) = (scope, namespaces.is_empty()) {
+        let labels: Vec<&Labels> = world.inventory.namespaces().values().collect();
+        let (key, message, hint) = blame(asked, &labels, "namespace");
+        let mut path = vec![Step::NamespaceSelector];
+        path.extend(key.map(Step::Requirement));
+        return Why {
+            path,
+            message,
+            hint,
+        };
+    }
+    if let Some(workload) = unselectable(world, scope, selector) {
+        let (why, hint) = if workload.finished {
+            ("has ended", "a workload that has ended has no traffic")
+        } else {
+            (
+                "shares its node's network",
+                "its traffic is the node's: no selector matches it",
+            )
+        };
+        return Why {
+            path: vec![Step::WorkloadSelector],
+            message: format!("{}, whose labels match, {why}", workload.name),
+            hint: hint.to_owned(),
+        };
+    }
+    let groups: Vec<u32> = (namespaces.iter())
+        .flat_map(|(name, _)| world.of_namespace(name).iter().copied())
+        .collect();
+    if groups.is_empty() {
+        return no_workloads(world, scope, &namespaces);
+    }
+    let members = groups
+        .iter()
+        .flat_map(|group| &world.groups[*group as usize].members);
+    let labels: Vec<&Labels> = (members.take(MOST_OBJECTS))
+        .map(|workload| &workload.labels)
+        .collect();
+    let noun = match scope {
+        Scope::Namespace(name) => format!("workload of namespace `{name}`"),
+        Scope::Namespaces(_) => "workload of these namespaces".to_owned(),
+    };
+    let (key, message, mut hint) = blame(selector, &labels, &noun);
+    if let Scope::Namespace(own) = scope {
+        let elsewhere = (world.groups.iter())
+            .find(|group| group.namespace != own && selector.matches(group.labels()));
+        if let Some(group) = elsewhere {
+            hint = format!(
+                "workloads of namespace `{}` match, and this looks in `{own}` alone",
+                group.namespace
+            );
+        }
+    }
+    let mut path = vec![Step::WorkloadSelector];
+    path.extend(key.map(Step::Requirement));
+    Why {
+        path,
+        message,
+        hint,
+    }
+}
+
+/// A workload in scope that would be selected, if selectors could match it.
+fn unselectable<'s>(
+    world: &World<'s>,
+    scope: Scope<'_>,
+    selector: &LabelSelector,
+) -> Option<&'s Workload> {
+    world.unselectable.iter().copied().find(|workload| {
+        world.is_in(scope, &workload.name.namespace) && selector.matches(&workload.labels)
+    })
+}
+
+/// There are namespaces, and nothing in them.
+fn no_workloads<'s>(
+    world: &World<'s>,
+    scope: Scope<'s>,
+    namespaces: &[(&str, &Labels)],
+) -> Why<'s> {
+    let (step, name) = match scope {
+        Scope::Namespace(name) => (Step::WorkloadSelector, Some(name)),
+        Scope::Namespaces(_) => (Step::NamespaceSelector, None),
+    };
+    let names = listed(namespaces.iter().map(|(name, _)| *name));
+    let meant = name.and_then(|name| nearest(name, world.namespaces().map(|(name, _)| name)));
+    Why {
+        path: vec![step],
+        message: format!("there are no workloads in {names}"),
+        hint: match meant {
+            Some(meant) => format!("did you mean namespace `{meant}`?"),
+            None => "add their documents, or is another namespace meant?".to_owned(),
+        },
+    }
+}
+
+/// Which requirement no object fulfils, said of objects by that name; and what was
+/// probably meant.
+fn blame<'s>(
+    selector: &'s LabelSelector,
+    objects: &[&Labels],
+    noun: &str,
+) -> (Option<&'s str>, String, String) {
+    let requirements = selector.requirements();
+    let fulfilled = |requirement: &Requirement| {
+        (objects.iter()).any(|labels| requirement.holds(labels.get(requirement.key())))
+    };
+    if let Some(requirement) = requirements.iter().find(|one| !fulfilled(one)) {
+        let (message, hint) = unfulfilled(requirement, objects, noun);
+        return (Some(requirement.key()), message, hint);
+    }
+    // Each holds for some, all of them for none: the first that leaves nobody.
+    let mut left = objects.to_vec();
+    for requirement in requirements {
+        left.retain(|labels| requirement.holds(labels.get(requirement.key())));
+        if left.is_empty() {
+            return (
+                Some(requirement.key()),
+                format!(
+                    "no {noun} fulfils its requirement of `{}` together with the others",
+                    requirement.key()
+                ),
+                "all requirements of a selector must hold; write two peers or two policies for \
+                 either"
+                    .to_owned(),
+            );
+        }
+    }
+    (
+        None,
+        format!("there is no {noun}"),
+        "add its documents".to_owned(),
+    )
+}
+
+/// What is wrong with a requirement that no object fulfils.
+fn unfulfilled(requirement: &Requirement, objects: &[&Labels], noun: &str) -> (String, String) {
+    let key = requirement.key();
+    let mut values: Vec<&str> = objects
+        .iter()
+        .filter_map(|labels| labels.get(key))
+        .collect();
+    values.sort_unstable();
+    values.dedup();
+    let wanted: &[Box<str>] = match requirement.operator() {
+        Operator::In(values) => values,
+        Operator::Exists => &[],
+        Operator::NotIn(_) | Operator::DoesNotExist => {
+            return (
+                format!("every {noun} has the label `{key}` that is ruled out here"),
+                format!("values there: {}", listed(values.iter().copied())),
+            );
+        }
+    };
+    if values.is_empty() {
+        let mut keys: Vec<&str> = (objects.iter())
+            .flat_map(|labels| labels.iter().map(|(key, _)| key))
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let hint = match nearest(key, keys.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if keys.is_empty() => "they have no labels".to_owned(),
+            None => format!("labels there: {}", listed(keys.iter().copied())),
+        };
+        return (format!("no {noun} has a label `{key}`"), hint);
+    }
+    let meant = (wanted.iter()).find_map(|value| nearest(value, values.iter().copied()));
+    let hint = match meant {
+        Some(near) => format!("did you mean `{key}: {near}`?"),
+        None => format!("values there: {}", listed(values.iter().copied())),
+    };
+    let wanted = listed(wanted.iter().map(AsRef::as_ref));
+    (format!("no {noun} has the label `{key}` as {wanted}"), hint)
+}
+
+/// A few words, and how many more there are.
+fn listed<'w>(words: impl ExactSizeIterator<Item = &'w str>) -> String {
+    let more = words.len().saturating_sub(MOST_LISTED);
+    let mut text: Vec<String> = (words.take(MOST_LISTED))
+        .map(|word| format!("`{word}`"))
+        .collect();
+    if more > 0 {
+        text.push(format!("{more} more"));
+    }
+    text.join(", ")
+}

@@ -1,0 +1,472 @@
+//! Each code is provoked, at its line, and a near miss is not.
+
+use std::collections::BTreeSet;
+
+use crate::diagnostic::{Code, Diagnostic, Severity};
+use crate::documents::{Source, assemble};
+
+use super::analyse;
+
+/// Pods that most cases are held against: `x/web`, `x/db` and `y/web`.
+const WORLD: &str = "
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: x, labels: {app: web, tier: front}}, spec: {containers: [{ports: [{name: http, containerPort: 8080}, {name: dns, protocol: UDP, containerPort: 53}]}]}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: x, labels: {app: db}}, spec: {containers: [{ports: [{name: pg, containerPort: 5432}]}]}, status: {podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: y, labels: {app: web}}, status: {podIP: 10.0.1.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: proxy, namespace: y, labels: {app: proxy}}, spec: {hostNetwork: true}, status: {podIP: 192.168.0.1}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {zone: a}}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: x}, spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}}
+";
+
+/// Policies that leave nothing unsaid about namespaces that a case is not about.
+const CLOSED: &str = "
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: closed, namespace: x}, spec: {policyTypes: [Ingress, Egress]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: closed, namespace: y}, spec: {policyTypes: [Ingress, Egress]}}
+";
+
+fn findings(texts: &[&str]) -> Vec<Diagnostic> {
+    let sources: Vec<Source> = (texts.iter().enumerate())
+        .map(|(index, text)| {
+            Source::new(
+                format!("{index}.yaml").as_str().into(),
+                text.as_bytes().into(),
+            )
+        })
+        .collect();
+    let parsed = sources.iter().map(|source| &source.parsed);
+    let errors: Vec<_> = (parsed.clone())
+        .flat_map(|parsed| &parsed.diagnostics)
+        .filter(|one| one.severity == Severity::Error)
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    let documents = parsed.flat_map(|parsed| parsed.documents.iter().cloned());
+    analyse(&sources, &assemble(documents).inventory)
+}
+
+/// What is found in a text beside the world, as `line:column code`.
+fn found(text: &str) -> Vec<String> {
+    let findings = findings(&[text, WORLD, CLOSED]);
+    let shown = findings.iter().map(|one| {
+        assert_eq!(&*one.place.file, "0.yaml", "{one}");
+        assert_eq!(one.severity, Severity::Warning);
+        assert!(one.hint.is_some(), "{one}");
+        format!("{}:{} {}", one.place.line, one.place.column, one.code)
+    });
+    shown.collect()
+}
+
+/// A `NetworkPolicy` of namespace `x` with this `spec`, whose first line is line 1.
+fn policy(spec: &str) -> String {
+    format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, namespace: x}}, spec: {{\n{spec}\n}}}}"
+    )
+}
+
+/// A `ClusterNetworkPolicy`, whose `spec` begins on its second line.
+fn cluster(name: &str, spec: &str) -> String {
+    format!(
+        "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {name}}}, spec: {{\n{spec}\n}}}}\n---\n"
+    )
+}
+
+/// Stands before what a finding is about, and not in the text.
+const MARK: char = '§';
+
+/// The text without marks, and the place behind each.
+fn unmarked(marked: &str) -> (String, Vec<String>) {
+    let mut text = String::new();
+    let mut places = Vec::new();
+    for c in marked.chars() {
+        if c == MARK {
+            let line = text.matches('\n').count() + 1;
+            let column = text.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            places.push(format!("{line}:{column}"));
+        } else {
+            text.push(c);
+        }
+    }
+    (text, places)
+}
+
+struct Case {
+    code: Code,
+    /// With a mark before each place where it is found.
+    wrong: String,
+    right: String,
+}
+
+fn cases() -> Vec<Case> {
+    let deny_all = cluster(
+        "first",
+        "tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]",
+    );
+    vec![
+        Case {
+            code: Code::SubjectEmpty,
+            wrong: policy("podSelector: {matchLabels: {§app: wbe}}, ingress: [{}]"),
+            right: policy("podSelector: {matchLabels: {app: web}}, ingress: [{}]"),
+        },
+        Case {
+            code: Code::SubjectEmpty,
+            wrong: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {pods: {podSelector: {matchExpressions: [§{key: app, operator: In, values: [proxi]}]}}}, egress: []",
+            ),
+            right: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {pods: {podSelector: {matchExpressions: [{key: app, operator: NotIn, values: [proxi]}]}}}, egress: []",
+            ),
+        },
+        Case {
+            code: Code::PeerEmpty,
+            wrong: policy("ingress: [{\nfrom: [{podSelector: {matchExpressions: [§{key: ap, operator: Exists}]}}]}]"),
+            right: policy("ingress: [{\nfrom: [{podSelector: {matchExpressions: [{key: app, operator: Exists}]}}]}]"),
+        },
+        Case {
+            code: Code::PeerEmpty,
+            wrong: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Accept, to: [\n{nodes: {matchLabels: {§zone: b}}},\n{pods: {podSelector: {matchLabels: {§tier: back}}}}]}]",
+            ),
+            right: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Accept, to: [\n{nodes: {matchLabels: {zone: a}}},\n{pods: {podSelector: {matchLabels: {tier: front}}}}]}]",
+            ),
+        },
+        Case {
+            code: Code::NeverMatches,
+            wrong: policy("egress: [{to: [{ipBlock: {cidr: 203.0.113.0/31, §except: [203.0.113.0/32, 203.0.113.1/32]}}]}], policyTypes: [Egress]"),
+            right: policy("egress: [{to: [{ipBlock: {cidr: 203.0.113.0/30, except: [203.0.113.0/32, 203.0.113.1/32]}}]}], policyTypes: [Egress]"),
+        },
+        Case {
+            code: Code::Hidden,
+            wrong: policy("ingress: [{from: [{podSelector: {}}]},\n§{from: [{podSelector: {matchLabels: {app: web}}}]}]"),
+            right: policy("ingress: [{from: [{podSelector: {}}]},\n{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}]}]"),
+        },
+        Case {
+            code: Code::Hidden,
+            wrong: deny_all.clone()
+                + &cluster(
+                    "second",
+                    "tier: Admin, priority: 2, subject: {namespaces: {}}, ingress: [\n§{action: Accept, from: [{pods: {podSelector: {matchLabels: {app: web}}}}]}]",
+                ),
+            right: deny_all.clone()
+                + &cluster(
+                    "second",
+                    "tier: Admin, priority: 0, subject: {namespaces: {}}, ingress: [\n{action: Accept, from: [{pods: {podSelector: {matchLabels: {app: web}}}}]}]",
+                ),
+        },
+        Case {
+            code: Code::Overruled,
+            wrong: deny_all.clone()
+                + &policy("ingress: [\n§{from: [{podSelector: {matchLabels: {app: web}}}]}]"),
+            // Outside hosts are nobody's namespace.
+            right: deny_all.clone() + &policy("ingress: [\n{ports: [{port: 8080}]}]"),
+        },
+        Case {
+            code: Code::NoSuchPort,
+            wrong: policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}, {port: §htpp}, {port: §dns}]}]"),
+            right: policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}, {protocol: UDP, port: dns}]}]"),
+        },
+        Case {
+            code: Code::NoSuchPort,
+            wrong: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{destinationNamedPort: §pgsql}]}]",
+            ),
+            right: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{destinationNamedPort: dns}]}]",
+            ),
+        },
+        Case {
+            code: Code::BlockCoversWorkloads,
+            wrong: policy("egress: [{to: [{ipBlock: {cidr: §10.0.0.0/8, except: [10.0.0.0/24]}}]}], policyTypes: [Egress]"),
+            right: policy("egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/23]}}]}], policyTypes: [Egress]"),
+        },
+        Case {
+            code: Code::BlockCoversWorkloads,
+            wrong: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [192.0.2.0/24, §'fd00::/8']}]}]",
+            ),
+            // To deny everything is no slip.
+            right: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [192.0.2.0/24, '::/0']}]}]",
+            ),
+        },
+        Case {
+            code: Code::ImpliedTypes,
+            wrong: policy("podSelector: {matchLabels: {app: web}},\n§egress: []"),
+            right: policy("podSelector: {matchLabels: {app: web}},\negress: [], policyTypes: [Ingress, Egress]"),
+        },
+        Case {
+            code: Code::PriorityTie,
+            wrong: deny_all.clone()
+                + &cluster(
+                    "second",
+                    "tier: Admin, §priority: 1, subject: {namespaces: {}}, ingress: [\n{action: Pass, from: [{pods: {podSelector: {matchLabels: {app: web}}}}]}]",
+                ),
+            right: deny_all
+                + &cluster(
+                    "second",
+                    "tier: Baseline, priority: 1, subject: {namespaces: {}}, ingress: [\n{action: Pass, from: [{pods: {podSelector: {matchLabels: {app: web}}}}]}]",
+                ),
+        },
+        Case {
+            code: Code::ServicePort,
+            wrong: policy("egress: [{to: [{podSelector: {matchLabels: {app: web}}}],\nports: [{port: §80}]}], policyTypes: [Egress]"),
+            right: policy("egress: [{to: [{podSelector: {matchLabels: {app: web}}}],\nports: [{port: 8080}]}], policyTypes: [Egress]"),
+        },
+        Case {
+            code: Code::ServicePort,
+            wrong: policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: TCP, port: §80}]}]"),
+            // Behind the Service are not all of those that the rule is about.
+            right: policy("ingress: [{ports: [{protocol: TCP, port: 80}]}]"),
+        },
+        Case {
+            code: Code::MisplacedSetting,
+            wrong: "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: x, labels: {§cofferdam.dev/mode: audit}}, spec: {policyTypes: [Egress]}}".to_owned(),
+            right: "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: x, annotations: {cofferdam.dev/mode: audit}}, spec: {policyTypes: [Egress]}}".to_owned(),
+        },
+    ]
+}
+
+#[test]
+fn every_code_is_found_at_its_place_and_not_in_a_near_miss() {
+    for case in cases() {
+        let (text, places) = unmarked(&case.wrong);
+        assert!(!places.is_empty(), "{text}");
+        let expected: Vec<String> = (places.iter())
+            .map(|place| format!("{place} {}", case.code))
+            .collect();
+        assert_eq!(found(&text), expected, "{text}");
+        assert_eq!(found(&case.right), [""; 0], "{}", case.right);
+    }
+}
+
+/// Codes whose cases have worlds of their own, in tests below.
+const OWN_WORLD: [Code; 2] = [Code::IsolatedWithoutRule, Code::NotIsolated];
+
+#[test]
+fn every_code_about_meaning_has_a_case() {
+    let here: BTreeSet<&str> = (cases().iter())
+        .map(|case| case.code.as_str())
+        .chain(OWN_WORLD.map(Code::as_str))
+        .collect();
+    let all: BTreeSet<&str> = (Code::ALL.iter())
+        .map(|code| code.as_str())
+        .filter(|code| code.starts_with("CD05"))
+        .collect();
+    assert_eq!(here, all);
+}
+
+/// What is found in a text and the world alone.
+fn alone(text: &str) -> Vec<String> {
+    (findings(&[text, WORLD]).iter())
+        .filter(|one| one.code != Code::NotIsolated)
+        .map(|one| format!("{}:{} {}", one.place.line, one.place.column, one.code))
+        .collect()
+}
+
+#[test]
+fn isolation_without_a_rule_is_told_unless_it_is_meant() {
+    // A direction listed beside one that has rules, and nothing in it.
+    let listed =
+        "podSelector: {matchLabels: {app: db}}, ingress: [{}],\npolicyTypes: [Ingress, Egress]";
+    assert_eq!(alone(&policy(listed)), ["3:24 CD0509"]);
+    // Nothing but a subject: all ingress is denied by default.
+    let silent = "podSelector: {matchLabels: {app: db}}";
+    assert_eq!(alone(&policy(silent)), ["2:1 CD0509"]);
+    for meant in [
+        // Everything of a namespace, the way to begin.
+        "podSelector: {}",
+        "podSelector: {}, policyTypes: [Ingress, Egress]",
+        // A policy that only closes, and says what.
+        "podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress, Egress]",
+        // Nothing, in writing.
+        "podSelector: {matchLabels: {app: db}}, ingress: [{}], egress: [], policyTypes: [Ingress, Egress]",
+        "podSelector: {matchLabels: {app: db}}, ingress: []",
+    ] {
+        assert_eq!(alone(&policy(meant)), [""; 0], "{meant}");
+    }
+    // Another policy opens the direction, or closes it for everybody.
+    let others = [
+        "{podSelector: {}, egress: [{}], policyTypes: [Egress]}",
+        "{podSelector: {}, policyTypes: [Egress]}",
+    ];
+    for other in others {
+        let other = policy("")
+            .replace("name: p", "name: q")
+            .replace("spec: {\n\n}", &format!("spec: {other}"));
+        let text = format!("{}\n---\n{other}", policy(listed));
+        assert_eq!(alone(&text), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn egress_rules_alone_deny_ingress_where_nobody_else_does() {
+    let text = policy("podSelector: {matchLabels: {app: db}},\negress: [{}]");
+    assert_eq!(alone(&text), ["3:1 CD0508"]);
+    // Where ingress is denied by default, nothing changes by it.
+    assert_eq!(found(&text), [""; 0]);
+    let explicit =
+        policy("podSelector: {matchLabels: {app: db}},\negress: [{}], policyTypes: [Egress]");
+    assert_eq!(alone(&explicit), [""; 0]);
+}
+
+#[test]
+fn a_namespace_that_no_policy_is_about_is_told_once_there_are_policies() {
+    let namespace = "{apiVersion: v1, kind: Namespace, metadata: {\nname: y}}\n---\n";
+    let one = namespace.to_owned() + &policy("podSelector: {}");
+    let found: Vec<String> = findings(&[&one, WORLD])
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("0.yaml:2:1: warning[CD0510]: "),
+        "{found:?}"
+    );
+    // Without its document, at a pod of it.
+    let found: Vec<String> = (findings(&[&policy("podSelector: {}"), WORLD]).iter())
+        .map(|one| format!("{} {}", one.place, one.code))
+        .collect();
+    assert_eq!(found, ["1.yaml:6:51 CD0510"]);
+    let about = cluster(
+        "c",
+        "tier: Baseline, priority: 1, subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: y}}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]",
+    );
+    assert!(findings(&[&(one + "\n---\n" + &about), WORLD]).is_empty());
+    assert!(findings(&[namespace, WORLD]).is_empty());
+}
+
+/// The hint, or message and hint, about a selector of namespace `x`.
+fn said(spec: &str) -> String {
+    let findings = findings(&[&policy(spec), WORLD, CLOSED]);
+    let [finding] = findings.as_slice() else {
+        panic!("{findings:#?}");
+    };
+    finding.to_string()
+}
+
+#[test]
+fn hints_say_what_was_probably_meant() {
+    for (spec, part) in [
+        (
+            "podSelector: {matchLabels: {app: wbe}}",
+            "did you mean `app: web`?",
+        ),
+        (
+            "podSelector: {matchLabels: {ap: web}}",
+            "did you mean `app`?",
+        ),
+        (
+            "podSelector: {matchLabels: {app: cache}}",
+            "values there: `db`, `web`",
+        ),
+        (
+            "podSelector: {matchLabels: {app: db, tier: front}}",
+            "together with the others",
+        ),
+        (
+            "podSelector: {matchExpressions: [{key: app, operator: DoesNotExist}]}",
+            "every workload of namespace `x` has the label `app` that is ruled out here",
+        ),
+        (
+            "ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: z}}}]}]",
+            "no namespace has the label `kubernetes.io/metadata.name` as `z`",
+        ),
+        (
+            "ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: proxy}}}]}]",
+            "y/proxy, whose labels match, shares its node's network",
+        ),
+    ] {
+        let said = said(spec);
+        assert!(said.contains(part), "{spec}: {said}");
+    }
+}
+
+#[test]
+fn what_lies_in_another_namespace_is_pointed_out() {
+    let other = WORLD.replace("app: web, tier: front", "app: front");
+    let text = policy("ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]");
+    let findings = findings(&[&text, &other, CLOSED]);
+    let [finding] = findings.as_slice() else {
+        panic!("{findings:#?}");
+    };
+    assert_eq!(
+        finding.hint.as_deref(),
+        Some("workloads of namespace `y` match, and this looks in `x` alone")
+    );
+}
+
+#[test]
+fn policies_without_any_workloads_are_not_blamed_for_selecting_none() {
+    let text = policy(
+        "podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: a}}}], ports: [{port: x}]}]",
+    );
+    assert!(findings(&[&text]).is_empty());
+}
+
+#[test]
+fn templates_stand_for_the_pods_they_make() {
+    let deployment = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: x}, spec: {template: {metadata: {labels: {app: web}}, spec: {containers: [{ports: [{name: http, containerPort: 80}]}]}}}}";
+    let text = policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}]}]");
+    assert!(findings(&[&text, deployment]).is_empty());
+    let other = text.replace("app: web", "app: wbe");
+    assert_eq!(findings(&[&other, deployment]).len(), 1);
+}
+
+#[test]
+fn a_rule_is_not_overruled_where_something_lets_traffic_through_before() {
+    let deny = cluster(
+        "deny",
+        "tier: Admin, priority: 5, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]",
+    );
+    let allow = policy("ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]");
+    let before = |action: &str, pods: &str| {
+        cluster(
+            "before",
+            &format!(
+                "tier: Admin, priority: 4, subject: {{namespaces: {{}}}}, ingress: [{{action: {action}, from: [{{pods: {{podSelector: {{matchLabels: {{app: {pods}}}}}}}}}]}}]"
+            ),
+        )
+    };
+    let codes = |before: &str| -> Vec<Code> {
+        let text = format!("{deny}{before}{allow}");
+        findings(&[&text, WORLD, CLOSED])
+            .iter()
+            .map(|one| one.code)
+            .collect()
+    };
+    assert_eq!(codes(""), [Code::Overruled]);
+    assert_eq!(codes(&before("Pass", "db")), [Code::Overruled]);
+    assert_eq!(codes(&before("Pass", "web")), []);
+    assert_eq!(codes(&before("Accept", "web")), []);
+    // What is only audited denies nothing.
+    let text = format!(
+        "{}{allow}",
+        deny.replace(
+            "name: deny",
+            "name: deny, annotations: {cofferdam.dev/mode: audit}"
+        )
+    );
+    assert!(findings(&[&text, WORLD, CLOSED]).is_empty());
+}
+
+#[test]
+fn every_spelling_of_a_selector_is_found_again() {
+    let lists = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.k8s.io/v1\n  kind: NetworkPolicy\n  metadata: {name: p, namespace: x}\n  spec:\n    ingress:\n    - from:\n      - podSelector:\n          matchExpressions:\n          - key: app\n            operator: In\n            values: [wbe]\n";
+    assert_eq!(found(lists), ["12:13 CD0502"]);
+    let anchored = policy(
+        "ingress: [{from: [{podSelector: &s {matchLabels: {app: wbe}}}]},\n{ports: [{port: 1}], from: [{podSelector: *s}]}]",
+    );
+    assert_eq!(found(&anchored), ["2:51 CD0502"]);
+}
