@@ -135,7 +135,8 @@ codes! {
     Type = "CD0107",
     /// Something required is missing.
     Missing = "CD0108",
-    /// The document is a policy of a kind or version that is not supported, hence not in force.
+    /// The document is a policy of a kind or version that is not supported, or its kind is
+    /// misspelt, hence it is not in force.
     Unsupported = "CD0109",
     /// Two documents have the same kind, namespace and name.
     DuplicateDocument = "CD0110",

@@ -14,6 +14,7 @@ mod cidr;
 mod classify;
 mod cluster_network_policy;
 pub mod context;
+pub mod hints;
 mod last_good;
 mod metadata;
 mod network_policy;
@@ -256,9 +257,12 @@ impl FileParser {
     fn failure(&mut self, failure: &Failure) {
         let mark = failure.mark;
         match &failure.kind {
-            FailureKind::Syntax(message) => {
-                self.reader
-                    .error(mark, Code::Syntax, format!("not YAML: {}", Shown(message)));
+            FailureKind::Syntax(message, slip) => {
+                let message = format!("not YAML: {}", Shown(message));
+                match slip.map(hints::for_slip) {
+                    Some(hint) => self.reader.error_hint(mark, Code::Syntax, message, hint),
+                    None => self.reader.error(mark, Code::Syntax, message),
+                }
             }
             FailureKind::TooDeep => {
                 self.reader
@@ -313,7 +317,7 @@ impl FileParser {
                 format!("{} `{}` is not in force", Shown(api_version), Shown(kind)),
                 classify::READ_AS,
             ),
-            Class::UnsupportedPolicy { hint } => {
+            Class::Unsupported { hint } => {
                 self.reader.error_hint(
                     node.mark,
                     Code::Unsupported,
@@ -383,6 +387,10 @@ impl FileParser {
             self.reject(node.mark, None);
             return;
         };
+        if kind.is_policy() {
+            // They mean nothing here, and are held to the rules all the same.
+            metadata::labels(reader, metadata);
+        }
         let rule = match kind {
             Kind::Namespace => names::dns_label,
             Kind::Node | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {

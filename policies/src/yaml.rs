@@ -13,6 +13,10 @@
 //!
 //! Invariant: no input panics, and every node's mark lies in the text.
 
+mod surrogates;
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -33,6 +37,9 @@ const MAX_ALIASED: usize = 100_000;
 /// mark, so half a gigabyte. 16 MiB of JSON with a key and a string on each line of
 /// 45 bytes stay just below.
 const MAX_FLOW_MARKS: usize = 1_500_000;
+
+/// What the parser says of an alias without an anchor.
+const UNKNOWN_ANCHOR: &str = "while parsing node, found unknown anchor";
 
 /// A place in the text; both count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,8 +101,8 @@ pub struct Failure {
 /// The kinds of [`Failure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FailureKind {
-    /// It is not YAML; what the parser says.
-    Syntax(String),
+    /// It is not YAML; what the parser says, and what the line looks like.
+    Syntax(String, Option<Slip>),
     /// It is nested too deeply.
     TooDeep,
     /// It has too many nodes.
@@ -104,6 +111,34 @@ pub enum FailureKind {
     UnknownAlias,
     /// Anchors and aliases expand to too much.
     AliasesTooLarge,
+}
+
+/// What people do to a line that makes it no YAML.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slip {
+    /// It is indented by tabs.
+    Tab,
+    /// It has `{{` in it, as templates do that are yet to be rendered.
+    Template,
+}
+
+impl Slip {
+    /// Looks at a line, from 1, and for templates at those before it: a line of
+    /// theirs is a mapping in YAML, and the mistake is what follows.
+    fn find(text: &str, line: usize) -> Option<Self> {
+        let mut lines = text.lines().take(line).peekable();
+        while let Some(content) = lines.next() {
+            let trimmed = content.trim_start();
+            let is_last = lines.peek().is_none();
+            if is_last && content[..content.len() - trimmed.len()].contains('\t') {
+                return Some(Self::Tab);
+            }
+            if trimmed.starts_with("{{") || is_last && content.contains("{{") {
+                return Some(Self::Template);
+            }
+        }
+        None
+    }
 }
 
 impl Value<'_> {
@@ -126,6 +161,21 @@ impl Value<'_> {
 ///
 /// The caller has checked [`MAX_TEXT`].
 pub fn parse(text: &str) -> Vec<Result<Node<'_>, Failure>> {
+    let Some((joined, pairs)) = surrogates::join(text) else {
+        return parse_text(text);
+    };
+    let documents = parse_text(&joined).into_iter();
+    let in_text = documents.map(|document| match document {
+        Ok(root) => Ok(root.into_owned(&pairs)),
+        Err(failure) => Err(Failure {
+            mark: pairs.in_text(failure.mark),
+            ..failure
+        }),
+    });
+    in_text.collect()
+}
+
+fn parse_text(text: &str) -> Vec<Result<Node<'_>, Failure>> {
     let mut documents = Vec::new();
     for piece in pieces(text) {
         parse_piece(&piece, &mut documents);
@@ -214,7 +264,13 @@ fn parse_piece<'t>(piece: &Piece<'t>, documents: &mut Vec<Result<Node<'t>, Failu
             Ok((event, span)) => builder.event(event, span),
             Err(error) => Err(Failure {
                 mark: builder.mark(error.marker().line(), error.marker().col()),
-                kind: FailureKind::Syntax(error.info().to_owned()),
+                kind: match error.info() {
+                    UNKNOWN_ANCHOR => FailureKind::UnknownAlias,
+                    message => FailureKind::Syntax(
+                        message.to_owned(),
+                        Slip::find(piece.text, error.marker().line()),
+                    ),
+                },
             }),
         };
         match step {
@@ -539,255 +595,4 @@ fn looks_like_number(text: &str) -> bool {
     });
     // Underscores in front make a word, not a number.
     some_digit && !mantissa.starts_with('_') && digits(whole) && digits(fraction) && exponent_fits
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn one(text: &str) -> Node<'_> {
-        let mut documents = parse(text);
-        assert_eq!(documents.len(), 1, "{documents:?}");
-        documents.remove(0).unwrap()
-    }
-
-    fn failure(text: &str) -> Failure {
-        parse(text).into_iter().find_map(Result::err).unwrap()
-    }
-
-    fn entry<'n, 't>(node: &'n Node<'t>, key: &str) -> &'n Entry<'t> {
-        let Value::Map(entries) = &node.value else {
-            panic!("{node:?}")
-        };
-        entries
-            .iter()
-            .find(|e| matches!(&e.key.value, Value::Text(t) if t == key))
-            .unwrap()
-    }
-
-    #[test]
-    fn keys_and_values_know_line_and_column() {
-        let root = one("a: 1\nb:\n  - c: x\n");
-        let b = entry(&root, "b");
-        assert_eq!(b.key.mark, Mark { line: 2, column: 1 });
-        let Value::List(items) = &b.value.value else {
-            panic!()
-        };
-        let c = entry(&items[0], "c");
-        assert_eq!(c.key.mark, Mark { line: 3, column: 5 });
-        assert_eq!(c.value.mark, Mark { line: 3, column: 8 });
-    }
-
-    #[test]
-    fn marks_count_over_documents() {
-        let documents = parse("a: 1\n---\nb: 2\n---\n# nothing\nc: 3\n");
-        let lines: Vec<_> = documents
-            .iter()
-            .map(|d| d.as_ref().unwrap().mark.line)
-            .collect();
-        assert_eq!(lines, [1, 3, 6]);
-    }
-
-    #[test]
-    fn broken_document_does_not_hide_its_neighbours() {
-        let documents = parse("a: 1\n---\nb: [1\n---\nc: 3\n");
-        assert!(documents[0].is_ok());
-        assert!(documents[1].is_err());
-        assert!(documents[2].is_ok());
-    }
-
-    #[test]
-    fn directives_stay_with_their_document() {
-        let documents = parse("%YAML 1.2\n---\na: 1\n...\n%YAML 1.2\n---\nb: 2\n");
-        assert!(documents.iter().all(Result::is_ok), "{documents:?}");
-        assert_eq!(documents.len(), 2);
-        assert_eq!(documents[1].as_ref().unwrap().mark.line, 7);
-    }
-
-    #[test]
-    fn a_marker_inside_a_block_scalar_that_is_indented_does_not_cut() {
-        let root = one("a: |\n  ---\n  x\n");
-        assert!(matches!(&entry(&root, "a").value.value, Value::Text(t) if t == "---\nx\n"));
-    }
-
-    #[test]
-    fn byte_order_mark_and_carriage_returns_are_read_over() {
-        let documents = parse("\u{feff}a: 1\r\n---\r\nb: 2\r\n");
-        assert_eq!(documents.len(), 2);
-        assert!(documents.iter().all(Result::is_ok));
-    }
-
-    #[test]
-    fn documents_after_lone_carriage_returns_are_seen() {
-        assert_eq!(parse("a: 1\r---\rb: 2\r").len(), 2);
-    }
-
-    #[test]
-    fn null_in_every_spelling_is_null() {
-        for text in ["", "~", "null", "Null", "NULL"] {
-            let text = format!("a: {text}\n");
-            assert!(matches!(entry(&one(&text), "a").value.value, Value::Null));
-        }
-        assert!(matches!(
-            entry(&one("a: ''"), "a").value.value,
-            Value::Text(_)
-        ));
-    }
-
-    #[test]
-    fn what_readers_disagree_about_is_ambiguous() {
-        for text in [
-            "no",
-            "On",
-            "0o17",
-            "017",
-            "0x1F",
-            "1e3",
-            "+80",
-            "1_000",
-            "8.0",
-            ".5",
-            "5.",
-            "-.inf",
-            ".nan",
-            "0b11",
-            "99999999999999999999",
-        ] {
-            let value = plain(Cow::Borrowed(text));
-            assert!(matches!(value, Value::Ambiguous(_)), "{text}: {value:?}");
-        }
-    }
-
-    #[test]
-    fn ordinary_words_are_text() {
-        for text in [
-            "y",
-            "n",
-            "10.0.0.0/8",
-            "1.2.3.4",
-            "::1",
-            "e3",
-            "0x",
-            "_1",
-            "web-1",
-            "2020-01-01",
-            "1:30",
-            "-",
-            "+",
-            ".",
-            "v1",
-            "1e",
-            "1e+",
-        ] {
-            let value = plain(Cow::Borrowed(text));
-            assert!(matches!(value, Value::Text(_)), "{text}: {value:?}");
-        }
-    }
-
-    #[test]
-    fn quoted_numbers_are_text_and_tags_decide() {
-        assert!(matches!(
-            entry(&one("a: '80'"), "a").value.value,
-            Value::Text(_)
-        ));
-        assert!(matches!(
-            entry(&one("a: !!str 80"), "a").value.value,
-            Value::Text(_)
-        ));
-        assert!(matches!(
-            entry(&one("a: !!int 80"), "a").value.value,
-            Value::Integer(80)
-        ));
-        assert!(matches!(
-            entry(&one("a: !!int x"), "a").value.value,
-            Value::Tagged(_)
-        ));
-        assert!(matches!(
-            entry(&one("a: !x [1]"), "a").value.value,
-            Value::Tagged(_)
-        ));
-    }
-
-    #[test]
-    fn aliases_copy_what_they_name() {
-        let root = one("a: &x {k: v}\nb: *x\n");
-        assert!(matches!(&entry(&root, "b").value.value, Value::Map(e) if e.len() == 1));
-    }
-
-    #[test]
-    fn anchors_do_not_reach_into_the_next_document() {
-        assert_eq!(parse("a: &x 1\n---\nb: *x\n").len(), 2);
-        let failure = failure("a: &x 1\n---\nb: *x\n");
-        assert_eq!(failure.mark.line, 3);
-    }
-
-    #[test]
-    fn alias_to_itself_is_refused() {
-        assert_eq!(failure("a: &x [*x]\n").kind, FailureKind::UnknownAlias);
-    }
-
-    #[test]
-    fn alias_bomb_is_refused() {
-        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for i in 1..12 {
-            let items = vec![format!("*a{}", i - 1); 9].join(", ");
-            text.push_str(&format!("a{i}: &a{i} [{items}]\n"));
-        }
-        assert_eq!(failure(&text).kind, FailureKind::AliasesTooLarge);
-    }
-
-    #[test]
-    fn nesting_has_a_bound_on_either_side() {
-        let block = |depth: usize| format!("{}x\n", "- ".repeat(depth));
-        assert!(parse(&block(MAX_DEPTH)).iter().all(Result::is_ok));
-        assert_eq!(failure(&block(MAX_DEPTH + 1)).kind, FailureKind::TooDeep);
-        let flow = "[".repeat(100_000);
-        assert!(matches!(
-            failure(&flow).kind,
-            FailureKind::TooDeep | FailureKind::Syntax(_)
-        ));
-    }
-
-    #[test]
-    fn aliases_cannot_nest_deeper_than_text_may() {
-        // Each anchor wraps the one before it, so nesting grows without indentation.
-        let mut text = "- &a0 [x]\n".to_owned();
-        for i in 1..300 {
-            text.push_str(&format!("- &a{i} [*a{}]\n", i - 1));
-        }
-        assert_eq!(failure(&text).kind, FailureKind::TooDeep);
-    }
-
-    #[test]
-    fn a_flow_collection_has_a_bound_on_either_side() {
-        // A bracket, then a mark for each comma.
-        let list = |commas: usize| format!("[{}", "x,".repeat(commas));
-        let within = failure(&list(1000));
-        assert!(matches!(within.kind, FailureKind::Syntax(_)), "{within:?}");
-        assert_eq!(flow_marks(&list(MAX_FLOW_MARKS - 1)), MAX_FLOW_MARKS);
-        assert_eq!(
-            failure(&list(MAX_FLOW_MARKS)).kind,
-            FailureKind::TooManyNodes
-        );
-    }
-
-    #[test]
-    fn flow_marks_are_of_either_quotes_and_not_of_addresses() {
-        assert_eq!(flow_marks("a: 'x', \"y\"\n"), 0);
-        assert_eq!(flow_marks("[2001:db8:1:2:3:4:5:6/128]"), 2);
-        assert_eq!(flow_marks("{\"a\":\"b\", c: d}"), 2 + 2 + 1 + 2);
-    }
-
-    #[test]
-    fn a_tab_that_indents_is_a_failure_with_a_place() {
-        let failure = failure("a:\n\tb: 1\n");
-        assert!(matches!(failure.kind, FailureKind::Syntax(_)));
-        assert_eq!(failure.mark.line, 2);
-    }
-
-    #[test]
-    fn json_is_read() {
-        let root = one("{\"a\": [1, null, \"x\"]}");
-        assert!(matches!(&entry(&root, "a").value.value, Value::List(l) if l.len() == 3));
-    }
 }

@@ -51,7 +51,7 @@ fn read_text(reader: &mut Reader, text: &str, config: &mut Config) {
         }
         Some(Err(failure)) => {
             let message = match failure.kind {
-                FailureKind::Syntax(message) => format!("not YAML: {}", Shown(&message)),
+                FailureKind::Syntax(message, _) => format!("not YAML: {}", Shown(&message)),
                 _ => "the document is too large or refers to itself".to_owned(),
             };
             reader.error(failure.mark, Code::Syntax, message);

@@ -84,7 +84,7 @@ pub(super) fn network(reader: &mut Reader, node: &Node<'_>) -> Option<IpNet> {
 
 /// An address and a prefix length in plain decimal, without sign, leading zeros
 /// or zone.
-fn parse_cidr(text: &str) -> Option<IpNet> {
+pub(super) fn parse_cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let plain =
         length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));

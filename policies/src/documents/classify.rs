@@ -1,6 +1,7 @@
 //! What `apiVersion` and `kind` make of a document.
 
 use super::Kind;
+use super::hints::nearest;
 
 /// What is done with a document.
 pub(super) enum Class {
@@ -8,10 +9,10 @@ pub(super) enum Class {
     Ours(Kind),
     /// It is a list, and this is the kind of its items when they need not say it.
     List(Option<Kind>),
-    /// It would be a policy, in a form that is not read.
-    UnsupportedPolicy {
+    /// It would be a policy, or another kind that is read, in a form that is not.
+    Unsupported {
         /// What to write instead.
-        hint: &'static str,
+        hint: String,
     },
     /// Another product's policy.
     ForeignPolicy,
@@ -41,21 +42,46 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
         return if item.api_version() == api_version {
             Class::List(Some(item))
         } else if item.is_policy() {
-            let hint = unsupported_hint(api_version, singular);
-            Class::UnsupportedPolicy { hint }
+            let hint = unsupported_hint(api_version, singular).to_owned();
+            Class::Unsupported { hint }
         } else {
             // Other groups have pods and nodes of their own.
             Class::Other
         };
     }
+    if let Some(hint) = misspelt_hint(api_version, kind) {
+        return Class::Unsupported { hint };
+    }
     if group(api_version) == CLUSTER_POLICY_GROUP {
-        let hint = unsupported_hint(api_version, singular);
-        Class::UnsupportedPolicy { hint }
+        let hint = unsupported_hint(api_version, singular).to_owned();
+        Class::Unsupported { hint }
     } else if singular.ends_with("NetworkPolicy") {
         Class::ForeignPolicy
     } else {
         Class::Other
     }
+}
+
+/// Which kind was meant by one that is none of ours, if it looks like one: passed
+/// over, it would be a policy that is not in force, or a pod that nothing selects.
+fn misspelt_hint(api_version: &str, kind: &str) -> Option<String> {
+    const PLURALS: [(&str, Kind); 2] = [
+        ("NetworkPolicies", Kind::NetworkPolicy),
+        ("ClusterNetworkPolicies", Kind::ClusterNetworkPolicy),
+    ];
+    let plural = PLURALS.iter().find(|(plural, _)| *plural == kind);
+    let meant = plural.map(|(_, kind)| *kind).or_else(|| {
+        Kind::ALL.into_iter().find(|ours| {
+            // Other groups have words of their own; those of policies are rare enough.
+            let here = ours.api_version() == api_version;
+            let near = || nearest(kind, &[ours.as_str()]).is_some();
+            (here || ours.is_policy()) && (kind.eq_ignore_ascii_case(ours.as_str()) || near())
+        })
+    })?;
+    Some(format!(
+        "did you mean `apiVersion: {}` and `kind: {meant}`?",
+        meant.api_version()
+    ))
 }
 
 fn group(api_version: &str) -> &str {

@@ -21,6 +21,7 @@ use crate::selectors::LabelSelector;
 use crate::yaml::{Mark, Node, Value};
 
 use super::cidr::network;
+use super::hints;
 use super::metadata;
 use super::objects::port_number;
 use super::reader::{Fields, Reader, Shown};
@@ -131,10 +132,13 @@ fn priority(reader: &mut Reader, spec: Fields<'_, '_>) -> Option<u16> {
 }
 
 fn subject(reader: &mut Reader, node: &Node<'_>) -> Option<WorkloadSelector> {
+    let errors = reader.errors();
     let fields = reader.strict_mapping(node, "`subject`", &["namespaces", "pods"])?;
     match (fields.get("namespaces"), fields.get("pods")) {
         (Some(node), None) => namespaces(reader, node),
         (None, Some(node)) => pods(reader, node),
+        // A key that is misspelt has been reported.
+        (None, None) if reader.errors() != errors => None,
         (namespaces, _) => {
             reader.error_hint(
                 fields.mark,
@@ -312,7 +316,7 @@ fn peer(
         "networks" => networks(reader, value)?,
         "nodes" => ClusterPeer::Nodes(selector(reader, value, "`nodes`")?),
         _ => {
-            domain_names(reader, value);
+            domain_names(reader, value)?;
             if matches!(action, Some(RuleAction::Deny | RuleAction::Pass)) {
                 reader.error_hint(
                     fields.key_mark(kind).unwrap_or(fields.mark),
@@ -387,7 +391,8 @@ fn peer_hint(key: &str, section: &Section) -> String {
         return "rules of `ingress` know only pods: everything else is never matched by them"
             .to_owned();
     }
-    super::reader::did_you_mean(key, section.kinds)
+    hints::for_key(key, section.kinds)
+        .unwrap_or_else(|| format!("known here: {}", section.kinds.join(", ")))
 }
 
 /// Distinct CIDRs.
@@ -404,18 +409,15 @@ fn networks(reader: &mut Reader, node: &Node<'_>) -> Option<ClusterPeer> {
 }
 
 /// Checks domain names, of which nothing is kept.
-fn domain_names(reader: &mut Reader, node: &Node<'_>) {
-    for item in set(reader, node, "`domainNames`").unwrap_or_default() {
+fn domain_names(reader: &mut Reader, node: &Node<'_>) -> Option<()> {
+    let errors = reader.errors();
+    for item in set(reader, node, "`domainNames`")? {
         if let Some(name) = reader.string(item, "a domain name") {
-            reader.check_name(
-                item.mark,
-                Code::DomainName,
-                "the domain name",
-                name,
-                names::domain_pattern,
-            );
+            let (mark, what) = (item.mark, "the domain name");
+            reader.check_name(mark, Code::DomainName, what, name, names::domain_pattern);
         }
     }
+    (reader.errors() == errors).then_some(())
 }
 
 /// The entries of a list of strings in which each stands once.
@@ -439,12 +441,14 @@ fn set<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, what: &str) -> Option<Ve
 /// What one entry of `protocols` covers.
 fn ports(reader: &mut Reader, node: &Node<'_>) -> Option<Vec<PortRange>> {
     let known = ["tcp", "udp", "sctp", "destinationNamedPort"];
+    let errors = reader.errors();
     let fields = reader.strict_mapping(node, "an entry of `protocols`", &known)?;
     let given: Vec<(&str, &Node<'_>)> = (known.iter())
         .filter_map(|key| Some((*key, fields.get(key)?)))
         .collect();
     let (key, value) = match given.as_slice() {
         [one] => *one,
+        [] if reader.errors() != errors => return None,
         [] => {
             reader.error_hint(
                 fields.mark,
@@ -499,6 +503,7 @@ fn destination_port(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<
         );
         return None;
     };
+    let errors = reader.errors();
     let fields = reader.strict_mapping(node, "`destinationPort`", &["number", "range"])?;
     match (fields.get("number"), fields.get("range")) {
         (Some(node), None) => {
@@ -524,6 +529,7 @@ fn destination_port(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<
             }
             Some(Ports::Range(start, end))
         }
+        (None, None) if reader.errors() != errors => None,
         (number, _) => {
             reader.error_hint(
                 fields.mark,

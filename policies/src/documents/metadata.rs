@@ -6,10 +6,13 @@ use crate::names;
 use crate::selectors::Labels;
 
 use super::Kind;
+use super::hints;
 use super::reader::{Fields, Reader, Shown};
 
 /// What begins the names of our annotations.
 const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
+/// Most bytes of all annotations of an object, as upstream has it.
+const MAX_ANNOTATIONS: usize = 256 << 10;
 /// The annotation that says whether a policy is enforced.
 const MODE: &str = "cofferdam.dev/mode";
 
@@ -43,7 +46,17 @@ pub(super) fn name<'n>(
     rule: fn(&str) -> Result<(), names::NameError>,
 ) -> Option<&'n str> {
     let Some(node) = metadata.get("name") else {
-        reader.error(metadata.mark, Code::Missing, "`metadata.name` is missing");
+        let mark = metadata.key_mark("name").unwrap_or(metadata.mark);
+        if metadata.get("generateName").is_some() {
+            reader.error_hint(
+                mark,
+                Code::Missing,
+                "`metadata.name` is missing",
+                "names are not made up here as an API server does for `generateName`",
+            );
+        } else {
+            reader.error(mark, Code::Missing, "`metadata.name` is missing");
+        }
         return None;
     };
     let name = reader.string(node, "`metadata.name`")?;
@@ -123,25 +136,40 @@ pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
         .get("annotations")
         .and_then(|node| reader.string_map(node, "`metadata.annotations`"))
         .unwrap_or_default();
+    let size: usize = (pairs.iter())
+        .map(|pair| pair.key.len() + pair.value.len())
+        .sum();
+    if let (true, Some(mark)) = (size > MAX_ANNOTATIONS, metadata.key_mark("annotations")) {
+        reader.error(
+            mark,
+            Code::Count,
+            format!("annotations have {size} bytes, more than {MAX_ANNOTATIONS}"),
+        );
+    }
     for pair in pairs {
         if pair.key == MODE {
             match pair.value {
                 "audit" => mode = Mode::Audit,
                 "enforce" => mode = Mode::Enforce,
-                other => reader.error_hint(
-                    pair.value_mark,
-                    Code::Annotation,
-                    format!("`{MODE}` has no value `{}`", Shown(other)),
-                    "one of enforce, audit",
-                ),
+                other => {
+                    let what = format!("the value of `{MODE}`");
+                    let known = ["enforce", "audit"];
+                    reader.unknown_word(pair.value_mark, Code::Annotation, &what, other, &known);
+                }
             }
         } else if pair.key.starts_with(ANNOTATION_PREFIX) {
+            let hint = hints::for_word(pair.key, &[MODE]);
             reader.error_hint(
                 pair.key_mark,
                 Code::Annotation,
                 format!("the annotation `{}` is not known", Shown(pair.key)),
-                format!("known: {MODE}"),
+                hint,
             );
+        } else {
+            // Upstream checks them in lower case.
+            let rule = |key: &str| names::label_key(&key.to_lowercase());
+            let what = "the annotation key";
+            reader.check_name(pair.key_mark, Code::Name, what, pair.key, rule);
         }
     }
     mode

@@ -13,7 +13,7 @@ use crate::names;
 use crate::selectors::LabelSelector;
 use crate::yaml::{Mark, Node, Value};
 
-use super::cidr::block;
+use super::cidr::{block, parse_cidr};
 use super::metadata;
 use super::objects::{port_number, protocol};
 use super::reader::{Fields, Reader, Shown};
@@ -22,17 +22,20 @@ use super::selector::selector;
 /// One of the two lists of rules, and what is called differently in it.
 struct Section {
     key: &'static str,
+    policy_type: &'static str,
     peers: &'static str,
     others_peers: &'static str,
 }
 
 const INGRESS: Section = Section {
     key: "ingress",
+    policy_type: "Ingress",
     peers: "from",
     others_peers: "to",
 };
 const EGRESS: Section = Section {
     key: "egress",
+    policy_type: "Egress",
     peers: "to",
     others_peers: "from",
 };
@@ -85,7 +88,7 @@ pub(super) fn network_policy(
                 },
                 Code::UnusedSection,
                 format!("the rules under `{}` have no effect", section.key),
-                "`policyTypes` does not list their direction",
+                format!("`policyTypes` does not list {}", section.policy_type),
             );
         }
     }
@@ -133,12 +136,10 @@ fn policy_types(reader: &mut Reader, spec: Fields<'_, '_>, egress_rules: bool) -
         match reader.string(item, "an entry of `policyTypes`") {
             Some("Ingress") => types.ingress = true,
             Some("Egress") => types.egress = true,
-            Some(other) => reader.error_hint(
-                item.mark,
-                Code::PolicyTypes,
-                format!("policy type `{}` is not known", Shown(other)),
-                "one of Ingress, Egress",
-            ),
+            Some(other) => {
+                let known = ["Ingress", "Egress"];
+                reader.unknown_word(item.mark, Code::PolicyTypes, "policy type", other, &known);
+            }
             None => {}
         }
     }
@@ -191,14 +192,25 @@ fn rule(reader: &mut Reader, node: &Node<'_>, section: &Section) -> Option<Rule>
 }
 
 fn peer(reader: &mut Reader, node: &Node<'_>) -> Option<Peer> {
-    let fields = reader.strict_mapping(
-        node,
-        "a peer",
-        &["podSelector", "namespaceSelector", "ipBlock"],
-    )?;
+    if let Value::Text(text) = &node.value
+        && parse_cidr(text).is_some()
+    {
+        reader.error_hint(
+            node.mark,
+            Code::Type,
+            format!("a peer must be a mapping, not a CIDR (`{text}`)"),
+            format!("write `ipBlock: {{cidr: {text}}}`"),
+        );
+        return None;
+    }
+    let errors = reader.errors();
+    let known = ["podSelector", "namespaceSelector", "ipBlock"];
+    let fields = reader.strict_mapping(node, "a peer", &known)?;
     let pods = fields.get("podSelector");
     let namespaces = fields.get("namespaceSelector");
     match (fields.get("ipBlock"), pods, namespaces) {
+        // A key that is misspelt has been reported.
+        (None, None, None) if reader.errors() != errors => None,
         (None, None, None) => {
             reader.error_hint(
                 fields.mark,
@@ -237,10 +249,7 @@ fn peer(reader: &mut Reader, node: &Node<'_>) -> Option<Peer> {
 
 fn ip_block(reader: &mut Reader, node: &Node<'_>) -> Option<Peer> {
     let fields = reader.strict_mapping(node, "`ipBlock`", &["cidr", "except"])?;
-    let Some(node) = fields.get("cidr") else {
-        reader.error(fields.mark, Code::Missing, "`cidr` is missing");
-        return None;
-    };
+    let node = reader.required(fields, "cidr")?;
     let cidr = block(reader, node);
     let mut except = Vec::new();
     let items = fields
@@ -251,10 +260,15 @@ fn ip_block(reader: &mut Reader, node: &Node<'_>) -> Option<Peer> {
         let cut = block(reader, item);
         if let (Some(cidr), Some(cut)) = (cidr, cut) {
             if !cidr.contains(&cut) || cut.prefix_len() <= cidr.prefix_len() {
-                reader.error(
+                reader.error_hint(
                     item.mark,
                     Code::Except,
                     format!("`except` {cut} is not a strict subset of {cidr}"),
+                    if cut == cidr || cut.contains(&cidr) {
+                        "nothing of the block would be left: remove the peer"
+                    } else {
+                        "it would cut nothing out of the block: remove it, or mend either"
+                    },
                 );
             }
             except.push(cut);
@@ -269,6 +283,15 @@ fn ip_block(reader: &mut Reader, node: &Node<'_>) -> Option<Peer> {
 }
 
 fn port_range(reader: &mut Reader, node: &Node<'_>) -> Option<PortRange> {
+    if let Value::Integer(number) = &node.value {
+        reader.error_hint(
+            node.mark,
+            Code::Type,
+            "a port must be a mapping, not a number",
+            format!("write `port: {number}`"),
+        );
+        return None;
+    }
     let fields = reader.strict_mapping(node, "a port", &["protocol", "port", "endPort"])?;
     let protocol = match fields.get("protocol") {
         None => Some(Protocol::Tcp),
@@ -278,10 +301,11 @@ fn port_range(reader: &mut Reader, node: &Node<'_>) -> Option<PortRange> {
     let ports = match fields.get("port") {
         None => {
             if let Some(end) = end {
-                reader.error(
+                reader.error_hint(
                     end.mark,
                     Code::EndPort,
                     "`endPort` needs a `port` to begin at",
+                    "`port: 1` is the first there is",
                 );
                 return None;
             }
@@ -290,10 +314,11 @@ fn port_range(reader: &mut Reader, node: &Node<'_>) -> Option<PortRange> {
         Some(node) => match &node.value {
             Value::Text(name) => {
                 if let Some(end) = end {
-                    reader.error(
+                    reader.error_hint(
                         end.mark,
                         Code::EndPort,
                         "`endPort` needs a `port` that is a number",
+                        "a name is one port",
                     );
                 }
                 named_port(reader, node.mark, name)?
@@ -306,10 +331,11 @@ fn port_range(reader: &mut Reader, node: &Node<'_>) -> Option<PortRange> {
                 };
                 let (first, last) = (first?, last?);
                 if last < first {
-                    reader.error(
+                    reader.error_hint(
                         end.map_or(node.mark, |end| end.mark),
                         Code::EndPort,
                         format!("`endPort` {last} is below `port` {first}"),
+                        "change them round?",
                     );
                     return None;
                 }
@@ -329,7 +355,7 @@ fn named_port(reader: &mut Reader, mark: Mark, name: &str) -> Option<Ports> {
             mark,
             Code::Port,
             format!("`port` \"{}\" is a name without a letter", Shown(name)),
-            "a number stands without quotes",
+            format!("a number stands without quotes: `port: {}`", Shown(name)),
         );
         return None;
     }

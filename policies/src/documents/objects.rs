@@ -10,8 +10,9 @@ use std::sync::Arc;
 use crate::diagnostic::Code;
 use crate::inventory::{NamedPort, Node as ClusterNode, ObjectName, Protocol, Workload};
 use crate::names;
-use crate::yaml::Node;
+use crate::yaml::{Node, Value};
 
+use super::hints::nearest;
 use super::metadata;
 use super::reader::{Fields, Reader, Shown};
 
@@ -99,17 +100,29 @@ pub(super) fn pod(
     }
 }
 
-/// The named ports of all containers, in order, each once.
+/// The named ports of all containers, in order, each once. Of the init containers
+/// those count that are restarted and so run beside the others.
 fn ports(reader: &mut Reader, spec: Fields<'_, '_>) -> Vec<NamedPort> {
+    let mut containers = Vec::new();
+    for key in ["containers", "initContainers"] {
+        let listed = spec
+            .get(key)
+            .and_then(|node| reader.list(node, &format!("`spec.{key}`")))
+            .unwrap_or_default();
+        let listed: Vec<_> = listed
+            .into_iter()
+            .filter_map(|node| reader.mapping(node, "a container"))
+            .collect();
+        containers.extend(
+            listed
+                .into_iter()
+                .filter(|container| key == "containers" || is_restarted(*container)),
+        );
+    }
     let mut named = Vec::new();
-    let containers = spec
-        .get("containers")
-        .and_then(|node| reader.list(node, "`spec.containers`"))
-        .unwrap_or_default();
     for container in containers {
-        let ports = reader
-            .mapping(container, "a container")
-            .and_then(|container| container.get("ports"))
+        let ports = container
+            .get("ports")
             .and_then(|node| reader.list(node, "`ports`"))
             .unwrap_or_default();
         for port in ports {
@@ -124,6 +137,12 @@ fn ports(reader: &mut Reader, spec: Fields<'_, '_>) -> Vec<NamedPort> {
     named.sort();
     named.dedup();
     named
+}
+
+fn is_restarted(container: Fields<'_, '_>) -> bool {
+    container
+        .get("restartPolicy")
+        .is_some_and(|node| matches!(&node.value, Value::Text(text) if text == "Always"))
 }
 
 /// A port, if it has a name.
@@ -144,10 +163,7 @@ fn named_port(reader: &mut Reader, port: Fields<'_, '_>) -> Option<NamedPort> {
         None => Some(Protocol::Tcp),
         Some(node) => protocol(reader, node),
     };
-    let Some(node) = port.get("containerPort") else {
-        reader.error(port.mark, Code::Missing, "`containerPort` is missing");
-        return None;
-    };
+    let node = reader.required(port, "containerPort")?;
     let number = port_number(reader, node, "`containerPort`");
     valid.then_some(NamedPort {
         name: Box::from(name),
@@ -205,11 +221,15 @@ pub(super) fn protocol(reader: &mut Reader, node: &Node<'_>) -> Option<Protocol>
     let text = reader.string(node, "`protocol`")?;
     let protocol = Protocol::from_name(text);
     if protocol.is_none() {
+        let hint = match nearest(text, &["TCP", "UDP", "SCTP"]) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "one of TCP, UDP, SCTP; to cover other protocols leave `ports` out".to_owned(),
+        };
         reader.error_hint(
             node.mark,
             Code::Protocol,
             format!("protocol `{}` is not known", Shown(text)),
-            "one of TCP, UDP, SCTP; to cover other protocols leave `ports` out",
+            hint,
         );
     }
     protocol

@@ -13,6 +13,8 @@ use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::names::NameError;
 use crate::yaml::{Entry, Mark, Node, Value};
 
+use super::hints;
+
 /// The key by which YAML 1.1 merges mappings, and YAML 1.2 does not.
 const MERGE_KEY: &str = "<<";
 
@@ -214,6 +216,19 @@ impl Reader {
         what: &str,
         known: &[&str],
     ) -> Option<Fields<'n, 't>> {
+        self.strict_mapping_or(node, what, known, |_| {
+            format!("known here: {}", known.join(", "))
+        })
+    }
+
+    /// The same, and what to say of an unknown key of which nothing can be guessed.
+    pub fn strict_mapping_or<'n, 't>(
+        &mut self,
+        node: &'n Node<'t>,
+        what: &str,
+        known: &[&str],
+        hint: impl Fn(&str) -> String,
+    ) -> Option<Fields<'n, 't>> {
         let fields = self.mapping(node, what)?;
         for Entry { key, .. } in fields.entries {
             match &key.value {
@@ -224,7 +239,7 @@ impl Reader {
                     key.mark,
                     Code::UnknownKey,
                     format!("unknown key `{}` in {what}", Shown(text)),
-                    did_you_mean(text, known),
+                    hints::for_key(text, known).unwrap_or_else(|| hint(text)),
                 ),
                 _ => self.wrong_type(key, &format!("a key of {what}"), "a string"),
             }
@@ -399,47 +414,26 @@ impl Reader {
 
     /// Reports a word that is none of the known ones.
     pub fn unknown_word(&mut self, mark: Mark, code: Code, what: &str, word: &str, known: &[&str]) {
-        let hint = match nearest(word, known) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("one of {}", known.join(", ")),
-        };
         self.error_hint(
             mark,
             code,
             format!("{what} `{}` is not known", Shown(word)),
-            hint,
+            hints::for_word(word, known),
         );
     }
 
     /// Reports a value of another type than expected.
     pub fn wrong_type(&mut self, node: &Node<'_>, what: &str, expected: &str) {
-        let message = format!("{what} must be {expected}, not {}", node.value.noun());
+        let mut message = format!("{what} must be {expected}, not {}", node.value.noun());
         match &node.value {
             Value::Ambiguous(text) | Value::Text(text) if expected != "a string" => {
-                self.error(
-                    node.mark,
-                    Code::Type,
-                    format!("{message} (`{}`)", Shown(text)),
-                );
+                message.push_str(&format!(" (`{}`)", Shown(text)));
             }
-            Value::Ambiguous(text) => self.error_hint(
-                node.mark,
-                Code::Type,
-                message,
-                format!("write \"{}\" in quotes", Shown(text)),
-            ),
-            Value::Integer(_) | Value::Bool(_) if expected == "a string" => {
-                self.error_hint(node.mark, Code::Type, message, "write it in quotes");
-            }
-            Value::Tagged(tag) => {
-                self.error(
-                    node.mark,
-                    Code::Type,
-                    format!("{message} (`{}`)", Shown(tag)),
-                );
-            }
-            _ => self.error(node.mark, Code::Type, message),
+            Value::Tagged(tag) => message.push_str(&format!(" (`{}`)", Shown(tag))),
+            _ => {}
         }
+        let hint = hints::for_type(node, expected);
+        self.report(node.mark, Code::Type, Severity::Error, message, hint);
     }
 
     /// Reports what YAML itself forbids, or readers disagree about, anywhere below:
@@ -495,61 +489,9 @@ impl std::fmt::Display for Shown<'_> {
     }
 }
 
-/// What to write instead of a key that is not known.
-pub fn did_you_mean(key: &str, known: &[&str]) -> String {
-    match nearest(key, known) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("known here: {}", known.join(", ")),
-    }
-}
-
-/// The known key that was probably meant: the same but for case, or at most two
-/// letters away.
-pub(crate) fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
-    if text.len() > 64 {
-        return None;
-    }
-    known
-        .iter()
-        .map(|known| {
-            (
-                distance(&text.to_lowercase(), &known.to_lowercase()),
-                *known,
-            )
-        })
-        .filter(|(distance, known)| *distance <= 2 && *distance < known.len())
-        .min()
-        .map(|(_, known)| known)
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slip_finds_the_key_that_was_meant() {
-        let known = ["podSelector", "policyTypes", "ingress", "egress"];
-        assert_eq!(nearest("podselector", &known), Some("podSelector"));
-        assert_eq!(nearest("policyType", &known), Some("policyTypes"));
-        assert_eq!(nearest("ingres", &known), Some("ingress"));
-        assert_eq!(nearest("namespaceSelector", &known), None);
-    }
 
     #[test]
     fn what_is_shown_is_bounded_and_has_no_control_characters() {

@@ -9,7 +9,10 @@ use super::reader::{Reader, Shown};
 
 /// Reads a selector; an empty one selects everything.
 pub(super) fn selector(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<LabelSelector> {
-    let fields = reader.strict_mapping(node, what, &["matchLabels", "matchExpressions"])?;
+    let known = ["matchLabels", "matchExpressions"];
+    let fields = reader.strict_mapping_or(node, what, &known, |key| {
+        format!("labels stand in `matchLabels: {{{}: …}}`", Shown(key))
+    })?;
     let mut requirements = Vec::new();
     let errors = reader.errors();
     if let Some(node) = fields.get("matchLabels") {
@@ -40,24 +43,13 @@ fn requirement(reader: &mut Reader, node: &Node<'_>) -> Option<Requirement> {
         "an entry of `matchExpressions`",
         &["key", "operator", "values"],
     )?;
-    let key = match fields.get("key") {
-        Some(node) => {
-            let key = reader.string(node, "`key`")?;
-            reader
-                .check_name(
-                    node.mark,
-                    Code::Label,
-                    "the label key",
-                    key,
-                    names::label_key,
-                )
-                .then_some(key)
-        }
-        None => {
-            reader.error(fields.mark, Code::Missing, "`key` is missing");
-            None
-        }
-    };
+    let key = reader.required(fields, "key").and_then(|node| {
+        let key = reader.string(node, "`key`")?;
+        let (mark, what) = (node.mark, "the label key");
+        reader
+            .check_name(mark, Code::Label, what, key, names::label_key)
+            .then_some(key)
+    });
     let mut values = Vec::new();
     let values_mark = fields.get("values").map_or(fields.mark, |node| node.mark);
     if let Some(node) = fields.get("values") {
@@ -67,10 +59,7 @@ fn requirement(reader: &mut Reader, node: &Node<'_>) -> Option<Requirement> {
             values.push(Box::from(value));
         }
     }
-    let Some(node) = fields.get("operator") else {
-        reader.error(fields.mark, Code::Missing, "`operator` is missing");
-        return None;
-    };
+    let node = reader.required(fields, "operator")?;
     let name = reader.string(node, "`operator`")?;
     let (needs_values, operator) = match name {
         "In" => (true, Operator::In(values.clone().into())),
@@ -78,22 +67,30 @@ fn requirement(reader: &mut Reader, node: &Node<'_>) -> Option<Requirement> {
         "Exists" => (false, Operator::Exists),
         "DoesNotExist" => (false, Operator::DoesNotExist),
         _ => {
-            reader.error_hint(
-                node.mark,
-                Code::Selector,
-                format!("operator `{}` is not known", Shown(name)),
-                "one of In, NotIn, Exists, DoesNotExist",
-            );
+            let known = ["In", "NotIn", "Exists", "DoesNotExist"];
+            reader.unknown_word(node.mark, Code::Selector, "operator", name, &known);
             return None;
         }
     };
     if needs_values == values.is_empty() {
-        let message = if needs_values {
-            format!("operator {name} needs at least one value")
+        let (message, hint) = if needs_values {
+            let exists = if name == "In" {
+                "Exists"
+            } else {
+                "DoesNotExist"
+            };
+            (
+                format!("operator {name} needs at least one value"),
+                format!("whatever the value, it is {exists}"),
+            )
         } else {
-            format!("operator {name} takes no values")
+            let one_of = if name == "Exists" { "In" } else { "NotIn" };
+            (
+                format!("operator {name} takes no values"),
+                format!("with values it is {one_of}"),
+            )
         };
-        reader.error(values_mark, Code::Selector, message);
+        reader.error_hint(values_mark, Code::Selector, message, hint);
         return None;
     }
     Some(Requirement::new(key?, operator))

@@ -1,6 +1,8 @@
 //! What documents are read as, and how mistakes in them are reported.
 
 mod cluster_policies;
+mod manifests;
+mod mistakes;
 mod policies;
 
 use super::*;
@@ -384,4 +386,39 @@ fn directories_are_read_in_order_and_only_manifests_of_them() {
     std::fs::remove_dir_all(&root).unwrap();
     assert_eq!(names, ["a.yml", "b.yaml", "below/c.json"]);
     assert!(read(&[root.join("absent.yaml")]).is_err());
+}
+
+// Metadata.
+
+#[test]
+fn labels_and_annotations_of_a_policy_are_held_to_upstreams_rules() {
+    let policy = |metadata: &str| {
+        text(&format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, {metadata}}}\nspec: {{}}\n"
+        ))
+    };
+    let bytes = 256 << 10;
+    let long = |length: usize| format!("annotations: {{a: {}}}", "x".repeat(length - 1));
+    for good in [
+        "labels: {a.b/c: d, e: ''}, annotations: {}",
+        "annotations: {Upper.Case/Key: 'any value\n'}",
+        &long(bytes),
+    ] {
+        assert_eq!(policy(good).diagnostics, [], "{good:.80}");
+    }
+    for (bad, code) in [
+        ("labels: {a: 1}", "CD0107"),
+        ("labels: {a: -b}", "CD0202"),
+        ("labels: {a b: c}", "CD0202"),
+        ("labels: [a]", "CD0107"),
+        ("annotations: {a: true}", "CD0107"),
+        ("annotations: {a b: c}", "CD0201"),
+        ("annotations: {cofferdam.dev/mod: audit}", "CD0213"),
+        ("annotations: {cofferdam.dev/mode: Audit}", "CD0213"),
+        (&long(bytes + 1), "CD0219"),
+    ] {
+        let parsed = policy(bad);
+        assert_eq!(errors(&parsed).len(), 1, "{bad:.80}");
+        assert!(errors(&parsed)[0].ends_with(code), "{bad:.80}");
+    }
 }

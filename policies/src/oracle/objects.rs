@@ -68,9 +68,14 @@ pub(super) fn addresses_of_node(node: &Value) -> Vec<IpAddr> {
 
 /// The protocols and numbers of the ports that a pod's containers call `name`.
 pub(super) fn ports_named<'v>(pod: &'v Value, name: &str) -> Vec<(&'v str, u64)> {
-    let containers = field(pod, "spec").map_or(&[][..], |spec| list(spec, "containers"));
-    containers
+    let of = |key| field(pod, "spec").map_or(&[][..], |spec| list(spec, key));
+    // An init container that is always restarted runs beside the others.
+    let beside = of("initContainers")
         .iter()
+        .filter(|container| string(container, "restartPolicy") == Some("Always"));
+    of("containers")
+        .iter()
+        .chain(beside)
         .flat_map(|container| list(container, "ports"))
         .filter(|port| string(port, "name") == Some(name))
         .filter_map(|port| {

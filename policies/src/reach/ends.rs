@@ -8,7 +8,8 @@ use cofferdam_verdict::address::Family;
 use cofferdam_verdict::table::Profile;
 use thiserror::Error;
 
-use crate::documents::reader::{Shown, nearest};
+use crate::documents::hints::nearest;
+use crate::documents::reader::Shown;
 use crate::inventory::{Inventory, ObjectName, Owner, Workload};
 
 use super::{Reach, ReachError};
