@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cofferdam_policies::inventory::{Inventory, Node, ObjectName, Owner, Workload};
 
@@ -81,7 +82,7 @@ impl Desired {
         all.sort();
         all.dedup();
         all.retain(|address| match self.inventory.owner(*address) {
-            Some(Owner::Workload(workload)) if self.local.contains(workload) => {
+            Some(Owner::Workload(workload)) if self.local.contains(&workload) => {
                 self.warn(format!(
                     "address {address} of {owner} belongs to the endpoint of {workload} here"
                 ));
@@ -105,18 +106,19 @@ impl Desired {
 
     /// Takes an address from whoever has it by a document.
     fn evict(&mut self, address: IpAddr, by: &Owner) {
-        let Some(owner) = self.inventory.owner(address).filter(|owner| *owner != by) else {
+        let Some(owner) = self.inventory.owner(address).filter(|owner| owner != by) else {
             return;
         };
-        let owner = owner.clone();
         let message = format!("address {address} of {owner} is that of {by} here");
         let set = match &owner {
             Owner::Workload(name) if self.local.contains(name) => return,
-            Owner::Workload(name) => self.inventory.remove_workload(name).map(|mut workload| {
+            Owner::Workload(name) => self.inventory.remove_workload(name).map(|workload| {
+                let mut workload = Arc::unwrap_or_clone(workload);
                 workload.addresses.retain(|one| *one != address);
                 self.inventory.set_workload(workload)
             }),
-            Owner::Node(name) => self.inventory.remove_node(name).map(|mut node| {
+            Owner::Node(name) => self.inventory.remove_node(name).map(|node| {
+                let mut node = Arc::unwrap_or_clone(node);
                 node.addresses.retain(|one| *one != address);
                 self.inventory.set_node(name, node)
             }),

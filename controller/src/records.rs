@@ -398,7 +398,7 @@ status: {podIP: 10.0.0.1}
         let closed = inventory.remove_policy(&closed).unwrap();
         let place = Place {
             line: 7,
-            ..closed.place
+            ..closed.place.clone()
         };
         inventory.set_cluster_policy(ClusterNetworkPolicy {
             name: "quarantine".into(),

@@ -253,7 +253,7 @@ fn owned_slots<'a>(
             });
         }
     }
-    for (name, node) in input.inventory.nodes() {
+    for (name, node) in input.inventory.nodes().iter() {
         let kind = if Some(name.as_ref()) == input.own_node {
             SlotKind::OwnNode
         } else {

@@ -140,13 +140,13 @@ pub enum Content {
     /// A namespace's labels.
     Namespace(Labels),
     /// A node.
-    Node(Node),
+    Node(Arc<Node>),
     /// A pod.
-    Pod(Workload),
+    Pod(Arc<Workload>),
     /// A policy.
-    NetworkPolicy(NetworkPolicy),
+    NetworkPolicy(Arc<NetworkPolicy>),
     /// A policy of the whole cluster.
-    ClusterNetworkPolicy(ClusterNetworkPolicy),
+    ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
 }
 
 /// A document without errors.
@@ -416,27 +416,27 @@ impl FileParser {
             namespace: object_name.namespace.clone(),
             name: object_name.name.clone(),
         };
-        let content =
-            match kind {
-                Kind::Namespace => Some(Content::Namespace(metadata::labels(reader, metadata))),
-                Kind::Node => Some(Content::Node(objects::node(reader, fields, metadata))),
-                Kind::Pod => Some(Content::Pod(objects::pod(
-                    reader,
-                    fields,
-                    metadata,
-                    object_name,
-                ))),
-                Kind::NetworkPolicy => Some(Content::NetworkPolicy(
-                    network_policy::network_policy(reader, fields, metadata, object_name),
-                )),
-                Kind::ClusterNetworkPolicy => cluster_network_policy::cluster_network_policy(
-                    reader,
-                    fields,
-                    metadata,
-                    object_name.name,
-                )
-                .map(Content::ClusterNetworkPolicy),
-            };
+        let content = match kind {
+            Kind::Namespace => Some(Content::Namespace(metadata::labels(reader, metadata))),
+            Kind::Node => {
+                let node = objects::node(reader, fields, metadata);
+                Some(Content::Node(node.into()))
+            }
+            Kind::Pod => {
+                let pod = objects::pod(reader, fields, metadata, object_name);
+                Some(Content::Pod(pod.into()))
+            }
+            Kind::NetworkPolicy => {
+                let policy = network_policy::network_policy(reader, fields, metadata, object_name);
+                Some(Content::NetworkPolicy(policy.into()))
+            }
+            Kind::ClusterNetworkPolicy => {
+                let name = object_name.name;
+                let policy =
+                    cluster_network_policy::cluster_network_policy(reader, fields, metadata, name);
+                policy.map(|policy| Content::ClusterNetworkPolicy(policy.into()))
+            }
+        };
         let content = content.filter(|_| reader.errors() == errors);
         if let Some(content) = content {
             self.documents.push(Document {

@@ -10,7 +10,6 @@
 
 mod cluster;
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use thiserror::Error;
 
 use crate::diagnostic::Place;
 use crate::selectors::{LabelSelector, Labels};
+use crate::shared_map::{Objects, SharedMap};
 
 pub use cluster::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, MAX_PRIORITY, RuleAction, Tier,
@@ -280,59 +280,87 @@ pub struct AddressTaken {
     pub claimant: Owner,
 }
 
+/// An address's owner, with everything that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A workload that has the address to itself.
+    Workload(Arc<Workload>),
+    /// A node, by its name.
+    Node(Arc<str>, Arc<Node>),
+}
+
+impl Holder {
+    /// Who it is.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        match self {
+            Self::Workload(workload) => Owner::Workload(workload.name.clone()),
+            Self::Node(name, _) => Owner::Node(name.clone()),
+        }
+    }
+}
+
 /// Everything that policies are about, and the policies.
+///
+/// A copy shares with the original what neither changes; see [`SharedMap`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    namespaces: BTreeMap<Arc<str>, Labels>,
-    workloads: BTreeMap<ObjectName, Workload>,
-    nodes: BTreeMap<Arc<str>, Node>,
-    policies: BTreeMap<ObjectName, NetworkPolicy>,
-    cluster_policies: BTreeMap<Arc<str>, ClusterNetworkPolicy>,
-    owners: HashMap<IpAddr, Owner>,
+    namespaces: Objects<Arc<str>, Labels>,
+    workloads: Objects<ObjectName, Workload>,
+    nodes: Objects<Arc<str>, Node>,
+    policies: Objects<ObjectName, NetworkPolicy>,
+    cluster_policies: Objects<Arc<str>, ClusterNetworkPolicy>,
+    holders: SharedMap<IpAddr, Holder>,
 }
 
 impl Inventory {
     /// The namespaces and their labels.
     #[must_use]
-    pub fn namespaces(&self) -> &BTreeMap<Arc<str>, Labels> {
+    pub fn namespaces(&self) -> &Objects<Arc<str>, Labels> {
         &self.namespaces
     }
 
     /// The workloads by name.
     #[must_use]
-    pub fn workloads(&self) -> &BTreeMap<ObjectName, Workload> {
+    pub fn workloads(&self) -> &Objects<ObjectName, Workload> {
         &self.workloads
     }
 
     /// The nodes by name.
     #[must_use]
-    pub fn nodes(&self) -> &BTreeMap<Arc<str>, Node> {
+    pub fn nodes(&self) -> &Objects<Arc<str>, Node> {
         &self.nodes
     }
 
     /// The policies by name.
     #[must_use]
-    pub fn policies(&self) -> &BTreeMap<ObjectName, NetworkPolicy> {
+    pub fn policies(&self) -> &Objects<ObjectName, NetworkPolicy> {
         &self.policies
     }
 
     /// The policies of the whole cluster by name.
     #[must_use]
-    pub fn cluster_policies(&self) -> &BTreeMap<Arc<str>, ClusterNetworkPolicy> {
+    pub fn cluster_policies(&self) -> &Objects<Arc<str>, ClusterNetworkPolicy> {
         &self.cluster_policies
+    }
+
+    /// All addresses that somebody owns, in order.
+    #[must_use]
+    pub fn holders(&self) -> &SharedMap<IpAddr, Holder> {
+        &self.holders
     }
 
     /// Who owns an address: the workload that has it to itself, or a node.
     #[must_use]
-    pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
-        self.owners.get(&address)
+    pub fn owner(&self, address: IpAddr) -> Option<Owner> {
+        self.holders.get(&address).map(Holder::owner)
     }
 
     /// Adds a namespace or replaces its labels.
     pub fn set_namespace(&mut self, name: &str, labels: &Labels) {
         // The label is the system's: what a document says there does not count.
-        self.namespaces
-            .insert(Arc::from(name), labels.with(NAMESPACE_NAME_LABEL, name));
+        let labels = labels.with(NAMESPACE_NAME_LABEL, name);
+        self.namespaces.insert(Arc::from(name), labels);
     }
 
     /// Adds a workload or replaces the one of that name.
@@ -340,23 +368,25 @@ impl Inventory {
     /// # Errors
     /// [`AddressTaken`] when somebody else has one of its addresses; then nothing
     /// changes.
-    pub fn set_workload(&mut self, workload: Workload) -> Result<(), AddressTaken> {
+    pub fn set_workload(&mut self, workload: impl Into<Arc<Workload>>) -> Result<(), AddressTaken> {
+        let workload = workload.into();
         let owner = Owner::Workload(workload.name.clone());
         self.check(&owner, workload.own_addresses())?;
         self.remove_workload(&workload.name);
         self.ensure_namespace(&workload.name.namespace);
         for &address in workload.own_addresses() {
-            self.owners.insert(address, owner.clone());
+            let holder = Holder::Workload(workload.clone());
+            self.holders.insert(address, holder);
         }
         self.workloads.insert(workload.name.clone(), workload);
         Ok(())
     }
 
     /// Removes a workload, if it is there.
-    pub fn remove_workload(&mut self, name: &ObjectName) -> Option<Workload> {
+    pub fn remove_workload(&mut self, name: &ObjectName) -> Option<Arc<Workload>> {
         let workload = self.workloads.remove(name)?;
         for address in workload.own_addresses() {
-            self.owners.remove(address);
+            self.holders.remove(address);
         }
         Some(workload)
     }
@@ -366,45 +396,49 @@ impl Inventory {
     /// # Errors
     /// [`AddressTaken`] when somebody else has one of its addresses; then nothing
     /// changes.
-    pub fn set_node(&mut self, name: &str, node: Node) -> Result<(), AddressTaken> {
+    pub fn set_node(&mut self, name: &str, node: impl Into<Arc<Node>>) -> Result<(), AddressTaken> {
+        let node = node.into();
         let name: Arc<str> = Arc::from(name);
         let owner = Owner::Node(name.clone());
         self.check(&owner, &node.addresses)?;
         self.remove_node(&name);
         for &address in &node.addresses {
-            self.owners.insert(address, owner.clone());
+            let holder = Holder::Node(name.clone(), node.clone());
+            self.holders.insert(address, holder);
         }
         self.nodes.insert(name, node);
         Ok(())
     }
 
     /// Removes a node, if it is there.
-    pub fn remove_node(&mut self, name: &str) -> Option<Node> {
+    pub fn remove_node(&mut self, name: &str) -> Option<Arc<Node>> {
         let node = self.nodes.remove(name)?;
         for address in &node.addresses {
-            self.owners.remove(address);
+            self.holders.remove(address);
         }
         Some(node)
     }
 
     /// Adds a policy or replaces the one of that name.
-    pub fn set_policy(&mut self, policy: NetworkPolicy) {
+    pub fn set_policy(&mut self, policy: impl Into<Arc<NetworkPolicy>>) {
+        let policy = policy.into();
         self.ensure_namespace(&policy.name.namespace);
         self.policies.insert(policy.name.clone(), policy);
     }
 
     /// Removes a policy, if it is there.
-    pub fn remove_policy(&mut self, name: &ObjectName) -> Option<NetworkPolicy> {
+    pub fn remove_policy(&mut self, name: &ObjectName) -> Option<Arc<NetworkPolicy>> {
         self.policies.remove(name)
     }
 
     /// Adds a policy of the whole cluster or replaces the one of that name.
-    pub fn set_cluster_policy(&mut self, policy: ClusterNetworkPolicy) {
+    pub fn set_cluster_policy(&mut self, policy: impl Into<Arc<ClusterNetworkPolicy>>) {
+        let policy = policy.into();
         self.cluster_policies.insert(policy.name.clone(), policy);
     }
 
     /// Removes a policy of the whole cluster, if it is there.
-    pub fn remove_cluster_policy(&mut self, name: &str) -> Option<ClusterNetworkPolicy> {
+    pub fn remove_cluster_policy(&mut self, name: &str) -> Option<Arc<ClusterNetworkPolicy>> {
         self.cluster_policies.remove(name)
     }
 
@@ -417,10 +451,10 @@ impl Inventory {
 
     fn check(&self, claimant: &Owner, addresses: &[IpAddr]) -> Result<(), AddressTaken> {
         for &address in addresses {
-            if let Some(owner) = self.owners.get(&address).filter(|owner| *owner != claimant) {
+            if let Some(owner) = self.owner(address).filter(|owner| owner != claimant) {
                 return Err(AddressTaken {
                     address,
-                    owner: owner.clone(),
+                    owner,
                     claimant: claimant.clone(),
                 });
             }
@@ -489,7 +523,7 @@ mod tests {
         inventory.set_node("n", node).unwrap();
         assert_eq!(
             inventory.owner("10.0.0.1".parse().unwrap()),
-            Some(&Owner::Node(Arc::from("n")))
+            Some(Owner::Node(Arc::from("n")))
         );
     }
 
@@ -505,7 +539,7 @@ mod tests {
         inventory.remove_workload(&ObjectName::new("x", "a"));
         assert_eq!(
             inventory.owner("10.0.0.1".parse().unwrap()),
-            Some(&Owner::Workload(ObjectName::new("x", "b")))
+            Some(Owner::Workload(ObjectName::new("x", "b")))
         );
     }
 }

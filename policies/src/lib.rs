@@ -21,4 +21,5 @@ pub mod names;
 pub mod oracle;
 pub mod reach;
 pub mod selectors;
+pub mod shared_map;
 pub mod yaml;

@@ -296,7 +296,8 @@ impl Reach {
                 atom: u32::MAX,
             },
         };
-        let (workload, owner_node) = match self.inventory.owner(address) {
+        let owner = self.inventory.owner(address);
+        let (workload, owner_node) = match &owner {
             Some(Owner::Workload(name)) => {
                 let workload = &self.inventory.workloads()[name];
                 (self.numbers.get(name).copied(), workload.node.as_ref())

@@ -163,7 +163,7 @@ fn policies_of<'i>(
     };
     inventory
         .policies()
-        .range(first..)
+        .starting_at(&first)
         .map(|(_, policy)| policy)
         .take_while(move |policy| policy.name.namespace == *namespace)
 }

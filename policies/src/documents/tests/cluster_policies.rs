@@ -32,7 +32,7 @@ fn sections(sections: &str) -> Parsed {
 fn only(parsed: &Parsed) -> ClusterNetworkPolicy {
     assert_eq!(errors(parsed), Vec::<String>::new());
     match &parsed.documents[0].content {
-        Content::ClusterNetworkPolicy(policy) => policy.clone(),
+        Content::ClusterNetworkPolicy(policy) => (**policy).clone(),
         other => panic!("{other:?}"),
     }
 }

@@ -19,7 +19,7 @@ fn policy(spec_text: &str) -> NetworkPolicy {
     let parsed = spec(spec_text);
     assert_eq!(errors(&parsed), Vec::<String>::new(), "{spec_text}");
     match &parsed.documents[0].content {
-        Content::NetworkPolicy(policy) => policy.clone(),
+        Content::NetworkPolicy(policy) => (**policy).clone(),
         other => panic!("{other:?}"),
     }
 }

@@ -1,0 +1,500 @@
+//! A sorted map whose copies share what they have in common.
+//!
+//! The desired state of a large cluster is copied at every change (what is in force
+//! stays untouched until the next state is), and little of it differs. Entries lie in
+//! chunks behind reference counts: a copy costs one count, a change copies one chunk,
+//! and what two maps do not share is found without looking at the rest. Whoever works
+//! something out of a whole map can keep the result by chunk, and work it out again
+//! only for the chunks that are new.
+//!
+//! Invariants: keys ascend through all chunks, each once; no chunk is empty, and none
+//! has more than [`CHUNK`] entries. How entries are cut into chunks depends on the
+//! past: nothing that is compared or written may depend on it.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Index;
+use std::sync::Arc;
+
+/// Most entries of one chunk: copying one costs some microseconds, and 100 000
+/// entries are a few hundred chunks.
+const CHUNK: usize = 512;
+
+/// Entries that share their fate.
+pub type Chunk<K, V> = Arc<Vec<(K, V)>>;
+
+/// A sorted map.
+pub struct SharedMap<K, V> {
+    chunks: Arc<Vec<Chunk<K, V>>>,
+    length: usize,
+}
+
+/// A key and the values under it in two maps that differ there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'m, K, V> {
+    /// The key.
+    pub key: &'m K,
+    /// The value before.
+    pub before: Option<&'m V>,
+    /// The value after.
+    pub after: Option<&'m V>,
+}
+
+impl<K, V> SharedMap<K, V> {
+    /// Number of entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// All entries, in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> + Clone {
+        let entries = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        entries.map(|(key, value)| (key, value))
+    }
+
+    /// All keys, in order.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + Clone {
+        self.iter().map(|(key, _)| key)
+    }
+
+    /// All values, in the order of their keys.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> + Clone {
+        self.iter().map(|(_, value)| value)
+    }
+
+    /// The chunks, in order.
+    pub fn chunks(&self) -> impl ExactSizeIterator<Item = &Chunk<K, V>> {
+        self.chunks.iter()
+    }
+
+    /// Whether both are copies of one map, and neither has changed since. `false` says
+    /// nothing.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.chunks, &other.chunks)
+    }
+}
+
+impl<K: Ord, V> SharedMap<K, V> {
+    /// Which chunk has the key, or would have it, and where in it.
+    fn find<Q: Ord + ?Sized>(&self, key: &Q) -> (usize, Result<usize, usize>)
+    where
+        K: Borrow<Q>,
+    {
+        let is_before = |chunk: &Chunk<K, V>| {
+            let last = chunk.last().map(|(last, _)| last.borrow());
+            last.is_some_and(|last: &Q| last < key)
+        };
+        let at = self.chunks.partition_point(is_before);
+        match self.chunks.get(at) {
+            Some(chunk) => (at, chunk.binary_search_by(|(one, _)| one.borrow().cmp(key))),
+            None => (at, Err(0)),
+        }
+    }
+
+    /// The value under a key.
+    #[must_use]
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        match self.find(key) {
+            (chunk, Ok(at)) => Some(&self.chunks[chunk][at].1),
+            (_, Err(_)) => None,
+        }
+    }
+
+    /// Whether there is a value under a key.
+    #[must_use]
+    pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.get(key).is_some()
+    }
+
+    /// The entries from a key on, in order.
+    pub fn starting_at<'m, Q: Ord + ?Sized>(
+        &'m self,
+        key: &Q,
+    ) -> impl Iterator<Item = (&'m K, &'m V)> + use<'m, K, V, Q>
+    where
+        K: Borrow<Q>,
+    {
+        let (chunk, at) = self.find(key);
+        let (Ok(at) | Err(at)) = at;
+        let entries = self.chunks[chunk..].iter().flat_map(|chunk| chunk.iter());
+        entries.skip(at).map(|(key, value)| (key, value))
+    }
+
+    /// Where two maps differ, in the order of keys.
+    pub fn changes<'m>(&'m self, after: &'m Self) -> Vec<Change<'m, K, V>>
+    where
+        V: PartialEq,
+    {
+        if self.is_same(after) {
+            return Vec::new();
+        }
+        // What lies in a chunk of both is the same in both.
+        let pointers = |map: &Self| -> HashSet<*const Vec<(K, V)>> {
+            map.chunks.iter().map(Arc::as_ptr).collect()
+        };
+        let (in_before, in_after) = (pointers(self), pointers(after));
+        let rest = |map: &'m Self, other: HashSet<*const Vec<(K, V)>>| {
+            let chunks = map.chunks.iter();
+            let own = chunks.filter(move |chunk| !other.contains(&Arc::as_ptr(chunk)));
+            own.flat_map(|chunk| chunk.iter()).peekable()
+        };
+        let mut before = rest(self, in_after);
+        let mut after = rest(after, in_before);
+        let mut changes = Vec::new();
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => return changes,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+            };
+            let left = (order != Ordering::Greater)
+                .then(|| before.next())
+                .flatten();
+            let right = (order != Ordering::Less).then(|| after.next()).flatten();
+            let values = (left.map(|(_, value)| value), right.map(|(_, value)| value));
+            if let Some((key, _)) = left.or(right)
+                && values.0 != values.1
+            {
+                changes.push(Change {
+                    key,
+                    before: values.0,
+                    after: values.1,
+                });
+            }
+        }
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
+    /// Puts a value under a key, and gives back the one that was there.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let (chunk, at) = self.find(&key);
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let at = match at {
+            Ok(at) => {
+                let entry = &mut Arc::make_mut(&mut chunks[chunk])[at];
+                return Some(std::mem::replace(&mut entry.1, value));
+            }
+            Err(at) => at,
+        };
+        self.length += 1;
+        if chunk == chunks.len() {
+            // Behind everything: the last chunk is filled before a new one begins.
+            match chunks.last_mut() {
+                Some(last) if last.len() < CHUNK => Arc::make_mut(last).push((key, value)),
+                _ => chunks.push(Arc::new(vec![(key, value)])),
+            }
+            return None;
+        }
+        let entries = Arc::make_mut(&mut chunks[chunk]);
+        entries.insert(at, (key, value));
+        if entries.len() > CHUNK {
+            let upper = entries.split_off(entries.len() / 2);
+            chunks.insert(chunk + 1, Arc::new(upper));
+        }
+        None
+    }
+
+    /// Removes what is under a key.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        let (chunk, Ok(at)) = self.find(key) else {
+            return None;
+        };
+        self.length -= 1;
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let entries = Arc::make_mut(&mut chunks[chunk]);
+        let (_, value) = entries.remove(at);
+        let left = entries.len();
+        if left == 0 {
+            chunks.remove(chunk);
+        } else if left < CHUNK / 8
+            && let Some(next) = chunks.get(chunk + 1)
+            && left + next.len() <= CHUNK / 2
+        {
+            // So that a map which shrinks does not keep its chunks.
+            let next = chunks.remove(chunk + 1);
+            Arc::make_mut(&mut chunks[chunk]).extend(next.iter().cloned());
+        }
+        Some(value)
+    }
+}
+
+impl<K, V> Clone for SharedMap<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            chunks: self.chunks.clone(),
+            length: self.length,
+        }
+    }
+}
+
+impl<K, V> Default for SharedMap<K, V> {
+    fn default() -> Self {
+        Self {
+            chunks: Arc::default(),
+            length: 0,
+        }
+    }
+}
+
+impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for SharedMap<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<K: Ord, V: PartialEq> PartialEq for SharedMap<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.length == other.length && self.changes(other).is_empty()
+    }
+}
+
+impl<K: Ord, V: Eq> Eq for SharedMap<K, V> {}
+
+impl<K: Ord + Borrow<Q>, V, Q: Ord + ?Sized> Index<&Q> for SharedMap<K, V> {
+    type Output = V;
+
+    fn index(&self, key: &Q) -> &V {
+        self.get(key).expect("there is an entry under the key")
+    }
+}
+
+/// Objects by name, each shared with whoever else has it.
+pub struct Objects<K, T>(SharedMap<K, Arc<T>>);
+
+impl<K, T> Objects<K, T> {
+    /// Number of objects.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All objects with their names, in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &T)> + Clone {
+        self.0.iter().map(|(name, object)| (name, object.as_ref()))
+    }
+
+    /// All names, in order.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + Clone {
+        self.0.keys()
+    }
+
+    /// All objects, in the order of their names.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &T> + Clone {
+        self.0.values().map(Arc::as_ref)
+    }
+
+    /// The map of shared objects.
+    #[must_use]
+    pub fn shared(&self) -> &SharedMap<K, Arc<T>> {
+        &self.0
+    }
+}
+
+impl<K: Ord, T> Objects<K, T> {
+    /// The object of a name.
+    #[must_use]
+    pub fn get<Q: Ord + ?Sized>(&self, name: &Q) -> Option<&T>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(name).map(Arc::as_ref)
+    }
+
+    /// The object of a name, and the name as it is kept.
+    #[must_use]
+    pub fn get_key_value<Q: Ord + ?Sized>(&self, name: &Q) -> Option<(&K, &T)>
+    where
+        K: Borrow<Q>,
+    {
+        let found = self.starting_at(name).next();
+        found.filter(|(one, _)| (*one).borrow() == name)
+    }
+
+    /// Whether there is an object of a name.
+    #[must_use]
+    pub fn contains_key<Q: Ord + ?Sized>(&self, name: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.0.contains_key(name)
+    }
+
+    /// The objects from a name on, in order.
+    pub fn starting_at<'m, Q: Ord + ?Sized>(
+        &'m self,
+        name: &Q,
+    ) -> impl Iterator<Item = (&'m K, &'m T)> + use<'m, K, T, Q>
+    where
+        K: Borrow<Q>,
+    {
+        let objects = self.0.starting_at(name);
+        objects.map(|(name, object)| (name, object.as_ref()))
+    }
+}
+
+impl<K: Ord + Clone, T> Objects<K, T> {
+    /// Puts an object under a name, and gives back the one that was there.
+    pub fn insert(&mut self, name: K, object: impl Into<Arc<T>>) -> Option<Arc<T>> {
+        self.0.insert(name, object.into())
+    }
+
+    /// Removes the object of a name.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, name: &Q) -> Option<Arc<T>>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.remove(name)
+    }
+}
+
+impl<'m, K, T> IntoIterator for &'m Objects<K, T> {
+    type Item = (&'m K, &'m T);
+    type IntoIter = Box<dyn Iterator<Item = Self::Item> + 'm>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.iter())
+    }
+}
+
+impl<K, T> Clone for Objects<K, T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K, T> Default for Objects<K, T> {
+    fn default() -> Self {
+        Self(SharedMap::default())
+    }
+}
+
+impl<K: fmt::Debug, T: fmt::Debug> fmt::Debug for Objects<K, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<K: Ord, T: Eq> PartialEq for Objects<K, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl<K: Ord, T: Eq> Eq for Objects<K, T> {}
+
+impl<K: Ord + Borrow<Q>, T, Q: Ord + ?Sized> Index<&Q> for Objects<K, T> {
+    type Output = T;
+
+    fn index(&self, name: &Q) -> &T {
+        &self.0[name]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(map: &SharedMap<u16, u8>, model: &BTreeMap<u16, u8>) {
+        assert_eq!(map.len(), model.len());
+        assert!(map.iter().eq(model));
+        assert!(map.iter().rev().eq(model.iter().rev()));
+        for chunk in map.chunks() {
+            assert!((1..=CHUNK).contains(&chunk.len()));
+        }
+    }
+
+    /// Many keys side by side, so that chunks fill, split, empty and merge.
+    fn steps() -> impl Strategy<Value = Vec<(u16, u16, Option<u8>)>> {
+        let step = (0..3000u16, 1..900u16, prop::option::of(0..2u8));
+        prop::collection::vec(step, 1..12)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn it_holds_what_a_map_of_the_library_holds(first in steps(), second in steps()) {
+            let mut map = SharedMap::default();
+            let mut model = BTreeMap::new();
+            let mut play = |steps: Vec<(u16, u16, Option<u8>)>, map: &mut SharedMap<u16, u8>| {
+                for (from, count, value) in steps {
+                    for key in from..from + count {
+                        match value {
+                            Some(value) => assert_eq!(map.insert(key, value), model.insert(key, value)),
+                            None => assert_eq!(map.remove(&key), model.remove(&key)),
+                        }
+                    }
+                    check(map, &model);
+                }
+                model.clone()
+            };
+            let model_before = play(first, &mut map);
+            let before = map.clone();
+            let model = play(second, &mut map);
+            check(&before, &model_before);
+            for key in [0, 1, 1500, 3899, u16::MAX] {
+                assert_eq!(map.get(&key), model.get(&key));
+                assert!(map.starting_at(&key).eq(model.range(key..)));
+            }
+            let changed: Vec<u16> = before.changes(&map).iter().map(|c| *c.key).collect();
+            let all = model.keys().chain(model_before.keys());
+            let mut expected: Vec<u16> = all
+                .filter(|key| model.get(key) != model_before.get(key))
+                .copied()
+                .collect();
+            expected.sort_unstable();
+            expected.dedup();
+            assert_eq!(&changed, &expected);
+            assert_eq!(before == map, expected.is_empty());
+            for change in before.changes(&map) {
+                assert_eq!(change.before, model_before.get(change.key));
+                assert_eq!(change.after, model.get(change.key));
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_of_a_copy_leaves_all_other_chunks_shared() {
+        let mut map = SharedMap::default();
+        for key in 0..10_000u32 {
+            map.insert(key, ());
+        }
+        let before = map.clone();
+        assert!(before.is_same(&map));
+        map.remove(&5_000);
+        let shared = |chunk: &Chunk<u32, ()>| before.chunks().any(|one| Arc::ptr_eq(one, chunk));
+        assert_eq!(map.chunks().filter(|chunk| !shared(chunk)).count(), 1);
+        assert_eq!(before.len(), 10_000);
+    }
+}
