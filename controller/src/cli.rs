@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 mod completions;
 mod endpoint;
 mod init;
@@ -9,7 +10,7 @@ mod schema;
 mod text;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ enum Command {
     Observe(observe::ObserveArgs),
     /// Says what is in force.
     Status(StatusArgs),
+    /// Says what is wrong with documents: nothing is in force or sent.
+    Check(check::CheckArgs),
     /// Copies policies of the library, with their tests, to begin with.
     Init(init::InitArgs),
     /// Prints JSON Schemas, of documents for editors and of what commands print.
@@ -144,6 +147,7 @@ pub fn main() -> ExitCode {
         Command::Endpoint(command) => endpoint::run(command),
         Command::Observe(args) => observe::run(&args),
         Command::Status(args) => status(&args),
+        Command::Check(args) => check::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),
@@ -164,22 +168,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run_agent(args: &AgentArgs) -> Result<bool> {
-    let mut config = match &args.config {
-        None => Config::default(),
-        Some(path) => {
-            let bytes =
-                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            match config::parse(&path.to_string_lossy(), &bytes) {
-                Ok(config) => config,
-                Err(diagnostics) => {
-                    for diagnostic in &diagnostics {
-                        eprintln!("{diagnostic}");
-                    }
-                    bail!("the configuration is not valid");
-                }
-            }
-        }
-    };
+    let mut config = args
+        .config
+        .as_deref()
+        .map_or_else(|| Ok(Config::default()), read_config)?;
     config.accept_partial |= args.accept_partial;
     if args.print_config {
         print(&config.to_string())?;
@@ -188,6 +180,20 @@ fn run_agent(args: &AgentArgs) -> Result<bool> {
     start_logging(args.log_format);
     agent::run(config, args.detach)?;
     Ok(true)
+}
+
+/// Reads a configuration; what is wrong with it is printed.
+fn read_config(path: &Path) -> Result<Config> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    match config::parse(&path.to_string_lossy(), &bytes) {
+        Ok(config) => Ok(config),
+        Err(diagnostics) => {
+            for diagnostic in &diagnostics {
+                eprintln!("{diagnostic}");
+            }
+            bail!("the configuration is not valid");
+        }
+    }
 }
 
 fn start_logging(format: Format) {

@@ -3,12 +3,16 @@
 //! Fields are added, never renamed or given another meaning within
 //! [`SCHEMA`]. The JSON Schemas in `docs/schemas` are derived from these types.
 
+mod check;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use check::{CapacityReport, CheckReport, NodeCapacity};
 
 /// The version of everything here, first field of every object.
 pub const SCHEMA: &str = "cofferdam/v1";
@@ -398,6 +402,7 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         text + "\n"
     }
     vec![
+        ("check.json", text::<CheckReport>()),
         ("endpoint.json", text::<EndpointReport>()),
         ("endpoint-list.json", text::<EndpointList>()),
         ("endpoint-remove.json", text::<RemoveReport>()),

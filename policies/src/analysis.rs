@@ -18,6 +18,7 @@
 
 mod allowed;
 mod blocks;
+mod gaps;
 mod isolation;
 mod nearest;
 mod order;
@@ -36,11 +37,12 @@ use std::collections::BTreeMap;
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::documents::context::Service;
-use crate::documents::{Identity, Source};
-use crate::inventory::{Inventory, Workload};
+use crate::documents::{Assembled, Identity, Source};
+use crate::inventory::Workload;
 
 pub use allowed::without_allowed;
 
+use gaps::Gaps;
 use places::{Places, Step};
 use rules::Rule;
 use world::World;
@@ -55,6 +57,7 @@ struct Project<'a> {
     documents: BTreeMap<&'a Identity, &'a Place>,
     /// The files, in order.
     files: Vec<&'a str>,
+    gaps: Gaps<'a>,
 }
 
 /// What was found.
@@ -87,10 +90,14 @@ impl Project<'_> {
     }
 }
 
-/// Holds policies against what there is. `inventory` is what the documents of
+/// Holds policies against what there is. `assembled` is what the documents of
 /// `sources` were put together to.
+///
+/// What was left out for an error is missing, and nothing is said that may only be due
+/// to that.
 #[must_use]
-pub fn analyse(sources: &[Source], inventory: &Inventory) -> Vec<Diagnostic> {
+pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
+    let inventory = &assembled.inventory;
     let contexts = || sources.iter().map(|source| &source.parsed.context);
     let services: Vec<&Service> = contexts().flat_map(|context| &context.services).collect();
     let templates: Vec<&Workload> = contexts().flat_map(|context| &context.templates).collect();
@@ -109,10 +116,17 @@ pub fn analyse(sources: &[Source], inventory: &Inventory) -> Vec<Diagnostic> {
         places: Places::new(sources),
         documents,
         files: sources.iter().map(|source| source.file.as_ref()).collect(),
+        gaps: Gaps::new(
+            (sources.iter())
+                .flat_map(|source| &source.parsed.rejected)
+                .chain(&assembled.rejected),
+        ),
     };
     let mut findings = Findings::default();
-    selectors::check(&project, &mut findings);
-    ports::check(&project, &mut findings);
+    if !project.gaps.in_objects() {
+        selectors::check(&project, &mut findings);
+        ports::check(&project, &mut findings);
+    }
     blocks::check(&project, &mut findings);
     order::check(&project, &mut findings);
     isolation::check(&project, &mut findings);

@@ -1,5 +1,7 @@
 //! Whom policies isolate, and whom they do not.
 
+use std::collections::BTreeSet;
+
 use cofferdam_verdict::verdict::Direction;
 
 use crate::diagnostic::Code;
@@ -51,6 +53,9 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
         }
     }
     for policy in world.inventory.policies().values() {
+        if project.gaps.in_policies_of(&policy.name.namespace) {
+            continue;
+        }
         implied_types(project, policy, &said, findings);
         without_rule(project, policy, &said, findings);
     }
@@ -191,14 +196,16 @@ fn namespaces(project: &Project<'_>, said: &[Vec<Said>; 2], findings: &mut Findi
     if world.inventory.policies().is_empty() && world.inventory.cluster_policies().is_empty() {
         return;
     }
+    // Of a policy that selects nothing there something else is said.
+    let with_policies: BTreeSet<&str> = (world.inventory.policies().keys())
+        .map(|name| name.namespace.as_ref())
+        .collect();
     for (namespace, groups) in world.namespaces() {
-        let is_said = |group: &u32| {
-            said.iter().any(|said| {
-                let said = said[*group as usize];
-                said.isolating > 0 || said.rules > 0
-            })
-        };
-        if groups.iter().any(is_said) {
+        let is_said = |group: &u32| said.iter().any(|said| said[*group as usize].rules > 0);
+        if with_policies.contains(namespace)
+            || groups.iter().any(is_said)
+            || project.gaps.in_policies_of(namespace)
+        {
             continue;
         }
         let document = Identity {
@@ -223,13 +230,10 @@ fn namespaces(project: &Project<'_>, said: &[Vec<Said>; 2], findings: &mut Findi
                 project.places.find(place, &path)
             }
         };
-        let count: usize = (groups.iter())
-            .map(|group| world.groups[*group as usize].members.len())
-            .sum();
         findings.warn(
             place,
             Code::NotIsolated,
-            format!("no policy is about namespace `{namespace}`: everything may reach its {count} workloads, and they everything"),
+            format!("no policy is about namespace `{namespace}`: anybody may reach its workloads, and they anybody"),
             "begin with a policy that denies by default".to_owned(),
         );
     }

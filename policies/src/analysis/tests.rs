@@ -30,6 +30,12 @@ const CLOSED: &str = "
 ";
 
 fn findings(texts: &[&str]) -> Vec<Diagnostic> {
+    let (errors, findings) = errors_and_findings(texts);
+    assert!(errors.is_empty(), "{errors:#?}");
+    findings
+}
+
+fn errors_and_findings(texts: &[&str]) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
     let sources: Vec<Source> = (texts.iter().enumerate())
         .map(|(index, text)| {
             Source::new(
@@ -38,14 +44,14 @@ fn findings(texts: &[&str]) -> Vec<Diagnostic> {
             )
         })
         .collect();
-    let parsed = sources.iter().map(|source| &source.parsed);
-    let errors: Vec<_> = (parsed.clone())
-        .flat_map(|parsed| &parsed.diagnostics)
-        .filter(|one| one.severity == Severity::Error)
-        .collect();
-    assert!(errors.is_empty(), "{errors:#?}");
-    let documents = parsed.flat_map(|parsed| parsed.documents.iter().cloned());
-    analyse(&sources, &assemble(documents).inventory)
+    let parsed = || sources.iter().map(|source| &source.parsed);
+    let documents = parsed().flat_map(|parsed| parsed.documents.iter().cloned());
+    let assembled = assemble(documents);
+    let findings = analyse(&sources, &assembled);
+    let errors = (parsed().flat_map(|parsed| parsed.diagnostics.iter().cloned()))
+        .chain(assembled.diagnostics)
+        .filter(|one| one.severity == Severity::Error);
+    (errors.collect(), findings)
 }
 
 /// What is found in a text beside the world, as `line:column code`.
@@ -469,4 +475,28 @@ fn every_spelling_of_a_selector_is_found_again() {
         "ingress: [{from: [{podSelector: &s {matchLabels: {app: wbe}}}]},\n{ports: [{port: 1}], from: [{podSelector: *s}]}]",
     );
     assert_eq!(found(&anchored), ["2:51 CD0502"]);
+}
+
+#[test]
+fn one_mistake_is_one_finding() {
+    let empty =
+        policy("podSelector: {matchLabels: {app: cache}}, ingress: [{ports: [{port: resp}]}]");
+    let silent = policy("podSelector: {matchLabels: {app: db}}").replace("name: p", "name: q");
+    let text = format!("{empty}\n---\n{silent}");
+    let codes = |wrong: &str| -> Vec<Code> {
+        let (errors, findings) = errors_and_findings(&[&text, WORLD, wrong]);
+        assert_eq!(errors.is_empty(), wrong.is_empty(), "{errors:#?}");
+        findings.iter().map(|one| one.code).collect()
+    };
+    use Code::{IsolatedWithoutRule, NotIsolated, SubjectEmpty};
+    assert_eq!(codes(""), [SubjectEmpty, IsolatedWithoutRule, NotIsolated]);
+    // The pods that are meant may be those left out.
+    let pod =
+        "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x, labels: {app: [cache]}}}";
+    assert_eq!(codes(pod), [IsolatedWithoutRule, NotIsolated]);
+    // The rules that are missing may stand in the policy left out.
+    let rule = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: r, namespace: x}, spec: {ingres: [{}]}}";
+    assert_eq!(codes(rule), [SubjectEmpty, NotIsolated]);
+    // Nobody knows what that is.
+    assert_eq!(codes("a: ["), []);
 }
