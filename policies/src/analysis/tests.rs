@@ -500,3 +500,30 @@ fn one_mistake_is_one_finding() {
     // Nobody knows what that is.
     assert_eq!(codes("a: ["), []);
 }
+
+/// What is chosen by address may be who is chosen by labels.
+#[test]
+fn a_workload_is_let_through_by_its_address_too() {
+    let deny = cluster(
+        "deny",
+        "tier: Admin, priority: 5, subject: {namespaces: {}}, egress: [{action: Deny, to: [{namespaces: {}}]}]",
+    );
+    let pass = |network: &str| {
+        cluster(
+            "pass",
+            &format!(
+                "tier: Admin, priority: 4, subject: {{namespaces: {{}}}}, egress: [{{action: Pass, to: [{{networks: [{network}]}}]}}]"
+            ),
+        )
+    };
+    let allow =
+        policy("egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}], policyTypes: [Egress]");
+    let codes = |network: &str| -> Vec<Code> {
+        let text = format!("{deny}{}{allow}", pass(network));
+        (findings(&[&text, WORLD, CLOSED]).iter())
+            .map(|one| one.code)
+            .collect()
+    };
+    assert_eq!(codes("10.0.0.1/32"), []);
+    assert_eq!(codes("10.0.0.2/32"), [Code::Overruled]);
+}

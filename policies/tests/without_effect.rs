@@ -1,0 +1,413 @@
+//! A rule that analysis calls without effect has none.
+//!
+//! Small worlds, dense enough that rules cover each other, are tried out whole: every
+//! workload with every owned address, every class of outside addresses and every port
+//! around which an answer could change. A rule said to be hidden or overruled must
+//! decide nothing, and be missed by nobody when it is taken out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cofferdam_policies::analysis::analyse;
+use cofferdam_policies::compiler::{Compiled, Input, SlotPlan, compile};
+use cofferdam_policies::diagnostic::{Code, Place};
+use cofferdam_policies::documents::Assembled;
+use cofferdam_policies::inventory::{
+    ClusterNetworkPolicy, ClusterPeer, ClusterRule, Inventory, Mode, NamedPort, NetworkPolicy,
+    Node, ObjectName, Peer, PortRange, Ports, Protocol, Rule, RuleAction, Tier, Workload,
+    WorkloadSelector,
+};
+use cofferdam_policies::selectors::{LabelSelector, Labels, Operator, Requirement};
+use cofferdam_verdict::capacity::Limits;
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::table::row_key;
+use cofferdam_verdict::verdict::{Action, Direction};
+use proptest::collection::vec;
+use proptest::option::weighted;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+
+/// Worlds tried.
+const CASES: usize = 1000;
+
+/// A policy's rules of both directions.
+type Both<R> = (Vec<R>, Vec<R>);
+
+#[derive(Debug, Clone)]
+struct World {
+    policies: Vec<(Mode, &'static str, LabelSelector, Both<Rule>)>,
+    cluster: Vec<(Mode, Tier, u16, WorkloadSelector, Both<ClusterRule>)>,
+}
+
+fn selector() -> impl Strategy<Value = LabelSelector> {
+    let values = |values: &[&str]| values.iter().map(|value| Box::from(*value)).collect();
+    let one = |operator| LabelSelector::from_iter([Requirement::new("app", operator)]);
+    select(vec![
+        LabelSelector::default(),
+        LabelSelector::default(),
+        one(Operator::In(values(&["a"]))),
+        one(Operator::In(values(&["a", "b"]))),
+        one(Operator::NotIn(values(&["a"]))),
+        one(Operator::Exists),
+        one(Operator::DoesNotExist),
+    ])
+}
+
+fn namespaces() -> impl Strategy<Value = LabelSelector> {
+    let named = |name: &str| {
+        let is = Operator::In(Box::from([Box::from(name)]));
+        LabelSelector::from_iter([Requirement::new("kubernetes.io/metadata.name", is)])
+    };
+    select(vec![
+        LabelSelector::default(),
+        LabelSelector::default(),
+        named("x"),
+        named("y"),
+    ])
+}
+
+fn workloads() -> impl Strategy<Value = WorkloadSelector> {
+    (namespaces(), selector()).prop_map(|(namespaces, workloads)| WorkloadSelector {
+        namespaces,
+        workloads,
+    })
+}
+
+fn ports() -> impl Strategy<Value = Option<Vec<PortRange>>> {
+    let port = |protocol, ports| PortRange { protocol, ports };
+    let one = select(vec![
+        port(Protocol::Tcp, Ports::All),
+        port(Protocol::Tcp, Ports::Range(80, 80)),
+        port(Protocol::Tcp, Ports::Range(80, 81)),
+        port(Protocol::Tcp, Ports::Range(81, u16::MAX)),
+        port(Protocol::Tcp, Ports::Range(1, 80)),
+        port(Protocol::Tcp, Ports::Named("n".into())),
+        port(Protocol::Udp, Ports::All),
+    ]);
+    weighted(0.5, vec(one, 1..3))
+}
+
+fn block(text: &str) -> ipnet::IpNet {
+    text.parse().unwrap()
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let blocks = [
+        ("10.0.0.0/8", None),
+        ("10.0.0.0/30", Some("10.0.0.2/32")),
+        ("10.0.0.1/32", None),
+        ("0.0.0.0/0", None),
+        ("::/0", None),
+    ];
+    let block = select(blocks.to_vec()).prop_map(|(cidr, except)| Peer::Block {
+        cidr: block(cidr),
+        except: except.into_iter().map(block).collect(),
+    });
+    let workloads =
+        (weighted(0.7, namespaces()), selector()).prop_map(|(namespaces, workloads)| {
+            Peer::Workloads {
+                namespaces,
+                workloads,
+            }
+        });
+    prop_oneof![2 => workloads, 1 => block]
+}
+
+fn place() -> Place {
+    Place {
+        file: "w".into(),
+        line: 0,
+        column: 0,
+    }
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (weighted(0.8, vec(peer(), 1..3)), ports()).prop_map(|(peers, ports)| Rule {
+        place: place(),
+        peers,
+        ports,
+    })
+}
+
+fn cluster_rule() -> impl Strategy<Value = ClusterRule> {
+    let networks = select(vec!["10.0.0.0/8", "0.0.0.0/0", "10.0.0.0/31", "::/0"]);
+    let peer = prop_oneof![
+        3 => workloads().prop_map(ClusterPeer::Workloads),
+        1 => vec(networks, 1..3).prop_map(|networks| {
+            let mut networks: Vec<_> = networks.into_iter().map(block).collect();
+            networks.sort();
+            networks.dedup();
+            ClusterPeer::Networks(networks)
+        }),
+        1 => select(vec![ClusterPeer::Nodes(LabelSelector::default())]),
+    ];
+    let action = select(vec![
+        RuleAction::Accept,
+        RuleAction::Deny,
+        RuleAction::Deny,
+        RuleAction::Pass,
+    ]);
+    // Only a rule that fails closed has no peers.
+    let peers = weighted(0.95, vec(peer, 1..3));
+    (action, peers, ports()).prop_map(|(action, peers, ports)| ClusterRule {
+        place: place(),
+        name: None,
+        action: if peers.is_some() {
+            action
+        } else {
+            RuleAction::Deny
+        },
+        peers,
+        ports,
+    })
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    select(vec![
+        Mode::Enforce,
+        Mode::Enforce,
+        Mode::Enforce,
+        Mode::Audit,
+    ])
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let policy = (
+        mode(),
+        select(vec!["x", "x", "y"]),
+        selector(),
+        (vec(rule(), 0..3), vec(rule(), 0..3)),
+    );
+    let cluster = (
+        mode(),
+        select(vec![Tier::Admin, Tier::Admin, Tier::Baseline]),
+        0u16..3,
+        workloads(),
+        (vec(cluster_rule(), 0..3), vec(cluster_rule(), 0..3)),
+    );
+    (vec(policy, 0..3), vec(cluster, 0..4))
+        .prop_map(|(policies, cluster)| World { policies, cluster })
+}
+
+/// The world as an inventory, in which every rule has a line of its own.
+fn inventory(world: &World) -> Inventory {
+    let mut inventory = Inventory::default();
+    let pods = [
+        ("x", "p0", Some("a"), &["10.0.0.1", "fd00::1"][..], 80),
+        ("x", "p1", Some("b"), &["10.0.0.2"][..], 81),
+        ("y", "p2", Some("a"), &["10.0.0.3"][..], 80),
+        ("y", "p3", None, &["192.168.0.4"][..], 82),
+    ];
+    for (namespace, name, app, addresses, number) in pods {
+        let workload = Workload {
+            name: ObjectName::new(namespace, name),
+            labels: Labels::from_iter(app.map(|app| ("app", app))),
+            node: None,
+            host_network: false,
+            finished: false,
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            ports: vec![NamedPort {
+                name: "n".into(),
+                protocol: Protocol::Tcp,
+                number,
+            }],
+        };
+        inventory.set_workload(workload).unwrap();
+    }
+    let node = Node {
+        labels: Labels::default(),
+        addresses: vec!["10.0.0.9".parse().unwrap()],
+    };
+    inventory.set_node("n1", node).unwrap();
+
+    let mut lines = 1..;
+    let mut line = move || Place {
+        line: lines.next().unwrap(),
+        ..place()
+    };
+    for (number, (mode, namespace, subject, (ingress, egress))) in world.policies.iter().enumerate()
+    {
+        let place = line();
+        let mut rules = |rules: &[Rule]| {
+            let placed = rules.iter().map(|rule| Rule {
+                place: line(),
+                ..rule.clone()
+            });
+            Some(placed.collect())
+        };
+        inventory.set_policy(NetworkPolicy {
+            name: ObjectName::new(namespace, &format!("n{number}")),
+            place,
+            mode: *mode,
+            subject: subject.clone(),
+            ingress: rules(ingress),
+            egress: rules(egress),
+        });
+    }
+    for (number, (mode, tier, priority, subject, (ingress, egress))) in
+        world.cluster.iter().enumerate()
+    {
+        let place = line();
+        let mut rules = |rules: &[ClusterRule]| {
+            let placed = rules.iter().map(|rule| ClusterRule {
+                place: line(),
+                ..rule.clone()
+            });
+            placed.collect()
+        };
+        inventory.set_cluster_policy(ClusterNetworkPolicy {
+            name: Arc::from(format!("c{number}")),
+            place,
+            mode: *mode,
+            tier: *tier,
+            priority: *priority,
+            subject: subject.clone(),
+            ingress: rules(ingress),
+            egress: rules(egress),
+        });
+    }
+    inventory
+}
+
+/// The same without the rule of a line.
+fn without(inventory: &Inventory, line: u32) -> Inventory {
+    let mut less = inventory.clone();
+    for policy in inventory.policies().values() {
+        let mut policy = policy.clone();
+        for rules in [&mut policy.ingress, &mut policy.egress]
+            .into_iter()
+            .flatten()
+        {
+            rules.retain(|rule| rule.place.line != line);
+        }
+        less.set_policy(policy);
+    }
+    for policy in inventory.cluster_policies().values() {
+        let mut policy = policy.clone();
+        for rules in [&mut policy.ingress, &mut policy.egress] {
+            rules.retain(|rule| rule.place.line != line);
+        }
+        less.set_cluster_policy(policy);
+    }
+    less
+}
+
+struct Table {
+    plan: SlotPlan,
+    compiled: Compiled,
+}
+
+impl Table {
+    fn new(inventory: &Inventory) -> Self {
+        let plan = SlotPlan::assign(inventory);
+        let compiled = compile(&Input {
+            inventory,
+            slots: &plan,
+            is_local: &|_| true,
+            own_node: None,
+            limits: Limits {
+                slots: 256,
+                ..Limits::default()
+            },
+            revision: 1,
+        });
+        Self {
+            compiled: compiled.unwrap(),
+            plan,
+        }
+    }
+
+    /// What everybody may do: by subject, direction, peer and key, the actions in force
+    /// and with audit policies, and the lines of the rules that decide.
+    fn answers(&self, addresses: &[IpAddr]) -> Answers {
+        let mut answers = Answers::default();
+        let profile = |address: &IpAddr| self.compiled.slot_of(&self.plan, *address).unwrap().1;
+        let ports = [0, 1, 79, 80, 81, 82, u16::MAX];
+        let mut keys: Vec<u32> = (ports.iter())
+            .flat_map(|port| [6, 17].map(|protocol| row_key(protocol, *port)))
+            .collect();
+        keys.extend([row_key(132, 80), row_key(1, 8 << 8), row_key(47, 0)]);
+        let owned = self.plan.slots().iter().map(|slot| slot.address);
+        for subject in owned.filter(|address| address != &"10.0.0.9".parse::<IpAddr>().unwrap()) {
+            for peer in addresses
+                .iter()
+                .filter(|peer| peer.is_ipv4() == subject.is_ipv4())
+            {
+                for direction in [Direction::Ingress, Direction::Egress] {
+                    for key in &keys {
+                        let decision = (self.compiled)
+                            .decide(profile(&subject), direction, profile(peer), *key)
+                            .unwrap();
+                        let both = [decision.enforced, decision.audited];
+                        for verdict in both.iter().filter(|one| one.reason == Reason::Rule) {
+                            let rule = self.compiled.rules.rule(verdict.rule).unwrap();
+                            *answers.deciding.entry(rule.place.line).or_default() += 1;
+                        }
+                        answers.actions.push(both.map(|verdict| verdict.action));
+                    }
+                }
+            }
+        }
+        answers
+    }
+}
+
+#[derive(Default)]
+struct Answers {
+    actions: Vec<[Action; 2]>,
+    deciding: BTreeMap<u32, u32>,
+}
+
+/// Whether the finding is about rules of one `NetworkPolicy`, which are asked in no
+/// order: there the one named may be the later.
+fn adds_up(inventory: &Inventory, line: u32) -> bool {
+    (inventory.policies().values())
+        .flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten())
+        .any(|rule| rule.place.line == line)
+}
+
+#[test]
+fn rules_said_to_be_without_effect_have_none() {
+    let mut runner = TestRunner::deterministic();
+    let mut said: BTreeMap<Code, u32> = BTreeMap::new();
+    for _ in 0..CASES {
+        let world = world().new_tree(&mut runner).unwrap().current();
+        let inventory = inventory(&world);
+        let assembled = Assembled {
+            inventory: inventory.clone(),
+            ..Assembled::default()
+        };
+        let dead: Vec<(u32, Code)> = (analyse(&[], &assembled).into_iter())
+            .filter(|one| matches!(one.code, Code::Hidden | Code::Overruled))
+            .map(|one| (one.place.line, one.code))
+            .collect();
+        if dead.is_empty() {
+            continue;
+        }
+        let table = Table::new(&inventory);
+        let mut addresses: Vec<IpAddr> =
+            table.plan.slots().iter().map(|slot| slot.address).collect();
+        addresses.extend(table.compiled.outside.iter().map(|set| set.first));
+        let answers = table.answers(&addresses);
+        for (line, code) in dead {
+            *said.entry(code).or_default() += 1;
+            let decides = answers.deciding.get(&line).copied().unwrap_or(0);
+            assert!(
+                decides == 0 || (code == Code::Hidden && adds_up(&inventory, line)),
+                "{code} at {line}, which decides {decides} times: {inventory:#?}"
+            );
+            let less = Table::new(&without(&inventory, line)).answers(&addresses);
+            assert!(
+                less.actions == answers.actions,
+                "{code} at {line}, which is missed: {inventory:#?}"
+            );
+        }
+    }
+    // The worlds are dense enough for that to mean something.
+    for code in [Code::Hidden, Code::Overruled] {
+        assert!(said.get(&code).is_some_and(|count| *count > 40), "{said:?}");
+    }
+}
