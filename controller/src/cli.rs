@@ -5,7 +5,9 @@ mod completions;
 mod endpoint;
 mod init;
 mod man;
+mod matrix;
 mod observe;
+mod offline;
 mod schema;
 mod text;
 
@@ -52,6 +54,8 @@ enum Command {
     Status(StatusArgs),
     /// Says what is wrong with documents: nothing is in force or sent.
     Check(check::CheckArgs),
+    /// Prints who reaches whom, by documents alone: nothing is sent.
+    Matrix(matrix::MatrixArgs),
     /// Copies policies of the library, with their tests, to begin with.
     Init(init::InitArgs),
     /// Prints JSON Schemas, of documents for editors and of what commands print.
@@ -148,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Observe(args) => observe::run(&args),
         Command::Status(args) => status(&args),
         Command::Check(args) => check::run(&args),
+        Command::Matrix(args) => matrix::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),

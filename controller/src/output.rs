@@ -4,6 +4,7 @@
 //! [`SCHEMA`]. The JSON Schemas in `docs/schemas` are derived from these types.
 
 mod check;
+pub mod reach;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -409,6 +410,7 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("flow-record.json", text::<FlowRecord>()),
         ("init.json", text::<InitReport>()),
         ("init-list.json", text::<TemplateList>()),
+        ("matrix.json", text::<reach::MatrixReport>()),
         ("schema-list.json", text::<SchemaList>()),
         ("status.json", text::<StatusReport>()),
         ("sync.json", text::<SyncReport>()),

@@ -120,7 +120,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
     Ok(is_good)
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
+/// Reads files, directories, and standard input where a path is `-`.
+pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
     let is_stdin = |path: &&PathBuf| path.as_os_str() == STDIN;
     let files: Vec<&PathBuf> = paths.iter().filter(|path| !is_stdin(path)).collect();
     let mut files = documents::read(&files)?;

@@ -1,0 +1,237 @@
+//! `cofferdam matrix`.
+
+mod table;
+
+use std::io::{BufWriter, IsTerminal as _, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use cofferdam_policies::compiler::RuleEntry;
+use cofferdam_policies::reach::{Cell, End, Externals, Probe, Reach, Side};
+use cofferdam_verdict::address::Family;
+use serde::{Serialize, Serializer};
+
+use super::offline::{Documents, External, FamilyArg, external, externals, family_number};
+use crate::output::Schema;
+use crate::output::reach::{CellReport, EndReport, MatrixReport, RuleReport, Word};
+
+#[derive(Debug, Args)]
+pub(super) struct MatrixArgs {
+    /// Files and directories of documents; `-` is standard input.
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+    /// What is tried: `tcp/80`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
+    /// `proto/47`.
+    #[arg(long = "probe", value_name = "PROBE", required = true)]
+    probes: Vec<Probe>,
+    /// Over which family; 4, or 6 when no end has an IPv4 address.
+    #[arg(long, value_enum)]
+    family: Option<FamilyArg>,
+    /// An outside host, `internet=203.0.113.7,2001:db8::7`.
+    #[arg(long = "external", value_name = "NAME=IP[,IP]…", value_parser = external)]
+    externals: Vec<External>,
+    /// Only from this end: `namespace/pod`, `node/NAME`, `external/NAME` or an address.
+    #[arg(long = "from", value_name = "END")]
+    from: Vec<String>,
+    /// Only to this end.
+    #[arg(long = "to", value_name = "END")]
+    to: Vec<String>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = MatrixFormat::Table)]
+    format: MatrixFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MatrixFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For spreadsheets: a line for each cell.
+    Csv,
+}
+
+/// What is asked, and whom it is asked of.
+struct Matrix<'a> {
+    reach: &'a Reach,
+    /// All ends that are asked about, each once.
+    ends: Vec<End>,
+    /// The senders among them, by position.
+    sources: Vec<usize>,
+    /// The receivers.
+    destinations: Vec<usize>,
+    probes: &'a [Probe],
+    family: Family,
+}
+
+pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
+    let externals = externals(&args.externals)?;
+    let documents = Documents::read(&args.paths)?;
+    let reach = documents.reach()?;
+    let mut matrix = Matrix::new(&reach, args, &externals)?;
+    if let Some(family) = args.family {
+        matrix.family = family.into();
+    }
+    if args.format != MatrixFormat::Json {
+        documents.complain();
+    }
+    let stdout = std::io::stdout();
+    let is_terminal = stdout.is_terminal();
+    let mut out = BufWriter::with_capacity(1 << 16, stdout.lock());
+    let written = match args.format {
+        MatrixFormat::Table => {
+            let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+            table::write(&matrix, colour, &mut out)
+        }
+        MatrixFormat::Json => matrix.write_json(&documents, &mut out),
+        MatrixFormat::Csv => matrix.write_csv(&mut out),
+    };
+    match written.and_then(|()| out.flush()) {
+        // A reader that has gone has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written.context("cannot write to standard output")?,
+    }
+    Ok(documents.are_good())
+}
+
+impl<'a> Matrix<'a> {
+    fn new(reach: &'a Reach, args: &'a MatrixArgs, externals: &Externals) -> Result<Self> {
+        let mut matrix = Self {
+            reach,
+            ends: Vec::new(),
+            sources: Vec::new(),
+            destinations: Vec::new(),
+            probes: &args.probes,
+            family: Family::V4,
+        };
+        matrix.sources = matrix.chosen(&args.from, externals)?;
+        matrix.destinations = matrix.chosen(&args.to, externals)?;
+        if !matrix.ends.iter().any(|end| end.has(Family::V4))
+            && matrix.ends.iter().any(|end| end.has(Family::V6))
+        {
+            matrix.family = Family::V6;
+        }
+        Ok(matrix)
+    }
+
+    /// The ends of these names, or all there are.
+    fn chosen(&mut self, names: &[String], externals: &Externals) -> Result<Vec<usize>> {
+        let ends: Vec<End> = if names.is_empty() {
+            let hosts = externals.iter();
+            let hosts = hosts.map(|(name, addresses)| self.reach.external(name, addresses));
+            self.reach.ends().iter().cloned().chain(hosts).collect()
+        } else {
+            let ends = names.iter().map(|name| self.reach.end(name, externals));
+            ends.collect::<Result<_, _>>()?
+        };
+        let known: std::collections::HashMap<String, usize> = (self.ends.iter().zip(0..))
+            .map(|(end, at)| (end.id().to_owned(), at))
+            .collect();
+        let mut chosen = Vec::new();
+        for end in ends {
+            let at = known.get(end.id()).copied().unwrap_or_else(|| {
+                self.ends.push(end);
+                self.ends.len() - 1
+            });
+            if !chosen.contains(&at) || names.is_empty() {
+                chosen.push(at);
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// All cells, one probe after the other.
+    fn cells(&self) -> impl Iterator<Item = (Probe, &End, &End, Cell)> {
+        (self.probes.iter()).flat_map(move |probe| {
+            self.sources.iter().flat_map(move |source| {
+                self.destinations.iter().filter_map(move |destination| {
+                    let (source, destination) = (&self.ends[*source], &self.ends[*destination]);
+                    let cell = self.cell(*probe, source, destination)?;
+                    Some((*probe, source, destination, cell))
+                })
+            })
+        })
+    }
+
+    fn cell(&self, probe: Probe, source: &End, destination: &End) -> Option<Cell> {
+        self.reach.cell(source, destination, probe, self.family)
+    }
+
+    /// One object, of which no more than one cell is in memory at a time.
+    fn write_json(&self, documents: &Documents, out: &mut impl Write) -> std::io::Result<()> {
+        let report = MatrixReport {
+            schema: Schema,
+            family: family_number(self.family),
+            ends: self.ends.iter().map(EndReport::from).collect(),
+            rules: (self.reach.rules().rules())
+                .map(|(number, entry)| RuleReport::new(number, entry))
+                .collect(),
+            cells: CellStream(self),
+            diagnostics: documents.reported(),
+        };
+        serde_json::to_writer(&mut *out, &report)?;
+        writeln!(out)
+    }
+
+    fn write_csv(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let mut csv = csv::Writer::from_writer(out);
+        csv.write_record([
+            "source",
+            "destination",
+            "probe",
+            "family",
+            "verdict",
+            "egress",
+            "egress_reason",
+            "egress_by",
+            "ingress",
+            "ingress_reason",
+            "ingress_by",
+            "audit",
+        ])?;
+        for (probe, source, destination, cell) in self.cells() {
+            let word = |side: &Side| Word::from(side.verdict.action).as_str();
+            csv.write_record([
+                source.id(),
+                destination.id(),
+                &probe.to_string(),
+                &family_number(self.family).to_string(),
+                Word::from(cell.action()).as_str(),
+                word(&cell.egress),
+                cell.egress.verdict.reason.name(),
+                &self.by(&cell.egress),
+                word(&cell.ingress),
+                cell.ingress.verdict.reason.name(),
+                &self.by(&cell.ingress),
+                cell.audit()
+                    .map_or("", |action| Word::from(action).as_str()),
+            ])?;
+        }
+        csv.flush()
+    }
+
+    /// What a verdict is put down to: the rule, or the policies that isolate.
+    fn by(&self, side: &Side) -> String {
+        let place = |entry: &RuleEntry| format!("{}:{}", entry.place.file, entry.place.line);
+        let rule = self.reach.rule_of(&side.verdict).map(|(_, entry)| entry);
+        let isolating = self
+            .reach
+            .isolated_by(&side.verdict)
+            .map(|(_, entry)| entry);
+        let places: Vec<String> = rule.into_iter().chain(isolating).map(place).collect();
+        places.join(" ")
+    }
+}
+
+/// The cells as a list that is written while it is made.
+struct CellStream<'a>(&'a Matrix<'a>);
+
+impl Serialize for CellStream<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let cells = self.0.cells();
+        serializer.collect_seq(cells.map(|(probe, source, destination, cell)| {
+            CellReport::new(self.0.reach, source, destination, probe, &cell)
+        }))
+    }
+}

@@ -1,0 +1,152 @@
+//! Documents that a command is given on its command line, and what is asked of them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use cofferdam_policies::diagnostic::{Diagnostic, Severity};
+use cofferdam_policies::documents::{Source, assemble};
+use cofferdam_policies::inventory::Inventory;
+use cofferdam_policies::reach::{Externals, Reach};
+use cofferdam_verdict::address::Family;
+
+/// All documents of some paths.
+pub(super) struct Documents {
+    /// What the good ones say.
+    pub(super) inventory: Inventory,
+    /// What is wrong, in the order of places.
+    pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+impl Documents {
+    /// Reads files, directories, and standard input where a path is `-`.
+    pub(super) fn read(paths: &[PathBuf]) -> Result<Self> {
+        Ok(Self::of(&super::check::read(paths)?))
+    }
+
+    /// Puts the documents of files together.
+    pub(super) fn of(sources: &[Source]) -> Self {
+        let parsed = || sources.iter().map(|source| &source.parsed);
+        let assembled = assemble(parsed().flat_map(|file| file.documents.iter().cloned()));
+        let mut diagnostics: Vec<Diagnostic> = parsed()
+            .flat_map(|file| file.diagnostics.iter().cloned())
+            .chain(assembled.diagnostics)
+            .collect();
+        diagnostics.sort();
+        Self {
+            inventory: assembled.inventory,
+            diagnostics,
+        }
+    }
+
+    /// Whether every document counts.
+    pub(super) fn are_good(&self) -> bool {
+        (self.diagnostics.iter()).all(|diagnostic| diagnostic.severity != Severity::Error)
+    }
+
+    /// Reports what is wrong to standard error.
+    pub(super) fn complain(&self) {
+        for diagnostic in &self.diagnostics {
+            eprintln!("{diagnostic}");
+        }
+    }
+
+    /// The same for programs.
+    pub(super) fn reported(&self) -> Vec<crate::output::Diagnostic> {
+        self.diagnostics.iter().map(Into::into).collect()
+    }
+
+    /// Makes the good ones ready to be asked.
+    pub(super) fn reach(&self) -> Result<Reach> {
+        Ok(Reach::new(&self.inventory)?)
+    }
+}
+
+/// The families as people number them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FamilyArg {
+    /// IPv4.
+    #[value(name = "4")]
+    V4,
+    /// IPv6.
+    #[value(name = "6")]
+    V6,
+}
+
+impl From<FamilyArg> for Family {
+    fn from(family: FamilyArg) -> Self {
+        match family {
+            FamilyArg::V4 => Self::V4,
+            FamilyArg::V6 => Self::V6,
+        }
+    }
+}
+
+/// The number of a family.
+pub(super) fn family_number(family: Family) -> u8 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+/// An outside host with a name.
+#[derive(Debug, Clone)]
+pub(super) struct External {
+    name: String,
+    addresses: Vec<IpAddr>,
+}
+
+/// Reads `NAME=IP[,IP]…`.
+pub(super) fn external(text: &str) -> Result<External, String> {
+    let (name, addresses) =
+        (text.split_once('=')).ok_or("an outside host is written NAME=ADDRESS[,ADDRESS]")?;
+    if name.is_empty() || name.contains(['/', ',']) || name.contains(char::is_whitespace) {
+        return Err(format!("{name:?} cannot be the name of an outside host"));
+    }
+    let address =
+        |text: &str| (text.parse()).map_err(|_| format!("{text:?} is not an IPv4 or IPv6 address"));
+    Ok(External {
+        name: name.to_owned(),
+        addresses: addresses
+            .split(',')
+            .map(address)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Outside hosts by their names, each given once.
+pub(super) fn externals(given: &[External]) -> Result<Externals> {
+    let mut all = Externals::new();
+    for External { name, addresses } in given {
+        if all.insert(name.clone(), addresses.clone()).is_some() {
+            bail!("external/{name} is given twice: list its addresses with commas");
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_hosts_are_read_as_they_are_documented() {
+        let host = external("internet=203.0.113.7,2001:db8::7").unwrap();
+        assert_eq!((host.name.as_str(), host.addresses.len()), ("internet", 2));
+        for wrong in [
+            "internet",
+            "=1.2.3.4",
+            "a/b=1.2.3.4",
+            "a=",
+            "a=1.2.3",
+            "a=1.2.3.4,",
+        ] {
+            assert!(external(wrong).is_err(), "{wrong}");
+        }
+        let twice = [external("a=1.2.3.4").unwrap(), external("a=::1").unwrap()];
+        assert!(externals(&twice).is_err());
+        assert_eq!(externals(&twice[..1]).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,213 @@
+//! What `matrix`, `explain` and `test` print.
+
+use std::net::IpAddr;
+
+use cofferdam_policies::compiler::RuleEntry;
+use cofferdam_policies::reach::{self, Reach};
+use cofferdam_verdict::verdict::{Action, Direction};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Diagnostic, Schema};
+
+/// Allow or deny.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// It passes.
+    Allow,
+    /// It does not.
+    Deny,
+}
+
+impl Word {
+    /// The word in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+impl From<Action> for Word {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Allow => Self::Allow,
+            Action::Deny => Self::Deny,
+        }
+    }
+}
+
+/// The word for a direction in JSON.
+#[must_use]
+pub fn direction_word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+}
+
+/// An end of connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EndReport {
+    /// `namespace/pod`, `node/NAME`, `external/NAME`, or an address.
+    pub id: String,
+    /// `pod`, `node` or `external`.
+    pub kind: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The addresses it was judged by because no document gives it any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assumed_addresses: Vec<IpAddr>,
+}
+
+impl From<&reach::End> for EndReport {
+    fn from(end: &reach::End) -> Self {
+        let all: Vec<IpAddr> = end.addresses().collect();
+        let (addresses, assumed_addresses) = if end.is_assumed() {
+            (Vec::new(), all)
+        } else {
+            (all, Vec::new())
+        };
+        Self {
+            id: end.id().to_owned(),
+            kind: end.kind().as_str().to_owned(),
+            addresses,
+            assumed_addresses,
+        }
+    }
+}
+
+/// A rule of a policy, or the policy as it isolates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleReport {
+    /// The number by which this object names it.
+    pub id: u32,
+    /// The policy's kind.
+    pub kind: String,
+    /// `admin`, `namespace` or `baseline`.
+    pub tier: String,
+    /// The policy's namespace; null for policies of the whole cluster.
+    pub namespace: Option<String>,
+    /// The policy's name.
+    pub name: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Position among the policy's rules of this direction, from 0; null is the
+    /// policy itself, as it isolates.
+    pub index: Option<u32>,
+    /// The file.
+    pub file: String,
+    /// The line; of a policy, that of its `spec`.
+    pub line: u32,
+}
+
+impl RuleReport {
+    /// A rule under its number.
+    #[must_use]
+    pub fn new(id: u32, entry: &RuleEntry) -> Self {
+        let namespace = &entry.key.policy.namespace;
+        Self {
+            id,
+            kind: entry.key.kind.as_str().to_owned(),
+            tier: entry.tier.as_str().to_owned(),
+            namespace: (!namespace.is_empty()).then(|| namespace.to_string()),
+            name: entry.key.policy.name.to_string(),
+            direction: direction_word(entry.key.direction).to_owned(),
+            index: entry.key.index,
+            file: entry.place.file.to_string(),
+            line: entry.place.line,
+        }
+    }
+}
+
+/// How one direction of a cell is judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SideReport {
+    /// Whether it passes.
+    pub verdict: Word,
+    /// Why; `docs/reasons.md` has the list.
+    pub reason: String,
+    /// The rule that decided; null for a default.
+    pub rule: Option<u32>,
+    /// The policies that a default denial is due to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub isolated_by: Vec<u32>,
+}
+
+impl SideReport {
+    fn new(reach: &Reach, side: &reach::Side) -> Self {
+        Self {
+            verdict: side.verdict.action.into(),
+            reason: side.verdict.reason.name().to_owned(),
+            rule: reach.rule_of(&side.verdict).map(|(number, _)| number),
+            isolated_by: (reach.isolated_by(&side.verdict))
+                .map(|(number, _)| number)
+                .collect(),
+        }
+    }
+}
+
+/// May one end open a connection to another?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CellReport {
+    /// Who sends.
+    pub source: String,
+    /// Who receives.
+    pub destination: String,
+    /// What.
+    pub probe: String,
+    /// Whether it passes: allow only if both directions of every pair of addresses do.
+    pub verdict: Word,
+    /// The sender's egress.
+    pub egress: SideReport,
+    /// The receiver's ingress.
+    pub ingress: SideReport,
+    /// What the verdict would be with audit policies in force; null when the same.
+    pub audit: Option<Word>,
+}
+
+impl CellReport {
+    /// A cell of these ends.
+    #[must_use]
+    pub fn new(
+        reach: &Reach,
+        source: &reach::End,
+        destination: &reach::End,
+        probe: reach::Probe,
+        cell: &reach::Cell,
+    ) -> Self {
+        Self {
+            source: source.id().to_owned(),
+            destination: destination.id().to_owned(),
+            probe: probe.to_string(),
+            verdict: cell.action().into(),
+            egress: SideReport::new(reach, &cell.egress),
+            ingress: SideReport::new(reach, &cell.ingress),
+            audit: cell.audit().map(Word::from),
+        }
+    }
+}
+
+/// Answer of `matrix`.
+///
+/// `Cells` is the list as it is read; as it is written, it may be a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "MatrixReport")]
+pub struct MatrixReport<Cells = Vec<CellReport>> {
+    /// The version of this object.
+    pub schema: Schema,
+    /// The family of all cells: 4 or 6.
+    pub family: u8,
+    /// The ends.
+    pub ends: Vec<EndReport>,
+    /// The rules that cells name, and those of all other policies that select a pod.
+    pub rules: Vec<RuleReport>,
+    /// For each probe, sender and receiver; none where not both have an address of the
+    /// family.
+    pub cells: Cells,
+    /// What is wrong with the documents.
+    pub diagnostics: Vec<Diagnostic>,
+}
