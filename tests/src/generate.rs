@@ -2,7 +2,11 @@
 //!
 //! Few labels, few CIDRs, few ports, so that they meet; edges preferred: nothing,
 //! null, empty lists and empty selectors in every place, `except` at its bounds,
-//! named ports whose numbers differ from pod to pod.
+//! named ports whose numbers differ from pod to pod, tiers that pass, peers that no
+//! release knows.
+
+mod cluster;
+mod network;
 
 use std::fmt::Write as _;
 
@@ -16,51 +20,65 @@ const NAMESPACES: [&str; 2] = ["x", "y"];
 const PODS: [&str; 3] = ["a", "b", "c"];
 /// Ports that rules and packets are about.
 pub const PORTS: [u16; 6] = [79, 80, 81, 82, 443, 65535];
-/// CIDRs that rules are about. The pods of a world are in 10.64.0.0/16 and
-/// fd64::/64, outside addresses in the others.
-const BLOCKS: [(&str, &[&str]); 8] = [
-    (
-        "0.0.0.0/0",
-        &["10.64.0.0/16", "198.51.100.0/24", "0.0.0.0/1"],
-    ),
-    ("10.64.0.0/16", &["10.64.0.2/32", "10.64.0.0/30"]),
-    ("10.64.0.3/32", &[]),
-    ("198.51.100.0/24", &["198.51.100.128/25", "198.51.100.7/32"]),
-    ("198.51.100.128/25", &[]),
-    ("::/0", &["fd64::/64", "2001:db8::/32", "::/1"]),
-    ("fd64::/64", &["fd64::2/128"]),
-    ("2001:db8::/32", &["2001:db8:1::/48", "2001:db8::7/128"]),
-];
-/// Outside addresses on both sides of the bounds of [`BLOCKS`].
-pub const OUTSIDE: [&str; 10] = [
+/// Outside addresses on both sides of the bounds of the CIDRs that rules are about.
+pub const OUTSIDE: [&str; 12] = [
     "198.51.100.7",
     "198.51.100.8",
     "198.51.100.127",
     "198.51.100.128",
     "203.0.113.1",
+    "10.65.0.1",
     "2001:db8::7",
     "2001:db8::8",
     "2001:db8:1::1",
     "2001:db9::1",
     "8000::1",
+    "fd65::1",
+];
+/// Another node.
+pub const OTHER_NODE: Remote = Remote {
+    name: "n2",
+    addresses: ["198.51.100.200", "2001:db8::200"],
+};
+/// Pods of that node. The last shares its network.
+pub const REMOTE_PODS: [Remote; 3] = [
+    Remote {
+        name: "x/r",
+        addresses: ["10.65.0.2", "fd65::2"],
+    },
+    Remote {
+        name: "y/s",
+        addresses: ["10.65.0.3", "fd65::3"],
+    },
+    Remote {
+        name: "y/h",
+        addresses: OTHER_NODE.addresses,
+    },
 ];
 
-/// The pods of every generated world, labelled at random.
+/// Who is not on the node under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remote {
+    /// Its name; a pod's is `namespace/name`.
+    pub name: &'static str,
+    /// An address of either family.
+    pub addresses: [&'static str; 2],
+}
+
+/// The pods of every generated world on the node under test, labelled at random.
 pub fn pods(rng: &mut Rng) -> Vec<Pod> {
     let mut pods = Vec::new();
     for namespace in NAMESPACES {
         for name in PODS {
-            let mut labels = Vec::new();
-            if rng.u8(..4) > 0 {
-                labels.push(format!("app={}", one(rng, &["a", "b", "c"])));
-            }
-            if rng.bool() {
-                labels.push(format!("tier={}", one(rng, &["1", "2"])));
-            }
+            let labels = labels(rng);
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
             let mut pod = Pod::new(&format!("{namespace}/{name}"), &labels);
             if rng.bool() {
-                pod = pod.port("serve", one(rng, &["TCP", "UDP"]), PORTS[rng.usize(..4)]);
+                pod = pod.port(
+                    "serve",
+                    one(rng, &["TCP", "UDP", "SCTP"]),
+                    PORTS[rng.usize(..4)],
+                );
             }
             pods.push(pod);
         }
@@ -68,51 +86,99 @@ pub fn pods(rng: &mut Rng) -> Vec<Pod> {
     pods
 }
 
-/// Namespaces, and up to four policies over the pods.
-pub fn policies(rng: &mut Rng) -> String {
-    let mut text = String::new();
+/// The other documents of such a world: namespaces, who is elsewhere, and policies.
+pub fn documents(rng: &mut Rng) -> String {
+    let mut documents = Vec::new();
     for (i, namespace) in NAMESPACES.iter().enumerate() {
-        write!(
-            text,
-            "---\nkind: Namespace\napiVersion: v1\nmetadata: {{name: {namespace}, labels: {{n: \"{i}\"}}}}\n"
-        )
-        .expect("writing to a string");
+        documents.push(format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{n: \"{i}\"}}}}\n"
+        ));
     }
-    for i in 0..rng.usize(..5) {
-        let namespace = one(rng, &NAMESPACES);
-        let audit = if rng.u8(..8) == 0 {
-            ", annotations: {cofferdam.dev/mode: audit}"
-        } else {
-            ""
-        };
-        write!(
-            text,
-            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{i}, namespace: {namespace}{audit}}}\nspec:\n  podSelector: {}\n",
-            selector(rng)
-        )
-        .expect("writing to a string");
-        let types = one(
-            rng,
-            &[
-                "",
-                "",
-                "  policyTypes: [Ingress]\n",
-                "  policyTypes: [Egress]\n",
-                "  policyTypes: [Ingress, Egress]\n",
-            ],
-        );
-        text.push_str(types);
-        for (section, peers) in [("ingress", "from"), ("egress", "to")] {
-            if rng.u8(..3) > 0 {
-                rules(rng, &mut text, section, peers);
-            }
-        }
+    documents.push(other_node(rng));
+    documents.extend(REMOTE_PODS.iter().map(|pod| remote_pod(rng, pod)));
+    // One that has ended, and whose addresses are nobody's now.
+    documents.push(format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: x, name: f, labels: {}}}\nspec: {{nodeName: n1}}\n\
+         status: {{phase: {}, podIPs: [{{ip: {}}}, {{ip: \"{}\"}}]}}\n",
+        flow(&labels(rng)),
+        one(rng, &["Succeeded", "Failed"]),
+        OUTSIDE[0],
+        OUTSIDE[6],
+    ));
+    documents.extend((0..rng.usize(..4)).map(|i| network::policy(rng, i)));
+    documents.extend((0..rng.usize(..5)).map(|i| cluster::policy(rng, i)));
+    documents.join("---\n")
+}
+
+fn other_node(rng: &mut Rng) -> String {
+    let Remote {
+        name,
+        addresses: [v4, v6],
+    } = OTHER_NODE;
+    let labels = flow(&labels(rng));
+    format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {labels}}}\nstatus:\n  addresses:\n  \
+         - {{type: Hostname, address: {name}}}\n  - {{type: InternalIP, address: {v4}}}\n  \
+         - {{type: InternalIP, address: \"{v6}\"}}\n"
+    )
+}
+
+fn remote_pod(rng: &mut Rng, pod: &Remote) -> String {
+    let (namespace, name) = pod.name.split_once('/').expect("namespace/name");
+    let [v4, v6] = pod.addresses;
+    let mut text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: {namespace}, name: {name}, labels: {}}}\nspec:\n  \
+         nodeName: {}\n  hostNetwork: {}\n  containers:\n  - name: c\n    ports: [",
+        flow(&labels(rng)),
+        OTHER_NODE.name,
+        pod.addresses == OTHER_NODE.addresses,
+    );
+    if rng.bool() {
+        let port = PORTS[rng.usize(..4)];
+        write!(text, "{{name: serve, containerPort: {port}}}").expect("a string");
     }
+    write!(text, "]\nstatus: {{podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}").expect("a string");
+    if pod.name == "y/s" {
+        // Several of one family.
+        text.push_str(", {ip: 10.65.1.3}");
+    }
+    text.push_str("]}\n");
     text
+}
+
+/// Labels written `key=value`.
+fn labels(rng: &mut Rng) -> Vec<String> {
+    let mut labels = Vec::new();
+    if rng.u8(..4) > 0 {
+        labels.push(format!("app={}", one(rng, &["a", "b", "c"])));
+    }
+    if rng.bool() {
+        labels.push(format!("tier={}", one(rng, &["1", "2"])));
+    }
+    labels
+}
+
+/// The same as a mapping in flow style.
+fn flow(labels: &[String]) -> String {
+    let pairs: Vec<String> = labels
+        .iter()
+        .filter_map(|label| label.split_once('='))
+        .map(|(key, value)| format!("{key}: \"{value}\""))
+        .collect();
+    format!("{{{}}}", pairs.join(", "))
 }
 
 fn one<'a>(rng: &mut Rng, choices: &[&'a str]) -> &'a str {
     choices[rng.usize(..choices.len())]
+}
+
+/// The annotations of a policy, some of which are judged only.
+fn annotations(rng: &mut Rng) -> &'static str {
+    match rng.u8(..6) {
+        0 => ", annotations: {cofferdam.dev/mode: audit}",
+        1 => ", annotations: {cofferdam.dev/mode: enforce}",
+        _ => "",
+    }
 }
 
 /// A label selector in flow style.
@@ -134,75 +200,11 @@ fn selector(rng: &mut Rng) -> String {
     }
 }
 
-fn rules(rng: &mut Rng, text: &mut String, section: &str, peers: &str) {
-    let count = rng.usize(..4);
-    if count == 0 {
-        writeln!(text, "  {section}: {}", one(rng, &["[]", "null", ""])).expect("a string");
-        return;
-    }
-    writeln!(text, "  {section}:").expect("a string");
-    for _ in 0..count {
-        let mut parts = Vec::new();
-        if rng.u8(..4) > 0 {
-            let list: Vec<String> = (0..rng.usize(..3)).map(|_| peer(rng)).collect();
-            parts.push(format!("{peers}: [{}]", list.join(", ")));
-        }
-        if rng.u8(..4) > 0 {
-            let list: Vec<String> = (0..rng.usize(..3)).map(|_| port(rng)).collect();
-            parts.push(format!("ports: [{}]", list.join(", ")));
-        }
-        writeln!(text, "  - {{{}}}", parts.join(", ")).expect("a string");
-    }
-}
-
-fn peer(rng: &mut Rng) -> String {
-    match rng.u8(..5) {
-        0 | 1 => format!("{{podSelector: {}}}", selector(rng)),
-        2 => format!("{{namespaceSelector: {}}}", namespaces(rng)),
-        3 => format!(
-            "{{namespaceSelector: {}, podSelector: {}}}",
-            namespaces(rng),
-            selector(rng)
-        ),
-        _ => {
-            let (cidr, excepts) = BLOCKS[rng.usize(..BLOCKS.len())];
-            let except: Vec<String> = excepts
-                .iter()
-                .filter(|_| rng.bool())
-                .map(|cidr| format!("\"{cidr}\""))
-                .collect();
-            format!(
-                "{{ipBlock: {{cidr: \"{cidr}\", except: [{}]}}}}",
-                except.join(", ")
-            )
-        }
-    }
-}
-
+/// A selector of namespaces in flow style.
 fn namespaces(rng: &mut Rng) -> String {
     match rng.u8(..4) {
         0 => "{}".to_owned(),
         1 => "{matchLabels: {kubernetes.io/metadata.name: x}}".to_owned(),
         n => format!("{{matchLabels: {{n: \"{}\"}}}}", n - 2),
     }
-}
-
-fn port(rng: &mut Rng) -> String {
-    let protocol = one(
-        rng,
-        &["", "protocol: TCP", "protocol: UDP", "protocol: SCTP"],
-    );
-    let port = match rng.u8(..5) {
-        0 => String::new(),
-        1 => "port: serve".to_owned(),
-        2 => {
-            let (first, last) = (rng.usize(..PORTS.len()), rng.usize(..PORTS.len()));
-            let (first, last) = (first.min(last), first.max(last));
-            format!("port: {}, endPort: {}", PORTS[first], PORTS[last])
-        }
-        _ => format!("port: {}", PORTS[rng.usize(..PORTS.len())]),
-    };
-    let both = [protocol, port.as_str()];
-    let both: Vec<&str> = both.into_iter().filter(|part| !part.is_empty()).collect();
-    format!("{{{}}}", both.join(", "))
 }

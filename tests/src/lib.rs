@@ -9,6 +9,7 @@
 //! | [`agent`] | a real agent for such a world, and its command line |
 //! | [`cluster`] | documents of a cluster of any size |
 //! | [`expectations`] | files of statements about who may reach whom |
+//! | [`differential`] | the loaded programs against the oracle, on random worlds and packets |
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
 //! | [`scratch`] | a folder that is gone when the test is |
@@ -19,6 +20,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod differential;
 pub mod expectations;
 pub mod firewall;
 pub mod generate;

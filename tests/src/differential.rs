@@ -1,0 +1,317 @@
+//! Three roads to one verdict: the loaded programs, the same code over the same
+//! memory in user space, and the oracle from the documents alone.
+//!
+//! A run goes through worlds of random policies, and asks all three about random
+//! packets of each: of every shape that a right packet can have, and of every shape
+//! that is wrong in one place. What the oracle cannot know, as it has never seen a
+//! packet, [`shapes`] expect from the threat model alone.
+//!
+//! Questions are probes: they count nothing and open no flow, so that packets do
+//! not depend on each other and any of them can be asked again by its seed.
+//!
+//! Invariant: a run that could not have noticed a mistake is no run. What occurred
+//! is counted ([`Coverage`]), and what must occur is named.
+
+mod coverage;
+mod shapes;
+mod trial;
+
+use std::{collections::BTreeSet, fmt, time::Instant};
+
+use cofferdam_policies::{
+    compiler::{Compiled, PolicyKind, RuleKey},
+    oracle::{self, Judgement, Oracle, RuleName, Side},
+};
+use cofferdam_verdict::{
+    counter::Hook,
+    reason::Reason,
+    verdict::{Action, Direction, Verdict},
+};
+use fastrand::Rng;
+
+use crate::{
+    firewall::{Firewall, Pod},
+    generate,
+    world::{Error, Wiring, World},
+};
+
+pub use coverage::Coverage;
+use shapes::{Expected, Shaped};
+use trial::Trial;
+
+/// The world of all runs: the pods of [`generate::pods`], routed, and an outside.
+///
+/// # Errors
+///
+/// When the kernel refuses it.
+pub fn world() -> Result<World, Error> {
+    let pods = generate::pods(&mut Rng::with_seed(0));
+    World::plan(Wiring::Ptp)
+        .workloads(pods.into_iter().map(|pod| pod.name))
+        .outside()
+        .build()
+}
+
+/// How much to ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The seed of the first world; the next ones count on from it.
+    pub seed: u64,
+    /// Worlds of policies.
+    pub worlds: u64,
+    /// Packets in each.
+    pub packets: u64,
+    /// When to stop, wherever it is.
+    pub deadline: Option<Instant>,
+}
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Worlds gone through.
+    pub worlds: u64,
+    /// Packets asked about.
+    pub packets: u64,
+    /// What occurred.
+    pub coverage: Coverage,
+    /// Worlds in which the roads came to different verdicts; each was left at the
+    /// first.
+    pub disagreements: Vec<Disagreement>,
+}
+
+/// Two roads came to different verdicts.
+#[derive(Debug)]
+pub struct Disagreement {
+    /// The seed of the world.
+    pub seed: u64,
+    /// Which of its packets, from 0.
+    pub packet: u64,
+    /// Who says what about it.
+    pub said: String,
+    /// The pods on the node, as they were generated.
+    pub pods: String,
+    /// All other documents.
+    pub documents: String,
+    /// A program let pass what the oracle denies.
+    pub leaked: bool,
+    /// A program denied what the oracle allows.
+    pub lost: bool,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            seed,
+            packet,
+            said,
+            pods,
+            documents,
+            ..
+        } = self;
+        write!(
+            f,
+            "seed {seed}, packet {packet}: {said}\n{pods}\n{documents}"
+        )
+    }
+}
+
+/// Asks all roads. The caller is in the node's namespace of `world`.
+pub fn run(firewall: &mut Firewall, world: &World, plan: &Plan) -> Outcome {
+    let mut outcome = Outcome::default();
+    let is_late = || plan.deadline.is_some_and(|end| Instant::now() >= end);
+    for seed in (plan.seed..).take(plan.worlds as usize) {
+        if is_late() {
+            break;
+        }
+        go_through(firewall, world, plan, seed, &mut outcome);
+        outcome.worlds += 1;
+    }
+    outcome
+}
+
+/// One world of policies, up to the first disagreement.
+fn go_through(
+    firewall: &mut Firewall,
+    world: &World,
+    plan: &Plan,
+    seed: u64,
+    outcome: &mut Outcome,
+) {
+    let mut rng = Rng::with_seed(seed);
+    let pods: Vec<Pod> = generate::pods(&mut rng);
+    let documents = generate::documents(&mut rng);
+    outcome.coverage.see_documents(&documents);
+    firewall.enforce(world, &pods, &documents);
+    let oracle = firewall.oracle();
+    for packet in 0..plan.packets {
+        let trial = Trial::random(&mut rng, world);
+        let shaped = shapes::random(&mut rng, &trial);
+        outcome.packets += 1;
+        if let Err(Difference { said, loaded }) =
+            agree(firewall, &oracle, &trial, &shaped, &mut outcome.coverage)
+        {
+            let (leaked, lost) = match loaded {
+                Some((Action::Allow, Action::Deny)) => (true, false),
+                Some((Action::Deny, Action::Allow)) => (false, true),
+                _ => (false, false),
+            };
+            outcome.disagreements.push(Disagreement {
+                seed,
+                packet,
+                said,
+                pods: format!("{pods:?}"),
+                documents,
+                leaked,
+                lost,
+            });
+            return;
+        }
+    }
+}
+
+/// What the roads differ in.
+struct Difference {
+    said: String,
+    /// The action of the loaded program and the one expected of it.
+    loaded: Option<(Action, Action)>,
+}
+
+/// Judges a packet by all roads, hook by hook.
+fn agree(
+    firewall: &mut Firewall,
+    oracle: &Oracle,
+    trial: &Trial<'_>,
+    shaped: &Shaped,
+    coverage: &mut Coverage,
+) -> Result<(), Difference> {
+    coverage.see_shape(shaped.shape);
+    for (program, context) in trial.hooks() {
+        let about = |said: String| format!("{program}: {}: {}: {said}", shaped.shape, shaped.text);
+        let expected = match program.hook {
+            Hook::FromWorkload => shaped.leaving,
+            _ => shaped.arriving,
+        };
+        let loaded = firewall.ask(program, &shaped.frame, &context);
+        let (case, _) = firewall.judge(program.hook, &shaped.frame, &context);
+        let here = [case.enforced, case.audited].map(Verdict::from_any_word);
+        if loaded.map(Some) != here {
+            return Err(Difference {
+                said: about(format!("loaded {loaded:?}, in user space {here:?}")),
+                loaded: None,
+            });
+        }
+        let differs = |said: String, expected: Action| Difference {
+            said: about(said),
+            loaded: Some((loaded[0].action, expected)),
+        };
+        match expected {
+            Expected::Anything => {}
+            Expected::Verdict(action, reason) => {
+                for verdict in loaded {
+                    if (verdict.action, verdict.reason) != (action, reason) {
+                        let said = format!("{verdict:?}, to be {action:?} for {reason:?}");
+                        return Err(differs(said, action));
+                    }
+                }
+            }
+            Expected::Policy => {
+                let answers = Answers::of(oracle, trial, shaped, program.hook);
+                for (verdict, side) in loaded
+                    .into_iter()
+                    .zip([&answers.enforced, &answers.audited])
+                {
+                    explains(side, verdict, firewall.compiled())
+                        .map_err(|said| differs(format!("{verdict:?}: {said}"), action(side)))?;
+                }
+                coverage.see_sides(&answers.enforced, &answers.audited);
+            }
+        }
+        coverage.see_verdict(program.hook, loaded[0]);
+    }
+    Ok(())
+}
+
+/// The sides that a hook judges by, in force and with audit policies.
+struct Answers {
+    enforced: Side,
+    audited: Side,
+}
+
+impl Answers {
+    fn of(oracle: &Oracle, trial: &Trial<'_>, shaped: &Shaped, hook: Hook) -> Self {
+        let received = oracle.evaluate(&trial.query(shaped.payload, None));
+        let named = match shaped.named {
+            Some(_) => &oracle.evaluate(&trial.query(shaped.payload, shaped.named)),
+            None => &received,
+        };
+        // Leaving, the sender's egress is judged alone; arriving, the receiver's
+        // ingress, and before it the egress of a sender that is on this node.
+        let side = |named: &Judgement, received: &Judgement| match hook {
+            Hook::FromWorkload => named.egress.clone(),
+            _ if trial.is_from_here() && named.egress.action == oracle::Action::Deny => {
+                named.egress.clone()
+            }
+            _ => received.ingress.clone(),
+        };
+        Self {
+            enforced: side(&named.enforced, &received.enforced),
+            audited: side(&named.audited, &received.audited),
+        }
+    }
+}
+
+fn action(side: &Side) -> Action {
+    match side.action {
+        oracle::Action::Allow => Action::Allow,
+        oracle::Action::Deny => Action::Deny,
+    }
+}
+
+/// A rule as the oracle names it.
+fn rule_name(key: &RuleKey) -> RuleName {
+    RuleName {
+        namespace: match key.kind {
+            PolicyKind::NetworkPolicy => Some(key.policy.namespace.to_string()),
+            PolicyKind::ClusterNetworkPolicy => None,
+        },
+        name: key.policy.name.to_string(),
+        direction: match key.direction {
+            Direction::Ingress => oracle::Direction::Ingress,
+            Direction::Egress => oracle::Direction::Egress,
+        },
+        index: key.index.map(|index| index as usize),
+    }
+}
+
+/// The oracle's side must explain the verdict: action and reason, the deciding rule,
+/// and exactly the policies that isolate.
+fn explains(side: &Side, verdict: Verdict, compiled: &Compiled) -> Result<(), String> {
+    let reason = match side.reason {
+        oracle::Reason::SelfTraffic => Reason::SelfTraffic,
+        oracle::Reason::OwnNode => Reason::OwnNode,
+        oracle::Reason::NotIsolated => Reason::NotIsolated,
+        oracle::Reason::Rule => Reason::Rule,
+        oracle::Reason::Isolated => Reason::Isolated,
+        // A hook has the side of a pod.
+        oracle::Reason::NotASubject => return Err("the oracle knows of no such pod".to_owned()),
+    };
+    if (verdict.action, verdict.reason) != (action(side), reason) {
+        return Err(format!("the oracle says {:?} for {reason:?}", side.action));
+    }
+    let rules = &compiled.rules;
+    if verdict.reason == Reason::Rule {
+        let rule = rules.rule(verdict.rule).map(|entry| rule_name(&entry.key));
+        if rule != side.rule {
+            return Err(format!("names {rule:?}, the oracle {:?}", side.rule));
+        }
+    }
+    if verdict.reason == Reason::Isolated {
+        let by = rules.isolated_by(verdict.rule);
+        let by: BTreeSet<RuleName> = by.map(|(_, entry)| rule_name(&entry.key)).collect();
+        if by != side.isolating {
+            let isolating = &side.isolating;
+            return Err(format!("isolated by {by:?}, the oracle says {isolating:?}"));
+        }
+    }
+    Ok(())
+}

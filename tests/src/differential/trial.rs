@@ -1,0 +1,172 @@
+//! Who sends to whom.
+
+use std::net::IpAddr;
+
+use cofferdam_dataplane::{Program, TestContext};
+use cofferdam_policies::oracle::{self, Payload, Query};
+use fastrand::Rng;
+
+use crate::{
+    firewall::{NODE, named},
+    generate::{self, OTHER_NODE, REMOTE_PODS, Remote},
+    packet::{End, Family, Mac},
+    world::World,
+};
+
+/// Who sends or receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who<'w> {
+    /// A workload of the node.
+    Pod(&'w str),
+    /// A pod of another node.
+    Remote(Remote),
+    /// An address of nobody.
+    Outside(IpAddr),
+    /// The node.
+    Node,
+    /// Another node.
+    OtherNode,
+}
+
+/// A packet without its shape. One of the ends is a workload of the node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trial<'w> {
+    pub(super) world: &'w World,
+    pub(super) source: Who<'w>,
+    pub(super) destination: Who<'w>,
+    pub(super) family: Family,
+}
+
+impl<'w> Trial<'w> {
+    pub(super) fn random(rng: &mut Rng, world: &'w World) -> Self {
+        let family = if rng.bool() { Family::V4 } else { Family::V6 };
+        let pod = Who::Pod(&world.workloads()[rng.usize(..world.workloads().len())].name);
+        let other = match rng.u8(..10) {
+            0 | 1 => Who::Outside(outside(rng, family)),
+            2 => Who::Node,
+            3 => Who::OtherNode,
+            4 | 5 => Who::Remote(REMOTE_PODS[rng.usize(..REMOTE_PODS.len())]),
+            _ => Who::Pod(&world.workloads()[rng.usize(..world.workloads().len())].name),
+        };
+        let (source, destination) = if rng.bool() {
+            (pod, other)
+        } else {
+            (other, pod)
+        };
+        Self {
+            world,
+            source,
+            destination,
+            family,
+        }
+    }
+
+    pub(super) fn address(&self, who: Who<'_>) -> IpAddr {
+        let of_family = |addresses: [&str; 2]| {
+            let text = addresses[usize::from(self.family == Family::V6)];
+            text.parse().expect("an address")
+        };
+        let end = match who {
+            Who::Pod(name) => named(self.world, name).end,
+            Who::Remote(pod) => return of_family(pod.addresses),
+            Who::OtherNode => return of_family(OTHER_NODE.addresses),
+            Who::Outside(address) => return address,
+            Who::Node => self.world.node().end,
+        };
+        end.ip(self.family).expect("worlds have both families")
+    }
+
+    /// The MAC that its packets come from, or go to, on the side of the workload.
+    pub(super) fn mac(&self, who: Who<'_>) -> Mac {
+        match who {
+            Who::Pod(name) => named(self.world, name).end.mac,
+            _ => self.world.node().end.mac,
+        }
+    }
+
+    /// An end as packets have it.
+    pub(super) fn end(&self, who: Who<'_>) -> End {
+        End::from(self.address(who)).with_mac(self.mac(who))
+    }
+
+    pub(super) fn is_from_here(&self) -> bool {
+        matches!(self.source, Who::Pod(_))
+    }
+
+    pub(super) fn is_to_itself(&self) -> bool {
+        self.source == self.destination
+    }
+
+    /// The workloads of the node but the sender.
+    pub(super) fn other_pods(&self) -> impl Iterator<Item = Who<'w>> {
+        let pods = self.world.workloads().iter();
+        pods.map(|workload| Who::Pod(&workload.name))
+            .filter(|pod| *pod != self.source)
+    }
+
+    /// The oracle's question; `named` is the address in the packet where it is none
+    /// of the receiver's, nor of anybody.
+    pub(super) fn query(&self, payload: Payload, named: Option<IpAddr>) -> Query {
+        let end = |who| match who {
+            Who::Pod(name) | Who::Remote(Remote { name, .. }) => {
+                let (namespace, name) = name.split_once('/').expect("namespace/name");
+                oracle::End::Pod {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                }
+            }
+            Who::Outside(_) => oracle::End::External,
+            Who::Node => oracle::End::Node {
+                name: NODE.to_owned(),
+            },
+            Who::OtherNode => oracle::End::Node {
+                name: OTHER_NODE.name.to_owned(),
+            },
+        };
+        Query {
+            source: end(self.source),
+            destination: named.map_or(end(self.destination), |_| oracle::End::External),
+            source_address: self.address(self.source),
+            destination_address: named.unwrap_or(self.address(self.destination)),
+            payload,
+            own_node_allowed: true,
+        }
+    }
+
+    /// The hooks that judge it.
+    pub(super) fn hooks(&self) -> Vec<(Program, TestContext)> {
+        let mut hooks = Vec::new();
+        let ifindex = |who| match who {
+            Who::Pod(name) => named(self.world, name).host_ifindex,
+            Who::Remote(_) | Who::Outside(_) | Who::OtherNode => {
+                self.world.outside().uplink_ifindex
+            }
+            Who::Node => 0,
+        };
+        let context = |ifindex, ingress_ifindex| TestContext {
+            ifindex,
+            ingress_ifindex,
+            ..TestContext::default()
+        };
+        let came_by = ifindex(self.source);
+        if let Who::Pod(_) = self.source {
+            hooks.push((Program::FROM_WORKLOAD, context(came_by, came_by)));
+        }
+        if let Who::Pod(_) = self.destination {
+            let goes_by = ifindex(self.destination);
+            hooks.push((Program::TO_WORKLOAD, context(goes_by, came_by)));
+        }
+        hooks
+    }
+}
+
+/// An outside address.
+pub(super) fn outside(rng: &mut Rng, family: Family) -> IpAddr {
+    loop {
+        let text = generate::OUTSIDE[rng.usize(..generate::OUTSIDE.len())];
+        let address: IpAddr = text.parse().expect("an address");
+        if Family::of(address) == family {
+            return address;
+        }
+    }
+}
