@@ -189,7 +189,8 @@ impl<'a> Matrix<'a> {
             "ingress_reason",
             "ingress_by",
             "audit",
-        ])?;
+        ])
+        .map_err(from_csv)?;
         for (probe, source, destination, cell) in self.cells() {
             let word = |side: &Side| Word::from(side.verdict.action).as_str();
             csv.write_record([
@@ -206,7 +207,8 @@ impl<'a> Matrix<'a> {
                 &self.by(&cell.ingress),
                 cell.audit()
                     .map_or("", |action| Word::from(action).as_str()),
-            ])?;
+            ])
+            .map_err(from_csv)?;
         }
         csv.flush()
     }
@@ -221,6 +223,14 @@ impl<'a> Matrix<'a> {
             .map(|(_, entry)| entry);
         let places: Vec<String> = rule.into_iter().chain(isolating).map(place).collect();
         places.join(" ")
+    }
+}
+
+/// The error beneath, which tells whether the reader has gone.
+fn from_csv(error: csv::Error) -> std::io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => std::io::Error::other(format!("{other:?}")),
     }
 }
 

@@ -247,18 +247,14 @@ fn what_cannot_be_asked_is_refused_with_what_can() {
         let told = refused(arguments);
         assert!(told.contains(expected), "{arguments:?}: {told}");
     }
-    fs_empty();
-}
-
-/// An empty folder says nothing of anybody, which is no answer.
-fn fs_empty() {
+    // An empty folder says nothing of anybody, which is no answer.
     let folder = Folder::new(&[]);
     let told = folder.complaint(&["matrix", ".", "--probe", "tcp/80"]);
     assert!(told.contains(".yaml"), "{told}");
 }
 
 #[test]
-fn a_thousand_pods_are_written_as_they_are_judged() {
+fn cells_of_many_pods_are_written_as_they_are_judged() {
     let pods: String = (0..300)
         .map(|i| {
             format!(
