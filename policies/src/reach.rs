@@ -19,6 +19,8 @@ mod ends;
 mod probe;
 #[cfg(test)]
 mod tests;
+mod walk;
+mod words;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -38,6 +40,7 @@ use crate::inventory::{ClusterPeer, Inventory, ObjectName, Owner, Peer};
 
 pub use ends::{End, EndKind, Externals, UnknownEnd};
 pub use probe::{Probe, ProbeError};
+pub use walk::{Explanation, Field, Step, Walk};
 
 use ends::{Point, StandIns};
 

@@ -8,6 +8,7 @@
 mod asking;
 mod layout;
 mod misreadings;
+mod reach;
 mod worlds;
 
 use std::collections::BTreeSet;

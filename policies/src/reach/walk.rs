@@ -1,0 +1,449 @@
+//! Why a verdict is what it is: each rule that was considered, in order.
+//!
+//! The table knows the answer and not the way to it. So the way is walked here, rule
+//! by rule, with the selectors themselves: the Admin tier, `NetworkPolicy` where one
+//! isolates, the Baseline tier. Only what is in force is walked.
+//!
+//! Invariant: a walk ends where the table's verdict is. Debug builds assert it, and
+//! random worlds are held against it; a disagreement is a mistake in one of the two.
+
+use std::net::IpAddr;
+
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::verdict::{Action, Direction};
+
+use crate::compiler::{PolicyKind, RuleEntry, RuleKey};
+use crate::diagnostic::Place;
+use crate::inventory::{
+    ClusterNetworkPolicy, ClusterPeer, ClusterRule, Inventory, Mode, NetworkPolicy, ObjectName,
+    Owner, Peer, PortRange, Ports, Rule, RuleAction, Tier, Workload, WorkloadSelector,
+};
+
+use super::words;
+use super::{Cell, Probe, Reach, Side};
+
+/// What of a rule a packet may not match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// Its policy does not select the workload.
+    Subject,
+    /// The other end is none of its peers.
+    Peer,
+    /// The port or protocol is none of its.
+    Port,
+}
+
+impl Field {
+    /// The word in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Subject => "subject",
+            Self::Peer => "peer",
+            Self::Port => "port",
+        }
+    }
+}
+
+/// A rule that was considered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Which.
+    pub rule: RuleEntry,
+    /// What it does with what it matches; rules of a `NetworkPolicy` accept.
+    pub action: RuleAction,
+    /// What did not match, in the order of [`Field`]; nothing when the rule matched.
+    pub missed: Vec<Field>,
+    /// Its peers in words.
+    pub peers: String,
+    /// Its ports in words.
+    pub ports: String,
+}
+
+impl Step {
+    /// Whether the rule matched.
+    #[must_use]
+    pub fn is_match(&self) -> bool {
+        self.missed.is_empty()
+    }
+}
+
+/// The way to the verdict of one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Walk {
+    /// Which.
+    pub direction: Direction,
+    /// The workload that policies of this direction are about; `None` when policies
+    /// were not asked, because the end is no workload or the reason is beyond them.
+    pub subject: Option<ObjectName>,
+    /// The rules that were considered, in order.
+    pub steps: Vec<Step>,
+    /// The policies that isolate the workload.
+    pub isolating: Vec<RuleEntry>,
+}
+
+/// The way to both verdicts of a cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// The cell.
+    pub cell: Cell,
+    /// The sender's.
+    pub egress: Walk,
+    /// The receiver's.
+    pub ingress: Walk,
+}
+
+impl Explanation {
+    /// Both ways, in the order of a packet.
+    #[must_use]
+    pub fn walks(&self) -> [&Walk; 2] {
+        [&self.egress, &self.ingress]
+    }
+}
+
+/// One direction of one pair of addresses, as rules see it.
+struct Question<'a> {
+    inventory: &'a Inventory,
+    direction: Direction,
+    subject: &'a Workload,
+    peer: IpAddr,
+    /// The workload that receives, which knows what its ports are called.
+    destination: Option<&'a Workload>,
+    probe: Probe,
+}
+
+impl Reach {
+    /// Walks the way to a cell's verdicts.
+    #[must_use]
+    pub fn explain(&self, cell: &Cell, probe: Probe) -> Explanation {
+        Explanation {
+            cell: *cell,
+            egress: self.walk(&cell.egress, Direction::Egress, probe),
+            ingress: self.walk(&cell.ingress, Direction::Ingress, probe),
+        }
+    }
+
+    fn walk(&self, side: &Side, direction: Direction, probe: Probe) -> Walk {
+        let mut walk = Walk {
+            direction,
+            subject: None,
+            steps: Vec::new(),
+            isolating: Vec::new(),
+        };
+        let Some(question) = self.question(side, direction, probe) else {
+            return walk;
+        };
+        walk.subject = Some(question.subject.name.clone());
+        let decided = walk.run(&question);
+        debug_assert!(
+            self.is_the_verdict(side, decided, &walk),
+            "the table says {side:?}, the rules {walk:#?}"
+        );
+        walk
+    }
+
+    /// What policies were asked, if they were.
+    fn question(&self, side: &Side, direction: Direction, probe: Probe) -> Option<Question<'_>> {
+        if !matches!(
+            side.verdict.reason,
+            Reason::Rule | Reason::Isolated | Reason::NotIsolated
+        ) {
+            return None;
+        }
+        let (subject, peer) = match direction {
+            Direction::Ingress => (side.destination, side.source),
+            Direction::Egress => (side.source, side.destination),
+        };
+        Some(Question {
+            inventory: &self.inventory,
+            direction,
+            subject: self.workload(subject)?,
+            peer,
+            destination: self.workload(side.destination),
+            probe,
+        })
+    }
+
+    fn workload(&self, address: IpAddr) -> Option<&Workload> {
+        match self.inventory.owner(address)? {
+            Owner::Workload(name) => self.inventory.workloads().get(&name),
+            Owner::Node(_) => None,
+        }
+    }
+
+    /// Whether a walk ended where the table's verdict is.
+    fn is_the_verdict(&self, side: &Side, decided: bool, walk: &Walk) -> bool {
+        let last = walk.steps.last().filter(|_| decided);
+        let expected = match last {
+            Some(step) if step.action == RuleAction::Deny => (Action::Deny, Reason::Rule),
+            Some(_) => (Action::Allow, Reason::Rule),
+            None if walk.isolating.is_empty() => (Action::Allow, Reason::NotIsolated),
+            None => (Action::Deny, Reason::Isolated),
+        };
+        let verdict = &side.verdict;
+        let rule = self.rule_of(verdict).map(|(_, entry)| entry);
+        let isolated_by = self.isolated_by(verdict).map(|(_, entry)| entry);
+        (verdict.action, verdict.reason) == expected
+            && rule == last.map(|step| &step.rule)
+            && (last.is_some() || isolated_by.eq(&walk.isolating))
+    }
+
+    /// The rule that would have allowed what was denied, with the fewest fields that do
+    /// not match; of equals the first that was considered. When no policy that selects
+    /// the workload has a rule that allows anything, the rules of those that do not
+    /// select it count.
+    #[must_use]
+    pub fn nearest(&self, explanation: &Explanation, probe: Probe) -> Option<(Direction, Step)> {
+        let denied =
+            |walk: &&Walk| explanation.cell.side(walk.direction).verdict.action == Action::Deny;
+        let walk = explanation.walks().into_iter().find(denied)?;
+        let fewest = |steps: Vec<Step>| steps.into_iter().min_by_key(|step| step.missed.len());
+        let considered = walk
+            .steps
+            .iter()
+            .filter(|step| step.action == RuleAction::Accept);
+        let nearest = fewest(
+            considered
+                .filter(|step| !step.is_match())
+                .cloned()
+                .collect(),
+        );
+        let side = explanation.cell.side(walk.direction);
+        let nearest = nearest.or_else(|| {
+            if side.verdict.reason != Reason::Isolated {
+                return None;
+            }
+            let question = self.question(side, walk.direction, probe)?;
+            fewest(question.rules_of_others())
+        });
+        nearest.map(|step| (walk.direction, step))
+    }
+}
+
+impl Walk {
+    /// Considers rules until one decides; tells whether the last one did.
+    fn run(&mut self, question: &Question<'_>) -> bool {
+        if let Some(decided) = self.cluster_tier(question, Tier::Admin) {
+            return decided;
+        }
+        let isolating = || {
+            question
+                .namespace_policies()
+                .filter(|(policy, _)| policy.subject.matches(&question.subject.labels))
+        };
+        self.isolating = isolating()
+            .map(|(policy, _)| question.network_entry(policy, None, &policy.place))
+            .collect();
+        for (policy, rules) in isolating() {
+            for (index, rule) in (0u32..).zip(rules) {
+                let step = question.network_step(policy, index, rule, Vec::new());
+                let is_match = step.is_match();
+                self.steps.push(step);
+                if is_match {
+                    return true;
+                }
+            }
+        }
+        if !self.isolating.is_empty() {
+            return false;
+        }
+        (self.cluster_tier(question, Tier::Baseline)).unwrap_or(false)
+    }
+
+    /// Considers the policies of one tier; `None` when the next is to be asked.
+    fn cluster_tier(&mut self, question: &Question<'_>, tier: Tier) -> Option<bool> {
+        let mut policies: Vec<&ClusterNetworkPolicy> =
+            (question.inventory.cluster_policies().values())
+                .filter(|policy| policy.tier == tier && policy.mode == Mode::Enforce)
+                .filter(|policy| question.selects(&policy.subject, question.subject))
+                .collect();
+        // Those of equal priority stay in the order of their names.
+        policies.sort_by_key(|policy| policy.priority);
+        for policy in policies {
+            let rules = match question.direction {
+                Direction::Ingress => &policy.ingress,
+                Direction::Egress => &policy.egress,
+            };
+            for (index, rule) in (0u32..).zip(rules) {
+                let step = question.cluster_step(policy, index, rule);
+                let (is_match, action) = (step.is_match(), step.action);
+                self.steps.push(step);
+                match action {
+                    _ if !is_match => {}
+                    RuleAction::Pass => return None,
+                    RuleAction::Accept | RuleAction::Deny => return Some(true),
+                }
+            }
+        }
+        None
+    }
+}
+
+impl<'a> Question<'a> {
+    /// The enforced policies of the subject's namespace that isolate in this
+    /// direction, with their rules.
+    fn namespace_policies(&self) -> impl Iterator<Item = (&'a NetworkPolicy, &'a [Rule])> {
+        let direction = self.direction;
+        let namespace = self.subject.name.namespace.clone();
+        let policies = self.inventory.policies().values();
+        policies
+            .filter(move |policy| policy.name.namespace == namespace)
+            .filter(|policy| policy.mode == Mode::Enforce)
+            .filter_map(move |policy| {
+                let rules = match direction {
+                    Direction::Ingress => policy.ingress.as_deref(),
+                    Direction::Egress => policy.egress.as_deref(),
+                };
+                Some((policy, rules?))
+            })
+    }
+
+    /// The rules of policies of the namespace that do not select the subject.
+    fn rules_of_others(&self) -> Vec<Step> {
+        let others = self.namespace_policies();
+        let others = others.filter(|(policy, _)| !policy.subject.matches(&self.subject.labels));
+        let steps = others.flat_map(|(policy, rules)| {
+            let rules = (0u32..).zip(rules);
+            rules.map(|(index, rule)| self.network_step(policy, index, rule, vec![Field::Subject]))
+        });
+        steps.collect()
+    }
+
+    fn network_entry(
+        &self,
+        policy: &NetworkPolicy,
+        index: Option<u32>,
+        place: &Place,
+    ) -> RuleEntry {
+        RuleEntry {
+            key: RuleKey {
+                kind: PolicyKind::NetworkPolicy,
+                policy: policy.name.clone(),
+                direction: self.direction,
+                index,
+            },
+            tier: Tier::Namespace,
+            place: place.clone(),
+        }
+    }
+
+    fn network_step(
+        &self,
+        policy: &NetworkPolicy,
+        index: u32,
+        rule: &Rule,
+        mut missed: Vec<Field>,
+    ) -> Step {
+        let peers = rule.peers.as_deref();
+        if !peers.is_none_or(|peers| peers.iter().any(|peer| self.is_peer(policy, peer))) {
+            missed.push(Field::Peer);
+        }
+        if !self.is_port(rule.ports.as_deref()) {
+            missed.push(Field::Port);
+        }
+        Step {
+            rule: self.network_entry(policy, Some(index), &rule.place),
+            action: RuleAction::Accept,
+            missed,
+            peers: words::peers(peers),
+            ports: words::ports(rule.ports.as_deref()),
+        }
+    }
+
+    fn cluster_step(&self, policy: &ClusterNetworkPolicy, index: u32, rule: &ClusterRule) -> Step {
+        let mut missed = Vec::new();
+        let peers = rule.peers.as_deref();
+        if !peers.is_none_or(|peers| peers.iter().any(|peer| self.is_cluster_peer(peer))) {
+            missed.push(Field::Peer);
+        }
+        if !self.is_port(rule.ports.as_deref()) {
+            missed.push(Field::Port);
+        }
+        Step {
+            rule: RuleEntry {
+                key: RuleKey {
+                    kind: PolicyKind::ClusterNetworkPolicy,
+                    policy: ObjectName::new("", &policy.name),
+                    direction: self.direction,
+                    index: Some(index),
+                },
+                tier: policy.tier,
+                place: rule.place.clone(),
+            },
+            action: rule.action,
+            missed,
+            peers: words::cluster_peers(peers),
+            ports: words::ports(rule.ports.as_deref()),
+        }
+    }
+
+    /// The workload at the other end.
+    fn peer_workload(&self) -> Option<&'a Workload> {
+        match self.inventory.owner(self.peer)? {
+            Owner::Workload(name) => self.inventory.workloads().get(&name),
+            Owner::Node(_) => None,
+        }
+    }
+
+    fn is_peer(&self, policy: &NetworkPolicy, peer: &Peer) -> bool {
+        match peer {
+            Peer::Block { cidr, except } => {
+                cidr.contains(&self.peer) && !except.iter().any(|cut| cut.contains(&self.peer))
+            }
+            Peer::Workloads {
+                namespaces,
+                workloads,
+            } => self.peer_workload().is_some_and(|peer| {
+                let namespace = match namespaces {
+                    None => peer.name.namespace == policy.name.namespace,
+                    Some(selector) => (self.inventory.namespaces())
+                        .get(&peer.name.namespace)
+                        .is_some_and(|labels| selector.matches(labels)),
+                };
+                namespace && workloads.matches(&peer.labels)
+            }),
+        }
+    }
+
+    fn is_cluster_peer(&self, peer: &ClusterPeer) -> bool {
+        match peer {
+            ClusterPeer::Workloads(selector) => {
+                (self.peer_workload()).is_some_and(|peer| self.selects(selector, peer))
+            }
+            ClusterPeer::Networks(networks) => {
+                networks.iter().any(|network| network.contains(&self.peer))
+            }
+            ClusterPeer::Nodes(selector) => match self.inventory.owner(self.peer) {
+                Some(Owner::Node(name)) => (self.inventory.nodes().get(&name))
+                    .is_some_and(|node| selector.matches(&node.labels)),
+                Some(Owner::Workload(_)) | None => false,
+            },
+        }
+    }
+
+    fn selects(&self, selector: &WorkloadSelector, workload: &Workload) -> bool {
+        let namespace = self.inventory.namespaces().get(&workload.name.namespace);
+        namespace.is_some_and(|labels| selector.namespaces.matches(labels))
+            && selector.workloads.matches(&workload.labels)
+    }
+
+    fn is_port(&self, ports: Option<&[PortRange]>) -> bool {
+        let Some(ports) = ports else {
+            return true;
+        };
+        let Probe::Port(protocol, number) = self.probe else {
+            return false;
+        };
+        let ports = ports.iter().filter(|port| port.protocol == protocol);
+        let mut ports = ports.map(|port| match &port.ports {
+            Ports::All => true,
+            Ports::Range(first, last) => (*first..=*last).contains(&number),
+            Ports::Named(name) => self.destination.is_some_and(|workload| {
+                workload.ports.iter().any(|port| {
+                    (&port.name, port.protocol, port.number) == (name, protocol, number)
+                })
+            }),
+        });
+        ports.any(|covered| covered)
+    }
+}

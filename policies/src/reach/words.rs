@@ -1,0 +1,136 @@
+//! Rules in the words of people.
+
+use std::fmt::Write as _;
+
+use crate::inventory::{ClusterPeer, Peer, PortRange, Ports, Protocol};
+use crate::selectors::{LabelSelector, Operator};
+
+use super::probe::protocol_word;
+
+/// Most entries of a list that are written out.
+const MOST: usize = 4;
+
+/// The ports of a rule.
+pub(super) fn ports(ports: Option<&[PortRange]>) -> String {
+    let Some(ports) = ports else {
+        return "every port and protocol".to_owned();
+    };
+    let word = |port: &PortRange| {
+        let protocol = protocol_word(port.protocol);
+        match &port.ports {
+            Ports::All => format!("every {protocol} port"),
+            Ports::Range(first, last) if first == last => format!("{protocol}/{first}"),
+            Ports::Range(first, last) => format!("{protocol}/{first}-{last}"),
+            Ports::Named(name) => format!("{protocol}/{name}"),
+        }
+    };
+    // A name that goes for every protocol is said once.
+    let everywhere = |port: &PortRange| {
+        let others = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+        matches!(port.ports, Ports::Named(_))
+            && others.into_iter().all(|protocol| {
+                ports.contains(&PortRange {
+                    protocol,
+                    ports: port.ports.clone(),
+                })
+            })
+    };
+    let mut words: Vec<String> = Vec::new();
+    for port in ports {
+        let text = match &port.ports {
+            Ports::Named(name) if everywhere(port) => format!("the port {name}"),
+            _ => word(port),
+        };
+        if !words.contains(&text) {
+            words.push(text);
+        }
+    }
+    listed(words.into_iter())
+}
+
+/// The peers of a rule of a `NetworkPolicy`.
+pub(super) fn peers(peers: Option<&[Peer]>) -> String {
+    let Some(peers) = peers else {
+        return "everybody".to_owned();
+    };
+    listed(peers.iter().map(|peer| match peer {
+        Peer::Workloads {
+            namespaces: None,
+            workloads,
+        } => format!("{} of its namespace", pods(workloads)),
+        Peer::Workloads {
+            namespaces: Some(namespaces),
+            workloads,
+        } => format!("{} of {}", pods(workloads), namespaces_in_words(namespaces)),
+        Peer::Block { cidr, except } if except.is_empty() => cidr.to_string(),
+        Peer::Block { cidr, except } => {
+            format!(
+                "{cidr} without {}",
+                listed(except.iter().map(ToString::to_string))
+            )
+        }
+    }))
+}
+
+/// The peers of a rule of a `ClusterNetworkPolicy`.
+pub(super) fn cluster_peers(peers: Option<&[ClusterPeer]>) -> String {
+    let Some(peers) = peers else {
+        return "everybody".to_owned();
+    };
+    if peers.is_empty() {
+        return "nobody".to_owned();
+    }
+    listed(peers.iter().map(|peer| match peer {
+        ClusterPeer::Workloads(selector) => format!(
+            "{} of {}",
+            pods(&selector.workloads),
+            namespaces_in_words(&selector.namespaces)
+        ),
+        ClusterPeer::Networks(networks) => listed(networks.iter().map(ToString::to_string)),
+        ClusterPeer::Nodes(selector) => chosen("node", selector),
+    }))
+}
+
+fn pods(selector: &LabelSelector) -> String {
+    chosen("pod", selector)
+}
+
+fn namespaces_in_words(selector: &LabelSelector) -> String {
+    chosen("namespace", selector)
+}
+
+/// `every pod`, or `pods with app=web,!tier`: selectors as `kubectl -l` writes them.
+fn chosen(what: &str, selector: &LabelSelector) -> String {
+    if selector.requirements().is_empty() {
+        return format!("every {what}");
+    }
+    let mut text = format!("{what}s with ");
+    for (index, requirement) in selector.requirements().iter().enumerate() {
+        let key = requirement.key();
+        let comma = if index == 0 { "" } else { "," };
+        let written = match requirement.operator() {
+            Operator::In(values) => match &**values {
+                [value] => write!(text, "{comma}{key}={value}"),
+                values => write!(text, "{comma}{key} in ({})", values.join(",")),
+            },
+            Operator::NotIn(values) => match &**values {
+                [value] => write!(text, "{comma}{key}!={value}"),
+                values => write!(text, "{comma}{key} notin ({})", values.join(",")),
+            },
+            Operator::Exists => write!(text, "{comma}{key}"),
+            Operator::DoesNotExist => write!(text, "{comma}!{key}"),
+        };
+        written.expect("writing to a string");
+    }
+    text
+}
+
+/// The first entries of a list, and how many there are beyond.
+fn listed(entries: impl ExactSizeIterator<Item = String>) -> String {
+    let beyond = entries.len().saturating_sub(MOST);
+    let mut words: Vec<String> = entries.take(MOST).collect();
+    if beyond > 0 {
+        words.push(format!("{beyond} more"));
+    }
+    words.join(", ")
+}
