@@ -123,7 +123,8 @@ codes! {
     Syntax = "CD0101",
     /// The file cannot be read, is too large or is not UTF-8.
     File = "CD0102",
-    /// The document is nested too deeply or has too many nodes.
+    /// The document is nested too deeply or has too many nodes, or the file has too many
+    /// documents or findings.
     Bounds = "CD0103",
     /// An alias is unknown, refers to itself or expands to too much.
     Alias = "CD0104",

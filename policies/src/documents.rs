@@ -276,6 +276,14 @@ impl FileParser {
                     "spread it over several documents",
                 );
             }
+            FailureKind::TooManyDocuments => {
+                self.reader.error_hint(
+                    mark,
+                    Code::Bounds,
+                    "the file has too many documents: none is read from here on",
+                    "spread them over several files",
+                );
+            }
             FailureKind::UnknownAlias => {
                 self.reader.error(
                     mark,

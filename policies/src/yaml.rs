@@ -29,8 +29,13 @@ pub const MAX_TEXT: usize = 16 << 20;
 const MAX_DEPTH: usize = 128;
 /// Most nodes in one document, some 200 MB of memory.
 const MAX_NODES: usize = 4_000_000;
-/// Most nodes that all anchors and aliases of one document may copy.
+/// Most nodes that all anchors and aliases of one document may copy. Text that had to
+/// be unescaped is copied with them, and counts as [`NODE_TEXT`] bytes a node.
 const MAX_ALIASED: usize = 100_000;
+/// What a node takes beside its text, more or less.
+const NODE_TEXT: usize = 64;
+/// Most documents in one text; each is some 300 bytes of memory, however short.
+const MAX_DOCUMENTS: usize = 100_000;
 
 /// Most [`flow_marks`] of one document. The parser holds every token of a flow
 /// collection until it knows that the collection is not a key: some 350 bytes a
@@ -107,6 +112,8 @@ pub enum FailureKind {
     TooDeep,
     /// It has too many nodes.
     TooManyNodes,
+    /// It is one document too many, and what follows it is not looked at.
+    TooManyDocuments,
     /// An alias names no anchor that ended before it.
     UnknownAlias,
     /// Anchors and aliases expand to too much.
@@ -178,6 +185,13 @@ pub fn parse(text: &str) -> Vec<Result<Node<'_>, Failure>> {
 fn parse_text(text: &str) -> Vec<Result<Node<'_>, Failure>> {
     let mut documents = Vec::new();
     for piece in pieces(text) {
+        if documents.len() >= MAX_DOCUMENTS {
+            documents.push(Err(Failure {
+                mark: Builder::new(piece.lines_before).mark(1, 0),
+                kind: FailureKind::TooManyDocuments,
+            }));
+            break;
+        }
         parse_piece(&piece, &mut documents);
     }
     documents
@@ -485,7 +499,7 @@ impl<'t> Builder<'t> {
     }
 }
 
-/// Number of nodes in a tree, and its depth.
+/// What a tree takes in memory, in nodes, and its depth.
 fn extent(node: &Node<'_>) -> (usize, usize) {
     let mut size = 1;
     let mut depth = 0;
@@ -500,6 +514,10 @@ fn extent(node: &Node<'_>) -> (usize, usize) {
             child(&entry.key);
             child(&entry.value);
         }),
+        Value::Text(Cow::Owned(text)) | Value::Ambiguous(Cow::Owned(text)) => {
+            return (1 + text.len() / NODE_TEXT, 0);
+        }
+        Value::Tagged(tag) => return (1 + tag.len() / NODE_TEXT, 0),
         _ => return (1, 0),
     }
     (size, depth + 1)

@@ -9,6 +9,38 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+const CLUSTER_POLICY: &str = "apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata:
+  name: c
+spec:
+  tier: Admin
+  priority: 10
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  ingress:
+  - name: first
+    action: Accept
+    from:
+    - namespaces: {matchExpressions: [{key: team, operator: Exists}]}
+    protocols:
+    - tcp: {destinationPort: {range: {start: 80, end: 90}}}
+    - destinationNamedPort: web
+  egress:
+  - action: Pass
+    to: [{networks: [10.0.0.0/8, fd00::/8]}, {nodes: {}}]
+  - action: Accept
+    to: [{domainNames: ['*.example.com']}]
+";
+
+const LIST: &str = r#"{"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": [
+  {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x", "labels": {"team": "\ud83d\ude00"}}},
+  {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}},
+  {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "x"},
+   "spec": {"nodeName": "n", "containers": [{"ports": [{"name": "web", "containerPort": 80}]}]},
+   "status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "phase": "Running"}}
+]}
+"#;
+
 const POLICY: &str = "apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
@@ -86,11 +118,12 @@ fn pieces() -> impl Strategy<Value = String> {
     vec(words, 0..40).prop_map(|words| words.concat())
 }
 
-/// A good policy with a few places cut, doubled or overwritten.
+/// Good documents with a few places cut, doubled or overwritten.
 fn mangled() -> impl Strategy<Value = String> {
     let change = (any::<Index>(), 0usize..12, pieces());
-    vec(change, 1..4).prop_map(|changes| {
-        let mut text: Vec<char> = POLICY.chars().collect();
+    let good = select(vec![POLICY, CLUSTER_POLICY, LIST]);
+    (good, vec(change, 1..4)).prop_map(|(good, changes)| {
+        let mut text: Vec<char> = good.chars().collect();
         for (at, cut, put) in changes {
             let at = at.index(text.len());
             let end = (at + cut).min(text.len());
@@ -153,7 +186,7 @@ proptest! {
     }
 
     #[test]
-    fn any_mangled_policy_is_read_or_refused(text in mangled()) {
+    fn any_mangled_document_is_read_or_refused(text in mangled()) {
         check(&text)?;
     }
 

@@ -11,6 +11,10 @@ use crate::inventory::{Inventory, Owner};
 
 use super::{Content, Document, Identity, Rejected};
 
+/// Most others that are named of those who claim an address, too. Each of a thousand
+/// would name a thousand.
+const MAX_NAMED: usize = 3;
+
 /// The desired state, and what was left out of it.
 #[derive(Debug, Clone, Default)]
 pub struct Assembled {
@@ -133,11 +137,16 @@ impl Assembled {
         let mut left_out: BTreeSet<Identity> = BTreeSet::new();
         for (address, claimants) in claims {
             for (identity, _) in claimants.iter().filter(|_| claimants.len() > 1) {
-                let others: Vec<String> = claimants
+                let mut others: Vec<String> = claimants
                     .iter()
                     .filter(|(other, _)| other != identity)
+                    .take(MAX_NAMED)
                     .map(|(_, owner)| owner.to_string())
                     .collect();
+                let unnamed = claimants.len() - 1 - others.len();
+                if unnamed > 0 {
+                    others.push(format!("{unnamed} more"));
+                }
                 self.report(
                     &documents[*identity].place,
                     Code::AddressConflict,

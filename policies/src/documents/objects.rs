@@ -4,6 +4,7 @@
 //! things: only what matters here is looked at, and everything else passes. What
 //! is looked at must be right.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -41,12 +42,14 @@ pub(super) fn node(
             .and_then(|node| reader.string(node, "`type`"));
         if let Some("InternalIP" | "ExternalIP") = kind
             && let Some(address) = fields.get("address").and_then(|node| address(reader, node))
-            && !addresses.contains(&address)
         {
             addresses.push(address);
         }
     }
-    ClusterNode { labels, addresses }
+    ClusterNode {
+        labels,
+        addresses: each_once(addresses),
+    }
 }
 
 /// Reads a `Pod`.
@@ -188,12 +191,16 @@ fn addresses(reader: &mut Reader, status: Fields<'_, '_>) -> Vec<IpAddr> {
         })
         .collect();
     for node in listed.into_iter().chain(status.get("podIP")) {
-        if let Some(address) = address(reader, node)
-            && !addresses.contains(&address)
-        {
-            addresses.push(address);
-        }
+        addresses.extend(address(reader, node));
     }
+    each_once(addresses)
+}
+
+/// The addresses without those that stood before, in their order. There may be any
+/// number of them.
+fn each_once(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut seen = HashSet::with_capacity(addresses.len());
+    addresses.retain(|address| seen.insert(*address));
     addresses
 }
 

@@ -163,6 +163,11 @@ impl Reader {
         );
     }
 
+    /// Whether further findings are only counted.
+    fn is_full(&self) -> bool {
+        self.diagnostics.len() == MAX_FINDINGS
+    }
+
     fn report(
         &mut self,
         mark: Mark,
@@ -174,7 +179,7 @@ impl Reader {
         if severity == Severity::Error {
             self.errors += 1;
         }
-        if self.diagnostics.len() == MAX_FINDINGS {
+        if self.is_full() {
             let unlisted = self.unlisted.get_or_insert(Unlisted {
                 count: 0,
                 first: mark,
@@ -235,12 +240,18 @@ impl Reader {
                 Value::Text(text) if known.contains(&text.as_ref()) => {}
                 // `check_keys` reports it, with what to do instead.
                 Value::Text(text) if text == MERGE_KEY => {}
-                Value::Text(text) => self.error_hint(
-                    key.mark,
-                    Code::UnknownKey,
-                    format!("unknown key `{}` in {what}", Shown(text)),
-                    hints::for_key(text, known).unwrap_or_else(|| hint(text)),
-                ),
+                Value::Text(text) => {
+                    // Guessing takes some microseconds, of which there could be
+                    // millions that nobody reads.
+                    let guess = self.is_full().then(String::new);
+                    let guess = guess.or_else(|| hints::for_key(text, known));
+                    self.error_hint(
+                        key.mark,
+                        Code::UnknownKey,
+                        format!("unknown key `{}` in {what}", Shown(text)),
+                        guess.unwrap_or_else(|| hint(text)),
+                    );
+                }
                 _ => self.wrong_type(key, &format!("a key of {what}"), "a string"),
             }
         }

@@ -40,6 +40,12 @@ pub enum ReadError {
         #[source]
         source: io::Error,
     },
+    /// Something in a directory that is named like a manifest.
+    #[error("{} is a pipe, a socket or a device: remove it", path.display())]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+    },
     /// Directories within each other without end.
     #[error("{} lies too deep below the path that was given", path.display())]
     TooDeep {
@@ -53,7 +59,7 @@ impl ReadError {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            Self::Path { path, .. } | Self::TooDeep { path } => path,
+            Self::Path { path, .. } | Self::NoFile { path } | Self::TooDeep { path } => path,
         }
     }
 }
@@ -121,7 +127,8 @@ impl Found {
             path: path.to_owned(),
             source,
         };
-        if fs::metadata(path).map_err(failed)?.is_dir() {
+        let kind = fs::metadata(path).map_err(failed)?;
+        if kind.is_dir() {
             if depth == MAX_DEPTH {
                 return Err(ReadError::TooDeep {
                     path: path.to_owned(),
@@ -135,7 +142,12 @@ impl Found {
                     self.add(&entry, depth + 1, enter);
                 }
             }
-        } else if depth == 0 || is_manifest(path) {
+        } else if depth > 0 && !kind.is_file() {
+            // Whoever opens a pipe waits for its other end, for ever perhaps.
+            return Err(ReadError::NoFile {
+                path: path.to_owned(),
+            });
+        } else {
             self.files.insert(path.to_owned());
         }
         Ok(())

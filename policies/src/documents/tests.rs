@@ -388,6 +388,23 @@ fn directories_are_read_in_order_and_only_manifests_of_them() {
     assert!(read(&[root.join("absent.yaml")]).is_err());
 }
 
+#[test]
+fn what_is_no_file_is_not_opened_in_a_directory() {
+    let root = std::env::temp_dir().join(format!("cofferdam-no-file-{}", std::process::id()));
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("a.yaml"), "{}").unwrap();
+    // Opening a pipe would wait for a writer; a socket is as little a file.
+    let socket = std::os::unix::net::UnixListener::bind(root.join("b.yaml")).unwrap();
+    let found = find(&[&root], |_| {});
+    drop(socket);
+    std::fs::remove_dir_all(&root).unwrap();
+    assert_eq!(found.files.len(), 1);
+    let [error] = &found.errors[..] else {
+        panic!("{:?}", found.errors)
+    };
+    assert!(matches!(error, ReadError::NoFile { path } if path.ends_with("b.yaml")));
+}
+
 // Metadata.
 
 #[test]

@@ -293,3 +293,36 @@ fn json_may_be_indented_by_tabs() {
     let root = one("{\n\t\"a\": [\n\t\t1\n\t]\n}\n");
     assert!(matches!(&entry(&root, "a").value.value, Value::List(l) if l.len() == 1));
 }
+
+#[test]
+fn aliases_of_a_long_text_are_counted_by_its_length() {
+    // A line break makes the text one that is not borrowed from the file.
+    let text = |length: usize, copies: usize| {
+        let long = "x".repeat(length);
+        format!("- &a \"{long}\\n\"\n{}", "- *a\n".repeat(copies))
+    };
+    assert!(parse(&text(1 << 20, 4)).iter().all(Result::is_ok));
+    assert_eq!(
+        failure(&text(1 << 20, 10)).kind,
+        FailureKind::AliasesTooLarge
+    );
+}
+
+#[test]
+fn documents_in_a_text_have_a_bound() {
+    let most = parse_text_of(MAX_DOCUMENTS);
+    assert_eq!(most, (MAX_DOCUMENTS, None));
+    let (documents, failure) = parse_text_of(MAX_DOCUMENTS + 10);
+    assert_eq!(documents, MAX_DOCUMENTS);
+    let failure = failure.unwrap();
+    assert_eq!(failure.kind, FailureKind::TooManyDocuments);
+    assert_eq!(failure.mark.line as usize, MAX_DOCUMENTS + 1);
+}
+
+/// The number of good documents of a text with so many, and the last failure.
+fn parse_text_of(documents: usize) -> (usize, Option<Failure>) {
+    let text = "--- a\n".repeat(documents);
+    let parsed = parse(&text);
+    let good = parsed.iter().filter(|document| document.is_ok()).count();
+    (good, parsed.into_iter().find_map(Result::err))
+}
