@@ -3,6 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::Context as _;
+use cofferdam_tests::machine;
 use serde::Serialize;
 
 /// All results of one run.
@@ -21,30 +22,14 @@ pub(crate) fn write<R: Serialize>(results: &[R], json: Option<&Path>) -> anyhow:
     let Some(path) = json else { return Ok(()) };
     let report = Report {
         schema: "cofferdam/v1",
-        machine: machine(),
-        kernel: read("/proc/sys/kernel/osrelease"),
+        machine: machine::processors(),
+        kernel: machine::kernel(),
         commit: commit(),
         seed: 1,
         results,
     };
     let text = serde_json::to_string_pretty(&report)?;
     fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// The processor, and how many of them.
-fn machine() -> String {
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let count = cpus
-        .lines()
-        .filter(|line| line.starts_with("processor"))
-        .count();
-    format!(
-        "{count} x {}",
-        model.map_or("unknown processor", |(_, name)| name)
-    )
 }
 
 fn commit() -> String {
@@ -55,13 +40,6 @@ fn commit() -> String {
         |_| String::new(),
         |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     )
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
 }
 
 /// A figure of a process's memory, in KiB: a line of its `status` in `/proc`.

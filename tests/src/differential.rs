@@ -79,6 +79,16 @@ pub struct Outcome {
     pub disagreements: Vec<Disagreement>,
 }
 
+impl Outcome {
+    /// Adds what a later run came to.
+    pub fn join(&mut self, later: Self) {
+        self.worlds += later.worlds;
+        self.packets += later.packets;
+        self.coverage.join(later.coverage);
+        self.disagreements.extend(later.disagreements);
+    }
+}
+
 /// Two roads came to different verdicts.
 #[derive(Debug)]
 pub struct Disagreement {

@@ -13,6 +13,8 @@
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
 //! | [`scratch`] | a folder that is gone when the test is |
+//! | [`machine`] | what a figure or a finding was got on |
+//! | [`soak`] | what every soak says |
 //! | [`skip`] | the difference between "passed" and "passed over" |
 //!
 //! Packets, worlds and traffic know nothing of policies, verdicts or BPF;
@@ -25,9 +27,11 @@ pub mod expectations;
 pub mod firewall;
 pub mod generate;
 pub mod ledger;
+pub mod machine;
 pub mod packet;
 pub mod scratch;
 pub mod skip;
+pub mod soak;
 pub mod traffic;
 pub mod world;
 

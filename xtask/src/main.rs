@@ -17,6 +17,7 @@ mod package;
 mod records;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tools;
 mod vm;
@@ -59,6 +60,8 @@ enum Verb {
     Package(package::Options),
     /// Run a benchmark; `bench --help` lists them.
     Bench(bench::Options),
+    /// Do what the tests do for as long as you want; `soak --help` lists the soaks.
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Arrows => arrows::run(),
         Verb::Package(options) => package::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Soak(options) => soak::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -117,8 +117,8 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// What must occur in a run of some length, and did not.
-    pub fn missing(&self) -> Vec<String> {
+    /// What must occur in a run of some length.
+    fn all() -> impl Iterator<Item = String> {
         let shapes = shapes::names().map(|name| format!("shape: {name}"));
         let written = WRITTEN.iter().map(|(name, _)| format!("document: {name}"));
         let said = SAID.iter().map(|name| format!("oracle: {name}"));
@@ -126,15 +126,26 @@ impl Coverage {
             let answer = |reason: &Reason| format!("{}: {}", hook.name(), reason.name());
             reasons.iter().map(answer)
         });
-        let all = shapes.chain(written).chain(said).chain(answered);
-        all.filter(|name| !self.seen.contains_key(name)).collect()
+        shapes.chain(written).chain(said).chain(answered)
     }
 
-    /// What occurred, and how often.
-    pub fn seen(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.seen
-            .iter()
-            .map(|(name, times)| (name.as_str(), *times))
+    /// How much of it there is.
+    pub fn required() -> usize {
+        Self::all().count()
+    }
+
+    /// What of it did not.
+    pub fn missing(&self) -> Vec<String> {
+        Self::all()
+            .filter(|name| !self.seen.contains_key(name))
+            .collect()
+    }
+
+    /// Adds what occurred in a later run.
+    pub(super) fn join(&mut self, later: Self) {
+        for (name, times) in later.seen {
+            *self.seen.entry(name).or_default() += times;
+        }
     }
 
     fn see(&mut self, name: String) {

@@ -1,0 +1,58 @@
+//! Soaks: what the tests do every time, for as long as somebody wants.
+//!
+//! Each says first where it runs and from which seed, then what is needed to repeat
+//! a failure, and in its last line what it came to.
+//!
+//! Exit status: 0 all was as it must be; 1 something was not; 2 it could not be
+//! tried.
+
+mod verdicts;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use cofferdam_tests::soak::{Tally, heading};
+
+/// Does what the tests do, for as long as somebody wants.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask soak", version)]
+struct Arguments {
+    #[command(subcommand)]
+    soak: Soak,
+}
+
+#[derive(Debug, Subcommand)]
+enum Soak {
+    /// Hold the loaded programs against the oracle, on random policies and packets.
+    Verdicts(verdicts::Options),
+}
+
+/// Exit status when it could not be tried.
+const COULD_NOT_RUN: u8 = 2;
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().soak) {
+        Ok(tally) if tally.is_clean() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("soak: {error:#}");
+            ExitCode::from(COULD_NOT_RUN)
+        }
+    }
+}
+
+fn run(soak: &Soak) -> Result<Tally> {
+    let mut output = io::stdout().lock();
+    let tally = match soak {
+        Soak::Verdicts(options) => {
+            writeln!(output, "{}", heading("verdicts", options.seed))?;
+            verdicts::run(options, &mut output)?
+        }
+    };
+    writeln!(output, "{tally}")?;
+    Ok(tally)
+}

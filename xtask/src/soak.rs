@@ -1,0 +1,52 @@
+//! `cargo xtask soak`: runs a soak of the `tests` crate.
+//!
+//! Which soaks there are, and what they accept, that crate alone knows: the
+//! arguments pass through untouched.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::{
+    outcome::Failed,
+    run,
+    setup::{self, Need},
+};
+
+/// Arguments of `cargo xtask soak`.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Options {
+    /// Which soak, and its arguments: `verdicts --packets N --seed S`. `--help`
+    /// lists them.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGUMENT"
+    )]
+    arguments: Vec<OsString>,
+}
+
+/// Runs it, optimised: the programs as they are shipped, and as much of them as the
+/// time allows.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::ensure(&[
+        Need::KernelCompiler,
+        Need::BpfFileSystem,
+        Need::NetworkTools,
+    ])?;
+    let soak = ["--package", "cofferdam-tests", "--bin", "cofferdam-soak"];
+    let mut command = run::cargo();
+    command
+        .args(["run", "--release"])
+        .args(soak)
+        .arg("--")
+        .args(&options.arguments);
+    let status = run::status(&mut command)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failed::program("the soak", status))
+    }
+}
