@@ -29,6 +29,11 @@ impl Labels {
         self.pairs.iter().map(|(k, v)| (k.as_ref(), v.as_ref()))
     }
 
+    /// All keys, in order.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.pairs.iter().map(|(k, _)| k.as_ref())
+    }
+
     /// The same labels with `key` set to `value`.
     #[must_use]
     pub fn with(&self, key: &str, value: &str) -> Self {

@@ -1,6 +1,8 @@
 //! Selectors that select nothing: which requirement empties them, and what was
 //! probably meant.
 
+use std::sync::LazyLock;
+
 use crate::diagnostic::{Code, Place};
 use crate::inventory::{ClusterPeer, Peer, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
@@ -8,13 +10,16 @@ use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
 use super::nearest::nearest;
 use super::places::Step;
 use super::rules::{Policy, Rule, Written, peers_key};
-use super::world::{Scope, World};
+use super::world::{Group, Scope, World};
 use super::{Findings, Project};
 
-/// Most objects whose labels are looked through for what was meant.
-const MOST_OBJECTS: usize = 10_000;
+/// Most objects whose labels are looked through for a key that was meant.
+const MOST_OBJECTS: usize = 1_000;
 /// Most labels, values or names that a message lists.
 const MOST_LISTED: usize = 5;
+
+/// Selects every namespace.
+static EVERYWHERE: LazyLock<LabelSelector> = LazyLock::new(LabelSelector::default);
 
 /// Why a selector selects nothing.
 struct Why<'s> {
@@ -138,7 +143,7 @@ fn peer_of_nodes(
         return;
     }
     let labels: Vec<&Labels> = nodes.values().map(|node| &node.labels).collect();
-    let (key, message, hint) = blame(selector, &labels, "node");
+    let (key, message, hint) = blame(selector, &labels, [], "node");
     let mut path = vec![
         Step::Key(peers_key(rule.direction)),
         step,
@@ -161,7 +166,7 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
         .collect();
     if let (Scope::Namespaces(asked), true) = (scope, namespaces.is_empty()) {
         let labels: Vec<&Labels> = world.inventory.namespaces().values().collect();
-        let (key, message, hint) = blame(asked, &labels, "namespace");
+        let (key, message, hint) = blame(asked, &labels, [], "namespace");
         let mut path = vec![Step::NamespaceSelector];
         path.extend(key.map(Step::Requirement));
         return Why {
@@ -191,24 +196,24 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
     if groups.is_empty() {
         return no_workloads(world, scope, &namespaces);
     }
-    let members = groups
-        .iter()
-        .flat_map(|group| &world.groups[*group as usize].members);
-    let labels: Vec<&Labels> = (members.take(MOST_OBJECTS))
-        .map(|workload| &workload.labels)
+    // Selectors take the members of a group for one another.
+    let groups: Vec<&Group<'_>> = (groups.iter())
+        .map(|group| &world.groups[*group as usize])
         .collect();
+    let labels: Vec<&Labels> = groups.iter().map(|group| group.labels()).collect();
+    let others = groups.iter().flat_map(|group| group.members.iter().skip(1));
     let noun = match scope {
         Scope::Namespace(name) => format!("workload of namespace `{name}`"),
         Scope::Namespaces(_) => "workload of these namespaces".to_owned(),
     };
-    let (key, message, mut hint) = blame(selector, &labels, &noun);
+    let keys = (others.take(MOST_OBJECTS)).flat_map(|workload| workload.labels.keys());
+    let (key, message, mut hint) = blame(selector, &labels, keys, &noun);
     if let Scope::Namespace(own) = scope {
-        let elsewhere = (world.groups.iter())
-            .find(|group| group.namespace != own && selector.matches(group.labels()));
-        if let Some(group) = elsewhere {
+        let elsewhere = world.select(Scope::Namespaces(&EVERYWHERE), selector);
+        if let Some(group) = elsewhere.first() {
             hint = format!(
                 "workloads of namespace `{}` match, and this looks in `{own}` alone",
-                group.namespace
+                world.groups[*group as usize].namespace
             );
         }
     }
@@ -255,10 +260,11 @@ fn no_workloads<'s>(
 }
 
 /// Which requirement no object fulfils, said of objects by that name; and what was
-/// probably meant.
-fn blame<'s>(
+/// probably meant, by their keys and some more.
+fn blame<'s, 'k>(
     selector: &'s LabelSelector,
-    objects: &[&Labels],
+    objects: &[&'k Labels],
+    more_keys: impl IntoIterator<Item = &'k str>,
     noun: &str,
 ) -> (Option<&'s str>, String, String) {
     let requirements = selector.requirements();
@@ -266,7 +272,7 @@ fn blame<'s>(
         (objects.iter()).any(|labels| requirement.holds(labels.get(requirement.key())))
     };
     if let Some(requirement) = requirements.iter().find(|one| !fulfilled(one)) {
-        let (message, hint) = unfulfilled(requirement, objects, noun);
+        let (message, hint) = unfulfilled(requirement, objects, more_keys, noun);
         return (Some(requirement.key()), message, hint);
     }
     // Each holds for some, all of them for none: the first that leaves nobody.
@@ -294,7 +300,12 @@ fn blame<'s>(
 }
 
 /// What is wrong with a requirement that no object fulfils.
-fn unfulfilled(requirement: &Requirement, objects: &[&Labels], noun: &str) -> (String, String) {
+fn unfulfilled<'k>(
+    requirement: &Requirement,
+    objects: &[&'k Labels],
+    more_keys: impl IntoIterator<Item = &'k str>,
+    noun: &str,
+) -> (String, String) {
     let key = requirement.key();
     let mut values: Vec<&str> = objects
         .iter()
@@ -314,7 +325,8 @@ fn unfulfilled(requirement: &Requirement, objects: &[&Labels], noun: &str) -> (S
     };
     if values.is_empty() {
         let mut keys: Vec<&str> = (objects.iter())
-            .flat_map(|labels| labels.iter().map(|(key, _)| key))
+            .flat_map(|labels| labels.keys())
+            .chain(more_keys)
             .collect();
         keys.sort_unstable();
         keys.dedup();
