@@ -1,9 +1,10 @@
 //! Documents that nobody would write by accident, and some that one would: whatever
 //! the text, it is read or refused with a place, and what is read compiles.
 
+use cofferdam_policies::analysis::analyse;
 use cofferdam_policies::compiler::{Input, SlotPlan, compile};
 use cofferdam_policies::diagnostic::Severity;
-use cofferdam_policies::documents::{Parsed, assemble, parse};
+use cofferdam_policies::documents::{Parsed, Source, assemble};
 use cofferdam_verdict::capacity::Limits;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -137,10 +138,18 @@ fn mangled() -> impl Strategy<Value = String> {
     })
 }
 
-/// Reads, puts together and compiles.
+/// Reads, puts together, asks for the meaning and compiles.
 fn swallow(bytes: &[u8]) -> Parsed {
-    let parsed = parse("a.yaml", bytes);
+    let source = Source::new("a.yaml".into(), bytes.into());
+    let parsed = Parsed::clone(&source.parsed);
     let assembled = assemble(parsed.documents.clone());
+    for finding in analyse(&[source], &assembled) {
+        assert_eq!(finding.severity, Severity::Warning, "{finding}");
+        assert!(
+            !finding.message.chars().any(char::is_control),
+            "{finding:?}"
+        );
+    }
     let plan = SlotPlan::assign(&assembled.inventory);
     let compiled = compile(&Input {
         inventory: &assembled.inventory,

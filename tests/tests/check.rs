@@ -352,3 +352,98 @@ fn capacity_says_what_does_not_fit_and_which_setting_raises_it() {
     let unknown = [&arguments[..], &["--node", "m"]].concat();
     assert_eq!(check_in(scratch.path(), &unknown).status.code(), Some(2));
 }
+
+/// A node, `count` pods of it, and a policy of as many rules as there are blocks.
+fn node_with(number: usize, count: usize, blocks: usize) -> String {
+    let mut text = String::new();
+    for pod in 0..count {
+        text += &format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p{number}-{pod}, namespace: x}}, spec: {{nodeName: n{number}}}, status: {{podIP: 10.1.{number}.{pod}}}}}\n---\n"
+        );
+    }
+    let rules: Vec<String> = (0..blocks)
+        .map(|block| {
+            let [_, _, high, low] = u32::try_from(block).expect("small").to_be_bytes();
+            format!(
+                "{{to: [{{ipBlock: {{cidr: 203.{high}.{low}.0/24}}}}], ports: [{{port: {}}}]}}",
+                block + 1
+            )
+        })
+        .collect();
+    text + &format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p{number}, namespace: x}}, spec: {{policyTypes: [Egress], egress: [{}]}}}}\n---\n",
+        rules.join(", ")
+    )
+}
+
+/// Whoever does what the hints say has room in the end.
+#[test]
+fn capacity_is_enough_when_its_hints_are_followed() {
+    let scratch = Scratch::new();
+    let write = |name: &str, text: &str| fs::write(scratch.path().join(name), text).expect(name);
+    write("all.yaml", &node_with(1, 3, 1500));
+    let mut limits = BTreeMap::from([("endpoints", 2), ("slots", 64), ("table_pages", 3)]);
+    let schema = sarif_schema();
+    for round in 0.. {
+        assert!(round < 4, "the hints lead nowhere: {limits:?}");
+        let config: Vec<String> = (limits.iter())
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        write(
+            "config.yaml",
+            &format!("limits: {{{}}}\n", config.join(", ")),
+        );
+        let arguments = [
+            "all.yaml",
+            "--capacity",
+            "--config",
+            "config.yaml",
+            "--format",
+        ];
+        let said = |format: &str| {
+            let output = check_in(scratch.path(), &[&arguments[..], &[format]].concat());
+            (output.status.success(), json(&output))
+        };
+        let (fits, report) = said("json");
+        assert_valid(&said("sarif").1, &schema);
+        let hints = report["diagnostics"].as_array().expect("a list");
+        assert_eq!(fits, hints.is_empty(), "{hints:#?}");
+        if fits {
+            assert!(round > 0);
+            break;
+        }
+        for hint in hints {
+            let hint = hint["hint"].as_str().expect("a hint");
+            let setting = hint.split('`').nth(1).expect("a setting");
+            let (name, value) = setting.split_once(": ").expect("a value");
+            let name = name.strip_prefix("limits.").expect("a limit");
+            let limit = limits.iter_mut().find(|(known, _)| **known == name);
+            *limit.expect("a known one").1 = value.parse().expect("a number");
+        }
+    }
+}
+
+#[test]
+fn capacity_is_tried_for_the_nodes_with_the_most_workloads() {
+    let scratch = Scratch::new();
+    let nodes: String = (1..=10)
+        .map(|number| node_with(number, number, 1))
+        .collect();
+    fs::write(scratch.path().join("all.yaml"), nodes).expect("a file");
+    let nodes = |arguments: &[&str]| -> (Vec<String>, u64) {
+        let arguments = [&["all.yaml", "--capacity", "--format", "json"], arguments].concat();
+        let report = json(&check_in(scratch.path(), &arguments));
+        found(&report);
+        let capacity = &report["capacity"];
+        let names = capacity["nodes"].as_array().expect("nodes").iter();
+        let names = names.map(|node| node["node"].as_str().expect("a name").to_owned());
+        (
+            names.collect(),
+            capacity["untried"].as_u64().expect("a number"),
+        )
+    };
+    let (most, untried) = nodes(&[]);
+    assert_eq!(most.first().map(String::as_str), Some("n10"));
+    assert_eq!((most.len(), untried), (8, 2));
+    assert_eq!(nodes(&["--node", "n1"]), (vec!["n1".to_owned()], 0));
+}

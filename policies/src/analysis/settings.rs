@@ -1,6 +1,7 @@
 //! Settings of ours where nobody reads them.
 
 use crate::diagnostic::Code;
+use crate::documents::reader::Shown;
 use crate::yaml::{Node, Value};
 
 use super::places::{entries, place, value};
@@ -30,7 +31,7 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                         findings.warn(
                             place(&(*file).into(), entry.key.mark),
                             Code::MisplacedSetting,
-                            format!("`{name}` has no effect {message}"),
+                            format!("`{}` has no effect {message}", Shown(name)),
                             hint.to_owned(),
                         );
                     }

@@ -527,3 +527,14 @@ fn a_workload_is_let_through_by_its_address_too() {
     assert_eq!(codes("10.0.0.1/32"), []);
     assert_eq!(codes("10.0.0.2/32"), [Code::Overruled]);
 }
+
+#[test]
+fn what_is_shown_of_documents_has_no_control_characters() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, annotations: {\"cofferdam.dev/\\e[2J\": x}}}";
+    let findings = findings(&[pod]);
+    let [finding] = findings.as_slice() else {
+        panic!("{findings:#?}");
+    };
+    assert_eq!(finding.code, Code::MisplacedSetting);
+    assert!(!finding.message.contains('\u{1b}'), "{finding:?}");
+}

@@ -5,17 +5,17 @@
 //! around which an answer could change. A rule said to be hidden or overruled must
 //! decide nothing, and be missed by nobody when it is taken out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use cofferdam_policies::analysis::analyse;
 use cofferdam_policies::compiler::{Compiled, Input, SlotPlan, compile};
 use cofferdam_policies::diagnostic::{Code, Place};
-use cofferdam_policies::documents::Assembled;
+use cofferdam_policies::documents::{Assembled, Source, assemble};
 use cofferdam_policies::inventory::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, Inventory, Mode, NamedPort, NetworkPolicy,
-    Node, ObjectName, Peer, PortRange, Ports, Protocol, Rule, RuleAction, Tier, Workload,
+    Node, ObjectName, Owner, Peer, PortRange, Ports, Protocol, Rule, RuleAction, Tier, Workload,
     WorkloadSelector,
 };
 use cofferdam_policies::selectors::{LabelSelector, Labels, Operator, Requirement};
@@ -30,8 +30,10 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
-/// Worlds tried.
-const CASES: usize = 1000;
+use crate::worlds;
+
+/// Worlds tried that are made for this, and worlds of every shape.
+const CASES: [usize; 2] = [800, 120];
 
 /// A policy's rules of both directions.
 type Both<R> = (Vec<R>, Vec<R>);
@@ -272,27 +274,49 @@ fn inventory(world: &World) -> Inventory {
     inventory
 }
 
-/// The same without the rule of a line.
-fn without(inventory: &Inventory, line: u32) -> Inventory {
+/// The same without the rule that stands at a place.
+fn without(inventory: &Inventory, place: &Place) -> Inventory {
     let mut less = inventory.clone();
     for policy in inventory.policies().values() {
         let mut policy = policy.clone();
-        for rules in [&mut policy.ingress, &mut policy.egress]
-            .into_iter()
-            .flatten()
-        {
-            rules.retain(|rule| rule.place.line != line);
+        let both = [&mut policy.ingress, &mut policy.egress];
+        for rules in both.into_iter().flatten() {
+            rules.retain(|rule| rule.place != *place);
         }
         less.set_policy(policy);
     }
     for policy in inventory.cluster_policies().values() {
         let mut policy = policy.clone();
         for rules in [&mut policy.ingress, &mut policy.egress] {
-            rules.retain(|rule| rule.place.line != line);
+            rules.retain(|rule| rule.place != *place);
         }
         less.set_cluster_policy(policy);
     }
     less
+}
+
+/// Every port around which an answer could change, and what has none.
+fn keys(inventory: &Inventory) -> Vec<u32> {
+    let rules = (inventory.policies().values())
+        .flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten())
+        .map(|rule| &rule.ports);
+    let cluster = (inventory.cluster_policies().values())
+        .flat_map(|policy| policy.ingress.iter().chain(&policy.egress))
+        .map(|rule| &rule.ports);
+    let mut ports = BTreeSet::from([0, 1, u16::MAX]);
+    for range in rules.chain(cluster).flatten().flatten() {
+        if let Ports::Range(first, last) = range.ports {
+            ports.extend([first.saturating_sub(1), first, last, last.saturating_add(1)]);
+        }
+    }
+    for workload in inventory.workloads().values() {
+        ports.extend(workload.ports.iter().map(|port| port.number));
+    }
+    let mut keys: Vec<u32> = (ports.iter())
+        .flat_map(|port| [6, 17, 132].map(|protocol| row_key(protocol, *port)))
+        .collect();
+    keys.extend([row_key(1, 8 << 8), row_key(47, 0)]);
+    keys
 }
 
 struct Table {
@@ -320,31 +344,29 @@ impl Table {
         }
     }
 
-    /// What everybody may do: by subject, direction, peer and key, the actions in force
-    /// and with audit policies, and the lines of the rules that decide.
-    fn answers(&self, addresses: &[IpAddr]) -> Answers {
+    /// What every workload may do with every address, by every key, in both
+    /// directions.
+    fn answers(&self, addresses: &[IpAddr], keys: &[u32]) -> Answers {
         let mut answers = Answers::default();
-        let profile = |address: &IpAddr| self.compiled.slot_of(&self.plan, *address).unwrap().1;
-        let ports = [0, 1, 79, 80, 81, 82, u16::MAX];
-        let mut keys: Vec<u32> = (ports.iter())
-            .flat_map(|port| [6, 17].map(|protocol| row_key(protocol, *port)))
-            .collect();
-        keys.extend([row_key(132, 80), row_key(1, 8 << 8), row_key(47, 0)]);
-        let owned = self.plan.slots().iter().map(|slot| slot.address);
-        for subject in owned.filter(|address| address != &"10.0.0.9".parse::<IpAddr>().unwrap()) {
-            for peer in addresses
+        let profile = |address: IpAddr| self.compiled.slot_of(&self.plan, address).unwrap().1;
+        let subjects = (self.plan.slots().iter())
+            .filter(|slot| matches!(slot.owner, Owner::Workload(_)))
+            .map(|slot| slot.address);
+        for subject in subjects {
+            let subject_profile = profile(subject);
+            let peers = addresses
                 .iter()
-                .filter(|peer| peer.is_ipv4() == subject.is_ipv4())
-            {
+                .filter(|peer| peer.is_ipv4() == subject.is_ipv4());
+            for peer_profile in peers.map(|peer| profile(*peer)) {
                 for direction in [Direction::Ingress, Direction::Egress] {
-                    for key in &keys {
+                    for key in keys {
                         let decision = (self.compiled)
-                            .decide(profile(&subject), direction, profile(peer), *key)
+                            .decide(subject_profile, direction, peer_profile, *key)
                             .unwrap();
                         let both = [decision.enforced, decision.audited];
                         for verdict in both.iter().filter(|one| one.reason == Reason::Rule) {
                             let rule = self.compiled.rules.rule(verdict.rule).unwrap();
-                            *answers.deciding.entry(rule.place.line).or_default() += 1;
+                            answers.deciding.insert(rule.place.clone());
                         }
                         answers.actions.push(both.map(|verdict| verdict.action));
                     }
@@ -357,57 +379,99 @@ impl Table {
 
 #[derive(Default)]
 struct Answers {
+    /// In force, and with audit policies.
     actions: Vec<[Action; 2]>,
-    deciding: BTreeMap<u32, u32>,
+    /// Where the rules stand that decided anything.
+    deciding: BTreeSet<Place>,
 }
 
-/// Whether the finding is about rules of one `NetworkPolicy`, which are asked in no
-/// order: there the one named may be the later.
-fn adds_up(inventory: &Inventory, line: u32) -> bool {
+/// Whether a rule is one of a `NetworkPolicy`. Those add up in no order, so that the
+/// one that covers it may be the later.
+fn adds_up(inventory: &Inventory, place: &Place) -> bool {
     (inventory.policies().values())
         .flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten())
-        .any(|rule| rule.place.line == line)
+        .any(|rule| rule.place == *place)
+}
+
+/// Counts the rules said to be without effect, each of which must be.
+fn count(sources: &[Source], assembled: &Assembled, said: &mut BTreeMap<Code, u32>) {
+    let inventory = &assembled.inventory;
+    let dead: Vec<(Place, Code)> = (analyse(sources, assembled).into_iter())
+        .filter(|one| matches!(one.code, Code::Hidden | Code::Overruled))
+        .map(|one| (one.place, one.code))
+        .collect();
+    if dead.is_empty() {
+        return;
+    }
+    let table = Table::new(inventory);
+    let keys = keys(inventory);
+    let owned = table.plan.slots().iter().map(|slot| slot.address);
+    let outside = table.compiled.outside.iter().map(|set| set.first);
+    let addresses: Vec<IpAddr> = owned.chain(outside).collect();
+    let answers = table.answers(&addresses, &keys);
+    for (place, code) in dead {
+        *said.entry(code).or_default() += 1;
+        assert!(
+            !answers.deciding.contains(&place)
+                || (code == Code::Hidden && adds_up(inventory, &place)),
+            "{code} at {place}, which decides something: {inventory:#?}"
+        );
+        let less = Table::new(&without(inventory, &place)).answers(&addresses, &keys);
+        assert!(
+            less.actions == answers.actions,
+            "{code} at {place}, which is missed: {inventory:#?}"
+        );
+    }
+}
+
+/// The worlds are dense enough for that to mean something.
+fn assert_enough(said: &BTreeMap<Code, u32>, enough: u32) {
+    for code in [Code::Hidden, Code::Overruled] {
+        let count = said.get(&code).copied().unwrap_or(0);
+        assert!(count >= enough, "{said:?}");
+    }
 }
 
 #[test]
 fn rules_said_to_be_without_effect_have_none() {
     let mut runner = TestRunner::deterministic();
-    let mut said: BTreeMap<Code, u32> = BTreeMap::new();
-    for _ in 0..CASES {
+    let mut said = BTreeMap::new();
+    for _ in 0..CASES[0] {
         let world = world().new_tree(&mut runner).unwrap().current();
-        let inventory = inventory(&world);
         let assembled = Assembled {
-            inventory: inventory.clone(),
+            inventory: inventory(&world),
             ..Assembled::default()
         };
-        let dead: Vec<(u32, Code)> = (analyse(&[], &assembled).into_iter())
-            .filter(|one| matches!(one.code, Code::Hidden | Code::Overruled))
-            .map(|one| (one.place.line, one.code))
+        count(&[], &assembled, &mut said);
+    }
+    assert_enough(&said, 40);
+}
+
+/// In worlds of every shape too; and whatever is found, it stands in a document.
+#[test]
+fn findings_about_documents_of_every_shape_stand_in_them() {
+    let mut runner = TestRunner::deterministic();
+    let mut said = BTreeMap::new();
+    for _ in 0..CASES[1] {
+        let world = worlds::world().new_tree(&mut runner).unwrap().current();
+        let sources: Vec<Source> = (world.texts().iter().enumerate())
+            .map(|(number, text)| {
+                Source::new(format!("{number}").as_str().into(), text.as_bytes().into())
+            })
             .collect();
-        if dead.is_empty() {
-            continue;
-        }
-        let table = Table::new(&inventory);
-        let mut addresses: Vec<IpAddr> =
-            table.plan.slots().iter().map(|slot| slot.address).collect();
-        addresses.extend(table.compiled.outside.iter().map(|set| set.first));
-        let answers = table.answers(&addresses);
-        for (line, code) in dead {
-            *said.entry(code).or_default() += 1;
-            let decides = answers.deciding.get(&line).copied().unwrap_or(0);
+        let documents = sources.iter().flat_map(|source| &source.parsed.documents);
+        let assembled = assemble(documents.cloned());
+        for finding in analyse(&sources, &assembled) {
+            let place = &finding.place;
+            let text: usize = place.file.parse().unwrap();
+            let line = world.texts()[text].lines().nth(place.line as usize - 1);
+            let rest = line.and_then(|line| line.chars().nth(place.column as usize - 1));
             assert!(
-                decides == 0 || (code == Code::Hidden && adds_up(&inventory, line)),
-                "{code} at {line}, which decides {decides} times: {inventory:#?}"
-            );
-            let less = Table::new(&without(&inventory, line)).answers(&addresses);
-            assert!(
-                less.actions == answers.actions,
-                "{code} at {line}, which is missed: {inventory:#?}"
+                rest.is_some_and(|c| !c.is_whitespace()),
+                "{finding}: {world:?}"
             );
         }
+        count(&sources, &assembled, &mut said);
     }
-    // The worlds are dense enough for that to mean something.
-    for code in [Code::Hidden, Code::Overruled] {
-        assert!(said.get(&code).is_some_and(|count| *count > 40), "{said:?}");
-    }
+    assert_enough(&said, 5);
 }
