@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod endpoint;
+mod explain;
 mod init;
 mod man;
 mod matrix;
@@ -54,6 +55,8 @@ enum Command {
     Status(StatusArgs),
     /// Says what is wrong with documents: nothing is in force or sent.
     Check(check::CheckArgs),
+    /// Says why one end reaches another, or does not: each rule that was considered.
+    Explain(explain::ExplainArgs),
     /// Prints who reaches whom, by documents alone: nothing is sent.
     Matrix(matrix::MatrixArgs),
     /// Copies policies of the library, with their tests, to begin with.
@@ -152,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Observe(args) => observe::run(&args),
         Command::Status(args) => status(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Schema(args) => schema::run(&args),
@@ -255,7 +259,7 @@ fn status(args: &StatusArgs) -> Result<bool> {
     Ok(args.wait.is_none() || report.enforced)
 }
 
-fn show<T: Serialize>(format: Format, report: &T, text: fn(&T) -> String) -> Result<()> {
+fn show<T: Serialize>(format: Format, report: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
     match format {
         Format::Json => {
             let line = serde_json::to_string(report).context("cannot write JSON")?;

@@ -14,7 +14,7 @@ use cofferdam_dataplane::{
     Adopted, AttachError, Endpoint, FlowUse, HookState, Kernel, KernelError,
 };
 use cofferdam_policies::compiler::{CompileError, Compiled, Input, Slot, SlotPlan, compile};
-use cofferdam_policies::inventory::{ObjectName, Owner};
+use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::bucket::{Found, find, find_address};
 use cofferdam_verdict::endpoint::{EndpointRecord, flags};
@@ -170,6 +170,13 @@ impl Force {
     #[must_use]
     pub fn bound(&self) -> usize {
         self.bound.len()
+    }
+
+    /// What is in force, as far as it is known: after a restart with documents that are
+    /// held back it is not.
+    #[must_use]
+    pub fn inventory(&self) -> Option<&Inventory> {
+        (self.published.as_ref()).map(|(desired, _)| &desired.inventory)
     }
 
     /// Puts a desired state in force, but for its endpoints' records.

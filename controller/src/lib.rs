@@ -20,6 +20,7 @@ pub mod client;
 pub mod config;
 pub mod desired;
 pub mod endpoint;
+pub mod explain;
 pub mod force;
 pub mod library;
 pub mod metrics;

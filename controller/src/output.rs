@@ -407,6 +407,7 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("endpoint.json", text::<EndpointReport>()),
         ("endpoint-list.json", text::<EndpointList>()),
         ("endpoint-remove.json", text::<RemoveReport>()),
+        ("explain.json", text::<reach::ExplainReport>()),
         ("flow-record.json", text::<FlowRecord>()),
         ("init.json", text::<InitReport>()),
         ("init-list.json", text::<TemplateList>()),

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::Question;
+use crate::output::reach::ExplainReport;
 use crate::output::{
     EndpointList, EndpointReport, FlowRecord, RemoveReport, StatusReport, SyncReport,
 };
@@ -60,6 +62,8 @@ pub enum Request {
     },
     /// All endpoints.
     EndpointList,
+    /// Why one end reaches another, by what is in force.
+    Explain(Question),
     /// Flow records.
     Observe {
         /// At most so many of the past, the newest.
@@ -117,6 +121,13 @@ pub enum Reply {
     Removed(RemoveReport),
     /// To [`Request::EndpointList`].
     Endpoints(EndpointList),
+    /// To [`Request::Explain`].
+    Explanation(Box<ExplainReport>),
+    /// To [`Request::Explain`]: the question is about nothing.
+    NotExplained {
+        /// Why, and what was probably meant.
+        message: String,
+    },
     /// To [`Request::Observe`], many times.
     Record(Box<FlowRecord>),
     /// The last to [`Request::Observe`].

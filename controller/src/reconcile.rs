@@ -9,6 +9,7 @@
 
 mod documents;
 mod endpoints;
+mod explain;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -227,6 +228,7 @@ impl Reconciler {
     fn deal_with(&mut self, batch: Vec<Message>) -> Option<bool> {
         let mut waiting = Vec::new();
         let mut questions = Vec::new();
+        let mut inquiries = Vec::new();
         let mut added = Vec::new();
         let mut stop = None;
         let (mut sources, mut links, mut is_changed) = (false, false, false);
@@ -261,6 +263,7 @@ impl Reconciler {
                         is_changed |= !removed.is_empty();
                         waiting.push((Waiting::Removed(removed), reply));
                     }
+                    Request::Explain(question) => inquiries.push((question, reply)),
                     Request::Observe { .. } => {
                         let message = "records are not kept by this thread".to_owned();
                         waiting.push((Waiting::Failed(message), reply));
@@ -283,6 +286,9 @@ impl Reconciler {
         for (waiting, reply) in waiting {
             // Whoever asked may have gone.
             _ = reply.send(self.answer(waiting));
+        }
+        for (question, reply) in inquiries {
+            self.explain(question, reply);
         }
         for question in questions {
             match question {

@@ -9,6 +9,8 @@ mod configuration;
 mod documents;
 #[path = "agent/endpoints.rs"]
 mod endpoints;
+#[path = "agent/explain.rs"]
+mod explain;
 #[path = "agent/records.rs"]
 mod records;
 #[path = "agent/reports.rs"]

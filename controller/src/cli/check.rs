@@ -19,7 +19,7 @@ use cofferdam_policies::documents::{self, MAX_FILE, Source, SourceFile, assemble
 
 use super::print;
 use crate::output::{CheckReport, Schema};
-use excerpt::Texts;
+pub(super) use excerpt::Texts;
 
 /// Standard input among paths.
 const STDIN: &str = "-";

@@ -11,6 +11,8 @@ use cofferdam_policies::inventory::Inventory;
 use cofferdam_policies::reach::{Externals, Reach};
 use cofferdam_verdict::address::Family;
 
+pub(super) use crate::explain::family_number;
+
 /// All documents of some paths.
 pub(super) struct Documents {
     /// What the good ones say.
@@ -80,14 +82,6 @@ impl From<FamilyArg> for Family {
             FamilyArg::V4 => Self::V4,
             FamilyArg::V6 => Self::V6,
         }
-    }
-}
-
-/// The number of a family.
-pub(super) fn family_number(family: Family) -> u8 {
-    match family {
-        Family::V4 => 4,
-        Family::V6 => 6,
     }
 }
 

@@ -211,3 +211,70 @@ pub struct MatrixReport<Cells = Vec<CellReport>> {
     /// What is wrong with the documents.
     pub diagnostics: Vec<Diagnostic>,
 }
+
+/// A rule that was considered on the way to a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StepReport {
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// `admin`, `namespace` or `baseline`.
+    pub tier: String,
+    /// The rule.
+    pub rule: u32,
+    /// What it does with what it matches: `accept`, `deny` or `pass`.
+    pub action: String,
+    /// Whether it matched.
+    pub matched: bool,
+    /// What did not match first: `peer` or `port`; null when it matched.
+    pub field: Option<String>,
+    /// Its peers in words.
+    pub peers: String,
+    /// Its ports in words.
+    pub ports: String,
+}
+
+/// The rule that would have allowed what was denied, but for a field or two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NearestReport {
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// The rule.
+    pub rule: u32,
+    /// What does not match: `subject` (its policy does not select the workload), `peer`,
+    /// `port`.
+    pub missed: Vec<String>,
+    /// Its peers in words.
+    pub peers: String,
+    /// Its ports in words.
+    pub ports: String,
+}
+
+/// Answer of `explain`: a cell, and the way to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExplainReport {
+    /// The version of this object.
+    pub schema: Schema,
+    /// The family: 4 or 6.
+    pub family: u8,
+    /// The cell.
+    #[serde(flatten)]
+    pub cell: CellReport,
+    /// Each rule that was considered: the sender's egress, then the receiver's ingress.
+    pub walk: Vec<StepReport>,
+    /// Of a denial, the rule that came nearest to allowing it; null when none could.
+    pub nearest: Option<NearestReport>,
+    /// The two ends.
+    pub ends: Vec<EndReport>,
+    /// The rules that are named here.
+    pub rules: Vec<RuleReport>,
+    /// What is wrong with the documents.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl ExplainReport {
+    /// The rule of this number.
+    #[must_use]
+    pub fn rule(&self, id: u32) -> Option<&RuleReport> {
+        self.rules.iter().find(|rule| rule.id == id)
+    }
+}

@@ -104,7 +104,7 @@ impl Reconciler {
     }
 
     /// Findings about documents, then what else is wrong.
-    fn diagnostics(&self) -> Vec<Diagnostic> {
+    pub(super) fn diagnostics(&self) -> Vec<Diagnostic> {
         let mut diagnostics: Vec<Diagnostic> = self.documents.diagnostics().collect();
         diagnostics.extend(self.warnings.iter().cloned());
         let problems = (self.endpoints.values())

@@ -12,7 +12,7 @@ use super::scene::{DB_BROKEN, DB_FROM_WEB, Scene};
 
 /// Holds JSON against a schema of `docs/schemas`.
 #[track_caller]
-fn assert_valid(schema: &str, text: &[u8]) -> Value {
+pub(crate) fn assert_valid(schema: &str, text: &[u8]) -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
     let schema = fs::read(folder.join(schema)).expect("the schema is there");
     let schema: Value = serde_json::from_slice(&schema).expect("a schema is JSON");

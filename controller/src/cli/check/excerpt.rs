@@ -11,7 +11,7 @@ use crate::output::Diagnostic;
 const LONGEST: usize = 2000;
 
 /// Texts by the names of their files, cut into lines.
-pub(super) struct Texts<'a> {
+pub(in crate::cli) struct Texts<'a> {
     lines: HashMap<&'a str, Vec<&'a str>>,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Excerpt<'a> {
 }
 
 impl<'a> Texts<'a> {
-    pub(super) fn new(sources: &'a [Source]) -> Self {
+    pub(in crate::cli) fn new(sources: &'a [Source]) -> Self {
         let lines = sources.iter().filter_map(|source| {
             let text = std::str::from_utf8(&source.text).ok()?;
             // Columns do not count a byte order mark.
@@ -35,13 +35,15 @@ impl<'a> Texts<'a> {
         }
     }
 
+    /// A line of a file, if it can be shown.
+    pub(in crate::cli) fn line(&self, file: &str, line: u32) -> Option<&'a str> {
+        let line = *self.lines.get(file)?.get(line.checked_sub(1)? as usize)?;
+        (line.len() <= LONGEST).then_some(line)
+    }
+
     /// The line of a finding, if it is about a line that can be shown.
     pub(super) fn excerpt(&self, diagnostic: &Diagnostic) -> Option<Excerpt<'a>> {
-        let lines = self.lines.get(diagnostic.file.as_str())?;
-        let line = *lines.get(diagnostic.line.checked_sub(1)? as usize)?;
-        if line.len() > LONGEST {
-            return None;
-        }
+        let line = self.line(&diagnostic.file, diagnostic.line)?;
         let column = diagnostic.column.checked_sub(1)? as usize;
         let start = line
             .char_indices()

@@ -1,0 +1,259 @@
+//! `cofferdam explain`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::check::{self, Texts};
+use super::offline::{Documents, External, FamilyArg, external, externals, family_number};
+use super::{Common, Format, print, show, wait};
+use crate::client;
+use crate::config::units;
+use crate::explain::{self, Question};
+use crate::output::reach::{
+    ExplainReport, NearestReport, RuleReport, SideReport, StepReport, Word,
+};
+use crate::protocol::{Reply, Request};
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// Files and directories of documents, `-` for standard input; without any, the
+    /// running agent is asked about what it has in force.
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Who opens the connection: `namespace/pod`, `node/NAME`, `external/NAME` or an
+    /// address.
+    #[arg(long, value_name = "END")]
+    from: String,
+    /// Whom it is opened to.
+    #[arg(long, value_name = "END")]
+    to: String,
+    /// What: `tcp/443`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
+    /// `proto/47`.
+    #[arg(long, value_name = "PORT")]
+    port: String,
+    /// Over which family; the first that both ends have.
+    #[arg(long, value_enum)]
+    family: Option<FamilyArg>,
+    /// An outside host, `internet=203.0.113.7,2001:db8::7`.
+    #[arg(long = "external", value_name = "NAME=IP[,IP]…", value_parser = external)]
+    externals: Vec<External>,
+    /// How long to wait for the agent.
+    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    timeout: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
+    let question = Question {
+        from: args.from.clone(),
+        to: args.to.clone(),
+        port: args.port.clone(),
+        family: args.family.map(|family| family_number(family.into())),
+        externals: externals(&args.externals)?,
+    };
+    if args.paths.is_empty() {
+        let request = Request::Explain(question);
+        let reply = wait(client::ask(&args.common.run_dir, request, args.timeout))?;
+        let report = match reply {
+            Reply::Explanation(report) => report,
+            Reply::NotExplained { message } => bail!(message),
+            _ => bail!("the agent answered something else"),
+        };
+        show(args.common.format, &*report, |report| text(report, None))?;
+        return Ok(true);
+    }
+    let sources = check::read(&args.paths)?;
+    let documents = Documents::of(&sources);
+    let reach = documents.reach()?;
+    let report = explain::explain(&reach, &question, documents.reported())?;
+    match args.common.format {
+        Format::Json => show(Format::Json, &report, |_| String::new())?,
+        Format::Text => {
+            documents.complain();
+            print(&text(&report, Some(&Texts::new(&sources))))?;
+        }
+    }
+    Ok(documents.are_good())
+}
+
+/// The report for people.
+fn text(report: &ExplainReport, texts: Option<&Texts<'_>>) -> String {
+    Telling { report, texts }.whole()
+}
+
+struct Telling<'a> {
+    report: &'a ExplainReport,
+    /// Where lines are taken from.
+    texts: Option<&'a Texts<'a>>,
+}
+
+impl Telling<'_> {
+    fn whole(&self) -> String {
+        let report = self.report;
+        let cell = &report.cell;
+        let mut text = format!(
+            "{} may {}open {} to {} (IPv{})\n",
+            cell.source,
+            if cell.verdict == Word::Allow {
+                ""
+            } else {
+                "not "
+            },
+            cell.probe,
+            cell.destination,
+            report.family,
+        );
+        self.side(&mut text, "egress", &cell.source, &cell.egress);
+        self.side(&mut text, "ingress", &cell.destination, &cell.ingress);
+        if let Some(nearest) = &report.nearest {
+            put(
+                &mut text,
+                format_args!("\nnearest miss: {}", self.nearest(nearest)),
+            );
+            if let Some(rule) = report.rule(nearest.rule) {
+                self.line(&mut text, rule);
+            }
+        }
+        if let Some(audit) = cell.audit {
+            put(
+                &mut text,
+                format_args!(
+                    "\nwith audit policies enforced the verdict would be {}",
+                    audit.as_str()
+                ),
+            );
+        }
+        if report
+            .ends
+            .iter()
+            .any(|end| !end.assumed_addresses.is_empty())
+        {
+            put(
+                &mut text,
+                format_args!(
+                    "\nan end without an address in the documents is judged as if it had a private one"
+                ),
+            );
+        }
+        text
+    }
+
+    fn side(&self, text: &mut String, direction: &str, end: &str, side: &SideReport) {
+        let verdict = match side.verdict {
+            Word::Allow => "allowed",
+            Word::Deny => "denied",
+        };
+        let by = match side.rule.and_then(|rule| self.report.rule(rule)) {
+            Some(rule) => format!("by {}", named(rule)),
+            None => reason(&side.reason),
+        };
+        put(
+            text,
+            format_args!("\n{direction} of {end}: {verdict}, {by}"),
+        );
+        for rule in side
+            .isolated_by
+            .iter()
+            .filter_map(|id| self.report.rule(*id))
+        {
+            put(text, format_args!("  isolated by {}", named(rule)));
+        }
+        for step in self
+            .report
+            .walk
+            .iter()
+            .filter(|step| step.direction == direction)
+        {
+            let Some(rule) = self.report.rule(step.rule) else {
+                continue;
+            };
+            put(text, format_args!("  {}", considered(step, rule)));
+            self.line(text, rule);
+        }
+    }
+
+    fn nearest(&self, nearest: &NearestReport) -> String {
+        let missed = |field: &str| nearest.missed.iter().any(|one| one == field);
+        let mut but: Vec<String> = Vec::new();
+        if missed("subject") {
+            but.push("its policy, which does not select the workload".to_owned());
+        }
+        if missed("peer") {
+            but.push(format!("the peer: it is for {}", nearest.peers));
+        }
+        if missed("port") {
+            but.push(format!("the port: it has {}", nearest.ports));
+        }
+        let rule = self
+            .report
+            .rule(nearest.rule)
+            .map(named)
+            .unwrap_or_default();
+        format!("{rule} would allow it but for {}", but.join("; and for "))
+    }
+
+    /// The line on which a rule begins.
+    fn line(&self, text: &mut String, rule: &RuleReport) {
+        let line = self
+            .texts
+            .and_then(|texts| texts.line(&rule.file, rule.line));
+        if let Some(line) = line {
+            put(
+                text,
+                format_args!("    {:>4} | {}", rule.line, line.trim_end()),
+            );
+        }
+    }
+}
+
+/// Why, when it is no rule.
+fn reason(name: &str) -> String {
+    match name {
+        "not_isolated" => "no policy decides".to_owned(),
+        "isolated" => "isolated, and no rule allows it".to_owned(),
+        "self" => "a workload reaches itself".to_owned(),
+        "own_node" => "its own node may always connect".to_owned(),
+        other => other.replace('_', " "),
+    }
+}
+
+/// A rule, and where it stands.
+fn named(rule: &RuleReport) -> String {
+    let namespace = rule.namespace.as_ref();
+    let namespace = namespace.map(|name| format!("{name}/")).unwrap_or_default();
+    let index = rule
+        .index
+        .map(|index| format!(" {}[{index}]", rule.direction));
+    format!(
+        "{namespace}{}{}, {}:{}",
+        rule.name,
+        index.unwrap_or_default(),
+        rule.file,
+        rule.line
+    )
+}
+
+/// A rule that was considered, and what came of it.
+fn considered(step: &StepReport, rule: &RuleReport) -> String {
+    let tier = match step.tier.as_str() {
+        "namespace" => String::new(),
+        tier => format!("{tier} tier: "),
+    };
+    let outcome = match (step.matched, step.action.as_str(), step.field.as_deref()) {
+        (true, "pass", _) => "matches, and passes to the next tier".to_owned(),
+        (true, "deny", _) => "matches, and denies".to_owned(),
+        (true, ..) => "matches, and allows".to_owned(),
+        (false, _, Some("peer")) => format!("does not match the peer: it is for {}", step.peers),
+        (false, ..) => format!("does not match the port: it has {}", step.ports),
+    };
+    format!("{tier}{} {outcome}", named(rule))
+}
+
+fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("writing to a string");
+}

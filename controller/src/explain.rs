@@ -1,0 +1,220 @@
+//! Why one end may open a connection to another, or may not.
+//!
+//! The same answer whoever gives it: the command line about documents, or an agent
+//! about what it has in force.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use cofferdam_policies::compiler::{RuleEntry, RuleKey};
+use cofferdam_policies::reach::{
+    End, Explanation, Externals, Probe, ProbeError, Reach, ReachError, Step, UnknownEnd,
+};
+use cofferdam_verdict::address::Family;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::output::reach::{
+    CellReport, EndReport, ExplainReport, NearestReport, RuleReport, StepReport, direction_word,
+};
+use crate::output::{Diagnostic, Schema};
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// Who sends.
+    pub from: String,
+    /// Who receives.
+    pub to: String,
+    /// What: `tcp/443`.
+    pub port: String,
+    /// Over which family, 4 or 6; the first that both have, unless told.
+    pub family: Option<u8>,
+    /// Addresses of outside hosts.
+    pub externals: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ExplainError {
+    /// An end does not exist.
+    #[error(transparent)]
+    End(#[from] UnknownEnd),
+    /// The port is none.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The documents cannot be asked.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
+    /// The ends cannot talk to each other.
+    #[error("{from} and {to} have no addresses of {}", family_words(*.family))]
+    Family {
+        /// Who sends.
+        from: String,
+        /// Who receives.
+        to: String,
+        /// The family that was asked for.
+        family: Option<u8>,
+    },
+}
+
+fn family_words(family: Option<u8>) -> String {
+    match family {
+        Some(number) => format!("IPv{number} both"),
+        None => "one family".to_owned(),
+    }
+}
+
+/// The number of a family.
+#[must_use]
+pub fn family_number(family: Family) -> u8 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+/// Answers a question.
+///
+/// # Errors
+/// When it is about nothing, or the ends have no addresses of one family.
+pub fn explain(
+    reach: &Reach,
+    question: &Question,
+    diagnostics: Vec<Diagnostic>,
+) -> Result<ExplainReport, ExplainError> {
+    let probe: Probe = question.port.parse()?;
+    let externals: &Externals = &question.externals;
+    let from = reach.end(&question.from, externals)?;
+    let to = reach.end(&question.to, externals)?;
+    let wanted = [Family::V4, Family::V6].into_iter().filter(|family| {
+        question
+            .family
+            .is_none_or(|wanted| wanted == family_number(*family))
+    });
+    let mut cells =
+        wanted.filter_map(|family| Some((family, reach.cell(&from, &to, probe, family)?)));
+    let (family, cell) = cells.next().ok_or_else(|| ExplainError::Family {
+        from: from.id().to_owned(),
+        to: to.id().to_owned(),
+        family: question.family,
+    })?;
+    let explanation = reach.explain(&cell, probe);
+    Ok(report(
+        reach,
+        (&from, &to),
+        probe,
+        family,
+        &explanation,
+        diagnostics,
+    ))
+}
+
+fn report(
+    reach: &Reach,
+    (from, to): (&End, &End),
+    probe: Probe,
+    family: Family,
+    explanation: &Explanation,
+    diagnostics: Vec<Diagnostic>,
+) -> ExplainReport {
+    let mut rules = Rules::new(reach);
+    let cell = &explanation.cell;
+    for side in [&cell.egress, &cell.ingress] {
+        let isolating = reach.isolated_by(&side.verdict).map(|(_, entry)| entry);
+        let deciding = reach.rule_of(&side.verdict).map(|(_, entry)| entry);
+        for entry in deciding.into_iter().chain(isolating) {
+            rules.number(entry);
+        }
+    }
+    let mut walk = Vec::new();
+    for one in explanation.walks() {
+        for entry in &one.isolating {
+            rules.number(entry);
+        }
+        for step in &one.steps {
+            walk.push(StepReport {
+                direction: direction_word(one.direction).to_owned(),
+                tier: step.rule.tier.as_str().to_owned(),
+                rule: rules.number(&step.rule),
+                action: step.action.as_str().to_lowercase(),
+                matched: step.is_match(),
+                field: step.missed.first().map(|field| field.as_str().to_owned()),
+                peers: step.peers.clone(),
+                ports: step.ports.clone(),
+            });
+        }
+    }
+    let nearest = reach.nearest(explanation, probe);
+    let nearest = nearest.map(|(direction, step)| {
+        let Step {
+            rule,
+            missed,
+            peers,
+            ports,
+            ..
+        } = step;
+        NearestReport {
+            direction: direction_word(direction).to_owned(),
+            rule: rules.number(&rule),
+            missed: missed
+                .iter()
+                .map(|field| field.as_str().to_owned())
+                .collect(),
+            peers,
+            ports,
+        }
+    });
+    let mut ends = vec![EndReport::from(from)];
+    if from.id() != to.id() {
+        ends.push(to.into());
+    }
+    ExplainReport {
+        schema: Schema,
+        family: family_number(family),
+        cell: CellReport::new(reach, from, to, probe, cell),
+        walk,
+        nearest,
+        ends,
+        rules: rules.named.into_values().collect(),
+        diagnostics,
+    }
+}
+
+/// The rules that are named, under the numbers of the table; those of policies that
+/// select nobody have none there, and get the next.
+struct Rules<'r> {
+    numbers: BTreeMap<&'r RuleKey, u32>,
+    next: u32,
+    named: BTreeMap<u32, RuleReport>,
+}
+
+impl<'r> Rules<'r> {
+    fn new(reach: &'r Reach) -> Self {
+        let table = reach.rules();
+        let numbers: BTreeMap<_, _> = (table.rules())
+            .map(|(number, entry)| (&entry.key, number))
+            .collect();
+        Self {
+            next: u32::try_from(table.len())
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+            numbers,
+            named: BTreeMap::new(),
+        }
+    }
+
+    fn number(&mut self, entry: &RuleEntry) -> u32 {
+        let number = match self.numbers.get(&entry.key) {
+            Some(number) => *number,
+            None => {
+                let new = self.next;
+                self.next = new.saturating_add(1);
+                new
+            }
+        };
+        (self.named.entry(number)).or_insert_with(|| RuleReport::new(number, entry));
+        number
+    }
+}

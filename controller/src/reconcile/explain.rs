@@ -1,0 +1,55 @@
+//! Questions about what is in force, answered aside.
+//!
+//! A table of the whole inventory may take a second to make. Nothing else waits for
+//! it: the inventory shares its parts with the one in force, and is asked on a thread
+//! of its own.
+
+use cofferdam_policies::inventory::Inventory;
+use cofferdam_policies::reach::Reach;
+use tokio::sync::oneshot;
+
+use super::Reconciler;
+use crate::config::OwnNode;
+use crate::explain::{ExplainError, Question, explain};
+use crate::output::Diagnostic;
+use crate::output::reach::ExplainReport;
+use crate::protocol::Reply;
+
+impl Reconciler {
+    /// Answers a question by what is in force.
+    pub(super) fn explain(&self, question: Question, reply: oneshot::Sender<Reply>) {
+        let Some(inventory) = self.force.inventory().cloned() else {
+            // Whoever asked may have gone.
+            _ = reply.send(Reply::NotExplained {
+                message: "the agent has put nothing in force that it could explain".to_owned(),
+            });
+            return;
+        };
+        let own_node_allowed = self.config.own_node == OwnNode::Allow;
+        let diagnostics = self.diagnostics();
+        let answer = move || {
+            let report = answered(&inventory, own_node_allowed, &question, diagnostics);
+            _ = reply.send(match report {
+                Ok(report) => Reply::Explanation(Box::new(report)),
+                Err(error) => Reply::NotExplained {
+                    message: error.to_string(),
+                },
+            });
+        };
+        let thread = std::thread::Builder::new().name("explain".to_owned());
+        if let Err(error) = thread.spawn(answer) {
+            // The question went with the thread; its asker hears that nobody answers.
+            tracing::warn!("cannot start a thread to explain: {error}");
+        }
+    }
+}
+
+fn answered(
+    inventory: &Inventory,
+    own_node_allowed: bool,
+    question: &Question,
+    diagnostics: Vec<Diagnostic>,
+) -> Result<ExplainReport, ExplainError> {
+    let reach = Reach::new(inventory)?.with_own_node_allowed(own_node_allowed);
+    explain(&reach, question, diagnostics)
+}
