@@ -4,11 +4,12 @@
 //! The findings are held against the desired state: the workloads, namespaces and
 //! nodes of the documents, and the Services and pod templates beside them.
 //!
-//! The modules, in order: [`world`](self) sorts workloads into groups that policies
+//! The modules, in order: `world` sorts workloads into groups that policies
 //! tell apart; `rules` brings the rules of both kinds of policies into one form and
 //! says how two of them lie to each other; then a module for each kind of question,
 //! `selectors`, `ports`, `blocks`, `order`, `isolation` and `settings`. `places` finds
-//! the line again.
+//! the line again; `gaps` knows what is missing for an error, and `allowed` what the
+//! author says is meant.
 //!
 //! Invariants, sound: a rule is only said to be without effect when taking it out
 //! would change no verdict about any packet of the workloads there are or of any

@@ -225,6 +225,8 @@ codes! {
     PriorityTie = "CD0512",
     /// A setting of ours stands where it has no effect.
     MisplacedSetting = "CD0513",
+    /// An address block is the address of a Service, which no packet has when it is judged.
+    ServiceAddress = "CD0514",
 }
 
 impl Code {

@@ -47,7 +47,7 @@ const MAX_FLOW_MARKS: usize = 1_500_000;
 const UNKNOWN_ANCHOR: &str = "while parsing node, found unknown anchor";
 
 /// A place in the text; both count from 1, columns in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
     /// The line.
     pub line: u32,

@@ -1,8 +1,12 @@
 //! Address blocks that mean nothing, or workloads that were not thought of.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use crate::diagnostic::Code;
+use crate::documents::context::Service;
 use crate::inventory::{ClusterPeer, Peer, RuleAction};
 
 use super::places::Step;
@@ -11,6 +15,12 @@ use super::rules::{Rule, Written, peers_key};
 use super::{Findings, Project};
 
 pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
+    let mut services = HashMap::new();
+    for service in &project.services {
+        for address in &service.addresses {
+            services.insert(*address, *service);
+        }
+    }
     for rule in &project.rules {
         let peers = Step::Key(peers_key(rule.direction));
         match rule.written {
@@ -32,6 +42,7 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                     } else {
                         let path = [&block[..], &[Step::Key("cidr"), Step::Value]].concat();
                         covered(project, rule, &path, *cidr, &ranges, findings);
+                        address_of_service(project, rule, &path, *cidr, &services, findings);
                     }
                 }
             }
@@ -41,6 +52,13 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                         continue;
                     };
                     for network in networks {
+                        let path = [
+                            peers,
+                            Step::Peer(index),
+                            Step::Key("networks"),
+                            Step::Cidr(*network),
+                        ];
+                        address_of_service(project, rule, &path, *network, &services, findings);
                         // To deny everything there is one says so of all addresses;
                         // Pass decides nothing.
                         let is_meant = match rule.action {
@@ -51,18 +69,38 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                         if is_meant {
                             continue;
                         }
-                        let path = [
-                            peers,
-                            Step::Peer(index),
-                            Step::Key("networks"),
-                            Step::Cidr(*network),
-                        ];
                         let ranges = Ranges::block(*network, &[]);
                         covered(project, rule, &path, *network, &ranges, findings);
                     }
                 }
             }
         }
+    }
+}
+
+/// A virtual address is translated before anything is judged.
+fn address_of_service(
+    project: &Project<'_>,
+    rule: &Rule<'_>,
+    path: &[Step<'_>],
+    cidr: IpNet,
+    services: &HashMap<IpAddr, &Service>,
+    findings: &mut Findings,
+) {
+    let Some(service) = services.get(&cidr.addr()) else {
+        return;
+    };
+    if cidr.prefix_len() == cidr.max_prefix_len() {
+        findings.warn(
+            project.place_in(rule, path),
+            Code::ServiceAddress,
+            format!(
+                "{} is the address of Service {}, which no packet has when it is judged",
+                cidr.addr(),
+                service.name
+            ),
+            "select the workloads behind it by their labels".to_owned(),
+        );
     }
 }
 

@@ -82,7 +82,7 @@ fn written(
     policy: &NetworkPolicy,
     direction: Direction,
 ) -> Option<WrittenTypes> {
-    let spec = project.places.node(&policy.place)?;
+    let spec = project.places.spec(&policy.place)?;
     let types = places::value(spec, "policyTypes");
     Some(WrittenTypes {
         types: types.is_some_and(|types| !places::items(types).is_empty()),
@@ -184,7 +184,10 @@ fn without_rule<'a>(
         findings.warn(
             project.places.find(&policy.place, &path),
             Code::IsolatedWithoutRule,
-            format!("all {key} of {example} is denied: the policy isolates it, and no rule of any policy allows it anything"),
+            format!(
+                "all {key} of {example} is denied: the policy isolates it, and no rule of any \
+                 policy allows it anything"
+            ),
             format!("add rules, or write `{key}: []` to say that this is meant"),
         );
     }
@@ -215,7 +218,7 @@ fn namespaces(project: &Project<'_>, said: &[Vec<Said>; 2], findings: &mut Findi
         };
         let path = [Step::Key("metadata"), Step::Key("name")];
         let place = match project.documents.get(&document) {
-            Some(place) => project.places.find(place, &path),
+            Some(place) => project.places.find_in_document(place, &path),
             None => {
                 let workload = &world.groups[groups[0] as usize].members[0].name;
                 let pod = Identity {
@@ -227,13 +230,16 @@ fn namespaces(project: &Project<'_>, said: &[Vec<Said>; 2], findings: &mut Findi
                     continue;
                 };
                 let path = [Step::Key("metadata"), Step::Key("namespace")];
-                project.places.find(place, &path)
+                project.places.find_in_document(place, &path)
             }
         };
         findings.warn(
             place,
             Code::NotIsolated,
-            format!("no policy is about namespace `{namespace}`: anybody may reach its workloads, and they anybody"),
+            format!(
+                "no policy is about namespace `{namespace}`: anybody may reach its workloads, \
+                 and they anybody"
+            ),
             "begin with a policy that denies by default".to_owned(),
         );
     }

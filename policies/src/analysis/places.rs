@@ -46,7 +46,46 @@ const CLUSTER_PEERS: [&str; 4] = ["namespaces", "pods", "networks", "nodes"];
 /// A text, parsed when it is first asked about.
 struct Text<'a> {
     bytes: &'a [u8],
-    trees: OnceCell<Vec<Node<'a>>>,
+    parsed: OnceCell<Parsed<'a>>,
+}
+
+/// The trees of a text, and the ways to its documents: the number of a tree, then of
+/// items of lists in it.
+#[derive(Default)]
+struct Parsed<'a> {
+    trees: Vec<Node<'a>>,
+    documents: Vec<Box<[usize]>>,
+    /// By where they begin, and where a key of theirs stands, the numbers of documents.
+    by_mark: HashMap<Mark, usize>,
+}
+
+impl<'a> Parsed<'a> {
+    fn new(text: &'a str) -> Self {
+        let trees: Vec<Node<'a>> = yaml::parse(text).into_iter().flatten().collect();
+        let mut documents = Vec::new();
+        let mut by_mark = HashMap::new();
+        for (number, tree) in trees.iter().enumerate() {
+            flatten(tree, &mut vec![number], &mut |way, node| {
+                for mark in (entries(node).iter()).map(|entry| entry.key.mark) {
+                    by_mark.insert(mark, documents.len());
+                }
+                by_mark.insert(node.mark, documents.len());
+                documents.push(way.into());
+            });
+        }
+        Self {
+            trees,
+            documents,
+            by_mark,
+        }
+    }
+
+    fn document(&self, number: usize) -> Option<&Node<'a>> {
+        let (tree, way) = self.documents.get(number)?.split_first()?;
+        way.iter().try_fold(self.trees.get(*tree)?, |node, item| {
+            items(value(node, "items")?).get(*item)
+        })
+    }
 }
 
 /// The texts of all documents.
@@ -59,7 +98,7 @@ impl<'a> Places<'a> {
         let texts = sources.iter().map(|source| {
             let text = Text {
                 bytes: &source.text,
-                trees: OnceCell::new(),
+                parsed: OnceCell::new(),
             };
             (source.file.as_ref(), text)
         });
@@ -76,40 +115,50 @@ impl<'a> Places<'a> {
     }
 
     /// All documents of a file, those in lists too.
-    pub(super) fn documents(&self, file: &str) -> Vec<&Node<'a>> {
-        let mut documents = Vec::new();
-        for tree in self.trees(file) {
-            flatten(tree, &mut documents);
-        }
-        documents
+    pub(super) fn documents(&self, file: &str) -> impl Iterator<Item = &Node<'a>> {
+        self.parsed(file).into_iter().flat_map(|parsed| {
+            (0..parsed.documents.len()).filter_map(|number| parsed.document(number))
+        })
     }
 
-    fn trees(&self, file: &str) -> &[Node<'a>] {
-        let Some(text) = self.texts.get(file) else {
-            return &[];
-        };
-        text.trees.get_or_init(|| {
+    fn parsed(&self, file: &str) -> Option<&Parsed<'a>> {
+        let text = self.texts.get(file)?;
+        Some(text.parsed.get_or_init(|| {
             let text = std::str::from_utf8(text.bytes).unwrap_or_default();
-            yaml::parse(text).into_iter().flatten().collect()
-        })
+            Parsed::new(text)
+        }))
     }
 
-    /// The value of the key that stands at `place`, or the document that begins there.
-    pub(super) fn node(&self, place: &Place) -> Option<&Node<'a>> {
-        let at = |mark: Mark| (mark.line, mark.column) == (place.line, place.column);
-        self.documents(&place.file).into_iter().find_map(|node| {
-            if at(node.mark) {
-                return Some(node);
-            }
-            let entry = entries(node).iter().find(|entry| at(entry.key.mark))?;
-            Some(&entry.value)
-        })
+    /// The `spec` whose key stands at `place`.
+    pub(super) fn spec(&self, place: &Place) -> Option<&Node<'a>> {
+        let entry = entry(self.document(place)?, "spec")?;
+        (entry.key.mark == mark(place)).then_some(&entry.value)
     }
 
-    /// The place that `path` leads to from what stands at `from`.
+    /// The document that begins at `place`, or has a key there.
+    fn document(&self, place: &Place) -> Option<&Node<'a>> {
+        let parsed = self.parsed(&place.file)?;
+        parsed.document(*parsed.by_mark.get(&mark(place))?)
+    }
+
+    /// The place that `path` leads to from the `spec` at `from`.
     pub(super) fn find(&self, from: &Place, path: &[Step<'_>]) -> Place {
-        let mark = self.node(from).and_then(|node| walk(node, path));
+        let mark = self.spec(from).and_then(|node| walk(node, path));
         mark.map_or_else(|| from.clone(), |mark| place(&from.file, mark))
+    }
+
+    /// The place that `path` leads to from the document at `from`.
+    pub(super) fn find_in_document(&self, from: &Place, path: &[Step<'_>]) -> Place {
+        let mark = self.document(from).and_then(|node| walk(node, path));
+        mark.map_or_else(|| from.clone(), |mark| place(&from.file, mark))
+    }
+}
+
+/// A place without its file.
+fn mark(place: &Place) -> Mark {
+    Mark {
+        line: place.line,
+        column: place.column,
     }
 }
 
@@ -154,17 +203,20 @@ pub(super) fn value<'n, 't>(node: &'n Node<'t>, key: &str) -> Option<&'n Node<'t
     (!matches!(value.value, Value::Null)).then_some(value)
 }
 
-fn flatten<'n, 't>(node: &'n Node<'t>, documents: &mut Vec<&'n Node<'t>>) {
+/// Calls with every document of a tree, and the way to it.
+fn flatten(node: &Node<'_>, way: &mut Vec<usize>, document: &mut impl FnMut(&[usize], &Node<'_>)) {
     let is_list = entry(node, "kind").is_some_and(
         |entry| matches!(&entry.value.value, Value::Text(kind) if kind.ends_with("List")),
     );
     match value(node, "items") {
         Some(list) if is_list => {
-            for item in items(list) {
-                flatten(item, documents);
+            for (number, item) in items(list).iter().enumerate() {
+                way.push(number);
+                flatten(item, way, document);
+                way.pop();
             }
         }
-        _ => documents.push(node),
+        _ => document(way, node),
     }
 }
 

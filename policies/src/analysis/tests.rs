@@ -19,7 +19,7 @@ const WORLD: &str = "
 ---
 {apiVersion: v1, kind: Node, metadata: {name: n1, labels: {zone: a}}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: web, namespace: x}, spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}}
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: x}, spec: {clusterIP: 10.96.0.7, selector: {app: web}, ports: [{port: 80, targetPort: http}]}}
 ";
 
 /// Policies that leave nothing unsaid about namespaces that a case is not about.
@@ -235,6 +235,26 @@ fn cases() -> Vec<Case> {
             wrong: policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: TCP, port: §80}]}]"),
             // Behind the Service are not all of those that the rule is about.
             right: policy("ingress: [{ports: [{protocol: TCP, port: 80}]}]"),
+        },
+        Case {
+            code: Code::ServiceAddress,
+            wrong: policy(
+                "egress: [{to: [{ipBlock: {cidr: §10.96.0.7/32}}]}], policyTypes: [Egress]",
+            ),
+            right: policy(
+                "egress: [{to: [{ipBlock: {cidr: 10.96.0.6/31}}]}], policyTypes: [Egress]",
+            ),
+        },
+        Case {
+            code: Code::ServiceAddress,
+            wrong: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [§10.96.0.7/32, 192.0.2.1/32]}]}]",
+            ),
+            right: cluster(
+                "c",
+                "tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [10.96.0.8/32, 192.0.2.1/32]}]}]",
+            ),
         },
         Case {
             code: Code::MisplacedSetting,
@@ -471,6 +491,8 @@ fn a_rule_is_not_overruled_where_something_lets_traffic_through_before() {
 fn every_spelling_of_a_selector_is_found_again() {
     let lists = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.k8s.io/v1\n  kind: NetworkPolicy\n  metadata: {name: p, namespace: x}\n  spec:\n    ingress:\n    - from:\n      - podSelector:\n          matchExpressions:\n          - key: app\n            operator: In\n            values: [wbe]\n";
     assert_eq!(found(lists), ["12:13 CD0502"]);
+    let first = "spec: {ingress: [{from: [{podSelector: {matchLabels: {app: wbe}}}]}]}\nkind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: p, namespace: x}\n";
+    assert_eq!(found(first), ["1:55 CD0502"]);
     let anchored = policy(
         "ingress: [{from: [{podSelector: &s {matchLabels: {app: wbe}}}]},\n{ports: [{port: 1}], from: [{podSelector: *s}]}]",
     );

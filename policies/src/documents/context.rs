@@ -7,6 +7,8 @@
 //! Invariant: nothing here reaches the inventory, so that a Service or a template
 //! changes no verdict.
 
+use std::net::IpAddr;
+
 use crate::inventory::{ObjectName, Protocol, Workload};
 use crate::names;
 use crate::selectors::Labels;
@@ -34,6 +36,8 @@ pub struct Service {
     pub selector: Labels,
     /// Its ports.
     pub ports: Vec<ServicePort>,
+    /// Its own addresses, in whose place those of pods stand when a packet is judged.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A port of a [`Service`].
@@ -130,7 +134,22 @@ fn service(reader: &mut Reader, fields: Fields<'_, '_>) -> Option<Service> {
         name,
         selector,
         ports,
+        addresses: addresses(reader, spec),
     })
+}
+
+/// The addresses of a Service; `None`, which it has none of, is no address either.
+fn addresses(reader: &mut Reader, spec: Fields<'_, '_>) -> Vec<IpAddr> {
+    let listed = spec
+        .get("clusterIPs")
+        .and_then(|node| reader.list(node, "`clusterIPs`"));
+    let mut addresses: Vec<IpAddr> = (listed.unwrap_or_default().into_iter())
+        .chain(spec.get("clusterIP"))
+        .filter_map(|node| reader.string(node, "an address")?.parse().ok())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
 }
 
 /// A pod as the template under `path` makes it.
@@ -160,6 +179,8 @@ apiVersion: v1
 kind: Service
 metadata: {name: api, namespace: shop}
 spec:
+  clusterIP: 10.96.0.1
+  clusterIPs: [10.96.0.1, "fd00:96::1"]
   selector: {app: api}
   ports: [{port: 80, targetPort: 8080}, {port: 53, protocol: UDP, targetPort: dns}, {port: 9}]
 ---
@@ -192,6 +213,8 @@ spec: {jobTemplate: {spec: {template: {metadata: {labels: {app: nightly}}}}}}
         };
         assert_eq!(service.name, ObjectName::new("shop", "api"));
         assert_eq!(service.selector.get("app"), Some("api"));
+        let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.96.0.1", "fd00:96::1"]);
         let port = |protocol, port, target| ServicePort {
             protocol,
             port,
