@@ -58,8 +58,7 @@ fn named(project: &Project<'_>, rule: &Rule<'_>, ports: &[PortRange], findings: 
     let world = &project.world;
     let receivers = receivers(world, rule);
     let groups = || receivers.iter().map(|group| &world.groups[*group as usize]);
-    let mut said = BTreeSet::new();
-    for port in ports {
+    for (index, port) in ports.iter().enumerate() {
         let Ports::Named(name) = &port.ports else {
             continue;
         };
@@ -69,7 +68,7 @@ fn named(project: &Project<'_>, rule: &Rule<'_>, ports: &[PortRange], findings: 
         let is_it = |candidate: &NamedPort| {
             candidate.name == *name && (any_protocol || candidate.protocol == port.protocol)
         };
-        if groups().any(|group| group.ports.iter().any(is_it)) || !said.insert(name) {
+        if groups().any(|group| group.ports.iter().any(is_it)) {
             continue;
         }
         let of_other_protocol = groups().find_map(|group| {
@@ -110,8 +109,16 @@ fn named(project: &Project<'_>, rule: &Rule<'_>, ports: &[PortRange], findings: 
                 hint,
             )
         };
-        let list = if any_protocol { "protocols" } else { "ports" };
-        let place = project.place_in(rule, &[Step::Key(list), Step::Text(name)]);
+        let path = match rule.policy {
+            Policy::Namespace(_) => vec![
+                Step::Key("ports"),
+                Step::Item(index),
+                Step::Key("port"),
+                Step::Value,
+            ],
+            Policy::Cluster(_) => vec![Step::Key("protocols"), Step::Text(name)],
+        };
+        let place = project.place_in(rule, &path);
         findings.warn(place, Code::NoSuchPort, message, hint);
     }
 }

@@ -502,3 +502,50 @@ fn peers_imply(narrow: &Rule<'_>, wide: &Rule<'_>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Requirement> {
+        let values = |values: &[&str]| values.iter().map(|value| Box::from(*value)).collect();
+        let lists = [&["a"][..], &["b"], &["a", "b"]];
+        let mut all = vec![
+            Requirement::new("k", Operator::Exists),
+            Requirement::new("k", Operator::DoesNotExist),
+            Requirement::new("l", Operator::Exists),
+        ];
+        for list in lists {
+            all.push(Requirement::new("k", Operator::In(values(list))));
+            all.push(Requirement::new("k", Operator::NotIn(values(list))));
+        }
+        all
+    }
+
+    /// Of `a`, `b`, another value and none at all, whatever fulfils the one fulfils
+    /// the other.
+    #[test]
+    fn a_requirement_implies_another_when_every_value_says_so() {
+        let values = [Some("a"), Some("b"), Some("c"), None];
+        for narrow in all() {
+            for wide in all() {
+                let truly = narrow.key() == wide.key()
+                    && (values.iter()).all(|value| !narrow.holds(*value) || wide.holds(*value));
+                assert_eq!(
+                    requirement_implies(&narrow, &wide),
+                    truly,
+                    "{narrow:?} {wide:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_that_touch_hold_what_spans_them() {
+        assert!(hold(&[(1, 80), (81, 90)], (1, 90)));
+        assert!(!hold(&[(1, 80), (82, 90)], (1, 90)));
+        assert!(!hold(&[(2, 80)], (1, 2)));
+        assert!(hold(&[(0, u16::MAX)], (0, u16::MAX)));
+        assert!(!hold(&[(0, u16::MAX - 1)], (0, u16::MAX)));
+    }
+}

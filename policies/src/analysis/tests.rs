@@ -176,7 +176,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             code: Code::NoSuchPort,
-            wrong: policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}, {port: §htpp}, {port: §dns}]}]"),
+            wrong: policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}, {port: §htpp}, {port: §dns}, {protocol: UDP, port: §htpp}]}]"),
             right: policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}, {protocol: UDP, port: dns}]}]"),
         },
         Case {
@@ -559,4 +559,125 @@ fn what_is_shown_of_documents_has_no_control_characters() {
     };
     assert_eq!(finding.code, Code::MisplacedSetting);
     assert!(!finding.message.contains('\u{1b}'), "{finding:?}");
+}
+
+#[test]
+fn a_services_port_is_not_told_where_it_may_be_meant() {
+    let rule = |ports: &str| {
+        policy(&format!(
+            "egress: [{{to: [{{podSelector: {{matchLabels: {{app: web}}}}}}], ports: [{ports}]}}], policyTypes: [Egress]"
+        ))
+    };
+    let codes = |text: &str, world: &str| -> Vec<Code> {
+        (findings(&[text, world, CLOSED]).iter())
+            .map(|one| one.code)
+            .collect()
+    };
+    let wrong = rule("{port: 80}");
+    assert_eq!(codes(&wrong, WORLD), [Code::ServicePort]);
+    // Both are there, so somebody has thought of it.
+    assert_eq!(codes(&rule("{port: 80}, {port: 8080}"), WORLD), []);
+    // The pod does listen there.
+    let listening = WORLD.replace(
+        "[{name: http,",
+        "[{name: alt, containerPort: 80}, {name: http,",
+    );
+    assert_eq!(codes(&wrong, &listening), []);
+    // Another Service leads there.
+    let other = "---\n{apiVersion: v1, kind: Service, metadata: {name: other, namespace: x}, spec: {selector: {tier: front}, ports: [{port: 81, targetPort: 80}]}}";
+    assert_eq!(codes(&wrong, &format!("{WORLD}{other}")), []);
+}
+
+/// The Baseline tier is not asked about what a policy of a namespace isolates.
+#[test]
+fn a_baseline_rule_opens_nothing_that_is_isolated() {
+    let closed = policy(
+        "podSelector: {matchLabels: {app: db}}, ingress: [{}],\npolicyTypes: [Ingress, Egress]",
+    );
+    let opening = |tier: &str| {
+        cluster(
+            "c",
+            &format!(
+                "tier: {tier}, priority: 1, subject: {{namespaces: {{}}}}, egress: [{{action: Accept, to: [{{namespaces: {{}}}}]}}]"
+            ),
+        )
+    };
+    let text = |tier: &str| format!("{closed}\n---\n{}", opening(tier));
+    assert_eq!(alone(&text("Baseline")), ["3:24 CD0509"]);
+    assert_eq!(alone(&text("Admin")), [""; 0]);
+}
+
+/// That all pods of a tier are of one application is so today, and no mistake.
+#[test]
+fn rules_that_agree_are_hidden_only_by_what_is_written() {
+    let rule = |name: &str, priority: u32, action: &str, label: &str| {
+        cluster(
+            name,
+            &format!(
+                "tier: Admin, priority: {priority}, subject: {{namespaces: {{}}}}, ingress: [{{action: {action}, from: [{{pods: {{podSelector: {{matchLabels: {{{label}}}}}}}}}]}}]"
+            ),
+        )
+    };
+    let codes = |first: &str, second: &str| -> Vec<Code> {
+        let text = rule("a", 1, first, "app: web") + &rule("b", 2, "Accept", second);
+        (findings(&[&text, WORLD, CLOSED]).iter())
+            .map(|one| one.code)
+            .collect()
+    };
+    assert_eq!(codes("Accept", "tier: front"), []);
+    assert_eq!(codes("Accept", "tier: front, app: web"), [Code::Hidden]);
+    assert_eq!(codes("Deny", "tier: front"), [Code::Hidden]);
+}
+
+#[test]
+fn of_two_rules_that_say_the_same_the_second_is_too_many() {
+    let text = policy("ingress: [\n{ports: [{port: 1}]},\n{ports: [{port: 1}]}]");
+    assert_eq!(found(&text), ["4:1 CD0504"]);
+    // The narrower of two, wherever it stands.
+    let text = policy("ingress: [\n{ports: [{port: 1}]},\n{ports: [{port: 1, endPort: 2}]}]");
+    assert_eq!(found(&text), ["3:1 CD0504"]);
+}
+
+#[test]
+fn a_namespace_without_workloads_is_told_once() {
+    let text = policy("ingress: [{from: [{podSelector: {matchLabels: {app: a}}}]}]")
+        .replace("namespace: x", "namespace: z");
+    assert_eq!(found(&text).len(), 1);
+    assert!(found(&text)[0].ends_with("CD0501"));
+}
+
+/// Nobody knows what addresses the pods of a template will have.
+#[test]
+fn a_template_is_not_denied_by_addresses() {
+    let deployment = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: new, namespace: x}, spec: {template: {metadata: {labels: {app: new}}}}}\n---\n";
+    let deny = cluster(
+        "deny",
+        "tier: Admin, priority: 5, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [0.0.0.0/0]}]}]",
+    );
+    let allow = |app: &str| {
+        let spec = format!(
+            "egress: [{{to: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]}}], policyTypes: [Egress]"
+        );
+        format!("{deployment}{deny}{}", policy(&spec))
+    };
+    let codes = |text: &str| -> Vec<Code> {
+        (findings(&[text, WORLD, CLOSED]).iter())
+            .map(|one| one.code)
+            .collect()
+    };
+    assert_eq!(codes(&allow("new")), []);
+    assert_eq!(codes(&allow("web")), [Code::Overruled]);
+    // One of its addresses is not among those denied.
+    assert_eq!(codes(&allow("db")), []);
+}
+
+/// Peers that match nobody yet are not among those of the desired state.
+#[test]
+fn a_peer_behind_domain_names_is_found_at_its_place() {
+    let text = cluster(
+        "c",
+        "tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Accept, to: [{domainNames: [a.example]},\n{pods: {podSelector: {matchLabels: {§app: wbe}}}}]}]",
+    );
+    let (text, places) = unmarked(&text);
+    assert_eq!(found(&text), [format!("{} CD0502", places[0])]);
 }
