@@ -8,6 +8,7 @@
 //! | [`firewall`] | documents compiled and loaded over such a world |
 //! | [`agent`] | a real agent for such a world, and its command line |
 //! | [`cluster`] | documents of a cluster of any size |
+//! | [`conformance`] | who may reach whom, by the public conformance suites |
 //! | [`expectations`] | files of statements about who may reach whom |
 //! | [`differential`] | the loaded programs against the oracle, on random worlds and packets |
 //! | [`generate`] | random policies over a small world, from a seed |
@@ -22,6 +23,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod conformance;
 pub mod differential;
 pub mod expectations;
 pub mod firewall;

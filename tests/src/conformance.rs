@@ -1,0 +1,251 @@
+//! Who may reach whom, by the public conformance suites.
+//!
+//! A [`Case`] is a small cluster and what happens in it; after each [`Step`] stands
+//! the whole table of who reaches whom, stated by whoever wrote the case and not
+//! computed from the policies. The same cases are asked offline ([`offline`]), of
+//! the oracle and of the compiled table, and tried with packets.
+//!
+//! | module | cases |
+//! |---|---|
+//! | [`netpol`] | those of Kubernetes' end-to-end tests of `NetworkPolicy`, stated as there: everything is open, but |
+//! | [`cyclonus`] | the families that the generator of that name makes, each with a predicate of what it opened |
+//!
+//! Policies, pods and labels change between the steps of a case while everything
+//! keeps running.
+//!
+//! Invariant: every cell of a table is stated, and a statement that is about nobody
+//! is an error.
+
+pub mod cluster;
+pub mod cyclonus;
+pub mod expected;
+pub mod netpol;
+pub mod offline;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use cluster::{Change, Cluster, End};
+use expected::{Expected, Question};
+
+use crate::packet::Family;
+use crate::traffic::Probe;
+
+/// Where a case comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Suite {
+    /// [`netpol`].
+    Netpol,
+    /// [`cyclonus`].
+    Cyclonus,
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Netpol => "netpol",
+            Self::Cyclonus => "cyclonus",
+        })
+    }
+}
+
+/// The cluster that a case begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Setting {
+    /// Namespaces `x`, `y`, `z` with pods `a`, `b`, `c` each.
+    Trio,
+    /// Namespaces `north`, `east`, `south`, `west` with pods `p0`, `p1` each, and two
+    /// nodes, `n1` with all of them and `n2`, with a pod in either's network.
+    Quarters,
+}
+
+/// A cluster, and what happens in it.
+#[derive(Debug)]
+pub struct Case {
+    /// Where it comes from.
+    pub suite: Suite,
+    /// What it claims.
+    pub name: String,
+    /// What it is about, in the words of its suite.
+    pub tags: Vec<&'static str>,
+    /// What it begins with.
+    pub setting: Setting,
+    /// Ends that take part beside the pods.
+    pub beside: Vec<End>,
+    /// How everything is tried, when not in the [`Setting`]'s ways.
+    pub probes: Option<Vec<Probe>>,
+    /// What happens.
+    pub steps: Vec<Step>,
+}
+
+/// Something happens, and then stands a table.
+#[derive(Debug)]
+pub struct Step {
+    /// What happens, all at once.
+    pub changes: Vec<Change>,
+    /// What is so afterwards.
+    pub expected: Expected,
+    /// Cells that the public suite tries one by one, as it states them.
+    pub tried: Vec<(String, bool)>,
+}
+
+/// One entry of a table: who, whom, how, and whether it should pass.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Who tries.
+    pub source: End,
+    /// Whom.
+    pub destination: End,
+    /// How.
+    pub probe: Probe,
+    /// In which family.
+    pub family: Family,
+    /// Whether the case says that it gets through.
+    pub allowed: bool,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            source,
+            destination,
+            probe,
+            family,
+            ..
+        } = self;
+        write!(f, "{source} > {destination} {probe} {family}")
+    }
+}
+
+impl Case {
+    /// A case without steps.
+    pub fn new(suite: Suite, setting: Setting, name: impl Into<String>) -> Self {
+        Self {
+            suite,
+            name: name.into(),
+            tags: Vec::new(),
+            setting,
+            beside: Vec::new(),
+            probes: None,
+            steps: Vec::new(),
+        }
+    }
+
+    /// Adds a step; no changes are a step too.
+    pub fn step(
+        mut self,
+        changes: impl IntoIterator<Item = Change>,
+        expected: impl Into<Expected>,
+    ) -> Self {
+        self.steps.push(Step {
+            changes: changes.into_iter().collect(),
+            expected: expected.into(),
+            tried: Vec::new(),
+        });
+        self
+    }
+
+    /// Has its last step try these, each written as in [`expected`].
+    ///
+    /// # Panics
+    ///
+    /// When it has no step.
+    pub fn tries(mut self, tried: impl IntoIterator<Item = (String, bool)>) -> Self {
+        let step = self.steps.last_mut().expect("a step comes first");
+        step.tried.extend(tried);
+        self
+    }
+
+    /// Has these ends take part, too.
+    pub fn beside(mut self, ends: impl IntoIterator<Item = End>) -> Self {
+        self.beside.extend(ends);
+        self
+    }
+
+    /// Has everything tried in these ways.
+    pub fn probing(mut self, probes: impl IntoIterator<Item = Probe>) -> Self {
+        self.probes = Some(probes.into_iter().collect());
+        self
+    }
+
+    /// Says what it is about.
+    pub fn tagged(mut self, tags: impl IntoIterator<Item = &'static str>) -> Self {
+        self.tags.extend(tags);
+        self
+    }
+
+    /// The cluster it begins with.
+    pub fn begin(&self) -> Cluster {
+        match self.setting {
+            Setting::Trio => Cluster::trio(),
+            Setting::Quarters => Cluster::quarters(),
+        }
+    }
+
+    /// How an end can be tried in this case.
+    pub fn probes_of(&self, destination: &End) -> Vec<Probe> {
+        match (&self.probes, self.setting) {
+            (Some(probes), _) => probes.clone(),
+            (None, Setting::Trio) => cluster::TRIO_PROBES.to_vec(),
+            (None, Setting::Quarters) if destination.is_pod() => cluster::QUARTERS_PROBES.to_vec(),
+            (None, Setting::Quarters) => cluster::NODE_PROBES.to_vec(),
+        }
+    }
+
+    /// The table after a step, of all pairs of ends that policies are about.
+    ///
+    /// # Panics
+    ///
+    /// When a statement of the step is about nobody.
+    pub fn table(&self, step: &Step, cluster: &Cluster, family: Family) -> Vec<Cell> {
+        let ends: Vec<End> = cluster.ends().chain(self.beside.iter().cloned()).collect();
+        let mut cells = Vec::new();
+        for source in &ends {
+            for destination in &ends {
+                if !source.is_pod() && !destination.is_pod() {
+                    continue;
+                }
+                for probe in self.probes_of(destination) {
+                    let question = Question {
+                        source,
+                        destination,
+                        probe,
+                        family,
+                    };
+                    cells.push(Cell {
+                        source: source.clone(),
+                        destination: destination.clone(),
+                        probe,
+                        family,
+                        // A pod cannot block access to itself.
+                        allowed: source == destination || step.expected.of(&question),
+                    });
+                }
+            }
+        }
+        step.expected.check(&ends, &self.name);
+        cells
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.suite, self.name)
+    }
+}
+
+/// All cases of all suites.
+pub fn cases() -> Vec<Case> {
+    let mut cases = netpol::cases();
+    cases.extend(cyclonus::cases());
+    cases
+}
+
+/// How many cases there are of each tag.
+pub fn tags(cases: &[Case]) -> BTreeMap<&'static str, usize> {
+    let mut tags = BTreeMap::new();
+    for tag in cases.iter().flat_map(|case| &case.tags) {
+        *tags.entry(*tag).or_default() += 1;
+    }
+    tags
+}
