@@ -10,6 +10,7 @@ mod matrix;
 mod observe;
 mod offline;
 mod schema;
+mod test;
 mod text;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -59,6 +60,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Prints who reaches whom, by documents alone: nothing is sent.
     Matrix(matrix::MatrixArgs),
+    /// Checks the expectations of PolicyTest documents, by documents alone.
+    Test(test::TestArgs),
     /// Copies policies of the library, with their tests, to begin with.
     Init(init::InitArgs),
     /// Prints JSON Schemas, of documents for editors and of what commands print.
@@ -157,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use cofferdam_policies::compiler::{RuleEntry, RuleKey};
 use cofferdam_policies::reach::{
-    End, Explanation, Externals, Probe, ProbeError, Reach, ReachError, Step, UnknownEnd,
+    Cell, End, Explanation, Externals, Probe, ProbeError, Reach, ReachError, Step, UnknownEnd,
 };
 use cofferdam_verdict::address::Family;
+use cofferdam_verdict::verdict::Direction;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -121,13 +122,7 @@ fn report(
 ) -> ExplainReport {
     let mut rules = Rules::new(reach);
     let cell = &explanation.cell;
-    for side in [&cell.egress, &cell.ingress] {
-        let isolating = reach.isolated_by(&side.verdict).map(|(_, entry)| entry);
-        let deciding = reach.rule_of(&side.verdict).map(|(_, entry)| entry);
-        for entry in deciding.into_iter().chain(isolating) {
-            rules.number(entry);
-        }
-    }
+    rules.cell(cell);
     let mut walk = Vec::new();
     for one in explanation.walks() {
         for entry in &one.isolating {
@@ -147,25 +142,7 @@ fn report(
         }
     }
     let nearest = reach.nearest(explanation, probe);
-    let nearest = nearest.map(|(direction, step)| {
-        let Step {
-            rule,
-            missed,
-            peers,
-            ports,
-            ..
-        } = step;
-        NearestReport {
-            direction: direction_word(direction).to_owned(),
-            rule: rules.number(&rule),
-            missed: missed
-                .iter()
-                .map(|field| field.as_str().to_owned())
-                .collect(),
-            peers,
-            ports,
-        }
-    });
+    let nearest = nearest.map(|(direction, step)| rules.nearest(direction, &step));
     let mut ends = vec![EndReport::from(from)];
     if from.id() != to.id() {
         ends.push(to.into());
@@ -177,26 +154,28 @@ fn report(
         walk,
         nearest,
         ends,
-        rules: rules.named.into_values().collect(),
+        rules: rules.into_reports(),
         diagnostics,
     }
 }
 
 /// The rules that are named, under the numbers of the table; those of policies that
 /// select nobody have none there, and get the next.
-struct Rules<'r> {
-    numbers: BTreeMap<&'r RuleKey, u32>,
+pub(crate) struct Rules<'r> {
+    reach: &'r Reach,
+    numbers: BTreeMap<RuleKey, u32>,
     next: u32,
     named: BTreeMap<u32, RuleReport>,
 }
 
 impl<'r> Rules<'r> {
-    fn new(reach: &'r Reach) -> Self {
+    pub(crate) fn new(reach: &'r Reach) -> Self {
         let table = reach.rules();
         let numbers: BTreeMap<_, _> = (table.rules())
-            .map(|(number, entry)| (&entry.key, number))
+            .map(|(number, entry)| (entry.key.clone(), number))
             .collect();
         Self {
+            reach,
             next: u32::try_from(table.len())
                 .unwrap_or(u32::MAX)
                 .saturating_add(1),
@@ -205,16 +184,46 @@ impl<'r> Rules<'r> {
         }
     }
 
-    fn number(&mut self, entry: &RuleEntry) -> u32 {
-        let number = match self.numbers.get(&entry.key) {
-            Some(number) => *number,
-            None => {
-                let new = self.next;
-                self.next = new.saturating_add(1);
-                new
-            }
-        };
+    /// The number of a rule, which is named from now on.
+    pub(crate) fn number(&mut self, entry: &RuleEntry) -> u32 {
+        let next = &mut self.next;
+        let number = *self.numbers.entry(entry.key.clone()).or_insert_with(|| {
+            let new = *next;
+            *next = new.saturating_add(1);
+            new
+        });
         (self.named.entry(number)).or_insert_with(|| RuleReport::new(number, entry));
         number
+    }
+
+    /// Names the rules that a cell is put down to.
+    pub(crate) fn cell(&mut self, cell: &Cell) {
+        for side in [&cell.egress, &cell.ingress] {
+            let isolating = self
+                .reach
+                .isolated_by(&side.verdict)
+                .map(|(_, entry)| entry);
+            let deciding = self.reach.rule_of(&side.verdict).map(|(_, entry)| entry);
+            for entry in deciding.into_iter().chain(isolating) {
+                self.number(entry);
+            }
+        }
+    }
+
+    /// Names the rule that came nearest.
+    pub(crate) fn nearest(&mut self, direction: Direction, step: &Step) -> NearestReport {
+        let missed = step.missed.iter();
+        NearestReport {
+            direction: direction_word(direction).to_owned(),
+            rule: self.number(&step.rule),
+            missed: missed.map(|field| field.as_str().to_owned()).collect(),
+            peers: step.peers.clone(),
+            ports: step.ports.clone(),
+        }
+    }
+
+    /// All that were named, by their numbers.
+    pub(crate) fn into_reports(self) -> Vec<RuleReport> {
+        self.named.into_values().collect()
     }
 }

@@ -415,6 +415,7 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("schema-list.json", text::<SchemaList>()),
         ("status.json", text::<StatusReport>()),
         ("sync.json", text::<SyncReport>()),
+        ("test.json", text::<reach::TestReport>()),
     ]
 }
 

@@ -227,6 +227,10 @@ codes! {
     MisplacedSetting = "CD0513",
     /// An address block is the address of a Service, which no packet has when it is judged.
     ServiceAddress = "CD0514",
+    /// A statement of a `PolicyTest` cannot be understood.
+    Expectation = "CD0601",
+    /// A statement of a `PolicyTest` is about nothing that there is.
+    ExpectsNothing = "CD0602",
 }
 
 impl Code {
@@ -238,6 +242,7 @@ impl Code {
             [_, _, b'0', b'2', ..] => "Policies",
             [_, _, b'0', b'3', ..] => "What policies are about",
             [_, _, b'0', b'4', ..] => "The agent",
+            [_, _, b'0', b'6', ..] => "Expectations",
             _ => "What policies mean for what there is",
         }
     }

@@ -20,7 +20,7 @@ mod metadata;
 mod network_policy;
 mod objects;
 pub mod reader;
-mod selector;
+pub(crate) mod selector;
 mod sources;
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod analysis;
 pub mod compiler;
 pub mod diagnostic;
 pub mod documents;
+pub mod expectations;
 pub mod inventory;
 pub mod names;
 pub mod oracle;

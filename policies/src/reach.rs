@@ -41,6 +41,7 @@ use crate::inventory::{ClusterPeer, Inventory, ObjectName, Owner, Peer};
 pub use ends::{End, EndKind, Externals, UnknownEnd};
 pub use probe::{Probe, ProbeError};
 pub use walk::{Explanation, Field, Step, Walk};
+pub use words::selected;
 
 use ends::{Point, StandIns};
 

@@ -11,6 +11,7 @@ use cofferdam_tests::{cofferdam, scratch::Scratch};
 use serde_json::Value;
 
 mod offline {
+    mod expectations;
     mod explain;
     mod matrix;
 }

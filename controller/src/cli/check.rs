@@ -16,6 +16,7 @@ use clap::{Args, ValueEnum};
 use cofferdam_policies::analysis;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::documents::{self, MAX_FILE, Source, SourceFile, assemble};
+use cofferdam_policies::expectations;
 
 use super::print;
 use crate::output::{CheckReport, Schema};
@@ -79,6 +80,11 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
     let mut diagnostics: Vec<Diagnostic> = parsed()
         .flat_map(|parsed| parsed.diagnostics.clone())
         .collect();
+    diagnostics.extend(
+        sources
+            .iter()
+            .flat_map(|source| expectations::read(&source.file, &source.text).diagnostics),
+    );
     diagnostics.extend(analysis::analyse(&sources, &assembled));
     diagnostics.extend(assembled.diagnostics);
     let mut diagnostics = analysis::without_allowed(&sources, diagnostics);

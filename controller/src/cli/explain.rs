@@ -113,7 +113,10 @@ impl Telling<'_> {
         if let Some(nearest) = &report.nearest {
             put(
                 &mut text,
-                format_args!("\nnearest miss: {}", self.nearest(nearest)),
+                format_args!(
+                    "\nnearest miss: {}",
+                    nearest_miss(nearest, report.rule(nearest.rule))
+                ),
             );
             if let Some(rule) = report.rule(nearest.rule) {
                 self.line(&mut text, rule);
@@ -177,26 +180,6 @@ impl Telling<'_> {
         }
     }
 
-    fn nearest(&self, nearest: &NearestReport) -> String {
-        let missed = |field: &str| nearest.missed.iter().any(|one| one == field);
-        let mut but: Vec<String> = Vec::new();
-        if missed("subject") {
-            but.push("its policy, which does not select the workload".to_owned());
-        }
-        if missed("peer") {
-            but.push(format!("the peer: it is for {}", nearest.peers));
-        }
-        if missed("port") {
-            but.push(format!("the port: it has {}", nearest.ports));
-        }
-        let rule = self
-            .report
-            .rule(nearest.rule)
-            .map(named)
-            .unwrap_or_default();
-        format!("{rule} would allow it but for {}", but.join("; and for "))
-    }
-
     /// The line on which a rule begins.
     fn line(&self, text: &mut String, rule: &RuleReport) {
         let line = self
@@ -211,8 +194,25 @@ impl Telling<'_> {
     }
 }
 
+/// What the nearest rule would have needed.
+pub(super) fn nearest_miss(nearest: &NearestReport, rule: Option<&RuleReport>) -> String {
+    let missed = |field: &str| nearest.missed.iter().any(|one| one == field);
+    let mut but: Vec<String> = Vec::new();
+    if missed("subject") {
+        but.push("its policy, which does not select the workload".to_owned());
+    }
+    if missed("peer") {
+        but.push(format!("the peer: it is for {}", nearest.peers));
+    }
+    if missed("port") {
+        but.push(format!("the port: it has {}", nearest.ports));
+    }
+    let rule = rule.map(named).unwrap_or_default();
+    format!("{rule} would allow it but for {}", but.join("; and for "))
+}
+
 /// Why, when it is no rule.
-fn reason(name: &str) -> String {
+pub(super) fn reason(name: &str) -> String {
     match name {
         "not_isolated" => "no policy decides".to_owned(),
         "isolated" => "isolated, and no rule allows it".to_owned(),
@@ -223,7 +223,7 @@ fn reason(name: &str) -> String {
 }
 
 /// A rule, and where it stands.
-fn named(rule: &RuleReport) -> String {
+pub(super) fn named(rule: &RuleReport) -> String {
     let namespace = rule.namespace.as_ref();
     let namespace = namespace.map(|name| format!("{name}/")).unwrap_or_default();
     let index = rule

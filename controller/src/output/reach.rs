@@ -278,3 +278,77 @@ impl ExplainReport {
         self.rules.iter().find(|rule| rule.id == id)
     }
 }
+
+/// A cell that is not as expected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailureReport {
+    /// Over which families.
+    pub families: Vec<u8>,
+    /// What is wrong, in a sentence.
+    pub message: String,
+    /// The cell as it is.
+    #[serde(flatten)]
+    pub cell: CellReport,
+    /// Of a denial, the rule that came nearest to allowing it; null when none could.
+    pub nearest: Option<NearestReport>,
+}
+
+/// What came of one expectation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExpectationReport {
+    /// The name of its `PolicyTest`.
+    pub test: String,
+    /// The file it stands in.
+    pub file: String,
+    /// The line.
+    pub line: u32,
+    /// Who connects.
+    pub from: String,
+    /// To whom.
+    pub to: String,
+    /// To what.
+    pub port: String,
+    /// What is expected.
+    pub verdict: Word,
+    /// The policy that the verdict is expected to be put down to.
+    pub by: Option<String>,
+    /// Whether it holds.
+    pub holds: bool,
+    /// How many cells it is about.
+    pub checked: u64,
+    /// Those that are not as expected.
+    pub failures: Vec<FailureReport>,
+    /// Why it is about nothing.
+    pub mistakes: Vec<Diagnostic>,
+}
+
+/// Which rules the expectations exercise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CoverageReport {
+    /// Rules there are.
+    pub rules: u64,
+    /// Rules that decide a cell of some expectation, in force or in audit.
+    pub exercised: u64,
+    /// The others.
+    pub unexercised: Vec<u32>,
+}
+
+/// Answer of `test`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TestReport {
+    /// The version of this object.
+    pub schema: Schema,
+    /// Expectations that hold.
+    pub passed: u64,
+    /// Expectations that do not.
+    pub failed: u64,
+    /// What came of each, in the order of files.
+    pub expectations: Vec<ExpectationReport>,
+    /// The rules that are named here.
+    pub rules: Vec<RuleReport>,
+    /// With `--coverage`: which rules are exercised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<CoverageReport>,
+    /// What is wrong with the documents, expectations included.
+    pub diagnostics: Vec<Diagnostic>,
+}

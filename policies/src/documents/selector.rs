@@ -8,7 +8,7 @@ use crate::yaml::Node;
 use super::reader::{Reader, Shown};
 
 /// Reads a selector; an empty one selects everything.
-pub(super) fn selector(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<LabelSelector> {
+pub(crate) fn selector(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<LabelSelector> {
     let known = ["matchLabels", "matchExpressions"];
     let fields = reader.strict_mapping_or(node, what, &known, |key| {
         format!("labels stand in `matchLabels: {{{}: …}}`", Shown(key))

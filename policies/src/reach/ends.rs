@@ -12,6 +12,8 @@ use crate::documents::hints::nearest;
 use crate::documents::reader::Shown;
 use crate::inventory::{Inventory, ObjectName, Owner, Workload};
 
+use crate::selectors::LabelSelector;
+
 use super::{Reach, ReachError};
 
 /// Addresses of outside hosts, by the names they are given for one question.
@@ -345,6 +347,20 @@ impl Reach {
                 near: near(),
             }),
         }
+    }
+
+    /// The pods that selectors match, in the order of their names: none that has ended or
+    /// shares its node's network.
+    #[must_use]
+    pub fn select(&self, namespaces: &LabelSelector, pods: &LabelSelector) -> Vec<End> {
+        let all = self.inventory.workloads().values();
+        let matching = all.filter(|pod| {
+            let namespace = self.inventory.namespaces().get(&pod.name.namespace);
+            pod.is_selectable()
+                && namespace.is_some_and(|labels| namespaces.matches(labels))
+                && pods.matches(&pod.labels)
+        });
+        matching.map(|pod| self.pod(pod)).collect()
     }
 
     /// The end whose name is nearest to this.

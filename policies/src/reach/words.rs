@@ -61,7 +61,7 @@ pub(super) fn peers(peers: Option<&[Peer]>) -> String {
         Peer::Workloads {
             namespaces: Some(namespaces),
             workloads,
-        } => format!("{} of {}", pods(workloads), namespaces_in_words(namespaces)),
+        } => selected(namespaces, workloads),
         Peer::Block { cidr, except } if except.is_empty() => cidr.to_string(),
         Peer::Block { cidr, except } => {
             format!(
@@ -81,14 +81,16 @@ pub(super) fn cluster_peers(peers: Option<&[ClusterPeer]>) -> String {
         return "nobody".to_owned();
     }
     listed(peers.iter().map(|peer| match peer {
-        ClusterPeer::Workloads(selector) => format!(
-            "{} of {}",
-            pods(&selector.workloads),
-            namespaces_in_words(&selector.namespaces)
-        ),
+        ClusterPeer::Workloads(selector) => selected(&selector.namespaces, &selector.workloads),
         ClusterPeer::Networks(networks) => listed(networks.iter().map(ToString::to_string)),
         ClusterPeer::Nodes(selector) => chosen("node", selector),
     }))
+}
+
+/// Pods by their labels and their namespace's.
+#[must_use]
+pub fn selected(namespaces: &LabelSelector, workloads: &LabelSelector) -> String {
+    format!("{} of {}", pods(workloads), namespaces_in_words(namespaces))
 }
 
 fn pods(selector: &LabelSelector) -> String {

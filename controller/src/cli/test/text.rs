@@ -1,0 +1,89 @@
+//! Results for people: what does not hold, and a closing line.
+
+use std::fmt::Write as _;
+
+use crate::cli::check::Texts;
+use crate::cli::explain::{named, nearest_miss};
+use crate::output::reach::{ExpectationReport, FailureReport, TestReport};
+
+pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
+    let mut text = String::new();
+    for failed in report.expectations.iter().filter(|one| !one.holds) {
+        expectation(&mut text, report, failed, texts);
+    }
+    if let Some(coverage) = &report.coverage {
+        put(
+            &mut text,
+            format_args!(
+                "{} of {} rules are exercised",
+                coverage.exercised, coverage.rules
+            ),
+        );
+        let rules = coverage.unexercised.iter();
+        for rule in rules.filter_map(|id| report.rules.iter().find(|rule| rule.id == *id)) {
+            put(&mut text, format_args!("  never decides: {}", named(rule)));
+        }
+    }
+    let total = report.passed + report.failed;
+    match report.failed {
+        0 => put(&mut text, format_args!("all {total} expectations hold")),
+        failed => put(
+            &mut text,
+            format_args!("{failed} of {total} expectations do not hold"),
+        ),
+    }
+    text
+}
+
+/// An expectation that does not hold, and why.
+fn expectation(
+    text: &mut String,
+    report: &TestReport,
+    failed: &ExpectationReport,
+    texts: &Texts<'_>,
+) {
+    put(
+        text,
+        format_args!("{}:{}: does not hold", failed.file, failed.line),
+    );
+    if let Some(line) = texts.line(&failed.file, failed.line) {
+        put(
+            text,
+            format_args!("    {:>4} | {}", failed.line, line.trim_end()),
+        );
+    }
+    for mistake in &failed.mistakes {
+        put(text, format_args!("  {mistake}"));
+    }
+    for failure in &failed.failures {
+        for line in reasons(report, failure) {
+            put(text, format_args!("  {line}"));
+        }
+    }
+    put(text, format_args!(""));
+}
+
+/// Why a cell is not as expected, line by line.
+pub(super) fn reasons(report: &TestReport, failure: &FailureReport) -> Vec<String> {
+    let families: Vec<String> = (failure.families.iter())
+        .map(|family| format!("IPv{family}"))
+        .collect();
+    let cell = &failure.cell;
+    let mut lines = vec![format!(
+        "{} to {} {} ({}): {}",
+        cell.source,
+        cell.destination,
+        cell.probe,
+        families.join(", "),
+        failure.message
+    )];
+    if let Some(nearest) = &failure.nearest {
+        let rule = report.rules.iter().find(|rule| rule.id == nearest.rule);
+        lines.push(format!("nearest miss: {}", nearest_miss(nearest, rule)));
+    }
+    lines
+}
+
+fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("writing to a string");
+}

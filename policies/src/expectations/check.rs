@@ -1,0 +1,249 @@
+//! Holds expectations against what the firewall would decide.
+
+use std::collections::BTreeSet;
+
+use cofferdam_verdict::address::Family;
+use cofferdam_verdict::verdict::Direction;
+
+use crate::compiler::{RuleEntry, RuleKey};
+use crate::diagnostic::{Code, Diagnostic, Place, Severity};
+use crate::documents::hints::nearest;
+use crate::inventory::Inventory;
+use crate::reach::{Cell, End, Explanation, Externals, Reach, Side, Step};
+
+use super::{Choice, Ends, Expectation, PolicyTest};
+
+/// What came of one expectation.
+#[derive(Debug, Clone)]
+pub struct Outcome<'t> {
+    /// The document it stands in.
+    pub test: &'t PolicyTest,
+    /// The expectation.
+    pub expectation: &'t Expectation,
+    /// Cells that were looked at.
+    pub checked: usize,
+    /// Those that are not as expected.
+    pub failures: Vec<Failure>,
+    /// Why it is about nothing.
+    pub mistakes: Vec<Diagnostic>,
+}
+
+impl Outcome<'_> {
+    /// Whether it holds.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.failures.is_empty() && self.mistakes.is_empty()
+    }
+}
+
+/// A cell that is not as expected.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Who connects.
+    pub source: End,
+    /// To whom.
+    pub destination: End,
+    /// Over which families it is like this.
+    pub families: Vec<Family>,
+    /// Whether the verdict is right, and only put down to another policy.
+    pub is_only_by: bool,
+    /// The cell and the way to it.
+    pub explanation: Explanation,
+    /// Of a denial, the rule that came nearest to allowing it, and its direction.
+    pub nearest: Option<(Direction, Step)>,
+}
+
+/// What came of all expectations.
+#[derive(Debug, Clone)]
+pub struct Results<'t> {
+    /// Of each, in order.
+    pub outcomes: Vec<Outcome<'t>>,
+    /// The rules that decided some cell of theirs, in force or in audit.
+    pub exercised: BTreeSet<RuleKey>,
+}
+
+/// Checks all expectations.
+#[must_use]
+pub fn check<'t>(reach: &Reach, tests: &'t [PolicyTest]) -> Results<'t> {
+    let mut checker = Checker {
+        reach,
+        policies: policies(reach.inventory()),
+        exercised: BTreeSet::new(),
+    };
+    let all = tests
+        .iter()
+        .flat_map(|test| test.expect.iter().map(move |one| (test, one)));
+    Results {
+        outcomes: all.map(|(test, one)| checker.outcome(test, one)).collect(),
+        exercised: checker.exercised,
+    }
+}
+
+/// The policies by the names that expectations have for them.
+fn policies(inventory: &Inventory) -> BTreeSet<String> {
+    let network = inventory.policies().keys().map(ToString::to_string);
+    let cluster = inventory.cluster_policies().keys().map(ToString::to_string);
+    network.chain(cluster).collect()
+}
+
+/// What an expectation calls the policy of a rule.
+fn policy_name(rule: &RuleEntry) -> String {
+    let name = &rule.key.policy.name;
+    match rule.key.namespace() {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_string(),
+    }
+}
+
+struct Checker<'r> {
+    reach: &'r Reach,
+    policies: BTreeSet<String>,
+    exercised: BTreeSet<RuleKey>,
+}
+
+impl Checker<'_> {
+    fn outcome<'t>(&mut self, test: &'t PolicyTest, expectation: &'t Expectation) -> Outcome<'t> {
+        let mut outcome = Outcome {
+            test,
+            expectation,
+            checked: 0,
+            failures: Vec::new(),
+            mistakes: Vec::new(),
+        };
+        if let Some(by) = &expectation.by
+            && !self.policies.contains(&by.policy)
+        {
+            let known: Vec<&str> = self.policies.iter().map(String::as_str).collect();
+            let hint = nearest(&by.policy, &known).map(|near| format!("did you mean `{near}`?"));
+            let policy = crate::documents::reader::Shown(&by.policy);
+            let message = format!("there is no policy `{policy}`");
+            outcome.mistakes.push(mistake(&by.place, message, hint));
+        }
+        let mut ends = |choice: &Choice| {
+            let found = self.ends(choice, &test.externals);
+            found.map_err(|mistake| outcome.mistakes.push(mistake)).ok()
+        };
+        let (sources, destinations) = (ends(&expectation.from), ends(&expectation.to));
+        let (Some(sources), Some(destinations)) = (sources, destinations) else {
+            return outcome;
+        };
+        let by_name = |choice: &Choice| matches!(choice.ends, Ends::Named(_));
+        let both_named = by_name(&expectation.from) && by_name(&expectation.to);
+        for source in &sources {
+            for destination in &destinations {
+                // Everybody reaches himself; a selector does not mean that.
+                if both_named || source.id() != destination.id() {
+                    self.pair(&mut outcome, source, destination);
+                }
+            }
+        }
+        if outcome.checked == 0 {
+            outcome.mistakes.push(mistake(
+                &expectation.place,
+                format!(
+                    "nothing is tried: {} and {} are never two ends with addresses of one family",
+                    expectation.from, expectation.to
+                ),
+                None,
+            ));
+        }
+        outcome
+    }
+
+    fn ends(&self, choice: &Choice, externals: &Externals) -> Result<Vec<End>, Diagnostic> {
+        match &choice.ends {
+            Ends::Named(name) => match self.reach.end(name, externals) {
+                Ok(end) => Ok(vec![end]),
+                Err(unknown) => Err(mistake(&choice.place, unknown.to_string(), None)),
+            },
+            Ends::Selected { namespaces, pods } => {
+                let ends = self.reach.select(namespaces, pods);
+                if ends.is_empty() {
+                    return Err(mistake(
+                        &choice.place,
+                        format!("no pod is one of {choice}"),
+                        None,
+                    ));
+                }
+                Ok(ends)
+            }
+        }
+    }
+
+    /// Looks at one pair of ends, over each family that both have.
+    fn pair(&mut self, outcome: &mut Outcome<'_>, source: &End, destination: &End) {
+        let expectation = outcome.expectation;
+        let probe = expectation.probe;
+        let families = [Family::V4, Family::V6].into_iter();
+        for family in families.filter(|family| probe.family().is_none_or(|own| own == *family)) {
+            let Some(cell) = self.reach.cell(source, destination, probe, family) else {
+                continue;
+            };
+            outcome.checked += 1;
+            for side in [&cell.egress, &cell.ingress] {
+                for verdict in [&side.verdict, &side.audited] {
+                    let rule = self.reach.rule_of(verdict);
+                    self.exercised
+                        .extend(rule.map(|(_, rule)| rule.key.clone()));
+                }
+            }
+            let is_verdict = cell.action() == expectation.verdict;
+            if is_verdict && self.is_by(&cell, expectation) {
+                continue;
+            }
+            let explanation = self.reach.explain(&cell, probe);
+            let nearest = self.reach.nearest(&explanation, probe);
+            // Families mostly fail alike, and are told of once.
+            let same = outcome.failures.last_mut().filter(|last| {
+                last.source.id() == source.id()
+                    && last.destination.id() == destination.id()
+                    && verdicts(&last.explanation.cell) == verdicts(&cell)
+            });
+            match same {
+                Some(same) => same.families.push(family),
+                None => outcome.failures.push(Failure {
+                    source: source.clone(),
+                    destination: destination.clone(),
+                    families: vec![family],
+                    is_only_by: is_verdict,
+                    explanation,
+                    nearest,
+                }),
+            }
+        }
+    }
+
+    /// Whether the verdict is put down to the policy that is expected: its rule decides,
+    /// or it is one of those that isolate.
+    fn is_by(&self, cell: &Cell, expectation: &Expectation) -> bool {
+        let Some(by) = &expectation.by else {
+            return true;
+        };
+        let mut sides = [&cell.egress, &cell.ingress].into_iter();
+        sides.any(|side| {
+            side.verdict.action == cell.action()
+                && blamed(self.reach, side).any(|rule| policy_name(rule) == by.policy)
+        })
+    }
+}
+
+/// The rules that a verdict is put down to.
+fn blamed<'r>(reach: &'r Reach, side: &Side) -> impl Iterator<Item = &'r RuleEntry> {
+    let rule = reach.rule_of(&side.verdict).map(|(_, rule)| rule);
+    let isolating = reach.isolated_by(&side.verdict).map(|(_, rule)| rule);
+    rule.into_iter().chain(isolating)
+}
+
+fn verdicts(cell: &Cell) -> [cofferdam_verdict::verdict::Verdict; 2] {
+    [cell.egress.verdict, cell.ingress.verdict]
+}
+
+fn mistake(place: &Place, message: String, hint: Option<String>) -> Diagnostic {
+    Diagnostic {
+        place: place.clone(),
+        code: Code::ExpectsNothing,
+        severity: Severity::Error,
+        message,
+        hint,
+    }
+}
