@@ -37,7 +37,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
-use crate::documents::context::Service;
+use crate::documents::context::{Resource, Service};
 use crate::documents::{Assembled, Identity, Source};
 use crate::inventory::Workload;
 
@@ -53,6 +53,7 @@ struct Project<'a> {
     world: World<'a>,
     rules: Vec<Rule<'a>>,
     services: Vec<&'a Service>,
+    resources: Vec<&'a Resource>,
     places: Places<'a>,
     /// Where documents begin, each document's first place.
     documents: BTreeMap<&'a Identity, &'a Place>,
@@ -102,7 +103,11 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
     let contexts = || sources.iter().map(|source| &source.parsed.context);
     let services: Vec<&Service> = contexts().flat_map(|context| &context.services).collect();
     let templates: Vec<&Workload> = contexts().flat_map(|context| &context.templates).collect();
-    let world = World::new(inventory, &templates, &services);
+    let resources: Vec<&Resource> = contexts().flat_map(|context| &context.resources).collect();
+    let mut world = World::new(inventory, &templates, &services);
+    for resource in &resources {
+        world.mention(&resource.namespace);
+    }
     let mut documents = BTreeMap::new();
     for document in sources.iter().flat_map(|source| &source.parsed.documents) {
         let place = documents
@@ -114,6 +119,7 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
         rules: Rule::all(&world),
         world,
         services,
+        resources,
         places: Places::new(sources),
         documents,
         files: sources.iter().map(|source| source.file.as_ref()).collect(),

@@ -106,13 +106,18 @@ fn the_clean_project_has_no_findings_even_where_warnings_are_denied() {
     assert_eq!(text(&output), "27 documents in 6 files: nothing found\n");
 }
 
+/// But for namespaces without policies: a template's world has neighbours over whom it
+/// has no say.
 #[test]
 fn the_library_has_no_findings() {
     let entries = fs::read_dir(repository("policies/library")).expect("the library");
     for folder in entries.map(|entry| entry.expect("a folder").path()) {
         let folder = folder.to_string_lossy().into_owned();
-        let output = check(&[&folder, "--deny", "warnings"]);
-        assert!(output.status.success(), "{}", text(&output));
+        let output = check(&[&folder, "--format", "json"]);
+        let mut found = found(&json(&output));
+        found.retain(|(_, _, code)| code != "CD0510");
+        assert_eq!(found, Found::new(), "{folder}");
+        assert!(output.status.success(), "{folder}");
     }
 }
 

@@ -82,7 +82,7 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
 fn subjects(project: &Project<'_>, findings: &mut Findings) {
     let world = &project.world;
     let mut report = |place: &Place, key: &str, scope, selector| {
-        if !world.select(scope, selector).is_empty() {
+        if selects(project, scope, selector) {
             return;
         }
         let why = why(world, scope, selector);
@@ -110,6 +110,19 @@ fn subjects(project: &Project<'_>, findings: &mut Findings) {
     }
 }
 
+/// Whether a selector selects a workload, or may select what an operator makes.
+fn selects<'a>(project: &Project<'a>, scope: Scope<'a>, selector: &'a LabelSelector) -> bool {
+    let world = &project.world;
+    if !world.select(scope, selector).is_empty() {
+        return true;
+    }
+    // Resources about a workload have its labels too: where it is known, it is meant.
+    unselectable(world, scope, selector).is_none()
+        && (project.resources.iter()).any(|resource| {
+            selector.matches(&resource.labels) && world.is_in(scope, &resource.namespace)
+        })
+}
+
 fn peer_of_workloads<'a>(
     project: &Project<'a>,
     rule: &Rule<'_>,
@@ -117,7 +130,7 @@ fn peer_of_workloads<'a>(
     (scope, selector): (Scope<'a>, &'a LabelSelector),
     findings: &mut Findings,
 ) {
-    if !project.world.select(scope, selector).is_empty() {
+    if selects(project, scope, selector) {
         return;
     }
     let why = why(&project.world, scope, selector);
@@ -160,12 +173,12 @@ fn peer_of_nodes(
 
 /// Why nothing is selected, which the caller has found.
 fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> Why<'s> {
-    let namespaces: Vec<(&str, &Labels)> = (world.inventory.namespaces().iter())
-        .map(|(name, labels)| (name.as_ref(), labels))
+    let namespaces: Vec<(&str, &Labels)> = (world.labels.iter())
+        .map(|(name, labels)| (*name, labels.as_ref()))
         .filter(|(name, _)| world.is_in(scope, name))
         .collect();
     if let (Scope::Namespaces(asked), true) = (scope, namespaces.is_empty()) {
-        let labels: Vec<&Labels> = world.inventory.namespaces().values().collect();
+        let labels: Vec<&Labels> = world.labels.values().map(AsRef::as_ref).collect();
         let (key, message, hint) = blame(asked, &labels, [], "namespace");
         let mut path = vec![Step::NamespaceSelector];
         path.extend(key.map(Step::Requirement));

@@ -448,6 +448,26 @@ fn templates_stand_for_the_pods_they_make() {
     assert!(findings(&[&text, deployment]).is_empty());
     let other = text.replace("app: web", "app: wbe");
     assert_eq!(findings(&[&other, deployment]).len(), 1);
+    // Their namespace is there, and has its name as a label.
+    let peer = policy(
+        "ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: w}}}]}]",
+    );
+    let apart = deployment.replace("namespace: x", "namespace: w");
+    let codes: Vec<Code> = (findings(&[&peer, &apart, CLOSED]).iter())
+        .map(|one| one.code)
+        .filter(|code| *code == Code::PeerEmpty)
+        .collect();
+    assert_eq!(codes, []);
+    // An operator may make pods with the labels of its resource.
+    let resource = "{apiVersion: web.example/v1, kind: Web, metadata: {name: a, namespace: x, labels: {app: wbe}}}";
+    assert!(findings(&[&other, deployment, resource]).is_empty());
+    let host = deployment
+        .replace("app: web", "app: wbe")
+        .replace("spec: {containers", "spec: {hostNetwork: true, containers")
+        .replace("name: web", "name: host");
+    assert_eq!(findings(&[&other, deployment, resource, &host]).len(), 1);
+    let elsewhere = resource.replace("namespace: x", "namespace: y");
+    assert_eq!(findings(&[&other, deployment, &elsewhere]).len(), 1);
 }
 
 #[test]

@@ -8,13 +8,16 @@
 //! Invariant: a workload that selectors cannot match (it has ended, or shares its
 //! node's network) is in no group.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::documents::context::Service;
-use crate::inventory::{ClusterPeer, Inventory, NamedPort, Peer, Workload, WorkloadSelector};
+use crate::inventory::{
+    ClusterPeer, Inventory, NAMESPACE_NAME_LABEL, NamedPort, Peer, Workload, WorkloadSelector,
+};
 use crate::selectors::{LabelSelector, Labels, Operator};
 
 use super::ranges::Ranges;
@@ -51,6 +54,8 @@ pub(super) enum Scope<'a> {
 /// All groups, by what selectors ask for.
 pub(super) struct World<'a> {
     pub(super) inventory: &'a Inventory,
+    /// The namespaces of the inventory, and those that only what is beside it lies in.
+    pub(super) labels: BTreeMap<&'a str, Cow<'a, Labels>>,
     pub(super) groups: Vec<Group<'a>>,
     /// Workloads that selectors cannot match.
     pub(super) unselectable: Vec<&'a Workload>,
@@ -74,6 +79,9 @@ impl<'a> World<'a> {
         keys.extend(asked.map(|(key, _)| key));
         let mut world = Self {
             inventory,
+            labels: (inventory.namespaces().iter())
+                .map(|(name, labels)| (name.as_ref(), Cow::Borrowed(labels)))
+                .collect(),
             groups: Vec::new(),
             unselectable: Vec::new(),
             by_namespace: BTreeMap::new(),
@@ -93,6 +101,7 @@ impl<'a> World<'a> {
                 .filter(|(key, _)| keys.contains(key))
                 .collect();
             let namespace: &str = &workload.name.namespace;
+            world.mention(namespace);
             let ports = workload.ports.as_slice();
             let next = u32::try_from(world.groups.len()).unwrap_or(u32::MAX);
             let group = *numbers
@@ -123,6 +132,13 @@ impl<'a> World<'a> {
         world
     }
 
+    /// Notes a namespace, of which nothing but its name may be known.
+    pub(super) fn mention(&mut self, namespace: &'a str) {
+        self.labels
+            .entry(namespace)
+            .or_insert_with(|| Cow::Owned(Labels::from_iter([(NAMESPACE_NAME_LABEL, namespace)])));
+    }
+
     /// The groups of a namespace.
     pub(super) fn of_namespace(&self, namespace: &str) -> &[u32] {
         self.by_namespace.get(namespace).map_or(&[], Vec::as_slice)
@@ -137,9 +153,9 @@ impl<'a> World<'a> {
     pub(super) fn is_in(&self, scope: Scope<'_>, namespace: &str) -> bool {
         match scope {
             Scope::Namespace(name) => name == namespace,
-            Scope::Namespaces(selector) => (self.inventory.namespaces())
-                .get(namespace)
-                .is_some_and(|labels| selector.matches(labels)),
+            Scope::Namespaces(selector) => {
+                (self.labels.get(namespace)).is_some_and(|labels| selector.matches(labels))
+            }
         }
     }
 

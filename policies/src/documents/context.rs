@@ -25,6 +25,18 @@ pub struct Context {
     /// What pods will be made of templates: workloads without addresses, under the
     /// names of what holds the templates.
     pub templates: Vec<Workload>,
+    /// Custom resources with labels. Operators make pods of some, and those commonly
+    /// have the labels of what they are made of.
+    pub resources: Vec<Resource>,
+}
+
+/// A custom resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Its own labels.
+    pub labels: Labels,
 }
 
 /// A `v1 Service`.
@@ -76,9 +88,25 @@ impl Context {
                 let path = ["spec", "jobTemplate", "spec", "template"];
                 self.templates.extend(template(&mut reader, fields, &path));
             }
+            _ if is_custom(api_version) => self.resources.extend(resource(&mut reader, fields)),
             _ => {}
         }
     }
+}
+
+/// Whether a group is not one of Kubernetes' own: those have no dot or end like this.
+fn is_custom(api_version: &str) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    group.contains('.') && !group.ends_with(".k8s.io")
+}
+
+fn resource(reader: &mut Reader, fields: Fields<'_, '_>) -> Option<Resource> {
+    let (name, metadata) = object_name(reader, fields)?;
+    let labels = metadata::labels(reader, metadata);
+    (reader.errors() == 0 && labels.iter().len() > 0).then(|| Resource {
+        namespace: (&*name.namespace).into(),
+        labels,
+    })
 }
 
 /// The name that a document carries, and its `metadata`.
@@ -201,6 +229,10 @@ kind: CronJob
 metadata: {name: nightly, namespace: shop}
 spec: {jobTemplate: {spec: {template: {metadata: {labels: {app: nightly}}}}}}
 ---
+{apiVersion: monitoring.coreos.com/v1, kind: Prometheus, metadata: {name: k8s, namespace: m, labels: {app: prometheus}}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g, labels: {app: g}}}
+---
 {apiVersion: apps/v1, kind: DaemonSet, metadata: {name: broken}, spec: {template: {metadata: {labels: [a]}}}}
 "#;
 
@@ -233,6 +265,11 @@ spec: {jobTemplate: {spec: {template: {metadata: {labels: {app: nightly}}}}}}
             .collect();
         assert_eq!(names, ["shop/api", "shop/nightly"]);
         assert_eq!(context.templates[0].ports.len(), 1);
+        let resource = Resource {
+            namespace: "m".into(),
+            labels: [("app", "prometheus")].into_iter().collect(),
+        };
+        assert_eq!(context.resources, [resource]);
         assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
         assert!(parsed.rejected.is_empty());
     }
