@@ -21,6 +21,7 @@ pub mod cyclonus;
 pub mod expected;
 pub mod netpol;
 pub mod offline;
+pub mod packets;
 
 use std::collections::BTreeMap;
 use std::fmt;

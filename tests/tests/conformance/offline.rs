@@ -5,47 +5,22 @@ use std::num::NonZero;
 use cofferdam_tests::conformance::offline::{Count, check};
 use cofferdam_tests::conformance::{Case, cyclonus, netpol, tags};
 
-/// Checks cases, on all processors, and says how much there was to check.
-fn checked(cases: &[Case]) -> Count {
+use crate::checked;
+
+fn asked(cases: &[Case]) -> Count {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let found: Vec<Result<Count, String>> = std::thread::scope(|scope| {
-        let shares = cases.chunks(cases.len().div_ceil(threads).max(1));
-        let running: Vec<_> = shares
-            .map(|share| scope.spawn(|| share.iter().map(check).collect::<Vec<_>>()))
-            .collect();
-        let ended = running.into_iter().map(|thread| thread.join());
-        ended
-            .flat_map(|share| share.expect("it does not panic"))
-            .collect()
-    });
-    let mut all = Count::default();
-    let mut wrong = Vec::new();
-    for one in found {
-        match one {
-            Ok(count) => all += count,
-            Err(words) => wrong.push(words),
-        }
-    }
-    assert!(
-        wrong.is_empty(),
-        "{} of {} cases:\n{}",
-        wrong.len(),
-        cases.len(),
-        wrong.join("\n")
-    );
-    println!("{all:?}");
-    all
+    checked(cases, threads, |_| (), |(), _, case| check(case))
 }
 
 #[test]
 fn netpol_tables_come_out_as_stated() {
-    let count = checked(&netpol::cases());
+    let count = asked(&netpol::cases());
     assert_eq!(count.cases, 48);
 }
 
 #[test]
 fn cyclonus_tables_come_out_as_stated() {
-    let count = checked(&cyclonus::cases());
+    let count = asked(&cyclonus::cases());
     assert_eq!((count.cases, count.steps), (230, 256));
 }
 

@@ -1,0 +1,37 @@
+//! Cases with packets, several clusters side by side: a step is mostly waiting for
+//! what must not come.
+
+use cofferdam_tests::cofferdam;
+use cofferdam_tests::conformance::offline::Count;
+use cofferdam_tests::conformance::packets::Stand;
+use cofferdam_tests::conformance::{Case, Setting, cyclonus, netpol};
+use cofferdam_tests::packet::Family;
+use cofferdam_tests::world::Wiring;
+
+use crate::checked;
+
+/// Clusters at once.
+const STANDS: usize = 4;
+
+/// Tries cases, each step in one family, by turns; bridged and routed, by turns.
+fn tried(setting: Setting, cases: &[Case]) -> Count {
+    let stand = |share: usize| {
+        let wiring = [Wiring::Ptp, Wiring::Bridge][share % 2];
+        Stand::build(cofferdam!(), setting, wiring)
+    };
+    checked(cases, STANDS, stand, |stand, number, case| {
+        stand.check(case, |step| vec![Family::BOTH[(number + step) % 2]])
+    })
+}
+
+#[test]
+fn netpol_tables_come_out_with_packets() {
+    let count = tried(Setting::Trio, &netpol::cases());
+    assert_eq!(count.cases, 48);
+}
+
+#[test]
+fn cyclonus_tables_come_out_with_packets() {
+    let count = tried(Setting::Trio, &cyclonus::cases());
+    assert_eq!((count.cases, count.steps), (230, 256));
+}
