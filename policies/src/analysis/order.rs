@@ -30,17 +30,28 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
         .filter(|rule| rule.policy.tier() != Tier::Admin && rule.action == RuleAction::Accept);
     for rule in lower {
         if let Some(deny) = overruled_by(rule, &admin, world) {
-            findings.warn(
-                rule.place.clone(),
-                Code::Overruled,
-                format!(
-                    "this never allows anything: {} denies all of it before",
-                    name_of(deny)
-                ),
-                format!("see {}", line_of(deny.place, rule.place)),
+            let message = format!(
+                "this never allows anything: {} denies all of it before",
+                name_of(deny)
             );
+            overruled(rule, deny, message, findings);
+        } else if let Some(deny) = (rule.seen_from_peers()).and_then(|seen| {
+            // What is let through at one end may be stopped at the other.
+            overruled_by(&seen, &admin, world)
+        }) {
+            let message = format!(
+                "what this allows is denied at the other end: {} denies all of it as {}",
+                name_of(deny),
+                super::rules::section(deny.direction)
+            );
+            overruled(rule, deny, message, findings);
         }
     }
+}
+
+fn overruled(rule: &Rule<'_>, deny: &Rule<'_>, message: String, findings: &mut Findings) {
+    let hint = format!("see {}", line_of(deny.place, rule.place));
+    findings.warn(rule.place.clone(), Code::Overruled, message, hint);
 }
 
 fn of_tier<'r, 'a>(project: &'r Project<'a>, tier: Tier) -> Vec<&'r Rule<'a>> {

@@ -176,6 +176,33 @@ impl<'a> Rule<'a> {
         }
     }
 
+    /// The same connections as the other ends have them, if all of those are workloads.
+    pub(super) fn seen_from_peers(&self) -> Option<Self> {
+        let peers = &self.peers;
+        if peers.everybody || !peers.nodes.is_empty() || !peers.blocks.is_empty() {
+            return None;
+        }
+        Some(Self {
+            policy: self.policy,
+            written: self.written,
+            direction: match self.direction {
+                Direction::Ingress => Direction::Egress,
+                Direction::Egress => Direction::Ingress,
+            },
+            index: self.index,
+            place: self.place,
+            action: self.action,
+            subjects: peers.workloads.clone(),
+            peers: Peers {
+                everybody: false,
+                workloads: self.subjects.clone(),
+                nodes: Vec::new(),
+                blocks: Ranges::default(),
+            },
+            ports: self.ports,
+        })
+    }
+
     /// Whether something could match it at all.
     pub(super) fn is_about_something(&self) -> bool {
         let peers = &self.peers;

@@ -701,3 +701,26 @@ fn a_peer_behind_domain_names_is_found_at_its_place() {
     let (text, places) = unmarked(&text);
     assert_eq!(found(&text), [format!("{} CD0502", places[0])]);
 }
+
+#[test]
+fn what_is_denied_at_the_other_end_is_told() {
+    let deny = cluster(
+        "deny",
+        "tier: Admin, priority: 5, subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: y}}}, ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {range: {start: 1, end: 90}}}}]}]",
+    );
+    let codes = |peer: &str, port: u32| -> Vec<Code> {
+        let spec =
+            format!("egress: [{{to: [{peer}], ports: [{{port: {port}}}]}}], policyTypes: [Egress]");
+        let text = format!("{deny}{}", policy(&spec));
+        (findings(&[&text, WORLD, CLOSED]).iter())
+            .map(|one| one.code)
+            .collect()
+    };
+    let y = "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: y}}}";
+    assert_eq!(codes(y, 90), [Code::Overruled]);
+    assert_eq!(codes(y, 91), []);
+    // Others are let in.
+    assert_eq!(codes("{namespaceSelector: {}}", 90), []);
+    let outside = format!("{y}, {{ipBlock: {{cidr: 192.0.2.0/24}}}}");
+    assert_eq!(codes(&outside, 90), []);
+}

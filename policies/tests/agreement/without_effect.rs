@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use cofferdam_policies::analysis::analyse;
 use cofferdam_policies::compiler::{Compiled, Input, SlotPlan, compile};
-use cofferdam_policies::diagnostic::{Code, Place};
+use cofferdam_policies::diagnostic::{Code, Diagnostic, Place};
 use cofferdam_policies::documents::{Assembled, Source, assemble};
 use cofferdam_policies::inventory::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, Inventory, Mode, NamedPort, NetworkPolicy,
@@ -354,10 +354,9 @@ impl Table {
             .map(|slot| slot.address);
         for subject in subjects {
             let subject_profile = profile(subject);
-            let peers = addresses
-                .iter()
-                .filter(|peer| peer.is_ipv4() == subject.is_ipv4());
-            for peer_profile in peers.map(|peer| profile(*peer)) {
+            let same_family = |peer: &&IpAddr| peer.is_ipv4() == subject.is_ipv4();
+            for peer in addresses.iter().filter(same_family) {
+                let peer_profile = profile(*peer);
                 for direction in [Direction::Ingress, Direction::Egress] {
                     for key in keys {
                         let decision = (self.compiled)
@@ -368,7 +367,14 @@ impl Table {
                             let rule = self.compiled.rules.rule(verdict.rule).unwrap();
                             answers.deciding.insert(rule.place.clone());
                         }
-                        answers.actions.push(both.map(|verdict| verdict.action));
+                        let allows = both.map(|verdict| verdict.action == Action::Allow);
+                        let ends = match direction {
+                            Direction::Ingress => (*peer, subject),
+                            Direction::Egress => (subject, *peer),
+                        };
+                        answers
+                            .actions
+                            .insert((ends, *key, direction as u8), allows);
                     }
                 }
             }
@@ -379,10 +385,23 @@ impl Table {
 
 #[derive(Default)]
 struct Answers {
-    /// In force, and with audit policies.
-    actions: Vec<[Action; 2]>,
+    /// By source and destination, key and direction: whether it is allowed in force, and
+    /// with audit policies.
+    actions: BTreeMap<((IpAddr, IpAddr), u32, u8), [bool; 2]>,
     /// Where the rules stand that decided anything.
     deciding: BTreeSet<Place>,
+}
+
+impl Answers {
+    /// Whether connections are allowed, at both ends.
+    fn connections(&self) -> BTreeMap<((IpAddr, IpAddr), u32), [bool; 2]> {
+        let mut connections = BTreeMap::new();
+        for ((ends, key, _), [in_force, audited]) in &self.actions {
+            let both = connections.entry((*ends, *key)).or_insert([true, true]);
+            *both = [both[0] && *in_force, both[1] && *audited];
+        }
+        connections
+    }
 }
 
 /// Whether a rule is one of a `NetworkPolicy`. Those add up in no order, so that the
@@ -394,11 +413,15 @@ fn adds_up(inventory: &Inventory, place: &Place) -> bool {
 }
 
 /// Counts the rules said to be without effect, each of which must be.
-fn count(sources: &[Source], assembled: &Assembled, said: &mut BTreeMap<Code, u32>) {
+fn count(
+    sources: &[Source],
+    assembled: &Assembled,
+    said: &mut BTreeMap<Code, u32>,
+    said_of_other_ends: &mut u32,
+) {
     let inventory = &assembled.inventory;
-    let dead: Vec<(Place, Code)> = (analyse(sources, assembled).into_iter())
+    let dead: Vec<Diagnostic> = (analyse(sources, assembled).into_iter())
         .filter(|one| matches!(one.code, Code::Hidden | Code::Overruled))
-        .map(|one| (one.place, one.code))
         .collect();
     if dead.is_empty() {
         return;
@@ -409,17 +432,31 @@ fn count(sources: &[Source], assembled: &Assembled, said: &mut BTreeMap<Code, u3
     let outside = table.compiled.outside.iter().map(|set| set.first);
     let addresses: Vec<IpAddr> = owned.chain(outside).collect();
     let answers = table.answers(&addresses, &keys);
-    for (place, code) in dead {
+    for Diagnostic {
+        place,
+        code,
+        message,
+        ..
+    } in dead
+    {
         *said.entry(code).or_default() += 1;
+        let less = Table::new(&without(inventory, &place)).answers(&addresses, &keys);
+        assert!(
+            less.connections() == answers.connections(),
+            "{code} at {place}, which is missed: {inventory:#?}"
+        );
+        if message.contains("at the other end") {
+            *said_of_other_ends += 1;
+            continue;
+        }
+        assert!(
+            less.actions == answers.actions,
+            "{code} at {place}, which is missed at its end: {inventory:#?}"
+        );
         assert!(
             !answers.deciding.contains(&place)
                 || (code == Code::Hidden && adds_up(inventory, &place)),
             "{code} at {place}, which decides something: {inventory:#?}"
-        );
-        let less = Table::new(&without(inventory, &place)).answers(&addresses, &keys);
-        assert!(
-            less.actions == answers.actions,
-            "{code} at {place}, which is missed: {inventory:#?}"
         );
     }
 }
@@ -436,15 +473,17 @@ fn assert_enough(said: &BTreeMap<Code, u32>, enough: u32) {
 fn rules_said_to_be_without_effect_have_none() {
     let mut runner = TestRunner::deterministic();
     let mut said = BTreeMap::new();
+    let mut other_ends = 0;
     for _ in 0..CASES[0] {
         let world = world().new_tree(&mut runner).unwrap().current();
         let assembled = Assembled {
             inventory: inventory(&world),
             ..Assembled::default()
         };
-        count(&[], &assembled, &mut said);
+        count(&[], &assembled, &mut said, &mut other_ends);
     }
     assert_enough(&said, 40);
+    assert!(other_ends >= 20, "{other_ends}");
 }
 
 /// In worlds of every shape too; and whatever is found, it stands in a document.
@@ -452,6 +491,7 @@ fn rules_said_to_be_without_effect_have_none() {
 fn findings_about_documents_of_every_shape_stand_in_them() {
     let mut runner = TestRunner::deterministic();
     let mut said = BTreeMap::new();
+    let mut other_ends = 0;
     for _ in 0..CASES[1] {
         let world = worlds::world().new_tree(&mut runner).unwrap().current();
         let sources: Vec<Source> = (world.texts().iter().enumerate())
@@ -471,7 +511,8 @@ fn findings_about_documents_of_every_shape_stand_in_them() {
                 "{finding}: {world:?}"
             );
         }
-        count(&sources, &assembled, &mut said);
+        count(&sources, &assembled, &mut said, &mut other_ends);
     }
     assert_enough(&said, 5);
+    assert!(other_ends >= 2, "{other_ends}");
 }
