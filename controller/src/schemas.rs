@@ -31,13 +31,14 @@ impl Named {
         names.any(|own| own.eq_ignore_ascii_case(name))
     }
 
-    fn new(name: &'static str, document: Option<&'static str>, schema: &Value) -> Self {
+    fn new(name: &'static str, document: Option<&'static str>, text: String) -> Self {
+        let schema: Value = serde_json::from_str(&text).expect("a schema is JSON");
         let about = schema["description"].as_str().unwrap_or_default();
         Self {
             name,
             document,
             about: about.lines().next().unwrap_or_default().to_owned(),
-            text: serde_json::to_string_pretty(schema).expect("a schema is JSON") + "\n",
+            text,
         }
     }
 }
@@ -47,8 +48,7 @@ impl Named {
 pub fn all() -> Vec<Named> {
     let printed = output::schemas().into_iter().map(|(file, text)| {
         let name = file.strip_suffix(".json").unwrap_or(file);
-        let schema = serde_json::from_str(&text).expect("a schema is JSON");
-        Named::new(name, None, &schema)
+        Named::new(name, None, text)
     });
     printed.collect()
 }

@@ -7,7 +7,7 @@
 //! are errors. So what is read has been checked.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -15,12 +15,12 @@ use std::{
 
 use cofferdam_policies::{
     documents::{assemble, parse},
-    inventory::Inventory,
+    inventory::{Inventory, Workload},
     selectors::{LabelSelector, Operator, Requirement},
 };
 use serde::Deserialize;
 
-use crate::traffic::Probe;
+use crate::{packet::Family, traffic::Probe};
 
 /// Why expectations cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -79,12 +79,14 @@ pub enum Error {
 /// What is asked: may this end reach that one, in this way?
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Question {
-    /// Who tries: `namespace/pod` or `external/name`.
+    /// Who tries: `namespace/pod`, `node/name`, `external/name` or an address.
     pub source: String,
     /// Whom.
     pub destination: String,
     /// What.
     pub probe: Probe,
+    /// By which of their addresses.
+    pub family: Family,
 }
 
 impl fmt::Display for Question {
@@ -93,8 +95,9 @@ impl fmt::Display for Question {
             source,
             destination,
             probe,
+            family,
         } = self;
-        write!(f, "{source} > {destination} {probe}")
+        write!(f, "{source} > {destination} {probe} {family}")
     }
 }
 
@@ -103,7 +106,8 @@ impl fmt::Display for Question {
 pub struct Expected {
     /// Whether it may.
     pub allowed: bool,
-    /// The policy that the verdict is put down to: `namespace/name`.
+    /// The policy that the verdict is put down to: `namespace/name`, or the bare name
+    /// of a policy of the cluster.
     pub by: Option<String>,
 }
 
@@ -156,12 +160,10 @@ impl Template {
         })
     }
 
-    /// All ends there are: workloads, then hosts outside.
+    /// All workloads, nodes and hosts outside, in the order of their names.
     #[must_use]
     pub fn ends(&self) -> Vec<String> {
-        let workloads = self.inventory.workloads().keys().map(ToString::to_string);
-        let externals = self.externals.keys().map(|name| external(name));
-        workloads.chain(externals).collect()
+        ends(&self.inventory, &self.externals).into_keys().collect()
     }
 
     /// All ways that some statement speaks of.
@@ -173,22 +175,94 @@ impl Template {
         probes
     }
 
-    /// Questions about the ends and ways there are that no statement answers.
+    /// Questions about the ends and ways there are that no statement answers. Where no
+    /// policy selects either end, everything is allowed, and need not be stated.
     #[must_use]
     pub fn unanswered(&self) -> Vec<Question> {
+        let ways: BTreeSet<(Probe, Family)> = (self.expected.keys())
+            .map(|asked| (asked.probe, asked.family))
+            .collect();
+        let ends = ends(&self.inventory, &self.externals);
         let mut questions = Vec::new();
-        for source in self.ends() {
-            for destination in self.ends().into_iter().filter(|end| *end != source) {
-                questions.extend(self.probes().into_iter().map(|probe| Question {
-                    source: source.clone(),
-                    destination: destination.clone(),
-                    probe,
-                }));
+        for (source, from) in &ends {
+            for (destination, to) in ends.iter().filter(|(name, _)| *name != source) {
+                if !from.is_subject && !to.is_subject {
+                    continue;
+                }
+                for &(probe, family) in &ways {
+                    if from.has(family) && to.has(family) {
+                        questions.push(Question {
+                            source: source.clone(),
+                            destination: destination.clone(),
+                            probe,
+                            family,
+                        });
+                    }
+                }
             }
         }
         questions.retain(|question| !self.expected.contains_key(question));
         questions
     }
+}
+
+/// Who sends or receives.
+#[derive(Clone, Debug)]
+struct Known {
+    /// Whether some policy selects it.
+    is_subject: bool,
+    /// Its addresses; none when they are not known yet, and may be of either family.
+    addresses: Vec<IpAddr>,
+}
+
+impl Known {
+    fn has(&self, family: Family) -> bool {
+        let mut families = self.addresses.iter().map(|address| Family::of(*address));
+        self.addresses.is_empty() || families.any(|own| own == family)
+    }
+}
+
+/// Whether some policy selects a workload.
+fn is_subject(workload: &Workload, inventory: &Inventory) -> bool {
+    let mut policies = inventory.policies().values();
+    let mut cluster_policies = inventory.cluster_policies().values();
+    let labels = inventory.namespaces().get(&workload.name.namespace);
+    let in_namespace = policies.any(|policy| {
+        policy.name.namespace == workload.name.namespace && policy.subject.matches(&workload.labels)
+    });
+    let in_cluster = cluster_policies.any(|policy| {
+        labels.is_some_and(|labels| policy.subject.namespaces.matches(labels))
+            && policy.subject.workloads.matches(&workload.labels)
+    });
+    workload.is_selectable() && (in_namespace || in_cluster)
+}
+
+/// All ends that have a name.
+fn ends(
+    inventory: &Inventory,
+    externals: &BTreeMap<String, Vec<IpAddr>>,
+) -> BTreeMap<String, Known> {
+    let workloads = inventory.workloads().values().map(|workload| {
+        let addresses = workload.addresses.clone();
+        let is_subject = is_subject(workload, inventory);
+        (workload.name.to_string(), addresses, is_subject)
+    });
+    let nodes = inventory
+        .nodes()
+        .iter()
+        .map(|(name, node)| (format!("node/{name}"), node.addresses.clone(), false));
+    let externals = externals
+        .iter()
+        .map(|(name, addresses)| (external(name), addresses.clone(), false));
+    let all = workloads.chain(nodes).chain(externals);
+    all.map(|(name, addresses, is_subject)| {
+        let known = Known {
+            is_subject,
+            addresses,
+        };
+        (name, known)
+    })
+    .collect()
 }
 
 /// How a host outside is called.
@@ -293,8 +367,8 @@ enum End {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Chosen {
-    namespace_selector: Selector,
-    pod_selector: Selector,
+    namespace_selector: Option<Selector>,
+    pod_selector: Option<Selector>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -317,58 +391,93 @@ struct Expression {
 
 impl PolicyTest {
     fn expected(&self, inventory: &Inventory) -> Result<BTreeMap<Question, Expected>, Error> {
+        let known = ends(inventory, &self.externals);
         let mut all = BTreeMap::new();
         for (statement, number) in self.expect.iter().zip(1..) {
             let wrong = |what| Error::Statement { number, what };
-            let probe = probe(&statement.port).map_err(wrong)?;
-            let sources = self.ends(&statement.from, inventory, number)?;
-            let destinations = self.ends(&statement.to, inventory, number)?;
-            for source in &sources {
-                for destination in destinations.iter().filter(|end| *end != source) {
-                    let question = Question {
-                        source: source.clone(),
-                        destination: destination.clone(),
-                        probe,
-                    };
-                    let expected = Expected {
-                        allowed: statement.verdict == Verdict::Allow,
-                        by: statement.by.clone(),
-                    };
-                    let earlier = all.insert(question.clone(), expected.clone());
-                    if earlier.is_some_and(|earlier| earlier != expected) {
-                        return Err(Error::Contradiction { number, question });
+            let (probe, families) = ways(&statement.port).map_err(wrong)?;
+            let sources = statement.from.ends(&known, inventory, number)?;
+            let destinations = statement.to.ends(&known, inventory, number)?;
+            let mut said = false;
+            for (source, from) in &sources {
+                for (destination, to) in &destinations {
+                    // Whoever talks to itself needs nobody's leave.
+                    if source == destination {
+                        continue;
+                    }
+                    let shared = |family: &&Family| from.has(**family) && to.has(**family);
+                    for &family in families.iter().filter(shared) {
+                        said = true;
+                        let question = Question {
+                            source: source.clone(),
+                            destination: destination.clone(),
+                            probe,
+                            family,
+                        };
+                        let expected = Expected {
+                            allowed: statement.verdict == Verdict::Allow,
+                            by: statement.by.clone(),
+                        };
+                        let earlier = all.insert(question.clone(), expected.clone());
+                        if earlier.is_some_and(|earlier| earlier != expected) {
+                            return Err(Error::Contradiction { number, question });
+                        }
                     }
                 }
+            }
+            if !said {
+                let nothing = "no packet can go from one of its ends to the other";
+                return Err(wrong(nothing.to_owned()));
             }
         }
         Ok(all)
     }
+}
 
-    /// What an end of a statement stands for, at least one.
-    fn ends(&self, end: &End, inventory: &Inventory, number: usize) -> Result<Vec<String>, Error> {
+impl End {
+    /// What it stands for, at least one.
+    fn ends(
+        &self,
+        known: &BTreeMap<String, Known>,
+        inventory: &Inventory,
+        number: usize,
+    ) -> Result<Vec<(String, Known)>, Error> {
         let wrong = |what| Error::Statement { number, what };
-        let workloads = inventory.workloads();
-        let ends: Vec<String> = match end {
-            End::Named(name) => {
-                let known = workloads
-                    .keys()
-                    .map(ToString::to_string)
-                    .chain(self.externals.keys().map(|name| external(name)));
-                known.filter(|known| known == name).collect()
-            }
-            End::Chosen(chosen) => {
-                let namespaces = chosen.namespace_selector.compiled().map_err(wrong)?;
-                let pods = chosen.pod_selector.compiled().map_err(wrong)?;
-                let chosen = workloads.values().filter(|workload| {
+        let named = |name: &str| Some((name.to_owned(), known.get(name)?.clone()));
+        let ends: Vec<(String, Known)> = match self {
+            Self::Named(name) => match name.parse::<IpAddr>() {
+                Ok(address) => {
+                    let known = Known {
+                        is_subject: false,
+                        addresses: vec![address],
+                    };
+                    vec![(address.to_string(), known)]
+                }
+                Err(_) => named(name).into_iter().collect(),
+            },
+            Self::Chosen(chosen) => {
+                let selector = |selector: &Option<Selector>| match selector {
+                    Some(selector) => selector.compiled(),
+                    None => Ok(LabelSelector::default()),
+                };
+                if chosen.namespace_selector.is_none() && chosen.pod_selector.is_none() {
+                    return Err(wrong("an end must say who it is".to_owned()));
+                }
+                let namespaces = selector(&chosen.namespace_selector).map_err(wrong)?;
+                let pods = selector(&chosen.pod_selector).map_err(wrong)?;
+                let chosen = inventory.workloads().values().filter(|workload| {
                     let labels = inventory.namespaces().get(&workload.name.namespace);
-                    labels.is_some_and(|labels| namespaces.matches(labels))
+                    workload.is_selectable()
+                        && labels.is_some_and(|labels| namespaces.matches(labels))
                         && pods.matches(&workload.labels)
                 });
-                chosen.map(|workload| workload.name.to_string()).collect()
+                chosen
+                    .filter_map(|workload| named(&workload.name.to_string()))
+                    .collect()
             }
         };
         if ends.is_empty() {
-            let end = format!("{end:?}");
+            let end = format!("{self:?}");
             return Err(Error::NoSuchEnd { number, end });
         }
         Ok(ends)
@@ -397,15 +506,21 @@ impl Selector {
     }
 }
 
-/// Reads `tcp/80`.
-fn probe(text: &str) -> Result<Probe, String> {
-    let unknown = || format!("`{text}` is not a port that can be tried, such as tcp/80");
+/// Reads `tcp/80` or `icmp/8`: what is tried, and over which families it can be.
+fn ways(text: &str) -> Result<(Probe, &'static [Family]), String> {
+    match text {
+        "icmp/8" | "icmp/8/0" => return Ok((Probe::Ping, &[Family::V4])),
+        "icmpv6/128" | "icmpv6/128/0" => return Ok((Probe::Ping, &[Family::V6])),
+        _ => {}
+    }
+    let unknown = || format!("`{text}` is not a port that can be tried, such as tcp/80 or icmp/8");
     let (protocol, port) = text.split_once('/').ok_or_else(unknown)?;
     let port = port.parse().map_err(|_| unknown())?;
-    match protocol {
-        "tcp" => Ok(Probe::Tcp(port)),
-        "udp" => Ok(Probe::Udp(port)),
-        "sctp" => Ok(Probe::Sctp(port)),
-        _ => Err(unknown()),
-    }
+    let probe = match protocol {
+        "tcp" => Probe::Tcp(port),
+        "udp" => Probe::Udp(port),
+        "sctp" => Probe::Sctp(port),
+        _ => return Err(unknown()),
+    };
+    Ok((probe, &Family::BOTH))
 }

@@ -3,11 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
-use cofferdam_tests::{
-    expectations::{Question, Template},
-    packet::Family,
-    traffic::Probe,
-};
+use cofferdam_tests::{expectations::Template, packet::Family, traffic::Probe};
 use serde_json::Value;
 
 use crate::{
@@ -37,13 +33,13 @@ pub(crate) fn explained(
     let mut objections = Vec::new();
     let mut count = 0;
     // What was tried, and why it failed, by family: mostly the same in both.
-    let mut reasons: BTreeMap<(&Question, String), Vec<Family>> = BTreeMap::new();
+    let mut reasons: BTreeMap<(&str, Probe, String), Vec<Family>> = BTreeMap::new();
     let attempts = reachability
         .denied()
-        .filter(|(question, _)| question.source == source);
-    for (question, family) in attempts {
+        .filter(|question| question.source == source);
+    for question in attempts {
         let ends = [shop.member(source)?, shop.member(&question.destination)?];
-        let record = record_of(ends, *family, question.probe, records);
+        let record = record_of(ends, question.family, question.probe, records);
         let explanation = record.and_then(|record| explanation(record, policies));
         let explanation = explanation.and_then(|explanation| {
             let by = template
@@ -60,21 +56,18 @@ pub(crate) fn explained(
         match explanation {
             Ok(text) => {
                 count += 1;
-                reasons.entry((question, text)).or_default().push(*family);
+                let key = (question.destination.as_str(), question.probe, text);
+                reasons.entry(key).or_default().push(question.family);
             }
-            Err(objection) => objections.push(format!("{question} {family}: {objection}")),
+            Err(objection) => objections.push(format!("{question}: {objection}")),
         }
     }
-    let line = |((question, text), families): (&(&Question, String), &Vec<Family>)| {
+    let line = |((destination, probe, text), families): (&(&str, Probe, String), &Vec<Family>)| {
         let only = match families[..] {
             [family] => format!(" ({family} only)"),
             _ => String::new(),
         };
-        format!(
-            "{} {}{only}: {text}",
-            question.destination,
-            shown(question.probe)
-        )
+        format!("{destination} {}{only}: {text}", shown(*probe))
     };
     let lines = reasons.iter().map(line).collect();
     Ok(Explained {

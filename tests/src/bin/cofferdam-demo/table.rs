@@ -21,9 +21,9 @@ pub(crate) fn short(name: &str) -> String {
 
 /// What became of every cell.
 pub(crate) struct Reachability {
-    cells: BTreeMap<(Question, Family), Outcome>,
+    cells: BTreeMap<Question, Outcome>,
     /// Cells that are not as they should be.
-    wrong: BTreeSet<(Question, Family)>,
+    wrong: BTreeSet<Question>,
 }
 
 fn question(cell: &Cell<'_>) -> Question {
@@ -31,6 +31,7 @@ fn question(cell: &Cell<'_>) -> Question {
         source: cell.source.to_owned(),
         destination: cell.destination.to_owned(),
         probe: cell.probe,
+        family: cell.family,
     }
 }
 
@@ -48,9 +49,9 @@ impl Reachability {
         let mut cells = BTreeMap::new();
         let mut wrong = BTreeSet::new();
         for (cell, outcome) in table.cells() {
-            let key = (question(cell), cell.family);
+            let key = question(cell);
             // A refusal is an answer as well: only silence is a denial.
-            let right = if allowed(&key.0) {
+            let right = if allowed(&key) {
                 *outcome == Outcome::Reached(cell.destination.to_owned())
             } else {
                 *outcome == Outcome::Blocked
@@ -69,7 +70,7 @@ impl Reachability {
     }
 
     /// Cells that did not answer, though they should not: denials that are right.
-    pub(crate) fn denied(&self) -> impl Iterator<Item = &(Question, Family)> {
+    pub(crate) fn denied(&self) -> impl Iterator<Item = &Question> {
         self.cells
             .iter()
             .filter(|(key, outcome)| **outcome == Outcome::Blocked && !self.wrong.contains(key))
@@ -78,7 +79,7 @@ impl Reachability {
 
     /// What is not as it should be, in words.
     pub(crate) fn objections(&self) -> Vec<String> {
-        let shown = |key: &(Question, Family)| format!("{} {}: {}", key.0, key.1, self.cells[key]);
+        let shown = |key: &Question| format!("{key}: {}", self.cells[key]);
         self.wrong.iter().map(shown).collect()
     }
 
@@ -86,15 +87,15 @@ impl Reachability {
     fn reached(&self, source: &str, destination: &str, probes: &[Probe]) -> String {
         let mut open = Vec::new();
         for &probe in probes {
-            let question = Question {
-                source: source.to_owned(),
-                destination: destination.to_owned(),
-                probe,
-            };
             let reached: Vec<Family> = Family::BOTH
                 .into_iter()
-                .filter(|family| {
-                    let outcome = self.cells.get(&(question.clone(), *family));
+                .filter(|&family| {
+                    let outcome = self.cells.get(&Question {
+                        source: source.to_owned(),
+                        destination: destination.to_owned(),
+                        probe,
+                        family,
+                    });
                     outcome.is_some_and(Outcome::is_reached)
                 })
                 .collect();
