@@ -330,3 +330,23 @@ fn rendered(page: &Path) -> String {
         }
     }
 }
+
+/// What is copied out of the library has nothing to warn of, and does what it states.
+#[test]
+fn what_init_writes_passes_check_and_test() {
+    let scratch = Scratch::new();
+    for name in library().into_keys() {
+        let run = |arguments: &[&str]| {
+            let output = run_in(scratch.path(), arguments);
+            assert!(
+                output.status.success(),
+                "{arguments:?}: {}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        };
+        run(&["init", &name]);
+        run(&["check", "--deny", "warnings", &name]);
+        run(&["test", &name]);
+    }
+}
