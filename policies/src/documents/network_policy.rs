@@ -75,12 +75,15 @@ pub(super) fn network_policy(
         .unwrap_or_default();
     let ingress = rules(reader, spec, &INGRESS);
     let egress = rules(reader, spec, &EGRESS);
+    let errors = reader.errors();
     let types = policy_types(reader, spec, !egress.is_empty());
+    // What is not understood may be the direction that seems to be missing.
+    let are_understood = reader.errors() == errors;
     for (section, rules, isolates) in [
         (&INGRESS, &ingress, types.ingress),
         (&EGRESS, &egress, types.egress),
     ] {
-        if let (false, Some(rule)) = (isolates, rules.first()) {
+        if let (false, true, Some(rule)) = (isolates, are_understood, rules.first()) {
             reader.warning(
                 Mark {
                     line: rule.place.line,

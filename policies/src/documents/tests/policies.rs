@@ -496,3 +496,12 @@ fn places_are_those_of_the_spec_key_and_of_each_rule() {
     assert_eq!(lines(&policy.ingress), [7, 9]);
     assert_eq!(lines(&policy.egress), [11]);
 }
+
+/// The direction that was meant may be the one that is misspelt.
+#[test]
+fn a_misspelt_policy_type_is_one_finding() {
+    let parsed = spec("policyTypes: [Ingres]\ningress: [{}]");
+    assert_eq!(parsed.diagnostics.len(), 1, "{:#?}", parsed.diagnostics);
+    let parsed = spec("policyTypes: [Egress]\ningress: [{}]");
+    assert_eq!(parsed.diagnostics[0].code, Code::UnusedSection);
+}
