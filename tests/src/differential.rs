@@ -157,22 +157,21 @@ fn go_through(
         let trial = Trial::random(&mut rng, world);
         let shaped = shapes::random(&mut rng, &trial);
         outcome.packets += 1;
-        if let Err(Difference { said, loaded }) =
-            agree(firewall, &oracle, &trial, &shaped, &mut outcome.coverage)
+        let agreed = agree(firewall, &oracle, &trial, &shaped, &mut outcome.coverage);
+        if let Err(Difference {
+            said,
+            loaded,
+            expected,
+        }) = agreed
         {
-            let (leaked, lost) = match loaded {
-                Some((Action::Allow, Action::Deny)) => (true, false),
-                Some((Action::Deny, Action::Allow)) => (false, true),
-                _ => (false, false),
-            };
             outcome.disagreements.push(Disagreement {
                 seed,
                 packet,
                 said,
                 pods: format!("{pods:?}"),
                 documents,
-                leaked,
-                lost,
+                leaked: (loaded, expected) == (Action::Allow, Some(Action::Deny)),
+                lost: (loaded, expected) == (Action::Deny, Some(Action::Allow)),
             });
             return;
         }
@@ -182,8 +181,10 @@ fn go_through(
 /// What the roads differ in.
 struct Difference {
     said: String,
-    /// The action of the loaded program and the one expected of it.
-    loaded: Option<(Action, Action)>,
+    /// The loaded program's action.
+    loaded: Action,
+    /// The one that it must come to, where anything is claimed of that.
+    expected: Option<Action>,
 }
 
 /// Judges a packet by all roads, hook by hook.
@@ -196,45 +197,45 @@ fn agree(
 ) -> Result<(), Difference> {
     coverage.see_shape(shaped.shape);
     for (program, context) in trial.hooks() {
-        let about = |said: String| format!("{program}: {}: {}: {said}", shaped.shape, shaped.text);
+        let loaded = firewall.ask(program, &shaped.frame, &context);
+        let (case, _) = firewall.judge(program.hook, &shaped.frame, &context);
+        let here = [case.enforced, case.audited].map(Verdict::from_any_word);
         let expected = match program.hook {
             Hook::FromWorkload => shaped.leaving,
             _ => shaped.arriving,
         };
-        let loaded = firewall.ask(program, &shaped.frame, &context);
-        let (case, _) = firewall.judge(program.hook, &shaped.frame, &context);
-        let here = [case.enforced, case.audited].map(Verdict::from_any_word);
-        if loaded.map(Some) != here {
-            return Err(Difference {
-                said: about(format!("loaded {loaded:?}, in user space {here:?}")),
-                loaded: None,
-            });
-        }
-        let differs = |said: String, expected: Action| Difference {
-            said: about(said),
-            loaded: Some((loaded[0].action, expected)),
-        };
-        match expected {
-            Expected::Anything => {}
+        let (expected, objection) = match expected {
+            Expected::Anything => (None, None),
             Expected::Verdict(action, reason) => {
-                for verdict in loaded {
-                    if (verdict.action, verdict.reason) != (action, reason) {
-                        let said = format!("{verdict:?}, to be {action:?} for {reason:?}");
-                        return Err(differs(said, action));
-                    }
-                }
+                let is_it =
+                    |verdict: &Verdict| (verdict.action, verdict.reason) == (action, reason);
+                let objection = format!("to be {action:?} for {reason:?}");
+                (
+                    Some(action),
+                    (!loaded.iter().all(is_it)).then_some(objection),
+                )
             }
             Expected::Policy => {
-                let answers = Answers::of(oracle, trial, shaped, program.hook);
-                for (verdict, side) in loaded
-                    .into_iter()
-                    .zip([&answers.enforced, &answers.audited])
-                {
-                    explains(side, verdict, firewall.compiled())
-                        .map_err(|said| differs(format!("{verdict:?}: {said}"), action(side)))?;
-                }
-                coverage.see_sides(&answers.enforced, &answers.audited);
+                let Answers { enforced, audited } =
+                    Answers::of(oracle, trial, shaped, program.hook);
+                coverage.see_sides(&enforced, &audited);
+                let explained = (loaded.iter().zip([&enforced, &audited]))
+                    .try_for_each(|(verdict, side)| explains(side, *verdict, firewall.compiled()));
+                (Some(action(&enforced)), explained.err())
             }
+        };
+        let objection = if loaded.map(Some) == here {
+            objection
+        } else {
+            Some(format!("in user space {here:?}"))
+        };
+        if let Some(objection) = objection {
+            let Shaped { shape, text, .. } = shaped;
+            return Err(Difference {
+                said: format!("{program}: {shape}: {text}: loaded {loaded:?}: {objection}"),
+                loaded: loaded[0].action,
+                expected,
+            });
         }
         coverage.see_verdict(program.hook, loaded[0]);
     }

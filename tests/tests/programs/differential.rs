@@ -7,23 +7,27 @@ use cofferdam_tests::{
     firewall::Firewall,
 };
 
-/// Worlds of policies in every run, and packets in each. `COFFERDAM_WORLDS` sets
-/// another number of worlds: fewer where the processor is emulated.
+/// Worlds of policies in every run, and packets in each.
 const WORLDS: u64 = 200;
 const PACKETS: u64 = 1000;
+/// Packets in each where `COFFERDAM_WORLDS` sets another number of worlds, which is
+/// where the processor is emulated.
+const FEWER_PACKETS: u64 = 300;
 
 #[test]
 fn programs_user_space_and_oracle_agree() {
     let world = differential::world().expect("a world");
     let _inside = world.node().namespace.enter().expect("the node");
-    let worlds = std::env::var("COFFERDAM_WORLDS").ok();
-    let worlds = worlds.map_or(WORLDS, |number| number.parse().expect("a number of worlds"));
+    let (worlds, packets) = match std::env::var("COFFERDAM_WORLDS") {
+        Ok(number) => (number.parse().expect("a number of worlds"), FEWER_PACKETS),
+        Err(_) => (WORLDS, PACKETS),
+    };
     let mut firewall = Firewall::turn();
     let before = firewall.ledger();
     let plan = Plan {
         seed: 0,
         worlds,
-        packets: PACKETS,
+        packets,
         deadline: None,
     };
     let outcome = differential::run(&mut firewall, &world, &plan);
@@ -32,14 +36,14 @@ fn programs_user_space_and_oracle_agree() {
     }
     assert_eq!(
         (outcome.worlds, outcome.packets),
-        (worlds, worlds * PACKETS)
+        (worlds, worlds * packets)
     );
     assert_eq!(
         firewall.ledger(),
         before,
         "a question to the programs is no packet"
     );
-    if worlds >= WORLDS {
+    if worlds * packets >= WORLDS * PACKETS {
         let missing = outcome.coverage.missing();
         assert!(missing.is_empty(), "did not occur: {missing:#?}");
     }
