@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::output::reach::{
-    CellReport, EndReport, ExplainReport, NearestReport, RuleReport, StepReport, direction_word,
+    CellReport, EndReport, ExplainReport, JudgedReport, NearestReport, RuleReport, StepReport,
+    direction_word,
 };
 use crate::output::{Diagnostic, Schema};
 
@@ -151,6 +152,10 @@ fn report(
         schema: Schema,
         family: family_number(family),
         cell: CellReport::new(reach, from, to, probe, cell),
+        judged: JudgedReport {
+            egress: (&cell.egress).into(),
+            ingress: (&cell.ingress).into(),
+        },
         walk,
         nearest,
         ends,

@@ -1,6 +1,7 @@
 //! `cofferdam explain`.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::client;
 use crate::config::units;
 use crate::explain::{self, Question};
 use crate::output::reach::{
-    ExplainReport, NearestReport, RuleReport, SideReport, StepReport, Word,
+    ExplainReport, NearestReport, PairReport, RuleReport, SideReport, StepReport, Word,
 };
 use crate::protocol::{Reply, Request};
 
@@ -49,7 +50,7 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
-    let question = Question {
+    let mut question = Question {
         from: args.from.clone(),
         to: args.to.clone(),
         port: args.port.clone(),
@@ -69,6 +70,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
     }
     let sources = check::read(&args.paths)?;
     let documents = Documents::of(&sources);
+    question.externals = documents.known_externals(question.externals);
     let reach = documents.reach()?;
     let report = explain::explain(&reach, &question, documents.reported())?;
     match args.common.format {
@@ -108,8 +110,20 @@ impl Telling<'_> {
             cell.destination,
             report.family,
         );
-        self.side(&mut text, "egress", &cell.source, &cell.egress);
-        self.side(&mut text, "ingress", &cell.destination, &cell.ingress);
+        self.side(
+            &mut text,
+            "egress",
+            &cell.source,
+            &cell.egress,
+            report.judged.egress,
+        );
+        self.side(
+            &mut text,
+            "ingress",
+            &cell.destination,
+            &cell.ingress,
+            report.judged.ingress,
+        );
         if let Some(nearest) = &report.nearest {
             put(
                 &mut text,
@@ -146,7 +160,14 @@ impl Telling<'_> {
         text
     }
 
-    fn side(&self, text: &mut String, direction: &str, end: &str, side: &SideReport) {
+    fn side(
+        &self,
+        text: &mut String,
+        direction: &str,
+        end: &str,
+        side: &SideReport,
+        pair: PairReport,
+    ) {
         let verdict = match side.verdict {
             Word::Allow => "allowed",
             Word::Deny => "denied",
@@ -159,6 +180,12 @@ impl Telling<'_> {
             text,
             format_args!("\n{direction} of {end}: {verdict}, {by}"),
         );
+        if self.has_choice() {
+            put(
+                text,
+                format_args!("  from {} to {}", pair.source, pair.destination),
+            );
+        }
         for rule in side
             .isolated_by
             .iter()
@@ -178,6 +205,13 @@ impl Telling<'_> {
             put(text, format_args!("  {}", considered(step, rule)));
             self.line(text, rule);
         }
+    }
+
+    /// Whether an end has several addresses of the family, of which one pair decides.
+    fn has_choice(&self) -> bool {
+        let is_of_family = |address: &&IpAddr| address.is_ipv4() == (self.report.family == 4);
+        let mut ends = self.report.ends.iter();
+        ends.any(|end| end.addresses.iter().filter(is_of_family).count() > 1)
     }
 
     /// The line on which a rule begins.

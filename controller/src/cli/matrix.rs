@@ -2,6 +2,7 @@
 
 mod table;
 
+use std::collections::HashMap;
 use std::io::{BufWriter, IsTerminal as _, Write};
 use std::path::PathBuf;
 
@@ -69,7 +70,8 @@ pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     let externals = externals(&args.externals)?;
     let documents = Documents::read(&args.paths)?;
     let reach = documents.reach()?;
-    let mut matrix = Matrix::new(&reach, args, &externals)?;
+    let known = documents.known_externals(externals.clone());
+    let mut matrix = Matrix::new(&reach, args, &externals, &known)?;
     if let Some(family) = args.family {
         matrix.family = family.into();
     }
@@ -96,7 +98,12 @@ pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
 }
 
 impl<'a> Matrix<'a> {
-    fn new(reach: &'a Reach, args: &'a MatrixArgs, externals: &Externals) -> Result<Self> {
+    fn new(
+        reach: &'a Reach,
+        args: &'a MatrixArgs,
+        given: &Externals,
+        known: &Externals,
+    ) -> Result<Self> {
         let mut matrix = Self {
             reach,
             ends: Vec::new(),
@@ -105,8 +112,8 @@ impl<'a> Matrix<'a> {
             probes: &args.probes,
             family: Family::V4,
         };
-        matrix.sources = matrix.chosen(&args.from, externals)?;
-        matrix.destinations = matrix.chosen(&args.to, externals)?;
+        matrix.sources = matrix.chosen(&args.from, given, known)?;
+        matrix.destinations = matrix.chosen(&args.to, given, known)?;
         if !matrix.ends.iter().any(|end| end.has(Family::V4))
             && matrix.ends.iter().any(|end| end.has(Family::V6))
         {
@@ -115,22 +122,28 @@ impl<'a> Matrix<'a> {
         Ok(matrix)
     }
 
-    /// The ends of these names, or all there are.
-    fn chosen(&mut self, names: &[String], externals: &Externals) -> Result<Vec<usize>> {
+    /// The ends of these names; without any, all pods and nodes and the outside hosts
+    /// that are `given`.
+    fn chosen(
+        &mut self,
+        names: &[String],
+        given: &Externals,
+        known: &Externals,
+    ) -> Result<Vec<usize>> {
         let ends: Vec<End> = if names.is_empty() {
-            let hosts = externals.iter();
+            let hosts = given.iter();
             let hosts = hosts.map(|(name, addresses)| self.reach.external(name, addresses));
             self.reach.ends().iter().cloned().chain(hosts).collect()
         } else {
-            let ends = names.iter().map(|name| self.reach.end(name, externals));
+            let ends = names.iter().map(|name| self.reach.end(name, known));
             ends.collect::<Result<_, _>>()?
         };
-        let known: std::collections::HashMap<String, usize> = (self.ends.iter().zip(0..))
+        let listed: HashMap<String, usize> = (self.ends.iter().zip(0..))
             .map(|(end, at)| (end.id().to_owned(), at))
             .collect();
         let mut chosen = Vec::new();
         for end in ends {
-            let at = known.get(end.id()).copied().unwrap_or_else(|| {
+            let at = listed.get(end.id()).copied().unwrap_or_else(|| {
                 self.ends.push(end);
                 self.ends.len() - 1
             });

@@ -1,5 +1,6 @@
 //! Documents that a command is given on its command line, and what is asked of them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -7,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::documents::{Source, assemble};
+use cofferdam_policies::expectations;
 use cofferdam_policies::inventory::Inventory;
 use cofferdam_policies::reach::{Externals, Reach};
 use cofferdam_verdict::address::Family;
@@ -19,6 +21,9 @@ pub(super) struct Documents {
     pub(super) inventory: Inventory,
     /// What is wrong, in the order of places.
     pub(super) diagnostics: Vec<Diagnostic>,
+    /// Outside hosts that PolicyTests among them speak of; a name that they use for
+    /// different addresses is nobody's.
+    externals: Externals,
 }
 
 impl Documents {
@@ -36,10 +41,34 @@ impl Documents {
             .chain(assembled.diagnostics)
             .collect();
         diagnostics.sort();
+        let tests = sources
+            .iter()
+            .map(|source| expectations::read(&source.file, &source.text));
+        let mut named: BTreeMap<String, Option<Vec<IpAddr>>> = BTreeMap::new();
+        for (name, addresses) in tests
+            .flat_map(|read| read.tests)
+            .flat_map(|test| test.externals)
+        {
+            let known = named.entry(name).or_insert_with(|| Some(addresses.clone()));
+            if known.as_ref() != Some(&addresses) {
+                *known = None;
+            }
+        }
+        let externals = named
+            .into_iter()
+            .filter_map(|(name, known)| Some((name, known?)));
         Self {
             inventory: assembled.inventory,
             diagnostics,
+            externals: externals.collect(),
         }
+    }
+
+    /// Outside hosts that may be asked about: those given, and those of PolicyTests.
+    pub(super) fn known_externals(&self, given: Externals) -> Externals {
+        let mut known = self.externals.clone();
+        known.extend(given);
+        known
     }
 
     /// Whether every document counts.

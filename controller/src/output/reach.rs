@@ -249,6 +249,34 @@ pub struct NearestReport {
     pub ports: String,
 }
 
+/// Two addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PairReport {
+    /// The sender's.
+    pub source: IpAddr,
+    /// The receiver's.
+    pub destination: IpAddr,
+}
+
+impl From<&reach::Side> for PairReport {
+    fn from(side: &reach::Side) -> Self {
+        Self {
+            source: side.source,
+            destination: side.destination,
+        }
+    }
+}
+
+/// The pairs of addresses that a cell's verdicts are about: the first that is denied,
+/// else the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JudgedReport {
+    /// Of the sender's egress.
+    pub egress: PairReport,
+    /// Of the receiver's ingress.
+    pub ingress: PairReport,
+}
+
 /// Answer of `explain`: a cell, and the way to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainReport {
@@ -259,6 +287,8 @@ pub struct ExplainReport {
     /// The cell.
     #[serde(flatten)]
     pub cell: CellReport,
+    /// Which pairs of addresses decided.
+    pub judged: JudgedReport,
     /// Each rule that was considered: the sender's egress, then the receiver's ingress.
     pub walk: Vec<StepReport>,
     /// Of a denial, the rule that came nearest to allowing it; null when none could.

@@ -241,3 +241,84 @@ fn a_question_about_nothing_is_refused() {
     ]);
     assert!(told.contains("no agent answers"), "{told}");
 }
+
+#[test]
+fn of_several_addresses_the_pair_that_decides_is_told() {
+    let text = Folder::shop().said(
+        0,
+        &[
+            "explain",
+            ".",
+            "--from",
+            "external/two",
+            "--to",
+            "shop/db",
+            "--port",
+            "tcp/1",
+            "--external",
+            "two=203.0.113.7,203.0.113.8",
+        ],
+    );
+    let expected = "ingress of shop/db: denied, isolated, and no rule allows it\n  from 203.0.113.7 to 10.0.0.2\n";
+    assert!(text.contains(expected), "{text}");
+    let block = DB.replace(
+        "podSelector: {matchLabels: {app: web}}",
+        "ipBlock: {cidr: 203.0.113.7/32}",
+    );
+    let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", &block)]);
+    let report = folder.json(
+        0,
+        "explain.json",
+        &[
+            "explain",
+            ".",
+            "--from",
+            "external/two",
+            "--to",
+            "shop/db",
+            "--port",
+            "tcp/5432",
+            "--external",
+            "two=203.0.113.7,203.0.113.8",
+        ],
+    );
+    assert_eq!(report["verdict"], "deny");
+    assert_eq!(
+        report["judged"]["ingress"],
+        json!({"source": "203.0.113.8", "destination": "10.0.0.2"})
+    );
+}
+
+#[test]
+fn outside_hosts_of_expectations_are_known() {
+    let test = |name: &str, address: &str| {
+        format!(
+            "apiVersion: cofferdam.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\n\
+             externals: {{{name}: ['{address}']}}\n\
+             expect: [{{from: external/{name}, to: shop/db, port: tcp/1, verdict: deny}}]\n"
+        )
+    };
+    let (a, b) = (test("net", "203.0.113.7"), test("net", "203.0.113.8"));
+    let ask = [
+        "explain",
+        ".",
+        "--from",
+        "external/net",
+        "--to",
+        "shop/db",
+        "--port",
+        "tcp/1",
+    ];
+    let one = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", DB), ("a.yaml", &a)]);
+    let report = one.json(0, "explain.json", &ask);
+    assert_eq!(report["ends"][0]["addresses"], json!(["203.0.113.7"]));
+    // What is given on the command line counts instead.
+    let given = [&ask[..], &["--external", "net=198.51.100.1"]].concat();
+    let report = one.json(0, "explain.json", &given);
+    assert_eq!(report["ends"][0]["addresses"], json!(["198.51.100.1"]));
+    // They are asked about by name alone.
+    let matrix = one.json(0, "matrix.json", &["matrix", ".", "--probe", "tcp/1"]);
+    assert_eq!(matrix["ends"].as_array().expect("a list").len(), 3);
+    let two = Folder::new(&[("shop.yaml", SHOP), ("a.yaml", &a), ("b.yaml", &b)]);
+    assert!(two.complaint(&ask).contains("nothing says which addresses"));
+}
