@@ -16,6 +16,8 @@ const WORLD: &str = "
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: old, namespace: shop, labels: {app: old}}, status: {podIP: 10.0.0.3}}
 ---
+{apiVersion: v1, kind: Pod, metadata: {name: host, namespace: shop, labels: {app: host}}, spec: {hostNetwork: true}, status: {podIP: 192.0.2.9}}
+---
 {apiVersion: v1, kind: Pod, metadata: {name: job, namespace: shop, labels: {app: job}}, status: {phase: Failed}}
 ---
 apiVersion: networking.k8s.io/v1
@@ -29,6 +31,16 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny, namespace: shop}
 spec: {podSelector: {matchLabels: {app: db}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out, namespace: shop}
+spec: {podSelector: {matchLabels: {app: old}}, policyTypes: [Egress], egress: [{}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: trial, namespace: shop, annotations: {cofferdam.dev/mode: audit}}
+spec: {podSelector: {matchLabels: {app: old}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]}
 ---
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
@@ -123,6 +135,8 @@ fn by_names_the_policy_that_decides_or_any_that_isolates() {
         deny("shop/db"),
         deny("shop/deny"),
         deny("guard"),
+        // It allows, in the other direction.
+        deny("shop/out"),
         guard("guard"),
         guard("shop/db"),
     ];
@@ -130,7 +144,7 @@ fn by_names_the_policy_that_decides_or_any_that_isolates() {
         .into_iter()
         .map(|(_, holds)| holds)
         .collect();
-    assert_eq!(held, [true, false, true, true, false, true, false]);
+    assert_eq!(held, [true, false, true, true, false, false, true, false]);
 }
 
 #[test]
@@ -159,6 +173,18 @@ fn what_an_expectation_gets_wrong_is_told_at_its_place() {
             10,
             Code::ExpectsNothing,
             "no pod is one of pods with app=x of every namespace",
+        ),
+        (
+            "{from: {podSelector: {matchLabels: {app: host}}}, to: shop/db, port: tcp/1, verdict: deny}",
+            10,
+            Code::ExpectsNothing,
+            "no pod is one of",
+        ),
+        (
+            "{from: {podSelector: {matchLabels: {app: job}}}, to: shop/db, port: tcp/1, verdict: deny}",
+            10,
+            Code::ExpectsNothing,
+            "no pod is one of",
         ),
         (
             "{from: {podSelector: {matchLabels: {app: db}}}, to: shop/db, port: tcp/1, verdict: deny}",
@@ -304,6 +330,11 @@ fn rules_that_decide_are_exercised() {
     assert_eq!(
         exercised("{from: shop/web, to: external/meta, port: tcp/80, verdict: deny}"),
         ["guard"]
+    );
+    // In audit, too: its policy has been thought of.
+    assert_eq!(
+        exercised("{from: shop/web, to: shop/old, port: tcp/80, verdict: allow}"),
+        ["trial"]
     );
     assert!(exercised("{from: shop/web, to: shop/db, port: tcp/80, verdict: deny}").is_empty());
 }

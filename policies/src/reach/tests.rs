@@ -336,3 +336,24 @@ fn every_code_of_an_icmp_type_is_judged_alike() {
         }
     }
 }
+
+#[test]
+fn audit_policies_may_deny_another_pair_than_those_in_force() {
+    let audit = SHOP.replace(
+        "metadata: {name: db, namespace: shop}\nspec",
+        "metadata: {name: db, namespace: shop, annotations: {cofferdam.dev/mode: audit}}\nspec",
+    );
+    let reach = reach(&audit);
+    let db = reach.end("shop/db", &Externals::new()).unwrap();
+    let to = |addresses: [&str; 2]| {
+        let host = reach.external("host", &addresses.map(|a| a.parse().unwrap()));
+        let probe = "tcp/443".parse().unwrap();
+        reach.cell(&db, &host, probe, Family::V4).unwrap()
+    };
+    let half = to(["203.0.113.7", "203.0.113.200"]);
+    assert_eq!(
+        (half.action(), half.audit()),
+        (Action::Allow, Some(Action::Deny))
+    );
+    assert_eq!(to(["203.0.113.7", "203.0.113.8"]).audit(), None);
+}

@@ -322,3 +322,16 @@ fn outside_hosts_of_expectations_are_known() {
     let two = Folder::new(&[("shop.yaml", SHOP), ("a.yaml", &a), ("b.yaml", &b)]);
     assert!(two.complaint(&ask).contains("nothing says which addresses"));
 }
+
+#[test]
+fn a_document_in_error_is_told_and_ends_with_status_1() {
+    let broken = DB.replace("ingress:", "ingres:");
+    let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", &broken)]);
+    let report = folder.json(1, "explain.json", &asked("tcp/80"));
+    assert_eq!(report["verdict"], "allow");
+    assert_eq!(report["diagnostics"][0]["line"], 6);
+    let output = folder.run(&asked("tcp/80"));
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("db.yaml:6:3: error"), "{told}");
+}
