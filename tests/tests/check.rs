@@ -452,3 +452,28 @@ fn capacity_is_tried_for_the_nodes_with_the_most_workloads() {
     assert_eq!((most.len(), untried), (8, 2));
     assert_eq!(nodes(&["--node", "n1"]), (vec!["n1".to_owned()], 0));
 }
+
+#[test]
+fn capacity_is_tried_for_all_workloads_where_no_node_is_named() {
+    let scratch = Scratch::new();
+    let text = node_with(1, 5, 1).replace("spec: {nodeName: n1}", "spec: {}");
+    fs::write(scratch.path().join("all.yaml"), text).expect("a file");
+    let report = json(&check_in(
+        scratch.path(),
+        &["all.yaml", "--capacity", "--format", "json"],
+    ));
+    found(&report);
+    let node = &report["capacity"]["nodes"][0];
+    assert_eq!(node["node"], Value::Null);
+    assert_eq!(node["workloads"], 5);
+    let text = text_of_capacity(scratch.path());
+    assert!(
+        text.contains("capacity of a node with all workloads, 5 workloads:"),
+        "{text}"
+    );
+    assert!(text.contains("  endpoints            5 of 128\n"), "{text}");
+}
+
+fn text_of_capacity(folder: &Path) -> String {
+    text(&check_in(folder, &["all.yaml", "--capacity"]))
+}

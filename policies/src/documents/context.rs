@@ -94,10 +94,11 @@ impl Context {
     }
 }
 
-/// Whether a group is not one of Kubernetes' own: those have no dot or end like this.
+/// Whether a group is neither one of Kubernetes' own, which have no dot or end like
+/// this, nor ours, of which nobody makes pods.
 fn is_custom(api_version: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    group.contains('.') && !group.ends_with(".k8s.io")
+    group.contains('.') && !group.ends_with(".k8s.io") && group != "cofferdam.dev"
 }
 
 fn resource(reader: &mut Reader, fields: Fields<'_, '_>) -> Option<Resource> {
@@ -230,6 +231,8 @@ metadata: {name: nightly, namespace: shop}
 spec: {jobTemplate: {spec: {template: {metadata: {labels: {app: nightly}}}}}}
 ---
 {apiVersion: monitoring.coreos.com/v1, kind: Prometheus, metadata: {name: k8s, namespace: m, labels: {app: prometheus}}}
+---
+{apiVersion: cofferdam.dev/v1alpha1, kind: PolicyTest, metadata: {name: t, labels: {app: t}}}
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g, labels: {app: g}}}
 ---
