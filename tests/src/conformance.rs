@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`netpol`] | those of Kubernetes' end-to-end tests of `NetworkPolicy`, stated as there: everything is open, but |
 //! | [`cyclonus`] | the families that the generator of that name makes, each with a predicate of what it opened |
+//! | [`network_policy_api`] | those of that API's conformance tests: both tiers of `ClusterNetworkPolicy` |
+//! | [`own`] | what none of them tries |
 //!
 //! Policies, pods and labels change between the steps of a case while everything
 //! keeps running.
@@ -20,7 +22,9 @@ pub mod cluster;
 pub mod cyclonus;
 pub mod expected;
 pub mod netpol;
+pub mod network_policy_api;
 pub mod offline;
+pub mod own;
 pub mod packets;
 
 use std::collections::BTreeMap;
@@ -39,6 +43,10 @@ pub enum Suite {
     Netpol,
     /// [`cyclonus`].
     Cyclonus,
+    /// [`network_policy_api`].
+    NetworkPolicyApi,
+    /// [`own`].
+    Own,
 }
 
 impl fmt::Display for Suite {
@@ -46,6 +54,8 @@ impl fmt::Display for Suite {
         f.write_str(match self {
             Self::Netpol => "netpol",
             Self::Cyclonus => "cyclonus",
+            Self::NetworkPolicyApi => "network policy API",
+            Self::Own => "own",
         })
     }
 }
@@ -239,6 +249,8 @@ impl fmt::Display for Case {
 pub fn cases() -> Vec<Case> {
     let mut cases = netpol::cases();
     cases.extend(cyclonus::cases());
+    cases.extend(network_policy_api::cases());
+    cases.extend(own::cases());
     cases
 }
 

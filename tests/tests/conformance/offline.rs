@@ -3,7 +3,7 @@
 use std::num::NonZero;
 
 use cofferdam_tests::conformance::offline::{Count, check};
-use cofferdam_tests::conformance::{Case, cyclonus, netpol, tags};
+use cofferdam_tests::conformance::{Case, cyclonus, netpol, network_policy_api, own, tags};
 
 use crate::checked;
 
@@ -22,6 +22,17 @@ fn netpol_tables_come_out_as_stated() {
 fn cyclonus_tables_come_out_as_stated() {
     let count = asked(&cyclonus::cases());
     assert_eq!((count.cases, count.steps), (230, 256));
+}
+
+#[test]
+fn network_policy_api_tables_come_out_as_stated() {
+    let count = asked(&network_policy_api::cases());
+    assert_eq!(count.cases, 24);
+}
+
+#[test]
+fn tables_that_no_public_suite_has_come_out_as_stated() {
+    asked(&own::cases());
 }
 
 /// The makeup of the suite, as it was counted in what its own generator makes.

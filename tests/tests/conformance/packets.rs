@@ -4,7 +4,7 @@
 use cofferdam_tests::cofferdam;
 use cofferdam_tests::conformance::offline::Count;
 use cofferdam_tests::conformance::packets::Stand;
-use cofferdam_tests::conformance::{Case, Setting, cyclonus, netpol};
+use cofferdam_tests::conformance::{Case, Setting, cyclonus, netpol, network_policy_api, own};
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::world::Wiring;
 
@@ -34,4 +34,15 @@ fn netpol_tables_come_out_with_packets() {
 fn cyclonus_tables_come_out_with_packets() {
     let count = tried(Setting::Trio, &cyclonus::cases());
     assert_eq!((count.cases, count.steps), (230, 256));
+}
+
+#[test]
+fn network_policy_api_tables_come_out_with_packets() {
+    let count = tried(Setting::Quarters, &network_policy_api::cases());
+    assert_eq!(count.cases, 24);
+}
+
+#[test]
+fn tables_that_no_public_suite_has_come_out_with_packets() {
+    tried(Setting::Trio, &own::cases());
 }
