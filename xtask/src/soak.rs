@@ -36,11 +36,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::BpfFileSystem,
         Need::NetworkTools,
     ])?;
-    let soak = ["--package", "cofferdam-tests", "--bin", "cofferdam-soak"];
+    let of_tests = ["--release", "--package", "cofferdam-tests", "--bin"];
+    // The agent that a soak starts lies beside it.
+    let mut agent = run::cargo();
+    agent.arg("build").args(of_tests).arg("cofferdam-in-tests");
+    let status = run::status(&mut agent)?;
+    if !status.success() {
+        return Err(Failed::program("cargo build", status));
+    }
     let mut command = run::cargo();
     command
-        .args(["run", "--release"])
-        .args(soak)
+        .arg("run")
+        .args(of_tests)
+        .arg("cofferdam-soak")
         .arg("--")
         .args(&options.arguments);
     let status = run::status(&mut command)?;

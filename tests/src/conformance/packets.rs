@@ -25,6 +25,18 @@ const UNTIL_GIVEN_UP: Duration = Duration::from_secs(10);
 /// Records that are shown with a case that fails.
 const RECORDS: usize = 20;
 
+/// A case that did not come out as stated.
+#[derive(Clone, Debug)]
+pub struct Surprise {
+    /// Cells that were reached and should not have been, or that another server
+    /// answered.
+    pub leaked: usize,
+    /// Cells that should have been reached.
+    pub lost: usize,
+    /// The cells, the documents, and what the agent reports.
+    pub words: String,
+}
+
 /// A cluster of namespaces with its agent.
 #[derive(Debug)]
 pub struct Stand {
@@ -72,12 +84,12 @@ impl Stand {
     /// for a step's number; says how much was tried, or what is not as stated.
     ///
     /// # Errors
-    /// The cells that are not so, with the documents and with what the agent reports.
+    /// The cells that are not so.
     pub fn check(
         &mut self,
         case: &Case,
         families: impl Fn(usize) -> Vec<Family>,
-    ) -> Result<Count, String> {
+    ) -> Result<Count, Surprise> {
         assert_eq!(case.setting, self.setting, "{case} is not for this stand");
         let mut count = Count {
             cases: 1,
@@ -171,7 +183,7 @@ impl Stand {
         step: &Step,
         cluster: &Cluster,
         family: Family,
-    ) -> Result<usize, Vec<String>> {
+    ) -> Result<usize, Vec<(bool, String)>> {
         let cells = case.table(step, cluster, family);
         let mut allowed = BTreeMap::new();
         // Pods are tried in other ways than nodes, and nodes by pods alone.
@@ -221,9 +233,8 @@ impl Stand {
                 .expect("sockets can be opened");
             tried += table.cells().count();
             surprises.extend(
-                table
-                    .surprises()
-                    .map(|(cell, outcome)| format!("{cell}: {outcome}")),
+                (table.surprises())
+                    .map(|(cell, outcome)| (outcome.is_reached(), format!("{cell}: {outcome}"))),
             );
         }
         assert_eq!(tried, allowed.len(), "{case}");
@@ -234,16 +245,22 @@ impl Stand {
         }
     }
 
-    fn told(&self, case: &Case, number: usize, surprises: &[String]) -> String {
+    fn told(&self, case: &Case, number: usize, surprises: &[(bool, String)]) -> Surprise {
         let documents: Vec<&str> = self.written.values().map(String::as_str).collect();
+        let cells: Vec<&str> = surprises.iter().map(|(_, cell)| cell.as_str()).collect();
         let records = self.agent.records();
         let first = records.len().saturating_sub(RECORDS);
-        format!(
-            "{case}, step {number}:\n{}\n{}\nlast denied packets: {:#?}",
-            surprises.join("\n"),
-            documents.join("---\n"),
-            &records[first..]
-        )
+        let leaked = surprises.iter().filter(|(reached, _)| *reached).count();
+        Surprise {
+            leaked,
+            lost: surprises.len() - leaked,
+            words: format!(
+                "{case}, step {number}:\n{}\n{}\nlast denied packets: {:#?}",
+                cells.join("\n"),
+                documents.join("---\n"),
+                &records[first..]
+            ),
+        }
     }
 }
 

@@ -20,7 +20,8 @@ fn tried(setting: Setting, cases: &[Case]) -> Count {
         Stand::build(cofferdam!(), setting, wiring)
     };
     checked(cases, STANDS, stand, |stand, number, case| {
-        stand.check(case, |step| vec![Family::BOTH[(number + step) % 2]])
+        let family = |step: usize| vec![Family::BOTH[(number + step) % 2]];
+        stand.check(case, family).map_err(|surprise| surprise.words)
     })
 }
 

@@ -6,6 +6,7 @@
 //! Exit status: 0 all was as it must be; 1 something was not; 2 it could not be
 //! tried.
 
+mod packets;
 mod verdicts;
 
 use std::{
@@ -29,6 +30,8 @@ struct Arguments {
 enum Soak {
     /// Hold the loaded programs against the oracle, on random policies and packets.
     Verdicts(verdicts::Options),
+    /// Try the cases of the public conformance suites with packets, in random order.
+    Packets(packets::Options),
 }
 
 /// Exit status when it could not be tried.
@@ -51,6 +54,10 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Verdicts(options) => {
             writeln!(output, "{}", heading("verdicts", options.seed))?;
             verdicts::run(options, &mut output)?
+        }
+        Soak::Packets(options) => {
+            writeln!(output, "{}", heading("packets", options.seed))?;
+            packets::run(options, &mut output)?
         }
     };
     writeln!(output, "{tally}")?;
