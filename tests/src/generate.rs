@@ -38,17 +38,17 @@ pub const OUTSIDE: [&str; 12] = [
 /// Another node.
 pub const OTHER_NODE: Remote = Remote {
     name: "n2",
-    addresses: ["198.51.100.200", "2001:db8::200"],
+    addresses: &["198.51.100.200", "2001:db8::200"],
 };
 /// Pods of that node. The last shares its network.
 pub const REMOTE_PODS: [Remote; 3] = [
     Remote {
         name: "x/r",
-        addresses: ["10.65.0.2", "fd65::2"],
+        addresses: &["10.65.0.2", "fd65::2"],
     },
     Remote {
         name: "y/s",
-        addresses: ["10.65.0.3", "fd65::3"],
+        addresses: &["10.65.0.3", "10.65.1.3", "fd65::3", "2001:db8:1::3"],
     },
     Remote {
         name: "y/h",
@@ -61,8 +61,8 @@ pub const REMOTE_PODS: [Remote; 3] = [
 pub struct Remote {
     /// Its name; a pod's is `namespace/name`.
     pub name: &'static str,
-    /// An address of either family.
-    pub addresses: [&'static str; 2],
+    /// Its addresses, of both families.
+    pub addresses: &'static [&'static str],
 }
 
 /// The pods of every generated world on the node under test, labelled at random.
@@ -111,21 +111,20 @@ pub fn documents(rng: &mut Rng) -> String {
 }
 
 fn other_node(rng: &mut Rng) -> String {
-    let Remote {
-        name,
-        addresses: [v4, v6],
-    } = OTHER_NODE;
+    let Remote { name, addresses } = OTHER_NODE;
     let labels = flow(&labels(rng));
-    format!(
+    let mut text = format!(
         "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {labels}}}\nstatus:\n  addresses:\n  \
-         - {{type: Hostname, address: {name}}}\n  - {{type: InternalIP, address: {v4}}}\n  \
-         - {{type: InternalIP, address: \"{v6}\"}}\n"
-    )
+         - {{type: Hostname, address: {name}}}\n"
+    );
+    for address in addresses {
+        writeln!(text, "  - {{type: InternalIP, address: \"{address}\"}}").expect("a string");
+    }
+    text
 }
 
 fn remote_pod(rng: &mut Rng, pod: &Remote) -> String {
     let (namespace, name) = pod.name.split_once('/').expect("namespace/name");
-    let [v4, v6] = pod.addresses;
     let mut text = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: {namespace}, name: {name}, labels: {}}}\nspec:\n  \
          nodeName: {}\n  hostNetwork: {}\n  containers:\n  - name: c\n    ports: [",
@@ -137,12 +136,10 @@ fn remote_pod(rng: &mut Rng, pod: &Remote) -> String {
         let port = PORTS[rng.usize(..4)];
         write!(text, "{{name: serve, containerPort: {port}}}").expect("a string");
     }
-    write!(text, "]\nstatus: {{podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}").expect("a string");
-    if pod.name == "y/s" {
-        // Several of one family.
-        text.push_str(", {ip: 10.65.1.3}");
+    text.push_str("]\nstatus:\n  podIPs:\n");
+    for address in pod.addresses {
+        writeln!(text, "  - ip: \"{address}\"").expect("a string");
     }
-    text.push_str("]}\n");
     text
 }
 

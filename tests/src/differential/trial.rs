@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use crate::{
     firewall::{NODE, named},
-    generate::{self, OTHER_NODE, REMOTE_PODS, Remote},
+    generate::{OTHER_NODE, OUTSIDE, REMOTE_PODS, Remote},
     packet::{End, Family, Mac},
     world::World,
 };
@@ -18,14 +18,14 @@ use crate::{
 pub(super) enum Who<'w> {
     /// A workload of the node.
     Pod(&'w str),
-    /// A pod of another node.
-    Remote(Remote),
+    /// A pod of another node, by one of its addresses.
+    Remote(&'static str, IpAddr),
     /// An address of nobody.
     Outside(IpAddr),
     /// The node.
     Node,
     /// Another node.
-    OtherNode,
+    OtherNode(IpAddr),
 }
 
 /// A packet without its shape. One of the ends is a workload of the node.
@@ -42,10 +42,13 @@ impl<'w> Trial<'w> {
         let family = if rng.bool() { Family::V4 } else { Family::V6 };
         let pod = Who::Pod(&world.workloads()[rng.usize(..world.workloads().len())].name);
         let other = match rng.u8(..10) {
-            0 | 1 => Who::Outside(outside(rng, family)),
+            0 | 1 => Who::Outside(one_of(rng, &OUTSIDE, family)),
             2 => Who::Node,
-            3 => Who::OtherNode,
-            4 | 5 => Who::Remote(REMOTE_PODS[rng.usize(..REMOTE_PODS.len())]),
+            3 => Who::OtherNode(one_of(rng, OTHER_NODE.addresses, family)),
+            4 | 5 => {
+                let Remote { name, addresses } = REMOTE_PODS[rng.usize(..REMOTE_PODS.len())];
+                Who::Remote(name, one_of(rng, addresses, family))
+            }
             _ => Who::Pod(&world.workloads()[rng.usize(..world.workloads().len())].name),
         };
         let (source, destination) = if rng.bool() {
@@ -62,16 +65,12 @@ impl<'w> Trial<'w> {
     }
 
     pub(super) fn address(&self, who: Who<'_>) -> IpAddr {
-        let of_family = |addresses: [&str; 2]| {
-            let text = addresses[usize::from(self.family == Family::V6)];
-            text.parse().expect("an address")
-        };
         let end = match who {
             Who::Pod(name) => named(self.world, name).end,
-            Who::Remote(pod) => return of_family(pod.addresses),
-            Who::OtherNode => return of_family(OTHER_NODE.addresses),
-            Who::Outside(address) => return address,
             Who::Node => self.world.node().end,
+            Who::Remote(_, address) | Who::Outside(address) | Who::OtherNode(address) => {
+                return address;
+            }
         };
         end.ip(self.family).expect("worlds have both families")
     }
@@ -108,7 +107,7 @@ impl<'w> Trial<'w> {
     /// of the receiver's, nor of anybody.
     pub(super) fn query(&self, payload: Payload, named: Option<IpAddr>) -> Query {
         let end = |who| match who {
-            Who::Pod(name) | Who::Remote(Remote { name, .. }) => {
+            Who::Pod(name) | Who::Remote(name, _) => {
                 let (namespace, name) = name.split_once('/').expect("namespace/name");
                 oracle::End::Pod {
                     namespace: namespace.to_owned(),
@@ -119,7 +118,7 @@ impl<'w> Trial<'w> {
             Who::Node => oracle::End::Node {
                 name: NODE.to_owned(),
             },
-            Who::OtherNode => oracle::End::Node {
+            Who::OtherNode(_) => oracle::End::Node {
                 name: OTHER_NODE.name.to_owned(),
             },
         };
@@ -138,7 +137,7 @@ impl<'w> Trial<'w> {
         let mut hooks = Vec::new();
         let ifindex = |who| match who {
             Who::Pod(name) => named(self.world, name).host_ifindex,
-            Who::Remote(_) | Who::Outside(_) | Who::OtherNode => {
+            Who::Remote(..) | Who::Outside(_) | Who::OtherNode(_) => {
                 self.world.outside().uplink_ifindex
             }
             Who::Node => 0,
@@ -160,10 +159,10 @@ impl<'w> Trial<'w> {
     }
 }
 
-/// An outside address.
-pub(super) fn outside(rng: &mut Rng, family: Family) -> IpAddr {
+/// One of some addresses, of a family that they have.
+pub(super) fn one_of(rng: &mut Rng, addresses: &[&str], family: Family) -> IpAddr {
     loop {
-        let text = generate::OUTSIDE[rng.usize(..generate::OUTSIDE.len())];
+        let text = addresses[rng.usize(..addresses.len())];
         let address: IpAddr = text.parse().expect("an address");
         if Family::of(address) == family {
             return address;

@@ -71,9 +71,17 @@ const MODULES: [ModuleRule; 2] = [
     ModuleRule {
         holds: Scope::Module(ORACLE),
         forbidden: &[
+            "cofferdam_policies::analysis",
             "cofferdam_policies::compiler",
+            "cofferdam_policies::diagnostic",
             "cofferdam_policies::documents",
+            "cofferdam_policies::expectations",
+            "cofferdam_policies::inventory",
+            "cofferdam_policies::names",
+            "cofferdam_policies::reach",
             "cofferdam_policies::selectors",
+            "cofferdam_policies::shared_map",
+            "cofferdam_policies::yaml",
             "cofferdam_verdict",
             // Ways to name them without naming them.
             "cofferdam_policies::*",
@@ -477,6 +485,22 @@ mod tests {
         }
         let deeper = ("oracle/cidr.rs", "use super::super::selectors::matches;");
         assert_eq!(objections(&[deeper]).len(), 1);
+    }
+
+    /// A new module of the crate is as foreign to the oracle as the others.
+    #[test]
+    fn the_oracle_uses_no_other_module_of_its_crate() {
+        let root = fs::read_to_string(run::root().join("policies/src/lib.rs")).unwrap();
+        let modules: Vec<&str> = root
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+            .filter(|module| *module != "oracle")
+            .collect();
+        assert!(modules.contains(&"inventory"), "{modules:?}");
+        for module in modules {
+            let text = format!("use crate::{module}::X;");
+            assert_eq!(objections(&[("oracle.rs", &text)]).len(), 1, "{text}");
+        }
     }
 
     #[test]

@@ -158,17 +158,23 @@ pub(super) fn any(rng: &mut Rng, trial: &Trial<'_>) -> Right {
 /// Of a protocol with ports, nothing behind the header but what SCTP must have.
 pub(super) fn ported(rng: &mut Rng, trial: &Trial<'_>) -> Right {
     let port = port(rng);
+    // A reply's shape earns nothing: who speaks from an allowed port is judged alike.
+    let from = [40_000, PORTS[rng.usize(..PORTS.len())]][rng.usize(..2)];
     let (packet, number, least) = match rng.u8(..4) {
         0 | 1 => {
             let flags = match rng.bool() {
                 true => flag::SYN,
                 false => rng.u16(..0x200),
             };
-            (tcp().dport(port).flag(flags).erased(), 6, 20)
+            (tcp().sport(from).dport(port).flag(flags).erased(), 6, 20)
         }
-        2 => (udp().dport(port).erased(), 17, 8),
-        _ if rng.bool() => (sctp().dport(port).init(1).erased(), 132, 12),
-        _ => (sctp().dport(port).data(1, b"data").erased(), 132, 12),
+        2 => (udp().sport(from).dport(port).erased(), 17, 8),
+        _ if rng.bool() => (sctp().sport(from).dport(port).init(1).erased(), 132, 12),
+        _ => (
+            sctp().sport(from).dport(port).data(1, b"data").erased(),
+            132,
+            12,
+        ),
     };
     Right {
         packet: addressed(packet, trial),

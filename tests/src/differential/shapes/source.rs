@@ -4,10 +4,13 @@ use std::net::IpAddr;
 
 use cofferdam_verdict::reason::Reason;
 
-use super::super::trial::{Who, outside};
+use super::super::trial::{Who, one_of};
 use super::right::any;
 use super::{Expected, Shaped, Shapes, denied};
-use crate::packet::Family;
+use crate::{
+    generate::{OTHER_NODE, OUTSIDE},
+    packet::Family,
+};
 
 pub(super) const SHAPES: Shapes = &[
     ("a local workload's address", |rng, trial| {
@@ -23,8 +26,8 @@ pub(super) const SHAPES: Shapes = &[
     ("somebody else's address", |rng, trial| {
         let other = match rng.u8(..3) {
             0 => trial.address(Who::Node),
-            1 => trial.address(Who::OtherNode),
-            _ => outside(rng, trial.family),
+            1 => one_of(rng, OTHER_NODE.addresses, trial.family),
+            _ => one_of(rng, &OUTSIDE, trial.family),
         };
         Some(Shaped::unjudged(
             &any(rng, trial).packet.source_ip(other),
