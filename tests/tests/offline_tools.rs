@@ -303,7 +303,7 @@ fn man_pages_render_without_a_complaint_and_have_every_command() {
 /// is held against what a page may contain.
 fn rendered(page: &Path) -> String {
     let groff = Command::new("groff")
-        .args(["-man", "-Tutf8", "-ww", "-P-cbou"])
+        .args(["-Kutf8", "-man", "-Tutf8", "-ww", "-P-cbou"])
         .arg(page)
         .stdin(Stdio::null())
         .output();
