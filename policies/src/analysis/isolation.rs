@@ -138,7 +138,7 @@ fn implied_types<'a>(
 
 /// A policy that closes a direction for workloads that have nothing open in it, when
 /// nothing says that this is meant: a rule-less policy about everything in the
-/// namespace, an empty list, or a policy that does nothing but close.
+/// namespace, which is the way to begin, or an empty list in writing.
 fn without_rule<'a>(
     project: &Project<'a>,
     policy: &'a NetworkPolicy,
@@ -165,8 +165,8 @@ fn without_rule<'a>(
         let has_rules = sections(policy)
             .iter()
             .any(|(_, rules)| rules.is_some_and(|rules| !rules.is_empty()));
-        // Listed with the other direction, or implied by silence about both.
-        let is_surprise = !written.section && written.types == has_rules;
+        // With rules of egress alone, what is implied for ingress is told of above.
+        let is_surprise = !written.section && (written.types || !has_rules);
         if !is_surprise {
             continue;
         }

@@ -310,15 +310,17 @@ fn isolation_without_a_rule_is_told_unless_it_is_meant() {
     // Nothing but a subject: all ingress is denied by default.
     let silent = "podSelector: {matchLabels: {app: db}}";
     assert_eq!(alone(&policy(silent)), ["2:1 CD0509"]);
+    // Nothing but what it closes: rules may have been forgotten.
+    let closing = "podSelector: {matchLabels: {app: db}},\npolicyTypes: [Ingress, Egress]";
+    assert_eq!(alone(&policy(closing)), ["3:15 CD0509", "3:24 CD0509"]);
     for meant in [
         // Everything of a namespace, the way to begin.
         "podSelector: {}",
         "podSelector: {}, policyTypes: [Ingress, Egress]",
-        // A policy that only closes, and says what.
-        "podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress, Egress]",
         // Nothing, in writing.
         "podSelector: {matchLabels: {app: db}}, ingress: [{}], egress: [], policyTypes: [Ingress, Egress]",
         "podSelector: {matchLabels: {app: db}}, ingress: []",
+        "podSelector: {matchLabels: {app: db}}, ingress: [], egress: [], policyTypes: [Ingress, Egress]",
     ] {
         assert_eq!(alone(&policy(meant)), [""; 0], "{meant}");
     }
