@@ -17,6 +17,7 @@
 
 mod ends;
 mod probe;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -40,6 +41,7 @@ use crate::inventory::{ClusterPeer, Inventory, ObjectName, Owner, Peer};
 
 pub use ends::{End, EndKind, Externals, UnknownEnd};
 pub use probe::{Probe, ProbeError};
+pub use templates::add_templates;
 pub use walk::{Explanation, Field, Step, Walk};
 pub use words::selected;
 

@@ -10,14 +10,14 @@ use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::documents::{Source, assemble};
 use cofferdam_policies::expectations;
 use cofferdam_policies::inventory::Inventory;
-use cofferdam_policies::reach::{Externals, Reach};
+use cofferdam_policies::reach::{self, Externals, Reach};
 use cofferdam_verdict::address::Family;
 
 pub(super) use crate::explain::family_number;
 
 /// All documents of some paths.
 pub(super) struct Documents {
-    /// What the good ones say.
+    /// What the good ones say; templates stand for pods that are not there.
     pub(super) inventory: Inventory,
     /// What is wrong, in the order of places.
     pub(super) diagnostics: Vec<Diagnostic>,
@@ -35,7 +35,9 @@ impl Documents {
     /// Puts the documents of files together.
     pub(super) fn of(sources: &[Source]) -> Self {
         let parsed = || sources.iter().map(|source| &source.parsed);
-        let assembled = assemble(parsed().flat_map(|file| file.documents.iter().cloned()));
+        let mut assembled = assemble(parsed().flat_map(|file| file.documents.iter().cloned()));
+        let templates = parsed().flat_map(|file| &file.context.templates);
+        reach::add_templates(&mut assembled.inventory, templates);
         let mut diagnostics: Vec<Diagnostic> = parsed()
             .flat_map(|file| file.diagnostics.iter().cloned())
             .chain(assembled.diagnostics)

@@ -1,11 +1,12 @@
 //! What documents say that no policy is made of, and that tells what policies mean:
 //! Services, and the templates that pods are made from.
 //!
-//! Read for [`analysis`](crate::analysis) alone, and leniently: what is wrong in a
-//! kind that is not ours is not for us to report, and is passed over.
+//! Read for [`analysis`](crate::analysis) and for questions that are asked of documents
+//! alone ([`reach`](crate::reach)), and leniently: what is wrong in a kind that is not
+//! ours is not for us to report, and is passed over.
 //!
-//! Invariant: nothing here reaches the inventory, so that a Service or a template
-//! changes no verdict.
+//! Invariant: nothing here reaches the inventory that documents are put together to, so
+//! that a Service or a template changes nothing that is in force.
 
 use std::net::IpAddr;
 

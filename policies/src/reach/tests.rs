@@ -357,3 +357,47 @@ fn audit_policies_may_deny_another_pair_than_those_in_force() {
     );
     assert_eq!(to(["203.0.113.7", "203.0.113.8"]).audit(), None);
 }
+
+/// A Deployment of `app: NAME`, as a repository has it.
+fn deployment(name: &str) -> String {
+    format!(
+        "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{template: {{metadata: {{labels: {{app: {name}}}}}, \
+         spec: {{containers: [{{name: c, ports: [{{name: sql, containerPort: 5432}}]}}]}}}}}}\n"
+    )
+}
+
+#[test]
+fn a_template_stands_for_pods_that_are_not_there() {
+    let policy = "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                  metadata: {name: db, namespace: shop}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  \
+                  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: sql}]}]\n";
+    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: web-7d9f-x, namespace: shop, \
+               labels: {app: web, pod-template-hash: 7d9f}}, status: {podIP: 10.0.0.1}}\n";
+    let ask = |text: &str| {
+        let parsed = parse("w.yaml", text.as_bytes());
+        let mut inventory = assemble(parsed.documents).inventory;
+        add_templates(&mut inventory, &parsed.context.templates);
+        Reach::new(&inventory).unwrap()
+    };
+    let ids = |reach: &Reach| {
+        let ids = reach.ends().iter().map(|end| end.id().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    let manifests = deployment("web") + &deployment("db") + policy;
+    let repository = ask(&manifests);
+    assert_eq!(ids(&repository), ["shop/db", "shop/web"]);
+    assert!(repository.ends().iter().all(End::is_assumed));
+    let allowed = v4(&repository, "shop/web", "shop/db", "tcp/5432");
+    assert_eq!(allowed.ingress.verdict.reason, Reason::Rule);
+    assert_eq!(
+        v4(&repository, "shop/web", "shop/db", "tcp/80").action(),
+        Action::Deny
+    );
+    // In a cluster its pods are there.
+    let cluster = ask(&(manifests.clone() + pod));
+    assert_eq!(ids(&cluster), ["shop/db", "shop/web-7d9f-x"]);
+    // A label of another value is another's.
+    let other = ask(&(manifests + &pod.replace("app: web", "app: webb")));
+    assert_eq!(ids(&other), ["shop/db", "shop/web", "shop/web-7d9f-x"]);
+}

@@ -195,6 +195,34 @@ udp/53 over IPv4, from each row to the numbered ends across
 }
 
 #[test]
+fn a_receiver_takes_two_columns_whatever_its_number() {
+    let pod = |i: u32| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p{i}, namespace: x}}, status: {{podIP: 10.0.0.{i}}}}}\n"
+        )
+    };
+    let pods: String = (10..21).map(pod).collect();
+    let folder = Folder::new(&[("pods.yaml", &pods)]);
+    let said = folder.said(
+        0,
+        &[
+            "matrix", ".", "--probe", "tcp/80", "--from", "x/p10", "--to", "x/p10", "--to",
+            "x/p20", "--to", "x/p11", "--to", "x/p12", "--to", "x/p13", "--to", "x/p14", "--to",
+            "x/p15", "--to", "x/p16", "--to", "x/p17", "--to", "x/p18",
+        ],
+    );
+    let picture: Vec<&str> = said.lines().skip(2).take(3).collect();
+    assert_eq!(
+        picture,
+        [
+            "                            1",
+            "          1 2 3 4 5 6 7 8 9 0",
+            " 1  x/p10 ● ● ● ● ● ● ● ● ● ●"
+        ]
+    );
+}
+
+#[test]
 fn a_document_in_error_is_left_out_and_told() {
     let broken = DB.replace("podSelector: {matchLabels: {app: db}}", "podSelektor: {}");
     let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", &broken)]);

@@ -96,11 +96,15 @@ pub(super) fn write(matrix: &Matrix<'_>, colour: bool, out: &mut impl Write) -> 
             "{probe} over IPv{}, from each row to the numbered ends across\n",
             family_number(matrix.family)
         )?;
-        write!(out, "{:digits$}  {:width$}", "", "")?;
-        for end in &matrix.destinations {
-            write!(out, " {:>digits$}", number(*end))?;
+        // Numbers stand upright, so that a receiver takes two columns whatever its number.
+        for digit in 0..digits {
+            write!(out, "{:digits$}  {:width$}", "", "")?;
+            for end in &matrix.destinations {
+                let written = format!("{:>digits$}", number(*end));
+                write!(out, " {}", &written[digit..=digit])?;
+            }
+            writeln!(out)?;
         }
-        writeln!(out)?;
         let mut allowed = 0;
         let mut cells = 0;
         for source in &matrix.sources {
@@ -109,7 +113,7 @@ pub(super) fn write(matrix: &Matrix<'_>, colour: bool, out: &mut impl Write) -> 
             for destination in &matrix.destinations {
                 let cell = matrix.cell(*probe, end, &matrix.ends[*destination]);
                 let mark = Mark::of(cell.as_ref());
-                write!(out, " {:1$}", "", digits - 1)?;
+                write!(out, " ")?;
                 mark.draw(colour, out)?;
                 cells += usize::from(mark != Mark::None);
                 allowed += usize::from(matches!(mark, Mark::Allowed | Mark::WouldBeDenied));
