@@ -137,6 +137,7 @@ fn expectation(reach: &Reach, rules: &mut Rules<'_>, outcome: &Outcome<'_>) -> E
         failures: failures
             .map(|failed| failure(reach, rules, outcome, failed))
             .collect(),
+        unlisted: outcome.unlisted as u64,
         mistakes: outcome.mistakes.iter().map(Into::into).collect(),
     }
 }

@@ -346,8 +346,10 @@ pub struct ExpectationReport {
     pub holds: bool,
     /// How many cells it is about.
     pub checked: u64,
-    /// Those that are not as expected.
+    /// Those that are not as expected, the first of them.
     pub failures: Vec<FailureReport>,
+    /// How many cells beyond those are not as expected either.
+    pub unlisted: u64,
     /// Why it is about nothing.
     pub mistakes: Vec<Diagnostic>,
 }

@@ -13,6 +13,10 @@ use crate::reach::{Cell, End, Explanation, Externals, Reach, Side, Step};
 
 use super::{Choice, Ends, Expectation, PolicyTest};
 
+/// Most failures of one expectation that are explained. Selectors over a thousand pods
+/// could have a million, and nobody reads on.
+const MOST_FAILURES: usize = 20;
+
 /// What came of one expectation.
 #[derive(Debug, Clone)]
 pub struct Outcome<'t> {
@@ -22,8 +26,10 @@ pub struct Outcome<'t> {
     pub expectation: &'t Expectation,
     /// Cells that were looked at.
     pub checked: usize,
-    /// Those that are not as expected.
+    /// Those that are not as expected, the first of them.
     pub failures: Vec<Failure>,
+    /// How many cells beyond those are not as expected either.
+    pub unlisted: usize,
     /// Why it is about nothing.
     pub mistakes: Vec<Diagnostic>,
 }
@@ -108,6 +114,7 @@ impl Checker<'_> {
             expectation,
             checked: 0,
             failures: Vec::new(),
+            unlisted: 0,
             mistakes: Vec::new(),
         };
         if let Some(by) = &expectation.by
@@ -191,9 +198,8 @@ impl Checker<'_> {
             if is_verdict && self.is_by(&cell, expectation) {
                 continue;
             }
-            let explanation = self.reach.explain(&cell, probe);
-            let nearest = self.reach.nearest(&explanation, probe);
             // Families mostly fail alike, and are told of once.
+            let is_full = outcome.failures.len() == MOST_FAILURES;
             let same = outcome.failures.last_mut().filter(|last| {
                 last.source.id() == source.id()
                     && last.destination.id() == destination.id()
@@ -201,14 +207,18 @@ impl Checker<'_> {
             });
             match same {
                 Some(same) => same.families.push(family),
-                None => outcome.failures.push(Failure {
-                    source: source.clone(),
-                    destination: destination.clone(),
-                    families: vec![family],
-                    is_only_by: is_verdict,
-                    explanation,
-                    nearest,
-                }),
+                None if is_full => outcome.unlisted += 1,
+                None => {
+                    let explanation = self.reach.explain(&cell, probe);
+                    outcome.failures.push(Failure {
+                        source: source.clone(),
+                        destination: destination.clone(),
+                        families: vec![family],
+                        is_only_by: is_verdict,
+                        nearest: self.reach.nearest(&explanation, probe),
+                        explanation,
+                    });
+                }
             }
         }
     }

@@ -1,5 +1,9 @@
 //! What expectations mean, and what is wrong with those that mean nothing.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
 use super::*;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::documents::{assemble, parse};
@@ -337,4 +341,93 @@ fn rules_that_decide_are_exercised() {
         ["trial"]
     );
     assert!(exercised("{from: shop/web, to: shop/db, port: tcp/80, verdict: deny}").is_empty());
+}
+
+#[test]
+fn of_many_failures_the_first_are_explained_and_the_rest_counted() {
+    let pods: String = (1..=30)
+        .map(|i| {
+            format!(
+                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p{i}, namespace: x}}, \
+                 status: {{podIP: 10.0.0.{i}}}}}\n"
+            )
+        })
+        .collect();
+    let statement = "{from: {podSelector: {}}, to: x/p1, port: tcp/1, verdict: deny}";
+    let tests = parsed(&document(&[statement]));
+    let inventory = assemble(parse("w.yaml", pods.as_bytes()).documents).inventory;
+    let results = check(&Reach::new(&inventory).unwrap(), &tests.tests);
+    let outcome = &results.outcomes[0];
+    assert_eq!(
+        (outcome.checked, outcome.failures.len(), outcome.unlisted),
+        (29, 20, 9)
+    );
+}
+
+/// Pieces of trouble to put into documents.
+fn trouble() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(vec![
+        "",
+        "\n",
+        "\n- ",
+        " ",
+        ": ",
+        ", ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "'",
+        "\"",
+        "*a",
+        "&a ",
+        "~",
+        "\u{0}",
+        "\u{85}",
+        "é",
+        "/",
+        "node/",
+        "external/",
+        "::",
+        "10.0.0.1",
+        "tcp/",
+        "99999999999",
+        "icmp/8/0",
+        "{podSelector: {}}",
+        "by: x",
+        "allow",
+        "deny",
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the text, it is read or refused at a place, and what is read is checked.
+    #[test]
+    fn mangled_expectations_are_read_or_refused(
+        changes in vec((any::<Index>(), 0usize..8, trouble()), 1..4),
+    ) {
+        let good = document(&[
+            "{from: shop/web, to: shop/db, port: tcp/5432, verdict: allow, by: shop/db}",
+            "{from: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}, to: external/net, port: icmp/8, verdict: deny}",
+        ]);
+        let mut text: Vec<char> = good.chars().collect();
+        for (at, cut, put) in changes {
+            let at = at.index(text.len());
+            let end = (at + cut).min(text.len());
+            text.splice(at..end, put.chars());
+        }
+        let text: String = text.into_iter().collect();
+        let tests = parsed(&text);
+        let inventory = assemble(parse("w.yaml", WORLD.as_bytes()).documents).inventory;
+        let results = check(&Reach::new(&inventory).unwrap(), &tests.tests);
+        let lines = text.split(['\n', '\r', '\u{85}']).count() + 1;
+        let mistakes = results.outcomes.iter().flat_map(|one| &one.mistakes);
+        for told in tests.diagnostics.iter().chain(mistakes) {
+            prop_assert!((1..=lines).contains(&(told.place.line as usize)), "{}", told);
+            let message = told.to_string();
+            prop_assert!(!message.chars().any(char::is_control), "{:?}", message);
+        }
+    }
 }

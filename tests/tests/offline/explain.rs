@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{DB, Folder, SHOP};
+use crate::{DB, Folder, SHOP, repository};
 
 /// Policies of the whole cluster, one of which lets the others be asked.
 const CLUSTER: &str = "\
@@ -334,4 +334,30 @@ fn a_document_in_error_is_told_and_ends_with_status_1() {
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("db.yaml:6:3: error"), "{told}");
+}
+
+/// Examples in documentation are what is printed.
+#[test]
+fn the_page_shows_what_is_printed() {
+    let page = std::fs::read_to_string(repository("docs/reachability.md")).expect("the page");
+    let folder = Folder::new(&[]);
+    std::fs::create_dir(folder.0.path().join("shop")).expect("a folder");
+    std::fs::write(folder.0.path().join("shop/pods.yaml"), SHOP).expect("a file");
+    std::fs::write(folder.0.path().join("shop/db.yaml"), DB).expect("a file");
+    let explained = folder.said(
+        0,
+        &[
+            "explain", "shop", "--from", "shop/web", "--to", "shop/db", "--port", "tcp/443",
+        ],
+    );
+    assert!(page.contains(&explained), "{explained}");
+    let library = repository("policies/library/three-tier");
+    let library = library.to_str().expect("text");
+    let external = ["--external", "internet=203.0.113.7"];
+    let picture = folder.said(
+        0,
+        &[&["matrix", library, "--probe", "tcp/8080"], &external[..]].concat(),
+    );
+    let (picture, _) = picture.split_once("\n\n12 of 49").expect("a picture");
+    assert!(page.contains(picture), "{picture}");
 }

@@ -76,12 +76,7 @@ fn case(report: &TestReport, one: &ExpectationReport) -> Case {
     } else if one.holds {
         Verdict::Passed
     } else {
-        let failures = one.failures.iter();
-        Verdict::Failed(
-            failures
-                .flat_map(|failure| reasons(report, failure))
-                .collect(),
-        )
+        Verdict::Failed(reasons(report, one))
     };
     let by = one.by.as_ref().map(|by| format!(" by {by}"));
     Case {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::cli::check::Texts;
 use crate::cli::explain::{named, nearest_miss};
-use crate::output::reach::{ExpectationReport, FailureReport, TestReport};
+use crate::output::reach::{ExpectationReport, TestReport};
 
 pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
     let mut text = String::new();
@@ -55,31 +55,38 @@ fn expectation(
     for mistake in &failed.mistakes {
         put(text, format_args!("  {mistake}"));
     }
-    for failure in &failed.failures {
-        for line in reasons(report, failure) {
-            put(text, format_args!("  {line}"));
-        }
+    for line in reasons(report, failed) {
+        put(text, format_args!("  {line}"));
     }
     put(text, format_args!(""));
 }
 
-/// Why a cell is not as expected, line by line.
-pub(super) fn reasons(report: &TestReport, failure: &FailureReport) -> Vec<String> {
-    let families: Vec<String> = (failure.families.iter())
-        .map(|family| format!("IPv{family}"))
-        .collect();
-    let cell = &failure.cell;
-    let mut lines = vec![format!(
-        "{} to {} {} ({}): {}",
-        cell.source,
-        cell.destination,
-        cell.probe,
-        families.join(", "),
-        failure.message
-    )];
-    if let Some(nearest) = &failure.nearest {
-        let rule = report.rules.iter().find(|rule| rule.id == nearest.rule);
-        lines.push(format!("nearest miss: {}", nearest_miss(nearest, rule)));
+/// Why an expectation does not hold, line by line.
+pub(super) fn reasons(report: &TestReport, failed: &ExpectationReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    for failure in &failed.failures {
+        let families: Vec<String> = (failure.families.iter())
+            .map(|family| format!("IPv{family}"))
+            .collect();
+        let cell = &failure.cell;
+        lines.push(format!(
+            "{} to {} {} ({}): {}",
+            cell.source,
+            cell.destination,
+            cell.probe,
+            families.join(", "),
+            failure.message
+        ));
+        if let Some(nearest) = &failure.nearest {
+            let rule = report.rules.iter().find(|rule| rule.id == nearest.rule);
+            lines.push(format!("nearest miss: {}", nearest_miss(nearest, rule)));
+        }
+    }
+    if failed.unlisted > 0 {
+        let unlisted = failed.unlisted;
+        lines.push(format!(
+            "{unlisted} more cells are not as expected, and are not listed"
+        ));
     }
     lines
 }
