@@ -11,7 +11,7 @@ use crate::inventory::{NamedPort, PortRange, Ports, Protocol, RuleAction};
 
 use super::nearest::nearest;
 use super::places::Step;
-use super::rules::{Policy, Rule, is_subset, meets};
+use super::rules::{Policy, Rule, meets};
 use super::world::{Group, Set, World};
 use super::{Findings, Project};
 
@@ -209,11 +209,18 @@ impl<'a> Services<'a> {
             }
             for (service, service_port) in candidates.into_iter().flatten() {
                 let behind = &self.behind[&std::ptr::from_ref(*service)];
-                if !is_subset(receivers, behind) {
+                // Of others that name ports, and not this one, it is known that they are
+                // not meant.
+                let is_known = |group: &u32| {
+                    behind.binary_search(group).is_ok()
+                        || !world.groups[*group as usize].ports.is_empty()
+                };
+                if !meets(receivers, behind) || !receivers.iter().all(is_known) {
                     continue;
                 }
-                let targets: BTreeSet<u16> = groups()
-                    .filter_map(|group| target(service_port, group))
+                let targets: BTreeSet<u16> = (receivers.iter())
+                    .filter(|group| behind.binary_search(group).is_ok())
+                    .filter_map(|group| target(service_port, &world.groups[*group as usize]))
                     .collect();
                 let is_meant = |target: &u16| is_listed(port.protocol, *target);
                 if targets.is_empty() || targets.iter().any(is_meant) {

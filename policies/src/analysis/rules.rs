@@ -352,7 +352,7 @@ fn union(sets: impl Iterator<Item = Set>) -> Set {
 }
 
 /// Whether all of `a` is in `b`.
-pub(super) fn is_subset(a: &[u32], b: &[u32]) -> bool {
+fn is_subset(a: &[u32], b: &[u32]) -> bool {
     a.len() <= b.len()
         && (a.as_ptr() == b.as_ptr() || a.iter().all(|one| b.binary_search(one).is_ok()))
 }

@@ -233,8 +233,10 @@ fn cases() -> Vec<Case> {
         Case {
             code: Code::ServicePort,
             wrong: policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: TCP, port: §80}]}]"),
-            // Behind the Service are not all of those that the rule is about.
-            right: policy("ingress: [{ports: [{protocol: TCP, port: 80}]}]"),
+            // Of a pod that names no ports nobody knows where it listens.
+            right: policy(
+                "egress: [{to: [{namespaceSelector: {}}], ports: [{protocol: TCP, port: 80}]}], policyTypes: [Egress]",
+            ),
         },
         Case {
             code: Code::ServiceAddress,
@@ -599,6 +601,9 @@ fn a_services_port_is_not_told_where_it_may_be_meant() {
     assert_eq!(codes(&wrong, WORLD), [Code::ServicePort]);
     // Both are there, so somebody has thought of it.
     assert_eq!(codes(&rule("{port: 80}, {port: 8080}"), WORLD), []);
+    // Others that the rule is about name other ports.
+    let all = wrong.replace("{matchLabels: {app: web}}", "{}");
+    assert_eq!(codes(&all, WORLD), [Code::ServicePort]);
     // The pod does listen there.
     let listening = WORLD.replace(
         "[{name: http,",
