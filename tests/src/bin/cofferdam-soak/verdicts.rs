@@ -17,8 +17,10 @@ use cofferdam_tests::{
 /// tests do every time.
 const WORLDS: u64 = 200;
 const PACKETS: u64 = 1000;
-/// Worlds between two words about how far it is.
-const STRETCH: u64 = 50;
+/// Worlds gone through at a time.
+const STRETCH: u64 = 10;
+/// Time between two words about how far it is.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Disagreements after which the rest would tell nothing new.
 const ENOUGH: usize = 10;
 
@@ -65,6 +67,7 @@ pub(crate) fn run(options: &Options, output: &mut impl Write) -> Result<Tally> {
     let mut firewall = Firewall::turn();
     let mut outcome = Outcome::default();
     let mut told = 0;
+    let mut spoken = started;
     while outcome.worlds < worlds && outcome.disagreements.len() < ENOUGH {
         let stretch = Plan {
             seed: options.seed.wrapping_add(outcome.worlds),
@@ -86,13 +89,15 @@ pub(crate) fn run(options: &Options, output: &mut impl Write) -> Result<Tally> {
         if is_over {
             break;
         }
-        eprintln!(
-            "{} worlds, {} packets, {} disagreements, {:.0?}",
-            outcome.worlds,
-            outcome.packets,
-            told,
-            started.elapsed()
-        );
+        if spoken.elapsed() >= SILENCE {
+            spoken = Instant::now();
+            eprintln!(
+                "{} worlds, {} packets, {told} disagreements, {:.0?}",
+                outcome.worlds,
+                outcome.packets,
+                started.elapsed()
+            );
+        }
     }
     close(options.seed, &outcome, started.elapsed(), output)
 }
