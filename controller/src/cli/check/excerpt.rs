@@ -142,4 +142,16 @@ mod tests {
         assert_eq!(part("a: b", 0, 0), None);
         assert_eq!(part(&format!("a: {}", "b".repeat(LONGEST)), 1, 1), None);
     }
+
+    /// Wherever a place is, what is marked are whole characters of the line.
+    #[test]
+    fn any_place_of_any_line_can_be_marked() {
+        let text =
+            "}}]],: '\"é ü\"x'ö #\n\u{feff}{[}é]{{\n\t\u{1f980}: [\u{1f980}, \u{202e}}: \n:#é'\n";
+        for line in 1..6 {
+            for column in 0..40 {
+                _ = part(text, line, column);
+            }
+        }
+    }
 }
