@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use cofferdam_policies::compiler::{RuleEntry, RuleKey};
+use cofferdam_policies::inventory::Inventory;
 use cofferdam_policies::reach::{
     Cell, End, Explanation, Externals, Probe, ProbeError, Reach, ReachError, Step, UnknownEnd,
 };
@@ -82,12 +83,16 @@ pub fn family_number(family: Family) -> u8 {
 /// # Errors
 /// When it is about nothing, or the ends have no addresses of one family.
 pub fn explain(
-    reach: &Reach,
+    inventory: &Inventory,
     question: &Question,
+    own_node_allowed: bool,
     diagnostics: Vec<Diagnostic>,
 ) -> Result<ExplainReport, ExplainError> {
     let probe: Probe = question.port.parse()?;
     let externals: &Externals = &question.externals;
+    let ends = [question.from.as_str(), question.to.as_str()];
+    let reach = Reach::about(inventory, &ends, externals)?.with_own_node_allowed(own_node_allowed);
+    let reach = &reach;
     let from = reach.end(&question.from, externals)?;
     let to = reach.end(&question.to, externals)?;
     let wanted = [Family::V4, Family::V6].into_iter().filter(|family| {

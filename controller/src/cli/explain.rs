@@ -9,7 +9,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::check::{self, Texts};
-use super::offline::{Documents, External, FamilyArg, external, externals, family_number};
+use super::offline::{
+    Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
+};
 use super::{Common, Format, print, show, wait};
 use crate::client;
 use crate::config::units;
@@ -42,6 +44,10 @@ pub(super) struct ExplainArgs {
     /// An outside host, `internet=203.0.113.7,2001:db8::7`.
     #[arg(long = "external", value_name = "NAME=IP[,IP]…", value_parser = external)]
     externals: Vec<External>,
+    /// What the agents are configured to do with connections of a workload's own node,
+    /// for questions to documents.
+    #[arg(long, value_enum, requires = "paths")]
+    own_node: Option<OwnNodeArg>,
     /// How long to wait for the agent.
     #[arg(long, value_parser = units::duration, default_value = "30s")]
     timeout: Duration,
@@ -71,8 +77,12 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
     let sources = check::read(&args.paths)?;
     let documents = Documents::of(&sources);
     question.externals = documents.known_externals(question.externals);
-    let reach = documents.reach()?;
-    let report = explain::explain(&reach, &question, documents.reported())?;
+    let report = explain::explain(
+        &documents.inventory,
+        &question,
+        args.own_node.unwrap_or_default() == OwnNodeArg::Allow,
+        documents.reported(),
+    )?;
     match args.common.format {
         Format::Json => show(Format::Json, &report, |_| String::new())?,
         Format::Text => {

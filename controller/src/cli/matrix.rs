@@ -13,7 +13,9 @@ use cofferdam_policies::reach::{Cell, End, Externals, Probe, Reach, Side};
 use cofferdam_verdict::address::Family;
 use serde::{Serialize, Serializer};
 
-use super::offline::{Documents, External, FamilyArg, external, externals, family_number};
+use super::offline::{
+    Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
+};
 use crate::output::Schema;
 use crate::output::reach::{CellReport, EndReport, MatrixReport, RuleReport, Word};
 
@@ -38,6 +40,9 @@ pub(super) struct MatrixArgs {
     /// Only to this end.
     #[arg(long = "to", value_name = "END")]
     to: Vec<String>,
+    /// What the agents are configured to do with connections of a workload's own node.
+    #[arg(long, value_enum, default_value_t)]
+    own_node: OwnNodeArg,
     /// How to print.
     #[arg(long, value_enum, default_value_t = MatrixFormat::Table)]
     format: MatrixFormat,
@@ -69,7 +74,7 @@ struct Matrix<'a> {
 pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     let externals = externals(&args.externals)?;
     let documents = Documents::read(&args.paths)?;
-    let reach = documents.reach()?;
+    let reach = documents.reach(args.own_node)?;
     let known = documents.known_externals(externals.clone());
     let mut matrix = Matrix::new(&reach, args, &externals, &known)?;
     if let Some(family) = args.family {

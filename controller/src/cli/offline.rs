@@ -91,9 +91,20 @@ impl Documents {
     }
 
     /// Makes the good ones ready to be asked.
-    pub(super) fn reach(&self) -> Result<Reach> {
-        Ok(Reach::new(&self.inventory)?)
+    pub(super) fn reach(&self, own_node: OwnNodeArg) -> Result<Reach> {
+        let reach = Reach::new(&self.inventory)?;
+        Ok(reach.with_own_node_allowed(own_node == OwnNodeArg::Allow))
     }
+}
+
+/// What a workload's own node may do, as an agent is told by `own_node`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum OwnNodeArg {
+    /// It may always connect, for probes of health.
+    #[default]
+    Allow,
+    /// What policies say.
+    Policy,
 }
 
 /// The families as people number them.

@@ -16,7 +16,7 @@ use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::check::{self, Texts};
 use super::explain::{named, reason};
-use super::offline::{Documents, family_number};
+use super::offline::{Documents, OwnNodeArg, family_number};
 use super::print;
 use crate::explain::Rules;
 use crate::output::Schema;
@@ -30,6 +30,9 @@ pub(super) struct TestArgs {
     /// input.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    /// What the agents are configured to do with connections of a workload's own node.
+    #[arg(long, value_enum, default_value_t)]
+    own_node: OwnNodeArg,
     /// How to print.
     #[arg(long, value_enum, default_value_t = TestFormat::Text)]
     format: TestFormat,
@@ -65,7 +68,7 @@ pub(super) fn run(args: &TestArgs) -> Result<bool> {
             expectations::API_VERSION
         );
     }
-    let reach = documents.reach()?;
+    let reach = documents.reach(args.own_node)?;
     let results = expectations::check(&reach, &tests);
     let report = report(&reach, &documents, &results, args.coverage);
     match args.format {

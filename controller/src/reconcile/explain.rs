@@ -1,18 +1,14 @@
 //! Questions about what is in force, answered aside.
 //!
-//! A table of the whole inventory may take a second to make. Nothing else waits for
-//! it: the inventory shares its parts with the one in force, and is asked on a thread
-//! of its own.
+//! A table about two ends of a large cluster may take a second to make. Nothing else
+//! waits for it: the inventory shares its parts with the one in force, and is asked on a
+//! thread of its own.
 
-use cofferdam_policies::inventory::Inventory;
-use cofferdam_policies::reach::Reach;
 use tokio::sync::oneshot;
 
 use super::Reconciler;
 use crate::config::OwnNode;
-use crate::explain::{ExplainError, Question, explain};
-use crate::output::Diagnostic;
-use crate::output::reach::ExplainReport;
+use crate::explain::{Question, explain};
 use crate::protocol::Reply;
 
 impl Reconciler {
@@ -28,7 +24,7 @@ impl Reconciler {
         let own_node_allowed = self.config.own_node == OwnNode::Allow;
         let diagnostics = self.diagnostics();
         let answer = move || {
-            let report = answered(&inventory, own_node_allowed, &question, diagnostics);
+            let report = explain(&inventory, &question, own_node_allowed, diagnostics);
             _ = reply.send(match report {
                 Ok(report) => Reply::Explanation(Box::new(report)),
                 Err(error) => Reply::NotExplained {
@@ -42,14 +38,4 @@ impl Reconciler {
             tracing::warn!("cannot start a thread to explain: {error}");
         }
     }
-}
-
-fn answered(
-    inventory: &Inventory,
-    own_node_allowed: bool,
-    question: &Question,
-    diagnostics: Vec<Diagnostic>,
-) -> Result<ExplainReport, ExplainError> {
-    let reach = Reach::new(inventory)?.with_own_node_allowed(own_node_allowed);
-    explain(&reach, question, diagnostics)
 }

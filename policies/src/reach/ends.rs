@@ -200,6 +200,25 @@ pub(super) fn stand_in(inventory: &mut Inventory) -> Result<StandIns, ReachError
     Ok(given)
 }
 
+/// The workloads that an end of this name is.
+pub(super) fn subjects(inventory: &Inventory, end: &str, externals: &Externals) -> Vec<ObjectName> {
+    let owned = |address: &IpAddr| match inventory.owner(*address) {
+        Some(Owner::Workload(name)) => Some(name),
+        Some(Owner::Node(_)) | None => None,
+    };
+    if let Ok(address) = end.parse() {
+        return owned(&address).into_iter().collect();
+    }
+    match end.split_once('/') {
+        Some(("external", host)) => {
+            let addresses = externals.get(host).into_iter().flatten();
+            addresses.filter_map(owned).collect()
+        }
+        Some((namespace, name)) => vec![ObjectName::new(namespace, name)],
+        None => Vec::new(),
+    }
+}
+
 /// Whether the node that a pod runs on is known.
 fn has_node(inventory: &Inventory, pod: &Workload) -> bool {
     (pod.node.as_ref()).is_some_and(|node| inventory.nodes().contains_key(node))

@@ -401,3 +401,40 @@ fn a_template_stands_for_pods_that_are_not_there() {
     let other = ask(&(manifests + &pod.replace("app: web", "app: webb")));
     assert_eq!(ids(&other), ["shop/db", "shop/web", "shop/web-7d9f-x"]);
 }
+
+#[test]
+fn a_table_about_two_ends_says_of_them_what_the_whole_says() {
+    let externals = Externals::from([("lb".to_owned(), vec!["10.0.0.2".parse().unwrap()])]);
+    let whole = reach(SHOP);
+    let ids = [
+        "shop/web",
+        "shop/db",
+        "shop/far-agent",
+        "node/n1",
+        "10.0.0.1",
+        "external/lb",
+        "203.0.113.7",
+    ];
+    for (from, to) in ids.iter().flat_map(|from| ids.map(|to| (*from, to))) {
+        let about = Reach::about(&inventory(SHOP), &[from, to], &externals).unwrap();
+        for probe in ["tcp/5432", "tcp/80"] {
+            // Rules have other numbers in another table.
+            let ask = |reach: &Reach| {
+                let end = |text| reach.end(text, &externals).unwrap();
+                let probe = probe.parse().unwrap();
+                let cell = reach.cell(&end(from), &end(to), probe, Family::V4)?;
+                let side = |side: &Side| {
+                    let rule = reach.rule_of(&side.verdict);
+                    let rule = rule.map(|(_, entry)| entry.clone());
+                    (side.verdict.action, side.verdict.reason, rule)
+                };
+                Some((side(&cell.egress), side(&cell.ingress)))
+            };
+            assert_eq!(ask(&about), ask(&whole), "{from} {to} {probe}");
+        }
+    }
+    // Others are not let through.
+    let about = Reach::about(&inventory(SHOP), &["shop/web"], &externals).unwrap();
+    let other = v4(&about, "shop/web", "shop/db", "tcp/5432");
+    assert_eq!(other.ingress.verdict, Verdict::deny(Reason::TableCorrupt));
+}

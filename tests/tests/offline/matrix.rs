@@ -319,3 +319,26 @@ fn cells_of_many_pods_are_written_as_they_are_judged() {
         2
     );
 }
+
+#[test]
+fn the_own_node_may_be_held_to_policies() {
+    let folder = Folder::shop();
+    let test = "apiVersion: cofferdam.dev/v1alpha1\nkind: PolicyTest\nmetadata: {name: t}\n\
+                expect: [{from: node/n1, to: shop/db, port: tcp/22, verdict: allow}]\n";
+    std::fs::write(folder.0.path().join("test.yaml"), test).expect("a file");
+    let ends = ["--from", "node/n1", "--to", "shop/db"];
+    for (own_node, verdict, status) in [("allow", "allow", 0), ("policy", "deny", 1)] {
+        let own_node = ["--own-node", own_node];
+        let matrix = [&["matrix", ".", "--probe", "tcp/22"], &ends[..], &own_node].concat();
+        let matrix = folder.json(0, "matrix.json", &matrix);
+        assert_eq!(matrix["cells"][0]["verdict"], verdict);
+        let explain = [&["explain", ".", "--port", "tcp/22"], &ends[..], &own_node].concat();
+        let explained = folder.json(0, "explain.json", &explain);
+        assert_eq!(explained["verdict"], verdict);
+        folder.json(
+            status,
+            "test.json",
+            &[&["test", "."], &own_node[..]].concat(),
+        );
+    }
+}
