@@ -12,6 +12,7 @@ mod arrows;
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod outcome;
 mod package;
 mod records;
@@ -60,6 +61,8 @@ enum Verb {
     Package(package::Options),
     /// Run a benchmark; `bench --help` lists them.
     Bench(bench::Options),
+    /// Look for input that documents or the compiler do not bear.
+    Fuzz(fuzz::Options),
     /// Do what the tests do for as long as you want; `soak --help` lists the soaks.
     Soak(soak::Options),
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Verb::Arrows => arrows::run(),
         Verb::Package(options) => package::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Soak(options) => soak::run(&options),
     };
     match done {

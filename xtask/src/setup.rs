@@ -67,16 +67,19 @@ pub(crate) enum Need {
     NetworkPlugins,
     /// A virtual machine and what goes into it.
     VirtualMachine,
+    /// A compiler for the engine of the fuzzer.
+    CppCompiler,
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 6] = [
+pub(crate) const EVERYTHING: [Need; 7] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
     Need::NetworkTools,
     Need::NetworkPlugins,
     Need::VirtualMachine,
+    Need::CppCompiler,
 ];
 
 /// A way to supply something that is missing.
@@ -162,6 +165,7 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                 // Newer kernel packages compress their modules.
                 ("xz", "xz-utils"),
             ])),
+            Need::CppCompiler => packages.extend(missing_packages(&[("c++", "g++")])),
         }
     }
     packages.dedup();

@@ -2,6 +2,8 @@
 //!
 //! Only words for people are made here; nothing is ever read as what is guessed.
 
+use strsim::osa_distance;
+
 use crate::yaml::{Node, Slip, Value};
 
 use super::reader::Shown;
@@ -182,33 +184,13 @@ pub fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
         .iter()
         .map(|known| {
             (
-                distance(&text.to_lowercase(), &known.to_lowercase()),
+                osa_distance(&text.to_lowercase(), &known.to_lowercase()),
                 *known,
             )
         })
         .filter(|(distance, known)| *distance <= (known.len() / 3).min(2))
         .min()
         .map(|(_, known)| known)
-}
-
-/// How many letters were left out, added, mistaken, or swapped with their neighbour.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before = vec![0; b.len() + 1];
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let mistaken = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = mistaken.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(before[j - 2] + 1);
-            }
-            row.push(least);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
 }
 
 #[cfg(test)]

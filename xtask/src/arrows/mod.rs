@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{outcome::Failed, run};
 
 /// Crates, by folder, and the folders of those they may depend on.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     (
         "controller",
         &["policies", "dataplane", "dataplane/verdict"],
@@ -31,6 +31,8 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("dataplane/verdict", &[]),
     ("tests", EVERY_LIBRARY),
     ("bench", EVERY_LIBRARY),
+    // Compiled anew to be watched at every branch: the less, the sooner.
+    ("fuzz", &["policies", "dataplane/verdict"]),
     // Runs programs only, so that it builds where nothing else does.
     ("xtask", &[]),
 ];
