@@ -45,7 +45,7 @@ pub(super) fn ports(ports: Option<&[PortRange]>) -> String {
             words.push(text);
         }
     }
-    listed(words.into_iter())
+    listed(words.into_iter(), " or ")
 }
 
 /// The peers of a rule of a `NetworkPolicy`.
@@ -53,7 +53,7 @@ pub(super) fn peers(peers: Option<&[Peer]>) -> String {
     let Some(peers) = peers else {
         return "everybody".to_owned();
     };
-    listed(peers.iter().map(|peer| match peer {
+    let word = |peer: &Peer| match peer {
         Peer::Workloads {
             namespaces: None,
             workloads,
@@ -66,10 +66,11 @@ pub(super) fn peers(peers: Option<&[Peer]>) -> String {
         Peer::Block { cidr, except } => {
             format!(
                 "{cidr} without {}",
-                listed(except.iter().map(ToString::to_string))
+                listed(except.iter().map(ToString::to_string), " and ")
             )
         }
-    }))
+    };
+    listed(peers.iter().map(word), " or ")
 }
 
 /// The peers of a rule of a `ClusterNetworkPolicy`.
@@ -80,11 +81,12 @@ pub(super) fn cluster_peers(peers: Option<&[ClusterPeer]>) -> String {
     if peers.is_empty() {
         return "nobody".to_owned();
     }
-    listed(peers.iter().map(|peer| match peer {
+    let word = |peer: &ClusterPeer| match peer {
         ClusterPeer::Workloads(selector) => selected(&selector.namespaces, &selector.workloads),
-        ClusterPeer::Networks(networks) => listed(networks.iter().map(ToString::to_string)),
+        ClusterPeer::Networks(networks) => listed(networks.iter().map(ToString::to_string), " or "),
         ClusterPeer::Nodes(selector) => chosen("node", selector),
-    }))
+    };
+    listed(peers.iter().map(word), " or ")
 }
 
 /// Pods by their labels and their namespace's.
@@ -128,11 +130,78 @@ fn chosen(what: &str, selector: &LabelSelector) -> String {
 }
 
 /// The first entries of a list, and how many there are beyond.
-fn listed(entries: impl ExactSizeIterator<Item = String>) -> String {
+fn listed(entries: impl ExactSizeIterator<Item = String>, between: &str) -> String {
     let beyond = entries.len().saturating_sub(MOST);
     let mut words: Vec<String> = entries.take(MOST).collect();
     if beyond > 0 {
         words.push(format!("{beyond} more"));
     }
-    words.join(", ")
+    words.join(between)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::{assemble, parse};
+
+    #[test]
+    fn rules_are_told_in_words() {
+        let text = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a, namespace: x}
+spec:
+  podSelector: {}
+  ingress:
+  - {}
+  - from: [{podSelector: {matchLabels: {app: web, tier: a}}}, {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16, 10.2.0.0/16]}}]
+    ports: [{port: 80, endPort: 90}, {protocol: UDP}, {protocol: SCTP, port: sig}]
+  - from:
+    - {namespaceSelector: {matchExpressions: [{key: a, operator: NotIn, values: [b, c]}, {key: d, operator: DoesNotExist}]}}
+    - {namespaceSelector: {}, podSelector: {matchExpressions: [{key: a, operator: In, values: [b, c]}, {key: d, operator: Exists}]}}
+  - ports: [{port: 1}, {port: 2}, {port: 3}, {port: 4}, {port: 5}, {port: 6}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: c}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  egress:
+  - action: Deny
+    to: [{networks: [10.0.0.0/8, 'fd00::/8']}, {nodes: {matchLabels: {zone: a}}}]
+  - action: Deny
+    to: [{namespaces: {}}]
+    protocols: [{destinationNamedPort: sql}]
+";
+        let parsed = parse("w.yaml", text.as_bytes());
+        assert!(parsed.rejected.is_empty(), "{:#?}", parsed.diagnostics);
+        let inventory = assemble(parsed.documents).inventory;
+        let policy = inventory.policies().values().next().unwrap();
+        let told: Vec<String> = (policy.ingress.iter().flatten())
+            .map(|rule| {
+                let (peers, ports) = (rule.peers.as_deref(), rule.ports.as_deref());
+                format!("{}: {}", super::peers(peers), super::ports(ports))
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "everybody: every port and protocol",
+                "pods with app=web,tier=a of its namespace or 10.0.0.0/8 without 10.1.0.0/16 and \
+                 10.2.0.0/16: tcp/80-90 or every udp port or sctp/sig",
+                "every pod of namespaces with a notin (b,c),!d or pods with a in (b,c),d of every \
+                 namespace: every port and protocol",
+                "everybody: tcp/1 or tcp/2 or tcp/3 or tcp/4 or 2 more",
+            ]
+        );
+        let policy = inventory.cluster_policies().values().next().unwrap();
+        assert_eq!(
+            cluster_peers(policy.egress[0].peers.as_deref()),
+            "10.0.0.0/8 or fd00::/8 or nodes with zone=a"
+        );
+        assert_eq!(ports(policy.egress[1].ports.as_deref()), "the port sql");
+        assert_eq!(cluster_peers(Some(&[])), "nobody");
+    }
 }
