@@ -269,7 +269,7 @@ fn world(
         kernel.bind_address(slot.address, slot.number)?;
     }
     let db = Owner::Workload(ObjectName::new("bench", "db"));
-    let slots = plan.slots().iter().filter(|slot| slot.owner == db);
+    let slots = plan.slots().filter(|slot| slot.owner == db);
     kernel.set_endpoint(&Endpoint {
         ifindex: LOOPBACK,
         mac: to.mac.0,

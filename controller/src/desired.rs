@@ -25,6 +25,48 @@ pub struct Desired {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// A desired state, and what it was made of: the next one is mostly the same.
+#[derive(Debug, Clone, Default)]
+pub struct Made {
+    documents: Inventory,
+    endpoints: Vec<Endpoint>,
+    node_addresses: Vec<IpAddr>,
+    /// The desired state.
+    pub desired: Desired,
+}
+
+impl Made {
+    /// What [`desired`] makes of these, sharing with this one what is the same.
+    #[must_use]
+    pub fn next(
+        &self,
+        documents: &Inventory,
+        endpoints: Vec<Endpoint>,
+        node: &str,
+        node_addresses: Vec<IpAddr>,
+    ) -> Self {
+        let desired = if documents.has_same_owners(&self.documents)
+            && endpoints == self.endpoints
+            && node_addresses == self.node_addresses
+        {
+            Desired {
+                inventory: self.desired.inventory.with_policies_of(documents),
+                ..self.desired.clone()
+            }
+        } else {
+            let mut desired = desired(documents, &endpoints, node, &node_addresses);
+            desired.inventory.share_with(&self.desired.inventory);
+            desired
+        };
+        Self {
+            documents: documents.clone(),
+            endpoints,
+            node_addresses,
+            desired,
+        }
+    }
+}
+
 /// Puts endpoints and the node's addresses over the documents.
 #[must_use]
 pub fn desired<'e>(
@@ -216,6 +258,39 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.5}]}
         );
         assert_eq!(desired.warnings.len(), 1);
         assert_eq!(desired.local.len(), 2);
+    }
+
+    #[test]
+    fn what_was_made_before_changes_nothing() {
+        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, \
+                      namespace: x}\nspec: {podSelector: {}}\n";
+        let endpoints = ["a", "b"].map(|name| endpoint(name, "eth0", "10.0.0.1"));
+        let node: Vec<IpAddr> = vec!["10.0.0.6".parse().unwrap()];
+        let mut before = Made::default();
+        for text in [
+            PODS.to_owned(),
+            format!("{PODS}---\n{policy}"),
+            format!("{PODS}---\n{policy}").replace("name: p,", "name: q,"),
+            policy.to_owned(),
+            PODS.replace("10.0.0.7", "10.0.0.8"),
+        ] {
+            for (endpoints, node) in [
+                (&endpoints[..0], &node[..]),
+                (&endpoints[..1], &node),
+                (&endpoints[1..], &node),
+                (&endpoints[1..], &node[..0]),
+            ] {
+                let read = documents(&text);
+                let made = before.next(&read, endpoints.to_vec(), "n1", node.to_vec());
+                assert_eq!(made.desired, desired(&read, endpoints, "n1", node));
+                // Only policies differ, if anything does.
+                let mut same_owners = read.clone();
+                same_owners.remove_policy(&ObjectName::new("x", "p"));
+                let again = made.next(&same_owners, endpoints.to_vec(), "n1", node.to_vec());
+                assert_eq!(again.desired, desired(&same_owners, endpoints, "n1", node));
+                before = made;
+            }
+        }
     }
 
     #[test]

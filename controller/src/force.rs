@@ -6,15 +6,16 @@
 //! was in force before, or less.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_dataplane::{
     Adopted, AttachError, Endpoint, FlowUse, HookState, Kernel, KernelError,
 };
-use cofferdam_policies::compiler::{CompileError, Compiled, Input, Slot, SlotPlan, compile};
+use cofferdam_policies::compiler::{CompileError, Compiled, Compiler, Slot, SlotPlan, Snapshot};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
+use cofferdam_policies::shared_map::SharedMap;
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::bucket::{Found, find, find_address};
 use cofferdam_verdict::endpoint::{EndpointRecord, flags};
@@ -33,6 +34,24 @@ use crate::probe::{Question, questions};
 
 /// How often flow tables are rid of what is over.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(10);
+
+/// Addresses that are read back after a change, beside those that are new, by turns.
+const ADDRESSES_AT_ONCE: usize = 1_024;
+/// Endpoints that are asked about after a change, beside those that are new, by turns:
+/// asking about one costs about a millisecond.
+const ENDPOINTS_AT_ONCE: usize = 8;
+
+/// The first in the order of addresses.
+const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// How much of what is in the kernel is compared with what was put there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The whole table, all records, what is new, and some of the rest by turns.
+    Change,
+    /// Everything.
+    Whole,
+}
 
 /// Why a desired state did not come into force. What was before still is.
 #[derive(Debug, Error)]
@@ -60,8 +79,13 @@ pub struct Force {
     /// Interfaces on which everything stands.
     attached: BTreeSet<u32>,
     endpoints: BTreeMap<u32, Endpoint>,
-    bound: BTreeMap<IpAddr, u32>,
+    bound: SharedMap<IpAddr, u32>,
+    /// What was put there since it was last read back: addresses, and interfaces.
+    unread: (BTreeSet<IpAddr>, BTreeSet<u32>),
+    /// What is read back the next time, of what is not new.
+    next_read: (IpAddr, u32),
     plan: SlotPlan,
+    compiler: Compiler,
     published: Option<(Desired, Compiled)>,
     revision: u64,
     names: SharedNames,
@@ -89,7 +113,10 @@ impl Force {
                  until it is replaced"
             ),
         }
-        let mut bound: BTreeMap<IpAddr, u32> = kernel.bound_addresses().into_iter().collect();
+        let mut bound = SharedMap::default();
+        for (address, number) in kernel.bound_addresses() {
+            bound.insert(address, number);
+        }
         // Nobody knows yet whose they are; the first table will.
         let nobody = Owner::Workload(ObjectName::new("", ""));
         let slots = bound.iter().map(|(address, number)| Slot {
@@ -99,8 +126,8 @@ impl Force {
         });
         let plan = SlotPlan::from_slots(slots).unwrap_or_else(|error| {
             tracing::error!("addresses in the kernel contradict each other: {error}");
-            for address in std::mem::take(&mut bound).into_keys() {
-                kernel.release_address(address);
+            for address in std::mem::take(&mut bound).keys() {
+                kernel.release_address(*address);
             }
             SlotPlan::default()
         });
@@ -118,7 +145,10 @@ impl Force {
             adopting: adopting.collect(),
             endpoints,
             bound,
+            unread: <_>::default(),
+            next_read: (FIRST_ADDRESS, 0),
             plan,
+            compiler: Compiler::default(),
             published: None,
             revision: revision.max(kernel.revision().unwrap_or(0)),
             names,
@@ -192,21 +222,19 @@ impl Force {
         }
         let plan = self.plan.successor(&desired.inventory);
         let revision = self.revision + 1;
-        let compiled = compile(&Input {
+        let compiled = self.compiler.compile(&Snapshot {
             inventory: &desired.inventory,
             slots: &plan,
-            is_local: &|workload| desired.local.contains(&workload.name),
+            local: &desired.local,
             own_node: Some(&self.node),
             limits: *self.kernel.limits(),
             revision,
         })?;
-        let gone: Vec<IpAddr> = (self.bound.keys())
-            .filter(|address| plan.of(**address).is_none())
-            .copied()
-            .collect();
-        for address in gone {
-            self.kernel.release_address(address);
-            self.bound.remove(&address);
+        let before = self.bound.clone();
+        let changes = before.changes(plan.by_address());
+        for change in changes.iter().filter(|change| change.after.is_none()) {
+            self.kernel.release_address(*change.key);
+            self.bound.remove(change.key);
         }
         // Before the first packet that is judged by it.
         self.names.add(Arc::new(Names::new(
@@ -225,12 +253,16 @@ impl Force {
 
     /// Leads every address of the plan to its slot.
     fn bind(&mut self) -> Result<(), KernelError> {
-        for slot in self.plan.slots() {
-            if self.bound.get(&slot.address) != Some(&slot.number) {
-                self.kernel.bind_address(slot.address, slot.number)?;
-                self.bound.insert(slot.address, slot.number);
+        let before = self.bound.clone();
+        for change in before.changes(self.plan.by_address()) {
+            if let Some(slot) = change.after {
+                self.kernel.bind_address(*change.key, *slot)?;
+                self.bound.insert(*change.key, *slot);
+                self.unread.0.insert(*change.key);
             }
         }
+        // The same; and from now on shared, so that the next change is found at once.
+        self.bound = self.plan.by_address().clone();
         Ok(())
     }
 
@@ -242,7 +274,7 @@ impl Force {
         if let Some((_, compiled)) = &self.published {
             self.kernel.publish(compiled.pages())?;
         }
-        for (address, slot) in &self.bound {
+        for (address, slot) in self.bound.iter() {
             self.kernel.bind_address(*address, *slot)?;
         }
         for endpoint in self.endpoints.values() {
@@ -420,6 +452,7 @@ impl Force {
     fn set(&mut self, endpoint: Endpoint) -> Result<(), KernelError> {
         if self.endpoints.get(&endpoint.ifindex) != Some(&endpoint) {
             self.kernel.set_endpoint(&endpoint)?;
+            self.unread.1.insert(endpoint.ifindex);
             self.endpoints.insert(endpoint.ifindex, endpoint);
         }
         Ok(())
@@ -475,8 +508,9 @@ impl Force {
     ///
     /// # Errors
     /// The first difference.
-    pub fn read_back(&self) -> Result<(), Mismatch> {
+    pub fn read_back(&mut self, depth: Depth) -> Result<(), Mismatch> {
         let differs = |what: String| Err(Mismatch { what });
+        let (addresses, asked) = self.to_read(depth);
         let memory = self.kernel.memory();
         if let Some((_, compiled)) = &self.published {
             let pages = compiled.pages();
@@ -488,7 +522,7 @@ impl Force {
                 return differs("the length of the decision table".to_owned());
             }
         }
-        for (address, slot) in &self.bound {
+        for (address, slot) in &addresses {
             if find_address(&memory, &Address::from(*address)) != Found::Value(*slot) {
                 return differs(format!("the slot of address {address}"));
             }
@@ -504,11 +538,36 @@ impl Force {
             if !record.is_some_and(|record| says(record, endpoint)) {
                 return differs(format!("the record of interface {}", endpoint.ifindex));
             }
-            if !self.answers(endpoint) {
+            if asked.contains(&endpoint.ifindex) && !self.answers(endpoint) {
                 return differs(format!("the verdict on interface {}", endpoint.ifindex));
             }
         }
+        self.unread = <_>::default();
+        let next = addresses
+            .last()
+            .map_or(FIRST_ADDRESS, |(address, _)| *address);
+        let after_last = asked.last().map_or(0, |ifindex| ifindex + 1);
+        self.next_read = (next, after_last);
         Ok(())
+    }
+
+    /// The addresses, with their slots, and the interfaces that are to be read back.
+    fn to_read(&self, depth: Depth) -> (Vec<(IpAddr, u32)>, Vec<u32>) {
+        let pair = |(address, slot): (&IpAddr, &u32)| (*address, *slot);
+        let all = self.endpoints.keys().copied();
+        if depth == Depth::Whole {
+            return (self.bound.iter().map(pair).collect(), all.collect());
+        }
+        let (new, new_endpoints) = &self.unread;
+        let new = new.iter();
+        let new = new.filter_map(|address| Some((*address, *self.bound.get(address)?)));
+        let (next, next_endpoint) = self.next_read;
+        let rest = self.bound.starting_at(&next).chain(self.bound.iter());
+        let addresses = new.chain(rest.map(pair).take(ADDRESSES_AT_ONCE)).collect();
+        let rest = self.endpoints.range(next_endpoint..).chain(&self.endpoints);
+        let rest = rest.map(|(ifindex, _)| *ifindex).take(ENDPOINTS_AT_ONCE);
+        let asked = new_endpoints.iter().copied().chain(rest).collect();
+        (addresses, asked)
     }
 
     /// Whether the loaded programs say of an endpoint's packets what the same code

@@ -28,7 +28,9 @@ pub struct SlotName {
 pub struct Names {
     /// The revision.
     pub revision: u64,
-    slots: HashMap<u32, SlotName>,
+    // Copies, which share nearly everything with those of other revisions.
+    inventory: Inventory,
+    plan: SlotPlan,
     /// Its rules.
     pub rules: RuleTable,
 }
@@ -37,28 +39,26 @@ impl Names {
     /// The names of a table that was made of these.
     #[must_use]
     pub fn new(revision: u64, inventory: &Inventory, plan: &SlotPlan, compiled: &Compiled) -> Self {
-        let slots = plan.slots().iter().map(|slot| {
-            let labels = match &slot.owner {
-                Owner::Workload(name) => inventory.workloads().get(name),
-                Owner::Node(_) => None,
-            };
-            let name = SlotName {
-                owner: slot.owner.clone(),
-                labels: labels.map(|one| one.labels.clone()).unwrap_or_default(),
-            };
-            (slot.number, name)
-        });
         Self {
             revision,
-            slots: slots.collect(),
+            inventory: inventory.clone(),
+            plan: plan.clone(),
             rules: compiled.rules.clone(),
         }
     }
 
     /// Whose slot it is; none for outside addresses.
     #[must_use]
-    pub fn slot(&self, number: u32) -> Option<&SlotName> {
-        self.slots.get(&number)
+    pub fn slot(&self, number: u32) -> Option<SlotName> {
+        let (owner, _) = self.plan.holder(number)?;
+        let workload = match owner {
+            Owner::Workload(name) => self.inventory.workloads().get(name),
+            Owner::Node(_) => None,
+        };
+        Some(SlotName {
+            owner: owner.clone(),
+            labels: workload.map(|one| one.labels.clone()).unwrap_or_default(),
+        })
     }
 }
 

@@ -21,9 +21,9 @@ use anyhow::{Context as _, Result};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
-use crate::desired::{Desired, desired};
+use crate::desired::{Desired, Made};
 use crate::endpoint::{Endpoint, EndpointId};
-use crate::force::{Force, PublishError};
+use crate::force::{Depth, Force, PublishError};
 use crate::metrics::Timing;
 use crate::names::SharedNames;
 use crate::netlink::{self, Interfaces, Netlink};
@@ -94,6 +94,7 @@ pub struct Reconciler {
     netlink: Netlink,
     interfaces: Interfaces,
     documents: Documents,
+    made: Made,
     endpoints: BTreeMap<EndpointId, Managed>,
     /// Endpoints on whose interfaces links are still to be put.
     unlinked: BTreeSet<EndpointId>,
@@ -104,6 +105,8 @@ pub struct Reconciler {
     /// Why the newest desired state is not in force.
     problem: Option<String>,
     verified_at: Option<SystemTime>,
+    /// How much is read back the next time.
+    depth: Depth,
     tamper_events: u64,
     looked_at_hooks: Instant,
     /// How often they were looked at.
@@ -161,6 +164,7 @@ impl Reconciler {
             netlink,
             interfaces,
             documents,
+            made: Made::default(),
             endpoints: BTreeMap::new(),
             unlinked: BTreeSet::new(),
             saved_endpoints: None,
@@ -171,6 +175,7 @@ impl Reconciler {
             warnings: Vec::new(),
             problem: None,
             verified_at: None,
+            depth: Depth::Whole,
             tamper_events: 0,
             looked_at_hooks: Instant::now(),
             looks: 0,
@@ -182,6 +187,7 @@ impl Reconciler {
         reconciler.take_up(remembered);
         reconciler.documents.read();
         reconciler.converge(&[]);
+        reconciler.depth = Depth::Change;
         Ok((reconciler, recorder))
     }
 
@@ -239,6 +245,7 @@ impl Reconciler {
                 Message::LookAround => {
                     sources = true;
                     links = true;
+                    self.depth = Depth::Whole;
                     self.restore_pins();
                 }
                 Message::Stop { detach } => stop = Some(detach),
@@ -280,6 +287,7 @@ impl Reconciler {
         }
         if sources || links || is_changed {
             self.converge(&added);
+            self.depth = Depth::Change;
         }
         // Whatever was reported until now is read before anybody is answered.
         self.recorder.drain();
@@ -415,12 +423,14 @@ impl Reconciler {
 
     fn publish_with(&mut self, wanted: impl Fn(&Managed) -> bool) -> Result<(), PublishError> {
         let endpoints = self.endpoints.values().filter(|one| wanted(one));
-        let desired = desired(
+        let made = self.made.next(
             self.documents.inventory(),
-            endpoints.map(|one| &one.endpoint),
+            endpoints.map(|one| one.endpoint.clone()).collect(),
             &self.config.node.name,
-            &self.node_addresses(),
+            self.node_addresses(),
         );
+        let desired = made.desired.clone();
+        self.made = made;
         let Desired { warnings, .. } = &desired;
         let warnings = warnings.clone();
         self.force.publish(desired)?;
@@ -455,12 +465,13 @@ impl Reconciler {
 
     /// Reads back what is in force, and repairs it if somebody has changed it.
     fn verify(&mut self) {
-        if let Err(mismatch) = self.force.read_back() {
+        let depth = self.depth;
+        if let Err(mismatch) = self.force.read_back(depth) {
             self.tamper_events += 1;
             tracing::error!("{mismatch}: somebody has changed it; it is put there again");
             let repaired = self.force.repair().map_err(|error| error.to_string());
             let again = repaired.and_then(|()| {
-                let read = self.force.read_back();
+                let read = self.force.read_back(Depth::Whole);
                 read.map_err(|mismatch| mismatch.to_string())
             });
             if let Err(error) = again {

@@ -164,12 +164,12 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
     };
     let slot = |number: u32| of_revision.as_ref().and_then(|names| names.slot(number));
     let source = end(
-        slot(event.source_slot).or(at_source.as_ref()),
+        slot(event.source_slot).or(at_source).as_ref(),
         address(event.family, event.source),
         source_port,
     );
     let destination = end(
-        slot(event.destination_slot).or(at_destination.as_ref()),
+        slot(event.destination_slot).or(at_destination).as_ref(),
         address(event.family, event.destination),
         destination_port,
     );

@@ -2,24 +2,30 @@
 //!
 //! A pure function. What it does, in order, a module each:
 //!
-//! 1. `signatures`: of each workload and node only what some selector or rule can
-//!    tell;
+//! 1. `facts`, `signatures`: of each workload and node only what some selector or
+//!    rule can tell;
 //! 2. `subjects`, with `policy`: the policies that apply here, their rules numbered
 //!    in the side table ([`RuleTable`]), and the subject classes;
 //! 3. `peers`, with `ranges` for CIDRs and `partition` for both: the peer atoms;
 //! 4. `matrix`, with `rows`: what each class may do with each atom;
-//! 5. `range_tree` and `layout`: the words.
+//! 5. `owned`, `range_tree` and `layout`: the words.
 //!
 //! Work is in proportion to what policies select, not to the product of policies,
 //! rules and workloads: a selector is evaluated once over signatures, a class's
 //! rules are joined piece by piece only where one of them speaks of an atom.
 //!
-//! Invariants: the same documents give the same words, whatever their order; a
-//! table that would exceed a limit is refused whole, with the number that did not
-//! fit.
+//! A [`Compiler`] that has made a table makes the next one faster: it keeps what it
+//! found out about owners of addresses that are still the same. [`compile`] is one
+//! that knows nothing yet.
+//!
+//! Invariants: the same documents give the same words, whatever their order, and
+//! whatever the compiler has made before; a table that would exceed a limit is refused
+//! whole, with the number that did not fit.
 
+mod facts;
 mod layout;
 mod matrix;
+mod owned;
 mod partition;
 mod peers;
 mod policy;
@@ -34,6 +40,7 @@ mod subjects;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use cofferdam_verdict::address::Address;
@@ -44,9 +51,11 @@ use cofferdam_verdict::table::{Decision, Page, Profile, SLOTS_PER_WORD, SlotKind
 use cofferdam_verdict::verdict::{Direction, MAX_RULE};
 use thiserror::Error;
 
-use crate::inventory::{Inventory, Owner, Workload};
+use crate::inventory::{Inventory, ObjectName, Owner, Workload};
 
+use facts::FactBook;
 use matrix::Matrix;
+use owned::{OwnedSlot, local_addresses, local_signatures, owned_slots};
 use peers::{Atoms, PeerLists};
 use range_tree::RangeTrees;
 use rules::RuleNumbers;
@@ -78,7 +87,10 @@ pub struct Input<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CompileError {
     /// Something does not fit.
-    #[error("{table}: {used} needed, and there is room for {max}")]
+    #[error(
+        "{table}: {used} needed, and there is room for {max}; {}",
+        remedy(table)
+    )]
     Capacity {
         /// What does not fit.
         table: &'static str,
@@ -95,6 +107,15 @@ pub enum CompileError {
         /// Whose it is.
         owner: Owner,
     },
+}
+
+/// What to do about a table that is full.
+fn remedy(table: &str) -> &'static str {
+    match table {
+        "slots" => "raise `limits.slots`",
+        "table pages" => "raise `limits.table_pages`",
+        _ => "no setting raises that: have fewer different rules",
+    }
 }
 
 /// How much of something is used.
@@ -136,151 +157,136 @@ pub struct Compiled {
     pub usage: Vec<Usage>,
 }
 
+/// What a table is made of, when the workloads with an endpoint here are known by
+/// name.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot<'a> {
+    /// The desired state.
+    pub inventory: &'a Inventory,
+    /// The slot of every address in it. Slots whose owner no longer has the
+    /// address are left spare.
+    pub slots: &'a SlotPlan,
+    /// The workloads that have an endpoint on this node, and so are subjects.
+    pub local: &'a BTreeSet<ObjectName>,
+    /// The name of this node.
+    pub own_node: Option<&'a str>,
+    /// What there is room for.
+    pub limits: Limits,
+    /// The number of the table.
+    pub revision: u64,
+}
+
 /// Compiles a table.
 ///
 /// # Errors
 /// A limit that would be exceeded, or an address without a slot.
 pub fn compile(input: &Input<'_>) -> Result<Compiled, CompileError> {
-    let inventory = input.inventory;
-    let mut signatures = Signatures::new(inventory);
-    let owned = owned_slots(input, &mut signatures)?;
-    let mut local = vec![false; signatures.all().len()];
-    for slot in &owned {
-        if slot.kind == SlotKind::LocalWorkload {
-            local[slot.signature as usize] = true;
-        }
-    }
-
-    let mut lists = PeerLists::default();
-    let mut numbers = RuleNumbers::default();
-    let subjects = Subjects::new(inventory, &mut signatures, &local, &mut lists, &mut numbers)?;
-    let ranges = lists.ranges();
-    let addresses: Vec<(u32, u32)> = owned
-        .iter()
-        .map(|slot| (ranges.of(slot.address), slot.signature))
-        .collect();
-    let atoms = Atoms::new(
-        &lists,
-        ranges,
-        &mut signatures,
-        &subjects.egress_names,
-        addresses,
-    );
-
-    let max_words = u64::from(input.limits.table_pages) * size_of::<Page>() as u64 / 4;
-    let matrix = Matrix::new(&subjects, &atoms, &mut numbers, max_words)?;
-    let (outside, trees) = outside_sets(&atoms, &owned, &input.limits)?;
-    let slots = slot_entries(&owned, &outside, &subjects, &atoms);
-    let profiles = layout::profiles(&slots)?;
-    let (words, used_words) = layout::write(
-        &layout::Content {
-            revision: input.revision,
-            slots: &slots,
-            profiles: &profiles,
-            atoms: atoms.count(),
-            matrix: &matrix,
-            ranges: &trees,
-        },
-        &input.limits,
-    )?;
-    let rules = numbers.finish();
-    let usage = usage(
-        input,
-        &rules,
-        slots.len(),
-        &atoms,
-        &matrix,
-        &trees,
-        used_words,
-    );
-    Ok(Compiled {
-        words,
-        profiles,
-        signatures: signatures.into_known(),
-        classes: subjects.into_known(),
-        atoms: atoms.into_known(),
-        rules,
-        outside,
-        usage,
+    let workloads = input.inventory.workloads().values();
+    let local = workloads.filter(|workload| (input.is_local)(workload));
+    let local = local.map(|workload| workload.name.clone()).collect();
+    Compiler::default().compile(&Snapshot {
+        inventory: input.inventory,
+        slots: input.slots,
+        local: &local,
+        own_node: input.own_node,
+        limits: input.limits,
+        revision: input.revision,
     })
 }
 
-/// A slot of an address that somebody owns.
-struct OwnedSlot {
-    number: u32,
-    address: IpAddr,
-    kind: SlotKind,
-    /// The owner's signature.
-    signature: u32,
+/// Makes tables one after the other.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    book: FactBook,
 }
 
-/// The slots of all addresses that are owned, in the order of the inventory.
-fn owned_slots<'a>(
-    input: &Input<'a>,
-    signatures: &mut Signatures<'a>,
-) -> Result<Vec<OwnedSlot>, CompileError> {
-    let plan = input.slots;
-    let max = input.limits.slots.saturating_sub(1);
-    let slot_of = |address: IpAddr, owner: &dyn Fn() -> Owner| match plan.of(address) {
-        Some(number) if number <= max => Ok(number),
-        Some(number) => Err(CompileError::Capacity {
-            table: "slots",
-            used: number.into(),
-            max: max.into(),
-        }),
-        None => Err(CompileError::NoSlot {
-            address,
-            owner: owner(),
-        }),
-    };
-    let mut owned = Vec::with_capacity(plan.slots().len());
-    for workload in input.inventory.workloads().values() {
-        if workload.own_addresses().is_empty() {
-            continue;
-        }
-        let signature = signatures.add(workload);
-        let kind = if (input.is_local)(workload) {
-            SlotKind::LocalWorkload
-        } else {
-            SlotKind::RemoteWorkload
-        };
-        for &address in workload.own_addresses() {
-            owned.push(OwnedSlot {
-                number: slot_of(address, &|| Owner::Workload(workload.name.clone()))?,
-                address,
-                kind,
-                signature,
+impl Compiler {
+    /// Compiles a table.
+    ///
+    /// # Errors
+    /// A limit that would be exceeded, or an address without a slot.
+    pub fn compile(&mut self, snapshot: &Snapshot<'_>) -> Result<Compiled, CompileError> {
+        let inventory = snapshot.inventory;
+        let limits = &snapshot.limits;
+        let highest = snapshot.slots.highest();
+        if highest > limits.slots.saturating_sub(1) {
+            return Err(CompileError::Capacity {
+                table: "slots",
+                used: highest.into(),
+                max: limits.slots.saturating_sub(1).into(),
             });
         }
+        let mut signatures = Signatures::new(inventory, &mut self.book);
+        let local = local_addresses(snapshot);
+        let is_local = local_signatures(snapshot, &signatures, &local);
+
+        let mut lists = PeerLists::default();
+        let mut numbers = RuleNumbers::default();
+        let subjects = Subjects::new(
+            inventory,
+            &mut signatures,
+            &is_local,
+            &mut lists,
+            &mut numbers,
+        )?;
+        let ranges = lists.ranges();
+        let owned = owned_slots(snapshot, &signatures, &ranges, &local)?;
+        let addresses = owned.iter().map(|slot| (slot.range, slot.signature));
+        let atoms = Atoms::new(
+            &lists,
+            ranges,
+            &mut signatures,
+            &subjects.egress_names,
+            addresses,
+        );
+
+        let max_words = u64::from(limits.table_pages) * size_of::<Page>() as u64 / 4;
+        let matrix = Matrix::new(&subjects, &atoms, &mut numbers, max_words)?;
+        let (outside, trees) = outside_sets(&atoms, highest, limits)?;
+        let (slots, profiles) = slot_profiles(&owned, &outside, &subjects, &atoms)?;
+        let (words, used_words) = layout::write(
+            &layout::Content {
+                revision: snapshot.revision,
+                slots: &slots,
+                profiles: &profiles,
+                atoms: atoms.count(),
+                matrix: &matrix,
+                ranges: &trees,
+            },
+            limits,
+        )?;
+        let rules = numbers.finish();
+        let usage = usage(
+            limits,
+            &rules,
+            slots.len(),
+            &atoms,
+            &matrix,
+            &trees,
+            used_words,
+        );
+        self.book.tidy(signatures.facts_in_use());
+        Ok(Compiled {
+            words,
+            profiles,
+            signatures: signatures.into_known(),
+            classes: subjects.into_known(),
+            atoms: atoms.into_known(),
+            rules,
+            outside,
+            usage,
+        })
     }
-    for (name, node) in input.inventory.nodes().iter() {
-        let kind = if Some(name.as_ref()) == input.own_node {
-            SlotKind::OwnNode
-        } else {
-            SlotKind::OtherNode
-        };
-        let signature = signatures.add_node(node);
-        for &address in &node.addresses {
-            owned.push(OwnedSlot {
-                number: slot_of(address, &|| Owner::Node(name.clone()))?,
-                address,
-                kind,
-                signature,
-            });
-        }
-    }
-    Ok(owned)
 }
 
 /// A slot for every class of address ranges, downwards from the top, and the trees
 /// that lead there.
 fn outside_sets(
     atoms: &Atoms,
-    owned: &[OwnedSlot],
+    highest: u32,
     limits: &Limits,
 ) -> Result<(Vec<OutsideSet>, RangeTrees), CompileError> {
     let classes = atoms.class_firsts();
-    let highest = owned.iter().map(|slot| slot.number).max().unwrap_or(0);
     let room = u64::from(limits.slots.saturating_sub(1).saturating_sub(highest));
     if classes.len() as u64 > room {
         return Err(CompileError::Capacity {
@@ -307,43 +313,72 @@ fn outside_sets(
     Ok((outside, RangeTrees::new(&v4, &v6)?))
 }
 
-/// The entries of all slots in use.
-fn slot_entries(
+/// A slot, and the index of its profile.
+type SlotProfile = (u32, u32);
+
+/// The profiles of all slots in use, each once and in order, and for each slot which
+/// of them it has.
+fn slot_profiles(
     owned: &[OwnedSlot],
     outside: &[OutsideSet],
     subjects: &Subjects,
     atoms: &Atoms,
-) -> Vec<(u32, Profile)> {
-    let owned = owned.iter().map(|slot| {
-        let range = atoms.ranges().of(slot.address);
-        let class = match slot.kind {
-            SlotKind::LocalWorkload => subjects.class_of(slot.signature),
-            _ => 0,
+) -> Result<(Vec<SlotProfile>, Vec<Profile>), CompileError> {
+    let mut numbers: HashMap<Profile, u32> = HashMap::new();
+    let mut slots = Vec::with_capacity(owned.len() + outside.len());
+    let mut number_of = |profile: Profile| {
+        let next = number(numbers.len());
+        *numbers.entry(profile).or_insert(next)
+    };
+    // Most addresses of one signature lie in one class of ranges.
+    let signatures = owned.iter().map(|slot| slot.signature as usize + 1).max();
+    let mut last = vec![[(u32::MAX, 0); 2]; signatures.unwrap_or(0)];
+    for slot in owned {
+        let range_class = atoms.range_classes()[slot.range as usize];
+        // A signature is one of workloads or of nodes, of which some are here.
+        let is_here = matches!(slot.kind, SlotKind::LocalWorkload | SlotKind::OwnNode);
+        let last = &mut last[slot.signature as usize][usize::from(is_here)];
+        let profile = match *last {
+            (class, profile) if class == range_class => profile,
+            _ => {
+                let class = match slot.kind {
+                    SlotKind::LocalWorkload => subjects.class_of(slot.signature),
+                    _ => 0,
+                };
+                let profile = number_of(Profile {
+                    kind: slot.kind,
+                    class,
+                    atom: atoms.of_owned(slot.range, slot.signature),
+                });
+                *last = (range_class, profile);
+                profile
+            }
         };
-        (
-            slot.number,
-            Profile {
-                kind: slot.kind,
-                class,
-                atom: atoms.of_owned(range, slot.signature),
-            },
-        )
-    });
-    let outside = (0u32..).zip(outside).map(|(class, set)| {
-        (
-            set.slot,
-            Profile {
-                kind: SlotKind::Outside,
-                class: 0,
-                atom: atoms.of_outside(class),
-            },
-        )
-    });
-    owned.chain(outside).collect()
+        slots.push((slot.number, profile));
+    }
+    for (class, set) in (0u32..).zip(outside) {
+        let profile = number_of(Profile {
+            kind: SlotKind::Outside,
+            class: 0,
+            atom: atoms.of_outside(class),
+        });
+        slots.push((set.slot, profile));
+    }
+    let mut profiles: Vec<(Profile, u32)> = numbers.into_iter().collect();
+    profiles.sort_unstable();
+    let mut in_order = vec![0; profiles.len()];
+    for (index, (_, found)) in (0u32..).zip(&profiles) {
+        in_order[*found as usize] = index;
+    }
+    for (_, profile) in &mut slots {
+        *profile = in_order[*profile as usize];
+    }
+    let profiles = profiles.into_iter().map(|(profile, _)| profile).collect();
+    Ok((slots, layout::checked(profiles)?))
 }
 
 fn usage(
-    input: &Input<'_>,
+    limits: &Limits,
     rules: &RuleTable,
     slots: usize,
     atoms: &Atoms,
@@ -361,7 +396,6 @@ fn usage(
         max,
         bytes: words as u64 * 4,
     };
-    let limits = &input.limits;
     let pages = used_words.div_ceil(size_of::<Page>() / 4);
     vec![
         usage("rules", rules.len(), Some(MAX_RULE.into()), 0),

@@ -442,6 +442,36 @@ impl Inventory {
         self.cluster_policies.remove(name)
     }
 
+    /// Whether both have the very same namespaces, workloads and nodes, as a copy whose
+    /// policies alone were changed has. `false` says nothing.
+    #[must_use]
+    pub fn has_same_owners(&self, other: &Self) -> bool {
+        self.namespaces.shared().is_same(other.namespaces.shared())
+            && self.workloads.shared().is_same(other.workloads.shared())
+            && self.nodes.shared().is_same(other.nodes.shared())
+    }
+
+    /// The same with another's policies, all of whose namespaces must be in it.
+    #[must_use]
+    pub fn with_policies_of(&self, other: &Self) -> Self {
+        Self {
+            policies: other.policies.clone(),
+            cluster_policies: other.cluster_policies.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Shares what is the same with a state that was made apart from it; see
+    /// [`SharedMap::share_with`].
+    pub fn share_with(&mut self, other: &Self) {
+        self.namespaces.share_with(&other.namespaces);
+        self.workloads.share_with(&other.workloads);
+        self.nodes.share_with(&other.nodes);
+        self.policies.share_with(&other.policies);
+        self.cluster_policies.share_with(&other.cluster_policies);
+        self.holders.share_with(&other.holders);
+    }
+
     /// A namespace that is only referred to has its name's label alone.
     fn ensure_namespace(&mut self, name: &Arc<str>) {
         if !self.namespaces.contains_key(name) {

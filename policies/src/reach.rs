@@ -175,7 +175,7 @@ impl Reach {
         let stand_ins = ends::stand_in(&mut inventory)?;
         let subjects = subjects(&inventory);
         let plan = SlotPlan::assign(&inventory);
-        let slots = plan.slots().len() + outside_bound(&inventory);
+        let slots = plan.len() + outside_bound(&inventory);
         let compiled = compile(&Input {
             inventory: &inventory,
             slots: &plan,

@@ -182,6 +182,35 @@ impl<K: Ord, V> SharedMap<K, V> {
     }
 }
 
+impl<K: Ord, V: PartialEq> SharedMap<K, V> {
+    /// Lets go of chunks that say what a chunk of another map says, for those. For
+    /// maps that were made apart from each other and are nearly the same.
+    pub fn share_with(&mut self, other: &Self) {
+        if self.is_same(other) {
+            return;
+        }
+        let mut chunks: Vec<Chunk<K, V>> = Vec::with_capacity(self.chunks.len());
+        for chunk in self.chunks.iter() {
+            let twin = chunk
+                .first()
+                .and_then(|(first, _)| match other.find(first) {
+                    (at, Ok(0)) => other.chunks.get(at),
+                    _ => None,
+                });
+            let twin = twin.filter(|twin| Arc::ptr_eq(twin, chunk) || twin == &chunk);
+            chunks.push(twin.unwrap_or(chunk).clone());
+        }
+        let pairs = chunks.iter().zip(other.chunks.iter());
+        self.chunks = if chunks.len() == other.chunks.len()
+            && pairs.into_iter().all(|(a, b)| Arc::ptr_eq(a, b))
+        {
+            other.chunks.clone()
+        } else {
+            Arc::new(chunks)
+        };
+    }
+}
+
 impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
     /// Puts a value under a key, and gives back the one that was there.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
@@ -359,6 +388,14 @@ impl<K: Ord, T> Objects<K, T> {
     }
 }
 
+impl<K: Ord, T: Eq> Objects<K, T> {
+    /// Lets go of what another map has as well, for that; see
+    /// [`SharedMap::share_with`].
+    pub fn share_with(&mut self, other: &Self) {
+        self.0.share_with(&other.0);
+    }
+}
+
 impl<K: Ord + Clone, T> Objects<K, T> {
     /// Puts an object under a name, and gives back the one that was there.
     pub fn insert(&mut self, name: K, object: impl Into<Arc<T>>) -> Option<Arc<T>> {
@@ -482,6 +519,24 @@ mod tests {
                 assert_eq!(change.after, model.get(change.key));
             }
         }
+    }
+
+    #[test]
+    fn maps_that_were_made_apart_can_share_what_is_the_same() {
+        let made = |odd: u32| {
+            let mut map = SharedMap::default();
+            for key in 0..5_000u32 {
+                map.insert(key, if key == odd { 1 } else { 0 });
+            }
+            map
+        };
+        let (one, mut same, mut other) = (made(700), made(700), made(4_000));
+        same.share_with(&one);
+        assert!(same.is_same(&one));
+        other.share_with(&one);
+        assert!(other == made(4_000));
+        let shared = |chunk: &&Chunk<u32, i32>| one.chunks().any(|o| Arc::ptr_eq(o, chunk));
+        assert_eq!(other.chunks().filter(|chunk| !shared(chunk)).count(), 2);
     }
 
     #[test]

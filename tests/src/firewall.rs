@@ -362,7 +362,7 @@ impl Firewall {
             return false;
         };
         let owner = Owner::Workload(workload.name.clone());
-        let mut slots = self.plan.slots().to_vec();
+        let mut slots = self.plan.slots().collect::<Vec<_>>();
         for (address, (profile, _)) in addresses.into_iter().zip(places) {
             let number = slots.iter().map(|slot| slot.number).max().unwrap_or(0) + 1;
             let set = self.kernel.set_slot(number, profile);
@@ -394,7 +394,7 @@ impl Firewall {
         let workload = named(world, name);
         let (namespace, pod) = split(name);
         let owner = Owner::Workload(ObjectName::new(namespace, pod));
-        let slots = self.plan.slots().iter().filter(|slot| slot.owner == owner);
+        let slots = self.plan.slots().filter(|slot| slot.owner == owner);
         Endpoint {
             ifindex: workload.host_ifindex,
             mac: workload.end.mac.0,

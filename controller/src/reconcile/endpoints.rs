@@ -1,5 +1,6 @@
 //! Endpoints: added, given other labels, removed, and found gone.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -306,9 +307,9 @@ impl Reconciler {
         if self.problem.is_some() && self.force.compiled().is_none() {
             return self.leave_as_is();
         }
+        let closed = self.closed_bridges();
         let ids: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
         for id in ids {
-            let bridge = self.bridge(&id);
             let Some(managed) = self.endpoints.get_mut(&id) else {
                 continue;
             };
@@ -317,6 +318,11 @@ impl Reconciler {
                 continue;
             }
             let endpoint = &managed.endpoint;
+            let interface = self.interfaces.by_index.get(&endpoint.link.host_ifindex);
+            let bridge = interface
+                .map(|interface| interface.controller)
+                .filter(|bridge| closed.contains(bridge))
+                .unwrap_or(0);
             // The record first: programs of an agent before are replaced by ours, which
             // must not find the interface unknown.
             let in_force = self.force.enforce(
@@ -393,33 +399,22 @@ impl Reconciler {
         self.names.set_endpoints(names.collect());
     }
 
-    /// The bridge that may route an endpoint's packets up: none of its other ports
+    /// The bridges that may route endpoints' packets up: none of their other ports
     /// could lend them an address.
-    fn bridge(&self, id: &EndpointId) -> u32 {
-        let Some(managed) = self.endpoints.get(id) else {
-            return 0;
-        };
-        let own = managed.endpoint.link.host_ifindex;
+    fn closed_bridges(&self) -> BTreeSet<u32> {
         let by_index = &self.interfaces.by_index;
-        let controller = by_index
-            .get(&own)
-            .map_or(0, |interface| interface.controller);
-        if !by_index.get(&controller).is_some_and(|one| one.is_bridge) {
-            return 0;
-        }
-        let is_managed = |ifindex: u32| {
-            self.endpoints
-                .values()
-                .any(|managed| managed.endpoint.link.host_ifindex == ifindex)
-        };
-        let others = by_index
-            .values()
-            .filter(|port| port.controller == controller && port.ifindex != own);
-        if others.into_iter().all(|port| is_managed(port.ifindex)) {
-            controller
-        } else {
-            0
-        }
+        let endpoints = self.endpoints.values();
+        let managed: BTreeSet<u32> = endpoints
+            .map(|managed| managed.endpoint.link.host_ifindex)
+            .collect();
+        let open: BTreeSet<u32> = (by_index.values())
+            .filter(|port| !managed.contains(&port.ifindex))
+            .map(|port| port.controller)
+            .collect();
+        (by_index.values())
+            .filter(|one| one.is_bridge && !open.contains(&one.ifindex))
+            .map(|bridge| bridge.ifindex)
+            .collect()
     }
 
     /// Remembers the endpoints for the next start.

@@ -21,8 +21,9 @@ use super::range_tree::RangeTrees;
 /// Everything that goes into a table.
 pub(super) struct Content<'c> {
     pub(super) revision: u64,
-    pub(super) slots: &'c [(u32, Profile)],
-    /// The profiles of all slots, as [`profiles`] gives them.
+    /// All slots in use, and the index of each one's profile.
+    pub(super) slots: &'c [(u32, u32)],
+    /// The profiles of all slots, [`checked`].
     pub(super) profiles: &'c [Profile],
     pub(super) atoms: u32,
     pub(super) matrix: &'c Matrix,
@@ -107,9 +108,8 @@ pub(super) fn write(
         }
     }
     for (slot, profile) in content.slots {
-        let number = profiles.binary_search(profile).map_or(0, |index| index + 1);
         let (at, shift) = slot_place(*slot);
-        words[at as usize] |= offset(number) << shift;
+        words[at as usize] |= (profile + 1) << shift;
     }
     let mut put = |at: usize, word: u32| words[at] = word;
     let matrix = content.matrix;
@@ -137,11 +137,9 @@ pub(super) fn write(
     Ok((words, sections.end))
 }
 
-/// The profiles of all slots, each once, in order; the first has number 1.
-pub(super) fn profiles(slots: &[(u32, Profile)]) -> Result<Vec<Profile>, CompileError> {
-    let mut profiles: Vec<Profile> = slots.iter().map(|(_, profile)| *profile).collect();
-    profiles.sort_unstable();
-    profiles.dedup();
+/// The profiles of all slots, each once and in order, if they can be numbered; the
+/// first has number 1.
+pub(super) fn checked(profiles: Vec<Profile>) -> Result<Vec<Profile>, CompileError> {
     if profiles.len() >= MAX_PROFILES as usize {
         return Err(CompileError::Capacity {
             table: "profiles",

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use cofferdam_verdict::reason::Reason;
-use cofferdam_verdict::table::{BLOCK_WORDS, MAX_ROW_INTERVALS};
+use cofferdam_verdict::table::{BLOCK_WORDS, MAX_ROW_INTERVALS, PAGE_WORDS};
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
 use crate::inventory::Tier;
@@ -303,10 +303,11 @@ impl Matrix {
     fn count(&mut self, words: u64) -> Result<(), CompileError> {
         self.words += words;
         if self.words > self.max_words {
+            let pages = |words: u64| words.div_ceil(PAGE_WORDS as u64);
             return Err(CompileError::Capacity {
-                table: "table words",
-                used: self.words,
-                max: self.max_words,
+                table: "table pages",
+                used: pages(self.words),
+                max: pages(self.max_words),
             });
         }
         Ok(())

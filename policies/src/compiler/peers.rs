@@ -172,11 +172,16 @@ impl Atoms {
         let (class_of, class_first) = range_classes(&ranges, &sets);
 
         let outside = (0..number(class_first.len())).map(|class| (OUTSIDE, class));
-        let mut pairs: Vec<(u32, u32)> = addresses
-            .into_iter()
-            .map(|(range, signature)| (block_of[signature as usize], class_of[range as usize]))
-            .chain(outside)
-            .collect();
+        let mut pairs: Vec<(u32, u32)> = outside.collect();
+        // Most addresses of one block lie in one class of ranges.
+        let mut last = vec![u32::MAX; block_ports.len()];
+        for (range, signature) in addresses {
+            let block = block_of[signature as usize];
+            let class = class_of[range as usize];
+            if std::mem::replace(&mut last[block as usize], class) != class {
+                pairs.push((block, class));
+            }
+        }
         pairs.sort_unstable();
         pairs.dedup();
 

@@ -89,6 +89,15 @@ impl Ranges {
         }
     }
 
+    /// Finds the ranges of ascending addresses.
+    pub(super) fn along(&self) -> Along<'_> {
+        Along {
+            ranges: self,
+            v4: 0,
+            v6: 0,
+        }
+    }
+
     /// An address of a range, its first.
     pub(super) fn first_address(&self, range: u32) -> IpAddr {
         match (range as usize).checked_sub(self.v4.len()) {
@@ -119,6 +128,34 @@ impl Ranges {
             left.push(from..whole.end);
         }
         left
+    }
+}
+
+/// A place between the ranges of both families, which only moves on.
+pub(super) struct Along<'r> {
+    ranges: &'r Ranges,
+    v4: usize,
+    v6: usize,
+}
+
+impl Along<'_> {
+    /// The range that an address lies in; none of its family before it is greater.
+    pub(super) fn of(&mut self, address: IpAddr) -> u32 {
+        fn move_on<T: Ord>(starts: &[T], at: &mut usize, address: &T) {
+            while starts.get(*at + 1).is_some_and(|next| next <= address) {
+                *at += 1;
+            }
+        }
+        match address {
+            IpAddr::V4(address) => {
+                move_on(&self.ranges.v4, &mut self.v4, &address.into());
+                number(self.v4)
+            }
+            IpAddr::V6(address) => {
+                move_on(&self.ranges.v6, &mut self.v6, &address.into());
+                number(self.ranges.v4.len() + self.v6)
+            }
+        }
     }
 }
 
@@ -194,6 +231,19 @@ mod tests {
         let ranges = ranges(&["0.0.0.0/0", "::/0", "255.255.255.255/32", "ffff::/16"]);
         for address in ["0.0.0.0", "255.255.255.255", "::", "ffff:ffff::"] {
             assert!(ranges.of(address.parse().unwrap()) < ranges.count());
+        }
+        let ascending = [
+            "0.0.0.0",
+            "9.9.9.9",
+            "255.255.255.255",
+            "::",
+            "1::",
+            "ffff::",
+            "ffff::1",
+        ];
+        let mut along = ranges.along();
+        for address in ascending.map(|text| text.parse().unwrap()) {
+            assert_eq!(along.of(address), ranges.of(address), "{address}");
         }
         assert_eq!(ranges.count(), 4);
         assert_ne!(

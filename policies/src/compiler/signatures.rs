@@ -11,18 +11,17 @@
 //! signatures and not workloads, starting from the shortest list that one of its
 //! requirements permits.
 //!
-//! Invariant: signatures are numbered in the order of the workloads they first
-//! appear in, so equal inventories give equal numbers.
+//! Invariant: signatures are numbered in the order of the addresses they first appear
+//! at, so equal inventories give equal numbers.
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use crate::inventory::{ClusterPeer, Inventory, Node, Peer, PortRange, Ports, Protocol, Workload};
+use crate::inventory::{Inventory, Protocol, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator};
 
-/// The namespace of nodes' signatures. Workloads' are numbered from 0, and each has an
-/// entry in memory.
-const NODES: u32 = u32::MAX;
+use super::facts::{FactBook, Facts, NODES, Word};
 
 /// A value of a label that no selector names.
 const OTHER_VALUE: u32 = 0;
@@ -44,11 +43,11 @@ pub(super) struct Signature {
 /// The words that selectors and rules use, numbered.
 #[derive(Debug, Clone, Default)]
 struct Vocabulary {
-    namespaces: HashMap<Box<str>, u32>,
-    keys: HashMap<Box<str>, u32>,
+    namespaces: HashMap<Arc<str>, u32>,
+    keys: HashMap<Arc<str>, u32>,
     /// For each key its named values, numbered from 1.
-    values: Vec<HashMap<Box<str>, u32>>,
-    port_names: HashMap<Protocol, HashMap<Box<str>, u32>>,
+    values: Vec<HashMap<Arc<str>, u32>>,
+    port_names: HashMap<Protocol, HashMap<Arc<str>, u32>>,
     port_name_count: u32,
 }
 
@@ -101,6 +100,10 @@ pub(super) struct Signatures<'a> {
     known: KnownSignatures,
     namespace_labels: Vec<&'a Labels>,
     all: Vec<Signature>,
+    /// For the facts of each address in order, chunk by chunk.
+    facts: Vec<Arc<[u32]>>,
+    /// For all facts the signature, if somebody has them now.
+    of_facts: Vec<Option<u32>>,
     by_namespace: Vec<Vec<u32>>,
     by_key: Vec<Vec<u32>>,
     by_value: HashMap<(u32, u32), Vec<u32>>,
@@ -109,80 +112,116 @@ pub(super) struct Signatures<'a> {
     scopes: HashMap<&'a LabelSelector, Rc<[bool]>>,
 }
 
+/// From the numbers of facts to those of a vocabulary.
+struct Translation {
+    namespaces: Vec<Option<u32>>,
+    keys: HashMap<u32, TranslatedKey>,
+    port_names: HashMap<u32, u32>,
+}
+
+struct TranslatedKey {
+    key: u32,
+    /// The values that are named.
+    values: HashMap<u32, u32>,
+}
+
+impl Translation {
+    fn new(book: &FactBook, vocabulary: &Vocabulary) -> Self {
+        let mut namespaces = vec![None; book.namespaces()];
+        for (name, new) in &vocabulary.namespaces {
+            if let Some(old) = book.namespace(name) {
+                namespaces[old as usize] = Some(*new);
+            }
+        }
+        let keys = vocabulary.keys.iter().filter_map(|(key, new)| {
+            let old = book.key(key)?;
+            let values = (vocabulary.values[*new as usize].iter())
+                .filter_map(|(value, new)| Some((book.value(old, value)?, *new)));
+            let translated = TranslatedKey {
+                key: *new,
+                values: values.collect(),
+            };
+            Some((old, translated))
+        });
+        let keys = keys.collect();
+        let names = vocabulary.port_names.iter().flat_map(|(protocol, names)| {
+            let names = names.iter();
+            names.filter_map(|(name, new)| Some((book.port_name(*protocol, name)?, *new)))
+        });
+        Self {
+            namespaces,
+            keys,
+            port_names: names.collect(),
+        }
+    }
+
+    fn signature(&self, facts: &Facts) -> Signature {
+        let mut labels: Vec<(u32, u32)> = (facts.labels.iter())
+            .filter_map(|(key, value)| {
+                let translated = self.keys.get(key)?;
+                let value = translated.values.get(value).copied();
+                Some((translated.key, value.unwrap_or(OTHER_VALUE)))
+            })
+            .collect();
+        labels.sort_unstable();
+        let ports = facts.ports.iter();
+        let mut ports: Vec<(u32, u16)> = ports
+            .filter_map(|(name, port)| Some((*self.port_names.get(name)?, *port)))
+            .collect();
+        ports.sort_unstable();
+        let namespace = match facts.namespace {
+            NODES => NODES,
+            namespace => self.namespaces[namespace as usize]
+                .expect("an inventory has every namespace that it refers to"),
+        };
+        Signature {
+            namespace,
+            labels: labels.into(),
+            ports: ports.into(),
+        }
+    }
+}
+
 impl Vocabulary {
-    fn of(inventory: &Inventory) -> Self {
+    /// The words of all policies, numbered as they come.
+    fn of(inventory: &Inventory, words: &[Arc<[Word]>]) -> Self {
         let mut vocabulary = Self {
             namespaces: (inventory.namespaces().keys().zip(0..))
-                .map(|(name, i)| (Box::from(&**name), i))
+                .map(|(name, i)| (name.clone(), i))
                 .collect(),
             ..Self::default()
         };
-        for policy in inventory.policies().values() {
-            vocabulary.learn_selector(&policy.subject);
-            for rule in policy.ingress.iter().chain(&policy.egress).flatten() {
-                for peer in rule.peers.iter().flatten() {
-                    if let Peer::Workloads { workloads, .. } = peer {
-                        vocabulary.learn_selector(workloads);
-                    }
-                }
-                vocabulary.learn_ports(rule.ports.as_deref());
-            }
-        }
-        for policy in inventory.cluster_policies().values() {
-            vocabulary.learn_selector(&policy.subject.workloads);
-            for rule in policy.ingress.iter().chain(&policy.egress) {
-                for peer in rule.peers.iter().flatten() {
-                    match peer {
-                        ClusterPeer::Workloads(selector) => {
-                            vocabulary.learn_selector(&selector.workloads);
-                        }
-                        ClusterPeer::Nodes(selector) => vocabulary.learn_selector(selector),
-                        ClusterPeer::Networks(_) => {}
-                    }
-                }
-                vocabulary.learn_ports(rule.ports.as_deref());
-            }
-        }
-        vocabulary
-    }
-
-    fn learn_selector(&mut self, selector: &LabelSelector) {
-        for requirement in selector.requirements() {
-            let key = match self.keys.get(requirement.key()) {
-                Some(key) => *key,
-                None => {
-                    let new = number(self.keys.len());
-                    self.keys.insert(requirement.key().into(), new);
-                    self.values.push(HashMap::new());
-                    new
-                }
-            };
-            let values = &mut self.values[key as usize];
-            if let Operator::In(named) | Operator::NotIn(named) = requirement.operator() {
-                for value in named {
+        for word in words.iter().flat_map(|words| words.iter()) {
+            match word {
+                Word::Key(key) => _ = vocabulary.learn_key(key),
+                Word::Value(key, value) => {
+                    let key = vocabulary.learn_key(key);
+                    let values = &mut vocabulary.values[key as usize];
                     let next = number(values.len()) + 1;
                     if !values.contains_key(value) {
                         values.insert(value.clone(), next);
                     }
                 }
+                Word::Port(protocol, name) => {
+                    let names = vocabulary.port_names.entry(*protocol).or_default();
+                    if !names.contains_key(name) {
+                        names.insert(name.clone(), vocabulary.port_name_count);
+                        vocabulary.port_name_count += 1;
+                    }
+                }
             }
         }
+        vocabulary
     }
 
-    fn learn_ports(&mut self, ports: Option<&[PortRange]>) {
-        for port in ports.into_iter().flatten() {
-            if let Ports::Named(name) = &port.ports {
-                self.learn_port_name(name, port.protocol);
-            }
+    fn learn_key(&mut self, key: &Arc<str>) -> u32 {
+        if let Some(known) = self.keys.get(key) {
+            return *known;
         }
-    }
-
-    fn learn_port_name(&mut self, name: &str, protocol: Protocol) {
-        let names = self.port_names.entry(protocol).or_default();
-        if !names.contains_key(name) {
-            names.insert(name.into(), self.port_name_count);
-            self.port_name_count += 1;
-        }
+        let new = number(self.keys.len());
+        self.keys.insert(key.clone(), new);
+        self.values.push(HashMap::new());
+        new
     }
 
     fn port_name(&self, name: &str, protocol: Protocol) -> Option<u32> {
@@ -271,24 +310,51 @@ impl Requirement {
 }
 
 impl<'a> Signatures<'a> {
-    /// Learns the words of all policies.
-    pub(super) fn new(inventory: &'a Inventory) -> Self {
-        let vocabulary = Vocabulary::of(inventory);
+    /// Learns the words of all policies, and finds everybody's signature.
+    pub(super) fn new(inventory: &'a Inventory, book: &mut FactBook) -> Self {
+        let words = book.words(inventory);
+        let vocabulary = Vocabulary::of(inventory, &words);
+        let facts = book.of_holders(inventory);
+        let translation = Translation::new(book, &vocabulary);
         let keys = vocabulary.keys.len();
-        Self {
+        let mut signatures = Self {
             known: KnownSignatures {
                 vocabulary,
                 numbers: HashMap::new(),
             },
             namespace_labels: inventory.namespaces().values().collect(),
             all: Vec::new(),
+            facts: Vec::new(),
+            of_facts: vec![None; book.all().len()],
             by_namespace: vec![Vec::new(); inventory.namespaces().len()],
             by_key: vec![Vec::new(); keys],
             by_value: HashMap::new(),
             nodes: Vec::new(),
             selected: HashMap::new(),
             scopes: HashMap::new(),
+        };
+        for one in facts.iter().flat_map(|facts| facts.iter()) {
+            if signatures.of_facts[*one as usize].is_none() {
+                let signature = translation.signature(&book.all()[*one as usize]);
+                let number = signatures.add(signature);
+                signatures.of_facts[*one as usize] = Some(number);
+            }
         }
+        signatures.facts = facts;
+        signatures
+    }
+
+    /// How many facts somebody has.
+    pub(super) fn facts_in_use(&self) -> usize {
+        self.of_facts.iter().flatten().count()
+    }
+
+    /// The signatures of all addresses' owners, in the order of addresses.
+    pub(super) fn of_holders(&self) -> impl Iterator<Item = u32> {
+        let facts = self.facts.iter().flat_map(|facts| facts.iter());
+        facts.map(|one| {
+            self.of_facts[*one as usize].expect("facts that somebody has have a signature")
+        })
     }
 
     /// The number of a namespace.
@@ -309,42 +375,19 @@ impl<'a> Signatures<'a> {
             .expect("names of all rules were learnt")
     }
 
-    /// The number of a node's signature. All nodes are added before the first
-    /// selector is evaluated.
-    pub(super) fn add_node(&mut self, node: &Node) -> u32 {
-        debug_assert!(self.selected.is_empty());
-        let signature = Signature {
-            namespace: NODES,
-            labels: self.known.vocabulary.labels(&node.labels),
-            ports: PortNumbers::default(),
-        };
+    fn add(&mut self, signature: Signature) -> u32 {
         if let Some(number) = self.known.numbers.get(&signature) {
             return *number;
         }
         let new = number(self.all.len());
-        self.nodes.push(new);
-        self.all.push(signature.clone());
-        self.known.numbers.insert(signature, new);
-        new
-    }
-
-    /// The number of a workload's signature. All workloads are added before the
-    /// first selector is evaluated.
-    pub(super) fn add(&mut self, workload: &Workload) -> u32 {
-        debug_assert!(self.selected.is_empty());
-        let signature = self
-            .known
-            .vocabulary
-            .signature(workload)
-            .expect("an inventory has every namespace that it refers to");
-        if let Some(number) = self.known.numbers.get(&signature) {
-            return *number;
-        }
-        let new = number(self.all.len());
-        self.by_namespace[signature.namespace as usize].push(new);
-        for (key, value) in &signature.labels {
-            self.by_key[*key as usize].push(new);
-            self.by_value.entry((*key, *value)).or_default().push(new);
+        if signature.namespace == NODES {
+            self.nodes.push(new);
+        } else {
+            self.by_namespace[signature.namespace as usize].push(new);
+            for (key, value) in &signature.labels {
+                self.by_key[*key as usize].push(new);
+                self.by_value.entry((*key, *value)).or_default().push(new);
+            }
         }
         self.all.push(signature.clone());
         self.known.numbers.insert(signature, new);
@@ -359,6 +402,16 @@ impl<'a> Signatures<'a> {
     /// All signatures by number.
     pub(super) fn all(&self) -> &[Signature] {
         &self.all
+    }
+
+    /// Of some signatures those that a selector chooses.
+    pub(super) fn select_among(&self, signatures: &[u32], selector: &LabelSelector) -> Vec<u32> {
+        let requirements = self.known.vocabulary.requirements(selector);
+        let is_chosen = |one: &u32| {
+            let signature = &self.all[*one as usize];
+            requirements.iter().all(|r| r.holds(signature))
+        };
+        signatures.iter().copied().filter(is_chosen).collect()
     }
 
     /// The signatures that a selector chooses, ascending.
@@ -430,7 +483,7 @@ impl<'a> Signatures<'a> {
     }
 
     /// For each namespace whether a selector chooses it.
-    fn chosen_namespaces(&mut self, selector: &'a LabelSelector) -> Rc<[bool]> {
+    pub(super) fn chosen_namespaces(&mut self, selector: &'a LabelSelector) -> Rc<[bool]> {
         let labels = &self.namespace_labels;
         self.scopes
             .entry(selector)

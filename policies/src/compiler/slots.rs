@@ -8,12 +8,14 @@
 //!
 //! Invariant: no number and no address stands in a plan twice, and number 0 never.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use thiserror::Error;
 
-use crate::inventory::{Inventory, Owner};
+use crate::inventory::{Holder, Inventory, Owner};
+use crate::shared_map::SharedMap;
+
+use super::signatures::number;
 
 /// The slot of one address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,13 +55,24 @@ pub enum SlotPlanError {
     },
 }
 
-/// The slots of workloads and nodes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The slots of workloads and nodes. A copy shares what neither changes.
+#[derive(Debug, Clone, Default)]
 pub struct SlotPlan {
-    /// In the order of numbers.
-    slots: Vec<Slot>,
-    by_address: HashMap<IpAddr, u32>,
+    by_number: SharedMap<u32, (Owner, IpAddr)>,
+    by_address: SharedMap<IpAddr, u32>,
+    /// Numbers below the highest that no address has.
+    free: SharedMap<u32, ()>,
+    /// The owners that it was made for.
+    holders: SharedMap<IpAddr, Holder>,
 }
+
+impl PartialEq for SlotPlan {
+    fn eq(&self, other: &Self) -> bool {
+        self.by_number == other.by_number
+    }
+}
+
+impl Eq for SlotPlan {}
 
 impl SlotPlan {
     /// Numbers every address of an inventory from 1 on: workloads in the order of
@@ -78,37 +91,50 @@ impl SlotPlan {
     /// for its former address.
     #[must_use]
     pub fn successor(&self, inventory: &Inventory) -> Self {
-        let workloads = inventory
-            .workloads()
-            .values()
-            .map(|w| (Owner::Workload(w.name.clone()), w.own_addresses()));
-        let nodes = inventory
-            .nodes()
-            .iter()
-            .map(|(name, node)| (Owner::Node(name.clone()), node.addresses.as_slice()));
-        let mut used = self.slots.iter().map(|slot| slot.number).peekable();
-        let mut free = (1u32..).filter(|number| {
-            while used.next_if(|used| used < number).is_some() {}
-            used.peek() != Some(number)
-        });
-        let mut plan = Self::default();
-        for (owner, addresses) in workloads.chain(nodes) {
-            let mut addresses = addresses.to_vec();
-            addresses.sort();
-            addresses.dedup();
-            for address in addresses {
-                let kept = self.of(address).or_else(|| free.next());
-                let number = kept.expect("there are more numbers than addresses");
-                plan.by_address.insert(address, number);
-                plan.slots.push(Slot {
-                    number,
-                    owner: owner.clone(),
-                    address,
-                });
+        let holders = inventory.holders();
+        let mut next = Self {
+            holders: holders.clone(),
+            ..self.clone()
+        };
+        let mut added: Vec<(Owner, IpAddr)> = Vec::new();
+        let mut removed: Vec<IpAddr> = Vec::new();
+        if self.holders.is_empty() {
+            // Given from outside, perhaps, and nothing is known of its owners.
+            let gone = |address: &&IpAddr| !holders.contains_key(*address);
+            removed.extend(self.by_address.keys().filter(gone));
+        }
+        for change in self.holders.changes(holders) {
+            match change.after {
+                Some(holder) => added.push((holder.owner(), *change.key)),
+                None => removed.push(*change.key),
             }
         }
-        plan.slots.sort();
-        plan
+        added.sort();
+        let mut rest = Vec::new();
+        for address in removed {
+            if let Some(number) = next.by_address.remove(&address) {
+                next.by_number.remove(&number);
+                rest.push(number);
+            }
+        }
+        let mut highest = number(self.by_number.len() + self.free.len());
+        for (owner, address) in added {
+            let number = self.of(address).unwrap_or_else(|| {
+                let lowest = next.free.keys().next().copied();
+                lowest
+                    .inspect(|number| _ = next.free.remove(number))
+                    .unwrap_or_else(|| {
+                        highest += 1;
+                        highest
+                    })
+            });
+            next.by_address.insert(address, number);
+            next.by_number.insert(number, (owner, address));
+        }
+        for number in rest {
+            next.free.insert(number, ());
+        }
+        next
     }
 
     /// A plan whose numbers were given before.
@@ -116,13 +142,11 @@ impl SlotPlan {
     /// # Errors
     /// A number or an address that comes twice, and number 0.
     pub fn from_slots(slots: impl IntoIterator<Item = Slot>) -> Result<Self, SlotPlanError> {
-        let mut plan = Self {
-            slots: slots.into_iter().collect(),
-            by_address: HashMap::new(),
-        };
-        plan.slots.sort();
+        let mut slots: Vec<Slot> = slots.into_iter().collect();
+        slots.sort();
+        let mut plan = Self::default();
         let mut before = 0;
-        for slot in &plan.slots {
+        for slot in slots {
             let (number, address) = (slot.number, slot.address);
             if number == 0 {
                 return Err(SlotPlanError::Zero { address });
@@ -133,21 +157,58 @@ impl SlotPlan {
             if plan.by_address.insert(address, number).is_some() {
                 return Err(SlotPlanError::AddressTaken { number, address });
             }
+            for free in before + 1..number {
+                plan.free.insert(free, ());
+            }
+            plan.by_number.insert(number, (slot.owner, address));
             before = number;
         }
         Ok(plan)
     }
 
     /// All slots, in the order of their numbers.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        (self.by_number.iter()).map(|(number, (owner, address))| Slot {
+            number: *number,
+            owner: owner.clone(),
+            address: *address,
+        })
+    }
+
+    /// How many slots there are.
     #[must_use]
-    pub fn slots(&self) -> &[Slot] {
-        &self.slots
+    pub fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_number.is_empty()
     }
 
     /// The slot of an address.
     #[must_use]
     pub fn of(&self, address: IpAddr) -> Option<u32> {
         self.by_address.get(&address).copied()
+    }
+
+    /// The slots of all addresses, in the order of addresses.
+    #[must_use]
+    pub fn by_address(&self) -> &SharedMap<IpAddr, u32> {
+        &self.by_address
+    }
+
+    /// Whose slot it is, and of which address.
+    #[must_use]
+    pub fn holder(&self, number: u32) -> Option<&(Owner, IpAddr)> {
+        self.by_number.get(&number)
+    }
+
+    /// The highest number; 0 when there is none.
+    #[must_use]
+    pub fn highest(&self) -> u32 {
+        self.by_number.keys().next_back().copied().unwrap_or(0)
     }
 }
 
@@ -206,8 +267,8 @@ mod tests {
         ]));
         assert_eq!(of(&third, "10.0.0.1"), Some(1), "whoever owns it");
         assert_eq!(of(&third, "10.0.0.5"), Some(2));
-        let owner = third.slots().iter().find(|slot| slot.number == 1).unwrap();
-        assert_eq!(owner.owner, Owner::Workload(ObjectName::new("x", "d")));
+        let (owner, _) = third.holder(1).unwrap();
+        assert_eq!(*owner, Owner::Workload(ObjectName::new("x", "d")));
     }
 
     #[test]

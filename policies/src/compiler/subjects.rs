@@ -17,14 +17,13 @@ use cofferdam_verdict::verdict::Direction;
 use crate::inventory::{
     ClusterNetworkPolicy, Inventory, NetworkPolicy, ObjectName, Tier, Workload,
 };
-use crate::selectors::LabelSelector;
 
 use super::CompileError;
 use super::partition::Partition;
 use super::peers::{PeerLists, restrict};
 use super::policy::{CompiledPolicy, PolicyCompiler, Rank};
 use super::rules::RuleNumbers;
-use super::signatures::{PortNumbers, Scope, Signatures, number};
+use super::signatures::{PortNumbers, Signatures, number};
 
 /// Both directions, in the order of the table's class words.
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
@@ -60,10 +59,17 @@ impl Subjects {
         lists: &mut PeerLists<'a>,
         numbers: &mut RuleNumbers,
     ) -> Result<Self, CompileError> {
+        let mut by_namespace: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (signature, is_local) in (0u32..).zip(local) {
+            if *is_local {
+                let namespace = signatures.all()[signature as usize].namespace;
+                by_namespace.entry(namespace).or_default().push(signature);
+            }
+        }
         let mut finder = Finder {
             inventory,
             signatures,
-            local,
+            by_namespace,
             lists,
             numbers,
             policies: Vec::new(),
@@ -172,7 +178,8 @@ fn policies_of<'i>(
 struct Finder<'f, 'a> {
     inventory: &'a Inventory,
     signatures: &'f mut Signatures<'a>,
-    local: &'f [bool],
+    /// The signatures of workloads of this node.
+    by_namespace: BTreeMap<u32, Vec<u32>>,
     lists: &'f mut PeerLists<'a>,
     numbers: &'f mut RuleNumbers,
     policies: Vec<CompiledPolicy>,
@@ -181,9 +188,19 @@ struct Finder<'f, 'a> {
 impl<'a> Finder<'_, 'a> {
     /// Those of namespaces, in the order of their names.
     fn of_namespaces(&mut self) -> Result<(), CompileError> {
+        let mut last: Option<(&'a str, u32)> = None;
         for policy in self.inventory.policies().values() {
-            let namespace = self.signatures.namespace(&policy.name.namespace);
-            let subjects = self.subjects(Scope::Own(namespace), &policy.subject);
+            let name = &*policy.name.namespace;
+            let namespace = match last {
+                Some((same, number)) if same == name => number,
+                _ => self.signatures.namespace(name),
+            };
+            last = Some((name, namespace));
+            // Most namespaces of a cluster have no workload on one node.
+            let Some(local) = self.by_namespace.get(&namespace) else {
+                continue;
+            };
+            let subjects = self.signatures.select_among(local, &policy.subject);
             if !subjects.is_empty() {
                 let policy = self.compiler().of_namespace(policy, namespace, subjects)?;
                 self.policies.push(policy);
@@ -201,20 +218,19 @@ impl<'a> Finder<'_, 'a> {
         policies.sort_by_key(|policy| policy.priority);
         for policy in policies {
             let subject = &policy.subject;
-            let subjects = self.subjects(Scope::Selected(&subject.namespaces), &subject.workloads);
+            let chosen = self.signatures.chosen_namespaces(&subject.namespaces);
+            let mut local: Vec<u32> = (self.by_namespace.iter())
+                .filter(|(namespace, _)| chosen[**namespace as usize])
+                .flat_map(|(_, signatures)| signatures.iter().copied())
+                .collect();
+            local.sort_unstable();
+            let subjects = self.signatures.select_among(&local, &subject.workloads);
             if !subjects.is_empty() {
                 let policy = self.compiler().of_cluster(policy, subjects)?;
                 self.policies.push(policy);
             }
         }
         Ok(())
-    }
-
-    /// The signatures of workloads of this node that a selector chooses.
-    fn subjects(&mut self, scope: Scope<'a>, selector: &'a LabelSelector) -> Vec<u32> {
-        let chosen = self.signatures.select(scope, selector);
-        let local = |signature: &u32| self.local[*signature as usize];
-        chosen.iter().copied().filter(local).collect()
     }
 
     fn compiler(&mut self) -> PolicyCompiler<'_, 'a> {

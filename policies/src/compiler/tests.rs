@@ -11,6 +11,7 @@ use super::*;
 use crate::documents;
 use crate::inventory::Workload;
 
+mod again;
 mod cluster;
 
 const PODS: &str = "
@@ -398,9 +399,9 @@ fn slots_given_from_outside_change_nothing_but_the_slots() {
     let inventory = inventory(&texts);
     let plan = SlotPlan::assign(&inventory);
     let compiled = compile(&input(&inventory, &plan)).unwrap();
-    let reversed = plan.slots().iter().map(|slot| Slot {
+    let reversed = plan.slots().map(|slot| Slot {
         number: 40 - slot.number,
-        ..slot.clone()
+        ..slot
     });
     let other_plan = SlotPlan::from_slots(reversed).unwrap();
     let other = compile(&input(&inventory, &other_plan)).unwrap();
@@ -507,6 +508,49 @@ fn what_does_not_fit_is_refused_with_its_number() {
 }
 
 #[test]
+fn a_refusal_names_the_setting_that_makes_room() {
+    let narrow = Limits { slots: 8, ..LIMITS };
+    assert_eq!(
+        refusal(&[], narrow).to_string(),
+        "slots: 8 needed, and there is room for 7; raise `limits.slots`"
+    );
+    // Owned addresses alone are too many.
+    let narrower = Limits { slots: 4, ..LIMITS };
+    assert_eq!(
+        refusal(&[], narrower).to_string(),
+        "slots: 6 needed, and there is room for 3; raise `limits.slots`"
+    );
+    let pages = Limits {
+        table_pages: 2,
+        ..LIMITS
+    };
+    let refused = refusal(&[], pages).to_string();
+    assert!(refused.ends_with("raise `limits.table_pages`"), "{refused}");
+    // More rows than the pages hold are noticed before all of them are made.
+    let ports = |number: u32| {
+        let ports: Vec<String> = (0..2_000)
+            .map(|i| format!("{{port: {}}}", 20_000 * (number % 3) + 5 * i + 1 + number))
+            .collect();
+        let spec = format!(
+            "{{podSelector: {{matchLabels: {{app: a}}}}, ingress: [{{from: [{{ipBlock: {{cidr: \
+             203.0.113.{number}/32}}}}], ports: [{}]}}]}}",
+            ports.join(", ")
+        );
+        policy(&format!("p{number}"), &spec)
+    };
+    let many: Vec<String> = (0..9).map(ports).collect();
+    let refused = refusal(
+        &many,
+        Limits {
+            table_pages: 3,
+            ..LIMITS
+        },
+    )
+    .to_string();
+    assert!(refused.ends_with("raise `limits.table_pages`"), "{refused}");
+}
+
+#[test]
 fn an_address_without_a_slot_is_refused() {
     let inventory = inventory(&[]);
     let plan = SlotPlan::default();
@@ -554,10 +598,10 @@ fn a_workload_like_another_finds_its_place_without_a_new_table() {
     let plan = SlotPlan::assign(&inventory);
     let compiled = compile(&input(&inventory, &plan)).unwrap();
     let world = World { plan, compiled };
-    let template = &inventory.workloads()[&crate::inventory::ObjectName::new("x", "a")];
+    let template = &inventory.workloads()[&ObjectName::new("x", "a")];
     let placed = |app: &str, address: &str| {
         let mut workload = template.clone();
-        workload.name = crate::inventory::ObjectName::new("x", "new");
+        workload.name = ObjectName::new("x", "new");
         workload.labels = [("app", app), ("pod-template-hash", "1")]
             .into_iter()
             .collect();
@@ -596,9 +640,9 @@ fn a_late_workload_whose_port_has_another_number_has_no_place() {
         })
         .unwrap()
     };
-    let b = &inventory.workloads()[&crate::inventory::ObjectName::new("x", "b")];
+    let b = &inventory.workloads()[&ObjectName::new("x", "b")];
     let mut late = b.clone();
-    late.name = crate::inventory::ObjectName::new("x", "late");
+    late.name = ObjectName::new("x", "late");
     let address: IpAddr = "10.0.0.77".parse().unwrap();
     let only_a = compile_with(|workload| &*workload.name.name == "a");
     assert_eq!(only_a.place(&inventory, &late, address, true), None);

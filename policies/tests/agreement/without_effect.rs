@@ -349,7 +349,7 @@ impl Table {
     fn answers(&self, addresses: &[IpAddr], keys: &[u32]) -> Answers {
         let mut answers = Answers::default();
         let profile = |address: IpAddr| self.compiled.slot_of(&self.plan, address).unwrap().1;
-        let subjects = (self.plan.slots().iter())
+        let subjects = (self.plan.slots())
             .filter(|slot| matches!(slot.owner, Owner::Workload(_)))
             .map(|slot| slot.address);
         for subject in subjects {
@@ -428,7 +428,7 @@ fn count(
     }
     let table = Table::new(inventory);
     let keys = keys(inventory);
-    let owned = table.plan.slots().iter().map(|slot| slot.address);
+    let owned = table.plan.slots().map(|slot| slot.address);
     let outside = table.compiled.outside.iter().map(|set| set.first);
     let addresses: Vec<IpAddr> = owned.chain(outside).collect();
     let answers = table.answers(&addresses, &keys);

@@ -141,7 +141,7 @@ impl Trial<'_> {
     /// can be counted.
     fn compile_roomily(&mut self, limits: &Limits) -> Option<Compiled> {
         let mut room = *limits;
-        let owned = u32::try_from(self.plan.slots().len()).unwrap_or(u32::MAX);
+        let owned = u32::try_from(self.plan.len()).unwrap_or(u32::MAX);
         loop {
             match self.compile(room) {
                 Ok(compiled) => return Some(compiled),
@@ -155,7 +155,7 @@ impl Trial<'_> {
                     room.slots = owned.max(used).saturating_add(2).max(room.slots + 1);
                 }
                 Err(CompileError::Capacity {
-                    table: "table pages" | "table words",
+                    table: "table pages",
                     ..
                 }) if room.table_pages < MANY_PAGES => room.table_pages = MANY_PAGES,
                 Err(CompileError::Capacity { table, used, max }) => {
