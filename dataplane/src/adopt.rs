@@ -144,7 +144,8 @@ impl Kernel {
         let partitions: Vec<u32> = partitions
             .filter_map(|number| number.checked_sub(1))
             .collect();
-        self.flows.resume(&partitions);
+        (self.flows.resume(&partitions))
+            .map_err(failed("open the partitions of the flow table"))?;
         self.end_stray_bindings();
         Ok(())
     }

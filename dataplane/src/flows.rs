@@ -42,28 +42,32 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    /// The partitions of a table that may have been in use before.
-    pub(crate) fn over(outer: OwnedFd, limits: &Limits) -> io::Result<Self> {
+    /// The partitions of a table in which none is in use.
+    pub(crate) fn over(outer: OwnedFd, limits: &Limits) -> Self {
         let count = limits.flow_partitions();
-        let partition = |number| {
-            let made = sys::inner(outer.as_fd(), number)?;
-            made.map(MappedArray::over).transpose()
-        };
-        Ok(Self {
+        Self {
             sets: limits.flow_sets(),
-            partitions: (0..count).map(partition).collect::<io::Result<_>>()?,
+            partitions: (0..count).map(|_| None).collect(),
             free: (0..count).rev().collect(),
             resting: Vec::new(),
             outer,
-        })
+        }
     }
 
-    /// Says which partitions are in use; no program uses another.
-    pub(crate) fn resume(&mut self, used: &[u32]) {
-        self.free = (0..self.partitions.len() as u32)
-            .rev()
-            .filter(|number| !used.contains(number))
-            .collect();
+    /// Opens the partitions that are in use; no program uses another.
+    ///
+    /// Those alone: some kernels (Linux 6.1) wait for a grace period before they say
+    /// what an array of maps has at an index. Whatever else the agent before left in
+    /// the array is replaced when its number is taken.
+    pub(crate) fn resume(&mut self, used: &[u32]) -> io::Result<()> {
+        for &number in used {
+            if let Some(place) = self.partitions.get_mut(number as usize) {
+                let made = sys::inner(self.outer.as_fd(), number)?;
+                *place = made.map(MappedArray::over).transpose()?;
+            }
+        }
+        self.free.retain(|number| !used.contains(number));
+        Ok(())
     }
 
     /// Sets of a partition − 1.

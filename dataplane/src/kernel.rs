@@ -287,8 +287,7 @@ impl Kernel {
             Some(inner) => MappedArray::over(inner).map_err(map_failed())?,
             None => MappedArray::new("table", limits.table_pages).map_err(failed(MAKE_MAPS))?,
         };
-        let flows = Flows::over(share(map::FLOWS)?, &limits)
-            .map_err(failed("open the partitions of the flow table"))?;
+        let flows = Flows::over(share(map::FLOWS)?, &limits);
         Ok(Self {
             programs,
             settings,

@@ -7,6 +7,8 @@ use cofferdam_verdict::{
     packet::{Frame, MAX_HEADER_BYTES},
 };
 
+use crate::memory::blurred;
+
 /// Words of the control buffer that carry the mark from a tcx program to the
 /// filter behind it on the same hook. Nothing runs between the two but other
 /// programs of this hook.
@@ -181,17 +183,6 @@ impl Frame for Linear {
 
     #[inline(always)]
     fn blur(&self, value: u32) -> u32 {
-        let mut value = u64::from(value);
-        // SAFETY: arithmetic on registers, which wraps and comes back.
-        unsafe {
-            core::arch::asm!(
-                "{v} += {l}",
-                "{v} -= {l}",
-                v = inout(reg) value,
-                l = in(reg) u64::from(self.length),
-                options(pure, nomem, nostack),
-            );
-        }
-        value as u32
+        blurred(value, self.length)
     }
 }

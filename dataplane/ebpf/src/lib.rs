@@ -59,7 +59,14 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
         maps.count(counter::seen(hook), buffer.length());
     }
     let mut case = Case::blank(hook, buffer.length());
-    if inspect(buffer.raw(), &raw mut case, hook as u32) != 0 {
+    let mut inspected = inspect(buffer.raw(), &raw mut case, hook as u32);
+    if inspected == CUT {
+        // Headers outside the linear part are ordinary input: a frame over 4 KiB
+        // from a packet socket shows 14 bytes.
+        buffer.pull(MAX_HEADER_BYTES);
+        inspected = inspect(buffer.raw(), &raw mut case, hook as u32);
+    }
+    if inspected == OPEN {
         if !about.is_probe() {
             track(&raw mut case);
         }
@@ -84,7 +91,15 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
 // The steps below are global functions: the verifier checks each once, by itself,
 // and takes no interest in how its callers came here.
 
-/// Reads the packet's headers. 0 when they decide, 1 when the tables must be asked.
+/// What [`inspect`] returns: the headers decide.
+const DECIDED: i32 = 0;
+/// What [`inspect`] returns: the tables must be asked.
+const OPEN: i32 = 1;
+/// What [`inspect`] returns: the headers deny, but there may be more of them than
+/// could be read.
+const CUT: i32 = 2;
+
+/// Reads the packet's headers, and returns one of the three numbers above.
 ///
 /// # Safety
 ///
@@ -95,20 +110,15 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
 pub extern "C" fn inspect(skb: *mut __sk_buff, case: *mut Case, hook: u32) -> i32 {
     // SAFETY: see above.
     let Some(case) = (unsafe { case.as_mut() }) else {
-        return 0;
+        return DECIDED;
     };
-    let hook = hook_of(hook);
     let buffer = frame::Buffer::new(skb);
-    let about = buffer.context();
     let linear = buffer.linear();
-    let mut inspected = judge::inspect(&Maps, &linear, &about, hook, case);
-    if linear.is_cut() && inspected == Inspected::Decided && !case.is_allowed() {
-        // Headers outside the linear part are ordinary input: a frame over 4 KiB
-        // from a packet socket shows 14 bytes.
-        buffer.pull(MAX_HEADER_BYTES);
-        inspected = judge::inspect(&Maps, &buffer.linear(), &about, hook, case);
+    match judge::inspect(&Maps, &linear, &buffer.context(), hook_of(hook), case) {
+        Inspected::Open => OPEN,
+        Inspected::Decided if linear.is_cut() && !case.is_allowed() => CUT,
+        Inspected::Decided => DECIDED,
     }
-    i32::from(inspected == Inspected::Open)
 }
 
 #[inline(always)]

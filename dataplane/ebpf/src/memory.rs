@@ -193,6 +193,11 @@ impl Memory for Maps {
         }
         difference as u32
     }
+
+    #[inline(always)]
+    fn blur(&self, value: u32, unknown: u32) -> u32 {
+        blurred(value, unknown)
+    }
 }
 
 impl FlowMemory for Maps {
@@ -221,20 +226,23 @@ impl FlowMemory for Maps {
     fn jiffies(&self) -> u32 {
         self.jiffies64() as u32
     }
+}
 
-    #[inline(always)]
-    fn blur(&self, value: u32, unknown: u32) -> u32 {
-        let mut value = u64::from(value);
-        // SAFETY: arithmetic on registers, which wraps and comes back.
-        unsafe {
-            core::arch::asm!(
-                "{v} += {u}",
-                "{v} -= {u}",
-                v = inout(reg) value,
-                u = in(reg) u64::from(unknown),
-                options(pure, nomem, nostack),
-            );
-        }
-        value as u32
+/// The same value, of which the verifier knows nothing any more.
+///
+/// In registers of 32 bits: in 64 bits the sum cannot overflow, and the verifier
+/// would keep a range that still depends on the value.
+#[inline(always)]
+pub(crate) fn blurred(mut value: u32, unknown: u32) -> u32 {
+    // SAFETY: arithmetic on registers, which wraps and comes back.
+    unsafe {
+        core::arch::asm!(
+            "{v} += {u}",
+            "{v} -= {u}",
+            v = inout(wreg) value,
+            u = in(wreg) unknown,
+            options(pure, nomem, nostack),
+        );
     }
+    value
 }

@@ -102,6 +102,15 @@ pub trait Memory {
     fn less(&self, a: u32, b: u32) -> u32 {
         u32::from(a < b)
     }
+
+    /// The same value, of which the kernel's verifier knows nothing any more; see
+    /// [`crate::packet::Frame::blur`]. `unknown` is any number that it knows nothing
+    /// about.
+    #[inline(always)]
+    fn blur(&self, value: u32, unknown: u32) -> u32 {
+        let _ = unknown;
+        value
+    }
 }
 
 /// Access to the flow table, which programs write.
@@ -119,13 +128,4 @@ pub trait FlowMemory: Memory {
     /// The clock of flows: jiffies, low word. It wraps after 50 days at 1 000 a
     /// second; no idle time comes near half of that.
     fn jiffies(&self) -> u32;
-
-    /// The same value, of which the kernel's verifier knows nothing any more; see
-    /// [`crate::packet::Frame::blur`]. `unknown` is any number that it knows nothing
-    /// about.
-    #[inline(always)]
-    fn blur(&self, value: u32, unknown: u32) -> u32 {
-        let _ = unknown;
-        value
-    }
 }

@@ -374,7 +374,9 @@ impl<'a, M: Memory> Table<'a, M> {
                 return Some(rest);
             }
             if tag == range_tag::NEXT_WORD {
-                words = [words[1], words[2], words[3], 0];
+                // Blurred: the verifier would remember how often each was shifted.
+                let blur = |word| self.memory.blur(word, to);
+                words = [blur(words[1]), blur(words[2]), blur(words[3]), words[3]];
             }
             let offset = rest.wrapping_mul(RANGE_NODE_WORDS);
             let page = self.block.page(offset >> PAGE_SHIFT)?;

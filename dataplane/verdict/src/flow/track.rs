@@ -358,7 +358,7 @@ pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
     let Some(record) = memory.endpoint(case.endpoint) else {
         return;
     };
-    let Some(Candidate { key, sent }) = candidate(record, case) else {
+    let Some(Candidate { mut key, sent }) = candidate(record, case) else {
         return;
     };
     let protocol = case.protocol();
@@ -375,6 +375,9 @@ pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
         case.flow_step = step::SETTLED;
         return;
     }
+    // What is known of these differs by protocol, and the search need not know it.
+    key.ports = memory.blur(key.ports, case.bytes);
+    key.kind = memory.blur(key.kind, case.bytes);
     let Some((place, word)) = best_place(memory, record, &key, case.bytes) else {
         refuse(case, Reason::FlowTableFull);
         return;
