@@ -19,6 +19,7 @@ use cofferdam_verdict::flow::Idle as FlowKind;
 use serde::{Serialize, Serializer};
 
 pub use parse::parse;
+pub(crate) use parse::{KEEP, RANGES};
 
 /// What the operator decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

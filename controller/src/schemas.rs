@@ -1,6 +1,12 @@
 //! JSON Schemas, of documents that people write and of what commands print: one list.
 
-use serde_json::Value;
+mod cluster_network_policy;
+mod configuration;
+mod network_policy;
+mod parts;
+mod policy_test;
+
+use serde_json::{Value, json};
 
 use crate::output;
 
@@ -46,9 +52,49 @@ impl Named {
 /// All schemas: of documents, then of what commands print.
 #[must_use]
 pub fn all() -> Vec<Named> {
+    let network_policy = network_policy::schema();
+    let cluster_network_policy = cluster_network_policy::schema();
+    let policy_test = policy_test::schema();
+    let any = any(&[&network_policy, &cluster_network_policy, &policy_test]);
+    let documents = [
+        ("documents", "documents", &any),
+        ("network-policy", "NetworkPolicy", &network_policy),
+        (
+            "cluster-network-policy",
+            "ClusterNetworkPolicy",
+            &cluster_network_policy,
+        ),
+        ("policy-test", "PolicyTest", &policy_test),
+        ("configuration", "configuration", &configuration::schema()),
+    ];
+    let documents = documents.map(|(name, kind, schema)| {
+        let text = serde_json::to_string_pretty(schema).expect("a schema is JSON");
+        Named::new(name, Some(kind), text + "\n")
+    });
     let printed = output::schemas().into_iter().map(|(file, text)| {
         let name = file.strip_suffix(".json").unwrap_or(file);
         Named::new(name, None, text)
     });
-    printed.collect()
+    documents.into_iter().chain(printed).collect()
+}
+
+/// A schema for files in which documents of several kinds stand: each is held against
+/// its own, and other kinds against none.
+fn any(schemas: &[&Value]) -> Value {
+    let branches: Vec<Value> = (schemas.iter())
+        .map(|schema| {
+            let mut schema = (*schema).clone();
+            let own = schema.as_object_mut().expect("a schema is an object");
+            own.remove("$schema");
+            let kind = own["properties"]["kind"].clone();
+            json!({ "if": { "required": ["kind"], "properties": { "kind": kind } }, "then": schema })
+        })
+        .collect();
+    json!({
+        "$schema": parts::DRAFT,
+        "title": "Documents",
+        "description": "Any document in a folder of policies, by its kind.",
+        "type": ["object", "null"],
+        "allOf": branches,
+    })
 }

@@ -40,7 +40,9 @@ use context::Context;
 use reader::{Fields, Reader, Shown};
 
 pub use assemble::{Assembled, assemble};
+pub use cluster_network_policy::{MAX_ITEMS, MAX_RULE_NAME};
 pub use last_good::{KeptFile, LastGood, Settled, Source};
+pub use metadata::KEYS as METADATA_KEYS;
 pub use sources::{Found, ReadError, SourceFile, find, read};
 
 /// Largest file that is parsed, in bytes.

@@ -179,17 +179,23 @@ fn unsupported(reader: &mut Reader, mark: Mark, key: &str, default: &str) {
 
 const LIMITS: &[&str] = &["endpoints", "slots", "flows_per_endpoint", "table_pages"];
 
+/// What each of the limits may be.
+pub(crate) const RANGES: [(&str, RangeInclusive<u32>); 4] = [
+    ("endpoints", 1..=4096),
+    ("slots", 64..=1 << 24),
+    ("flows_per_endpoint", 16..=1 << 22),
+    ("table_pages", 2..=16_384),
+];
+/// How many flow logs may be kept.
+pub(crate) const KEEP: RangeInclusive<u32> = 0..=1000;
+
 fn limits(reader: &mut Reader, fields: Fields<'_, '_>, room: &mut Room) {
-    for (key, range, place) in [
-        ("endpoints", 1..=4096, &mut room.endpoints),
-        ("slots", 64..=1 << 24, &mut room.slots),
-        (
-            "flows_per_endpoint",
-            16..=1 << 22,
-            &mut room.flows_per_endpoint,
-        ),
-        ("table_pages", 2..=16_384, &mut room.table_pages),
-    ] {
+    for ((key, range), place) in RANGES.into_iter().zip([
+        &mut room.endpoints,
+        &mut room.slots,
+        &mut room.flows_per_endpoint,
+        &mut room.table_pages,
+    ]) {
         if let Some(value) = number(reader, fields, key, range) {
             *place = value;
         }
@@ -266,7 +272,7 @@ fn flow_log(reader: &mut Reader, fields: Fields<'_, '_>, log: &mut FlowLog) {
             Err(error) => wrong(reader, node, "max_bytes", value, &error.to_string()),
         }
     }
-    if let Some(value) = number(reader, fields, "keep", 0..=1000) {
+    if let Some(value) = number(reader, fields, "keep", KEEP) {
         log.keep = value;
     }
 }

@@ -29,9 +29,9 @@ use super::selector::selector;
 
 /// Most rules in one direction, peers and protocols in a rule, networks and domain
 /// names in a peer.
-const MAX_ITEMS: usize = 25;
+pub const MAX_ITEMS: usize = 25;
 /// Longest name of a rule, in characters.
-const MAX_RULE_NAME: usize = 100;
+pub const MAX_RULE_NAME: usize = 100;
 
 const PROTOCOLS: [(&str, Protocol); 3] = [
     ("tcp", Protocol::Tcp),

@@ -18,7 +18,7 @@ const MODE: &str = "cofferdam.dev/mode";
 
 /// Keys of `metadata` in an object that is read strictly; what an API server adds
 /// on the way out is among them.
-pub(super) const KEYS: &[&str] = &[
+pub const KEYS: &[&str] = &[
     "name",
     "namespace",
     "labels",

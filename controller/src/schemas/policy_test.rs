@@ -1,0 +1,70 @@
+//! `PolicyTest`.
+
+use cofferdam_policies::expectations::{API_VERSION, KIND};
+use serde_json::{Value, json};
+
+use super::parts::{SUBDOMAIN, address, document, list, object, optional, selector};
+
+pub(super) fn schema() -> Value {
+    let metadata = json!({
+        "description": "Which one it is.",
+        "type": "object",
+        "properties": { "name": { "type": "string" } },
+        "required": ["name"],
+    });
+    let addresses = list("Its addresses.", &address(), 1, None);
+    let statement = object(
+        "One statement. About selectors it holds for everything they match.",
+        json!({
+            "from": end("Who connects."),
+            "to": end("To whom."),
+            "port": {
+                "description": "To what: tcp/80, udp/53, sctp/80, icmp/8, icmp/8/0, icmpv6/128, proto/47.",
+                "type": "string",
+                "pattern": r"^((tcp|udp|sctp)/[1-9][0-9]{0,4}|icmp(v6)?/[0-9]{1,3}(/[0-9]{1,3})?|proto/[0-9]{1,3})$",
+            },
+            "verdict": { "enum": ["allow", "deny"] },
+            "by": {
+                "description": "The policy that decides: namespace/name, or the name of a ClusterNetworkPolicy.",
+                "type": ["string", "null"],
+                "pattern": "^[^/]+(/[^/]+)?$",
+            },
+        }),
+        &["from", "to", "port", "verdict"],
+    );
+    document(
+        [API_VERSION, KIND],
+        "Statements about who may reach whom, for `cofferdam test`.",
+        metadata,
+        json!({
+            "expect": list("The statements.", &statement, 1, None),
+            "externals": {
+                "description": "Hosts outside, by the names that statements give them: external/NAME.",
+                "type": ["object", "null"],
+                "propertyNames": { "pattern": SUBDOMAIN },
+                "additionalProperties": addresses,
+            },
+        }),
+        &["expect"],
+    )
+}
+
+fn end(description: &str) -> Value {
+    let mut chosen = object(
+        "Every workload that matches, at least one.",
+        json!({
+            "namespaceSelector": optional(selector("Their namespaces; all without it.")),
+            "podSelector": optional(selector("The workloads; all without it.")),
+        }),
+        &[],
+    );
+    let given =
+        |key: &str| json!({ "required": [key], "properties": { key: { "type": "object" } } });
+    chosen["anyOf"] = json!([given("namespaceSelector"), given("podSelector")]);
+    let named = json!({
+        "description": "namespace/pod, node/NAME, external/NAME or an address.",
+        "type": "string",
+        "pattern": "^([^/]+/[^/]+|[0-9A-Fa-f:.]+)$",
+    });
+    json!({ "description": description, "anyOf": [named, chosen] })
+}
