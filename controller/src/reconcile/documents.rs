@@ -59,7 +59,10 @@ impl Documents {
     /// Reads all sources again.
     pub(super) fn read(&mut self) {
         let (sources, unread) = self.sources.read();
-        self.settled = self.settled.last_good.settle(&sources, unread);
+        let mut settled = self.settled.last_good.settle(&sources, unread);
+        // Documents are put together anew; what comes after sees what has changed.
+        settled.inventory.share_with(&self.settled.inventory);
+        self.settled = settled;
         let findings: BTreeSet<String> = (self.settled.diagnostics.iter())
             .map(ToString::to_string)
             .collect();
