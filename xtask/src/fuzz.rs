@@ -232,14 +232,19 @@ fn found_input(words: &str) -> Option<&str> {
         .find_map(|line| Some(line.split_once("Test unit written to ")?.1.trim()))
 }
 
-/// Shows the last of the engine's words, without its numbers, bytes and advice.
+/// Shows the engine's words from where they tell what is wrong; else the last of them.
 fn tell_end_of(words: &str) {
-    let told: Vec<&str> = (words.lines())
-        .filter(|line| !(line.starts_with('#') || line.starts_with("0x") || line.is_empty()))
-        .collect();
-    for line in &told[told.len().saturating_sub(SHOWN_LINES)..] {
+    let lines: Vec<&str> = words.lines().collect();
+    let told = lines.iter().position(|line| tells(line));
+    let first = told.unwrap_or(lines.len().saturating_sub(SHOWN_LINES));
+    for line in lines[first..].iter().take(SHOWN_LINES) {
         eprintln!("  {line}");
     }
+}
+
+/// Whether a line says what went wrong: a panic's, or the engine's own.
+fn tells(line: &str) -> bool {
+    line.contains(" panicked at ") || line.contains("ERROR: libFuzzer")
 }
 
 #[cfg(test)]
@@ -255,6 +260,11 @@ mod tests {
         assert_eq!(found_input(words), None);
         let words = "artifact_prefix='a/'; Test unit written to a/yaml-crash-1\nBase64: \n";
         assert_eq!(found_input(words), Some("a/yaml-crash-1"));
+        assert!(tells("thread '<unnamed>' (1) panicked at a.rs:1:1:"));
+        assert!(tells(
+            "==1== ERROR: libFuzzer: out-of-memory (used: 2Mb; limit: 1Mb)"
+        ));
+        assert!(!tells("#9\tNEW"));
     }
 
     #[test]
