@@ -1,87 +1,146 @@
-//! What the guides show works as shown.
+//! What the pages for users show works as shown.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
 
 use cofferdam_policies::{documents, expectations};
-use cofferdam_tests::cofferdam;
+use cofferdam_tests::{cofferdam, scratch::Scratch};
 
-/// The guides with examples, each by name and text.
-fn guides() -> [(&'static str, String); 2] {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-    let read = |name| {
-        let text = fs::read_to_string(folder.join(name)).expect("a guide");
-        (name, text)
+/// All pages for users, each by name and text.
+fn pages() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let docs = fs::read_dir(root.join("docs")).expect("a folder");
+    let docs = docs.map(|entry| entry.expect("an entry").path());
+    let mut files: Vec<PathBuf> = docs
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
+    files.push(root.join("README.md"));
+    let page = |path: PathBuf| {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        let text = fs::read_to_string(&path).expect("a page");
+        (name.into_owned(), text)
     };
-    ["policies.md", "testing-policies.md"].map(read)
+    files.into_iter().map(page).collect()
 }
 
-/// The fenced blocks of YAML: every other part between fences.
-fn blocks(text: &str) -> impl Iterator<Item = &str> {
-    let fenced = text.split("```").skip(1).step_by(2);
-    fenced.filter_map(|block| block.strip_prefix("yaml\n"))
+/// The page of this name.
+fn page(name: &str) -> String {
+    let named = pages().into_iter().find(|page| page.0 == name);
+    named.expect("the page").1
+}
+
+/// The fenced blocks of a page, each by language and text; what a list item indents is
+/// taken out of its indentation.
+fn blocks(page: &str) -> Vec<(String, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let Some(language) = line.trim_start().strip_prefix("```") else {
+            continue;
+        };
+        let indent = line.len() - line.trim_start().len();
+        let inside = lines.by_ref().take_while(|line| line.trim() != "```");
+        let text: String = inside
+            .map(|line| format!("{}\n", line.get(indent..).unwrap_or_default()))
+            .collect();
+        blocks.push((language.to_owned(), text));
+    }
+    blocks
+}
+
+/// The blocks of YAML.
+fn yaml(page: &str) -> impl Iterator<Item = String> {
+    let blocks = blocks(page).into_iter();
+    blocks.filter_map(|(language, text)| (language == "yaml").then_some(text))
+}
+
+/// What the readers find in a block, and how many documents and statements it has.
+fn read(name: &str, block: &str) -> (Vec<String>, usize, usize) {
+    let parsed = documents::parse(name, block.as_bytes());
+    let tests = expectations::read(name, block.as_bytes());
+    let found = parsed.diagnostics.iter().chain(&tests.diagnostics);
+    (
+        found.map(|found| format!("{found:?}")).collect(),
+        parsed.documents.len(),
+        tests.tests.iter().map(|test| test.expect.len()).sum(),
+    )
 }
 
 #[test]
-fn documents_in_the_guides_are_read_without_a_finding() {
-    let mut policies = 0;
-    let mut statements = 0;
-    for (name, text) in guides() {
-        for block in blocks(&text) {
-            // Of pipelines, only that they are YAML.
-            let _: serde_yaml::Value = serde_yaml::from_str(block).expect("YAML");
+fn documents_in_pages_are_read_without_a_finding_but_those_that_are_wrong() {
+    let [mut policies, mut statements, mut mistakes] = [0; 3];
+    for (name, text) in pages() {
+        for block in yaml(&text) {
             if !block.contains("apiVersion:") {
+                // Of pipelines and the like, only that they are YAML.
+                let read = serde_yaml::from_str::<serde_yaml::Value>(&block);
+                assert!(read.is_ok(), "{name}: {read:?}\n{block}");
                 continue;
             }
-            let parsed = documents::parse(name, block.as_bytes());
+            let (found, documents, expected) = read(&name, &block);
+            if block.starts_with("# wrong") {
+                assert!(!found.is_empty(), "{name}: nothing is wrong with\n{block}");
+                mistakes += 1;
+                continue;
+            }
+            assert!(found.is_empty(), "{name}: {found:?}\n{block}");
             assert!(
-                parsed.diagnostics.is_empty(),
-                "{:?}\n{block}",
-                parsed.diagnostics
+                documents + expected > 0,
+                "{name}: nothing is read of\n{block}"
             );
-            let tests = expectations::read(name, block.as_bytes());
-            assert!(
-                tests.diagnostics.is_empty(),
-                "{:?}\n{block}",
-                tests.diagnostics
-            );
-            policies += parsed.documents.len();
-            statements += (tests.tests.iter())
-                .map(|test| test.expect.len())
-                .sum::<usize>();
+            policies += documents;
+            statements += expected;
         }
     }
-    assert!(policies >= 3 && statements >= 3, "{policies} {statements}");
+    assert!(
+        policies >= 12 && statements >= 6 && mistakes >= 1,
+        "{policies} {statements} {mistakes}"
+    );
 }
 
-/// The commands in a guide: in blocks of their own, in pipelines, and in the text.
-fn commands(text: &str) -> Vec<Vec<String>> {
-    let fenced = text.lines().filter_map(|line| {
-        let line = line.trim_start_matches([' ', '-']);
+/// The words of a command, up to where the shell or a remark goes on.
+fn words(command: &str) -> Vec<String> {
+    let command = command.split(['>', '|', '&', '#']).next();
+    let words = command.unwrap_or_default().split_whitespace();
+    words.map(str::to_owned).collect()
+}
+
+/// The commands in a page: in blocks of their own, in pipelines, and in the text.
+fn commands(page: &str) -> Vec<Vec<String>> {
+    let blocks = blocks(page);
+    let fenced = blocks.iter().flat_map(|(_, text)| text.lines());
+    let fenced = fenced.filter_map(|line| {
+        let line = line.trim_start_matches([' ', '-', '$']);
         let line = line.strip_prefix("run: ").unwrap_or(line);
         line.strip_prefix("cofferdam ")
     });
-    let inline = text
-        .split('`')
-        .filter(|code| !code.contains('\n'))
-        .filter_map(|code| code.strip_prefix("cofferdam "));
-    let words = |command: &str| {
-        let command = command.split(['>', '|']).next().unwrap_or_default();
-        command.split_whitespace().map(str::to_owned).collect()
-    };
+    let lines = page
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("```"));
+    let inline = lines.flat_map(|line| line.split('`').skip(1).step_by(2));
+    let inline = inline.filter_map(|code| code.strip_prefix("cofferdam "));
     fenced.chain(inline).map(words).collect()
 }
 
+/// Runs a command in a folder.
+fn run(folder: &Path, command: &[String]) -> Output {
+    let mut child = Command::new(cofferdam!());
+    child.args(command).current_dir(folder);
+    child.output().expect("the binary runs")
+}
+
 #[test]
-fn commands_in_the_guides_are_understood() {
+fn commands_in_pages_are_understood() {
+    let scratch = Scratch::new();
     let mut tried = 0;
-    for (name, text) in guides() {
-        for command in commands(&text) {
+    for (name, text) in pages() {
+        for mut command in commands(&text) {
             // Whatever stands before the last word is understood first.
-            let output = Command::new(cofferdam!())
-                .args(&command)
-                .arg("--help")
-                .output()
-                .expect("the binary runs");
+            command.push("--help".to_owned());
+            let output = run(scratch.path(), &command);
             assert!(
                 output.status.success(),
                 "{name}: {command:?}: {}",
@@ -90,5 +149,72 @@ fn commands_in_the_guides_are_understood() {
             tried += 1;
         }
     }
-    assert!(tried >= 10, "{tried}");
+    assert!(tried >= 25, "{tried}");
+}
+
+/// The example of the page about testing, as files in a folder.
+fn example() -> Scratch {
+    let scratch = Scratch::new();
+    let write = |name: &str, text: &str| {
+        let path = scratch.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    };
+    // A block whose first line is a file's name is that file.
+    let files: Vec<(String, String)> = yaml(&page("testing-policies.md"))
+        .filter_map(|block| {
+            let name = block.lines().next()?.strip_prefix("# ")?.to_owned();
+            (name.ends_with(".yaml") && !name.contains(' ')).then_some((name, block))
+        })
+        .collect();
+    assert_eq!(files.len(), 3);
+    for (name, text) in &files {
+        write(name, text);
+    }
+    // What a cluster would print, and the statements beside it.
+    write(
+        "cluster.yaml",
+        &format!("{}---\n{}", files[0].1, files[1].1),
+    );
+    write("tests/test.yaml", &files[2].1);
+    scratch
+}
+
+#[test]
+fn commands_about_the_example_end_with_status_0() {
+    let example = example();
+    let mut tried = 0;
+    for command in commands(&page("testing-policies.md")) {
+        let output = run(example.path(), &command);
+        assert_eq!(output.status.code(), Some(0), "{command:?}: {output:?}");
+        tried += 1;
+    }
+    assert!(tried >= 12, "{tried}");
+}
+
+#[test]
+fn a_slip_in_the_example_is_found() {
+    let status = |file: &str, right: &str, slip: &str, command: &str| {
+        let example = example();
+        let path = example.path().join("policies").join(file);
+        let text = fs::read_to_string(&path).expect("a file");
+        assert!(text.contains(right), "{text}");
+        fs::write(&path, text.replace(right, slip)).expect("a file");
+        run(example.path(), &words(command)).status.code()
+    };
+    // Whoever wears the label in whatever namespace comes in.
+    let (own, all) = (
+        "- from: [{podSelector",
+        "- from: [{namespaceSelector: {}, podSelector",
+    );
+    assert_eq!(status("shop.yaml", own, all, "check policies"), Some(0));
+    assert_eq!(status("shop.yaml", own, all, "test policies"), Some(1));
+    assert_eq!(
+        status("shop.yaml", "ingress:", "ingres:", "check policies"),
+        Some(1)
+    );
+    assert_eq!(
+        status("test.yaml", "to: shop/db", "to: shop/bd", "test policies"),
+        Some(1)
+    );
 }
