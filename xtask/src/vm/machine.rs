@@ -38,8 +38,7 @@ const SWITCH_OFF: Duration = Duration::from_secs(10);
 /// What the kernel is told.
 ///
 /// A kernel that oopsed proves nothing any more: it stops, and switches off. Grace
-/// periods are hurried: they are what they were, and a fifth of the time of tests
-/// that load and attach was spent on waiting for their end.
+/// periods are what they were but hurried, for tests that load and attach wait for many.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 oops=panic panic=-1 rcupdate.rcu_expedited=1";
 
 /// How many of the kernel's last lines are shown when something went wrong.
