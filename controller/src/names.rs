@@ -32,7 +32,7 @@ pub struct Names {
     inventory: Inventory,
     plan: SlotPlan,
     /// Its rules.
-    pub rules: RuleTable,
+    pub rules: Arc<RuleTable>,
 }
 
 impl Names {

@@ -16,12 +16,14 @@
 //!
 //! A [`Compiler`] that has made a table makes the next one faster: it keeps what it
 //! found out about owners of addresses that are still the same. [`compile`] is one
-//! that knows nothing yet.
+//! that knows nothing yet. Of a table that has been made, `additions` says whether it
+//! will do for more workloads.
 //!
 //! Invariants: the same documents give the same words, whatever their order, and
 //! whatever the compiler has made before; a table that would exceed a limit is refused
 //! whole, with the number that did not fit.
 
+mod additions;
 mod facts;
 mod layout;
 mod matrix;
@@ -42,6 +44,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::capacity::Limits;
@@ -62,6 +65,7 @@ use rules::RuleNumbers;
 use signatures::{KnownSignatures, Signatures, number};
 use subjects::{KnownClasses, Subjects};
 
+pub use additions::SlotEntry;
 pub use rules::{PolicyKind, RuleEntry, RuleKey, RuleMeaning, RuleTable};
 pub use slots::{Slot, SlotPlan, SlotPlanError};
 
@@ -109,10 +113,13 @@ pub enum CompileError {
     },
 }
 
+/// What the limit of slots is called.
+const SLOTS: &str = "slots";
+
 /// What to do about a table that is full.
 fn remedy(table: &str) -> &'static str {
     match table {
-        "slots" => "raise `limits.slots`",
+        SLOTS => "raise `limits.slots`",
         "table pages" => "raise `limits.table_pages`",
         _ => "no setting raises that: have fewer different rules",
     }
@@ -150,7 +157,7 @@ pub struct Compiled {
     classes: KnownClasses,
     atoms: Atoms,
     /// The rules that verdicts name.
-    pub rules: RuleTable,
+    pub rules: Arc<RuleTable>,
     /// Sets of outside addresses; their slots count downwards from the top.
     pub outside: Vec<OutsideSet>,
     /// How much is used of what.
@@ -211,7 +218,7 @@ impl Compiler {
         let highest = snapshot.slots.highest();
         if highest > limits.slots.saturating_sub(1) {
             return Err(CompileError::Capacity {
-                table: "slots",
+                table: SLOTS,
                 used: highest.into(),
                 max: limits.slots.saturating_sub(1).into(),
             });
@@ -272,7 +279,7 @@ impl Compiler {
             signatures: signatures.into_known(),
             classes: subjects.into_known(),
             atoms: atoms.into_known(),
-            rules,
+            rules: Arc::new(rules),
             outside,
             usage,
         })
@@ -290,7 +297,7 @@ fn outside_sets(
     let room = u64::from(limits.slots.saturating_sub(1).saturating_sub(highest));
     if classes.len() as u64 > room {
         return Err(CompileError::Capacity {
-            table: "slots",
+            table: SLOTS,
             used: u64::from(highest) + classes.len() as u64,
             max: limits.slots.saturating_sub(1).into(),
         });
@@ -400,7 +407,7 @@ fn usage(
     vec![
         usage("rules", rules.len(), Some(MAX_RULE.into()), 0),
         usage(
-            "slots",
+            SLOTS,
             slots,
             Some(limits.slots.saturating_sub(1).into()),
             limits.slots.div_ceil(SLOTS_PER_WORD) as usize,
@@ -478,37 +485,5 @@ impl Compiled {
         key: u32,
     ) -> Option<Decision> {
         self.table(|table| table.decide(subject.class, direction, peer.atom, key))
-    }
-
-    /// The profile that a workload's address would have in this very table, though
-    /// the workload was not there when it was made, with its number: that may be
-    /// written to a spare slot, and no new table is needed. `None` when the table
-    /// has no such profile.
-    ///
-    /// `inventory` has the policies and namespaces that the table was made of.
-    #[must_use]
-    pub fn place(
-        &self,
-        inventory: &Inventory,
-        workload: &Workload,
-        address: IpAddr,
-        is_local: bool,
-    ) -> Option<(u16, Profile)> {
-        let (signature, ports) = (self.signatures.find(workload))
-            .map(|(number, signature)| (number, signature.ports))?;
-        let (kind, class) = if is_local {
-            let class = self.classes.find(inventory, workload, &ports)?;
-            (SlotKind::LocalWorkload, class)
-        } else {
-            (SlotKind::RemoteWorkload, 0)
-        };
-        let range = self.atoms.ranges().of(address);
-        let profile = Profile {
-            kind,
-            class,
-            atom: self.atoms.find(range, signature)?,
-        };
-        let number = self.profiles.binary_search(&profile).ok()? + 1;
-        Some((u16::try_from(number).ok()?, profile))
     }
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::documents;
 use crate::inventory::Workload;
 
+mod additions;
 mod again;
 mod cluster;
 

@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cofferdam_policies::compiler::{Compiled, Input, PolicyKind, RuleEntry, SlotPlan, compile};
+use cofferdam_policies::compiler::{
+    Compiled, Input, PolicyKind, RuleEntry, SlotEntry, SlotPlan, compile,
+};
 use cofferdam_policies::diagnostic::Severity;
 use cofferdam_policies::documents;
 use cofferdam_policies::inventory::{Inventory, ObjectName, Workload};
 use cofferdam_policies::oracle::{self, End, Oracle, Payload, Query, RuleName};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::reason::Reason;
-use cofferdam_verdict::table::{Profile, row_key};
+use cofferdam_verdict::table::row_key;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
 /// Of the payloads, outside addresses are asked about one in so many.
@@ -22,8 +24,8 @@ pub(crate) struct Sides {
     inventory: Inventory,
     plan: SlotPlan,
     compiled: Compiled,
-    /// An address that came after the table was made.
-    placed: Option<(IpAddr, Profile)>,
+    /// An address that came after the table was made, and whose slot was then filled.
+    late: Option<IpAddr>,
     /// Which workloads the table has as subjects.
     is_local: fn(&Workload) -> bool,
     texts: Vec<String>,
@@ -55,7 +57,7 @@ impl Sides {
             inventory,
             plan,
             compiled,
-            placed: None,
+            late: None,
             is_local,
             texts: texts.to_vec(),
         })
@@ -74,19 +76,26 @@ impl Sides {
             let mut before = self.inventory.clone();
             before.remove_workload(name);
             let plan = SlotPlan::assign(&before);
+            let next = plan.successor(&self.inventory);
             for is_local in localities {
                 let compiled = table(&before, &plan, is_local);
                 for address in workload.own_addresses() {
                     let place = compiled.place(&self.inventory, workload, *address, true);
-                    worlds.extend(place.map(|(_, profile)| Self {
+                    let Some((profile, _)) = place else {
+                        continue;
+                    };
+                    let mut compiled = compiled.clone();
+                    let slot = next.of(*address).expect("the plan is of the inventory");
+                    assert!(compiled.fill(SlotEntry { slot, profile }), "it is spare");
+                    worlds.push(Self {
                         oracle: self.oracle.clone(),
                         inventory: self.inventory.clone(),
-                        plan: plan.clone(),
-                        compiled: compiled.clone(),
-                        placed: Some((*address, profile)),
+                        plan: next.clone(),
+                        compiled,
+                        late: Some(*address),
                         is_local,
                         texts: self.texts.clone(),
-                    }));
+                    });
                 }
             }
         }
@@ -108,7 +117,7 @@ impl Sides {
             if !one_family || same || !(source.is_subject || destination.is_subject) {
                 continue;
             }
-            if let Some((address, _)) = self.placed {
+            if let Some(address) = self.late {
                 let pair = [source, destination];
                 let is_late = |end: &&Asked| end.address == address;
                 if !pair.iter().any(is_late) {
@@ -150,13 +159,14 @@ impl Sides {
     }
 
     fn is_subject(&self, workload: &Workload, address: IpAddr) -> bool {
-        let is_late = self.placed.is_some_and(|(late, _)| late == address);
+        let is_late = self.late == Some(address);
         !workload.host_network && !workload.finished && (is_late || (self.is_local)(workload))
     }
 
-    /// Whether the table was made with the owner of this address, if it has one.
+    /// Whether the table knows the owner of this address, if it has one.
     fn knows(&self, address: IpAddr) -> bool {
-        self.inventory.owner(address).is_none() || self.plan.of(address).is_some()
+        let slot = self.plan.of(address);
+        slot.is_none_or(|slot| self.compiled.profile(slot).is_some())
     }
 
     fn compare(
@@ -181,11 +191,10 @@ impl Sides {
             }
             Payload::Bare(protocol) => row_key(protocol, 0),
         };
-        let profile = |asked: &Asked| match self.placed {
-            Some((address, profile)) if address == asked.address => Ok(profile),
-            _ => (self.compiled.slot_of(&self.plan, asked.address))
+        let profile = |asked: &Asked| {
+            (self.compiled.slot_of(&self.plan, asked.address))
                 .map(|(_, profile)| profile)
-                .ok_or("an address without a slot"),
+                .ok_or("an address without a slot")
         };
         let decision = self
             .compiled

@@ -13,7 +13,7 @@ use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
 
 /// A change of the desired state, in few words, so that they meet.
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Namespace(u8, u8),
     Pod {
         name: (u8, u8),
@@ -34,24 +34,29 @@ enum Step {
     NoPolicy(u8, u8),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// A workload, which may have been there.
+pub(super) fn pod() -> impl Strategy<Value = Step> {
+    (
+        (0..3u8, 0..9u8),
+        (0..3u8, 0..3u8),
+        prop::option::of((0..2u8, 80..82u16)),
+        prop::option::of(0..40u8),
+        any::<bool>(),
+    )
+        .prop_map(|(name, label, port, address, local)| Step::Pod {
+            name,
+            label,
+            port,
+            address,
+            local,
+        })
+}
+
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let pair = || (0..3u8, 0..3u8);
     prop_oneof![
         pair().prop_map(|(name, label)| Step::Namespace(name, label)),
-        (
-            (0..3u8, 0..9u8),
-            pair(),
-            prop::option::of((0..2u8, 80..82u16)),
-            prop::option::of(0..40u8),
-            any::<bool>()
-        )
-            .prop_map(|(name, label, port, address, local)| Step::Pod {
-                name,
-                label,
-                port,
-                address,
-                local
-            }),
+        pod(),
         (0..3u8, 0..9u8).prop_map(|(namespace, name)| Step::NoPod(namespace, name)),
         pair().prop_map(|(name, address)| Step::Node(name, address)),
         (
@@ -90,7 +95,7 @@ fn selector((key, value): (u8, u8)) -> LabelSelector {
     LabelSelector::from_iter([Requirement::new(&format!("k{key}"), operator)])
 }
 
-fn address(number: u8) -> IpAddr {
+pub(super) fn address(number: u8) -> IpAddr {
     match number % 2 {
         0 => [10, 0, 0, number].into(),
         _ => [0xfd00, 0, 0, 0, 0, 0, 0, number.into()].into(),
@@ -142,7 +147,7 @@ fn policy_of(
     }
 }
 
-fn apply(step: Step, inventory: &mut Inventory, local: &mut BTreeSet<ObjectName>) {
+pub(super) fn apply(step: Step, inventory: &mut Inventory, local: &mut BTreeSet<ObjectName>) {
     match step {
         Step::Namespace(name, label) => {
             inventory.set_namespace(&format!("n{name}"), &labels((label, label)));
