@@ -32,7 +32,8 @@ pub struct Question {
     pub to: String,
     /// What: `tcp/443`.
     pub port: String,
-    /// Over which family, 4 or 6; the first that both have, unless told.
+    /// Over which family, 4 or 6; unless told, the one that the probe is of, else the
+    /// first that both have.
     pub family: Option<u8>,
     /// Addresses of outside hosts.
     pub externals: BTreeMap<String, Vec<IpAddr>>,
@@ -95,17 +96,18 @@ pub fn explain(
     let reach = &reach;
     let from = reach.end(&question.from, externals)?;
     let to = reach.end(&question.to, externals)?;
-    let wanted = [Family::V4, Family::V6].into_iter().filter(|family| {
-        question
-            .family
-            .is_none_or(|wanted| wanted == family_number(*family))
-    });
+    // What is only sent over one family is asked of that one.
+    let own_family = probe.family().map(family_number);
+    let asked = question.family.or(own_family);
+    let wanted = [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|family| asked.is_none_or(|wanted| wanted == family_number(*family)));
     let mut cells =
         wanted.filter_map(|family| Some((family, reach.cell(&from, &to, probe, family)?)));
     let (family, cell) = cells.next().ok_or_else(|| ExplainError::Family {
         from: from.id().to_owned(),
         to: to.id().to_owned(),
-        family: question.family,
+        family: asked,
     })?;
     let explanation = reach.explain(&cell, probe);
     Ok(report(

@@ -223,10 +223,7 @@ fn text_of(bytes: &[u8]) -> Result<&str, (Mark, String)> {
     if bytes.len() > MAX_FILE {
         return Err((
             start,
-            format!(
-                "the file has {} bytes, more than the {MAX_FILE} that are read",
-                bytes.len()
-            ),
+            format!("the file is larger than the {MAX_FILE} bytes that are read: split it"),
         ));
     }
     std::str::from_utf8(bytes).map_err(|error| {

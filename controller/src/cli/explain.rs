@@ -38,7 +38,8 @@ pub(super) struct ExplainArgs {
     /// `proto/47`.
     #[arg(long, value_name = "PORT")]
     port: String,
-    /// Over which family; the first that both ends have.
+    /// Over which family; that of the ICMP asked about, else the first that both ends
+    /// have.
     #[arg(long, value_enum)]
     family: Option<FamilyArg>,
     /// An outside host, `internet=203.0.113.7,2001:db8::7`.

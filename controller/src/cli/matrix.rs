@@ -28,7 +28,8 @@ pub(super) struct MatrixArgs {
     /// `proto/47`.
     #[arg(long = "probe", value_name = "PROBE", required = true)]
     probes: Vec<Probe>,
-    /// Over which family; 4, or 6 when no end has an IPv4 address.
+    /// Over which family; 4, or 6 when no end has an IPv4 address or all that is tried is
+    /// of ICMPv6.
     #[arg(long, value_enum)]
     family: Option<FamilyArg>,
     /// An outside host, `internet=203.0.113.7,2001:db8::7`.
@@ -119,9 +120,9 @@ impl<'a> Matrix<'a> {
         };
         matrix.sources = matrix.chosen(&args.from, given, known)?;
         matrix.destinations = matrix.chosen(&args.to, given, known)?;
-        if !matrix.ends.iter().any(|end| end.has(Family::V4))
-            && matrix.ends.iter().any(|end| end.has(Family::V6))
-        {
+        let any_has = |family| matrix.ends.iter().any(|end| end.has(family));
+        let is_v6 = |probe: &Probe| probe.family() == Some(Family::V6);
+        if any_has(Family::V6) && (!any_has(Family::V4) || matrix.probes.iter().all(is_v6)) {
             matrix.family = Family::V6;
         }
         Ok(matrix)

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Direction;
 
-use crate::compiler::{RuleEntry, RuleKey};
+use crate::compiler::{PolicyKind, RuleEntry, RuleKey};
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::documents::hints::nearest;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, ObjectName, RuleAction};
 use crate::reach::{Cell, End, Explanation, Externals, Reach, Side, Step};
 
 use super::{Choice, Ends, Expectation, PolicyTest};
@@ -64,7 +64,7 @@ pub struct Failure {
 pub struct Results<'t> {
     /// Of each, in order.
     pub outcomes: Vec<Outcome<'t>>,
-    /// The rules that decided some cell of theirs, in force or in audit.
+    /// The rules that decided some cell of theirs, or passed it on, in force or in audit.
     pub exercised: BTreeSet<RuleKey>,
 }
 
@@ -75,6 +75,7 @@ pub fn check<'t>(reach: &Reach, tests: &'t [PolicyTest]) -> Results<'t> {
         reach,
         policies: policies(reach.inventory()),
         exercised: BTreeSet::new(),
+        unseen_passes: passes(reach.inventory()),
     };
     let all = tests
         .iter()
@@ -92,6 +93,27 @@ fn policies(inventory: &Inventory) -> BTreeSet<String> {
     network.chain(cluster).collect()
 }
 
+/// All rules that pass on.
+fn passes(inventory: &Inventory) -> BTreeSet<RuleKey> {
+    let mut passes = BTreeSet::new();
+    for policy in inventory.cluster_policies().values() {
+        for (direction, rules) in [
+            (Direction::Ingress, &policy.ingress),
+            (Direction::Egress, &policy.egress),
+        ] {
+            let numbered = (0u32..).zip(rules);
+            let passing = numbered.filter(|(_, rule)| rule.action == RuleAction::Pass);
+            passes.extend(passing.map(|(index, _)| RuleKey {
+                kind: PolicyKind::ClusterNetworkPolicy,
+                policy: ObjectName::new("", &policy.name),
+                direction,
+                index: Some(index),
+            }));
+        }
+    }
+    passes
+}
+
 /// What an expectation calls the policy of a rule.
 fn policy_name(rule: &RuleEntry) -> String {
     let name = &rule.key.policy.name;
@@ -105,6 +127,9 @@ struct Checker<'r> {
     reach: &'r Reach,
     policies: BTreeSet<String>,
     exercised: BTreeSet<RuleKey>,
+    /// Rules that pass on, and of which no cell is known that they pass: cells are only
+    /// walked for these.
+    unseen_passes: BTreeSet<RuleKey>,
 }
 
 impl Checker<'_> {
@@ -192,6 +217,12 @@ impl Checker<'_> {
                     let rule = self.reach.rule_of(verdict);
                     self.exercised
                         .extend(rule.map(|(_, rule)| rule.key.clone()));
+                }
+            }
+            if !self.unseen_passes.is_empty() {
+                for key in self.reach.passed_by(&cell, probe) {
+                    self.unseen_passes.remove(&key);
+                    self.exercised.insert(key);
                 }
             }
             let is_verdict = cell.action() == expectation.verdict;

@@ -183,6 +183,16 @@ fn expectation(reader: &mut Reader, node: &Node<'_>) -> Option<Expectation> {
     let from = choice(reader, fields, "from");
     let to = choice(reader, fields, "to");
     let probe = reader.required(fields, "port").and_then(|node| {
+        if let Value::Integer(number) = node.value {
+            // The protocol is what is missing, not quotes.
+            reader.error_hint(
+                node.mark,
+                Code::Expectation,
+                format!("`port` {number} does not say of which protocol it is"),
+                format!("write tcp/{number} or udp/{number}"),
+            );
+            return None;
+        }
         let text = reader.string(node, "`port`")?;
         match text.parse::<Probe>() {
             Ok(probe) => Some(probe),

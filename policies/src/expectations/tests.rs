@@ -232,6 +232,13 @@ fn what_an_expectation_gets_wrong_is_told_at_its_place() {
             Code::Type,
             "the name of an end",
         ),
+        // Quotes, as for other numbers, would not have helped.
+        (
+            "{from: shop/web, to: shop/db, port: 5432, verdict: deny}",
+            39,
+            Code::Expectation,
+            "write tcp/5432",
+        ),
         (
             "{from: shop/web, port: tcp/1, verdict: deny}",
             3,
@@ -341,6 +348,61 @@ fn rules_that_decide_are_exercised() {
         ["trial"]
     );
     assert!(exercised("{from: shop/web, to: shop/db, port: tcp/80, verdict: deny}").is_empty());
+}
+
+/// A rule that passes is named by no verdict, and was told of as never exercised.
+#[test]
+fn rules_that_pass_on_are_exercised() {
+    let cluster = |name: &str, rest: &str| {
+        format!(
+            "---\n{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, \
+             metadata: {{name: {name}}}, spec: {{{rest}}}}}\n"
+        )
+    };
+    let world = WORLD.to_owned()
+        // The first that matches passes; the second never comes to it, and is about
+        // another port in its other direction.
+        + &cluster(
+            "enclave",
+            "tier: Admin, priority: 2, subject: {namespaces: {}}, \
+             ingress: [{action: Pass, from: [{namespaces: {}}]}, \
+             {action: Pass, from: [{namespaces: {}}]}], \
+             egress: [{action: Pass, to: [{namespaces: {}}], \
+             protocols: [{tcp: {destinationPort: {number: 1}}}]}]",
+        )
+        + &cluster(
+            "base",
+            "tier: Baseline, priority: 2, subject: {namespaces: {}}, \
+             ingress: [{action: Pass, from: [{namespaces: {}}]}]",
+        );
+    let exercised = |statement: &str| {
+        let tests = parsed(&document(&[statement]));
+        let inventory = assemble(parse("w.yaml", world.as_bytes()).documents).inventory;
+        let results = check(&Reach::new(&inventory).unwrap(), &tests.tests);
+        let keys = results.exercised.into_iter();
+        keys.map(|key| format!("{} {:?} {:?}", key.policy.name, key.direction, key.index))
+            .collect::<Vec<_>>()
+    };
+    // `db` isolates, so that the Baseline tier is not asked.
+    assert_eq!(
+        exercised("{from: shop/web, to: shop/db, port: tcp/80, verdict: deny}"),
+        ["enclave Ingress Some(0)"]
+    );
+    assert_eq!(
+        exercised("{from: shop/db, to: shop/web, port: tcp/1, verdict: allow}"),
+        [
+            "base Ingress Some(0)",
+            "enclave Ingress Some(0)",
+            "enclave Egress Some(0)"
+        ]
+    );
+    // From nobody that a rule is about, and where no policy is asked.
+    for statement in [
+        "{from: external/meta, to: shop/web, port: tcp/1, verdict: allow}",
+        "{from: shop/web, to: shop/web, port: tcp/1, verdict: allow}",
+    ] {
+        assert!(exercised(statement).is_empty(), "{statement}");
+    }
 }
 
 #[test]

@@ -188,6 +188,21 @@ impl Reach {
             && (last.is_some() || isolated_by.eq(&walk.isolating))
     }
 
+    /// The rules that hand a cell on to the next tier: no verdict names them, since they
+    /// decide that others do. Those that would with audit policies in force count too.
+    #[must_use]
+    pub fn passed_by(&self, cell: &Cell, probe: Probe) -> Vec<RuleKey> {
+        let mut passed = Vec::new();
+        for direction in [Direction::Egress, Direction::Ingress] {
+            if let Some(question) = self.question(cell.side(direction), direction, probe) {
+                for modes in [&[Mode::Enforce][..], &[Mode::Enforce, Mode::Audit]] {
+                    question.passing_rules(modes, &mut passed);
+                }
+            }
+        }
+        passed
+    }
+
     /// The rule that would have allowed what was denied, with the fewest fields that do
     /// not match; of equals the first that was considered. When no policy that selects
     /// the workload has a rule that allows anything, the rules of those that do not
@@ -228,7 +243,7 @@ impl Walk {
         }
         let isolating = || {
             question
-                .namespace_policies()
+                .namespace_policies(&[Mode::Enforce])
                 .filter(|(policy, _)| policy.subject.matches(&question.subject.labels))
         };
         self.isolating = isolating()
@@ -252,19 +267,8 @@ impl Walk {
 
     /// Considers the policies of one tier; `None` when the next is to be asked.
     fn cluster_tier(&mut self, question: &Question<'_>, tier: Tier) -> Option<bool> {
-        let mut policies: Vec<&ClusterNetworkPolicy> =
-            (question.inventory.cluster_policies().values())
-                .filter(|policy| policy.tier == tier && policy.mode == Mode::Enforce)
-                .filter(|policy| question.selects(&policy.subject, question.subject))
-                .collect();
-        // Those of equal priority stay in the order of their names.
-        policies.sort_by_key(|policy| policy.priority);
-        for policy in policies {
-            let rules = match question.direction {
-                Direction::Ingress => &policy.ingress,
-                Direction::Egress => &policy.egress,
-            };
-            for (index, rule) in (0u32..).zip(rules) {
+        for policy in question.cluster_policies(tier, &[Mode::Enforce]) {
+            for (index, rule) in (0u32..).zip(question.cluster_rules(policy)) {
                 let step = question.cluster_step(policy, index, rule);
                 let (is_match, action) = (step.is_match(), step.action);
                 self.steps.push(step);
@@ -280,15 +284,69 @@ impl Walk {
 }
 
 impl<'a> Question<'a> {
-    /// The enforced policies of the subject's namespace that isolate in this
+    /// The policies of a tier that are about the subject, in the order in which they
+    /// are asked.
+    fn cluster_policies(&self, tier: Tier, modes: &[Mode]) -> Vec<&'a ClusterNetworkPolicy> {
+        let mut policies: Vec<&ClusterNetworkPolicy> = (self.inventory.cluster_policies().values())
+            .filter(|policy| policy.tier == tier && modes.contains(&policy.mode))
+            .filter(|policy| self.selects(&policy.subject, self.subject))
+            .collect();
+        // Those of equal priority stay in the order of their names.
+        policies.sort_by_key(|policy| policy.priority);
+        policies
+    }
+
+    /// A policy's rules of this direction.
+    fn cluster_rules(&self, policy: &'a ClusterNetworkPolicy) -> &'a [ClusterRule] {
+        match self.direction {
+            Direction::Ingress => &policy.ingress,
+            Direction::Egress => &policy.egress,
+        }
+    }
+
+    /// The rules that pass this on, of policies in these modes.
+    fn passing_rules(&self, modes: &[Mode], passed: &mut Vec<RuleKey>) {
+        for tier in [Tier::Admin, Tier::Baseline] {
+            if tier == Tier::Baseline && self.is_isolated(modes) {
+                return;
+            }
+            let policies = self.cluster_policies(tier, modes);
+            let mut rules = policies.into_iter().flat_map(|policy| {
+                let rules = (0u32..).zip(self.cluster_rules(policy));
+                rules.map(move |(index, rule)| (policy, index, rule))
+            });
+            let first = rules
+                .find(|(_, _, rule)| self.is_port(rule.ports.as_deref()) && self.is_any_peer(rule));
+            match first {
+                Some((policy, index, rule)) if rule.action == RuleAction::Pass => {
+                    passed.push(self.cluster_key(policy, index));
+                }
+                Some(_) => return,
+                None => {}
+            }
+        }
+    }
+
+    /// Whether a policy of the namespace isolates the subject in this direction.
+    fn is_isolated(&self, modes: &[Mode]) -> bool {
+        let policies = self.namespace_policies(modes);
+        let mut isolating =
+            policies.filter(|(policy, _)| policy.subject.matches(&self.subject.labels));
+        isolating.next().is_some()
+    }
+
+    /// The policies of the subject's namespace in these modes that isolate in this
     /// direction, with their rules.
-    fn namespace_policies(&self) -> impl Iterator<Item = (&'a NetworkPolicy, &'a [Rule])> {
+    fn namespace_policies<'m>(
+        &self,
+        modes: &'m [Mode],
+    ) -> impl Iterator<Item = (&'a NetworkPolicy, &'a [Rule])> + use<'a, 'm> {
         let direction = self.direction;
         let namespace = self.subject.name.namespace.clone();
         let policies = self.inventory.policies().values();
         policies
             .filter(move |policy| policy.name.namespace == namespace)
-            .filter(|policy| policy.mode == Mode::Enforce)
+            .filter(move |policy| modes.contains(&policy.mode))
             .filter_map(move |policy| {
                 let rules = match direction {
                     Direction::Ingress => policy.ingress.as_deref(),
@@ -300,7 +358,7 @@ impl<'a> Question<'a> {
 
     /// The rules of policies of the namespace that do not select the subject.
     fn rules_of_others(&self) -> Vec<Step> {
-        let others = self.namespace_policies();
+        let others = self.namespace_policies(&[Mode::Enforce]);
         let others = others.filter(|(policy, _)| !policy.subject.matches(&self.subject.labels));
         let steps = others.flat_map(|(policy, rules)| {
             let rules = (0u32..).zip(rules);
@@ -352,8 +410,7 @@ impl<'a> Question<'a> {
 
     fn cluster_step(&self, policy: &ClusterNetworkPolicy, index: u32, rule: &ClusterRule) -> Step {
         let mut missed = Vec::new();
-        let peers = rule.peers.as_deref();
-        if !peers.is_none_or(|peers| peers.iter().any(|peer| self.is_cluster_peer(peer))) {
+        if !self.is_any_peer(rule) {
             missed.push(Field::Peer);
         }
         if !self.is_port(rule.ports.as_deref()) {
@@ -361,20 +418,30 @@ impl<'a> Question<'a> {
         }
         Step {
             rule: RuleEntry {
-                key: RuleKey {
-                    kind: PolicyKind::ClusterNetworkPolicy,
-                    policy: ObjectName::new("", &policy.name),
-                    direction: self.direction,
-                    index: Some(index),
-                },
+                key: self.cluster_key(policy, index),
                 tier: policy.tier,
                 place: rule.place.clone(),
             },
             action: rule.action,
             missed,
-            peers: words::cluster_peers(peers),
+            peers: words::cluster_peers(rule.peers.as_deref()),
             ports: words::ports(rule.ports.as_deref()),
         }
+    }
+
+    fn cluster_key(&self, policy: &ClusterNetworkPolicy, index: u32) -> RuleKey {
+        RuleKey {
+            kind: PolicyKind::ClusterNetworkPolicy,
+            policy: ObjectName::new("", &policy.name),
+            direction: self.direction,
+            index: Some(index),
+        }
+    }
+
+    /// Whether the other end is one of the rule's.
+    fn is_any_peer(&self, rule: &ClusterRule) -> bool {
+        let peers = rule.peers.as_deref();
+        peers.is_none_or(|peers| peers.iter().any(|peer| self.is_cluster_peer(peer)))
     }
 
     /// The workload at the other end.

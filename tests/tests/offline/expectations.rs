@@ -43,6 +43,24 @@ fn what_holds_is_counted_and_ends_with_status_0() {
     assert!(!String::from_utf8_lossy(&checked.stdout).contains("test.yaml"));
 }
 
+/// The closing line said that all is well, and the status that it is not.
+#[test]
+fn what_holds_beside_errors_is_not_all() {
+    for (from, to) in [
+        (
+            "port: tcp/5432, verdict: allow",
+            "port: 5432, verdict: allow",
+        ),
+        ("metadata:", "x: 1\nmetadata:"),
+    ] {
+        let said = folder(&EXPECTED.replace(from, to)).said(1, &["test", "."]);
+        assert!(
+            said.ends_with(" expectations hold, but there are errors in documents\n"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn what_fails_names_the_line_the_rule_and_the_nearest_miss() {
     let wrong = EXPECTED
@@ -151,8 +169,8 @@ fn coverage_lists_the_rules_that_never_decide() {
         folder.said(0, &["test", ".", "--coverage"]),
         "\
 1 of 3 rules are exercised
-  never decides: shop/db-from-web ingress[1], ./db.yaml:9
-  never decides: shop/unused ingress[0], ./db.yaml:17
+  not exercised: shop/db-from-web ingress[1], ./db.yaml:9
+  not exercised: shop/unused ingress[0], ./db.yaml:17
 all 2 expectations hold
 "
     );
@@ -247,7 +265,7 @@ fn junit_has_a_suite_for_each_document_and_a_case_for_each_expectation() {
 
 /// The library's own expectations, by the same command.
 #[test]
-fn what_the_library_expects_holds() {
+fn what_the_library_expects_holds_and_is_about_every_rule() {
     let library = repository("policies/library");
     let mut folders = 0;
     for entry in std::fs::read_dir(&library).expect("the library") {
@@ -258,6 +276,7 @@ fn what_the_library_expects_holds() {
         let path = path.to_str().expect("text").to_owned();
         let report = Folder::new(&[]).json(0, "test.json", &["test", &path, "--coverage"]);
         assert!(report["passed"].as_u64() > Some(0), "{path}");
+        assert_eq!(report["coverage"]["unexercised"], json!([]), "{path}");
         folders += 1;
     }
     assert!(folders > 0);

@@ -205,6 +205,27 @@ ingress of shop/db: allowed, its own node may always connect
     );
 }
 
+/// A ping of IPv6 was explained over IPv4 wherever both ends had that too.
+#[test]
+fn a_ping_is_asked_about_in_its_own_family() {
+    let folder = Folder::shop();
+    for (port, family) in [("icmpv6/128", 6), ("icmp/8", 4), ("tcp/80", 4)] {
+        let report = folder.json(0, "explain.json", &asked(port));
+        assert_eq!(report["family"], json!(family), "{port}");
+    }
+    let told = folder.complaint(&[
+        "explain",
+        ".",
+        "--from",
+        "node/n1",
+        "--to",
+        "shop/db",
+        "--port",
+        "icmpv6/128",
+    ]);
+    assert!(told.contains("no addresses of IPv6 both"), "{told}");
+}
+
 #[test]
 fn a_question_about_nothing_is_refused() {
     let folder = Folder::shop();

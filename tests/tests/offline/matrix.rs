@@ -119,6 +119,18 @@ fn the_family_is_chosen_by_the_ends_or_by_the_user() {
         (&chosen["family"], chosen["cells"].as_array().unwrap().len()),
         (&json!(6), 1)
     );
+    // ICMPv6 over IPv4 is nothing that anybody asks about; beside others it has to be one
+    // family for all.
+    for (probes, family) in [
+        (&["icmpv6/128"][..], 6),
+        (&["icmpv6/128", "tcp/80"], 4),
+        (&["icmp/8"], 4),
+    ] {
+        let mut arguments = vec!["matrix", "."];
+        arguments.extend(probes.iter().flat_map(|probe| ["--probe", probe]));
+        let matrix = folder.json(0, "matrix.json", &arguments);
+        assert_eq!(matrix["family"], json!(family), "{probes:?}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::cli::check::Texts;
 use crate::cli::explain::{named, nearest_miss};
 use crate::output::reach::{ExpectationReport, TestReport};
+use crate::output::{Diagnostic, Severity};
 
 pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
     let mut text = String::new();
@@ -21,11 +22,18 @@ pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
         );
         let rules = coverage.unexercised.iter();
         for rule in rules.filter_map(|id| report.rules.iter().find(|rule| rule.id == *id)) {
-            put(&mut text, format_args!("  never decides: {}", named(rule)));
+            put(&mut text, format_args!("  not exercised: {}", named(rule)));
         }
     }
     let total = report.passed + report.failed;
+    let is_wrong = |one: &Diagnostic| one.severity == Severity::Error;
     match report.failed {
+        // With what was left out, what holds may hold for another reason, and not all was
+        // asked.
+        0 if report.diagnostics.iter().any(is_wrong) => put(
+            &mut text,
+            format_args!("{total} expectations hold, but there are errors in documents"),
+        ),
         0 => put(&mut text, format_args!("all {total} expectations hold")),
         failed => put(
             &mut text,
