@@ -4,6 +4,11 @@
 //! the address that leads to the slot, then the endpoint's record, which ends
 //! "nothing passes". Removal is the reverse. Whatever fails on the way leaves what
 //! was in force before, or less.
+//!
+//! Where workloads come and nothing else changes, and the table in force knows others
+//! like them, their slots' entries are written into that table: no address leads there
+//! yet. A number that became free rests until a table without it has been published;
+//! as every removal publishes one, what is spare in the table in force has rested.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -51,6 +56,17 @@ pub enum Depth {
     Change,
     /// Everything.
     Whole,
+}
+
+/// How a desired state came into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It was.
+    Before,
+    /// With so many slots more in the table that was in force.
+    Slots(usize),
+    /// With a new table.
+    Table,
 }
 
 /// Why a desired state did not come into force. What was before still is.
@@ -213,23 +229,40 @@ impl Force {
     ///
     /// # Errors
     /// When it does not fit or the kernel refuses.
-    pub fn publish(&mut self, desired: Desired) -> Result<(), PublishError> {
+    pub fn publish(&mut self, desired: Desired) -> Result<Published, PublishError> {
         if let Some((before, _)) = &self.published
             && before.inventory == desired.inventory
             && before.local == desired.local
         {
-            return Ok(self.bind()?);
+            self.bind()?;
+            return Ok(Published::Before);
         }
         let plan = self.plan.successor(&desired.inventory);
         let revision = self.revision + 1;
-        let compiled = self.compiler.compile(&Snapshot {
+        let next = Snapshot {
             inventory: &desired.inventory,
             slots: &plan,
             local: &desired.local,
             own_node: Some(&self.node),
             limits: *self.kernel.limits(),
             revision,
-        })?;
+        };
+        if let Some((before, compiled)) = &mut self.published
+            && let Some(entries) = compiled.additions(&before.inventory, &before.local, &next)
+        {
+            for entry in &entries {
+                self.kernel.set_slot(entry.slot, entry.profile)?;
+                compiled.fill(*entry);
+            }
+            // Before the first packet that is judged by them.
+            let names = Names::new(self.revision, &desired.inventory, &plan, compiled);
+            self.names.add(Arc::new(names));
+            *before = desired;
+            self.plan = plan;
+            self.bind()?;
+            return Ok(Published::Slots(entries.len()));
+        }
+        let compiled = self.compiler.compile(&next)?;
         let before = self.bound.clone();
         let changes = before.changes(plan.by_address());
         for change in changes.iter().filter(|change| change.after.is_none()) {
@@ -237,18 +270,14 @@ impl Force {
             self.bound.remove(change.key);
         }
         // Before the first packet that is judged by it.
-        self.names.add(Arc::new(Names::new(
-            revision,
-            &desired.inventory,
-            &plan,
-            &compiled,
-        )));
+        let names = Names::new(revision, &desired.inventory, &plan, &compiled);
+        self.names.add(Arc::new(names));
         self.kernel.publish(compiled.pages())?;
         self.revision = revision;
         self.plan = plan;
         self.published = Some((desired, compiled));
         self.bind()?;
-        Ok(())
+        Ok(Published::Table)
     }
 
     /// Leads every address of the plan to its slot.

@@ -73,9 +73,15 @@ pub struct SharedNames {
 }
 
 impl SharedNames {
-    /// Adds the names of the next revision.
+    /// Adds the names of the next revision, or those that have been added to a revision
+    /// since.
     pub fn add(&self, names: Arc<Names>) {
         let mut all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = all.iter_mut().rev();
+        if let Some(same) = last.find(|one| one.revision == names.revision) {
+            *same = names;
+            return;
+        }
         all.push_back(names);
         while all.len() > REMEMBERED {
             all.pop_front();

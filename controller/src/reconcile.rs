@@ -4,8 +4,8 @@
 //! it by [`Message`]s. Whatever has arrived when it turns to its messages is dealt
 //! with at once, so that many changes become one table.
 //!
-//! Invariant: whoever is answered "enforced" was so after a table that knows the
-//! request was published and read back.
+//! Invariant: whoever is answered "enforced" was so after the table in force knew what
+//! they asked for, and had been read back.
 
 mod documents;
 mod endpoints;
@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use crate::config::Config;
 use crate::desired::{Desired, Made};
 use crate::endpoint::{Endpoint, EndpointId};
-use crate::force::{Depth, Force, PublishError};
+use crate::force::{Depth, Force, PublishError, Published};
 use crate::metrics::Timing;
 use crate::names::SharedNames;
 use crate::netlink::{self, Interfaces, Netlink};
@@ -422,6 +422,7 @@ impl Reconciler {
     }
 
     fn publish_with(&mut self, wanted: impl Fn(&Managed) -> bool) -> Result<(), PublishError> {
+        let began = Instant::now();
         let endpoints = self.endpoints.values().filter(|one| wanted(one));
         let made = self.made.next(
             self.documents.inventory(),
@@ -433,7 +434,14 @@ impl Reconciler {
         self.made = made;
         let Desired { warnings, .. } = &desired;
         let warnings = warnings.clone();
-        self.force.publish(desired)?;
+        if let Published::Slots(slots) = self.force.publish(desired)? {
+            tracing::info!(
+                revision = self.force.revision(),
+                slots,
+                microseconds = began.elapsed().as_micros() as u64,
+                "added to the table in force"
+            );
+        }
         for warning in &warnings {
             if !self.warnings.contains(warning) {
                 tracing::warn!("{warning}");

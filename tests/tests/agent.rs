@@ -17,5 +17,7 @@ mod records;
 mod reports;
 #[path = "agent/scene.rs"]
 mod scene;
+#[path = "agent/slots.rs"]
+mod slots;
 #[path = "agent/traffic.rs"]
 mod traffic;

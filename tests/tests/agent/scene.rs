@@ -55,8 +55,13 @@ pub(crate) struct Scene {
 impl Scene {
     /// A world and an agent that does not run yet.
     pub(crate) fn new(wiring: Wiring) -> Self {
+        Self::of(wiring, &["shop/web", "shop/db", "shop/stranger"])
+    }
+
+    /// The same with these workloads.
+    pub(crate) fn of(wiring: Wiring, workloads: &[&str]) -> Self {
         let world = World::plan(wiring)
-            .workloads(["shop/web", "shop/db", "shop/stranger"])
+            .workloads(workloads.iter().copied())
             .build()
             .expect("a world");
         let places = world.workloads().iter().map(Place::from);
@@ -70,11 +75,15 @@ impl Scene {
 
     /// The same with documents, a running agent and both endpoints.
     pub(crate) fn enforced(wiring: Wiring, documents: &str) -> Self {
-        let mut scene = Self::new(wiring);
-        scene.agent.document("policies.yaml", documents);
-        scene.agent.start_enforced();
-        scene.add_both();
-        scene
+        Self::new(wiring).in_force(documents)
+    }
+
+    /// Puts documents, an agent and both endpoints into a world.
+    pub(crate) fn in_force(mut self, documents: &str) -> Self {
+        self.agent.document("policies.yaml", documents);
+        self.agent.start_enforced();
+        self.add_both();
+        self
     }
 
     pub(crate) fn add_both(&self) {

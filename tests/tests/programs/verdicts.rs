@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, io::Write as _};
 
 use cofferdam_dataplane::{KernelError, Program, TestContext};
 use cofferdam_tests::{
-    firewall::{Firewall, Pod, Turn, named},
+    firewall::{Firewall, LIMITS, Pod, Turn, named},
     ledger::{Moved, allowed, denied},
     packet::{Body, Family, Packet, ip_protocol, ping, sctp, tcp, udp},
     world::{Entered, Wiring, Workload, World},
@@ -564,6 +564,13 @@ fn a_late_workload_needs_no_new_table() {
     }
     // The first workload of its kind takes a new table.
     assert!(!firewall.add_late(&world, other));
+    for slot in [0, LIMITS.slots, u32::MAX] {
+        let refused = firewall.kernel().set_slot(slot, 1);
+        assert!(
+            matches!(refused, Err(KernelError::NoSuchSlot { .. })),
+            "{slot}: {refused:?}"
+        );
+    }
 }
 
 #[test]
