@@ -98,18 +98,21 @@ struct Case {
     program: &'static str,
     bench_program: &'static str,
     port: u16,
+    /// Whether the packets are of flows that were opened before.
+    in_flow: bool,
     /// Whether the workloads are where the packets come from.
     known_sources: bool,
     /// What the program returns.
     returns: i32,
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case {
         name: "first_packet",
         program: "address",
         bench_program: "bench_address",
         port: 80,
+        in_flow: false,
         known_sources: true,
         returns: 0,
     },
@@ -118,6 +121,7 @@ const CASES: [Case; 6] = [
         program: "decision",
         bench_program: "bench_decision",
         port: 80,
+        in_flow: false,
         known_sources: true,
         returns: 0,
     },
@@ -126,6 +130,16 @@ const CASES: [Case; 6] = [
         program: "to_workload",
         bench_program: "bench_to_workload",
         port: 80,
+        in_flow: false,
+        known_sources: true,
+        returns: 0,
+    },
+    Case {
+        name: "established",
+        program: "to_workload",
+        bench_program: "bench_to_workload",
+        port: 80,
+        in_flow: true,
         known_sources: true,
         returns: 0,
     },
@@ -134,6 +148,7 @@ const CASES: [Case; 6] = [
         program: "to_workload",
         bench_program: "bench_to_workload",
         port: 81,
+        in_flow: false,
         known_sources: true,
         returns: 2,
     },
@@ -142,6 +157,7 @@ const CASES: [Case; 6] = [
         program: "to_workload",
         bench_program: "bench_to_workload",
         port: 80,
+        in_flow: false,
         known_sources: false,
         returns: 2,
     },
@@ -150,6 +166,7 @@ const CASES: [Case; 6] = [
         program: "from_workload",
         bench_program: "bench_from_workload",
         port: 80,
+        in_flow: false,
         known_sources: true,
         returns: 2,
     },
@@ -164,9 +181,12 @@ pub(crate) fn run(samples: usize, packets: u32) -> anyhow::Result<Vec<PacketResu
             .flat_map(|known| Family::BOTH.map(|family| (known, family)))
         {
             let mut kernel = world(workloads, addresses, known_sources, family)?;
+            // In a table fuller than that some flows would be opened again and again.
+            let has_room = workloads <= kernel.limits().flows_per_endpoint / 2;
             for case in CASES
                 .iter()
                 .filter(|case| case.known_sources == known_sources)
+                .filter(|case| !case.in_flow || has_room)
             {
                 let result = measure(
                     &mut kernel,
@@ -278,7 +298,8 @@ fn world(
         bridge: 0,
         deny_all: false,
         shared_hooks: false,
-        adopt_midstream: false,
+        // Packets of a flow open it, if it is not there.
+        adopt_midstream: true,
     })?;
     Ok(kernel)
 }
@@ -305,13 +326,16 @@ fn measure(
 ) -> anyhow::Result<PacketResult> {
     // For `spoofed` the packet is the receiver's own, but for the source.
     let from = End::number(9).with_mac(receiver().mac);
-    let frame = tcp()
+    let packet = tcp()
         .family(family)
         .from(from)
         .to(receiver())
-        .dport(case.port)
-        .syn()
-        .bytes();
+        .dport(case.port);
+    let frame = if case.in_flow {
+        packet.ack().bytes()
+    } else {
+        packet.syn().bytes()
+    };
     let context = TestContext {
         ingress_ifindex: ELSEWHERE,
         ..TestContext::default()
@@ -326,7 +350,12 @@ fn measure(
         );
         i64::try_from(run.duration.as_nanos()).context("a mean of nanoseconds")
     };
-    // Once for the caches.
+    let (flows, flows_per_endpoint) = if case.in_flow {
+        (workloads, kernel.limits().flows_per_endpoint)
+    } else {
+        (0, 0)
+    };
+    // Once for the caches, and for the flows.
     time(case.bench_program, packets / 4 + 1, case.returns)?;
     let mut net = Vec::new();
     let mut baseline = Vec::new();
@@ -347,8 +376,8 @@ fn measure(
         workloads,
         addresses: addresses.name,
         rules: 1,
-        flows: 0,
-        flows_per_endpoint: 0,
+        flows,
+        flows_per_endpoint,
         net_ns_median: quantile(&mut net, 50),
         p10: quantile(&mut net, 10),
         p90: quantile(&mut net, 90),
