@@ -169,6 +169,14 @@ fn packets(registry: &Registry, counters: &[Counter]) -> Result<(), Error> {
         "Bytes of dropped packets from the Ethernet header on, by reason.",
         &["hook", "reason"],
     )?;
+    let audited = total(
+        registry,
+        "cofferdam_audited_packets_total",
+        "Packets that a hook let pass and that policies in audit mode would have had \
+         dropped, by reason: of a flow the first, and one more whenever the flow is \
+         decided again.",
+        &["hook", "reason"],
+    )?;
     let unreported = total(
         registry,
         "cofferdam_unreported_packets_total",
@@ -180,6 +188,11 @@ fn packets(registry: &Registry, counters: &[Counter]) -> Result<(), Error> {
             &unreported,
             &["denied"],
             counted(counter::unreported(hook)).packets,
+        );
+        add(
+            &unreported,
+            &["audit"],
+            counted(counter::unreported_audit(hook)).packets,
         );
         let name = hook.name();
         add(&seen, &[name], counted(counter::seen(hook)).packets);
@@ -197,10 +210,17 @@ fn packets(registry: &Registry, counters: &[Counter]) -> Result<(), Error> {
                 add(&dropped_bytes, &labels, deny.bytes);
             }
         }
+        for reason in counter::AUDIT_REASONS {
+            let packets = counted(counter::audited(hook, reason)).packets;
+            if packets != 0 {
+                add(&audited, &[name, reason.name()], packets);
+            }
+        }
         // Sums by hook are there from the start.
         add(&allowed, &[name, Reason::Rule.name()], 0);
         add(&dropped, &[name, Reason::Isolated.name()], 0);
         add(&dropped_bytes, &[name, Reason::Isolated.name()], 0);
+        add(&audited, &[name, Reason::Isolated.name()], 0);
     }
     Ok(())
 }
@@ -282,6 +302,9 @@ mod tests {
             packets: 2,
             bytes: 120,
         };
+        counters[counter::audited(hook, Reason::Isolated) as usize].packets = 4;
+        counters[counter::unreported_audit(hook) as usize].packets = 6;
+        counters[counter::unreported(Hook::FromWorkload) as usize].packets = 8;
         let text = render(&facts(&counters), &Timing::new().unwrap()).unwrap();
         for line in [
             "cofferdam_seen_packets_total{hook=\"to_workload\"} 5",
@@ -289,6 +312,10 @@ mod tests {
             "cofferdam_allowed_packets_total{hook=\"to_workload\",reason=\"rule\"} 3",
             "cofferdam_dropped_packets_total{hook=\"to_workload\",reason=\"spoofed_source\"} 2",
             "cofferdam_dropped_bytes_total{hook=\"to_workload\",reason=\"spoofed_source\"} 120",
+            "cofferdam_audited_packets_total{hook=\"to_workload\",reason=\"isolated\"} 4",
+            "cofferdam_audited_packets_total{hook=\"from_workload\",reason=\"isolated\"} 0",
+            "cofferdam_unreported_packets_total{type=\"audit\"} 6",
+            "cofferdam_unreported_packets_total{type=\"denied\"} 8",
             "cofferdam_revision 7",
             "cofferdam_enforced 1",
             "cofferdam_ready 0",

@@ -308,22 +308,23 @@ pub struct FlowRecord {
     pub schema: Schema,
     /// When, RFC 3339.
     pub time: String,
-    /// `new`, `denied`, `audit`, `ended`.
+    /// `new`, `denied`, `audit`, `ended`. `audit` is what was allowed and what policies
+    /// in audit mode would have denied.
     #[serde(rename = "type")]
     pub kind: String,
     /// `ingress` or `egress`, as the judged workload sees it.
     pub direction: String,
-    /// `allow` or `deny`.
+    /// `allow` or `deny`: what happened.
     pub verdict: String,
-    /// Why; `docs/reasons.md` has the list.
+    /// Why, for `audit` of the denial; `docs/reasons.md` has the list.
     pub reason: String,
     /// Revision that decided, 0 when none was asked.
     pub revision: u64,
     /// Number of equal records joined.
     pub count: u64,
-    /// The rule that decided.
+    /// The rule that decided, for `audit` the one that would have denied.
     pub rule: Option<RuleName>,
-    /// The policies that a default denial is due to.
+    /// The policies that a default denial is due to, for `audit` would be.
     pub isolated_by: Vec<RuleName>,
     /// Where it came from.
     pub source: FlowEnd,

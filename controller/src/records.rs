@@ -139,6 +139,12 @@ impl Recorder {
 /// written.
 fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option<FlowRecord> {
     let verdict = Verdict::from_any_word(event.verdict)?;
+    // An allowed packet is reported for what audit policies would have denied: those
+    // are what the reader looks for.
+    let (record_type, denial) = match verdict.action {
+        Action::Deny => ("denied", verdict),
+        Action::Allow => ("audit", Verdict::from_any_word(event.audited)?),
+    };
     let of_revision = match event.revision {
         0 => None,
         revision => names.of(revision),
@@ -148,10 +154,10 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
     } else {
         Direction::Egress
     };
-    let is_from_workload = event.hook == Hook::FromWorkload as u8;
+    let is_sender = (event.hook == Hook::FromWorkload as u8) != (event.reversed != 0);
     let endpoint = names.endpoint(event.ifindex, event.incarnation);
     // Whose interface it is is certain, whatever the packet says.
-    let (at_source, at_destination) = if is_from_workload {
+    let (at_source, at_destination) = if is_sender {
         (endpoint, None)
     } else {
         (None, endpoint)
@@ -177,15 +183,11 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
     let [kind, code] = event.destination_port.to_be_bytes();
     let (rule, isolated_by) = of_revision
         .as_deref()
-        .map_or((None, Vec::new()), |names| deciding(names, verdict));
+        .map_or((None, Vec::new()), |names| deciding(names, denial));
     Some(FlowRecord {
         schema: Schema,
         time: time::rfc3339(now),
-        kind: match verdict.action {
-            Action::Deny => "denied",
-            Action::Allow => "audit",
-        }
-        .to_owned(),
+        kind: record_type.to_owned(),
         direction: match direction {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
@@ -196,7 +198,7 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
             Action::Deny => "deny",
         }
         .to_owned(),
-        reason: verdict.reason.name().to_owned(),
+        reason: denial.reason.name().to_owned(),
         revision: of_revision.map_or(event.revision.into(), |names| names.revision),
         count: 1,
         rule,

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cofferdam_dataplane::{Attachments, Behaviour, Endpoint, Kernel, Program, TestContext};
+use cofferdam_dataplane::{Attachments, Behaviour, Endpoint, Events, Kernel, Program, TestContext};
 use cofferdam_policies::{
     compiler::{Compiled, Input, Slot, SlotPlan, compile},
     documents,
@@ -24,6 +24,7 @@ use cofferdam_policies::{
 use cofferdam_verdict::{
     capacity::Limits,
     counter::Hook,
+    event::EventRecord,
     judge::{self, Case, Context},
     slices::SliceFrame,
     verdict::{Action, Verdict},
@@ -144,6 +145,7 @@ pub fn addresses(workload: &Workload) -> [IpAddr; 2] {
 #[derive(Debug)]
 pub struct Firewall {
     kernel: Kernel,
+    events: Option<Events>,
     documents: Vec<String>,
     plan: SlotPlan,
     compiled: Option<Compiled>,
@@ -244,6 +246,7 @@ impl Firewall {
     pub fn over(kernel: Kernel) -> Self {
         Self {
             kernel,
+            events: None,
             documents: Vec::new(),
             plan: SlotPlan::default(),
             compiled: None,
@@ -491,6 +494,19 @@ impl Firewall {
             );
             before = now;
         }
+    }
+
+    /// What was reported since this was last asked.
+    ///
+    /// # Panics
+    ///
+    /// When somebody has taken the kernel side's reports.
+    pub fn reported(&mut self) -> Vec<EventRecord> {
+        let events = self.events.get_or_insert_with(|| {
+            let events = self.kernel.events();
+            events.unwrap_or_else(|error| panic!("{error}"))
+        });
+        std::iter::from_fn(|| events.next()).collect()
     }
 
     /// Judges a frame by a loaded program. The caller is in the node's namespace.

@@ -1,12 +1,15 @@
 //! One ledger of all counters: a test names those that move, all others must not.
 //!
 //! Beside what the test names, the ledger checks what always holds: a hook has
-//! allowed or denied every packet it has seen, and the bytes with them.
+//! allowed or denied every packet it has seen, and the bytes with them; what audit
+//! policies would have denied is among what was allowed.
 
 use std::fmt::Write as _;
 
 use cofferdam_verdict::{
-    counter::{COUNTERS, Counter, Hook, judged, seen, unreported},
+    counter::{
+        self, AUDIT_REASONS, COUNTERS, Counter, Hook, judged, seen, unreported, unreported_audit,
+    },
     reason::Reason,
     verdict::Action,
 };
@@ -17,12 +20,23 @@ pub struct Ledger {
     counters: Vec<Counter>,
 }
 
+/// Which verdict a counter is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// The one in force.
+    Enforced,
+    /// The one with audit policies in force, where only those deny.
+    Audited,
+}
+
 /// A counter that moved, as a test names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
+    /// Of which verdict it is.
+    pub force: Force,
     /// Where the packet was judged.
     pub hook: Hook,
-    /// What became of it.
+    /// The verdict's action.
     pub action: Action,
     /// Why.
     pub reason: Reason,
@@ -30,19 +44,31 @@ pub struct Moved {
     pub packets: u64,
 }
 
-/// `packets` allowed at `hook` for `reason`.
-pub fn allowed(hook: Hook, reason: Reason, packets: u64) -> Moved {
+/// `packets` for which `hook` came to this verdict.
+pub fn decided(hook: Hook, action: Action, reason: Reason, packets: u64) -> Moved {
     Moved {
+        force: Force::Enforced,
         hook,
-        action: Action::Allow,
+        action,
         reason,
         packets,
     }
 }
 
+/// `packets` allowed at `hook` for `reason`.
+pub fn allowed(hook: Hook, reason: Reason, packets: u64) -> Moved {
+    decided(hook, Action::Allow, reason, packets)
+}
+
 /// `packets` denied at `hook` for `reason`.
 pub fn denied(hook: Hook, reason: Reason, packets: u64) -> Moved {
+    decided(hook, Action::Deny, reason, packets)
+}
+
+/// `packets` allowed at `hook` that audit policies would have denied for `reason`.
+pub fn audited(hook: Hook, reason: Reason, packets: u64) -> Moved {
     Moved {
+        force: Force::Audited,
         hook,
         action: Action::Deny,
         reason,
@@ -75,6 +101,17 @@ impl Ledger {
         self.at(unreported(hook)).packets
     }
 
+    /// Packets of [`Ledger::audited`] that a hook could not report.
+    pub fn unreported_audit(&self, hook: Hook) -> u64 {
+        self.at(unreported_audit(hook)).packets
+    }
+
+    /// Packets that a hook has let pass and that audit policies would have denied.
+    pub fn audited(&self, hook: Hook) -> u64 {
+        let counters = AUDIT_REASONS.map(|reason| self.at(counter::audited(hook, reason)));
+        counters.iter().map(|counter| counter.packets).sum()
+    }
+
     /// Packets that a hook has allowed or denied for a reason.
     pub fn judged(&self, hook: Hook, action: Action, reason: Reason) -> u64 {
         self.at(judged(hook, action, reason)).packets
@@ -97,20 +134,23 @@ impl Ledger {
                     let now = self.judged(hook, action, reason);
                     let packets = now - before.judged(hook, action, reason);
                     if packets > 0 {
-                        moved.push(Moved {
-                            hook,
-                            action,
-                            reason,
-                            packets,
-                        });
+                        moved.push(decided(hook, action, reason, packets));
                     }
+                }
+            }
+            for reason in AUDIT_REASONS {
+                let index = counter::audited(hook, reason);
+                let packets = self.at(index).packets - before.at(index).packets;
+                if packets > 0 {
+                    moved.push(audited(hook, reason, packets));
                 }
             }
         }
         moved
     }
 
-    /// Seen is allowed and denied together, in packets and in bytes.
+    /// Seen is allowed and denied together, in packets and in bytes; no packet is both
+    /// dropped and one that audit policies would have had dropped.
     ///
     /// # Panics
     ///
@@ -126,6 +166,8 @@ impl Ledger {
                 }
             }
             assert_eq!(self.at(seen(hook)), judged_here, "{}: {self}", hook.name());
+            let allowed = self.total(hook, Action::Allow);
+            assert!(self.audited(hook) <= allowed, "{}: {self}", hook.name());
         }
     }
 
@@ -158,6 +200,10 @@ impl std::fmt::Display for Ledger {
                         write!(text, ", {action:?} {} {packets}", reason.name())?;
                     }
                 }
+            }
+            let audited = self.audited(hook);
+            if audited > 0 {
+                write!(text, ", Audited {audited}")?;
             }
             text.push_str("; ");
         }

@@ -7,6 +7,8 @@ mod adoption;
 mod agents;
 #[path = "programs/attached.rs"]
 mod attached;
+#[path = "programs/audit.rs"]
+mod audit;
 #[path = "programs/differential.rs"]
 mod differential;
 #[path = "programs/flow_states.rs"]

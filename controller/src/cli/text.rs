@@ -110,7 +110,8 @@ pub(super) fn removed(report: &RemoveReport) -> String {
         .collect()
 }
 
-/// A record on one line: when, verdict and reason, who to whom, by which rule.
+/// A record on one line: when, verdict and reason, who to whom, by which rule. What
+/// audit policies would have denied has `audit` for a verdict.
 pub(super) fn record(record: &FlowRecord) -> String {
     let rule = |rule: &RuleName| {
         let index = rule.index.map(|index| format!("[{index}]"));
@@ -133,10 +134,13 @@ pub(super) fn record(record: &FlowRecord) -> String {
     let icmp = record
         .icmp
         .map(|icmp| format!(" {}/{}", icmp.kind, icmp.code));
+    let verdict = match record.kind.as_str() {
+        kind @ "audit" => kind,
+        _ => &record.verdict,
+    };
     format!(
-        "{} {} {} {} {} -> {} {}{}{} {}\n",
+        "{} {verdict} {} {} {} -> {} {}{}{} {}\n",
         record.time,
-        record.verdict,
         record.reason,
         record.direction,
         end(&record.source),

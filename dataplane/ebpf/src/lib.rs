@@ -72,14 +72,18 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
         }
         if !case.is_settled() {
             answer(&raw mut case);
+            let mut attempt = 0;
+            while case.is_tracked() && attempt < flow::ATTEMPTS {
+                choose(&raw mut case);
+                remember(&raw mut case);
+                attempt += 1;
+            }
+            flow::give_up(&mut case);
+            // Here, where policy was asked: the packets of a flow do not pay for it.
+            if case.is_audited() && !about.is_probe() {
+                report(&raw mut case, about.ifindex, hook as u32);
+            }
         }
-        let mut attempt = 0;
-        while case.is_tracked() && attempt < flow::ATTEMPTS {
-            choose(&raw mut case);
-            remember(&raw mut case);
-            attempt += 1;
-        }
-        flow::give_up(&mut case);
     }
     if about.is_probe() {
         buffer.answer(&case, maps.jiffies64() as u32);
@@ -190,7 +194,9 @@ pub extern "C" fn remember(case: *mut Case) -> i32 {
     0
 }
 
-/// Reports a denied packet to user space, or counts that it could not.
+/// Reports to user space a packet that was denied, or one that was allowed and that
+/// audit policies would have denied, or counts that it could not. What audit policies
+/// would have denied is counted here, too.
 ///
 /// # Safety
 ///
@@ -206,8 +212,13 @@ pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
             .endpoint(case.endpoint)
             .map_or(0, |record| record.incarnation);
         let now = maps.jiffies64();
+        let mut unreported = counter::unreported(hook);
+        if case.is_audited() {
+            maps.count(counter::audited_word(hook, case.audited), case.bytes);
+            unreported = counter::unreported_audit(hook);
+        }
         if !maps.send(EventRecord::new(case, hook, ifindex, incarnation, now)) {
-            maps.count(counter::unreported(hook), case.bytes);
+            maps.count(unreported, case.bytes);
         }
     }
     0

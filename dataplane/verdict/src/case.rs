@@ -8,7 +8,7 @@ use crate::{
     address::{Address, Family},
     counter::Hook,
     flow::step,
-    packet::Packet,
+    packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
     table::row_key,
     verdict::{Action, Direction, Verdict, word_action},
@@ -67,6 +67,13 @@ pub(crate) mod mark {
     pub(crate) const TURNED: u32 = 1 << 4;
     /// The node itself opened the packet's flow.
     pub(crate) const OWN_NODE_FLOW: u32 = 1 << 5;
+    /// Answer: the packet is a reply, and its flow was decided again.
+    pub(crate) const REPLY: u32 = 1 << 6;
+    /// Answer: with audit policies in force the ingress policy would deny, and it is
+    /// this hook's to say so.
+    pub(crate) const AUDIT_INGRESS: u32 = 1 << 7;
+    /// Answer: the same of the egress policy. At most one of the two is set.
+    pub(crate) const AUDIT_EGRESS: u32 = 1 << 8;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a
@@ -199,6 +206,13 @@ impl Case {
         word_action(self.enforced) == Action::Allow as u32
     }
 
+    /// Whether the packet passes, audit policies would have denied it, and it is this
+    /// hook's to say so.
+    #[inline(always)]
+    pub const fn is_audited(&self) -> bool {
+        self.is_allowed() && self.marks & (mark::AUDIT_INGRESS | mark::AUDIT_EGRESS) != 0
+    }
+
     /// Whether the flow table has settled the case: no table need be asked.
     #[inline(always)]
     pub const fn is_settled(&self) -> bool {
@@ -209,6 +223,18 @@ impl Case {
     #[inline(always)]
     pub const fn is_tracked(&self) -> bool {
         self.flow_step > step::SETTLED
+    }
+
+    /// Takes note that it is this hook's to say what audit policies would deny, and
+    /// that those are of this direction.
+    #[inline(always)]
+    pub(crate) const fn note_audit(&mut self, direction: Direction) {
+        if word_action(self.audited) == Action::Deny as u32 {
+            self.marks |= match direction {
+                Direction::Ingress => mark::AUDIT_INGRESS,
+                Direction::Egress => mark::AUDIT_EGRESS,
+            };
+        }
     }
 
     #[inline(always)]
@@ -226,6 +252,18 @@ impl Case {
     #[inline(always)]
     pub const fn tcp_flags(&self) -> u8 {
         self.kind as u8
+    }
+
+    /// Source and destination port of the packet that opens the flow which this one
+    /// answers.
+    #[inline(always)]
+    pub(crate) const fn opener_ports(&self) -> (u16, u16) {
+        let (from, to) = ((self.ports >> 16) as u16, self.ports as u16);
+        match self.protocol() {
+            protocol::ICMP => (from, (icmp::ECHO_REQUEST as u16) << 8),
+            protocol::ICMPV6 => (from, (icmpv6::ECHO_REQUEST as u16) << 8),
+            _ => (to, from),
+        }
     }
 
     /// Source and destination.

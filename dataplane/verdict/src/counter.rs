@@ -3,6 +3,9 @@
 //! One array, indexed by hook and reason. Every packet that is judged is counted
 //! twice, in two places of the code: as seen when it enters, under its verdict
 //! when it leaves. The sums must agree, whatever happens in between.
+//!
+//! Beside that, what policy let pass and audit policies would have denied is counted
+//! under the reason that they would have had.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -54,8 +57,15 @@ const _: () = assert!(size_of::<Counter>() == 16);
 /// Counters per hook: seen, then an allow and a deny for each reason; reason 0 does
 /// not exist, and its deny is the count of unreported packets.
 pub const PER_HOOK: u32 = 2 * MAX_REASONS;
-/// Counters in all, a power of two.
+/// Counters in all, a power of two. There are three hooks: the last quarter is of
+/// audit policies.
 pub const COUNTERS: u32 = 4 * PER_HOOK;
+
+/// Index of the first counter of audit policies.
+const AUDITED: u32 = 3 * PER_HOOK;
+/// Counters of audit policies per hook, by reason; those of rows have lower numbers.
+/// Reason 0 does not exist, and is the count of unreported packets.
+const AUDITED_PER_HOOK: u32 = 32;
 
 /// Index of what a hook has seen.
 #[inline(always)]
@@ -68,6 +78,42 @@ pub const fn seen(hook: Hook) -> u32 {
 pub const fn unreported(hook: Hook) -> u32 {
     hook as u32 * PER_HOOK + MAX_REASONS
 }
+
+/// Index of what a hook let pass and audit policies would have denied, for a reason
+/// of [`AUDIT_REASONS`].
+#[inline(always)]
+pub const fn audited(hook: Hook, reason: Reason) -> u32 {
+    audited_index(hook, reason as u32)
+}
+
+/// Index for a verdict's word, without reading it as a verdict first.
+#[inline(always)]
+pub const fn audited_word(hook: Hook, word: u32) -> u32 {
+    audited_index(hook, word_reason(word))
+}
+
+/// Index of the packets of [`audited`] that a hook could not report as events.
+#[inline(always)]
+pub const fn unreported_audit(hook: Hook) -> u32 {
+    audited_index(hook, 0)
+}
+
+#[inline(always)]
+const fn audited_index(hook: Hook, reason: u32) -> u32 {
+    AUDITED + hook as u32 * AUDITED_PER_HOOK + reason % AUDITED_PER_HOOK
+}
+
+/// The reasons that a row can deny for, and so the reasons of [`audited`].
+pub const AUDIT_REASONS: [Reason; 3] = [Reason::Rule, Reason::Isolated, Reason::TableCorrupt];
+
+const _: () = {
+    assert!(AUDITED + Hook::ALL.len() as u32 * AUDITED_PER_HOOK <= COUNTERS);
+    let mut i = 0;
+    while i < AUDIT_REASONS.len() {
+        assert!((AUDIT_REASONS[i] as u32) < AUDITED_PER_HOOK);
+        i += 1;
+    }
+};
 
 /// Index of what a hook allowed or denied for a reason.
 #[inline(always)]
@@ -100,6 +146,17 @@ mod tests {
         for hook in Hook::ALL {
             take(seen(hook));
             take(unreported(hook));
+            take(unreported_audit(hook));
+            for reason in AUDIT_REASONS {
+                take(audited(hook, reason));
+                let word = Verdict {
+                    action: Action::Deny,
+                    reason,
+                    rule: MAX_RULE,
+                }
+                .to_word();
+                assert_eq!(audited_word(hook, word), audited(hook, reason));
+            }
             for &reason in Reason::ALL {
                 take(judged(hook, Action::Allow, reason));
                 take(judged(hook, Action::Deny, reason));

@@ -1,11 +1,20 @@
-//! The record that a program sends to user space about one packet.
+//! The record that a program sends to user space about one packet: one that was
+//! denied, or one that was allowed and that audit policies would have denied.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{address::Family, case::Case, counter::Hook, packet::ethertype};
+use crate::{
+    address::Family,
+    case::{Case, mark},
+    counter::Hook,
+    packet::ethertype,
+    verdict::Direction,
+};
 
-/// A reported packet. Addresses and ports are as in the packet; slots, rule and
-/// revision say what was decided from.
+/// A reported packet. Slots, rule and revision say what was decided from.
+///
+/// Of a denied packet, addresses and ports are as in the packet. Of an allowed one
+/// they are as its flow was opened, which is what audit policies were asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct EventRecord {
@@ -47,10 +56,13 @@ pub struct EventRecord {
     pub tcp_flags: u8,
     /// [`crate::counter::Hook`].
     pub hook: u8,
-    /// [`crate::verdict::Direction`] of the verdict.
+    /// [`crate::verdict::Direction`] of the verdict that denies.
     pub direction: u8,
+    /// 1 when the packet itself went the other way: an allowed reply, on which its
+    /// flow was decided again.
+    pub reversed: u8,
     /// Zero.
-    pub _pad: [u8; 9],
+    pub _pad: [u8; 8],
 }
 
 impl EventRecord {
@@ -63,21 +75,45 @@ impl EventRecord {
         incarnation: u32,
         jiffies: u64,
     ) -> Self {
+        let audited = case.is_audited();
+        let direction = if !audited {
+            case.direction
+        } else if case.is(mark::AUDIT_EGRESS) {
+            Direction::Egress as u32
+        } else {
+            Direction::Ingress as u32
+        };
+        let reversed = audited && case.is(mark::REPLY);
+        let (source_port, destination_port) = if reversed {
+            case.opener_ports()
+        } else {
+            ((case.ports >> 16) as u16, case.ports as u16)
+        };
+        let (source, destination) = if reversed {
+            (case.destination, case.source)
+        } else {
+            (case.source, case.destination)
+        };
+        let (source_slot, destination_slot) = if reversed {
+            (case.destination_slot, case.source_slot)
+        } else {
+            (case.source_slot, case.destination_slot)
+        };
         Self {
             jiffies,
             revision: case.revision,
             sequence: case.sequence,
-            source: case.source,
-            destination: case.destination,
-            source_slot: case.source_slot,
-            destination_slot: case.destination_slot,
+            source,
+            destination,
+            source_slot,
+            destination_slot,
             verdict: case.enforced,
             audited: case.audited,
             ifindex,
             incarnation,
             bytes: case.bytes,
-            source_port: (case.ports >> 16) as u16,
-            destination_port: case.ports as u16,
+            source_port,
+            destination_port,
             ethertype: (case.kind >> 16) as u16,
             protocol: case.protocol(),
             family: match (case.kind >> 16) as u16 {
@@ -87,8 +123,9 @@ impl EventRecord {
             },
             tcp_flags: case.tcp_flags(),
             hook: hook as u8,
-            direction: case.direction as u8,
-            _pad: [0; 9],
+            direction: direction as u8,
+            reversed: reversed as u8,
+            _pad: [0; 8],
         }
     }
 }
@@ -98,4 +135,5 @@ const _: () = assert!(
         && core::mem::offset_of!(EventRecord, source_slot) == 48
         && core::mem::offset_of!(EventRecord, source_port) == 76
         && core::mem::offset_of!(EventRecord, tcp_flags) == 84
+        && core::mem::offset_of!(EventRecord, reversed) == 87
 );

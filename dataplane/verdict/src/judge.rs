@@ -12,6 +12,9 @@
 //! sender's egress policy too, under one table: no packet passes on one table's
 //! egress and another's ingress.
 //!
+//! What audit policies would have denied is said once: by the hook of a local
+//! receiver, which has both ends' policies before it, else by the sender's.
+//!
 //! Identity comes from the host-side interface, never from the packet; the
 //! packet's source must then agree with it.
 
@@ -265,6 +268,9 @@ fn send<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<
     let decision = decide(table, &subject, &peer, Direction::Egress, case.key)?;
     case.enforced = decision.enforced;
     case.audited = decision.audited;
+    if !matches!(peer.kind, SlotKind::LocalWorkload) {
+        case.note_audit(Direction::Egress);
+    }
     Ok(())
 }
 
@@ -323,6 +329,7 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
     }
     let ingress = decide(table, &subject, &sender, Direction::Ingress, case.key)?;
     let mut decision = ingress;
+    let mut audited_by = Some(Direction::Ingress);
     if let Some(egress) = egress {
         if word_action(egress.enforced) == Action::Deny as u32 {
             decision.enforced = egress.enforced;
@@ -330,10 +337,16 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
         }
         if word_action(egress.audited) == Action::Deny as u32 {
             decision.audited = egress.audited;
+            // The sender's hook has said so already when the packet names nobody here:
+            // once for a broadcast, not once for each receiver.
+            audited_by = (own != 0).then_some(Direction::Egress);
         }
     }
     case.enforced = decision.enforced;
     case.audited = decision.audited;
+    if let Some(direction) = audited_by {
+        case.note_audit(direction);
+    }
     Ok(())
 }
 

@@ -44,4 +44,4 @@ pub mod verdict;
 
 /// Version of every layout in this crate. It moves with any change to one of
 /// them; memory written under another version is never adopted.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

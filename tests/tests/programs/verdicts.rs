@@ -5,7 +5,7 @@ use std::{fs::OpenOptions, io::Write as _};
 use cofferdam_dataplane::{KernelError, Program, TestContext};
 use cofferdam_tests::{
     firewall::{Firewall, LIMITS, Pod, Turn, named},
-    ledger::{Moved, allowed, denied},
+    ledger::{Moved, allowed, audited, decided, denied},
     packet::{Body, Family, Packet, ip_protocol, ping, sctp, tcp, udp},
     world::{Entered, Wiring, Workload, World},
 };
@@ -319,12 +319,7 @@ spec:
         (cache, Action::Deny, Reason::Isolated),
     ] {
         let packet = tcp().from(web.end).to(to.end).dport(80).syn();
-        let moved = Moved {
-            hook: Hook::FromWorkload,
-            action,
-            reason,
-            packets: 1,
-        };
+        let moved = decided(Hook::FromWorkload, action, reason, 1);
         expect(
             &mut firewall,
             Program::FROM_WORKLOAD,
@@ -338,12 +333,7 @@ spec:
         } else {
             reason
         };
-        let moved = Moved {
-            hook: Hook::ToWorkload,
-            action,
-            reason,
-            packets: 1,
-        };
+        let moved = decided(Hook::ToWorkload, action, reason, 1);
         expect(
             &mut firewall,
             Program::TO_WORKLOAD,
@@ -365,12 +355,7 @@ spec:
     ] {
         let address: std::net::Ipv4Addr = address.parse().expect("an address");
         let packet = udp().from(web.end).to(address).dport(53);
-        let moved = Moved {
-            hook: Hook::FromWorkload,
-            action,
-            reason,
-            packets: 1,
-        };
+        let moved = decided(Hook::FromWorkload, action, reason, 1);
         expect(
             &mut firewall,
             Program::FROM_WORKLOAD,
@@ -394,15 +379,17 @@ fn audit_policies_are_judged_beside_what_is_in_force() {
     } = Scene::open(Wiring::Ptp, &audit);
     let [cache, db] = ["shop/cache", "shop/db"].map(|name| named(&world, name));
     let packet = tcp().from(cache.end).to(db.end).dport(5432).syn();
-    let free = allowed(Hook::ToWorkload, Reason::NotIsolated, 1);
-    expect(
-        &mut firewall,
-        Program::TO_WORKLOAD,
-        &packet,
-        &between(cache, db),
-        free,
-    );
-    let (case, _) = firewall.judge(Hook::ToWorkload, &packet.bytes(), &between(cache, db));
+    let (frame, context) = (packet.bytes(), between(cache, db));
+    let before = firewall.ledger();
+    let action = firewall.run(Program::TO_WORKLOAD, &frame, &context);
+    assert_eq!(action, Action::Allow);
+    let expected = [
+        allowed(Hook::ToWorkload, Reason::NotIsolated, 1),
+        audited(Hook::ToWorkload, Reason::Isolated, 1),
+    ];
+    let after = firewall.ledger();
+    after.assert_moved(&before, &expected, "an audit policy alone isolates");
+    let (case, _) = firewall.judge(Hook::ToWorkload, &frame, &context);
     let audited = cofferdam_verdict::verdict::Verdict::from_any_word(case.audited);
     assert_eq!(
         audited.map(|v| (v.action, v.reason)),

@@ -215,7 +215,7 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
         }
         if !from_opener {
             turn(case);
-            case.marks |= mark::TURNED;
+            case.marks |= mark::TURNED | mark::REPLY;
         }
         return;
     }
@@ -299,13 +299,8 @@ fn account<M: FlowMemory>(
 fn turn(case: &mut Case) {
     core::mem::swap(&mut case.source, &mut case.destination);
     case.marks ^= mark::TO_WORKLOAD;
-    let protocol = case.protocol();
-    let port = match protocol {
-        protocol::ICMP => u16::from(icmp::ECHO_REQUEST) << 8,
-        protocol::ICMPV6 => u16::from(icmpv6::ECHO_REQUEST) << 8,
-        _ => (case.ports >> 16) as u16,
-    };
-    case.key = row_key(protocol, port);
+    let (_, port) = case.opener_ports();
+    case.key = row_key(case.protocol(), port);
 }
 
 /// Turns a case back, as the packet was.
