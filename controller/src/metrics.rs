@@ -14,7 +14,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::output::{Capacity, EndpointState};
+use crate::output::{Capacity, EndpointState, RecordType};
 
 /// What is known at the moment of a scrape.
 #[derive(Debug)]
@@ -186,12 +186,12 @@ fn packets(registry: &Registry, counters: &[Counter]) -> Result<(), Error> {
     for hook in Hook::ALL {
         add(
             &unreported,
-            &["denied"],
+            &[RecordType::Denied.as_str()],
             counted(counter::unreported(hook)).packets,
         );
         add(
             &unreported,
-            &["audit"],
+            &[RecordType::Audit.as_str()],
             counted(counter::unreported_audit(hook)).packets,
         );
         let name = hook.name();

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use clap::ValueEnum;
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -299,6 +300,27 @@ pub struct IcmpKind {
     pub kind: u8,
     /// The code.
     pub code: u8,
+}
+
+/// The types of flow records there are so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordType {
+    /// What was denied.
+    Denied,
+    /// What was allowed and policies in audit mode would have denied.
+    Audit,
+}
+
+impl RecordType {
+    /// Its name in JSON, in flags, and as the `type` label of metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Audit => "audit",
+        }
+    }
 }
 
 /// A line of `observe`, and of the flow log.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::explain::Question;
 use crate::output::reach::ExplainReport;
 use crate::output::{
-    EndpointList, EndpointReport, FlowRecord, RemoveReport, StatusReport, SyncReport,
+    EndpointList, EndpointReport, FlowRecord, RecordType, RemoveReport, StatusReport, SyncReport,
 };
 
 /// Version of the requests.
@@ -65,14 +65,30 @@ pub enum Request {
     /// Why one end reaches another, by what is in force.
     Explain(Question),
     /// Flow records.
-    Observe {
-        /// At most so many of the past, the newest.
-        last: Option<u64>,
-        /// Of the past only those of so many milliseconds.
-        since_ms: Option<u64>,
-        /// Go on with those to come.
-        follow: bool,
-    },
+    Observe(Observation),
+}
+
+/// Which flow records are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observation {
+    /// At most so many of the past, the newest.
+    pub last: Option<u64>,
+    /// Of the past only those of so many milliseconds.
+    pub since_ms: Option<u64>,
+    /// Go on with those to come.
+    pub follow: bool,
+    /// Only those of this type. Left out when there is none, for an older agent.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<RecordType>,
+}
+
+impl Observation {
+    /// Whether a record is of the type that is asked for.
+    #[must_use]
+    pub fn is_for(&self, record: &FlowRecord) -> bool {
+        self.kind.is_none_or(|kind| record.kind == kind.as_str())
+    }
 }
 
 /// An endpoint as the caller knows it.

@@ -271,7 +271,7 @@ impl Reconciler {
                         waiting.push((Waiting::Removed(removed), reply));
                     }
                     Request::Explain(question) => inquiries.push((question, reply)),
-                    Request::Observe { .. } => {
+                    Request::Observe(_) => {
                         let message = "records are not kept by this thread".to_owned();
                         waiting.push((Waiting::Failed(message), reply));
                     }

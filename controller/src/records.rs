@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cofferdam_dataplane::Events;
 use cofferdam_policies::compiler::RuleEntry;
@@ -26,7 +26,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::broadcast;
 
 use crate::names::{Names, SharedNames, SlotName};
-use crate::output::{FlowEnd, FlowRecord, IcmpKind, RuleName, Schema};
+use crate::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
+use crate::protocol::Observation;
 use crate::time;
 
 /// Records that are kept.
@@ -94,20 +95,25 @@ impl Recorder {
         }
     }
 
-    /// The records that are kept, oldest first, and those to come.
+    /// The records that are kept and asked for, oldest first, and all those to come.
     #[must_use]
     pub fn follow(
         &self,
-        since: Option<SystemTime>,
-        last: Option<usize>,
+        asked: &Observation,
     ) -> (Vec<Arc<FlowRecord>>, broadcast::Receiver<Arc<FlowRecord>>) {
+        let since = asked.since_ms.and_then(|milliseconds| {
+            SystemTime::now().checked_sub(Duration::from_millis(milliseconds))
+        });
         self.drain();
         let kept = locked(&self.kept);
         let recent = (kept.iter())
-            .filter(|(time, _)| since.is_none_or(|since| *time >= since))
+            .filter(|(time, record)| {
+                since.is_none_or(|since| *time >= since) && asked.is_for(record)
+            })
             .map(|(_, record)| record.clone());
         let mut recent: Vec<_> = recent.collect();
-        if let Some(last) = last {
+        if let Some(last) = asked.last {
+            let last = usize::try_from(last).unwrap_or(usize::MAX);
             recent.drain(..recent.len().saturating_sub(last));
         }
         (recent, self.feed.subscribe())
@@ -141,9 +147,9 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
     let verdict = Verdict::from_any_word(event.verdict)?;
     // An allowed packet is reported for what audit policies would have denied: those
     // are what the reader looks for.
-    let (record_type, denial) = match verdict.action {
-        Action::Deny => ("denied", verdict),
-        Action::Allow => ("audit", Verdict::from_any_word(event.audited)?),
+    let (kind, denial) = match verdict.action {
+        Action::Deny => (RecordType::Denied, verdict),
+        Action::Allow => (RecordType::Audit, Verdict::from_any_word(event.audited)?),
     };
     let of_revision = match event.revision {
         0 => None,
@@ -180,14 +186,14 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
         destination_port,
     );
     let is_icmp = matches!(event.protocol, protocol::ICMP | protocol::ICMPV6);
-    let [kind, code] = event.destination_port.to_be_bytes();
+    let [icmp_type, code] = event.destination_port.to_be_bytes();
     let (rule, isolated_by) = of_revision
         .as_deref()
         .map_or((None, Vec::new()), |names| deciding(names, denial));
     Some(FlowRecord {
         schema: Schema,
         time: time::rfc3339(now),
-        kind: record_type.to_owned(),
+        kind: kind.as_str().to_owned(),
         direction: match direction {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
@@ -207,7 +213,10 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
         destination,
         protocol: protocol_name(event),
         tcp_flags: (event.protocol == protocol::TCP).then(|| tcp_flags(event.tcp_flags)),
-        icmp: is_icmp.then_some(IcmpKind { kind, code }),
+        icmp: is_icmp.then_some(IcmpKind {
+            kind: icmp_type,
+            code,
+        }),
         packets: 1,
         bytes: event.bytes.into(),
         duration_ms: 0,
@@ -311,6 +320,7 @@ mod tests {
         ClusterNetworkPolicy, ClusterRule, Inventory, Mode, ObjectName, RuleAction, Tier,
         WorkloadSelector,
     };
+    use cofferdam_policies::selectors::Labels;
     use cofferdam_verdict::capacity::Limits;
     use zerocopy::FromZeros as _;
 
@@ -438,6 +448,57 @@ status: {podIP: 10.0.0.1}
             (&"rule".into(), &expected)
         );
         assert_eq!(value["isolated_by"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn an_allowed_packet_is_told_of_by_what_audit_policies_would_have_denied() {
+        let (names, set) = names();
+        let mut event = EventRecord::new_zeroed();
+        event.revision = 9;
+        event.verdict = Verdict::allow(Reason::NotIsolated).to_word();
+        event.audited = Verdict {
+            action: Action::Deny,
+            reason: Reason::Isolated,
+            rule: set,
+        }
+        .to_word();
+        event.direction = Direction::Ingress as u8;
+        event.hook = Hook::ToWorkload as u8;
+        let told = |event: &EventRecord| describe(event, &names, SystemTime::now());
+        let record = told(&event).unwrap();
+        let what = [&record.kind, &record.verdict, &record.reason].map(String::as_str);
+        assert_eq!(what, ["audit", "allow", "isolated"]);
+        assert_eq!((record.rule, record.isolated_by.len()), (None, 1));
+        assert_eq!(record.isolated_by[0].name, "closed");
+
+        event.audited = 0;
+        assert_eq!(told(&event), None, "no program of ours writes that");
+    }
+
+    /// The interface is that of the end which sent the reply; the record tells of the
+    /// flow as it was opened.
+    #[test]
+    fn a_reply_is_told_of_from_the_openers_side() {
+        let (names, _) = names();
+        let owner = Owner::Workload(ObjectName::new("x", "a"));
+        let labels = Labels::default();
+        let name = SlotName { owner, labels };
+        names.set_endpoints([((7, 3), name)].into_iter().collect());
+        let mut event = EventRecord::new_zeroed();
+        event.verdict = Verdict::allow(Reason::NotIsolated).to_word();
+        event.audited = Verdict::deny(Reason::Rule).to_word();
+        (event.ifindex, event.incarnation) = (7, 3);
+        for (hook, reversed, sends) in [
+            (Hook::FromWorkload, 0, true),
+            (Hook::FromWorkload, 1, false),
+            (Hook::ToWorkload, 0, false),
+            (Hook::ToWorkload, 1, true),
+        ] {
+            (event.hook, event.reversed) = (hook as u8, reversed);
+            let record = describe(&event, &names, SystemTime::now()).unwrap();
+            let ends = [record.source, record.destination].map(|end| end.workload.is_some());
+            assert_eq!(ends, [sends, !sends], "{hook:?} {reversed}");
+        }
     }
 
     #[test]

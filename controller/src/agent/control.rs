@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -10,7 +10,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::protocol::{Envelope, MAX_REQUEST, Reply, Request, VERSION};
+use crate::protocol::{Envelope, MAX_REQUEST, Observation, Reply, Request, VERSION};
 use crate::reconcile::Message;
 use crate::records::Recorder;
 
@@ -70,11 +70,9 @@ async fn converse(mut stream: UnixStream, known: Known) -> std::io::Result<()> {
     timeout(PATIENCE, read.read_until(b'\n', &mut line)).await??;
     let reply = match serde_json::from_slice::<Envelope>(&line) {
         Ok(envelope) if envelope.version == VERSION => match envelope.request {
-            Request::Observe {
-                last,
-                since_ms,
-                follow,
-            } => return observe(&mut stream, &known.recorder, last, since_ms, follow).await,
+            Request::Observe(asked) => {
+                return observe(&mut stream, &known.recorder, &asked).await;
+            }
             request => ask(request, known).await,
         },
         Ok(envelope) => failed(&format!(
@@ -102,26 +100,23 @@ async fn answer(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
 async fn observe(
     stream: &mut UnixStream,
     recorder: &Recorder,
-    last: Option<u64>,
-    since_ms: Option<u64>,
-    follow: bool,
+    asked: &Observation,
 ) -> std::io::Result<()> {
-    let since = since_ms.and_then(|milliseconds| {
-        SystemTime::now().checked_sub(Duration::from_millis(milliseconds))
-    });
-    let last = last.map(|last| usize::try_from(last).unwrap_or(usize::MAX));
-    let (kept, mut coming) = recorder.follow(since, last);
+    let (kept, mut coming) = recorder.follow(asked);
     for record in kept {
         let record = Reply::Record(Box::new((*record).clone()));
         answer(stream, &record).await?;
     }
-    if !follow {
+    if !asked.follow {
         return answer(stream, &Reply::End).await;
     }
     loop {
         let reply = tokio::select! {
             coming = coming.recv() => match coming {
-                Ok(record) => Reply::Record(Box::new((*record).clone())),
+                Ok(record) if asked.is_for(&record) => {
+                    Reply::Record(Box::new((*record).clone()))
+                }
+                Ok(_) => continue,
                 Err(RecvError::Lagged(count)) => {
                     let message = format!("{count} records were lost: they are not read fast enough");
                     return answer(stream, &failed(&message)).await;

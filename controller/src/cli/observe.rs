@@ -9,7 +9,8 @@ use clap::Args;
 use super::{Common, Format, text};
 use crate::client::{self, ClientError};
 use crate::config::units;
-use crate::protocol::{Reply, Request};
+use crate::output::RecordType;
+use crate::protocol::{Observation, Reply, Request};
 
 #[derive(Debug, Args)]
 pub(super) struct ObserveArgs {
@@ -19,6 +20,9 @@ pub(super) struct ObserveArgs {
     /// Of the past only what is not older than this.
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     since: Option<Duration>,
+    /// Only records of this type.
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<RecordType>,
     /// Goes on with what is to come.
     #[arg(long, short)]
     follow: bool,
@@ -27,13 +31,14 @@ pub(super) struct ObserveArgs {
 }
 
 pub(super) fn run(args: &ObserveArgs) -> Result<bool> {
-    let request = Request::Observe {
+    let request = Request::Observe(Observation {
         last: args.last,
         since_ms: args
             .since
             .map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
         follow: args.follow,
-    };
+        kind: args.kind,
+    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
