@@ -6,6 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
+use cofferdam_controller::output::FlowRecord;
 use cofferdam_policies::{documents, expectations};
 use cofferdam_tests::{cofferdam, scratch::Scratch};
 
@@ -130,6 +131,28 @@ fn run(folder: &Path, command: &[String]) -> Output {
     let mut child = Command::new(cofferdam!());
     child.args(command).current_dir(folder);
     child.output().expect("the binary runs")
+}
+
+#[test]
+fn the_record_in_a_page_is_one_and_points_into_the_policy_before_it() {
+    let page = page("policies.md");
+    let blocks = blocks(&page);
+    let shown = |language: &str, text: &str| {
+        let mut found = blocks.iter().filter(|block| block.0 == language);
+        let block = found.find(|block| block.1.contains(text));
+        block.expect("the page shows it").1.as_str()
+    };
+    let policy = shown("yaml", "cofferdam.dev/mode: audit");
+    let shown = shown("json", "\"type\":\"audit\"");
+    let record: FlowRecord = serde_json::from_str(shown).expect("a record");
+    let whole = serde_json::to_value(&record).expect("JSON");
+    let shown: serde_json::Value = serde_json::from_str(shown).expect("JSON");
+    assert_eq!(whole, shown, "nothing is left out, and nothing invented");
+    let spec = policy.lines().position(|line| line == "spec:");
+    let line = u32::try_from(spec.expect("a spec") + 1).expect("a small page");
+    assert_eq!(record.isolated_by[0].line, line);
+    let place = format!("{}:{line}\n", record.isolated_by[0].file);
+    assert!(page.contains(&place), "the same in text");
 }
 
 #[test]
