@@ -234,6 +234,8 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
             ("denied", "deny")
         );
         assert_named(&record, 1);
+        let text = observe(&["--type", "audit", "--last", "1"]);
+        assert!(text.contains(&shown), "however many came after it: {text}");
     }
 }
 
@@ -241,18 +243,21 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
 fn a_follower_hears_of_what_comes_and_of_the_agents_end() {
     skip_unless!(Feature::NetworkNamespaces);
     let mut scene = Scene::enforced(Wiring::Ptp, DB_CLOSED);
-    let follower = Command::new(cofferdam!())
-        .args(["observe", "-f", "--format", "json", "--run-dir"])
-        .arg(scene.agent.path("run"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the command can be run");
+    let [follower, of_audits] = [&[] as &[&str], &["--type", "audit"]].map(|only| {
+        let mut command = Command::new(cofferdam!());
+        command.args(["observe", "-f", "--format", "json"]);
+        command.args(only).arg("--run-dir");
+        let command = command.arg(scene.agent.path("run")).stdout(Stdio::piped());
+        command.spawn().expect("the command can be run")
+    });
     scene.assert_blocked("shop/web", "shop/db");
     scene.agent.sync();
     scene.assert_blocked("shop/web", "shop/db");
     assert!(scene.agent.stop().success());
     let output = follower.wait_with_output().expect("it ends with the agent");
     assert!(output.status.success(), "{output:?}");
+    let audits = of_audits.wait_with_output().expect("it ends, too");
+    assert!(audits.status.success() && audits.stdout.is_empty());
     let text = String::from_utf8(output.stdout).expect("text");
     let records: Result<Vec<FlowRecord>, _> = text.lines().map(serde_json::from_str).collect();
     let records = records.expect("a record a line");
