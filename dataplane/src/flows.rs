@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use cofferdam_verdict::{
@@ -60,9 +60,18 @@ impl Flows {
     /// what an array of maps has at an index. Whatever else the agent before left in
     /// the array is replaced when its number is taken.
     pub(crate) fn resume(&mut self, used: &[u32]) -> io::Result<()> {
+        self.resume_from(used, sys::inner)
+    }
+
+    /// [`Flows::resume`], by whatever says what the array has at an index.
+    fn resume_from(
+        &mut self,
+        used: &[u32],
+        mut inner: impl FnMut(BorrowedFd<'_>, u32) -> io::Result<Option<OwnedFd>>,
+    ) -> io::Result<()> {
         for &number in used {
             if let Some(place) = self.partitions.get_mut(number as usize) {
-                let made = sys::inner(self.outer.as_fd(), number)?;
+                let made = inner(self.outer.as_fd(), number)?;
                 *place = made.map(MappedArray::over).transpose()?;
             }
         }
@@ -201,6 +210,25 @@ mod tests {
 
     fn word(entry: &FlowEntry) -> StateWord {
         StateWord(entry.state.load())
+    }
+
+    /// Linux 6.1 waits for a grace period at each question, and there may be hundreds of
+    /// partitions beside those of the few endpoints.
+    #[test]
+    fn an_adopting_agent_asks_for_the_partitions_in_use_alone() {
+        let outer = std::fs::File::open("/dev/null").unwrap();
+        let mut flows = Flows::over(outer.into(), &Limits::DEFAULT);
+        let all = Limits::DEFAULT.flow_partitions();
+        let mut asked = Vec::new();
+        let resumed = flows.resume_from(&[2, 7, all], |_, number| {
+            asked.push(number);
+            Ok(None)
+        });
+        resumed.unwrap();
+        assert_eq!(asked, [2, 7], "and not about one beyond the array");
+        let free = flows.free.iter().copied();
+        let expected = (0..all).rev().filter(|number| ![2, 7].contains(number));
+        assert!(free.eq(expected), "whoever has one keeps it");
     }
 
     #[test]
