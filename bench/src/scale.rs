@@ -2,15 +2,21 @@
 //! what the agent needs for that.
 //!
 //! The node has 250 workloads, each a network namespace; all others are documents.
-//! Times are those of whole commands, their own process included.
+//! Then come some that are like these, which no document knows.
+//! Times are those of whole commands, their own process included; of what the agent
+//! says itself, those of the step.
 
 use std::{hint::black_box, time::Instant};
 
 use anyhow::ensure;
+use cofferdam_policies::{
+    documents::{assemble, parse},
+    inventory::Workload as Pod,
+};
 use cofferdam_tests::{
     agent::Agent,
     cluster::{Cluster, Size},
-    world::{Wiring, World},
+    world::{Wiring, Workload, World},
 };
 
 use crate::{
@@ -19,8 +25,10 @@ use crate::{
 };
 
 /// The agent's settings: two addresses for each of 100 000 pods.
-const SETTINGS: &str = "limits: {endpoints: 256, slots: 262144, flows_per_endpoint: 1024}\n";
+const SETTINGS: &str = "limits: {endpoints: 300, slots: 262144, flows_per_endpoint: 1024}\n";
 const PODS_PER_NODE: usize = 250;
+/// Workloads like others, in different applications.
+const TWINS: usize = 20;
 
 /// Measures an agent in a cluster of so many pods.
 pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult>> {
@@ -38,7 +46,14 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
     let cluster = Cluster::new(size, 1);
     let local = cluster.local_pods();
     let endpoints = local.len();
-    let world = World::plan(Wiring::Ptp).workloads(local).build()?;
+    let twins: Vec<Pod> = (0..TWINS)
+        .filter_map(|i| twin(&cluster, i * endpoints / TWINS))
+        .collect();
+    let names = twins.iter().map(|twin| twin.name.to_string());
+    let world = World::plan(Wiring::Ptp)
+        .workloads(local.into_iter().chain(names))
+        .build()?;
+    let (local, late) = world.workloads().split_at(endpoints);
     let mut agent = Agent::new(&binary, &world).settings(SETTINGS);
     for file in cluster.files() {
         agent.document(&file.name, &file.text);
@@ -49,9 +64,25 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
         began.elapsed().as_secs_f64() * 1e3
     };
     let start = timed(&mut || drop(black_box(agent.start_enforced())));
-    let adds: Vec<f64> = (world.workloads().iter())
+    let adds: Vec<f64> = (local.iter())
         .map(|workload| timed(&mut || drop(agent.add(workload, &[]))))
         .collect();
+    let before = agent.status().revision;
+    let late_adds: Vec<f64> = (late.iter().zip(&twins))
+        .map(|(workload, twin)| timed(&mut || add_like(&agent, workload, twin)))
+        .collect();
+    let status = agent.status();
+    ensure!(
+        status.enforced && status.tamper_events == 0,
+        "{}",
+        agent.log()
+    );
+    ensure!(
+        status.revision == before,
+        "a workload like others took a new table:\n{}",
+        agent.log()
+    );
+    let placed = placed_us(&agent.log())?;
     let unchanged: Vec<f64> = (0..samples)
         .map(|_| timed(&mut || drop(agent.sync())))
         .collect();
@@ -73,10 +104,61 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
     let results = vec![
         of("start_to_enforced", "ms", &[start]),
         of("endpoint_add", "ms", &adds),
+        of("endpoint_like_others_add", "ms", &late_adds),
+        of("endpoint_like_others_placed", "us", &placed),
         of("sync_unchanged", "ms", &unchanged),
         of("policy_changed_to_in_force", "ms", &changed),
         of("rss_anon", "KiB", &[memory]),
     ];
     results.iter().for_each(AgentResult::print);
     Ok(results)
+}
+
+/// A pod like one of the node's.
+fn twin(cluster: &Cluster, pod: usize) -> Option<Pod> {
+    let text = cluster.twin(pod, "10.64.0.1");
+    let inventory = assemble(parse("twin.yaml", text.as_bytes()).documents).inventory;
+    inventory.workloads().values().next().cloned()
+}
+
+/// Adds a workload with the labels and ports of a pod that no document describes.
+fn add_like(agent: &Agent, workload: &Workload, pod: &Pod) {
+    let labels = pod.labels.iter();
+    let labels: Vec<String> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let mut arguments = Agent::add_arguments(workload, &labels);
+    for port in &pod.ports {
+        let protocol = format!("{:?}", port.protocol).to_lowercase();
+        arguments.extend([
+            "--port".to_owned(),
+            format!("{}={protocol}/{}", port.name, port.number),
+        ]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let output = agent.cli(&arguments);
+    assert!(output.status.success(), "{output:?}\n{}", agent.log());
+}
+
+/// What the agent says that it took to give workloads their place in the table in
+/// force: from the desired state before to the address that leads to its slot.
+fn placed_us(log: &str) -> anyhow::Result<Vec<f64>> {
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("added to the table in force"));
+    let times: Vec<f64> = lines
+        .filter_map(|line| {
+            let (_, rest) = line.split_once("microseconds=")?;
+            rest.split(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse()
+                .ok()
+        })
+        .collect();
+    ensure!(
+        !times.is_empty(),
+        "the agent says of no workload how long it took"
+    );
+    Ok(times)
 }

@@ -5,6 +5,8 @@
 //! it: an address of a local endpoint, or of the node itself, is taken from whoever
 //! else claims it, with a warning.
 
+use std::cmp::Ordering;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,51 +22,160 @@ pub struct Desired {
     /// Everything that policies are about, and the policies.
     pub inventory: Inventory,
     /// Workloads with an endpoint here.
-    pub local: BTreeSet<ObjectName>,
+    pub local: Arc<BTreeSet<ObjectName>>,
     /// Claims of documents that do not count.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// The node that a desired state is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Own {
+    name: String,
+    addresses: Vec<IpAddr>,
 }
 
 /// A desired state, and what it was made of: the next one is mostly the same.
 #[derive(Debug, Clone, Default)]
 pub struct Made {
     documents: Inventory,
-    endpoints: Vec<Endpoint>,
-    node_addresses: Vec<IpAddr>,
+    endpoints: Vec<Arc<Endpoint>>,
+    /// None as long as nothing was made.
+    own: Option<Own>,
     /// The desired state.
     pub desired: Desired,
 }
 
 impl Made {
-    /// What [`desired`] makes of these, sharing with this one what is the same.
+    /// What [`desired`] makes of these, sharing with this one what is the same. The
+    /// endpoints are in the order of their names.
     #[must_use]
     pub fn next(
         &self,
         documents: &Inventory,
-        endpoints: Vec<Endpoint>,
+        endpoints: Vec<Arc<Endpoint>>,
         node: &str,
         node_addresses: Vec<IpAddr>,
     ) -> Self {
-        let desired = if documents.has_same_owners(&self.documents)
-            && endpoints == self.endpoints
-            && node_addresses == self.node_addresses
-        {
-            Desired {
-                inventory: self.desired.inventory.with_policies_of(documents),
-                ..self.desired.clone()
-            }
-        } else {
-            let mut desired = desired(documents, &endpoints, node, &node_addresses);
+        let own = Own {
+            name: node.to_owned(),
+            addresses: node_addresses,
+        };
+        let desired = self.step(documents, &endpoints, &own).unwrap_or_else(|| {
+            let endpoints = endpoints.iter().map(|endpoint| &**endpoint);
+            let mut desired = desired(documents, endpoints, node, &own.addresses);
             desired.inventory.share_with(&self.desired.inventory);
             desired
-        };
+        });
         Self {
             documents: documents.clone(),
             endpoints,
-            node_addresses,
+            own: Some(own),
             desired,
         }
     }
+
+    /// What [`desired`] makes of these, at the price of what differs. None where nodes
+    /// do, or where two claim one address: then it takes all of them to say whose it is.
+    fn step(
+        &self,
+        documents: &Inventory,
+        endpoints: &[Arc<Endpoint>],
+        own: &Own,
+    ) -> Option<Desired> {
+        if self.own.as_ref() != Some(own)
+            || !self.desired.warnings.is_empty()
+            || self.documents.nodes() != documents.nodes()
+        {
+            return None;
+        }
+        let mut inventory = self.desired.inventory.with_policies_of(documents);
+        for endpoint in endpoints {
+            inventory.refer_to_namespace(&endpoint.id.namespace);
+        }
+        let (before, after) = (self.documents.workloads(), documents.workloads());
+        let documented = before.shared().changes(after.shared()).into_iter();
+        let mut changed: BTreeSet<ObjectName> =
+            documented.map(|change| change.key.clone()).collect();
+        changed.extend(changed_workloads(&self.endpoints, endpoints));
+        // All go before anybody comes: one may have another's address now.
+        for name in &changed {
+            inventory.remove_workload(name);
+        }
+        let mut local = self.desired.local.clone();
+        for name in changed {
+            let document = after.shared().get(&name);
+            let workload = match local_workload(endpoints, &name, &own.name) {
+                Some(mut workload) => {
+                    if let Some(document) = document {
+                        described(&mut workload, document);
+                    }
+                    Arc::make_mut(&mut local).insert(name);
+                    Arc::new(workload)
+                }
+                None => {
+                    if local.contains(&name) {
+                        Arc::make_mut(&mut local).remove(&name);
+                    }
+                    let Some(document) = document else {
+                        continue;
+                    };
+                    document.clone()
+                }
+            };
+            inventory.set_workload(workload).ok()?;
+        }
+        Some(Desired {
+            inventory,
+            local,
+            warnings: Vec::new(),
+        })
+    }
+}
+
+/// The workloads of endpoints that are not in both lists; these are in the order of the
+/// endpoints' names.
+fn changed_workloads(before: &[Arc<Endpoint>], after: &[Arc<Endpoint>]) -> Vec<ObjectName> {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    let mut changed = Vec::new();
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (None, None) => return changed,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(one), Some(other)) if Arc::ptr_eq(one, other) => Ordering::Equal,
+            (Some(one), Some(other)) => one.id.cmp(&other.id),
+        };
+        let old = before.next_if(|_| order != Ordering::Greater);
+        let new = after.next_if(|_| order != Ordering::Less);
+        if old != new {
+            changed.extend(old.or(new).map(|endpoint| endpoint.id.workload()));
+        }
+    }
+}
+
+/// A workload of endpoints here, as those who added them described it. Its labels are
+/// those of its first interface.
+fn local_workload(endpoints: &[Arc<Endpoint>], name: &ObjectName, node: &str) -> Option<Workload> {
+    let key = (&*name.namespace, &*name.name);
+    let key_of = |endpoint: &Arc<Endpoint>| {
+        let id = &endpoint.id;
+        (id.namespace.as_str(), id.name.as_str()).cmp(&key)
+    };
+    let first = endpoints.partition_point(|endpoint| key_of(endpoint).is_lt());
+    let mut own = endpoints[first..]
+        .iter()
+        .take_while(|endpoint| key_of(endpoint).is_eq());
+    let mut workload = own.next()?.workload(node);
+    for endpoint in own {
+        workload.addresses.extend(&endpoint.addresses);
+    }
+    Some(workload)
+}
+
+/// Where there is a document of a workload's name, it says what the workload is.
+fn described(workload: &mut Workload, document: &Workload) {
+    workload.labels = document.labels.clone();
+    workload.ports.clone_from(&document.ports);
 }
 
 /// Puts endpoints and the node's addresses over the documents.
@@ -83,28 +194,28 @@ pub fn desired<'e>(
     for endpoint in endpoints {
         let workload = endpoint.workload(node);
         match workloads.entry(workload.name.clone()) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
+            Entry::Vacant(entry) => {
                 entry.insert(workload);
             }
             // A workload's second interface: its labels are those of the first.
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
+            Entry::Occupied(mut entry) => {
                 entry.get_mut().addresses.extend(workload.addresses);
             }
         }
     }
     for workload in workloads.values_mut() {
         if let Some(document) = documents.workloads().get(&workload.name) {
-            workload.labels = document.labels.clone();
-            workload.ports.clone_from(&document.ports);
+            described(workload, document);
         }
         desired.inventory.remove_workload(&workload.name);
     }
+    // Those of others here are never taken.
+    desired.local = Arc::new(workloads.keys().cloned().collect());
     for workload in workloads.into_values() {
         let owner = Owner::Workload(workload.name.clone());
         for address in &workload.addresses {
             desired.evict(*address, &owner);
         }
-        desired.local.insert(workload.name.clone());
         if let Err(taken) = desired.inventory.set_workload(workload) {
             // Two endpoints with one address are refused when they are added.
             desired.warn(taken.to_string());
@@ -186,6 +297,9 @@ impl Desired {
 }
 
 #[cfg(test)]
+mod steps;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::endpoint::{EndpointId, EndpointLink};
@@ -197,7 +311,7 @@ mod tests {
         assemble(parsed.documents).inventory
     }
 
-    fn endpoint(name: &str, interface: &str, address: &str) -> Endpoint {
+    pub(super) fn endpoint(name: &str, interface: &str, address: &str) -> Endpoint {
         Endpoint {
             id: EndpointId {
                 namespace: "x".to_owned(),
@@ -258,39 +372,6 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.5}]}
         );
         assert_eq!(desired.warnings.len(), 1);
         assert_eq!(desired.local.len(), 2);
-    }
-
-    #[test]
-    fn what_was_made_before_changes_nothing() {
-        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, \
-                      namespace: x}\nspec: {podSelector: {}}\n";
-        let endpoints = ["a", "b"].map(|name| endpoint(name, "eth0", "10.0.0.1"));
-        let node: Vec<IpAddr> = vec!["10.0.0.6".parse().unwrap()];
-        let mut before = Made::default();
-        for text in [
-            PODS.to_owned(),
-            format!("{PODS}---\n{policy}"),
-            format!("{PODS}---\n{policy}").replace("name: p,", "name: q,"),
-            policy.to_owned(),
-            PODS.replace("10.0.0.7", "10.0.0.8"),
-        ] {
-            for (endpoints, node) in [
-                (&endpoints[..0], &node[..]),
-                (&endpoints[..1], &node),
-                (&endpoints[1..], &node),
-                (&endpoints[1..], &node[..0]),
-            ] {
-                let read = documents(&text);
-                let made = before.next(&read, endpoints.to_vec(), "n1", node.to_vec());
-                assert_eq!(made.desired, desired(&read, endpoints, "n1", node));
-                // Only policies differ, if anything does.
-                let mut same_owners = read.clone();
-                same_owners.remove_policy(&ObjectName::new("x", "p"));
-                let again = made.next(&same_owners, endpoints.to_vec(), "n1", node.to_vec());
-                assert_eq!(again.desired, desired(&same_owners, endpoints, "n1", node));
-                before = made;
-            }
-        }
     }
 
     #[test]

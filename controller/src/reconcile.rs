@@ -77,7 +77,7 @@ pub struct Start {
 /// An endpoint, and how far it is in force.
 #[derive(Debug)]
 struct Managed {
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
     state: EndpointState,
     /// Why it is not enforced.
     problem: Option<String>,
@@ -98,7 +98,8 @@ pub struct Reconciler {
     endpoints: BTreeMap<EndpointId, Managed>,
     /// Endpoints on whose interfaces links are still to be put.
     unlinked: BTreeSet<EndpointId>,
-    saved_endpoints: Option<state::Endpoints>,
+    /// The next incarnation and the endpoints as they were last saved.
+    saved_endpoints: Option<(u32, Vec<Arc<Endpoint>>)>,
     next_incarnation: u32,
     force: Force,
     warnings: Vec<crate::output::Diagnostic>,
@@ -142,7 +143,7 @@ impl Reconciler {
         let namespace = netlink::own_namespace().context("cannot look at the own namespace")?;
         let netlink = Netlink::open()?;
         let interfaces = netlink.interfaces()?;
-        let remembered = match store.load::<state::Endpoints>(state::ENDPOINTS) {
+        let remembered = match store.load::<state::Endpoints<Endpoint>>(state::ENDPOINTS) {
             Ok(remembered) => remembered.unwrap_or_default(),
             Err(error) => {
                 tracing::warn!("{}; endpoints must be added again", chain(&error));

@@ -206,8 +206,8 @@ pub struct DocumentFile {
 pub const ENDPOINTS: &str = "endpoints.json";
 
 /// The endpoints of this node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoints {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints<E> {
     /// The kernel's name for this start of the machine: interface indexes mean
     /// nothing after another.
     pub boot_id: String,
@@ -218,7 +218,19 @@ pub struct Endpoints {
     /// Revisions up to this one were published.
     pub revision: u64,
     /// The endpoints.
-    pub endpoints: Vec<crate::endpoint::Endpoint>,
+    pub endpoints: Vec<E>,
+}
+
+impl<E> Default for Endpoints<E> {
+    fn default() -> Self {
+        Self {
+            boot_id: String::new(),
+            namespace: 0,
+            next_incarnation: 0,
+            revision: 0,
+            endpoints: Vec::new(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -373,7 +373,7 @@ impl Inventory {
         let owner = Owner::Workload(workload.name.clone());
         self.check(&owner, workload.own_addresses())?;
         self.remove_workload(&workload.name);
-        self.ensure_namespace(&workload.name.namespace);
+        self.refer_to_namespace(&workload.name.namespace);
         for &address in workload.own_addresses() {
             let holder = Holder::Workload(workload.clone());
             self.holders.insert(address, holder);
@@ -422,7 +422,7 @@ impl Inventory {
     /// Adds a policy or replaces the one of that name.
     pub fn set_policy(&mut self, policy: impl Into<Arc<NetworkPolicy>>) {
         let policy = policy.into();
-        self.ensure_namespace(&policy.name.namespace);
+        self.refer_to_namespace(&policy.name.namespace);
         self.policies.insert(policy.name.clone(), policy);
     }
 
@@ -442,19 +442,13 @@ impl Inventory {
         self.cluster_policies.remove(name)
     }
 
-    /// Whether both have the very same namespaces, workloads and nodes, as a copy whose
-    /// policies alone were changed has. `false` says nothing.
-    #[must_use]
-    pub fn has_same_owners(&self, other: &Self) -> bool {
-        self.namespaces.shared().is_same(other.namespaces.shared())
-            && self.workloads.shared().is_same(other.workloads.shared())
-            && self.nodes.shared().is_same(other.nodes.shared())
-    }
-
-    /// The same with another's policies, all of whose namespaces must be in it.
+    /// The same workloads and nodes under another's policies, and with its namespaces
+    /// alone: whoever lies in one that the other does not know has to be set again, or
+    /// [`Inventory::refer_to_namespace`] be called for it.
     #[must_use]
     pub fn with_policies_of(&self, other: &Self) -> Self {
         Self {
+            namespaces: other.namespaces.clone(),
             policies: other.policies.clone(),
             cluster_policies: other.cluster_policies.clone(),
             ..self.clone()
@@ -472,8 +466,9 @@ impl Inventory {
         self.holders.share_with(&other.holders);
     }
 
-    /// A namespace that is only referred to has its name's label alone.
-    fn ensure_namespace(&mut self, name: &Arc<str>) {
+    /// Makes sure that there is a namespace: one that is only referred to has its name's
+    /// label alone.
+    pub fn refer_to_namespace(&mut self, name: &str) {
         if !self.namespaces.contains_key(name) {
             self.set_namespace(name, &Labels::default());
         }

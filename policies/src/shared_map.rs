@@ -144,17 +144,26 @@ impl<K: Ord, V> SharedMap<K, V> {
         if self.is_same(after) {
             return Vec::new();
         }
-        // What lies in a chunk of both is the same in both.
-        let pointers = |map: &Self| -> HashSet<*const Vec<(K, V)>> {
-            map.chunks.iter().map(Arc::as_ptr).collect()
+        // What lies in a chunk of both is the same in both: mostly all but a few chunks in
+        // the same place.
+        let is_shared = |(one, other): &(&Chunk<K, V>, &Chunk<K, V>)| Arc::ptr_eq(one, other);
+        let (before, after) = (&self.chunks[..], &after.chunks[..]);
+        let first = before.iter().zip(after).take_while(is_shared).count();
+        let (before, after) = (&before[first..], &after[first..]);
+        let backwards = before.iter().rev().zip(after.iter().rev());
+        let last = backwards.take_while(is_shared).count();
+        let before = &before[..before.len() - last];
+        let after = &after[..after.len() - last];
+        let pointers = |chunks: &[Chunk<K, V>]| -> HashSet<*const Vec<(K, V)>> {
+            chunks.iter().map(Arc::as_ptr).collect()
         };
-        let (in_before, in_after) = (pointers(self), pointers(after));
-        let rest = |map: &'m Self, other: HashSet<*const Vec<(K, V)>>| {
-            let chunks = map.chunks.iter();
+        let (in_before, in_after) = (pointers(before), pointers(after));
+        let rest = |chunks: &'m [Chunk<K, V>], other: HashSet<*const Vec<(K, V)>>| {
+            let chunks = chunks.iter();
             let own = chunks.filter(move |chunk| !other.contains(&Arc::as_ptr(chunk)));
             own.flat_map(|chunk| chunk.iter()).peekable()
         };
-        let mut before = rest(self, in_after);
+        let mut before = rest(before, in_after);
         let mut after = rest(after, in_before);
         let mut changes = Vec::new();
         loop {

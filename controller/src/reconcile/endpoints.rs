@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cofferdam_dataplane::AttachError;
@@ -31,10 +32,10 @@ impl Reconciler {
         match self.endpoints.get_mut(&id) {
             Some(managed) if managed.endpoint.link == endpoint.link => {
                 let incarnation = managed.endpoint.incarnation;
-                managed.endpoint = Endpoint {
+                managed.endpoint = Arc::new(Endpoint {
                     incarnation,
                     ..endpoint
-                };
+                });
                 return Ok(id);
             }
             // The workload was made anew, with another link.
@@ -141,7 +142,7 @@ impl Reconciler {
         self.endpoints.insert(
             endpoint.id.clone(),
             Managed {
-                endpoint,
+                endpoint: Arc::new(endpoint),
                 state: EndpointState::DenyAll,
                 problem: None,
                 is_refused: false,
@@ -213,8 +214,12 @@ impl Reconciler {
             }
         }
         for managed in self.endpoints.values_mut() {
-            let link = &mut managed.endpoint.link;
-            if let Some(interface) = self.interfaces.by_index.get(&link.host_ifindex) {
+            let link = &managed.endpoint.link;
+            let interface = self.interfaces.by_index.get(&link.host_ifindex);
+            if let Some(interface) = interface
+                && link.host_interface != interface.name
+            {
+                let link = &mut Arc::make_mut(&mut managed.endpoint).link;
                 link.host_interface.clone_from(&interface.name);
             }
         }
@@ -229,7 +234,7 @@ impl Reconciler {
     }
 
     /// Takes up the endpoints of the last agent whose links are still what they were.
-    pub(super) fn take_up(&mut self, remembered: state::Endpoints) {
+    pub(super) fn take_up(&mut self, remembered: state::Endpoints<Endpoint>) {
         let is_same_start =
             remembered.boot_id == self.boot_id && remembered.namespace == self.namespace;
         for endpoint in remembered.endpoints {
@@ -245,7 +250,7 @@ impl Reconciler {
             self.endpoints.insert(
                 id,
                 Managed {
-                    endpoint,
+                    endpoint: Arc::new(endpoint),
                     state: EndpointState::DenyAll,
                     problem: None,
                     is_refused: false,
@@ -419,23 +424,22 @@ impl Reconciler {
 
     /// Remembers the endpoints for the next start.
     pub(super) fn save_endpoints(&mut self) {
-        let endpoints = state::Endpoints {
+        let endpoints = self.endpoints.values();
+        let endpoints: Vec<Arc<Endpoint>> =
+            endpoints.map(|managed| managed.endpoint.clone()).collect();
+        let saved = (self.next_incarnation, endpoints);
+        if self.saved_endpoints.as_ref() == Some(&saved) {
+            return;
+        }
+        let state = state::Endpoints {
             boot_id: self.boot_id.clone(),
             namespace: self.namespace,
             next_incarnation: self.next_incarnation,
             revision: self.force.revision(),
-            endpoints: (self.endpoints.values())
-                .map(|managed| managed.endpoint.clone())
-                .collect(),
+            endpoints: saved.1.iter().map(|endpoint| &**endpoint).collect(),
         };
-        if self.saved_endpoints.as_ref().is_some_and(|saved| {
-            saved.next_incarnation == endpoints.next_incarnation
-                && saved.endpoints == endpoints.endpoints
-        }) {
-            return;
-        }
-        match self.store.save(state::ENDPOINTS, &endpoints) {
-            Ok(()) => self.saved_endpoints = Some(endpoints),
+        match self.store.save(state::ENDPOINTS, &state) {
+            Ok(()) => self.saved_endpoints = Some(saved),
             Err(error) => tracing::error!(
                 "{}; after a restart, endpoints must be added again",
                 chain(&error)
