@@ -24,6 +24,7 @@ use cofferdam_policies::{
 };
 use cofferdam_verdict::{
     counter::Hook,
+    judge::Case,
     reason::Reason,
     verdict::{Action, Direction, Verdict},
 };
@@ -196,6 +197,7 @@ fn agree(
     coverage: &mut Coverage,
 ) -> Result<(), Difference> {
     coverage.see_shape(shaped.shape);
+    let mut audit = Audit::default();
     for (program, context) in trial.hooks() {
         let loaded = firewall.ask(program, &shaped.frame, &context);
         let (case, _) = firewall.judge(program.hook, &shaped.frame, &context);
@@ -224,6 +226,7 @@ fn agree(
                 (Some(action(&enforced)), explained.err())
             }
         };
+        audit.meet(&case, loaded);
         let objection = if loaded.map(Some) == here {
             objection
         } else {
@@ -239,7 +242,50 @@ fn agree(
         }
         coverage.see_verdict(program.hook, loaded[0]);
     }
-    Ok(())
+    audit.objection().map_or(Ok(()), |objection| {
+        let Shaped { shape, text, .. } = shaped;
+        Err(Difference {
+            said: format!("{shape}: {text}: {objection}"),
+            loaded: Action::Allow,
+            expected: None,
+        })
+    })
+}
+
+/// What the hooks on a packet's way say of audit policies.
+#[derive(Default)]
+struct Audit {
+    /// A hook drops the packet.
+    dropped: bool,
+    /// With audit policies in force one would.
+    denied: bool,
+    /// The sender's hook lets it pass without asking policy.
+    unasked: bool,
+    /// Hooks that say so of a packet which they let pass.
+    told: u32,
+}
+
+impl Audit {
+    /// Goes by another hook.
+    fn meet(&mut self, case: &Case, [enforced, audited]: [Verdict; 2]) {
+        self.dropped |= enforced.action == Action::Deny;
+        self.denied |= audited.action == Action::Deny;
+        self.unasked |= enforced.reason == Reason::MulticastListener;
+        self.told += u32::from(case.is_audited());
+    }
+
+    /// Of a packet that passes it is said once; of one that is dropped later on it may
+    /// have been. What policies of its sender would do to a report of multicast groups
+    /// at others' hooks is nobody's loss, and not said.
+    fn objection(&self) -> Option<String> {
+        let expected = match (self.dropped || self.unasked, self.denied) {
+            (_, false) => 0..=0,
+            (false, true) => 1..=1,
+            (true, true) => 0..=1,
+        };
+        let told = self.told;
+        (!expected.contains(&told)).then(|| format!("audit policies are told of {told} times"))
+    }
 }
 
 /// The sides that a hook judges by, in force and with audit policies.

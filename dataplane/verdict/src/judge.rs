@@ -338,7 +338,8 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
         if word_action(egress.audited) == Action::Deny as u32 {
             decision.audited = egress.audited;
             // The sender's hook has said so already when the packet names nobody here:
-            // once for a broadcast, not once for each receiver.
+            // once for a broadcast, not once for each receiver. A report of multicast
+            // groups passes there unasked, and is not said at all.
             audited_by = (own != 0).then_some(Direction::Egress);
         }
     }
