@@ -247,6 +247,7 @@ impl Reconciler {
                     sources = true;
                     links = true;
                     self.depth = Depth::Whole;
+                    self.documents.distrust_metadata();
                     self.restore_pins();
                 }
                 Message::Stop { detach } => stop = Some(detach),
@@ -362,7 +363,7 @@ impl Reconciler {
             self.publish(added);
             self.enforce();
             if self.problem.is_none() {
-                self.documents.save(&self.store);
+                self.documents.save();
             }
         }
         self.name_endpoints();

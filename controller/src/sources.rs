@@ -1,17 +1,19 @@
 //! The files that say what is to be in force, and what happens to them.
 //!
-//! Everything is read again whenever something may have changed; a file whose bytes
-//! are the same is not parsed again. Directories are watched before they are looked
-//! into, so that nothing is missed in between.
+//! Everything is looked at again whenever something may have changed. A file is read
+//! if its metadata says that it may be another, and parsed if its bytes are others.
+//! Directories are watched before they are looked into, so that nothing is missed in
+//! between.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity};
 use cofferdam_policies::documents::{ReadError, Source, SourceFile, find};
@@ -23,13 +25,59 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 const QUIET: Duration = Duration::from_millis(20);
 /// How long somebody may go on writing before files are read all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a file must have been left alone when it was read for its metadata to tell
+/// of the next change: file systems count time in steps, the coarsest of two seconds.
+const STEP: Duration = Duration::from_secs(2);
 
 /// The configured paths, and what was read from them.
 #[derive(Debug)]
 pub struct Sources {
     paths: Vec<PathBuf>,
-    known: BTreeMap<PathBuf, Source>,
+    known: BTreeMap<PathBuf, Known>,
     watches: Option<Arc<Watches>>,
+}
+
+/// What was read from a file.
+#[derive(Debug)]
+struct Known {
+    source: Source,
+    /// The file's, while its bytes are what was read.
+    stamp: Option<Stamp>,
+}
+
+/// Metadata that is another after each change of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Known {
+    /// Whether a file with this stamp is sure to have the same bytes.
+    fn is_still(&self, stamp: Option<Stamp>) -> bool {
+        stamp.is_some() && stamp == self.stamp
+    }
+}
+
+impl Stamp {
+    /// A file's, before it is read at `now`; none when the next change might leave the
+    /// same one.
+    fn of(path: &Path, now: SystemTime) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let seconds = Duration::from_secs(changed.0.try_into().ok()?);
+        let left_alone = now.duration_since(UNIX_EPOCH + seconds).ok()?;
+        (left_alone > STEP).then(|| Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed,
+        })
+    }
 }
 
 impl Sources {
@@ -43,7 +91,15 @@ impl Sources {
         }
     }
 
-    /// Reads everything: the files, and findings about what cannot be read.
+    /// Lets the next look read every file, whatever its metadata says: what is written
+    /// to mapped memory shows there late.
+    pub fn distrust_metadata(&mut self) {
+        for known in self.known.values_mut() {
+            known.stamp = None;
+        }
+    }
+
+    /// Looks at everything: the files, and findings about what cannot be read.
     pub fn read(&mut self) -> (Vec<Source>, Vec<Diagnostic>) {
         if let Some(watches) = &self.watches {
             for path in &self.paths {
@@ -57,14 +113,22 @@ impl Sources {
         });
         let mut errors = found.errors;
         let mut known = BTreeMap::new();
+        let now = SystemTime::now();
         for path in found.files {
+            let stamp = Stamp::of(&path, now);
+            let before = self.known.remove(&path);
+            if let Some(same) = before.as_ref().filter(|before| before.is_still(stamp)) {
+                let source = same.source.clone();
+                known.insert(path, Known { source, stamp });
+                continue;
+            }
             match SourceFile::read(path) {
                 Ok(SourceFile { path, bytes }) => {
-                    let source = match self.known.remove(&path) {
-                        Some(source) if *source.text == *bytes => source,
+                    let source = match before {
+                        Some(before) if *before.source.text == *bytes => before.source,
                         _ => Source::new(path.to_string_lossy().into(), bytes.into()),
                     };
-                    known.insert(path, source);
+                    known.insert(path, Known { source, stamp });
                 }
                 Err(error) => errors.push(error),
             }
@@ -72,7 +136,8 @@ impl Sources {
         self.known = known;
         errors.retain(|error| self.is_given(error.path()) || is_there(error.path()));
         let unread = errors.iter().map(unread).collect();
-        (self.known.values().cloned().collect(), unread)
+        let sources = self.known.values().map(|known| known.source.clone());
+        (sources.collect(), unread)
     }
 
     fn is_given(&self, path: &Path) -> bool {
@@ -300,6 +365,56 @@ mod tests {
         fs::write(directory.join("a.yaml"), "kind: y").unwrap();
         let (changed, _) = sources.read();
         assert!(!Arc::ptr_eq(&first[0].parsed, &changed[0].parsed));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_change_that_leaves_size_and_times_as_they_were_is_read() {
+        let directory = directory();
+        let path = directory.join("a.yaml");
+        let long_ago = SystemTime::now() - Duration::from_secs(3_600);
+        let write = |text: &str| {
+            fs::write(&path, text).unwrap();
+            let file = fs::File::options().append(true).open(&path).unwrap();
+            file.set_modified(long_ago).unwrap();
+        };
+        let mut sources = Sources::new(std::slice::from_ref(&directory), None);
+        for text in ["kind: x", "kind: y", "kind: z"] {
+            write(text);
+            let (read, _) = sources.read();
+            assert_eq!(&*read[0].text, text.as_bytes());
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_left_alone_is_known_by_its_metadata() {
+        let directory = directory();
+        let path = directory.join("a.yaml");
+        fs::write(&path, "kind: x").unwrap();
+        let now = SystemTime::now();
+        assert_eq!(
+            Stamp::of(&path, now),
+            None,
+            "it may change within the same step"
+        );
+        assert_eq!(Stamp::of(&path, now - STEP), None, "the clock was put back");
+        let later = now + 2 * STEP;
+        let stamp = Stamp::of(&path, later);
+        assert!(stamp.is_some());
+        assert_eq!(stamp, Stamp::of(&path, later));
+        fs::write(directory.join("b.yaml"), "kind: x").unwrap();
+        fs::rename(directory.join("b.yaml"), &path).unwrap();
+        assert_ne!(stamp, Stamp::of(&path, later));
+        let known = Known {
+            source: Source::new("a.yaml".into(), Arc::from(&b"kind: x"[..])),
+            stamp,
+        };
+        assert!(known.is_still(stamp) && !known.is_still(Stamp::of(&path, later)));
+        let mut sources = Sources::new(std::slice::from_ref(&path), None);
+        sources.known.insert(path.clone(), Known { stamp, ..known });
+        sources.distrust_metadata();
+        assert!(!sources.known[&path].is_still(stamp));
         fs::remove_dir_all(directory).unwrap();
     }
 

@@ -6,6 +6,8 @@
 //! one. Such a file is as good as none: what is in the kernel stays the truth, and
 //! nothing becomes wider than without it.
 
+pub mod documents;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -111,6 +113,35 @@ impl Store {
         })
     }
 
+    /// The names of all files.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn names(&self) -> Result<Vec<String>, StateError> {
+        let names = fs::read_dir(&self.directory).and_then(|entries| {
+            let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+            names.filter_map(io::Result::transpose).collect()
+        });
+        names.map_err(|source| StateError::File {
+            action: "list",
+            path: self.directory.clone(),
+            source,
+        })
+    }
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.directory.join(name);
+        fs::remove_file(&path).map_err(|source| StateError::File {
+            action: "remove",
+            path,
+            source,
+        })
+    }
+
     /// Reads a value; none when there is no file.
     ///
     /// # Errors
@@ -135,15 +166,17 @@ impl Store {
         file.take(MAX_BYTES)
             .read_to_end(&mut text)
             .map_err(failed)?;
-        let body = checked(&text).map_err(|what| StateError::Damaged {
-            path: path.clone(),
-            what: what.to_owned(),
-        })?;
-        let value = serde_json::from_slice(body).map_err(|error| StateError::Damaged {
-            path,
-            what: error.to_string(),
-        })?;
+        let body = checked(&text).map_err(|what| self.damaged(name, what))?;
+        let value =
+            serde_json::from_slice(body).map_err(|error| self.damaged(name, &error.to_string()))?;
         Ok(Some(value))
+    }
+
+    fn damaged(&self, name: &str, what: &str) -> StateError {
+        StateError::Damaged {
+            path: self.directory.join(name),
+            what: what.to_owned(),
+        }
     }
 }
 
@@ -181,27 +214,6 @@ fn checked(text: &[u8]) -> Result<&[u8], &'static str> {
     }
 }
 
-/// Name of the file of [`Documents`].
-pub const DOCUMENTS: &str = "documents.json";
-
-/// The last good version of every document.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Documents {
-    /// Texts with good documents.
-    pub files: Vec<DocumentFile>,
-}
-
-/// A text, and which of its documents are the last good ones.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DocumentFile {
-    /// The file's name.
-    pub file: String,
-    /// Its text.
-    pub text: String,
-    /// Kind, namespace and name of the documents.
-    pub documents: Vec<(String, String, String)>,
-}
-
 /// Name of the file of [`Endpoints`].
 pub const ENDPOINTS: &str = "endpoints.json";
 
@@ -237,7 +249,7 @@ impl<E> Default for Endpoints<E> {
 mod tests {
     use super::*;
 
-    fn store() -> (PathBuf, Store) {
+    pub(super) fn store() -> (PathBuf, Store) {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("cofferdam-state-{}-{count}", std::process::id());

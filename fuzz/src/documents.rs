@@ -76,7 +76,9 @@ pub(crate) fn documents(bytes: &[u8]) {
     assert_eq!(settled.inventory, forwards.inventory, "settled");
     let again = settled.last_good.settle(&sources, Vec::new());
     assert_eq!(settled.inventory, again.inventory, "settled twice");
-    let (restored, lost) = LastGood::restore(settled.last_good.files());
+    let amended = settled.next(&sources, Vec::new());
+    assert_eq!(settled.inventory, amended.inventory, "amended");
+    let (restored, lost) = LastGood::restore(settled.last_good.files().to_vec());
     assert_eq!(
         (restored.len(), lost.len()),
         (settled.last_good.len(), 0),

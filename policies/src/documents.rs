@@ -9,6 +9,7 @@
 //! Invariants: a document with an error is left out and reported, and its
 //! neighbours stay; the result does not depend on the order of files or documents.
 
+mod amend;
 mod assemble;
 mod cidr;
 mod classify;

@@ -363,6 +363,27 @@ impl Inventory {
         self.namespaces.insert(Arc::from(name), labels);
     }
 
+    /// Takes back what was said of a namespace: it goes, unless something lies in it;
+    /// then it has its name's label alone.
+    pub fn forget_namespace(&mut self, name: &str) {
+        let first = ObjectName::new(name, "");
+        let lies_there = |other: Option<&ObjectName>| {
+            other.is_some_and(|other| other.namespace == first.namespace)
+        };
+        let workload = self.workloads.starting_at(&first).next();
+        let policy = self.policies.starting_at(&first).next();
+        let is_used =
+            lies_there(workload.map(|(name, _)| name)) || lies_there(policy.map(|(name, _)| name));
+        if !is_used {
+            self.namespaces.remove(name);
+            return;
+        }
+        let labels = Labels::default().with(NAMESPACE_NAME_LABEL, name);
+        if self.namespaces.get(name) != Some(&labels) {
+            self.namespaces.insert(first.namespace, labels);
+        }
+    }
+
     /// Adds a workload or replaces the one of that name.
     ///
     /// # Errors

@@ -1,15 +1,15 @@
 //! The documents that count, and those that are kept for when a newer one is wrong.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use cofferdam_policies::documents::{Identity, KeptFile, Kind, LastGood, Settled};
+use cofferdam_policies::documents::{LastGood, Settled};
 use cofferdam_policies::inventory::Inventory;
 
 use super::chain;
 use crate::output::Diagnostic;
 use crate::sources::Sources;
-use crate::state::{self, DocumentFile, Store};
+use crate::state::Store;
+use crate::state::documents::StoredDocuments;
 
 pub(super) struct Documents {
     sources: Sources,
@@ -17,7 +17,7 @@ pub(super) struct Documents {
     accept_partial: bool,
     /// Whether any state of documents has ever been in force here.
     was_in_force: bool,
-    saved: Option<state::Documents>,
+    stored: StoredDocuments,
     /// Whether anything was read since.
     is_new: bool,
     /// Findings that have been logged.
@@ -27,19 +27,18 @@ pub(super) struct Documents {
 impl Documents {
     /// Takes up again what the last agent knew to be good.
     pub(super) fn start(sources: Sources, store: &Store, accept_partial: bool) -> Self {
-        let saved = match store.load::<state::Documents>(state::DOCUMENTS) {
-            Ok(saved) => saved,
-            Err(error) => {
-                tracing::warn!(
-                    "{}; documents that are invalid now have no last good version",
-                    chain(&error)
-                );
-                None
-            }
-        };
+        let mut stored = StoredDocuments::new(store.clone());
+        let saved = stored.load().unwrap_or_else(|error| {
+            tracing::warn!(
+                "{}; documents that are invalid now have no last good version",
+                chain(&error)
+            );
+            None
+        });
+        let was_in_force = saved.is_some();
         let mut settled = Settled::default();
-        if let Some(saved) = &saved {
-            let (last_good, lost) = LastGood::restore(saved.files.iter().map(kept));
+        if let Some(saved) = saved {
+            let (last_good, lost) = LastGood::restore(saved);
             for identity in lost {
                 tracing::warn!("{identity}: its last good version is not valid any more");
             }
@@ -49,20 +48,22 @@ impl Documents {
             sources,
             settled,
             accept_partial,
-            was_in_force: saved.is_some(),
-            saved,
+            was_in_force,
+            stored,
             is_new: true,
             told: BTreeSet::new(),
         }
     }
 
-    /// Reads all sources again.
+    /// Lets the next look read every file, whatever its metadata says.
+    pub(super) fn distrust_metadata(&mut self) {
+        self.sources.distrust_metadata();
+    }
+
+    /// Looks at all sources again.
     pub(super) fn read(&mut self) {
         let (sources, unread) = self.sources.read();
-        let mut settled = self.settled.last_good.settle(&sources, unread);
-        // Documents are put together anew; what comes after sees what has changed.
-        settled.inventory.share_with(&self.settled.inventory);
-        self.settled = settled;
+        self.settled = self.settled.next(&sources, unread);
         let findings: BTreeSet<String> = (self.settled.diagnostics.iter())
             .map(ToString::to_string)
             .collect();
@@ -109,56 +110,17 @@ impl Documents {
     }
 
     /// Remembers what is good now, for the next start.
-    pub(super) fn save(&mut self, store: &Store) {
+    pub(super) fn save(&mut self) {
         self.was_in_force = true;
-        if !std::mem::take(&mut self.is_new) {
+        if !self.is_new {
             return;
         }
-        let files = self.settled.last_good.files();
-        let documents = state::Documents {
-            files: files.iter().map(stored).collect(),
-        };
-        if self.saved.as_ref() == Some(&documents) {
-            return;
-        }
-        match store.save(state::DOCUMENTS, &documents) {
-            Ok(()) => self.saved = Some(documents),
+        match self.stored.save(self.settled.last_good.files()) {
+            Ok(()) => self.is_new = false,
             Err(error) => tracing::error!(
                 "{}; after a restart, invalid documents would have no last good version",
                 chain(&error)
             ),
         }
-    }
-}
-
-fn stored(file: &KeptFile) -> DocumentFile {
-    let names = file.documents.iter().map(|identity| {
-        let Identity {
-            kind,
-            namespace,
-            name,
-        } = identity;
-        (kind.to_string(), namespace.to_string(), name.to_string())
-    });
-    DocumentFile {
-        file: file.file.to_string(),
-        // A text with a good document is UTF-8.
-        text: String::from_utf8_lossy(&file.text).into_owned(),
-        documents: names.collect(),
-    }
-}
-
-fn kept(file: &DocumentFile) -> KeptFile {
-    let identities = file.documents.iter().filter_map(|(kind, namespace, name)| {
-        Some(Identity {
-            kind: Kind::parse(kind)?,
-            namespace: namespace.as_str().into(),
-            name: name.as_str().into(),
-        })
-    });
-    KeptFile {
-        file: file.file.as_str().into(),
-        text: Arc::from(file.text.as_bytes()),
-        documents: identities.collect(),
     }
 }

@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
-use crate::inventory::{Inventory, Owner};
+use crate::inventory::{AddressTaken, Inventory, Owner};
+use crate::shared_map::SharedMap;
 
 use super::{Content, Document, Identity, Rejected};
 
@@ -20,6 +22,11 @@ const MAX_NAMED: usize = 3;
 pub struct Assembled {
     /// The desired state.
     pub inventory: Inventory,
+    /// The documents that count: the first of those that say the same.
+    pub documents: SharedMap<Identity, Document>,
+    /// Of documents that stand in several places and say the same, all, in the order
+    /// of places.
+    pub repeated: SharedMap<Identity, Arc<[Document]>>,
     /// The documents that contradict others.
     pub rejected: Vec<Rejected>,
     /// What is wrong between documents, in the order of places.
@@ -38,31 +45,16 @@ pub fn assemble(documents: impl IntoIterator<Item = Document>) -> Assembled {
             .push(document);
     }
     let mut unique = BTreeMap::new();
-    for (identity, mut same) in by_identity {
-        same.sort_by(|a, b| a.place.cmp(&b.place));
-        if let Some(document) = assembled.one_of(&identity, same) {
+    for (identity, same) in by_identity {
+        if let Some(document) = assembled.one_of(&identity, in_order(same)) {
             unique.insert(identity, document);
         }
     }
     assembled.leave_out_shared_addresses(&mut unique);
     for (identity, document) in unique {
-        let stored = match document.content {
-            Content::Namespace(labels) => {
-                assembled.inventory.set_namespace(&identity.name, &labels);
-                Ok(())
-            }
-            Content::Node(node) => assembled.inventory.set_node(&identity.name, node),
-            Content::Pod(workload) => assembled.inventory.set_workload(workload),
-            Content::NetworkPolicy(policy) => {
-                assembled.inventory.set_policy(policy);
-                Ok(())
-            }
-            Content::ClusterNetworkPolicy(policy) => {
-                assembled.inventory.set_cluster_policy(policy);
-                Ok(())
-            }
-        };
+        let stored = store(&mut assembled.inventory, &document);
         stored.expect("documents that share an address were left out before");
+        assembled.documents.insert(identity, document);
     }
     assembled.rejected.sort();
     assembled.diagnostics.sort();
@@ -71,26 +63,15 @@ pub fn assemble(documents: impl IntoIterator<Item = Document>) -> Assembled {
 
 impl Assembled {
     /// The one document of this identity, unless several contradict each other.
-    fn one_of(&mut self, identity: &Identity, mut same: Vec<Document>) -> Option<Document> {
-        let agree = same
-            .windows(2)
-            .all(|pair| says_the_same(&pair[0], &pair[1]));
+    fn one_of(&mut self, identity: &Identity, same: Vec<Document>) -> Option<Document> {
         let first = same[0].place.clone();
-        if agree {
-            // Namespaces and pods are commonly repeated beside what belongs to them.
-            if identity.kind.is_policy() {
-                for document in &same[1..] {
-                    self.report(
-                        &document.place,
-                        Code::DuplicateDocument,
-                        Severity::Warning,
-                        format!("{identity} stands here a second time, the same as at {first}"),
-                        "remove one of them",
-                    );
-                }
+        if agree(&same) {
+            self.diagnostics.extend(repetitions(&same));
+            let document = same[0].clone();
+            if same.len() > 1 {
+                self.repeated.insert(identity.clone(), same.into());
             }
-            same.truncate(1);
-            return same.pop();
+            return Some(document);
         }
         for document in same {
             let message = if document.place == first {
@@ -175,14 +156,74 @@ impl Assembled {
         message: String,
         hint: &str,
     ) {
-        self.diagnostics.push(Diagnostic {
-            place: place.clone(),
-            code,
-            severity,
-            message,
-            hint: Some(hint.to_owned()),
-        });
+        let found = finding(place, code, severity, message, hint);
+        self.diagnostics.push(found);
     }
+}
+
+fn finding(
+    place: &Place,
+    code: Code,
+    severity: Severity,
+    message: String,
+    hint: &str,
+) -> Diagnostic {
+    Diagnostic {
+        place: place.clone(),
+        code,
+        severity,
+        message,
+        hint: Some(hint.to_owned()),
+    }
+}
+
+/// Documents in the order of their places.
+pub(super) fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
+    documents.sort_by(|a, b| a.place.cmp(&b.place));
+    documents
+}
+
+/// Whether documents of one identity all say the same.
+pub(super) fn agree(same: &[Document]) -> bool {
+    same.windows(2)
+        .all(|pair| says_the_same(&pair[0], &pair[1]))
+}
+
+/// What is to be said of documents that repeat the first of them.
+pub(super) fn repetitions(same: &[Document]) -> Vec<Diagnostic> {
+    let Some((first, others)) = same.split_first() else {
+        return Vec::new();
+    };
+    let Document {
+        identity, place, ..
+    } = first;
+    // Namespaces and pods are commonly repeated beside what belongs to them.
+    if !identity.kind.is_policy() {
+        return Vec::new();
+    }
+    let said = |document: &Document| {
+        finding(
+            &document.place,
+            Code::DuplicateDocument,
+            Severity::Warning,
+            format!("{identity} stands here a second time, the same as at {place}"),
+            "remove one of them",
+        )
+    };
+    others.iter().map(said).collect()
+}
+
+/// Puts what a document says into a desired state.
+pub(super) fn store(inventory: &mut Inventory, document: &Document) -> Result<(), AddressTaken> {
+    let name = &document.identity.name;
+    match &document.content {
+        Content::Namespace(labels) => inventory.set_namespace(name, labels),
+        Content::Node(node) => inventory.set_node(name, node.clone())?,
+        Content::Pod(workload) => inventory.set_workload(workload.clone())?,
+        Content::NetworkPolicy(policy) => inventory.set_policy(policy.clone()),
+        Content::ClusterNetworkPolicy(policy) => inventory.set_cluster_policy(policy.clone()),
+    }
+    Ok(())
 }
 
 /// Whether two documents differ in nothing but their places.

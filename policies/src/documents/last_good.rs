@@ -20,8 +20,10 @@ use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::inventory::Inventory;
+use crate::shared_map::SharedMap;
 
-use super::{Document, Identity, Parsed, Rejected, assemble, parse};
+use super::amend::Basis;
+use super::{Assembled, Document, Identity, Parsed, Rejected, assemble, parse};
 
 /// A file as it was read.
 #[derive(Debug, Clone)]
@@ -51,19 +53,27 @@ pub struct KeptFile {
     /// Its text when those documents were good.
     pub text: Arc<[u8]>,
     /// The documents.
-    pub documents: Vec<Identity>,
+    pub documents: Arc<[Identity]>,
 }
 
-#[derive(Debug, Clone)]
-struct Kept {
-    document: Document,
-    text: Arc<[u8]>,
+impl KeptFile {
+    /// A file all of whose documents are good.
+    pub(super) fn of(source: &Source) -> Self {
+        let documents = source.parsed.documents.iter();
+        Self {
+            file: source.file.clone(),
+            text: source.text.clone(),
+            documents: documents.map(|one| one.identity.clone()).collect(),
+        }
+    }
 }
 
 /// The version of every document that was last in force.
 #[derive(Debug, Clone, Default)]
 pub struct LastGood {
-    kept: BTreeMap<Identity, Kept>,
+    pub(super) documents: SharedMap<Identity, Document>,
+    /// Where they stand; one that is repeated, everywhere.
+    pub(super) files: Vec<KeptFile>,
 }
 
 /// What is to be in force now.
@@ -81,6 +91,27 @@ pub struct Settled {
     pub diagnostics: Vec<Diagnostic>,
     /// What to start from the next time.
     pub last_good: LastGood,
+    /// What the next state can be told from without putting everything together
+    /// again; none when something is wrong.
+    pub(super) basis: Option<Basis>,
+}
+
+impl Settled {
+    /// What is to be in force after this, now that the files say this. `unread` are
+    /// the findings about files and directories that could not be read.
+    ///
+    /// What is the same as before is shared with this one.
+    #[must_use]
+    pub fn next(&self, sources: &[Source], unread: Vec<Diagnostic>) -> Self {
+        let amended = (self.basis.as_ref())
+            .filter(|_| unread.is_empty())
+            .and_then(|basis| basis.amend(self, sources));
+        amended.unwrap_or_else(|| {
+            let mut next = self.last_good.settle(sources, unread);
+            next.inventory.share_with(&self.inventory);
+            next
+        })
+    }
 }
 
 /// Why a kept version stands in for a document.
@@ -96,29 +127,20 @@ impl LastGood {
     /// Number of documents.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.kept.len()
+        self.documents.len()
     }
 
     /// Whether there are no documents.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.documents.is_empty()
     }
 
-    /// What has to be stored to have these versions again: texts, each once.
+    /// What has to be stored to have these versions again, in the order of files: no
+    /// text of a file twice.
     #[must_use]
-    pub fn files(&self) -> Vec<KeptFile> {
-        let mut files = BTreeMap::new();
-        for (identity, kept) in &self.kept {
-            let file = &kept.document.place.file;
-            let entry = files.entry((file, &kept.text)).or_insert_with(|| KeptFile {
-                file: file.clone(),
-                text: kept.text.clone(),
-                documents: Vec::new(),
-            });
-            entry.documents.push(identity.clone());
-        }
-        files.into_values().collect()
+    pub fn files(&self) -> &[KeptFile] {
+        &self.files
     }
 
     /// Reads stored texts again. Also says which documents are no longer found in
@@ -127,30 +149,22 @@ impl LastGood {
     pub fn restore(files: impl IntoIterator<Item = KeptFile>) -> (Self, Vec<Identity>) {
         let mut last_good = Self::default();
         let mut lost = Vec::new();
-        for file in files {
-            let wanted: BTreeSet<Identity> = file.documents.into_iter().collect();
-            let source = Source::new(file.file, file.text);
+        for kept in files {
+            let wanted: BTreeSet<&Identity> = kept.documents.iter().collect();
+            let source = Source::new(kept.file.clone(), kept.text.clone());
             for document in &source.parsed.documents {
-                if wanted.contains(&document.identity) {
-                    last_good.keep(document, &source.text);
+                let identity = &document.identity;
+                if wanted.contains(identity) && !last_good.documents.contains_key(identity) {
+                    last_good
+                        .documents
+                        .insert(identity.clone(), document.clone());
                 }
             }
-            lost.extend(
-                wanted
-                    .into_iter()
-                    .filter(|identity| !last_good.kept.contains_key(identity)),
-            );
+            let is_lost = |identity: &&&Identity| !last_good.documents.contains_key(**identity);
+            lost.extend(wanted.iter().filter(is_lost).copied().cloned());
+            last_good.files.push(kept);
         }
         (last_good, lost)
-    }
-
-    fn keep(&mut self, document: &Document, text: &Arc<[u8]>) {
-        self.kept
-            .entry(document.identity.clone())
-            .or_insert_with(|| Kept {
-                document: document.clone(),
-                text: text.clone(),
-            });
     }
 
     /// What is to be in force, now that the files say this. `unread` are the
@@ -158,27 +172,28 @@ impl LastGood {
     #[must_use]
     pub fn settle(&self, sources: &[Source], unread: Vec<Diagnostic>) -> Settled {
         let mut reading = Reading::new(self, sources, unread);
-        let inventory = reading.agree();
-        let mut last_good = Self::default();
-        for (document, text) in &reading.current {
-            last_good.keep(document, text);
-        }
-        for identity in reading.stand_ins.keys() {
-            if let Some(kept) = self.kept.get(identity) {
-                last_good.keep(&kept.document, &kept.text);
-            }
-        }
+        let assembled = reading.agree();
+        let files = reading.files();
         let unprecedented = reading.unprecedented();
-        reading.diagnostics.sort();
-        reading.diagnostics.dedup();
+        let is_clean = reading.rejected.is_empty();
+        let mut diagnostics = reading.diagnostics;
+        diagnostics.extend(assembled.diagnostics);
+        diagnostics.sort();
+        diagnostics.dedup();
         reading.rejected.sort();
         Settled {
-            inventory,
+            inventory: assembled.inventory,
             accepted: reading.current.len(),
             rejected: reading.rejected,
             unprecedented,
-            diagnostics: reading.diagnostics,
-            last_good,
+            diagnostics,
+            last_good: Self {
+                documents: assembled.documents,
+                files,
+            },
+            basis: is_clean
+                .then(|| Basis::new(sources, assembled.repeated))
+                .flatten(),
         }
     }
 }
@@ -213,9 +228,7 @@ impl<'a> Reading<'a> {
             });
             reading.diagnostics.push(diagnostic);
         }
-        let files: BTreeSet<&str> = (before.kept.values())
-            .map(|kept| kept.document.place.file.as_ref())
-            .collect();
+        let files: BTreeSet<&str> = before.files.iter().map(|kept| &*kept.file).collect();
         for source in sources {
             let documents = source.parsed.documents.iter();
             reading
@@ -255,13 +268,12 @@ impl<'a> Reading<'a> {
 
     /// Puts versions together until none contradicts another. Every round takes at
     /// least one version out, so that there is a last one.
-    fn agree(&mut self) -> Inventory {
+    fn agree(&mut self) -> Assembled {
         loop {
             self.let_kept_stand_in();
             let current = self.current.iter().map(|(document, _)| *document);
-            let stand_ins = (self.stand_ins.keys())
-                .filter_map(|identity| self.before.kept.get(identity))
-                .map(|kept| &kept.document);
+            let stand_ins =
+                (self.stand_ins.keys()).filter_map(|identity| self.before.documents.get(identity));
             let assembled = assemble(current.chain(stand_ins).cloned());
             let contradicting: BTreeSet<&Identity> = assembled
                 .rejected
@@ -269,8 +281,7 @@ impl<'a> Reading<'a> {
                 .filter_map(|rejected| rejected.identity.as_ref())
                 .collect();
             if contradicting.is_empty() {
-                self.diagnostics.extend(assembled.diagnostics);
-                return assembled.inventory;
+                return assembled;
             }
             if self.give_up(&contradicting, Some(StandIn::Vanished)) {
                 continue;
@@ -306,7 +317,7 @@ impl<'a> Reading<'a> {
         let invalid: BTreeSet<&Identity> = (self.rejected.iter())
             .filter_map(|rejected| rejected.identity.as_ref())
             .collect();
-        self.stand_ins = (self.before.kept.keys())
+        self.stand_ins = (self.before.documents.keys())
             .filter(|identity| !present.contains(identity) && !self.given_up.contains(identity))
             .map(|identity| {
                 let why = if invalid.contains(identity) {
@@ -333,6 +344,42 @@ impl<'a> Reading<'a> {
         any
     }
 
+    /// The texts that what counts stands in, in the order of files.
+    fn files(&self) -> Vec<KeptFile> {
+        let mut files: Vec<(&Arc<str>, &Arc<[u8]>, Vec<Identity>)> = Vec::new();
+        for (document, text) in &self.current {
+            let file = &document.place.file;
+            match files.last_mut() {
+                Some((last, same, documents)) if *last == file && Arc::ptr_eq(same, text) => {
+                    documents.push(document.identity.clone());
+                }
+                _ => files.push((file, text, vec![document.identity.clone()])),
+            }
+        }
+        for kept in &self.before.files {
+            let stands_in = |identity: &&Identity| self.stand_ins.contains_key(*identity);
+            let documents: Vec<Identity> =
+                kept.documents.iter().filter(stands_in).cloned().collect();
+            if !documents.is_empty() {
+                files.push((&kept.file, &kept.text, documents));
+            }
+        }
+        files.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        files.dedup_by(|later, first| {
+            let is_same = (later.0, later.1) == (first.0, first.1);
+            if is_same {
+                first.2.append(&mut later.2);
+            }
+            is_same
+        });
+        let kept = |(file, text, documents): (&Arc<str>, &Arc<[u8]>, Vec<Identity>)| KeptFile {
+            file: file.clone(),
+            text: text.clone(),
+            documents: documents.into(),
+        };
+        files.into_iter().map(kept).collect()
+    }
+
     /// How many rejected documents have no good version. One that does not say
     /// which document it is stands for one of its file's that has vanished, if
     /// there is one left.
@@ -344,10 +391,10 @@ impl<'a> Reading<'a> {
         let mut count = 0;
         for rejected in &self.rejected {
             let precedented = match &rejected.identity {
-                Some(identity) => self.before.kept.contains_key(identity),
+                Some(identity) => self.before.documents.contains_key(identity),
                 None => {
                     let found = vanished.iter().position(|identity| {
-                        let file = &self.before.kept[*identity].document.place.file;
+                        let file = &self.before.documents[*identity].place.file;
                         lies_in(file, &rejected.place.file)
                     });
                     found.map(|index| vanished.swap_remove(index)).is_some()
@@ -366,7 +413,7 @@ fn lies_in(file: &str, path: &str) -> bool {
 }
 
 /// Whether a text has nothing in it but space, comments and document markers.
-fn is_blank(text: &[u8]) -> bool {
+pub(super) fn is_blank(text: &[u8]) -> bool {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     text.split(|byte| *byte == b'\n').all(|line| {
         let line = line.trim_ascii();
@@ -547,12 +594,12 @@ mod tests {
         let next = settle(&good, &[("f", &half_good)]);
         let files = next.last_good.files();
         assert_eq!(files.len(), 2);
-        let (restored, lost) = LastGood::restore(files);
+        let (restored, lost) = LastGood::restore(files.to_vec());
         assert!(lost.is_empty());
         let again = restored.settle(&[source("f", &half_good)], Vec::new());
         assert_eq!(again.inventory, next.inventory);
         assert_eq!(again.unprecedented, 0);
-        let mut stored = good.last_good.files();
+        let mut stored = good.last_good.files().to_vec();
         stored[0].text = Arc::from(policy("a").as_bytes());
         let (restored, lost) = LastGood::restore(stored);
         assert_eq!((restored.len(), lost.len()), (1, 1));
@@ -574,9 +621,14 @@ mod tests {
         assert_eq!((next.rejected.len(), next.unprecedented), (1, 0));
         assert_eq!(next.inventory, good.inventory);
         // As the agent stores and reads them: the kind by its name.
-        let mut stored = next.last_good.files();
-        for identity in stored.iter_mut().flat_map(|file| &mut file.documents) {
-            identity.kind = Kind::parse(identity.kind.as_str()).unwrap();
+        let mut stored = next.last_good.files().to_vec();
+        for file in &mut stored {
+            let documents = file.documents.iter().cloned();
+            let named = documents.map(|identity| Identity {
+                kind: Kind::parse(identity.kind.as_str()).unwrap(),
+                ..identity
+            });
+            file.documents = named.collect();
         }
         let (restored, lost) = LastGood::restore(stored);
         assert!(lost.is_empty());

@@ -1,0 +1,389 @@
+//! The last good version of every document, in files.
+//!
+//! A log in parts: each has what is new of some files of documents, and stands over
+//! the parts before it. A list of the parts is written last, so that after a crash
+//! there is what was saved before or what was saved now, whole. One changed file costs
+//! a small part; a part that is not much larger than the next is merged into it, so
+//! that there are few, and a file is written again only about as often as the logarithm
+//! of how many there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cofferdam_policies::documents::{Identity, KeptFile, Kind};
+use serde::{Deserialize, Serialize};
+
+use super::{StateError, Store};
+
+/// Name of the list of parts.
+const LIST: &str = "documents.json";
+/// Part `n` is `documents-n.json`.
+const PART: (&str, &str) = ("documents-", ".json");
+
+/// A part this many times as large as the next is left as it is.
+const LARGER: usize = 2;
+/// What a document's name counts for, beside the bytes of texts.
+const NAME_BYTES: usize = 64;
+
+/// The parts that count, oldest first.
+#[derive(Debug, Serialize, Deserialize)]
+struct List {
+    parts: Vec<u64>,
+}
+
+/// What is new of some files.
+#[derive(Debug, Serialize, Deserialize)]
+struct Part {
+    files: Vec<File>,
+}
+
+/// A file of documents: what stood there before does not count any more.
+#[derive(Debug, Serialize, Deserialize)]
+struct File {
+    file: String,
+    versions: Vec<Version>,
+}
+
+/// A file's text at some time, with those of its documents that are the last good ones.
+#[derive(Debug, Serialize, Deserialize)]
+struct Version {
+    text: String,
+    /// Kind, namespace and name of each.
+    documents: Vec<(String, String, String)>,
+}
+
+/// What is known of a part without reading it.
+#[derive(Debug, Clone)]
+struct KnownPart {
+    number: u64,
+    files: BTreeSet<Arc<str>>,
+    bytes: usize,
+}
+
+/// The documents in the state directory.
+#[derive(Debug)]
+pub struct StoredDocuments {
+    store: Store,
+    parts: Vec<KnownPart>,
+    /// What the parts come to; none when there is no list, or it is not believed.
+    saved: Option<Vec<KeptFile>>,
+}
+
+/// Versions by file.
+type ByFile<'f> = BTreeMap<&'f Arc<str>, &'f [KeptFile]>;
+
+impl StoredDocuments {
+    /// Nothing has been read yet.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            parts: Vec::new(),
+            saved: None,
+        }
+    }
+
+    /// Reads what was saved, in the order of files; none when nothing ever was.
+    ///
+    /// # Errors
+    /// When a part cannot be read or not be believed: then nothing is, for a part stands
+    /// over older versions of its documents.
+    pub fn load(&mut self) -> Result<Option<Vec<KeptFile>>, StateError> {
+        let Some(List { parts: numbers }) = self.store.load(LIST)? else {
+            return Ok(None);
+        };
+        let mut files: BTreeMap<Arc<str>, Vec<KeptFile>> = BTreeMap::new();
+        let mut parts = Vec::new();
+        for number in numbers {
+            let name = part_name(number);
+            let missing = || self.store.damaged(&name, "it is missing");
+            let part: Part = self.store.load(&name)?.ok_or_else(missing)?;
+            let kept: Vec<(Arc<str>, Vec<KeptFile>)> = part.files.into_iter().map(kept).collect();
+            let versions = kept.iter().map(|(_, versions)| versions.as_slice());
+            parts.push(KnownPart {
+                number,
+                files: kept.iter().map(|(file, _)| file.clone()).collect(),
+                bytes: versions.map(weight).sum(),
+            });
+            files.extend(kept);
+        }
+        let saved: Vec<KeptFile> = files.into_values().flatten().collect();
+        self.parts = parts;
+        self.saved = Some(saved.clone());
+        Ok(Some(saved))
+    }
+
+    /// Saves these versions, which come in the order of files, in place of those before.
+    ///
+    /// # Errors
+    /// When the file system refuses; what was saved before stays.
+    pub fn save(&mut self, files: &[KeptFile]) -> Result<(), StateError> {
+        let before = self.saved.as_deref().map(by_file);
+        let now = by_file(files);
+        let mut names = changed(before.as_ref(), &now);
+        if before.is_none() || !names.is_empty() {
+            let (parts, written) = self.with_part(&mut names, &now);
+            if let Some(part) = written {
+                self.store.save(&part_name(part.0), &part.1)?;
+            }
+            let numbers = parts.iter().map(|part| part.number);
+            let list = List {
+                parts: numbers.collect(),
+            };
+            self.store.save(LIST, &list)?;
+            self.parts = parts;
+            self.remove_others()?;
+        }
+        // The same, or what was just written; and from now on shared.
+        self.saved = Some(files.to_vec());
+        Ok(())
+    }
+
+    /// The parts when what is new of these files stands over them, and the one to be
+    /// written for it.
+    fn with_part(
+        &self,
+        names: &mut BTreeSet<Arc<str>>,
+        now: &ByFile<'_>,
+    ) -> (Vec<KnownPart>, Option<(u64, Part)>) {
+        let versions = |name: &Arc<str>| now.get(name).copied().unwrap_or_default();
+        let mut parts = self.parts.clone();
+        let mut bytes: usize = names.iter().map(|name| weight(versions(name))).sum();
+        while let Some(last) = parts.pop_if(|last| last.bytes <= LARGER * bytes) {
+            names.extend(last.files);
+            bytes = names.iter().map(|name| weight(versions(name))).sum();
+        }
+        if parts.is_empty() {
+            // There is nothing older to stand over.
+            names.retain(|name| now.contains_key(name));
+        }
+        if names.is_empty() {
+            return (parts, None);
+        }
+        let number = self.next_number();
+        let stored = names.iter().map(|name| File {
+            file: name.to_string(),
+            versions: versions(name).iter().map(version).collect(),
+        });
+        let part = Part {
+            files: stored.collect(),
+        };
+        parts.push(KnownPart {
+            number,
+            files: names.clone(),
+            bytes,
+        });
+        (parts, Some((number, part)))
+    }
+
+    /// A number that no part has, whether it counts or not: a part that is listed is
+    /// never written again.
+    fn next_number(&self) -> u64 {
+        let listed = self.parts.iter().map(|part| part.number);
+        let names = self.store.names().unwrap_or_default();
+        let there = names.iter().filter_map(|name| number_of(name));
+        listed.chain(there).max().map_or(1, |last| last + 1)
+    }
+
+    /// Removes the parts that do not count.
+    fn remove_others(&self) -> Result<(), StateError> {
+        let is_listed = |number| self.parts.iter().any(|part| part.number == number);
+        for name in self.store.names()? {
+            if number_of(&name).is_some_and(|number| !is_listed(number)) {
+                self.store.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn part_name(number: u64) -> String {
+    format!("{}{number}{}", PART.0, PART.1)
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    name.strip_prefix(PART.0)?
+        .strip_suffix(PART.1)?
+        .parse()
+        .ok()
+}
+
+fn by_file(files: &[KeptFile]) -> ByFile<'_> {
+    let versions = files.chunk_by(|a, b| a.file == b.file);
+    versions
+        .map(|versions| (&versions[0].file, versions))
+        .collect()
+}
+
+/// The files of which something is new, or that have gone.
+fn changed(before: Option<&ByFile<'_>>, now: &ByFile<'_>) -> BTreeSet<Arc<str>> {
+    let names = before
+        .into_iter()
+        .flat_map(BTreeMap::keys)
+        .chain(now.keys());
+    let is_changed = |name: &&&Arc<str>| before.and_then(|all| all.get(**name)) != now.get(**name);
+    names
+        .filter(is_changed)
+        .map(|name| Arc::clone(name))
+        .collect()
+}
+
+/// About how many bytes versions take.
+fn weight(versions: &[KeptFile]) -> usize {
+    let versions = versions.iter();
+    versions
+        .map(|version| version.text.len() + version.documents.len() * NAME_BYTES)
+        .sum()
+}
+
+fn version(kept: &KeptFile) -> Version {
+    let names = kept.documents.iter().map(|identity| {
+        let Identity {
+            kind,
+            namespace,
+            name,
+        } = identity;
+        (kind.to_string(), namespace.to_string(), name.to_string())
+    });
+    Version {
+        // A text with a good document is UTF-8.
+        text: String::from_utf8_lossy(&kept.text).into_owned(),
+        documents: names.collect(),
+    }
+}
+
+fn kept(stored: File) -> (Arc<str>, Vec<KeptFile>) {
+    let file: Arc<str> = stored.file.into();
+    let versions = stored.versions.into_iter().map(|version| {
+        let identities = version.documents.into_iter();
+        let identities = identities.filter_map(|(kind, namespace, name)| {
+            Some(Identity {
+                kind: Kind::parse(&kind)?,
+                namespace: namespace.into(),
+                name: name.into(),
+            })
+        });
+        KeptFile {
+            file: file.clone(),
+            text: version.text.into_bytes().into(),
+            documents: identities.collect(),
+        }
+    });
+    let versions = versions.collect();
+    (file, versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::{fs, iter};
+
+    use super::super::tests::store;
+    use super::*;
+
+    fn kept_file(file: &str, text: &str) -> KeptFile {
+        KeptFile {
+            file: file.into(),
+            text: text.as_bytes().into(),
+            documents: [Identity {
+                kind: Kind::Pod,
+                namespace: "x".into(),
+                name: text.into(),
+            }]
+            .into(),
+        }
+    }
+
+    fn loaded(store: &Store) -> Option<Vec<KeptFile>> {
+        StoredDocuments::new(store.clone()).load().unwrap()
+    }
+
+    fn parts(path: &PathBuf) -> Vec<u64> {
+        let entries = fs::read_dir(path).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut numbers: Vec<u64> = names.filter_map(|name| number_of(&name)).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    #[test]
+    fn what_was_saved_last_is_loaded_whatever_was_saved_before() {
+        let (path, store) = store();
+        assert_eq!(loaded(&store), None);
+        let mut stored = StoredDocuments::new(store.clone());
+        stored.save(&[]).unwrap();
+        assert_eq!(
+            loaded(&store),
+            Some(Vec::new()),
+            "nothing, but it was in force"
+        );
+        // Files come, change, have two versions, and go, by a fixed rule.
+        let mut files: BTreeMap<usize, Vec<KeptFile>> = BTreeMap::new();
+        for step in 0..200_usize {
+            let at = step * 7 % 23;
+            let text = |version: usize| "x".repeat(step * 31 % 400) + &format!("{step}-{version}");
+            let versions = (0..step % 3).map(|n| kept_file(&format!("f{at:02}"), &text(n)));
+            files.insert(at, versions.collect());
+            let all: Vec<KeptFile> = files.values().flatten().cloned().collect();
+            if step % 17 == 0 {
+                // A restart.
+                stored = StoredDocuments::new(store.clone());
+                stored.load().unwrap();
+            }
+            stored.save(&all).unwrap();
+            assert_eq!(loaded(&store), Some(all));
+            let numbers: Vec<u64> = stored.parts.iter().map(|part| part.number).collect();
+            assert_eq!(parts(&path), numbers);
+            assert!(numbers.len() < 12, "{} parts", numbers.len());
+        }
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn one_changed_file_of_many_is_all_that_is_written() {
+        let (path, store) = store();
+        let mut stored = StoredDocuments::new(store);
+        let large = "x".repeat(10_000);
+        let mut files: Vec<KeptFile> = (0..9)
+            .map(|n| kept_file(&format!("f{n}"), &large))
+            .collect();
+        stored.save(&files).unwrap();
+        let size = |number| fs::metadata(path.join(part_name(number))).unwrap().len();
+        assert_eq!((parts(&path), size(1) > 90_000), (vec![1], true));
+        for number in 2..9 {
+            files[4] = kept_file("f4", &format!("{number}"));
+            stored.save(&files).unwrap();
+            // The part before had an older version of the same file alone.
+            assert_eq!(parts(&path), [1, number]);
+            assert!(size(number) < 200);
+        }
+        stored.save(&files).unwrap();
+        assert_eq!(parts(&path), [1, 8], "nothing has changed");
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_part_that_is_damaged_or_missing_makes_all_others_worthless() {
+        let (path, store) = store();
+        let mut stored = StoredDocuments::new(store.clone());
+        let large = kept_file("a", &"x".repeat(1_000));
+        stored
+            .save(iter::once(&large).cloned().collect::<Vec<_>>().as_slice())
+            .unwrap();
+        stored.save(&[large.clone(), kept_file("b", "y")]).unwrap();
+        assert_eq!(parts(&path), [1, 2]);
+        let second = path.join(part_name(2));
+        let good = fs::read(&second).unwrap();
+        fs::write(&second, &good[1..]).unwrap();
+        let mut stored = StoredDocuments::new(store.clone());
+        stored.load().unwrap_err();
+        fs::remove_file(&second).unwrap();
+        let error = stored.load().unwrap_err();
+        assert!(error.to_string().contains("documents-2.json"), "{error}");
+        // A new beginning overwrites nothing that the old list names.
+        stored.save(&[large.clone()]).unwrap();
+        assert_eq!(parts(&path), [2], "1 was there");
+        assert_eq!(loaded(&store), Some(vec![large]));
+        fs::remove_dir_all(path).unwrap();
+    }
+}

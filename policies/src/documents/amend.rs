@@ -1,0 +1,324 @@
+//! The next state from the one before, where few files have changed.
+//!
+//! Putting the documents of a large cluster together takes half a second, and most
+//! changes are of one file. Here only what stands in changed files is looked at.
+//! Wherever something is not plainly right (a document is invalid, or contradicts
+//! another, a file became empty) nothing comes of it, and everything is put together
+//! by the rules of `last_good`.
+//!
+//! Invariant: what comes of it is what [`LastGood::settle`] comes to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::inventory::Inventory;
+use crate::shared_map::SharedMap;
+
+use super::assemble::{agree, in_order, repetitions, store};
+use super::last_good::{KeptFile, LastGood, Settled, Source, is_blank};
+use super::{Content, Document, Identity};
+
+/// What a state without any mistake was made of.
+#[derive(Debug, Clone)]
+pub(super) struct Basis {
+    /// The files by name.
+    files: BTreeMap<Arc<str>, Source>,
+    repeated: SharedMap<Identity, Arc<[Document]>>,
+}
+
+/// A document that counts, and says something else than before.
+struct Replaced {
+    before: Option<Document>,
+    after: Option<Document>,
+}
+
+impl Basis {
+    /// None when files cannot be told apart by their names.
+    pub(super) fn new(
+        sources: &[Source],
+        repeated: SharedMap<Identity, Arc<[Document]>>,
+    ) -> Option<Self> {
+        let named = sources.iter();
+        let files: BTreeMap<_, _> = named
+            .map(|source| (source.file.clone(), source.clone()))
+            .collect();
+        (files.len() == sources.len()).then_some(Self { files, repeated })
+    }
+
+    /// The state after `before`, whose basis this is; none when everything must be put
+    /// together.
+    pub(super) fn amend(&self, before: &Settled, sources: &[Source]) -> Option<Settled> {
+        let mut next = Self::new(sources, self.repeated.clone())?;
+        let changed = self.changed(&next)?;
+        let mut affected: BTreeMap<&Identity, Vec<&Document>> = BTreeMap::new();
+        for name in &changed {
+            for document in documents(self.files.get(*name)) {
+                affected.entry(&document.identity).or_default();
+            }
+            for document in documents(next.files.get(*name)) {
+                let now = affected.entry(&document.identity).or_default();
+                now.push(document);
+            }
+        }
+        let mut counting = before.last_good.documents.clone();
+        let mut replaced = Vec::new();
+        let mut repeated = self.repeated.clone();
+        for (identity, new) in affected {
+            let before = counting.get(identity).cloned();
+            let everywhere = match self.repeated.get(identity) {
+                Some(everywhere) => everywhere,
+                None => before.as_slice(),
+            };
+            let elsewhere = everywhere.iter();
+            let elsewhere = elsewhere.filter(|one| !changed.contains(&*one.place.file));
+            let all = in_order(elsewhere.chain(new).cloned().collect());
+            if !agree(&all) {
+                return None;
+            }
+            let after = all.first().cloned();
+            if all.len() > 1 {
+                repeated.insert(identity.clone(), all.into());
+            } else {
+                repeated.remove(identity);
+            }
+            match &after {
+                _ if before == after => continue,
+                Some(document) => _ = counting.insert(identity.clone(), document.clone()),
+                None => _ = counting.remove(identity),
+            }
+            let [said, says] = [&before, &after].map(|one| one.as_ref().map(|one| &one.content));
+            if said != says {
+                replaced.push(Replaced { before, after });
+            }
+        }
+        let mut inventory = before.inventory.clone();
+        replace(&mut inventory, &replaced, &counting)?;
+        let files = next.kept(&before.last_good, &changed);
+        next.repeated = repeated;
+        let parsed = || next.files.values().map(|source| &source.parsed);
+        let mut diagnostics: Vec<_> = parsed()
+            .flat_map(|parsed| parsed.diagnostics.iter().cloned())
+            .chain(next.repeated.values().flat_map(|all| repetitions(all)))
+            .collect();
+        diagnostics.sort();
+        diagnostics.dedup();
+        Some(Settled {
+            inventory,
+            accepted: parsed().map(|parsed| parsed.documents.len()).sum(),
+            rejected: Vec::new(),
+            unprecedented: 0,
+            diagnostics,
+            last_good: LastGood {
+                documents: counting,
+                files,
+            },
+            basis: Some(next),
+        })
+    }
+
+    /// The names of files that say something else than before, or are there only
+    /// before or after; none when one of them has something wrong.
+    fn changed<'b>(&'b self, next: &'b Self) -> Option<BTreeSet<&'b str>> {
+        let gone = self.files.keys();
+        let gone = gone.filter(|name| !next.files.contains_key(*name));
+        let mut changed: BTreeSet<&str> = gone.map(|name| &**name).collect();
+        for (name, source) in &next.files {
+            let before = self.files.get(name);
+            if before.is_some_and(|before| Arc::ptr_eq(&before.parsed, &source.parsed)) {
+                continue;
+            }
+            let became_empty = is_blank(&source.text) && !documents(before).is_empty();
+            if became_empty || !source.parsed.rejected.is_empty() {
+                return None;
+            }
+            changed.insert(name);
+        }
+        Some(changed)
+    }
+
+    /// What has to be stored.
+    fn kept(&self, before: &LastGood, changed: &BTreeSet<&str>) -> Vec<KeptFile> {
+        let known = before.files.iter().map(|kept| (&kept.file, kept));
+        let known: BTreeMap<_, _> = known.collect();
+        let with_documents = self.files.values();
+        let with_documents = with_documents.filter(|source| !documents(Some(source)).is_empty());
+        with_documents
+            .map(|source| match known.get(&source.file) {
+                Some(kept) if !changed.contains(&*source.file) => (*kept).clone(),
+                _ => KeptFile::of(source),
+            })
+            .collect()
+    }
+}
+
+fn documents(source: Option<&Source>) -> &[Document] {
+    source.map_or(&[], |source| &source.parsed.documents)
+}
+
+/// Puts documents in place of others; none when they claim an address that somebody
+/// else has.
+fn replace(
+    inventory: &mut Inventory,
+    replaced: &[Replaced],
+    counting: &SharedMap<Identity, Document>,
+) -> Option<()> {
+    let mut namespaces: BTreeSet<&str> = BTreeSet::new();
+    // Addresses pass from one to another only when they have been given up.
+    for document in replaced.iter().filter_map(|one| one.before.as_ref()) {
+        let Identity {
+            namespace, name, ..
+        } = &document.identity;
+        match &document.content {
+            Content::Namespace(_) => _ = namespaces.insert(name),
+            Content::Node(_) => _ = inventory.remove_node(name),
+            Content::Pod(workload) => _ = inventory.remove_workload(&workload.name),
+            Content::NetworkPolicy(policy) => _ = inventory.remove_policy(&policy.name),
+            Content::ClusterNetworkPolicy(_) => _ = inventory.remove_cluster_policy(name),
+        }
+        if !namespace.is_empty() {
+            namespaces.insert(namespace);
+        }
+    }
+    for document in replaced.iter().filter_map(|one| one.after.as_ref()) {
+        store(inventory, document).ok()?;
+    }
+    for name in namespaces {
+        let identity = Identity {
+            kind: super::Kind::Namespace,
+            namespace: Arc::from(""),
+            name: Arc::from(name),
+        };
+        if !counting.contains_key(&identity) {
+            inventory.forget_namespace(name);
+        }
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Documents that now and then repeat, contradict and need each other.
+    fn document() -> impl Strategy<Value = String> {
+        let namespace = prop::sample::select(vec!["x", "y"]);
+        let name = prop::sample::select(vec!["a", "b", "c"]);
+        let label = prop::sample::select(vec!["", "l: v", "l: w"]);
+        prop_oneof![
+            2 => (namespace.clone(), label.clone()).prop_map(|(namespace, label)| format!(
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: \
+                 {{{label}}}}}\n"
+            )),
+            1 => (name.clone(), 1..9u8).prop_map(|(name, address)| format!(
+                "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n\
+                 status: {{addresses: [{{type: InternalIP, address: 10.0.0.{address}}}]}}\n"
+            )),
+            4 => (namespace.clone(), name.clone(), label.clone(), 1..30u8, any::<bool>())
+                .prop_map(|(namespace, name, label, address, has_ended)| format!(
+                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, \
+                     labels: {{{label}}}}}\nstatus: {{podIP: 10.0.0.{address}, phase: {}}}\n",
+                    if has_ended { "Failed" } else { "Running" }
+                )),
+            4 => (namespace, name.clone(), label).prop_map(|(namespace, name, label)| format!(
+                "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                 metadata: {{name: {name}, namespace: {namespace}}}\n\
+                 spec: {{podSelector: {{matchLabels: {{{label}}}}}}}\n"
+            )),
+            1 => (name, 0..3u8).prop_map(|(name, priority)| format!(
+                "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
+                 metadata: {{name: {name}}}\nspec: {{tier: Admin, priority: {priority}, subject: \
+                 {{namespaces: {{}}}}}}\n"
+            )),
+        ]
+    }
+
+    fn text() -> impl Strategy<Value = Option<String>> {
+        let documents = prop::collection::vec(document(), 0..4);
+        let texts = documents.prop_map(|documents| documents.join("---\n"));
+        prop_oneof![
+            12 => texts.prop_map(Some),
+            1 => Just(Some("apiVersion: [\n".to_owned())),
+            2 => Just(None),
+        ]
+    }
+
+    fn is_same(one: &Settled, other: &Settled) {
+        assert_eq!(one.inventory, other.inventory);
+        assert_eq!(one.last_good.documents, other.last_good.documents);
+        assert_eq!(one.last_good.files, other.last_good.files);
+        assert_eq!(one.rejected, other.rejected);
+        assert_eq!(one.diagnostics, other.diagnostics);
+        assert_eq!(
+            (one.accepted, one.unprecedented, one.basis.is_some()),
+            (other.accepted, other.unprecedented, other.basis.is_some())
+        );
+        if let (Some(one), Some(other)) = (&one.basis, &other.basis) {
+            assert_eq!(one.repeated, other.repeated);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_next_state_is_what_putting_everything_together_comes_to(
+            changes in prop::collection::vec((0..4usize, text()), 1..24)
+        ) {
+            let mut files: [Option<Source>; 4] = <_>::default();
+            let mut state = Settled::default();
+            for (at, text) in changes {
+                let name = format!("f{at}");
+                files[at] = text.map(|text| {
+                    Source::new(Arc::from(name.as_str()), Arc::from(text.as_bytes()))
+                });
+                let sources: Vec<Source> = files.iter().flatten().cloned().collect();
+                let next = state.next(&sources, Vec::new());
+                is_same(&next, &state.last_good.settle(&sources, Vec::new()));
+                state = next;
+            }
+        }
+    }
+
+    fn source(file: &str, text: &str) -> Source {
+        Source::new(Arc::from(file), Arc::from(text.as_bytes()))
+    }
+
+    fn pod(name: &str, address: &str) -> String {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {name}}}\n\
+             status: {{podIP: {address}}}\n"
+        )
+    }
+
+    #[test]
+    fn only_what_changed_is_looked_at_while_nothing_is_wrong() {
+        let others = source("others", &pod("a", "10.0.0.1"));
+        let first = [others.clone(), source("one", &pod("b", "10.0.0.2"))];
+        let state = Settled::default().next(&first, Vec::new());
+        let amended = |texts: &[&str]| {
+            let files = ["one", "two"].into_iter().zip(texts);
+            let mut sources: Vec<Source> = files.map(|(file, text)| source(file, text)).collect();
+            sources.push(others.clone());
+            let basis = state.basis.as_ref().unwrap();
+            basis.amend(&state, &sources)
+        };
+        assert!(amended(&[&pod("b", "10.0.0.3")]).is_some());
+        assert!(amended(&[]).is_some(), "a file that has gone");
+        assert!(amended(&[&pod("b", "10.0.0.2"), &pod("c", "10.0.0.3")]).is_some());
+        let passed_on = amended(&[&pod("c", "10.0.0.2")]).unwrap();
+        assert_eq!(
+            passed_on.inventory.namespaces().len(),
+            2,
+            "b is gone with its pod"
+        );
+        assert!(
+            amended(&[&pod("b", "10.0.0.1")]).is_none(),
+            "an address of another"
+        );
+        assert!(amended(&[""]).is_none(), "became empty");
+        assert!(amended(&["apiVersion: ["]).is_none());
+        let repeated = amended(&[&pod("b", "10.0.0.2"), &pod("a", "10.0.0.1")]).unwrap();
+        assert_eq!((repeated.accepted, repeated.last_good.len()), (3, 2));
+        assert!(amended(&[&pod("b", "10.0.0.2"), &pod("a", "10.0.0.4")]).is_none());
+    }
+}
