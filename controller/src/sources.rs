@@ -5,9 +5,9 @@
 //! Directories are watched before they are looked into, so that nothing is missed in
 //! between.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -33,7 +33,7 @@ const STEP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Sources {
     paths: Vec<PathBuf>,
-    known: BTreeMap<PathBuf, Known>,
+    known: HashMap<PathBuf, Known>,
     watches: Option<Arc<Watches>>,
 }
 
@@ -63,10 +63,9 @@ impl Known {
 }
 
 impl Stamp {
-    /// A file's, before it is read at `now`; none when the next change might leave the
-    /// same one.
-    fn of(path: &Path, now: SystemTime) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
+    /// A file's, asked for before it is read at `now` or later; none when the next
+    /// change might leave the same one.
+    fn of(metadata: &Metadata, now: SystemTime) -> Option<Self> {
         let changed = (metadata.ctime(), metadata.ctime_nsec());
         let seconds = Duration::from_secs(changed.0.try_into().ok()?);
         let left_alone = now.duration_since(UNIX_EPOCH + seconds).ok()?;
@@ -86,7 +85,7 @@ impl Sources {
     pub fn new(paths: &[PathBuf], watches: Option<Arc<Watches>>) -> Self {
         Self {
             paths: paths.to_vec(),
-            known: BTreeMap::new(),
+            known: HashMap::new(),
             watches,
         }
     }
@@ -106,38 +105,39 @@ impl Sources {
                 watches.add_given(path);
             }
         }
+        // Before any metadata is asked for.
+        let now = SystemTime::now();
         let found = find(&self.paths, |directory| {
             if let Some(watches) = &self.watches {
                 watches.add(directory, None);
             }
         });
         let mut errors = found.errors;
-        let mut known = BTreeMap::new();
-        let now = SystemTime::now();
-        for path in found.files {
-            let stamp = Stamp::of(&path, now);
+        let mut sources = Vec::with_capacity(found.files.len());
+        let mut known = HashMap::with_capacity(found.files.len());
+        for (path, metadata) in found.files {
+            let stamp = Stamp::of(&metadata, now);
             let before = self.known.remove(&path);
-            if let Some(same) = before.as_ref().filter(|before| before.is_still(stamp)) {
-                let source = same.source.clone();
-                known.insert(path, Known { source, stamp });
-                continue;
-            }
-            match SourceFile::read(path) {
-                Ok(SourceFile { path, bytes }) => {
-                    let source = match before {
-                        Some(before) if *before.source.text == *bytes => before.source,
+            let source = match before {
+                Some(before) if before.is_still(stamp) => before.source,
+                before => match SourceFile::read(path.clone()) {
+                    Ok(SourceFile { bytes, .. }) => match before {
+                        Some(Known { source, .. }) if *source.text == *bytes => source,
                         _ => Source::new(path.to_string_lossy().into(), bytes.into()),
-                    };
-                    known.insert(path, Known { source, stamp });
-                }
-                Err(error) => errors.push(error),
-            }
+                    },
+                    Err(error) => {
+                        errors.push(error);
+                        continue;
+                    }
+                },
+            };
+            sources.push(source.clone());
+            known.insert(path, Known { source, stamp });
         }
         self.known = known;
         errors.retain(|error| self.is_given(error.path()) || is_there(error.path()));
         let unread = errors.iter().map(unread).collect();
-        let sources = self.known.values().map(|known| known.source.clone());
-        (sources.collect(), unread)
+        (sources, unread)
     }
 
     fn is_given(&self, path: &Path) -> bool {
@@ -393,24 +393,21 @@ mod tests {
         let path = directory.join("a.yaml");
         fs::write(&path, "kind: x").unwrap();
         let now = SystemTime::now();
-        assert_eq!(
-            Stamp::of(&path, now),
-            None,
-            "it may change within the same step"
-        );
-        assert_eq!(Stamp::of(&path, now - STEP), None, "the clock was put back");
+        let stamp_at = |now| Stamp::of(&fs::metadata(&path).unwrap(), now);
+        assert_eq!(stamp_at(now), None, "it may change within the same step");
+        assert_eq!(stamp_at(now - STEP), None, "the clock was put back");
         let later = now + 2 * STEP;
-        let stamp = Stamp::of(&path, later);
+        let stamp = stamp_at(later);
         assert!(stamp.is_some());
-        assert_eq!(stamp, Stamp::of(&path, later));
+        assert_eq!(stamp, stamp_at(later));
         fs::write(directory.join("b.yaml"), "kind: x").unwrap();
         fs::rename(directory.join("b.yaml"), &path).unwrap();
-        assert_ne!(stamp, Stamp::of(&path, later));
+        assert_ne!(stamp, stamp_at(later));
         let known = Known {
             source: Source::new("a.yaml".into(), Arc::from(&b"kind: x"[..])),
             stamp,
         };
-        assert!(known.is_still(stamp) && !known.is_still(Stamp::of(&path, later)));
+        assert!(known.is_still(stamp) && !known.is_still(stamp_at(later)));
         let mut sources = Sources::new(std::slice::from_ref(&path), None);
         sources.known.insert(path.clone(), Known { stamp, ..known });
         sources.distrust_metadata();

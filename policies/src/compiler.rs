@@ -42,9 +42,11 @@ mod subjects;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::capacity::Limits;

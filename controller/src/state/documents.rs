@@ -7,7 +7,7 @@
 //! that there are few, and a file is written again only about as often as the logarithm
 //! of how many there are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cofferdam_policies::documents::{Identity, KeptFile, Kind};
@@ -70,7 +70,7 @@ pub struct StoredDocuments {
 }
 
 /// Versions by file.
-type ByFile<'f> = BTreeMap<&'f Arc<str>, &'f [KeptFile]>;
+type ByFile<'f> = HashMap<&'f Arc<str>, &'f [KeptFile]>;
 
 impl StoredDocuments {
     /// Nothing has been read yet.
@@ -217,10 +217,7 @@ fn by_file(files: &[KeptFile]) -> ByFile<'_> {
 
 /// The files of which something is new, or that have gone.
 fn changed(before: Option<&ByFile<'_>>, now: &ByFile<'_>) -> BTreeSet<Arc<str>> {
-    let names = before
-        .into_iter()
-        .flat_map(BTreeMap::keys)
-        .chain(now.keys());
+    let names = before.into_iter().flat_map(HashMap::keys).chain(now.keys());
     let is_changed = |name: &&&Arc<str>| before.and_then(|all| all.get(**name)) != now.get(**name);
     names
         .filter(is_changed)
@@ -276,7 +273,7 @@ fn kept(stored: File) -> (Arc<str>, Vec<KeptFile>) {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::{fs, iter};
+    use std::{fs, slice};
 
     use super::super::tests::store;
     use super::*;
@@ -367,9 +364,7 @@ mod tests {
         let (path, store) = store();
         let mut stored = StoredDocuments::new(store.clone());
         let large = kept_file("a", &"x".repeat(1_000));
-        stored
-            .save(iter::once(&large).cloned().collect::<Vec<_>>().as_slice())
-            .unwrap();
+        stored.save(slice::from_ref(&large)).unwrap();
         stored.save(&[large.clone(), kept_file("b", "y")]).unwrap();
         assert_eq!(parts(&path), [1, 2]);
         let second = path.join(part_name(2));
@@ -381,7 +376,7 @@ mod tests {
         let error = stored.load().unwrap_err();
         assert!(error.to_string().contains("documents-2.json"), "{error}");
         // A new beginning overwrites nothing that the old list names.
-        stored.save(&[large.clone()]).unwrap();
+        stored.save(slice::from_ref(&large)).unwrap();
         assert_eq!(parts(&path), [2], "1 was there");
         assert_eq!(loaded(&store), Some(vec![large]));
         fs::remove_dir_all(path).unwrap();

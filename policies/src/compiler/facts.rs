@@ -13,9 +13,10 @@
 //! Invariant: two owners have the same facts if and only if no key, name or namespace
 //! that is known tells them apart.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _, HashSet};
 
 use crate::inventory::{
     ClusterNetworkPolicy, ClusterPeer, Holder, Inventory, NetworkPolicy, Peer, PortRange, Ports,

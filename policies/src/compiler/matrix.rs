@@ -8,8 +8,9 @@
 //! Invariant: rows, blocks and groups are numbered in the order of classes,
 //! directions and atoms, so equal inputs give equal numbers.
 
-use std::collections::HashMap;
 use std::hash::Hash;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{BLOCK_WORDS, MAX_ROW_INTERVALS, PAGE_WORDS};

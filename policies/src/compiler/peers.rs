@@ -12,7 +12,9 @@
 //! Invariant: atoms are numbered by first signature, then by address, hence
 //! equally for equal inventories.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use ipnet::IpNet;
 

@@ -10,7 +10,7 @@
 //! Invariant: number 0 stands for nothing, and a number means one thing in one
 //! table only; over tables a rule is known by its [`RuleKey`].
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use cofferdam_verdict::verdict::{Direction, MAX_RULE};
 

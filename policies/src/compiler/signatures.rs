@@ -14,9 +14,10 @@
 //! Invariant: signatures are numbered in the order of the addresses they first appear
 //! at, so equal inventories give equal numbers.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use crate::inventory::{Inventory, Protocol, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator};

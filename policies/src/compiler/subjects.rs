@@ -8,8 +8,10 @@
 //! they are asked: the Admin tier by priority and name, policies of namespaces by
 //! name, the Baseline tier like the first; class 0 is selected by none.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use cofferdam_verdict::table::MAX_CLASS;
 use cofferdam_verdict::verdict::Direction;

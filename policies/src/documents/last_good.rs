@@ -212,6 +212,9 @@ impl LastGood {
     }
 }
 
+/// A file's name and its text at some time.
+type Text<'t> = (&'t Arc<str>, &'t Arc<[u8]>);
+
 /// Versions on their way to an agreement.
 struct Reading<'a> {
     before: &'a LastGood,
@@ -360,14 +363,14 @@ impl<'a> Reading<'a> {
 
     /// The texts that what counts stands in, in the order of files.
     fn files(&self) -> Vec<KeptFile> {
-        let mut files: Vec<(&Arc<str>, &Arc<[u8]>, Vec<Identity>)> = Vec::new();
+        let mut files: Vec<(Text<'_>, Vec<Identity>)> = Vec::new();
         for (document, text) in &self.current {
             let file = &document.place.file;
             match files.last_mut() {
-                Some((last, same, documents)) if *last == file && Arc::ptr_eq(same, text) => {
+                Some(((last, same), documents)) if *last == file && Arc::ptr_eq(same, text) => {
                     documents.push(document.identity.clone());
                 }
-                _ => files.push((file, text, vec![document.identity.clone()])),
+                _ => files.push(((file, text), vec![document.identity.clone()])),
             }
         }
         for kept in &self.before.files {
@@ -375,18 +378,18 @@ impl<'a> Reading<'a> {
             let documents: Vec<Identity> =
                 kept.documents.iter().filter(stands_in).cloned().collect();
             if !documents.is_empty() {
-                files.push((&kept.file, &kept.text, documents));
+                files.push(((&kept.file, &kept.text), documents));
             }
         }
-        files.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-        files.dedup_by(|later, first| {
-            let is_same = (later.0, later.1) == (first.0, first.1);
+        files.sort_by_key(|(text, _)| *text);
+        files.dedup_by(|(later, others), (first, documents)| {
+            let is_same = later == first;
             if is_same {
-                first.2.append(&mut later.2);
+                documents.append(others);
             }
             is_same
         });
-        let kept = |(file, text, documents): (&Arc<str>, &Arc<[u8]>, Vec<Identity>)| KeptFile {
+        let kept = |((file, text), documents): (Text<'_>, Vec<Identity>)| KeptFile {
             file: file.clone(),
             text: text.clone(),
             documents: documents.into(),

@@ -7,8 +7,8 @@
 //! Invariant: files come in the order of their names, each once, and no more than
 //! [`MAX_FILE`] bytes of any are read.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -67,8 +67,9 @@ impl ReadError {
 /// What paths lead to.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The files, in the order of their names.
-    pub files: BTreeSet<PathBuf>,
+    /// The files in the order of their names, with what was said of them when they were
+    /// found.
+    pub files: BTreeMap<PathBuf, Metadata>,
     /// The directories that were looked into.
     pub directories: BTreeSet<PathBuf>,
     /// What could not be looked at.
@@ -94,7 +95,7 @@ pub fn read<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<SourceFile>, ReadError> {
     if let Some(error) = found.errors.into_iter().next() {
         return Err(error);
     }
-    found.files.into_iter().map(SourceFile::read).collect()
+    found.files.into_keys().map(SourceFile::read).collect()
 }
 
 impl SourceFile {
@@ -148,7 +149,7 @@ impl Found {
                 path: path.to_owned(),
             });
         } else {
-            self.files.insert(path.to_owned());
+            self.files.insert(path.to_owned(), kind);
         }
         Ok(())
     }
