@@ -46,8 +46,35 @@ pub struct Recorder {
     /// buffer busy for as long as it lasts; it lets others go first.
     waiting: AtomicUsize,
     names: SharedNames,
-    kept: Mutex<VecDeque<(SystemTime, Arc<FlowRecord>)>>,
+    kept: Mutex<Kept>,
     feed: broadcast::Sender<Arc<FlowRecord>>,
+}
+
+/// The newest records, oldest first.
+#[derive(Debug, Default)]
+struct Kept {
+    records: VecDeque<(SystemTime, Arc<FlowRecord>)>,
+    /// How many of them tell of audit policies.
+    audits: usize,
+}
+
+impl Kept {
+    /// Adds a record. When there are enough, the oldest goes of the type that most are
+    /// of: a policy on trial may be told of at each connection, and must not have what
+    /// was denied forgotten.
+    fn push(&mut self, time: SystemTime, record: Arc<FlowRecord>) {
+        let is_audit = |record: &FlowRecord| record.kind == RecordType::Audit.as_str();
+        if self.records.len() == KEPT {
+            let most = self.audits > KEPT / 2;
+            let oldest = self.records.iter();
+            let oldest = oldest.map(|(_, record)| is_audit(record));
+            let oldest = oldest.enumerate().find(|(_, is_audit)| *is_audit == most);
+            self.records.remove(oldest.map_or(0, |(place, _)| place));
+            self.audits -= usize::from(most);
+        }
+        self.audits += usize::from(is_audit(&record));
+        self.records.push_back((time, record));
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,10 +112,7 @@ impl Recorder {
             };
             let record = Arc::new(record);
             let mut kept = locked(&self.kept);
-            if kept.len() == KEPT {
-                kept.pop_front();
-            }
-            kept.push_back((now, record.clone()));
+            kept.push(now, record.clone());
             // Under the lock, so that a follower misses none and sees none twice. An
             // error only says that nobody follows.
             _ = self.feed.send(record);
@@ -106,7 +130,7 @@ impl Recorder {
         });
         self.drain();
         let kept = locked(&self.kept);
-        let recent = (kept.iter())
+        let recent = (kept.records.iter())
             .filter(|(time, record)| {
                 since.is_none_or(|since| *time >= since) && asked.is_for(record)
             })
@@ -401,6 +425,46 @@ status: {podIP: 10.0.0.1}
             "packets": 1, "bytes": 74, "duration_ms": 0
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn a_flood_of_one_type_of_records_leaves_room_for_the_other() {
+        let (names, _) = names();
+        let now = SystemTime::now();
+        let record = |kind| {
+            let mut event = EventRecord::new_zeroed();
+            event.audited = Verdict::deny(Reason::Rule).to_word();
+            event.verdict = match kind {
+                RecordType::Denied => event.audited,
+                RecordType::Audit => Verdict::allow(Reason::Rule).to_word(),
+            };
+            Arc::new(describe(&event, &names, now).unwrap())
+        };
+        for (flood, few) in [
+            (RecordType::Audit, RecordType::Denied),
+            (RecordType::Denied, RecordType::Audit),
+        ] {
+            let mut kept = Kept::default();
+            for _ in 0..3 {
+                kept.push(now, record(few));
+                for _ in 0..KEPT {
+                    kept.push(now, record(flood));
+                }
+            }
+            let left = kept.records.iter();
+            let left = left.filter(|(_, record)| record.kind == few.as_str());
+            assert_eq!((left.count(), kept.records.len()), (3, KEPT), "{few:?}");
+            // And gives way when it comes to be the flood.
+            for _ in 0..2 * KEPT {
+                kept.push(now, record(few));
+            }
+            let left = kept.records.iter();
+            let left = left.filter(|(_, record)| record.kind == flood.as_str());
+            assert!(
+                (KEPT / 2 - 1..=KEPT / 2).contains(&left.count()),
+                "{flood:?}"
+            );
+        }
     }
 
     #[test]
