@@ -302,36 +302,12 @@ mod steps;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::{EndpointId, EndpointLink};
     use cofferdam_policies::documents::{assemble, parse};
 
     fn documents(text: &str) -> Inventory {
         let parsed = parse("f", text.as_bytes());
         assert!(parsed.rejected.is_empty(), "{:?}", parsed.diagnostics);
         assemble(parsed.documents).inventory
-    }
-
-    pub(super) fn endpoint(name: &str, interface: &str, address: &str) -> Endpoint {
-        Endpoint {
-            id: EndpointId {
-                namespace: "x".to_owned(),
-                name: name.to_owned(),
-                interface: interface.to_owned(),
-            },
-            link: EndpointLink {
-                netns: "/n".into(),
-                netns_inode: 1,
-                inner_ifindex: 2,
-                mac: [2; 6],
-                host_ifindex: 3,
-                host_interface: "v".to_owned(),
-                host_mac: [4; 6],
-            },
-            addresses: vec![address.parse().unwrap()],
-            labels: BTreeMap::from([("from".to_owned(), "call".to_owned())]),
-            ports: Vec::new(),
-            incarnation: 1,
-        }
     }
 
     const PODS: &str = "\
@@ -356,8 +332,8 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.5}]}
     fn a_document_gives_labels_and_ports_and_the_call_gives_addresses() {
         let documents = documents(PODS);
         let endpoints = [
-            endpoint("a", "eth0", "10.0.0.1"),
-            endpoint("b", "eth0", "10.0.0.2"),
+            Endpoint::example("a", "eth0", "10.0.0.1"),
+            Endpoint::example("b", "eth0", "10.0.0.2"),
         ];
         let desired = desired(&documents, &endpoints, "n1", &[]);
         let workload = |name: &str| &desired.inventory.workloads()[&ObjectName::new("x", name)];
@@ -377,8 +353,8 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.5}]}
     #[test]
     fn interfaces_of_one_workload_are_one_workload() {
         let endpoints = [
-            endpoint("a", "eth0", "10.0.0.1"),
-            endpoint("a", "net1", "10.9.0.1"),
+            Endpoint::example("a", "eth0", "10.0.0.1"),
+            Endpoint::example("a", "net1", "10.9.0.1"),
         ];
         let desired = desired(&Inventory::default(), &endpoints, "n1", &[]);
         let workload = &desired.inventory.workloads()[&ObjectName::new("x", "a")];
@@ -390,7 +366,7 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.5}]}
     fn the_node_has_its_own_addresses_but_never_an_endpoints() {
         let documents = documents(PODS);
         let addresses = ["10.0.0.2", "10.0.0.5", "10.0.0.6"].map(|a| a.parse().unwrap());
-        let endpoints = [endpoint("b", "eth0", "10.0.0.2")];
+        let endpoints = [Endpoint::example("b", "eth0", "10.0.0.2")];
         let desired = desired(&documents, &endpoints, "n1", &addresses);
         let node = &desired.inventory.nodes()["n1"];
         assert_eq!(node.addresses, addresses[1..]);

@@ -244,6 +244,33 @@ impl Endpoint {
 }
 
 #[cfg(test)]
+impl Endpoint {
+    /// An endpoint of a workload in namespace `x`, on interface 3 of the node.
+    pub(crate) fn example(name: &str, interface: &str, address: &str) -> Self {
+        Self {
+            id: EndpointId {
+                namespace: "x".to_owned(),
+                name: name.to_owned(),
+                interface: interface.to_owned(),
+            },
+            link: EndpointLink {
+                netns: "/n".into(),
+                netns_inode: 1,
+                inner_ifindex: 2,
+                mac: [2; 6],
+                host_ifindex: 3,
+                host_interface: "v".to_owned(),
+                host_mac: [4; 6],
+            },
+            addresses: vec![address.parse().unwrap()],
+            labels: BTreeMap::from([("from".to_owned(), "call".to_owned())]),
+            ports: Vec::new(),
+            incarnation: 1,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

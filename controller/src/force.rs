@@ -40,6 +40,10 @@ use crate::probe::{Question, questions};
 /// How often flow tables are rid of what is over.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(10);
 
+/// How long apart epochs are ended of slots that addresses have left: no program runs
+/// for so long.
+const BETWEEN_EPOCHS: Duration = Duration::from_millis(100);
+
 /// Addresses that are read back after a change, beside those that are new, by turns.
 const ADDRESSES_AT_ONCE: usize = 1_024;
 /// Endpoints that are asked about after a change, beside those that are new, by turns:
@@ -110,6 +114,9 @@ pub struct Force {
     /// Endpoints whose connections from before are let in, and until when.
     adopting: BTreeMap<u32, Instant>,
     swept: Instant,
+    ended_epochs: Instant,
+    /// Whether what the next endpoint needs was made, or cannot be.
+    is_prepared: bool,
 }
 
 impl Force {
@@ -171,6 +178,8 @@ impl Force {
             node: config.node.name.clone(),
             adopt_midstream: config.adopt_midstream,
             swept: Instant::now(),
+            ended_epochs: Instant::now(),
+            is_prepared: false,
             kernel,
         })
     }
@@ -317,6 +326,7 @@ impl Force {
     /// # Errors
     /// When there is no room for it.
     pub fn close(&mut self, link: &EndpointLink, incarnation: u32) -> Result<(), KernelError> {
+        self.is_prepared = false;
         let closed = Endpoint {
             ifindex: link.host_ifindex,
             mac: link.mac,
@@ -503,8 +513,25 @@ impl Force {
     /// When [`Force::do_chores`] has something to do again.
     #[must_use]
     pub fn next_chore(&self) -> Instant {
-        let sweep = self.swept + BETWEEN_SWEEPS;
-        self.adopting.values().copied().fold(sweep, Instant::min)
+        let mut next = self.swept + BETWEEN_SWEEPS;
+        if self.kernel.has_left_slots() {
+            next = next.min(self.ended_epochs + BETWEEN_EPOCHS);
+        }
+        self.adopting.values().copied().fold(next, Instant::min)
+    }
+
+    /// Whether [`Force::prepare`] has nothing to do.
+    #[must_use]
+    pub fn is_prepared(&self) -> bool {
+        self.is_prepared
+    }
+
+    /// Makes what the next endpoint needs, when nobody waits.
+    pub fn prepare(&mut self) {
+        self.is_prepared = true;
+        if let Err(error) = self.kernel.prepare_endpoint() {
+            tracing::warn!("the next endpoint may find no room: {error}");
+        }
     }
 
     /// Does what must be done from time to time.
@@ -517,6 +544,10 @@ impl Force {
             if let Some(endpoint) = self.endpoints.get_mut(&ifindex) {
                 endpoint.adopt_midstream = false;
             }
+        }
+        if self.kernel.has_left_slots() && self.ended_epochs + BETWEEN_EPOCHS <= now {
+            self.ended_epochs = now;
+            self.kernel.end_epochs();
         }
         if self.swept + BETWEEN_SWEEPS <= now {
             self.swept = now;

@@ -11,6 +11,8 @@ use cofferdam_policies::compiler::{Compiled, RuleTable, SlotPlan};
 use cofferdam_policies::inventory::{Inventory, Owner};
 use cofferdam_policies::selectors::Labels;
 
+use crate::endpoint::Endpoint;
+
 /// Revisions that are remembered.
 const REMEMBERED: usize = 4;
 
@@ -62,8 +64,40 @@ impl Names {
     }
 }
 
-/// Workloads by interface index and incarnation of their endpoints.
-pub type EndpointNames = HashMap<(u32, u32), SlotName>;
+/// Whose interfaces there are. Made at every change and seldom asked, so a name is put
+/// together when it is.
+#[derive(Debug, Default)]
+pub struct EndpointNames {
+    /// By interface index and incarnation.
+    endpoints: HashMap<(u32, u32), Arc<Endpoint>>,
+    documents: Inventory,
+}
+
+impl EndpointNames {
+    /// The names of endpoints; the labels of a document count, where there is one.
+    #[must_use]
+    pub fn new(documents: &Inventory, endpoints: impl IntoIterator<Item = Arc<Endpoint>>) -> Self {
+        let endpoints = endpoints.into_iter().map(|endpoint| {
+            let key = (endpoint.link.host_ifindex, endpoint.incarnation);
+            (key, endpoint)
+        });
+        Self {
+            endpoints: endpoints.collect(),
+            documents: documents.clone(),
+        }
+    }
+
+    fn of(&self, ifindex: u32, incarnation: u32) -> Option<SlotName> {
+        let endpoint = self.endpoints.get(&(ifindex, incarnation))?;
+        let name = endpoint.id.workload();
+        let labels = match self.documents.workloads().get(&name) {
+            Some(document) => document.labels.clone(),
+            None => endpoint.labels.iter().collect(),
+        };
+        let owner = Owner::Workload(name);
+        Some(SlotName { owner, labels })
+    }
+}
 
 /// The names of the last revisions, shared with whoever reads records.
 #[derive(Debug, Clone, Default)]
@@ -115,6 +149,6 @@ impl SharedNames {
             .endpoints
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        all.get(&(ifindex, incarnation)).cloned()
+        all.of(ifindex, incarnation)
     }
 }

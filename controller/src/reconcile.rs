@@ -213,9 +213,10 @@ impl Reconciler {
     /// Waits for a message, until there is something else to do.
     ///
     /// A link costs a grace period to attach, and the filters judge until then: links
-    /// are put on one by one while nobody asks for anything.
+    /// are put on one by one while nobody asks for anything. So is what the next endpoint
+    /// needs made.
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
-        let left = if self.unlinked.is_empty() {
+        let left = if self.unlinked.is_empty() && self.force.is_prepared() {
             let next = self.force.next_chore();
             let next = next.min(self.looked_at_hooks + BETWEEN_LOOKS);
             next.saturating_duration_since(Instant::now())
@@ -223,10 +224,12 @@ impl Reconciler {
             Duration::ZERO
         };
         let message = messages.recv_timeout(left);
-        if matches!(message, Err(RecvTimeoutError::Timeout))
-            && let Some(id) = self.unlinked.pop_first()
-        {
-            self.attach(&id);
+        if matches!(message, Err(RecvTimeoutError::Timeout)) {
+            if !self.force.is_prepared() {
+                self.force.prepare();
+            } else if let Some(id) = self.unlinked.pop_first() {
+                self.attach(&id);
+            }
         }
         message
     }

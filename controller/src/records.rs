@@ -337,6 +337,8 @@ fn tcp_flags(flags: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Endpoint;
+    use crate::names::EndpointNames;
     use cofferdam_policies::compiler::{Input, SlotPlan, compile};
     use cofferdam_policies::diagnostic::Place;
     use cofferdam_policies::documents::{assemble, parse};
@@ -344,7 +346,6 @@ mod tests {
         ClusterNetworkPolicy, ClusterRule, Inventory, Mode, ObjectName, RuleAction, Tier,
         WorkloadSelector,
     };
-    use cofferdam_policies::selectors::Labels;
     use cofferdam_verdict::capacity::Limits;
     use zerocopy::FromZeros as _;
 
@@ -539,15 +540,19 @@ status: {podIP: 10.0.0.1}
         assert_eq!(told(&event), None, "no program of ours writes that");
     }
 
+    /// An endpoint of `x/a` with interface 7 and incarnation 3.
+    fn endpoint_of_a() -> EndpointNames {
+        let mut endpoint = Endpoint::example("a", "eth0", "10.0.0.1");
+        (endpoint.link.host_ifindex, endpoint.incarnation) = (7, 3);
+        EndpointNames::new(&Inventory::default(), [Arc::new(endpoint)])
+    }
+
     /// The interface is that of the end which sent the reply; the record tells of the
     /// flow as it was opened.
     #[test]
     fn a_reply_is_told_of_from_the_openers_side() {
         let (names, _) = names();
-        let owner = Owner::Workload(ObjectName::new("x", "a"));
-        let labels = Labels::default();
-        let name = SlotName { owner, labels };
-        names.set_endpoints([((7, 3), name)].into_iter().collect());
+        names.set_endpoints(endpoint_of_a());
         let mut event = EventRecord::new_zeroed();
         event.verdict = Verdict::allow(Reason::NotIsolated).to_word();
         event.audited = Verdict::deny(Reason::Rule).to_word();
@@ -568,12 +573,7 @@ status: {podIP: 10.0.0.1}
     #[test]
     fn what_was_not_looked_up_is_named_by_the_interface() {
         let (names, _) = names();
-        let owner = Owner::Workload(ObjectName::new("x", "a"));
-        let name = SlotName {
-            owner,
-            labels: [("app", "web")].into_iter().collect(),
-        };
-        names.set_endpoints([((7, 3), name)].into_iter().collect());
+        names.set_endpoints(endpoint_of_a());
         let mut event = EventRecord::new_zeroed();
         event.verdict = Verdict::deny(Reason::Ethertype).to_word();
         event.direction = Direction::Egress as u8;
@@ -582,6 +582,7 @@ status: {podIP: 10.0.0.1}
         (event.ifindex, event.incarnation) = (7, 3);
         let record = describe(&event, &names, SystemTime::now()).unwrap();
         assert_eq!(record.source.workload.as_deref(), Some("a"));
+        assert_eq!(record.source.labels["from"], "call");
         assert_eq!(record.source.address, None);
         assert_eq!(record.destination.workload, None);
         assert_eq!(record.protocol, "ethertype/0x88cc");

@@ -87,24 +87,35 @@ impl Flows {
     /// A partition without flows, by its number; none when all are in use or
     /// resting.
     pub(crate) fn take(&mut self) -> io::Result<Option<u32>> {
-        let Some(&number) = self.free.last() else {
-            return Ok(None);
-        };
-        let place = &mut self.partitions[number as usize];
-        match place {
-            Some(sets) => {
-                for entry in sets.values().iter().flat_map(|set| &set.ways) {
-                    entry.state.put(0);
-                }
-            }
-            None => {
-                let sets = MappedArray::new("flows", self.sets)?;
-                sys::set_inner(self.outer.as_fd(), number, sets.map())?;
-                *place = Some(sets);
+        if !self.make_next()? {
+            for entry in self.next().flat_map(|set| &set.ways) {
+                entry.state.put(0);
             }
         }
-        self.free.pop();
-        Ok(Some(number))
+        Ok(self.free.pop())
+    }
+
+    /// The sets of the partition that is taken next.
+    fn next(&self) -> impl Iterator<Item = &FlowSet> {
+        let number = self.free.last();
+        let next = number.and_then(|number| self.partitions.get(*number as usize));
+        next.into_iter().flatten().flat_map(|sets| sets.values())
+    }
+
+    /// Makes the partition that is taken next, which costs a grace period. `false` if
+    /// there is one already, or none is free.
+    pub(crate) fn make_next(&mut self) -> io::Result<bool> {
+        let Some(&number) = self.free.last() else {
+            return Ok(false);
+        };
+        let place = &mut self.partitions[number as usize];
+        if place.is_some() {
+            return Ok(false);
+        }
+        let sets = MappedArray::new("flows", self.sets)?;
+        sys::set_inner(self.outer.as_fd(), number, sets.map())?;
+        *place = Some(sets);
+        Ok(true)
     }
 
     /// Gives a partition back whose endpoint is out of force.

@@ -1,6 +1,7 @@
 //! The programs and maps of one node, in the kernel.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
@@ -15,7 +16,7 @@ use aya::{
 use cofferdam_verdict::{
     LAYOUT_VERSION,
     address::{Address, Family},
-    bucket::{AddressBlock, AddressWriter, Bucket, Found, Full, Writer, find_address},
+    bucket::{AddressBlock, Bucket, Full, Writer},
     capacity::{Limits, map},
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, flags},
@@ -23,7 +24,7 @@ use cofferdam_verdict::{
     judge::{PROBE, probe},
     memory::Settings,
     slices::SliceMemory,
-    table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, Table, header, slot_place},
+    table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, header, slot_place},
     verdict::Verdict,
 };
 use thiserror::Error;
@@ -200,6 +201,8 @@ pub struct Kernel {
     pub(crate) free: Vec<u32>,
     /// Numbers of records that were in use until a while ago.
     resting: Vec<u32>,
+    /// Slots that addresses have left since epochs were ended, and before that.
+    pub(crate) left: [BTreeSet<u32>; 2],
     events_taken: bool,
     /// Where all of this is pinned, if it is.
     pub(crate) pins: Option<Pins>,
@@ -302,6 +305,7 @@ impl Kernel {
             flows,
             free: (0..limits.endpoint_records()).rev().collect(),
             resting: Vec::new(),
+            left: <_>::default(),
             maps,
             limits,
             events_taken: false,
@@ -401,64 +405,6 @@ impl Kernel {
         }
     }
 
-    /// Leads an address to a slot, whose entry is in the table already.
-    ///
-    /// # Errors
-    ///
-    /// When there is no room.
-    pub fn bind_address(&mut self, address: IpAddr, slot: u32) -> Result<(), KernelError> {
-        if slot == 0 || slot >= self.limits.slots {
-            return Err(KernelError::NoSuchSlot {
-                slot,
-                room: self.limits.slots,
-            });
-        }
-        let place = address.into();
-        let before = self.slot_of(&place);
-        let set = self.addresses().set(&place, slot);
-        set.map_err(|Full| KernelError::AddressesFull { address })?;
-        if before != Some(slot) {
-            self.begin_epoch(before);
-        }
-        Ok(())
-    }
-
-    /// Makes an address an outside one; `false` if it was already.
-    pub fn release_address(&mut self, address: IpAddr) -> bool {
-        let place = address.into();
-        let before = self.slot_of(&place);
-        let released = self.addresses().remove(&place);
-        if released {
-            self.begin_epoch(before);
-        }
-        released
-    }
-
-    /// The slot that an address leads to, an outside one's by the table in force.
-    fn slot_of(&self, address: &Address) -> Option<u32> {
-        let memory = self.memory();
-        match find_address(&memory, address) {
-            Found::Value(slot) => Some(slot),
-            _ => Table::open(&memory)?.outside_slot(address),
-        }
-    }
-
-    pub(crate) fn addresses(&self) -> AddressWriter<'_> {
-        AddressWriter {
-            v4: writer(&self.settings, &self.addresses_v4),
-            v6: writer(&self.settings, &self.addresses_v6),
-            blocks: self.address_blocks.values(),
-        }
-    }
-
-    /// An address of a slot has left it: flows with the slot are to be decided
-    /// again.
-    fn begin_epoch(&self, slot: Option<u32>) {
-        if let Some(binding) = slot.and_then(|slot| self.bindings.values().get(slot as usize)) {
-            binding.epoch.add(1);
-        }
-    }
-
     /// Puts an endpoint in force, in place of the one on the same interface.
     ///
     /// # Errors
@@ -511,6 +457,17 @@ impl Kernel {
             self.resting.push(value - 1);
         }
         Ok(())
+    }
+
+    /// Makes beforehand what the next endpoint needs and what costs a grace period to
+    /// make. Whether there was anything to make.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it.
+    pub fn prepare_endpoint(&mut self) -> Result<bool, KernelError> {
+        let made = self.flows.make_next();
+        made.map_err(failed("make a partition of the flow table"))
     }
 
     /// Takes an endpoint out of force: its interface is nobody's from now on,
@@ -622,21 +579,6 @@ impl Kernel {
         MapData::from_fd(ring)
             .and_then(|data| Events::new(Map::RingBuf(data), self.limits.ring_records()))
             .map_err(|source| KernelError::Map { name, source })
-    }
-
-    /// Ends the bindings of a record's slots, but for those that are kept.
-    fn unbind(&self, number: u32, kept: impl Fn(u32) -> bool) {
-        let Some(record) = self.endpoints.values().get(number as usize) else {
-            return;
-        };
-        let slots = record.v4_slots.iter().chain(&record.v6_slots);
-        for &slot in slots.filter(|&&slot| slot != 0 && !kept(slot)) {
-            if let Some(binding) = self.bindings.values().get(slot as usize) {
-                binding.ifindex.store(0);
-                binding.bridge.store(0);
-                binding.epoch.add(1);
-            }
-        }
     }
 
     fn record(&self, endpoint: &Endpoint) -> Result<EndpointRecord, KernelError> {

@@ -12,6 +12,7 @@ mod adopt;
 mod array;
 mod attach;
 mod behaviour;
+mod bindings;
 mod digest;
 mod events;
 mod flows;

@@ -9,7 +9,6 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
-use super::tests::endpoint;
 use super::*;
 use crate::endpoint::EndpointId;
 
@@ -103,14 +102,15 @@ impl World {
             }
             Step::Endpoint((namespace, workload, interface), described) => {
                 let described = described.map(|(label, addresses)| {
-                    let mut endpoint = endpoint("a", &format!("eth{interface}"), "10.0.0.1");
+                    let mut endpoint =
+                        Endpoint::example("a", &format!("eth{interface}"), "10.0.0.1");
                     endpoint.id.namespace = format!("x{namespace}");
                     endpoint.id.name = format!("o{workload}");
                     endpoint.addresses = addresses.into_iter().map(address).collect();
                     endpoint.labels = [("l".to_owned(), format!("call{label}"))].into();
                     endpoint
                 });
-                let mut id = endpoint("a", &format!("eth{interface}"), "10.0.0.1").id;
+                let mut id = Endpoint::example("a", &format!("eth{interface}"), "10.0.0.1").id;
                 id.namespace = format!("x{namespace}");
                 id.name = format!("o{workload}");
                 put(&mut self.endpoints, id, described.map(Arc::new));

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cofferdam_dataplane::AttachError;
-use cofferdam_policies::inventory::Owner;
 
 use super::{Managed, Reconciler, chain};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
-use crate::names::SlotName;
+use crate::names::EndpointNames;
 use crate::netlink::{Inner, Interface};
 use crate::output::EndpointState;
 use crate::protocol::EndpointSpec;
@@ -389,19 +388,10 @@ impl Reconciler {
 
     /// Says whose interfaces there are, to those who read records.
     pub(super) fn name_endpoints(&self) {
-        let documents = self.documents.inventory().workloads();
-        let names = self.endpoints.values().map(|managed| {
-            let endpoint = &managed.endpoint;
-            let name = endpoint.id.workload();
-            let labels = match documents.get(&name) {
-                Some(document) => document.labels.clone(),
-                None => endpoint.labels.iter().collect(),
-            };
-            let key = (endpoint.link.host_ifindex, endpoint.incarnation);
-            let owner = Owner::Workload(name);
-            (key, SlotName { owner, labels })
-        });
-        self.names.set_endpoints(names.collect());
+        let endpoints = self.endpoints.values();
+        let endpoints = endpoints.map(|managed| managed.endpoint.clone());
+        let names = EndpointNames::new(self.documents.inventory(), endpoints);
+        self.names.set_endpoints(names);
     }
 
     /// The bridges that may route endpoints' packets up: none of their other ports

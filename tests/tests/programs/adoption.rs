@@ -327,6 +327,32 @@ fn an_adopted_set_has_the_room_that_it_had() {
     assert!(!full(&mut kernel));
 }
 
+#[test]
+fn what_the_next_endpoint_needs_is_made_beforehand_and_once() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, kernel) = take_turn();
+    drop(kernel);
+    // One that has opened no partition yet.
+    let mut kernel = open();
+    for ifindex in 1..4 {
+        let mut prepare = || kernel.prepare_endpoint().expect("there is memory");
+        assert!(prepare(), "{ifindex}");
+        assert!(!prepare(), "{ifindex}");
+        let endpoint = Endpoint {
+            ifindex,
+            mac: [2, 0, 0, 0, 0, 1],
+            incarnation: ifindex,
+            addresses: Vec::new(),
+            bridge: 0,
+            deny_all: true,
+            shared_hooks: false,
+            adopt_midstream: false,
+        };
+        kernel.set_endpoint(&endpoint).expect("there is room");
+    }
+    assert_eq!(kernel.endpoints().len(), 3);
+}
+
 /// A slot is bound before the endpoint is in force: an agent that died in between
 /// has bound it to nobody.
 #[test]

@@ -342,6 +342,32 @@ fn a_peer_that_changed_is_judged_anew() {
     assert_eq!(shop.send(&next, web, db), [FLOW, FLOW]);
 }
 
+/// A program that was running when an address left its slot may remember a flow with that
+/// slot afterwards, under the epoch that began then.
+#[test]
+fn flows_with_a_slot_that_an_address_has_left_are_judged_anew_a_second_time() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    // What tests before have left.
+    while shop.firewall.kernel().has_left_slots() {
+        shop.firewall.kernel().end_epochs();
+    }
+    shop.connect(web, db, 40000);
+    let (address, slot) = shop.firewall.endpoint(&world, "shop/web").addresses[0];
+    let next = request(web, db).ack();
+    assert_eq!(shop.send(&next, web, db), [FLOW, FLOW]);
+    assert!(shop.firewall.kernel().release_address(address));
+    let bound = shop.firewall.kernel().bind_address(address, slot);
+    bound.expect("there is room");
+    // The last call has nothing to end.
+    for judged in [RULE, FLOW, RULE, FLOW] {
+        assert_eq!(shop.send(&next, web, db), [FLOW, judged]);
+        assert_eq!(shop.send(&next, web, db), [FLOW, FLOW]);
+        shop.firewall.kernel().end_epochs();
+    }
+    assert!(!shop.firewall.kernel().has_left_slots());
+}
+
 /// A local workload's interface is no longer known: its address is no excuse.
 #[test]
 fn a_flow_does_not_outlive_its_peers_interface() {

@@ -1,0 +1,114 @@
+//! Which slot an address leads to, and what that means for flows.
+//!
+//! Invariant: whenever an address leaves a slot, the slot's binding epoch moves, and
+//! every flow that was decided with the slot is decided again.
+
+use std::net::IpAddr;
+
+use cofferdam_verdict::{
+    address::Address,
+    bucket::{AddressWriter, Found, Full, find_address},
+    table::Table,
+};
+
+use crate::kernel::{Kernel, KernelError, writer};
+
+impl Kernel {
+    /// Leads an address to a slot, whose entry is in the table already.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room.
+    pub fn bind_address(&mut self, address: IpAddr, slot: u32) -> Result<(), KernelError> {
+        if slot == 0 || slot >= self.limits.slots {
+            return Err(KernelError::NoSuchSlot {
+                slot,
+                room: self.limits.slots,
+            });
+        }
+        let place = address.into();
+        let before = self.slot_of(&place);
+        let set = self.addresses().set(&place, slot);
+        set.map_err(|Full| KernelError::AddressesFull { address })?;
+        if before != Some(slot) {
+            self.begin_epoch(before);
+        }
+        Ok(())
+    }
+
+    /// Makes an address an outside one; `false` if it was already.
+    pub fn release_address(&mut self, address: IpAddr) -> bool {
+        let place = address.into();
+        let before = self.slot_of(&place);
+        let released = self.addresses().remove(&place);
+        if released {
+            self.begin_epoch(before);
+        }
+        released
+    }
+
+    /// The slot that an address leads to, an outside one's by the table in force.
+    fn slot_of(&self, address: &Address) -> Option<u32> {
+        let memory = self.memory();
+        match find_address(&memory, address) {
+            Found::Value(slot) => Some(slot),
+            _ => Table::open(&memory)?.outside_slot(address),
+        }
+    }
+
+    pub(crate) fn addresses(&self) -> AddressWriter<'_> {
+        AddressWriter {
+            v4: writer(&self.settings, &self.addresses_v4),
+            v6: writer(&self.settings, &self.addresses_v6),
+            blocks: self.address_blocks.values(),
+        }
+    }
+
+    /// An address of a slot has left it: flows with the slot are to be decided
+    /// again.
+    ///
+    /// A program that has found the slot before, and remembers its flow only now, does
+    /// so under the new epoch: [`Kernel::end_epochs`] comes after it.
+    fn begin_epoch(&mut self, slot: Option<u32>) {
+        let Some(slot) = slot else {
+            return;
+        };
+        if let Some(binding) = self.bindings.values().get(slot as usize) {
+            binding.epoch.add(1);
+            self.left[0].insert(slot);
+        }
+    }
+
+    /// Whether [`Kernel::end_epochs`] has something to do.
+    pub fn has_left_slots(&self) -> bool {
+        self.left.iter().any(|slots| !slots.is_empty())
+    }
+
+    /// Lets flows be decided again once more that were with slots which addresses had
+    /// left when this was called before: for the sake of programs that were running
+    /// then. To be called from time to time, longer apart than a program can run.
+    pub fn end_epochs(&mut self) {
+        let [left, before] = std::mem::take(&mut self.left);
+        for slot in before {
+            if let Some(binding) = self.bindings.values().get(slot as usize) {
+                binding.epoch.add(1);
+            }
+        }
+        self.left[1] = left;
+    }
+
+    /// Ends the bindings of a record's slots, but for those that are kept.
+    pub(crate) fn unbind(&self, number: u32, kept: impl Fn(u32) -> bool) {
+        let Some(record) = self.endpoints.values().get(number as usize) else {
+            return;
+        };
+        let slots = record.v4_slots.iter().chain(&record.v6_slots);
+        for &slot in slots.filter(|&&slot| slot != 0 && !kept(slot)) {
+            if let Some(binding) = self.bindings.values().get(slot as usize) {
+                binding.ifindex.store(0);
+                binding.bridge.store(0);
+                binding.epoch.add(1);
+            }
+        }
+    }
+}
