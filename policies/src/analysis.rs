@@ -29,6 +29,7 @@ mod ranges;
 mod rules;
 mod selectors;
 mod settings;
+mod together;
 mod world;
 
 #[cfg(test)]

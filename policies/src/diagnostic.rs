@@ -205,7 +205,7 @@ codes! {
     PeerEmpty = "CD0502",
     /// A peer or a rule can match no packet, whatever workloads there are.
     NeverMatches = "CD0503",
-    /// A rule changes nothing, because another one covers all of it.
+    /// A rule changes nothing, because others cover all of it.
     Hidden = "CD0504",
     /// An allow never counts, because a higher tier denies all of it.
     Overruled = "CD0505",

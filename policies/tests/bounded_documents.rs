@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
+use cofferdam_policies::analysis::analyse;
 use cofferdam_policies::diagnostic::{Code, Severity};
 use cofferdam_policies::documents::{LastGood, MAX_FILE, Parsed, Source, assemble, parse, read};
 
@@ -191,6 +192,55 @@ fn bombs_are_refused() {
     }
 }
 
+/// Assembles and analyses; the number of findings.
+fn found(text: &str) -> usize {
+    let source = Source::new("a.yaml".into(), text.as_bytes().into());
+    let assembled = assemble(source.parsed.documents.clone());
+    assert!(assembled.rejected.is_empty());
+    analyse(&[source], &assembled).len()
+}
+
+/// Each looked through the whole file for a word.
+fn thousands_of_policies_are_analysed() {
+    let text = text_of(30_000, |index| {
+        format!(
+            "{POLICY}metadata: {{name: p{index}, namespace: n{}}}\nspec: {{podSelector: \
+             {{matchLabels: {{app: a{index}}}}}, policyTypes: [Ingress], ingress: [{{}}]}}",
+            index % 100
+        )
+    });
+    assert_eq!(found(&text), 0);
+}
+
+/// Each was compared with each. Those beyond what is compared are in force, and nothing
+/// is said of them.
+fn rules_without_end_are_compared_up_to_a_bound() {
+    let all = |rule: &dyn Fn(usize) -> String, count| -> String { (0..count).map(rule).collect() };
+    let rule = |index: usize| format!("  - {{ports: [{{port: {}}}]}}\n", index % 60_000 + 1);
+    let policy = |count| {
+        let rules = all(&rule, count);
+        format!("---\n{POLICY}metadata: {{name: p{count}}}\nspec:\n  ingress:\n{rules}  - {{}}\n")
+    };
+    let rule = |index: usize| {
+        format!(
+            "  - {{action: Deny, from: [{{namespaces: {{}}}}], protocols: \
+             [{{tcp: {{destinationPort: {{number: {}}}}}}}]}}\n",
+            index + 1
+        )
+    };
+    let cluster = text_of(1_000, |index| {
+        format!(
+            "{CLUSTER_POLICY}metadata: {{name: c{index}}}\nspec:\n  tier: Admin\n  priority: {}\n  \
+             subject: {{namespaces: {{}}}}\n  ingress:\n{}",
+            index % 1_000,
+            all(&rule, 25)
+        )
+    });
+    let text = format!("{POD}metadata: {{name: a}}\n");
+    assert_eq!(found(&format!("{text}{}", policy(100))), 100);
+    assert!(found(&format!("{text}{}{}{cluster}", policy(100), policy(40_000))) >= 100);
+}
+
 #[test]
 fn time_and_memory_are_bounded() {
     case(
@@ -215,4 +265,9 @@ fn time_and_memory_are_bounded() {
         a_mapping_may_have_two_hundred_thousand_keys_that_are_not_known,
     );
     case("bombs", bombs_are_refused);
+    case("30 000 policies", thousands_of_policies_are_analysed);
+    case(
+        "40 000 rules of one policy, 25 000 of one tier",
+        rules_without_end_are_compared_up_to_a_bound,
+    );
 }

@@ -121,7 +121,7 @@ fn implied_types<'a>(
     }
     // Most policies: look into the text only where it can be.
     let no_egress = policy.egress.is_none() && policy.ingress.is_some();
-    if no_egress && project.places.mentions(&policy.place.file, "egress") {
+    if no_egress && project.places.mentions_egress(&policy.place.file) {
         let is_surprise = (written(project, policy, Direction::Egress))
             .is_some_and(|written| !written.types && written.section);
         if is_surprise {

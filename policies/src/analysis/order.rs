@@ -8,50 +8,89 @@ use crate::inventory::{ClusterNetworkPolicy, RuleAction, Tier};
 
 use super::places::Step;
 use super::rules::{Policy, Rule, meets};
+use super::together::{Budget, cover_always, cover_here};
 use super::world::World;
 use super::{Findings, Project};
 
+/// Most pairs of rules that are compared, a second or two of work. Thirty thousand rules
+/// of applications and a hundred of the Admin tier come to a fifth of it.
+const MOST_COMPARISONS: u64 = 30_000_000;
+/// Most rules that a message lists.
+const MOST_LISTED: usize = 3;
+
 pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
     let world = &project.world;
-    let ties = ties(project, findings);
-    within_policies(project, findings);
+    let budget = &Budget::new(MOST_COMPARISONS);
+    let ties = ties(project, budget, findings);
+    within_policies(project, budget, findings);
 
     let mut admin: Vec<&Rule<'_>> = of_tier(project, Tier::Admin);
     let mut baseline: Vec<&Rule<'_>> = of_tier(project, Tier::Baseline);
     for tier in [&mut admin, &mut baseline] {
         tier.sort_by_key(|rule| rule.rank());
         for (position, rule) in tier.iter().enumerate() {
-            if let Some(earlier) = hidden_by(rule, &tier[..position], world, &ties) {
-                hidden(rule, earlier, findings);
+            if !budget.spend(position) {
+                break;
+            }
+            let earlier = hidden_by(rule, &tier[..position], world, &ties, budget);
+            if !earlier.is_empty() {
+                hidden(rule, &earlier, findings);
             }
         }
     }
     let lower = (project.rules.iter())
         .filter(|rule| rule.policy.tier() != Tier::Admin && rule.action == RuleAction::Accept);
     for rule in lower {
-        if let Some(deny) = overruled_by(rule, &admin, world) {
+        if !budget.spend(2 * admin.len()) {
+            break;
+        }
+        let denying = overruled_by(rule, &admin, world, budget);
+        if !denying.is_empty() {
+            let (names, verb) = listed(&denying, "denies", "deny");
+            let message = format!("this never allows anything: {names} {verb} all of it before");
+            overruled(rule, &denying, message, findings);
+            continue;
+        }
+        // What is let through at one end may be stopped at the other.
+        let Some(seen) = rule.seen_from_peers() else {
+            continue;
+        };
+        let denying = overruled_by(&seen, &admin, world, budget);
+        if let Some(first) = denying.first() {
+            let (names, verb) = listed(&denying, "denies", "deny");
             let message = format!(
-                "this never allows anything: {} denies all of it before",
-                name_of(deny)
+                "what this allows is denied at the other end: {names} {verb} all of it as {}",
+                super::rules::section(first.direction)
             );
-            overruled(rule, deny, message, findings);
-        } else if let Some(deny) = (rule.seen_from_peers()).and_then(|seen| {
-            // What is let through at one end may be stopped at the other.
-            overruled_by(&seen, &admin, world)
-        }) {
-            let message = format!(
-                "what this allows is denied at the other end: {} denies all of it as {}",
-                name_of(deny),
-                super::rules::section(deny.direction)
-            );
-            overruled(rule, deny, message, findings);
+            overruled(rule, &denying, message, findings);
         }
     }
 }
 
-fn overruled(rule: &Rule<'_>, deny: &Rule<'_>, message: String, findings: &mut Findings) {
-    let hint = format!("see {}", line_of(deny.place, rule.place));
+fn overruled(rule: &Rule<'_>, denying: &[&Rule<'_>], message: String, findings: &mut Findings) {
+    let hint = format!("see {}", line_of(denying[0].place, rule.place));
     findings.warn(rule.place.clone(), Code::Overruled, message, hint);
+}
+
+/// Rules by name, and the verb that fits their number.
+fn listed(rules: &[&Rule<'_>], one: &'static str, many: &'static str) -> (String, &'static str) {
+    let names = rules.iter().map(|rule| name_of(rule)).collect();
+    (joined(names), if rules.len() == 1 { one } else { many })
+}
+
+/// Words with commas and a last `and`.
+fn joined(mut words: Vec<String>) -> String {
+    if words.len() > MOST_LISTED {
+        let more = words.len() - (MOST_LISTED - 1);
+        words.truncate(MOST_LISTED - 1);
+        words.push(format!("{more} more"));
+    }
+    let last = words.pop().unwrap_or_default();
+    if words.is_empty() {
+        last
+    } else {
+        format!("{} and {last}", words.join(", "))
+    }
 }
 
 fn of_tier<'r, 'a>(project: &'r Project<'a>, tier: Tier) -> Vec<&'r Rule<'a>> {
@@ -59,15 +98,16 @@ fn of_tier<'r, 'a>(project: &'r Project<'a>, tier: Tier) -> Vec<&'r Rule<'a>> {
     rules.filter(|rule| rule.policy.tier() == tier).collect()
 }
 
-/// The earlier rule of the tier that leaves nothing to a rule.
+/// The earlier rules of the tier that leave nothing to a rule: one, or several together.
 fn hidden_by<'r, 'a>(
     rule: &Rule<'a>,
     earlier: &[&'r Rule<'a>],
     world: &World<'a>,
     ties: &HashSet<(&str, &str)>,
-) -> Option<&'r Rule<'a>> {
+    budget: &Budget,
+) -> Vec<&'r Rule<'a>> {
     if !rule.is_about_something() {
-        return None;
+        return Vec::new();
     }
     let is_tied = |other: &Rule<'_>| match (other.policy, rule.policy) {
         (Policy::Cluster(a), Policy::Cluster(b)) => {
@@ -75,18 +115,27 @@ fn hidden_by<'r, 'a>(
         }
         _ => false,
     };
-    earlier.iter().copied().find(|other| {
-        other.counts_beside(rule)
-            && other.covers(rule, world)
+    let before = || {
+        let counting = |other: &&Rule<'_>| other.counts_beside(rule) && !is_tied(other);
+        earlier.iter().copied().filter(counting)
+    };
+    let alone = before().find(|other| {
+        other.covers(rule, world)
             // Rules that agree are only said to be one too many when they are whatever
             // workloads come, not because there happen to be no others today.
             && (other.action != rule.action || other.covers_always(rule))
-            && !is_tied(other)
-    })
+    });
+    match alone {
+        Some(other) => vec![other],
+        None => {
+            let near = before().filter(|other| meets(&other.subjects, &rule.subjects));
+            cover_always(rule, near, budget).unwrap_or_default()
+        }
+    }
 }
 
 /// Of rules of one `NetworkPolicy`, which add up in any order.
-fn within_policies(project: &Project<'_>, findings: &mut Findings) {
+fn within_policies(project: &Project<'_>, budget: &Budget, findings: &mut Findings) {
     let rules = &project.rules;
     let mut start = 0;
     while start < rules.len() {
@@ -97,73 +146,118 @@ fn within_policies(project: &Project<'_>, findings: &mut Findings) {
         };
         let length = rules[start..].iter().take_while(|rule| same(rule)).count();
         if first.policy.tier() == Tier::Namespace {
-            let list = &rules[start..start + length];
-            for (index, rule) in list.iter().enumerate() {
-                let other = list.iter().enumerate().find(|(other_index, other)| {
-                    *other_index != index
-                        && other.covers_always(rule)
-                        // Of two that say the same, the second is too many.
-                        && (*other_index < index || !rule.covers_always(other))
-                });
-                if let Some((_, other)) = other
-                    && rule.is_about_something()
-                {
-                    hidden(rule, other, findings);
-                }
-            }
+            adding_up(&rules[start..start + length], budget, findings);
         }
         start += length;
     }
 }
 
-fn hidden(rule: &Rule<'_>, other: &Rule<'_>, findings: &mut Findings) {
+/// Of the rules of one direction of a `NetworkPolicy`.
+fn adding_up(list: &[Rule<'_>], budget: &Budget, findings: &mut Findings) {
+    let mut is_hidden = vec![false; list.len()];
+    for (index, rule) in list.iter().enumerate() {
+        if !budget.spend(list.len()) {
+            return;
+        }
+        let other = list.iter().enumerate().find(|(other_index, other)| {
+            *other_index != index
+                && other.covers_always(rule)
+                // Of two that say the same, the second is too many.
+                && (*other_index < index || !rule.covers_always(other))
+        });
+        if let Some((_, other)) = other
+            && rule.is_about_something()
+        {
+            is_hidden[index] = true;
+            hidden(rule, &[other], findings);
+        }
+    }
+    // Of several that cover each other together, the last are too many: what is left
+    // allows all that there was.
+    for (index, rule) in list.iter().enumerate().rev() {
+        if is_hidden[index] || !rule.is_about_something() {
+            continue;
+        }
+        let left = list.iter().enumerate();
+        let left = left.filter(|(other, _)| *other != index && !is_hidden[*other]);
+        if let Some(others) = cover_always(rule, left.map(|(_, other)| other), budget) {
+            is_hidden[index] = true;
+            hidden(rule, &others, findings);
+        }
+    }
+}
+
+fn hidden(rule: &Rule<'_>, others: &[&Rule<'_>], findings: &mut Findings) {
+    let together = if others.len() == 1 { "" } else { " together" };
     let message = match rule.policy {
-        Policy::Namespace(_) => format!(
-            "rule {} of `{}` allows nothing that rule {} does not allow",
-            rule.index,
-            super::rules::section(rule.direction),
-            other.index
-        ),
-        Policy::Cluster(_) => format!(
-            "this rule never decides: {} ({}) covers all of it before",
-            name_of(other),
-            other.action.as_str()
-        ),
+        Policy::Namespace(_) => {
+            let numbers = others.iter().map(|other| other.index.to_string()).collect();
+            let (rules, verb) = match others.len() {
+                1 => ("rule", "does"),
+                _ => ("rules", "do"),
+            };
+            format!(
+                "rule {} of `{}` allows nothing that {rules} {} {verb} not allow{together}",
+                rule.index,
+                super::rules::section(rule.direction),
+                joined(numbers)
+            )
+        }
+        Policy::Cluster(_) => {
+            let names = others.iter();
+            let names =
+                names.map(|other| format!("{} ({})", name_of(other), other.action.as_str()));
+            let verb = if others.len() == 1 { "covers" } else { "cover" };
+            format!(
+                "this rule never decides: {} {verb} all of it before{together}",
+                joined(names.collect())
+            )
+        }
     };
-    let hint = format!(
-        "remove one of them, or narrow the one at {}",
-        line_of(other.place, rule.place)
-    );
+    let line = line_of(others[0].place, rule.place);
+    let hint = match others.len() {
+        1 => format!("remove one of them, or narrow the one at {line}"),
+        _ => format!("remove it, or narrow one of them, of which the first is at {line}"),
+    };
     findings.warn(rule.place.clone(), Code::Hidden, message, hint);
 }
 
-/// The Admin rule that denies all of a rule of a lower tier, when nothing before it
-/// lets any of that through.
+/// The Admin rules that deny all of a rule of a lower tier, one or several together,
+/// when nothing before them lets any of that through.
 fn overruled_by<'r, 'a>(
     rule: &Rule<'a>,
     admin: &[&'r Rule<'a>],
     world: &World<'a>,
-) -> Option<&'r Rule<'a>> {
+    budget: &Budget,
+) -> Vec<&'r Rule<'a>> {
     if !rule.is_about_something() {
-        return None;
+        return Vec::new();
     }
-    for (position, other) in admin.iter().enumerate() {
-        let denies = other.action == RuleAction::Deny
-            && other.counts_beside(rule)
-            && other.covers(rule, world);
-        if !denies {
-            continue;
+    let mut denying = Vec::new();
+    for other in admin {
+        if other.action != RuleAction::Deny {
+            if other.may_meet(rule, world) {
+                break;
+            }
+        } else if other.counts_beside(rule) {
+            if other.covers(rule, world) {
+                return vec![*other];
+            }
+            if meets(&other.subjects, &rule.subjects) {
+                denying.push(*other);
+            }
         }
-        let lets_through =
-            |before: &&Rule<'_>| before.action != RuleAction::Deny && before.may_meet(rule, world);
-        return (!admin[..position].iter().any(lets_through)).then_some(*other);
     }
-    None
+    cover_here(rule, denying.into_iter(), world, budget).unwrap_or_default()
 }
 
 /// Pairs of policies of one tier and priority that decide differently about the same
 /// packets, the earlier by name first.
-fn ties<'a>(project: &Project<'a>, findings: &mut Findings) -> HashSet<(&'a str, &'a str)> {
+fn ties<'a>(
+    project: &Project<'a>,
+    budget: &Budget,
+    findings: &mut Findings,
+) -> HashSet<(&'a str, &'a str)> {
     let mut by_rank: BTreeMap<_, Vec<(&'a ClusterNetworkPolicy, Vec<&Rule<'a>>)>> = BTreeMap::new();
     let mut by_name: BTreeMap<&str, Vec<&Rule<'a>>> = BTreeMap::new();
     for rule in &project.rules {
@@ -182,7 +276,9 @@ fn ties<'a>(project: &Project<'a>, findings: &mut Findings) -> HashSet<(&'a str,
         for (position, (policy, rules)) in equals.iter().enumerate() {
             let disagreeing = equals[..position].iter().filter_map(|(other, others)| {
                 // The subjects of a policy's rules are one and the same set.
-                if !meets(&others[0].subjects, &rules[0].subjects) {
+                if !budget.spend(1 + others.len() * rules.len())
+                    || !meets(&others[0].subjects, &rules[0].subjects)
+                {
                     return None;
                 }
                 let differ = |a: &Rule<'_>, b: &Rule<'_>| a.action != b.action && a.meets(b);

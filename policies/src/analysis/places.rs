@@ -47,6 +47,14 @@ const CLUSTER_PEERS: [&str; 4] = ["namespaces", "pods", "networks", "nodes"];
 struct Text<'a> {
     bytes: &'a [u8],
     parsed: OnceCell<Parsed<'a>>,
+    /// Whether it has the word in it that policies ask for one by one.
+    mentions_egress: OnceCell<bool>,
+}
+
+impl Text<'_> {
+    fn mentions(&self, word: &str) -> bool {
+        std::str::from_utf8(self.bytes).is_ok_and(|text| text.contains(word))
+    }
 }
 
 /// The trees of a text, and the ways to its documents: the number of a tree, then of
@@ -99,6 +107,7 @@ impl<'a> Places<'a> {
             let text = Text {
                 bytes: &source.text,
                 parsed: OnceCell::new(),
+                mentions_egress: OnceCell::new(),
             };
             (source.file.as_ref(), text)
         });
@@ -107,11 +116,17 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// Whether a file's text has this in it.
+    /// Whether a file's text has this in it. Looks through all of it.
     pub(super) fn mentions(&self, file: &str, word: &str) -> bool {
-        self.texts.get(file).is_some_and(|text| {
-            std::str::from_utf8(text.bytes).is_ok_and(|text| text.contains(word))
-        })
+        (self.texts.get(file)).is_some_and(|text| text.mentions(word))
+    }
+
+    /// Whether a file's text has `egress` in it. Looks through it once, however many
+    /// policies ask.
+    pub(super) fn mentions_egress(&self, file: &str) -> bool {
+        self.texts
+            .get(file)
+            .is_some_and(|text| *(text.mentions_egress).get_or_init(|| text.mentions("egress")))
     }
 
     /// All documents of a file, those in lists too.

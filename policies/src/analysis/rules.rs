@@ -15,7 +15,7 @@ use cofferdam_verdict::verdict::Direction;
 use crate::diagnostic::Place;
 use crate::inventory::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, Mode, NetworkPolicy, Peer, PortRange, Ports,
-    Protocol, Rule as NamespaceRule, RuleAction, Tier,
+    Protocol, Rule as NamespaceRule, RuleAction, Tier, WorkloadSelector,
 };
 use crate::selectors::{LabelSelector, Operator, Requirement};
 
@@ -87,6 +87,17 @@ pub(super) struct Peers {
     pub(super) nodes: Vec<u32>,
     /// Addresses.
     pub(super) blocks: Ranges,
+}
+
+/// Whom a selector chooses, as it is written.
+#[derive(Clone, Copy)]
+pub(super) struct Chosen<'a> {
+    /// Whether it chooses nodes, rather than workloads.
+    pub(super) nodes: bool,
+    /// Of which namespaces; `None` is the policy's own, and nodes are in none.
+    pub(super) namespaces: Option<&'a LabelSelector>,
+    /// By which labels of their own.
+    pub(super) labels: &'a LabelSelector,
 }
 
 /// One rule.
@@ -166,6 +177,37 @@ impl<'a> Rule<'a> {
             }
         }
         rules
+    }
+
+    /// The selectors among its peers.
+    pub(super) fn chosen(&self) -> impl Iterator<Item = Chosen<'a>> + use<'a> {
+        let (of_namespace, of_cluster) = match self.written {
+            Written::Namespace(rule) => (rule.peers.as_deref(), None),
+            Written::Cluster(rule) => (None, rule.peers.as_deref()),
+        };
+        let of_namespace = of_namespace.into_iter().flatten();
+        let of_namespace = of_namespace.filter_map(|peer| match peer {
+            Peer::Block { .. } => None,
+            Peer::Workloads {
+                namespaces,
+                workloads,
+            } => Some(Chosen {
+                nodes: false,
+                namespaces: namespaces.as_ref(),
+                labels: workloads,
+            }),
+        });
+        let of_cluster = of_cluster.into_iter().flatten();
+        let of_cluster = of_cluster.filter_map(|peer| match peer {
+            ClusterPeer::Networks(_) => None,
+            ClusterPeer::Nodes(labels) => Some(Chosen {
+                nodes: true,
+                namespaces: None,
+                labels,
+            }),
+            ClusterPeer::Workloads(selector) => Some(Chosen::workloads(selector)),
+        });
+        of_namespace.chain(of_cluster)
     }
 
     /// In which order rules of one tier and direction are asked.
@@ -255,6 +297,28 @@ impl<'a> Rule<'a> {
             && meets(&self.subjects, &other.subjects)
             && ports_meet(self.ports, other.ports)
             && peers
+    }
+}
+
+impl<'a> Chosen<'a> {
+    pub(super) fn workloads(selector: &'a WorkloadSelector) -> Self {
+        Self {
+            nodes: false,
+            namespaces: Some(&selector.namespaces),
+            labels: &selector.workloads,
+        }
+    }
+
+    /// Whether `wide` chooses all of these, whatever there is.
+    pub(super) fn is_within(&self, wide: &Chosen<'_>) -> bool {
+        let namespaces = match (self.namespaces, wide.namespaces) {
+            (None, None) => true,
+            (Some(narrow), Some(wide)) => implies(narrow, wide),
+            // The policy's own namespace is one of all.
+            (None, Some(wide)) => wide.requirements().is_empty(),
+            (Some(_), None) => false,
+        };
+        self.nodes == wide.nodes && namespaces && implies(self.labels, wide.labels)
     }
 }
 
@@ -364,7 +428,7 @@ pub(super) fn meets(a: &[u32], b: &[u32]) -> bool {
 }
 
 /// Ranges of one protocol's numbers, names left out.
-fn numbers(ports: &[PortRange], protocol: Protocol) -> Vec<(u16, u16)> {
+pub(super) fn numbers(ports: &[PortRange], protocol: Protocol) -> Vec<(u16, u16)> {
     let of_protocol = ports.iter().filter(|port| port.protocol == protocol);
     let mut ranges: Vec<(u16, u16)> = of_protocol
         .filter_map(|port| match port.ports {
@@ -378,7 +442,7 @@ fn numbers(ports: &[PortRange], protocol: Protocol) -> Vec<(u16, u16)> {
 }
 
 /// Whether ranges in order hold everything from `first` to `last`.
-fn hold(ranges: &[(u16, u16)], (first, last): (u16, u16)) -> bool {
+pub(super) fn hold(ranges: &[(u16, u16)], (first, last): (u16, u16)) -> bool {
     let mut next = u32::from(first);
     for (from, to) in ranges {
         if u32::from(*from) > next {
@@ -403,7 +467,7 @@ fn ports_cover(wide: Option<&[PortRange]>, narrow: Option<&[PortRange]>) -> bool
     })
 }
 
-fn ports_may_meet(a: Option<&[PortRange]>, b: Option<&[PortRange]>) -> bool {
+pub(super) fn ports_may_meet(a: Option<&[PortRange]>, b: Option<&[PortRange]>) -> bool {
     let (Some(a), Some(b)) = (a, b) else {
         return true;
     };
@@ -466,8 +530,7 @@ fn subject_implies(narrow: Policy<'_>, wide: Policy<'_>) -> bool {
             narrow.name.namespace == wide.name.namespace && implies(&narrow.subject, &wide.subject)
         }
         (Policy::Cluster(narrow), Policy::Cluster(wide)) => {
-            implies(&narrow.subject.namespaces, &wide.subject.namespaces)
-                && implies(&narrow.subject.workloads, &wide.subject.workloads)
+            Chosen::workloads(&narrow.subject).is_within(&Chosen::workloads(&wide.subject))
         }
         _ => false,
     }
@@ -475,59 +538,10 @@ fn subject_implies(narrow: Policy<'_>, wide: Policy<'_>) -> bool {
 
 /// Whether each peer of `narrow` is one of `wide`'s, by what is written alone.
 fn peers_imply(narrow: &Rule<'_>, wide: &Rule<'_>) -> bool {
-    if wide.peers.everybody {
-        return true;
-    }
-    if narrow.peers.everybody || !wide.peers.blocks.covers(&narrow.peers.blocks) {
-        return false;
-    }
-    match (narrow.written, wide.written) {
-        (Written::Namespace(narrow), Written::Namespace(wide)) => {
-            narrow.peers.iter().flatten().all(|narrow| {
-                let Peer::Workloads {
-                    namespaces,
-                    workloads,
-                } = narrow
-                else {
-                    return true;
-                };
-                wide.peers.iter().flatten().any(|wide| match wide {
-                    Peer::Block { .. } => false,
-                    Peer::Workloads {
-                        namespaces: wide_namespaces,
-                        workloads: wide_workloads,
-                    } => {
-                        let namespaces = match (namespaces, wide_namespaces) {
-                            (None, None) => true,
-                            (Some(narrow), Some(wide)) => implies(narrow, wide),
-                            (None, Some(wide)) => wide.requirements().is_empty(),
-                            (Some(_), None) => false,
-                        };
-                        namespaces && implies(workloads, wide_workloads)
-                    }
-                })
-            })
-        }
-        (Written::Cluster(narrow), Written::Cluster(wide)) => {
-            narrow.peers.iter().flatten().all(|narrow| {
-                wide.peers
-                    .iter()
-                    .flatten()
-                    .any(|wide| match (narrow, wide) {
-                        (ClusterPeer::Networks(_), _) => true,
-                        (ClusterPeer::Nodes(narrow), ClusterPeer::Nodes(wide)) => {
-                            implies(narrow, wide)
-                        }
-                        (ClusterPeer::Workloads(narrow), ClusterPeer::Workloads(wide)) => {
-                            implies(&narrow.namespaces, &wide.namespaces)
-                                && implies(&narrow.workloads, &wide.workloads)
-                        }
-                        _ => false,
-                    })
-            })
-        }
-        _ => false,
-    }
+    wide.peers.everybody
+        || (!narrow.peers.everybody
+            && wide.peers.blocks.covers(&narrow.peers.blocks)
+            && (narrow.chosen()).all(|narrow| wide.chosen().any(|wide| narrow.is_within(&wide))))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Each code is provoked, at its line, and a near miss is not.
 
+mod together;
+
 use std::collections::BTreeSet;
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
