@@ -18,10 +18,12 @@ use std::thread;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+};
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
@@ -163,7 +165,10 @@ impl Netlink {
     /// When the kernel refuses.
     pub fn interfaces(&self) -> Result<Interfaces, LinkError> {
         self.wait(async {
-            let mut links = self.handle.link().get().execute();
+            // Counters would be most of the answer.
+            let mask = vec![LinkExtentMask::SkipStats];
+            let links = self.handle.link().get();
+            let mut links = links.set_filter_mask(AddressFamily::Unspec, mask).execute();
             let mut interfaces = Interfaces::default();
             while let Some(link) = links.try_next().await.map_err(asking("list interfaces"))? {
                 let interface = interface(&link);

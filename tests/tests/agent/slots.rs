@@ -132,6 +132,21 @@ fn an_endpoint_unlike_all_others_needs_a_new_table() {
     scene.assert_blocked("shop/stranger", "shop/web-2");
 }
 
+/// As it is where pods are scheduled before they are started.
+#[test]
+fn a_workload_whose_document_knows_no_address_yet_needs_no_new_table() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let scene = Scene::of(Wiring::Ptp, &SHOP).in_force(DB_FROM_WEB);
+    assert!(!scene.takes_table("db-2.yaml", &pod("db-2", "db", "[]")));
+    assert!(!scene.adds("shop/db-2", &["app=what-the-document-does-not-say"]));
+    assert_eq!(scene.agent.endpoints()[1].labels["app"], "db");
+    scene.assert_blocked("shop/stranger", "shop/db-2");
+    scene.assert_reaches("shop/web", "shop/db-2");
+    // The document learns the address, and changes nothing.
+    assert!(!scene.takes_table("db-2.yaml", &scene.pod("db-2", "db", "shop/db-2")));
+    scene.assert_blocked("shop/stranger", "shop/db-2");
+}
+
 #[test]
 fn a_slot_that_was_anothers_is_its_own() {
     skip_unless!(Feature::NetworkNamespaces);
