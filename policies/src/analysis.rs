@@ -128,6 +128,7 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
             (sources.iter())
                 .flat_map(|source| &source.parsed.rejected)
                 .chain(&assembled.rejected),
+            contexts().any(|context| context.is_missing_templates),
         ),
     };
     let mut findings = Findings::default();

@@ -16,9 +16,10 @@ pub(super) struct Gaps<'a> {
 }
 
 impl<'a> Gaps<'a> {
-    pub(super) fn new(rejected: impl Iterator<Item = &'a Rejected>) -> Self {
+    /// What was rejected, and whether templates of workloads cannot be read.
+    pub(super) fn new(rejected: impl Iterator<Item = &'a Rejected>, templates: bool) -> Self {
         let mut gaps = Self {
-            objects: false,
+            objects: templates,
             cluster_policies: false,
             namespaces: BTreeSet::new(),
         };

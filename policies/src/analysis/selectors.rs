@@ -4,12 +4,13 @@
 use std::sync::LazyLock;
 
 use crate::diagnostic::{Code, Place};
-use crate::inventory::{ClusterPeer, Peer, Workload};
+use crate::inventory::{ClusterPeer, NAMESPACE_NAME_LABEL, Peer, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
 
 use super::nearest::nearest;
 use super::places::Step;
 use super::rules::{Policy, Rule, Written, peers_key};
+use super::together::contradiction;
 use super::world::{Group, Scope, World};
 use super::{Findings, Project};
 
@@ -18,8 +19,23 @@ const MOST_OBJECTS: usize = 1_000;
 /// Most labels, values or names that a message lists.
 const MOST_LISTED: usize = 5;
 
+/// What those probably meant who ask for two things of one object.
+const ALL_MUST_HOLD: &str =
+    "all requirements of a selector must hold; write two peers or two policies for either";
+
 /// Selects every namespace.
 static EVERYWHERE: LazyLock<LabelSelector> = LazyLock::new(LabelSelector::default);
+
+/// Where the name servers of a cluster are, whose documents are nobody's project.
+const SYSTEM_NAMESPACE: &str = "kube-system";
+
+/// The labels of that namespace, and of the name servers in it.
+static SYSTEM: LazyLock<[Labels; 2]> = LazyLock::new(|| {
+    [
+        Labels::from_iter([(NAMESPACE_NAME_LABEL, SYSTEM_NAMESPACE)]),
+        Labels::from_iter([("k8s-app", "kube-dns")]),
+    ]
+});
 
 /// Why a selector selects nothing.
 struct Why<'s> {
@@ -33,12 +49,10 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
     let world = &project.world;
     // Without workloads there is nothing to hold against: policies alone are checked.
     let has_workloads = !world.groups.is_empty();
-    if has_workloads {
-        subjects(project, findings);
-    }
+    subjects(project, has_workloads, findings);
     for rule in &project.rules {
         match (rule.policy, rule.written) {
-            (Policy::Namespace(policy), Written::Namespace(written)) if has_workloads => {
+            (Policy::Namespace(policy), Written::Namespace(written)) => {
                 let own: &str = &policy.name.namespace;
                 for (index, peer) in written.peers.iter().flatten().enumerate() {
                     let Peer::Workloads {
@@ -50,9 +64,15 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                     };
                     let scope =
                         (namespaces.as_ref()).map_or(Scope::Namespace(own), Scope::Namespaces);
+                    let step = Step::Item(index);
+                    if let Some(why) = never(namespaces.as_ref(), workloads) {
+                        never_matches(project, rule, step, why, findings);
+                        continue;
+                    }
                     // Of a namespace without workloads the subject says it already.
-                    if namespaces.is_some() || !world.of_namespace(own).is_empty() {
-                        let step = Step::Item(index);
+                    if has_workloads
+                        && (namespaces.is_some() || !world.of_namespace(own).is_empty())
+                    {
                         peer_of_workloads(project, rule, step, (scope, workloads), findings);
                     }
                 }
@@ -63,29 +83,82 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                     match peer {
                         ClusterPeer::Networks(_) => {}
                         ClusterPeer::Nodes(selector) => {
+                            if let Some(mut why) = never(None, selector) {
+                                why.path[0] = Step::Key("nodes");
+                                never_matches(project, rule, step, why, findings);
+                                continue;
+                            }
                             peer_of_nodes(project, rule, step, selector, findings);
                         }
-                        ClusterPeer::Workloads(selector) if has_workloads => {
+                        ClusterPeer::Workloads(selector) => {
+                            let (namespaces, own) = (&selector.namespaces, &selector.workloads);
+                            if let Some(why) = never(Some(namespaces), own) {
+                                never_matches(project, rule, step, why, findings);
+                                continue;
+                            }
+                            if !has_workloads {
+                                continue;
+                            }
                             let scope = Scope::Namespaces(&selector.namespaces);
                             let asked = (scope, &selector.workloads);
                             peer_of_workloads(project, rule, step, asked, findings);
                         }
-                        ClusterPeer::Workloads(_) => {}
                     }
                 }
             }
-            _ => {}
+            // A rule is written as its policy is.
+            (Policy::Cluster(_), Written::Namespace(_)) => {}
         }
     }
 }
 
-fn subjects(project: &Project<'_>, findings: &mut Findings) {
+/// What two selectors of one peer or subject ask that nothing fulfils, whatever there
+/// is. The path begins with a step to the selector.
+fn never<'s>(namespaces: Option<&'s LabelSelector>, own: &'s LabelSelector) -> Option<Why<'s>> {
+    let of_namespaces = namespaces.and_then(|selector| contradiction(selector, true));
+    let (step, key) = match of_namespaces {
+        Some(key) => (Step::NamespaceSelector, key),
+        None => (Step::WorkloadSelector, contradiction(own, false)?),
+    };
+    Some(Why {
+        path: vec![step, Step::Requirement(key)],
+        message: format!("no value of `{key}` fulfils all that is required of it"),
+        hint: ALL_MUST_HOLD.to_owned(),
+    })
+}
+
+fn never_matches<'s>(
+    project: &Project<'_>,
+    rule: &Rule<'_>,
+    step: Step<'s>,
+    why: Why<'s>,
+    findings: &mut Findings,
+) {
+    let mut path = vec![Step::Key(peers_key(rule.direction)), step];
+    path.extend(why.path);
+    findings.warn(
+        project.place_in(rule, &path),
+        Code::NeverMatches,
+        format!(
+            "the peer is nobody, whatever workloads there are: {}",
+            why.message
+        ),
+        why.hint,
+    );
+}
+
+fn subjects(project: &Project<'_>, has_workloads: bool, findings: &mut Findings) {
     let world = &project.world;
     let mut report = |place: &Place, key: &str, scope, selector| {
-        if selects(project, scope, selector) {
-            return;
-        }
-        let why = why(world, scope, selector);
+        let namespaces = match scope {
+            Scope::Namespace(_) => None,
+            Scope::Namespaces(selector) => Some(selector),
+        };
+        let why = match never(namespaces, selector) {
+            Some(why) => why,
+            None if !has_workloads || selects(project, scope, selector) => return,
+            None => why(world, scope, selector),
+        };
         let mut path = vec![Step::Key(key)];
         if key == "podSelector" {
             // The subject is the selector itself.
@@ -123,6 +196,18 @@ fn selects<'a>(project: &Project<'a>, scope: Scope<'a>, selector: &'a LabelSelec
         })
 }
 
+/// Whether a selector selects the name servers that every cluster has, and the documents
+/// are about none of them. A project's policies let its workloads look names up, and its
+/// documents end before `kube-system`.
+fn selects_name_servers(world: &World<'_>, scope: Scope<'_>, selector: &LabelSelector) -> bool {
+    let [namespace, name_server] = &*SYSTEM;
+    let is_in_scope = match scope {
+        Scope::Namespace(_) => false,
+        Scope::Namespaces(asked) => asked.matches(namespace),
+    };
+    is_in_scope && !world.labels.contains_key(SYSTEM_NAMESPACE) && selector.matches(name_server)
+}
+
 fn peer_of_workloads<'a>(
     project: &Project<'a>,
     rule: &Rule<'_>,
@@ -130,7 +215,7 @@ fn peer_of_workloads<'a>(
     (scope, selector): (Scope<'a>, &'a LabelSelector),
     findings: &mut Findings,
 ) {
-    if selects(project, scope, selector) {
+    if selects(project, scope, selector) || selects_name_servers(&project.world, scope, selector) {
         return;
     }
     let why = why(&project.world, scope, selector);
@@ -299,9 +384,7 @@ fn blame<'s, 'k>(
                     "no {noun} fulfils its requirement of `{}` together with the others",
                     requirement.key()
                 ),
-                "all requirements of a selector must hold; write two peers or two policies for \
-                 either"
-                    .to_owned(),
+                ALL_MUST_HOLD.to_owned(),
             );
         }
     }

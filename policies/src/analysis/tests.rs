@@ -1,5 +1,6 @@
 //! Each code is provoked, at its line, and a near miss is not.
 
+mod selectors;
 mod together;
 
 use std::collections::BTreeSet;

@@ -306,6 +306,16 @@ fn holders(
     Some(masks)
 }
 
+/// The key of which a selector asks what no value fulfils, nor its absence.
+pub(super) fn contradiction(selector: &LabelSelector, of_namespaces: bool) -> Option<&str> {
+    let requirements = selector.requirements();
+    requirements.iter().map(Requirement::key).find(|key| {
+        let of_key = requirements.iter().filter(|other| other.key() == *key);
+        let of_key: LabelSelector = of_key.cloned().collect();
+        of_key.requirements().len() > 1 && parts(&of_key, &[&of_key], of_namespaces).is_empty()
+    })
+}
+
 /// A selector in parts, each of which others hold whole or not at all: by each value
 /// that one of them lists under a key, any other value, and none.
 fn parts(

@@ -26,6 +26,9 @@ pub struct Context {
     /// What pods will be made of templates: workloads without addresses, under the
     /// names of what holds the templates.
     pub templates: Vec<Workload>,
+    /// Whether something was to be a template and cannot be read as one, so that
+    /// workloads are missing here.
+    pub is_missing_templates: bool,
     /// Custom resources with labels. Operators make pods of some, and those commonly
     /// have the labels of what they are made of.
     pub resources: Vec<Resource>,
@@ -82,16 +85,22 @@ impl Context {
             ("apps/v1", "Deployment" | "StatefulSet" | "DaemonSet")
             | ("batch/v1", "Job")
             | ("v1", "ReplicationController") => {
-                self.templates
-                    .extend(template(&mut reader, fields, &["spec", "template"]));
+                self.take_template(template(&mut reader, fields, &["spec", "template"]));
             }
             ("batch/v1", "CronJob") => {
                 let path = ["spec", "jobTemplate", "spec", "template"];
-                self.templates.extend(template(&mut reader, fields, &path));
+                self.take_template(template(&mut reader, fields, &path));
             }
             _ if is_custom(api_version) => self.resources.extend(resource(&mut reader, fields)),
             _ => {}
         }
+    }
+}
+
+impl Context {
+    fn take_template(&mut self, template: Option<Workload>) {
+        self.is_missing_templates |= template.is_none();
+        self.templates.extend(template);
     }
 }
 
@@ -269,6 +278,13 @@ spec: {jobTemplate: {spec: {template: {metadata: {labels: {app: nightly}}}}}}
             .collect();
         assert_eq!(names, ["shop/api", "shop/nightly"]);
         assert_eq!(context.templates[0].ports.len(), 1);
+        assert!(context.is_missing_templates);
+        let without_broken = TEXT.rsplit_once("---").unwrap().0;
+        assert!(
+            !parse("a.yaml", without_broken.as_bytes())
+                .context
+                .is_missing_templates
+        );
         let resource = Resource {
             namespace: "m".into(),
             labels: [("app", "prometheus")].into_iter().collect(),

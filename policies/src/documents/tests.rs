@@ -111,7 +111,9 @@ apiVersion: v1
 kind: Service
 ",
     );
-    assert_eq!(parsed, Parsed::default());
+    let mut nothing = Parsed::default();
+    nothing.context.is_missing_templates = true;
+    assert_eq!(parsed, nothing);
 }
 
 #[test]
