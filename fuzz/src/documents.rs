@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cofferdam_policies::analysis::analyse;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::documents::{LastGood, Source, assemble, parse};
 use cofferdam_policies::yaml::{self, Mark, Node, Value};
@@ -35,7 +36,7 @@ fn marks(node: &Node<'_>, check: &mut impl FnMut(Mark)) {
 }
 
 /// One more than there are: what is missing at the end is missed behind it.
-fn lines(text: &str) -> usize {
+pub(crate) fn lines(text: &str) -> usize {
     text.split(['\n', '\r']).count() + 1
 }
 
@@ -47,7 +48,7 @@ fn lies_within(line: u32, column: u32, lines: usize) {
 }
 
 /// Documents are left out for errors and for nothing else; findings have a place and
-/// can be printed; neither the order of documents nor a second reading changes what
+/// can be printed, those about what policies mean too; neither the order of documents nor a second reading changes what
 /// they come to.
 pub(crate) fn documents(bytes: &[u8]) {
     let source = Source::new(Arc::from("a.yaml"), Arc::from(bytes));
@@ -72,6 +73,7 @@ pub(crate) fn documents(bytes: &[u8]) {
     );
 
     let sources = [source];
+    printable(&analyse(&sources, &forwards), lines);
     let settled = LastGood::default().settle(&sources, Vec::new());
     assert_eq!(settled.inventory, forwards.inventory, "settled");
     let again = settled.last_good.settle(&sources, Vec::new());
@@ -92,7 +94,9 @@ fn has_errors(diagnostics: &[Diagnostic]) -> bool {
         .any(|diagnostic| diagnostic.severity == Severity::Error)
 }
 
-fn printable(diagnostics: &[Diagnostic], lines: usize) {
+/// Findings have a place in a text of so many lines, and nothing in them that a terminal
+/// would act on.
+pub(crate) fn printable(diagnostics: &[Diagnostic], lines: usize) {
     for diagnostic in diagnostics {
         lies_within(diagnostic.place.line, diagnostic.place.column, lines);
         let hint = diagnostic.hint.as_deref().unwrap_or_default();

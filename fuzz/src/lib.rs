@@ -6,6 +6,7 @@
 //! this crate do the same in seconds, with bytes that are the same in every run.
 
 mod documents;
+mod expectations;
 mod world;
 
 use std::fs;
@@ -22,13 +23,20 @@ pub enum Target {
     Yaml,
     /// Bytes as a file of documents, from parsing to the desired state.
     Documents,
+    /// Bytes as a file of documents with statements about them, and whether they hold.
+    Expectations,
     /// Bytes as choices, which make valid documents; from those to a decision table.
     Compiler,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 3] = [Self::Yaml, Self::Documents, Self::Compiler];
+    pub const ALL: [Self; 4] = [
+        Self::Yaml,
+        Self::Documents,
+        Self::Expectations,
+        Self::Compiler,
+    ];
 
     /// Its name.
     #[must_use]
@@ -36,6 +44,7 @@ impl Target {
         match self {
             Self::Yaml => "yaml",
             Self::Documents => "documents",
+            Self::Expectations => "expectations",
             Self::Compiler => "compiler",
         }
     }
@@ -55,6 +64,7 @@ impl Target {
         match self {
             Self::Yaml => documents::yaml(bytes),
             Self::Documents => documents::documents(bytes),
+            Self::Expectations => expectations::expectations(bytes),
             Self::Compiler => world::compiler(bytes),
         }
         let time = processor_time().saturating_sub(before);

@@ -12,6 +12,9 @@ const SEED: u64 = 1;
 /// Longest input, in bytes; a repeated piece may make it longer once.
 const LONGEST: usize = 16 << 10;
 
+/// Some of whom the library's statements are about.
+const SHOP: &[u8] = include_bytes!("../../policies/library/three-tier/pods.yaml");
+
 /// Texts to begin with: those of the engine, and the library of policies.
 fn seeds() -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -129,6 +132,21 @@ fn yaml_is_parsed_or_refused() {
 fn documents_are_read_or_refused() {
     let (seeds, tokens) = (seeds(), tokens());
     run(Target::Documents, 600, |rng| mutated(rng, &seeds, &tokens));
+}
+
+#[test]
+fn expectations_are_checked_or_refused() {
+    let tokens = tokens();
+    // Only these are about expectations.
+    let seeds: Vec<Vec<u8>> = (seeds().into_iter())
+        .filter(|text| text.windows(10).any(|word| word == b"PolicyTest"))
+        .collect();
+    assert!(seeds.len() >= 5, "{}", seeds.len());
+    run(Target::Expectations, 600, |rng| {
+        let text = mutated(rng, &seeds, &tokens);
+        // What is stated lies in a file of its own in the library, beside others.
+        [&text[..], b"\n---\n", SHOP].concat()
+    });
 }
 
 #[test]

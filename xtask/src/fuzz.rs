@@ -23,7 +23,12 @@ use crate::{
 };
 
 /// The targets of the crate `fuzz`, and whether text is a start for them.
-const TARGETS: [(&str, bool); 3] = [("yaml", true), ("documents", true), ("compiler", false)];
+const TARGETS: [(&str, bool); 4] = [
+    ("yaml", true),
+    ("documents", true),
+    ("expectations", true),
+    ("compiler", false),
+];
 
 /// Documents to begin with: short, and with everything in them that there is.
 const SEEDS: &str = "fuzz/seeds";
@@ -60,7 +65,7 @@ pub(crate) struct Options {
     /// Give the target this one input, and do nothing else.
     #[arg(long, value_name = "FILE")]
     repeat: Option<PathBuf>,
-    /// Only these of yaml, documents, compiler.
+    /// Only these of yaml, documents, expectations, compiler.
     #[arg(value_name = "NAME", value_parser = ["yaml", "documents", "compiler"])]
     names: Vec<String>,
 }
