@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -130,7 +130,7 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
     thread::Builder::new()
         .name("files".to_owned())
         .spawn(move || {
-            let tell = || changed.send(Message::SourcesChanged).is_ok();
+            let tell = |last| changed.send(Message::SourcesChanged(last)).is_ok();
             if let Err(error) = follow(&watches, tell) {
                 tracing::error!("changes of files are found late from now on: {error}");
             }
@@ -176,7 +176,7 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => tell(|| Message::SourcesChanged)(),
+            _ = hang_up.recv() => tell(|| Message::SourcesChanged(Instant::now()))(),
             _ = look_around.tick() => tell(|| Message::LookAround)(),
             _ = &mut ended => bail!("the reconciling thread has ended"),
         }

@@ -45,8 +45,8 @@ const LOOKS_AT_LINKS: u32 = 4;
 pub enum Message {
     /// A request of the control socket, other than for flow records.
     Request(Request, oneshot::Sender<Reply>),
-    /// Files may have changed.
-    SourcesChanged,
+    /// Files may have changed, last before this time.
+    SourcesChanged(Instant),
     /// Interfaces or addresses may have changed.
     LinksChanged,
     /// Time to look at everything, whether anybody said so or not.
@@ -244,7 +244,8 @@ impl Reconciler {
         let (mut sources, mut links, mut is_changed) = (false, false, false);
         for message in batch {
             match message {
-                Message::SourcesChanged => sources = true,
+                // Mostly whoever changed a file asks for a sync as well.
+                Message::SourcesChanged(last) => sources |= !self.documents.have_seen(last),
                 Message::LinksChanged => links = true,
                 Message::LookAround => {
                     sources = true;

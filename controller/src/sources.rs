@@ -257,18 +257,19 @@ impl Watches {
     }
 }
 
-/// Calls `changed` when files have changed and are left alone again, until it says
-/// that nobody listens any more.
+/// Calls `changed` when files have changed and are left alone again, with a time after
+/// the last change that it heard of, until it says that nobody listens any more.
 ///
 /// # Errors
 /// When the kernel does not tell any more.
-pub fn follow(watches: &Watches, mut changed: impl FnMut() -> bool) -> io::Result<()> {
+pub fn follow(watches: &Watches, mut changed: impl FnMut(Instant) -> bool) -> io::Result<()> {
     let mut writing = HashSet::new();
     loop {
         if !take(watches, None, &mut writing)? {
             continue;
         }
-        let last = Instant::now() + PATIENCE;
+        let mut heard = Instant::now();
+        let last = heard + PATIENCE;
         loop {
             let quiet = if writing.is_empty() {
                 (Instant::now() + QUIET).min(last)
@@ -279,9 +280,10 @@ pub fn follow(watches: &Watches, mut changed: impl FnMut() -> bool) -> io::Resul
                 break;
             }
             take(watches, Some(quiet), &mut writing)?;
+            heard = Instant::now();
         }
         writing.clear();
-        if !changed() {
+        if !changed(heard) {
             return Ok(());
         }
     }
@@ -442,7 +444,7 @@ mod tests {
         sources.read();
         let (told, heard) = std::sync::mpsc::channel();
         // It ends with the test program where there is nothing to hear.
-        std::thread::spawn(move || follow(&watches, || told.send(()).is_ok()));
+        std::thread::spawn(move || follow(&watches, |_| told.send(()).is_ok()));
         change(directory);
         heard.recv_timeout(Duration::from_millis(500)).is_ok()
     }

@@ -1,6 +1,7 @@
 //! The documents that count, and those that are kept for when a newer one is wrong.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use cofferdam_policies::documents::{LastGood, Settled};
 use cofferdam_policies::inventory::Inventory;
@@ -20,6 +21,8 @@ pub(super) struct Documents {
     stored: StoredDocuments,
     /// Whether anything was read since.
     is_new: bool,
+    /// When the last look at the sources began.
+    looked: Instant,
     /// Findings that have been logged.
     told: BTreeSet<String>,
 }
@@ -51,6 +54,7 @@ impl Documents {
             was_in_force,
             stored,
             is_new: true,
+            looked: Instant::now(),
             told: BTreeSet::new(),
         }
     }
@@ -60,8 +64,14 @@ impl Documents {
         self.sources.distrust_metadata();
     }
 
+    /// Whether all changes of sources until some time have been looked at.
+    pub(super) fn have_seen(&self, time: Instant) -> bool {
+        time <= self.looked
+    }
+
     /// Looks at all sources again.
     pub(super) fn read(&mut self) {
+        self.looked = Instant::now();
         let (sources, unread) = self.sources.read();
         self.settled = self.settled.next(&sources, unread);
         let findings: BTreeSet<String> = (self.settled.diagnostics.iter())

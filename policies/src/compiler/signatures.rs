@@ -321,7 +321,7 @@ impl<'a> Signatures<'a> {
         let mut signatures = Self {
             known: KnownSignatures {
                 vocabulary,
-                numbers: HashMap::new(),
+                numbers: HashMap::with_capacity(book.all().len()),
             },
             namespace_labels: inventory.namespaces().values().collect(),
             all: Vec::new(),
@@ -356,16 +356,6 @@ impl<'a> Signatures<'a> {
         facts.map(|one| {
             self.of_facts[*one as usize].expect("facts that somebody has have a signature")
         })
-    }
-
-    /// The number of a namespace.
-    pub(super) fn namespace(&self, name: &str) -> u32 {
-        *self
-            .known
-            .vocabulary
-            .namespaces
-            .get(name)
-            .expect("an inventory has every namespace that it refers to")
     }
 
     /// The number of a port name that some rule uses.

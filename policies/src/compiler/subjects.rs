@@ -190,24 +190,20 @@ struct Finder<'f, 'a> {
 impl<'a> Finder<'_, 'a> {
     /// Those of namespaces, in the order of their names.
     fn of_namespaces(&mut self) -> Result<(), CompileError> {
-        let mut last: Option<(&'a str, u32)> = None;
-        for policy in self.inventory.policies().values() {
-            let name = &*policy.name.namespace;
-            let namespace = match last {
-                Some((same, number)) if same == name => number,
-                _ => self.signatures.namespace(name),
-            };
-            last = Some((name, namespace));
-            // Most namespaces of a cluster have no workload on one node.
-            let Some(local) = self.by_namespace.get(&namespace) else {
-                continue;
-            };
-            let subjects = self.signatures.select_among(local, &policy.subject);
-            if !subjects.is_empty() {
-                let policy = self.compiler().of_namespace(policy, namespace, subjects)?;
-                self.policies.push(policy);
+        let names: Vec<&Arc<str>> = self.inventory.namespaces().keys().collect();
+        // Most namespaces of a cluster have no workload on one node. Those that have are
+        // numbered in the order of their names.
+        let by_namespace = std::mem::take(&mut self.by_namespace);
+        for (namespace, local) in &by_namespace {
+            for policy in policies_of(self.inventory, names[*namespace as usize]) {
+                let subjects = self.signatures.select_among(local, &policy.subject);
+                if !subjects.is_empty() {
+                    let policy = self.compiler().of_namespace(policy, *namespace, subjects)?;
+                    self.policies.push(policy);
+                }
             }
         }
+        self.by_namespace = by_namespace;
         Ok(())
     }
 
