@@ -64,7 +64,7 @@ use owned::{OwnedSlot, local_addresses, local_signatures, owned_slots};
 use peers::{Atoms, PeerLists};
 use range_tree::RangeTrees;
 use rules::RuleNumbers;
-use signatures::{KnownSignatures, Signatures, number};
+use signatures::{KnownSignatures, LastSignatures, Signatures, number};
 use subjects::{KnownClasses, Subjects};
 
 pub use additions::SlotEntry;
@@ -155,7 +155,7 @@ pub struct OutsideSet {
 pub struct Compiled {
     words: Vec<u32>,
     profiles: Vec<Profile>,
-    signatures: KnownSignatures,
+    signatures: Arc<KnownSignatures>,
     classes: KnownClasses,
     atoms: Atoms,
     /// The rules that verdicts name.
@@ -207,6 +207,7 @@ pub fn compile(input: &Input<'_>) -> Result<Compiled, CompileError> {
 #[derive(Debug, Default)]
 pub struct Compiler {
     book: FactBook,
+    signatures: Option<LastSignatures>,
 }
 
 impl Compiler {
@@ -225,7 +226,7 @@ impl Compiler {
                 max: limits.slots.saturating_sub(1).into(),
             });
         }
-        let mut signatures = Signatures::new(inventory, &mut self.book);
+        let mut signatures = Signatures::new(inventory, &mut self.book, &mut self.signatures);
         let local = local_addresses(snapshot);
         let is_local = local_signatures(snapshot, &signatures, &local);
 
@@ -395,10 +396,10 @@ fn usage(
     trees: &RangeTrees,
     used_words: usize,
 ) -> Vec<Usage> {
-    let rows = matrix.rows.values();
+    let rows = &matrix.rows;
     let row_words: usize = rows.iter().map(|row| row.len()).sum();
-    let blocks = matrix.blocks.values();
-    let groups: usize = matrix.groups.values().iter().map(|list| list.len()).sum();
+    let blocks = &matrix.blocks;
+    let groups: usize = matrix.groups.iter().map(|list| list.len()).sum();
     let usage = |table, used: usize, max: Option<u64>, words: usize| Usage {
         table,
         used: used as u64,

@@ -7,10 +7,12 @@
 //! Invariant: `NotIn` and `DoesNotExist` match an object without the key, as
 //! Kubernetes' own selectors do.
 
-/// The labels of one object: keys in order, each once.
+use std::sync::Arc;
+
+/// The labels of one object: keys in order, each once. A copy shares them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels {
-    pairs: Box<[(Box<str>, Box<str>)]>,
+    pairs: Arc<[(Box<str>, Box<str>)]>,
 }
 
 impl Labels {
@@ -57,7 +59,7 @@ impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
         pairs.dedup_by(|a, b| a.0 == b.0);
         pairs.reverse();
         Self {
-            pairs: pairs.into_boxed_slice(),
+            pairs: pairs.into(),
         }
     }
 }

@@ -48,19 +48,19 @@ impl Sections {
     fn new(content: &Content<'_>, limits: &Limits) -> Self {
         let matrix = content.matrix;
         let blocks = limits.slot_pages() as usize * PAGE_WORDS;
-        let ranges = blocks + matrix.blocks.values().len() * BLOCK_WORDS as usize;
+        let ranges = blocks + matrix.blocks.len() * BLOCK_WORDS as usize;
         let profiles_at = ranges + content.ranges.length();
         let profiles = content.profiles.len() + 1;
         let classes = profiles_at + profiles * PROFILE_WORDS as usize;
         let groups = classes + matrix.classes.len() * CLASS_WORDS as usize;
         let mut at = groups;
-        let mut groups_at = Vec::with_capacity(matrix.groups.values().len());
-        for list in matrix.groups.values() {
+        let mut groups_at = Vec::with_capacity(matrix.groups.len());
+        for list in &matrix.groups {
             groups_at.push(at);
             at += list.len();
         }
-        let mut rows_at = Vec::with_capacity(matrix.rows.values().len());
-        for row in matrix.rows.values() {
+        let mut rows_at = Vec::with_capacity(matrix.rows.len());
+        for row in &matrix.rows {
             if at % PAGE_WORDS + row.len() > PAGE_WORDS {
                 at = at.next_multiple_of(PAGE_WORDS);
             }
@@ -113,7 +113,7 @@ pub(super) fn write(
     }
     let mut put = |at: usize, word: u32| words[at] = word;
     let matrix = content.matrix;
-    let rows_of_blocks = matrix.blocks.values().iter().flatten();
+    let rows_of_blocks = matrix.blocks.iter().flatten();
     for (at, row) in (sections.blocks..).zip(rows_of_blocks) {
         put(at, offset(sections.rows_at[*row as usize]));
     }
@@ -123,13 +123,13 @@ pub(super) fn write(
     for (at, groups) in (sections.classes..).zip(matrix.classes.iter().flatten()) {
         put(at, offset(sections.groups_at[*groups as usize]));
     }
-    for (at, block) in (sections.groups..).zip(matrix.groups.values().iter().flatten()) {
+    for (at, block) in (sections.groups..).zip(matrix.groups.iter().flatten()) {
         put(
             at,
             offset(sections.blocks + *block as usize * BLOCK_WORDS as usize),
         );
     }
-    for (at, row) in sections.rows_at.iter().zip(matrix.rows.values()) {
+    for (at, row) in sections.rows_at.iter().zip(&matrix.rows) {
         for (at, word) in (*at..).zip(row) {
             put(at, *word);
         }

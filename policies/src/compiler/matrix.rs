@@ -8,9 +8,8 @@
 //! Invariant: rows, blocks and groups are numbered in the order of classes,
 //! directions and atoms, so equal inputs give equal numbers.
 
-use std::hash::Hash;
-
 use foldhash::{HashMap, HashMapExt as _};
+use indexmap::IndexSet;
 
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{BLOCK_WORDS, MAX_ROW_INTERVALS, PAGE_WORDS};
@@ -33,34 +32,7 @@ const PIECE: usize = BLOCK_WORDS as usize;
 pub(super) type BlockRows = [u32; PIECE];
 
 /// Values that are stored once, by number.
-#[derive(Debug)]
-pub(super) struct Interned<T> {
-    numbers: HashMap<T, u32>,
-    values: Vec<T>,
-}
-
-impl<T: Clone + Eq + Hash> Interned<T> {
-    fn new() -> Self {
-        Self {
-            numbers: HashMap::new(),
-            values: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, value: T) -> u32 {
-        if let Some(known) = self.numbers.get(&value) {
-            return *known;
-        }
-        let new = number(self.values.len());
-        self.values.push(value.clone());
-        self.numbers.insert(value, new);
-        new
-    }
-
-    pub(super) fn values(&self) -> &[T] {
-        &self.values
-    }
-}
+pub(super) type Interned<T> = IndexSet<T, foldhash::fast::RandomState>;
 
 /// Everything between classes and rows.
 #[derive(Debug)]
@@ -95,7 +67,7 @@ struct Side<'s> {
     defaults: Defaults,
     atoms: &'s Atoms,
     /// Rows by which rules match and, for egress, the atom's named ports.
-    known: HashMap<(Box<[u32]>, PortNumbers), u32>,
+    known: HashMap<Box<[u32]>, Vec<(PortNumbers, u32)>>,
 }
 
 impl Matrix {
@@ -107,9 +79,9 @@ impl Matrix {
         max_words: u64,
     ) -> Result<Self, CompileError> {
         let mut matrix = Self {
-            rows: Interned::new(),
-            blocks: Interned::new(),
-            groups: Interned::new(),
+            rows: Interned::default(),
+            blocks: Interned::default(),
+            groups: Interned::default(),
             classes: Vec::with_capacity(subjects.classes.len() + 1),
             words: 0,
             max_words,
@@ -188,12 +160,11 @@ impl Matrix {
                 groups[piece as usize] = self.piece(side, piece, &everybody, here)?;
             }
         }
-        let known = self.groups.values.len();
-        let number = self.groups.add(groups.into_boxed_slice());
-        if number as usize == known {
+        let (at, is_new) = self.groups.insert_full(groups.into_boxed_slice());
+        if is_new {
             self.count(pieces.into())?;
         }
-        Ok(number)
+        Ok(number(at))
     }
 
     /// One block: atoms of a piece by which rules speak of them.
@@ -240,12 +211,11 @@ impl Matrix {
     }
 
     fn block(&mut self, block: BlockRows) -> Result<u32, CompileError> {
-        let known = self.blocks.values.len();
-        let number = self.blocks.add(block);
-        if number as usize == known {
+        let (at, is_new) = self.blocks.insert_full(block);
+        if is_new {
             self.count(BLOCK_WORDS.into())?;
         }
-        Ok(number)
+        Ok(number(at))
     }
 
     /// The row where these rules match. `ports` are the atom's named ports, which
@@ -256,10 +226,11 @@ impl Matrix {
         rules: &[u32],
         ports: &[(u32, u16)],
     ) -> Result<u32, CompileError> {
-        let key = (Box::from(rules), Box::from(ports));
-        if let Some(known) = side.known.get(&key) {
-            return Ok(*known);
+        let known = side.known.get(rules).into_iter().flatten();
+        if let Some((_, row)) = known.into_iter().find(|(known, _)| **known == *ports) {
+            return Ok(*row);
         }
+        let named: PortNumbers = ports.into();
         let ports = match side.direction {
             Direction::Ingress => side.ports,
             Direction::Egress => ports,
@@ -291,13 +262,13 @@ impl Matrix {
         }
         let words = rows::words(&intervals).into_boxed_slice();
         let length = words.len() as u64;
-        let known = self.rows.values.len();
-        let number = self.rows.add(words);
-        if number as usize == known {
+        let (at, is_new) = self.rows.insert_full(words);
+        if is_new {
             self.count(length)?;
         }
-        side.known.insert(key, number);
-        Ok(number)
+        let with_ports = side.known.entry(rules.into()).or_default();
+        with_ports.push((named, number(at)));
+        Ok(number(at))
     }
 
     /// Keeps memory bounded before the whole table is measured.

@@ -36,23 +36,16 @@ pub(super) fn local_addresses(snapshot: &Snapshot<'_>) -> Vec<IpAddr> {
 }
 
 /// For each signature whether a workload of this node has it. `local` are the
-/// addresses of those, in order.
+/// addresses of those.
 pub(super) fn local_signatures(
     snapshot: &Snapshot<'_>,
     signatures: &Signatures<'_>,
     local: &[IpAddr],
 ) -> Vec<bool> {
     let mut is_local = vec![false; signatures.all().len()];
-    let mut local = local.iter().peekable();
-    let addresses = snapshot.inventory.holders().keys();
-    for (address, signature) in addresses.zip(signatures.of_holders()) {
-        let Some(next) = local.peek() else {
-            break;
-        };
-        if *next == address {
-            is_local[signature as usize] = true;
-            while local.next_if(|one| *one == address).is_some() {}
-        }
+    let holders = snapshot.inventory.holders();
+    for place in local.iter().filter_map(|address| holders.place_of(address)) {
+        is_local[signatures.of_holder_at(place) as usize] = true;
     }
     is_local
 }

@@ -14,13 +14,15 @@
 //! Invariant: signatures are numbered in the order of the addresses they first appear
 //! at, so equal inventories give equal numbers.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 
-use crate::inventory::{Inventory, Protocol, Workload};
+use crate::inventory::{Holder, Inventory, Protocol, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator};
+use crate::shared_map::SharedMap;
 
 use super::facts::{FactBook, Facts, NODES, Word};
 
@@ -78,28 +80,12 @@ pub(super) enum Scope<'a> {
     Nodes,
 }
 
-/// Which signature has which number: enough to find a workload's again.
-#[derive(Debug, Clone)]
+/// The signatures of all owners of addresses, and indexes from what selectors ask to
+/// who has it. Enough to find another workload's again.
+#[derive(Debug)]
 pub(super) struct KnownSignatures {
     vocabulary: Vocabulary,
     numbers: HashMap<Signature, u32>,
-}
-
-impl KnownSignatures {
-    /// The number of a workload's signature, and the signature, if some workload had
-    /// it when the table was made.
-    pub(super) fn find(&self, workload: &Workload) -> Option<(u32, Signature)> {
-        let signature = self.vocabulary.signature(workload)?;
-        let number = *self.numbers.get(&signature)?;
-        Some((number, signature))
-    }
-}
-
-/// All signatures, and indexes from what selectors ask to who has it.
-#[derive(Debug)]
-pub(super) struct Signatures<'a> {
-    known: KnownSignatures,
-    namespace_labels: Vec<&'a Labels>,
     all: Vec<Signature>,
     /// For the facts of each address in order, chunk by chunk.
     facts: Vec<Arc<[u32]>>,
@@ -109,6 +95,23 @@ pub(super) struct Signatures<'a> {
     by_key: Vec<Vec<u32>>,
     by_value: HashMap<(u32, u32), Vec<u32>>,
     nodes: Vec<u32>,
+}
+
+/// Signatures with all that they follow from: those of the next table are mostly the
+/// same.
+#[derive(Debug)]
+pub(super) struct LastSignatures {
+    words: Vec<Arc<[Word]>>,
+    namespaces: SharedMap<Arc<str>, Arc<Labels>>,
+    holders: SharedMap<IpAddr, Holder>,
+    known: Arc<KnownSignatures>,
+}
+
+/// All signatures, and which of them selectors have chosen.
+#[derive(Debug)]
+pub(super) struct Signatures<'a> {
+    known: Arc<KnownSignatures>,
+    namespace_labels: Vec<&'a Labels>,
     selected: HashMap<(Scope<'a>, &'a LabelSelector), Rc<[u32]>>,
     scopes: HashMap<&'a LabelSelector, Rc<[bool]>>,
 }
@@ -310,64 +313,45 @@ impl Requirement {
     }
 }
 
-impl<'a> Signatures<'a> {
-    /// Learns the words of all policies, and finds everybody's signature.
-    pub(super) fn new(inventory: &'a Inventory, book: &mut FactBook) -> Self {
-        let words = book.words(inventory);
-        let vocabulary = Vocabulary::of(inventory, &words);
+impl LastSignatures {
+    /// Whether the signatures for these would be the same ones. `false` says nothing.
+    fn follow_from(&self, inventory: &Inventory, words: &[Arc<[Word]>]) -> bool {
+        self.holders.is_same(inventory.holders())
+            && self.namespaces.is_same(inventory.namespaces().shared())
+            && self.words == words
+    }
+}
+
+impl KnownSignatures {
+    /// Finds everybody's signature.
+    fn new(inventory: &Inventory, book: &mut FactBook, words: &[Arc<[Word]>]) -> Self {
+        let vocabulary = Vocabulary::of(inventory, words);
         let facts = book.of_holders(inventory);
         let translation = Translation::new(book, &vocabulary);
-        let keys = vocabulary.keys.len();
-        let mut signatures = Self {
-            known: KnownSignatures {
-                vocabulary,
-                numbers: HashMap::with_capacity(book.all().len()),
-            },
-            namespace_labels: inventory.namespaces().values().collect(),
+        let mut known = Self {
+            numbers: HashMap::with_capacity(book.all().len()),
             all: Vec::new(),
-            facts: Vec::new(),
             of_facts: vec![None; book.all().len()],
             by_namespace: vec![Vec::new(); inventory.namespaces().len()],
-            by_key: vec![Vec::new(); keys],
+            by_key: vec![Vec::new(); vocabulary.keys.len()],
             by_value: HashMap::new(),
             nodes: Vec::new(),
-            selected: HashMap::new(),
-            scopes: HashMap::new(),
+            vocabulary,
+            facts: Vec::new(),
         };
         for one in facts.iter().flat_map(|facts| facts.iter()) {
-            if signatures.of_facts[*one as usize].is_none() {
+            if known.of_facts[*one as usize].is_none() {
                 let signature = translation.signature(&book.all()[*one as usize]);
-                let number = signatures.add(signature);
-                signatures.of_facts[*one as usize] = Some(number);
+                let number = known.add(signature);
+                known.of_facts[*one as usize] = Some(number);
             }
         }
-        signatures.facts = facts;
-        signatures
-    }
-
-    /// How many facts somebody has.
-    pub(super) fn facts_in_use(&self) -> usize {
-        self.of_facts.iter().flatten().count()
-    }
-
-    /// The signatures of all addresses' owners, in the order of addresses.
-    pub(super) fn of_holders(&self) -> impl Iterator<Item = u32> {
-        let facts = self.facts.iter().flat_map(|facts| facts.iter());
-        facts.map(|one| {
-            self.of_facts[*one as usize].expect("facts that somebody has have a signature")
-        })
-    }
-
-    /// The number of a port name that some rule uses.
-    pub(super) fn port_name(&self, name: &str, protocol: Protocol) -> u32 {
-        self.known
-            .vocabulary
-            .port_name(name, protocol)
-            .expect("names of all rules were learnt")
+        known.facts = facts;
+        known
     }
 
     fn add(&mut self, signature: Signature) -> u32 {
-        if let Some(number) = self.known.numbers.get(&signature) {
+        if let Some(number) = self.numbers.get(&signature) {
             return *number;
         }
         let new = number(self.all.len());
@@ -381,25 +365,88 @@ impl<'a> Signatures<'a> {
             }
         }
         self.all.push(signature.clone());
-        self.known.numbers.insert(signature, new);
+        self.numbers.insert(signature, new);
         new
     }
 
+    /// The number of a workload's signature, and the signature, if some workload had
+    /// it when the table was made.
+    pub(super) fn find(&self, workload: &Workload) -> Option<(u32, Signature)> {
+        let signature = self.vocabulary.signature(workload)?;
+        let number = *self.numbers.get(&signature)?;
+        Some((number, signature))
+    }
+}
+
+impl<'a> Signatures<'a> {
+    /// Learns the words of all policies, and finds everybody's signature, unless they
+    /// are those of `last`; which then are these.
+    pub(super) fn new(
+        inventory: &'a Inventory,
+        book: &mut FactBook,
+        last: &mut Option<LastSignatures>,
+    ) -> Self {
+        let words = book.words(inventory);
+        let known = match last.take() {
+            Some(last) if last.follow_from(inventory, &words) => last.known,
+            _ => Arc::new(KnownSignatures::new(inventory, book, &words)),
+        };
+        *last = Some(LastSignatures {
+            words,
+            namespaces: inventory.namespaces().shared().clone(),
+            holders: inventory.holders().clone(),
+            known: known.clone(),
+        });
+        Self {
+            known,
+            namespace_labels: inventory.namespaces().values().collect(),
+            selected: HashMap::new(),
+            scopes: HashMap::new(),
+        }
+    }
+
+    /// How many facts somebody has.
+    pub(super) fn facts_in_use(&self) -> usize {
+        self.known.of_facts.iter().flatten().count()
+    }
+
+    /// The signatures of all addresses' owners, in the order of addresses.
+    pub(super) fn of_holders(&self) -> impl Iterator<Item = u32> {
+        let facts = self.known.facts.iter().flat_map(|facts| facts.iter());
+        facts.map(|one| {
+            self.known.of_facts[*one as usize].expect("facts that somebody has have a signature")
+        })
+    }
+
+    /// The signature of the owner of an address, by its place among all addresses.
+    pub(super) fn of_holder_at(&self, (chunk, entry): (usize, usize)) -> u32 {
+        let one = self.known.facts[chunk][entry];
+        self.known.of_facts[one as usize].expect("facts that somebody has have a signature")
+    }
+
+    /// The number of a port name that some rule uses.
+    pub(super) fn port_name(&self, name: &str, protocol: Protocol) -> u32 {
+        self.known
+            .vocabulary
+            .port_name(name, protocol)
+            .expect("names of all rules were learnt")
+    }
+
     /// What is needed to find signatures again.
-    pub(super) fn into_known(self) -> KnownSignatures {
+    pub(super) fn into_known(self) -> Arc<KnownSignatures> {
         self.known
     }
 
     /// All signatures by number.
     pub(super) fn all(&self) -> &[Signature] {
-        &self.all
+        &self.known.all
     }
 
     /// Of some signatures those that a selector chooses.
     pub(super) fn select_among(&self, signatures: &[u32], selector: &LabelSelector) -> Vec<u32> {
         let requirements = self.known.vocabulary.requirements(selector);
         let is_chosen = |one: &u32| {
-            let signature = &self.all[*one as usize];
+            let signature = &self.known.all[*one as usize];
             requirements.iter().all(|r| r.holds(signature))
         };
         signatures.iter().copied().filter(is_chosen).collect()
@@ -419,21 +466,28 @@ impl<'a> Signatures<'a> {
         let requirements = self.known.vocabulary.requirements(selector);
         let (namespaces, mut in_scope) = match scope {
             Scope::Own(namespace) => {
-                let lists = vec![self.by_namespace[namespace as usize].as_slice()];
+                let lists = vec![self.known.by_namespace[namespace as usize].as_slice()];
                 (None, Candidates::new(lists))
             }
             Scope::Selected(selector) => {
                 let chosen = self.chosen_namespaces(selector);
-                let lists = (self.by_namespace.iter().zip(chosen.iter()))
+                let lists = (self.known.by_namespace.iter().zip(chosen.iter()))
                     .filter_map(|(list, chosen)| chosen.then_some(list.as_slice()))
                     .collect();
                 (Some(chosen), Candidates::new(lists))
             }
             // Few, and not in the indexes.
             Scope::Nodes => {
-                let is_selected =
-                    |node: &u32| (requirements.iter()).all(|r| r.holds(&self.all[*node as usize]));
-                return self.nodes.iter().copied().filter(is_selected).collect();
+                let is_selected = |node: &u32| {
+                    (requirements.iter()).all(|r| r.holds(&self.known.all[*node as usize]))
+                };
+                return self
+                    .known
+                    .nodes
+                    .iter()
+                    .copied()
+                    .filter(is_selected)
+                    .collect();
             }
         };
         let mut complete = true;
@@ -441,10 +495,12 @@ impl<'a> Signatures<'a> {
             let lists = match &requirement.operator {
                 NumberedOperator::In(values) => values
                     .iter()
-                    .filter_map(|value| self.by_value.get(&(requirement.key, *value)))
+                    .filter_map(|value| self.known.by_value.get(&(requirement.key, *value)))
                     .map(Vec::as_slice)
                     .collect(),
-                NumberedOperator::Exists => vec![self.by_key[requirement.key as usize].as_slice()],
+                NumberedOperator::Exists => {
+                    vec![self.known.by_key[requirement.key as usize].as_slice()]
+                }
                 NumberedOperator::NotIn(_) | NumberedOperator::DoesNotExist => continue,
             };
             let candidates = Candidates::new(lists);
@@ -458,7 +514,7 @@ impl<'a> Signatures<'a> {
             .iter()
             .flat_map(|list| list.iter().copied())
             .filter(|number| {
-                let signature = &self.all[*number as usize];
+                let signature = &self.known.all[*number as usize];
                 // Candidates of a requirement may lie in other namespaces.
                 let scoped = complete
                     || match (scope, &namespaces) {
