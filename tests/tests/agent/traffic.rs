@@ -13,6 +13,9 @@ use super::scene::{DB_FROM_WEB, PORT, Scene};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// After so many exchanges over open connections a new one is opened.
+const CONNECT_AFTER: u32 = 16;
+
 /// Other names, selectors and rules that come to the same for web and the database.
 const ANOTHER_SET: &str = "\
 apiVersion: networking.k8s.io/v1
@@ -77,7 +80,11 @@ fn the_whole_set_is_replaced_under_open_connections_and_new_ones() {
                     answered.expect("allowed before and after");
                     exchanges += 1;
                 }
-                scene.assert_reaches("shop/web", "shop/db");
+                // Not after every exchange: a closed connection has its place in the flow
+                // table for a while, and on a slow machine they would fill it.
+                if exchanges % CONNECT_AFTER == 0 {
+                    scene.assert_reaches("shop/web", "shop/db");
+                }
             }
             exchanges
         });
@@ -90,7 +97,7 @@ fn the_whole_set_is_replaced_under_open_connections_and_new_ones() {
         drop(stops);
         talks.join().expect("nothing was lost")
     });
-    assert!(exchanges > 4, "{exchanges}");
+    assert!(exchanges > CONNECT_AFTER, "{exchanges}");
     scene.agent.document("policies.yaml", ANOTHER_SET);
     assert!(scene.agent.sync().enforced);
     scene.assert_blocked("shop/db", "shop/web");
