@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::builder::PossibleValuesParser;
 
 use crate::{
     outcome::Failed,
@@ -65,8 +66,8 @@ pub(crate) struct Options {
     /// Give the target this one input, and do nothing else.
     #[arg(long, value_name = "FILE")]
     repeat: Option<PathBuf>,
-    /// Only these of yaml, documents, expectations, compiler.
-    #[arg(value_name = "NAME", value_parser = ["yaml", "documents", "compiler"])]
+    /// Only these.
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(TARGETS.map(|(name, _)| name)))]
     names: Vec<String>,
 }
 

@@ -1,15 +1,16 @@
 //! Cases that no public suite has, most of them after mistakes that were made in
 //! public: blocks that overlap, names of ports that differ from pod to pod, `except`
-//! over IPv6, tiers by direction, what is unknown, and more rules and blocks than
-//! fit into somebody's table.
+//! over IPv6, tiers by direction, what is unknown, more rules and blocks than fit into
+//! somebody's table, and pings, the node and hosts outside.
 
 use std::fmt::Write as _;
 
 use super::cluster::{
-    Change, annotated_network_policy, cluster_policy, delete, network_policy, relabel,
+    Change, End, annotated_network_policy, cluster_policy, delete, network_policy, relabel,
 };
 use super::{Case, Setting, Suite};
-use crate::firewall::Pod;
+use crate::firewall::{NODE, Pod};
+use crate::traffic::Probe;
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
@@ -17,6 +18,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(ports());
     cases.extend(nothing());
     cases.extend(tiers());
+    cases.extend(beyond_pods());
     cases
 }
 
@@ -322,6 +324,115 @@ fn tiers() -> Vec<Case> {
             "- * > x/*
              + y/* > x/a
              - y/c > *",
+        ),
+    ]
+}
+
+/// Pings, the own node, and a host that is neither pod nor node.
+fn beyond_pods() -> Vec<Case> {
+    let case = |name: &str| {
+        case(name)
+            .beside([End::Node(NODE), End::External("outside")])
+            .probing([Probe::Tcp(80), Probe::Tcp(81), Probe::Ping])
+    };
+    let out_of_a = |rules: &str| {
+        network_policy(
+            "x/out-of-a",
+            &format!(
+                "{{podSelector: {{matchLabels: {{pod: a}}}}, policyTypes: [Egress], egress: {rules}}}"
+            ),
+        )
+    };
+    let both_of = |end: &str| {
+        format!("{{ipBlock: {{cidr: '@4({end})/32'}}}}, {{ipBlock: {{cidr: '@6({end})/128'}}}}")
+    };
+    let to_x = "subject: {namespaces: {matchLabels: {ns: x}}}\ningress:\n";
+    vec![
+        case("a rule without ports is about pings, and one with ports is not")
+            .step(
+                [into_a(&format!("[{{from: [{EVERY_POD}]}}]"))],
+                "- * > x/a
+                 + x/*,y/*,z/*,node/* > x/a",
+            )
+            .step(
+                [into_a(&format!("[{{from: [{EVERY_POD}], ports: [{{}}]}}]"))],
+                "- * > x/a
+                 + x/*,y/*,z/* > x/a tcp
+                 + node/* > x/a",
+            ),
+        case("a host outside is let in by its address alone")
+            .step(
+                [into_a(
+                    "[{from: [{ipBlock: {cidr: '@4(external/outside)/32'}}], ports: [{port: 81}]}]",
+                )],
+                "- * > x/a
+                 + node/* > x/a
+                 + external/outside > x/a tcp/81,v4",
+            )
+            .step(
+                [into_a(&format!(
+                    "[{{from: [{}]}}]",
+                    both_of("external/outside")
+                ))],
+                "- * > x/a
+                 + node/*,external/* > x/a",
+            ),
+        case("everybody is everybody, outside and by ping")
+            .step([into_a("[]")], "- * > x/a\n+ node/* > x/a")
+            .step([into_a("[{}]")], ""),
+        case("the own node is let in, and let out to only by a rule")
+            .step(
+                [out_of_a(&format!("[{{to: [{EVERY_POD}]}}]"))],
+                "- x/a > node/*,external/*",
+            )
+            .step(
+                [out_of_a(&format!("[{{to: [{}]}}]", both_of("node/n1")))],
+                "- x/a > *
+                 + x/a > node/*",
+            )
+            .step(
+                [out_of_a(&format!(
+                    "[{{to: [{}], ports: [{{port: 80}}]}}]",
+                    both_of("external/outside")
+                ))],
+                "- x/a > *
+                 + x/a > external/* tcp/80",
+            ),
+        case("a tier denies pods by their labels, pings too, and nobody outside")
+            .step(
+                [cluster_policy(
+                    "no-pods",
+                    "Admin",
+                    1,
+                    &format!("{to_x}- {{action: Deny, from: [{{namespaces: {{}}}}]}}"),
+                )],
+                "- * > x/*
+                 + node/*,external/* > x/*",
+            )
+            .step(
+                [cluster_policy(
+                    "no-pods",
+                    "Admin",
+                    1,
+                    &format!(
+                        "{to_x}- {{action: Deny, from: [{{namespaces: {{}}}}], protocols: [{{tcp: \
+                         {{destinationPort: {{number: 81}}}}}}]}}"
+                    ),
+                )],
+                "- * > x/* tcp/81
+                 + node/*,external/* > x/*",
+            ),
+        case("a tier denies networks, whoever has an address in them").step(
+            [cluster_policy(
+                "nowhere",
+                "Admin",
+                1,
+                "subject: {namespaces: {matchLabels: {ns: x}}}\negress:\n\
+                 - {action: Accept, to: [{nodes: {}}], protocols: [{tcp: {}}]}\n\
+                 - {action: Deny, to: [{networks: [0.0.0.0/0]}]}",
+            )],
+            "- x/* > * v4
+             + x/* > node/* tcp",
         ),
     ]
 }

@@ -62,9 +62,14 @@ impl Stand {
         let plan = World::plan(wiring).outside().workloads(names);
         let world = plan.build().expect("a world");
         let probes: Vec<Probe> = [TRIO_PROBES, NODE_PROBES].concat();
+        // What a server answers with is the name that cases have for its place.
+        let beyond = match setting {
+            Setting::Trio => End::External("outside"),
+            Setting::Quarters => End::Node(OTHER_NODE),
+        };
         let hosts = vec![
             Server::start(place(&world, &End::Node(NODE)), &probes).expect("a server"),
-            Server::start(place(&world, &End::Node(OTHER_NODE)), &probes).expect("a server"),
+            Server::start(place(&world, &beyond), &probes).expect("a server"),
         ];
         let mut agent = Agent::new(binary, &world);
         agent.start_enforced();
