@@ -6,7 +6,11 @@
 //! Times are those of whole commands, their own process included; of what the agent
 //! says itself, those of the step.
 
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
 use cofferdam_policies::{
@@ -29,6 +33,7 @@ const SETTINGS: &str = "limits: {endpoints: 300, slots: 262144, flows_per_endpoi
 const PODS_PER_NODE: usize = 250;
 /// Workloads like others, in different applications.
 const TWINS: usize = 20;
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
 
 /// Measures an agent in a cluster of so many pods.
 pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult>> {
@@ -83,6 +88,7 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
         agent.log()
     );
     let placed = placed_us(&agent.log())?;
+    await_links(&agent);
     let unchanged: Vec<f64> = (0..samples)
         .map(|_| timed(&mut || drop(agent.sync())))
         .collect();
@@ -112,6 +118,22 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
     ];
     results.iter().for_each(AgentResult::print);
     Ok(results)
+}
+
+/// Waits until the links stand on all interfaces: the agent puts them there while nobody
+/// asks for anything, each at the price of a grace period, and whoever asks meanwhile
+/// waits for one.
+fn await_links(agent: &Agent) {
+    let (_keep, silence) = mpsc::channel::<()>();
+    let stand = || {
+        let endpoints = agent.status().endpoints;
+        let mut links = endpoints.iter().flat_map(|endpoint| &endpoint.links);
+        links.all(|link| link.ok)
+    };
+    while !stand() {
+        // Nobody sends: this only waits.
+        _ = silence.recv_timeout(BETWEEN_QUESTIONS);
+    }
 }
 
 /// A pod like one of the node's.
