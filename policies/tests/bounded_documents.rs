@@ -241,6 +241,31 @@ fn rules_without_end_are_compared_up_to_a_bound() {
     assert!(found(&format!("{text}{}{}{cluster}", policy(100), policy(40_000))) >= 100);
 }
 
+/// Rules about other workloads do not use up what is compared.
+fn rules_of_many_workloads_are_all_compared() {
+    let pods = text_of(400, |index| {
+        format!("{POD}metadata: {{name: p{index}, labels: {{app: a{index}}}}}")
+    });
+    let rule = |index: usize| {
+        format!(
+            "  - {{action: Accept, from: [{{namespaces: {{}}}}], protocols: \
+             [{{udp: {{destinationPort: {{number: {}}}}}}}]}}\n",
+            index + 1
+        )
+    };
+    let rules: String = (0..25).map(rule).collect();
+    let policies = text_of(800, |index| {
+        format!(
+            "{CLUSTER_POLICY}metadata: {{name: c{index}}}\nspec:\n  tier: Admin\n  \
+             priority: {index}\n  subject: {{pods: {{podSelector: {{matchLabels: \
+             {{app: a{}}}}}}}}}\n  ingress:\n{rules}",
+            index % 400
+        )
+    });
+    // The second policy about each workload says what the first does.
+    assert_eq!(found(&(pods + &policies)), 400 * 25);
+}
+
 #[test]
 fn time_and_memory_are_bounded() {
     case(
@@ -269,5 +294,9 @@ fn time_and_memory_are_bounded() {
     case(
         "40 000 rules of one policy, 25 000 of one tier",
         rules_without_end_are_compared_up_to_a_bound,
+    );
+    case(
+        "20 000 rules of one tier about 400 workloads",
+        rules_of_many_workloads_are_all_compared,
     );
 }

@@ -2,6 +2,7 @@
 //! which comes first.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 use crate::diagnostic::{Code, Place};
 use crate::inventory::{ClusterNetworkPolicy, RuleAction, Tier};
@@ -12,8 +13,9 @@ use super::together::{Budget, cover_always, cover_here};
 use super::world::World;
 use super::{Findings, Project};
 
-/// Most pairs of rules that are compared, a second or two of work. Thirty thousand rules
-/// of applications and a hundred of the Admin tier come to a fifth of it.
+/// Most pairs of rules about the same workloads that are compared, a second or two of
+/// work. Thirty thousand rules of applications and a hundred of the Admin tier come to a
+/// fifth of it.
 const MOST_COMPARISONS: u64 = 30_000_000;
 /// Most rules that a message lists.
 const MOST_LISTED: usize = 3;
@@ -24,26 +26,30 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
     let ties = ties(project, budget, findings);
     within_policies(project, budget, findings);
 
-    let mut admin: Vec<&Rule<'_>> = of_tier(project, Tier::Admin);
-    let mut baseline: Vec<&Rule<'_>> = of_tier(project, Tier::Baseline);
-    for tier in [&mut admin, &mut baseline] {
-        tier.sort_by_key(|rule| rule.rank());
-        for (position, rule) in tier.iter().enumerate() {
-            if !budget.spend(position) {
+    let admin = Ranked::of_tier(project, Tier::Admin);
+    let baseline = Ranked::of_tier(project, Tier::Baseline);
+    for tier in [&admin, &baseline] {
+        for policy in &tier.policies {
+            let Some(near) = tier.near(&tier.rules[policy.start].subjects, policy.start, budget)
+            else {
                 break;
-            }
-            let earlier = hidden_by(rule, &tier[..position], world, &ties, budget);
-            if !earlier.is_empty() {
-                hidden(rule, &earlier, findings);
+            };
+            for position in policy.clone() {
+                let rule = tier.rules[position];
+                let earlier = [&near, &tier.rules[policy.start..position]].concat();
+                if !budget.spend(earlier.len()) {
+                    break;
+                }
+                let earlier = hidden_by(rule, &earlier, world, &ties, budget);
+                if !earlier.is_empty() {
+                    hidden(rule, &earlier, findings);
+                }
             }
         }
     }
     let lower = (project.rules.iter())
         .filter(|rule| rule.policy.tier() != Tier::Admin && rule.action == RuleAction::Accept);
     for rule in lower {
-        if !budget.spend(2 * admin.len()) {
-            break;
-        }
         let denying = overruled_by(rule, &admin, world, budget);
         if !denying.is_empty() {
             let (names, verb) = listed(&denying, "denies", "deny");
@@ -93,9 +99,40 @@ fn joined(mut words: Vec<String>) -> String {
     }
 }
 
-fn of_tier<'r, 'a>(project: &'r Project<'a>, tier: Tier) -> Vec<&'r Rule<'a>> {
-    let rules = project.rules.iter();
-    rules.filter(|rule| rule.policy.tier() == tier).collect()
+/// The rules of one tier in the order in which they are asked.
+struct Ranked<'r, 'a> {
+    rules: Vec<&'r Rule<'a>>,
+    /// Those of one policy each, which are about the same subjects.
+    policies: Vec<Range<usize>>,
+}
+
+impl<'r, 'a> Ranked<'r, 'a> {
+    fn of_tier(project: &'r Project<'a>, tier: Tier) -> Self {
+        let rules = project.rules.iter();
+        let mut rules: Vec<&Rule<'_>> = rules.filter(|rule| rule.policy.tier() == tier).collect();
+        rules.sort_by_key(|rule| rule.rank());
+        let mut start = 0;
+        let same = |a: &&Rule<'_>, b: &&Rule<'_>| std::ptr::eq(a.policy.place(), b.policy.place());
+        let policies = rules.chunk_by(same).map(|rules| {
+            let policy = start..start + rules.len();
+            start = policy.end;
+            policy
+        });
+        let policies = policies.collect();
+        Self { rules, policies }
+    }
+
+    /// The rules before a position that are about some of these subjects; `None` when
+    /// there is no room for comparing.
+    fn near(&self, subjects: &[u32], before: usize, budget: &Budget) -> Option<Vec<&'r Rule<'a>>> {
+        let policies = self.policies.partition_point(|policy| policy.end <= before);
+        budget.spend(policies).then(|| {
+            (self.policies[..policies].iter())
+                .filter(|policy| meets(&self.rules[policy.start].subjects, subjects))
+                .flat_map(|policy| self.rules[policy.clone()].iter().copied())
+                .collect()
+        })
+    }
 }
 
 /// The earlier rules of the tier that leave nothing to a rule: one, or several together.
@@ -127,10 +164,7 @@ fn hidden_by<'r, 'a>(
     });
     match alone {
         Some(other) => vec![other],
-        None => {
-            let near = before().filter(|other| meets(&other.subjects, &rule.subjects));
-            cover_always(rule, near, budget).unwrap_or_default()
-        }
+        None => cover_always(rule, before(), budget).unwrap_or_default(),
     }
 }
 
@@ -226,26 +260,26 @@ fn hidden(rule: &Rule<'_>, others: &[&Rule<'_>], findings: &mut Findings) {
 /// when nothing before them lets any of that through.
 fn overruled_by<'r, 'a>(
     rule: &Rule<'a>,
-    admin: &[&'r Rule<'a>],
+    admin: &Ranked<'r, 'a>,
     world: &World<'a>,
     budget: &Budget,
 ) -> Vec<&'r Rule<'a>> {
     if !rule.is_about_something() {
         return Vec::new();
     }
+    let near = admin.near(&rule.subjects, admin.rules.len(), budget);
+    let near = near.filter(|near| budget.spend(near.len()));
     let mut denying = Vec::new();
-    for other in admin {
+    for other in near.unwrap_or_default() {
         if other.action != RuleAction::Deny {
             if other.may_meet(rule, world) {
                 break;
             }
         } else if other.counts_beside(rule) {
             if other.covers(rule, world) {
-                return vec![*other];
+                return vec![other];
             }
-            if meets(&other.subjects, &rule.subjects) {
-                denying.push(*other);
-            }
+            denying.push(other);
         }
     }
     cover_here(rule, denying.into_iter(), world, budget).unwrap_or_default()
