@@ -37,6 +37,8 @@ use documents::Documents;
 
 /// How often hooks are looked at: tcx tells nobody of its changes.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// Endpoints that come closer together than this are a burst.
+const BURST: Duration = Duration::from_millis(50);
 /// Of so many looks one is at the filters behind the links as well.
 const LOOKS_AT_LINKS: u32 = 4;
 
@@ -110,6 +112,8 @@ pub struct Reconciler {
     depth: Depth,
     tamper_events: u64,
     looked_at_hooks: Instant,
+    /// When an endpoint was last to be added.
+    added_at: Instant,
     /// How often they were looked at.
     looks: u32,
     timing: Timing,
@@ -179,6 +183,7 @@ impl Reconciler {
             depth: Depth::Whole,
             tamper_events: 0,
             looked_at_hooks: Instant::now(),
+            added_at: Instant::now(),
             looks: 0,
             timing: Timing::new()?,
             enforced: start.enforced,
@@ -213,12 +218,15 @@ impl Reconciler {
     /// Waits for a message, until there is something else to do.
     ///
     /// A link costs a grace period to attach, and the filters judge until then: links
-    /// are put on one by one while nobody asks for anything. So is what the next endpoint
-    /// needs made.
+    /// are put on one by one while nobody asks for anything, and after a burst of
+    /// endpoints that were added. What the next endpoint needs is made at once: nobody
+    /// but that endpoint would wait for it.
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
-        let left = if self.unlinked.is_empty() && self.force.is_prepared() {
-            let next = self.force.next_chore();
-            let next = next.min(self.looked_at_hooks + BETWEEN_LOOKS);
+        let attach_at = (!self.unlinked.is_empty()).then(|| self.added_at + BURST);
+        let chore = self.force.next_chore();
+        let chore = chore.min(self.looked_at_hooks + BETWEEN_LOOKS);
+        let left = if self.force.is_prepared() {
+            let next = attach_at.map_or(chore, |at| at.min(chore));
             next.saturating_duration_since(Instant::now())
         } else {
             Duration::ZERO
@@ -227,7 +235,9 @@ impl Reconciler {
         if matches!(message, Err(RecvTimeoutError::Timeout)) {
             if !self.force.is_prepared() {
                 self.force.prepare();
-            } else if let Some(id) = self.unlinked.pop_first() {
+            } else if attach_at.is_some_and(|at| at <= Instant::now())
+                && let Some(id) = self.unlinked.pop_first()
+            {
                 self.attach(&id);
             }
         }
@@ -315,6 +325,7 @@ impl Reconciler {
     }
 
     fn take_add(&mut self, spec: &EndpointSpec, added: &mut Vec<EndpointId>) -> Waiting {
+        self.added_at = Instant::now();
         match self.add(spec) {
             Ok(id) => {
                 added.push(id.clone());
