@@ -156,6 +156,18 @@ impl Telling<'_> {
                 ),
             );
         }
+        for end in &report.ends {
+            if let Some(node) = &end.host_network_of {
+                put(
+                    &mut text,
+                    format_args!(
+                        "\n{} shares the network of node {node} and is judged as the node: no \
+                         selector of pods matches it",
+                        end.id
+                    ),
+                );
+            }
+        }
         if report
             .ends
             .iter()

@@ -61,6 +61,9 @@ pub struct EndReport {
     /// The addresses it was judged by because no document gives it any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assumed_addresses: Vec<IpAddr>,
+    /// The node whose network the pod shares: as that it is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_network_of: Option<String>,
 }
 
 impl From<&reach::End> for EndReport {
@@ -74,6 +77,7 @@ impl From<&reach::End> for EndReport {
         Self {
             id: end.id().to_owned(),
             kind: end.kind().as_str().to_owned(),
+            host_network_of: end.host_of_network().map(str::to_owned),
             addresses,
             assumed_addresses,
         }

@@ -70,6 +70,15 @@ impl Point {
 }
 
 impl End {
+    /// The node whose network a pod shares: as that it is judged, and no selector
+    /// matches it.
+    #[must_use]
+    pub fn host_of_network(&self) -> Option<&str> {
+        let is_shared = self.kind == EndKind::Pod && !self.points.iter().any(Point::is_subject);
+        let node = self.points.iter().find_map(|point| point.node.as_deref());
+        node.filter(|_| is_shared)
+    }
+
     /// `namespace/pod`, `node/NAME`, `external/NAME`, or an address.
     #[must_use]
     pub fn id(&self) -> &str {

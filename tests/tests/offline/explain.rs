@@ -226,6 +226,44 @@ fn a_ping_is_asked_about_in_its_own_family() {
     assert!(told.contains("no addresses of IPv6 both"), "{told}");
 }
 
+/// That a selector does not match a pod whose labels it names has to be explained.
+#[test]
+fn a_pod_on_its_nodes_network_is_told_to_be_the_node() {
+    let host = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: proxy, namespace: shop, labels: {app: web}}
+spec: {nodeName: n2, hostNetwork: true, containers: [{name: proxy}]}
+status: {podIP: 192.0.2.2}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
+";
+    let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", DB), ("host.yaml", host)]);
+    let asked = |from| {
+        [
+            "explain", ".", "--from", from, "--to", "shop/db", "--port", "tcp/5432",
+        ]
+    };
+    let told = folder.said(0, &asked("shop/proxy"));
+    assert!(
+        told.ends_with(
+            "\nshop/proxy shares the network of node n2 and is judged as the node: no selector of \
+             pods matches it\n"
+        ),
+        "{told}"
+    );
+    let report = folder.json(0, "explain.json", &asked("shop/proxy"));
+    assert_eq!(report["ends"][0]["host_network_of"], "n2");
+    for other in ["shop/web", "node/n2"] {
+        let report = folder.json(0, "explain.json", &asked(other));
+        assert_eq!(report["ends"][0]["host_network_of"], Value::Null, "{other}");
+        assert!(!folder.said(0, &asked(other)).contains("shares the network"));
+    }
+}
+
 #[test]
 fn a_question_about_nothing_is_refused() {
     let folder = Folder::shop();
