@@ -60,7 +60,7 @@ use crate::inventory::{Inventory, ObjectName, Owner, Workload};
 
 use facts::FactBook;
 use matrix::Matrix;
-use owned::{OwnedSlot, local_addresses, local_signatures, owned_slots};
+use owned::{Owned, OwnedSlot};
 use peers::{Atoms, PeerLists};
 use range_tree::RangeTrees;
 use rules::RuleNumbers;
@@ -208,6 +208,7 @@ pub fn compile(input: &Input<'_>) -> Result<Compiled, CompileError> {
 pub struct Compiler {
     book: FactBook,
     signatures: Option<LastSignatures>,
+    owned: Option<Owned>,
 }
 
 impl Compiler {
@@ -227,21 +228,20 @@ impl Compiler {
             });
         }
         let mut signatures = Signatures::new(inventory, &mut self.book, &mut self.signatures);
-        let local = local_addresses(snapshot);
-        let is_local = local_signatures(snapshot, &signatures, &local);
+        let mut owned = Owned::new(snapshot, &signatures, self.owned.take())?;
 
         let mut lists = PeerLists::default();
         let mut numbers = RuleNumbers::default();
         let subjects = Subjects::new(
             inventory,
             &mut signatures,
-            &is_local,
+            owned.local_signatures(),
             &mut lists,
             &mut numbers,
         )?;
         let ranges = lists.ranges();
-        let owned = owned_slots(snapshot, &signatures, &ranges, &local)?;
-        let addresses = owned.iter().map(|slot| (slot.range, slot.signature));
+        let slots = owned.with_ranges(&ranges);
+        let addresses = slots.iter().map(|slot| (slot.range, slot.signature));
         let atoms = Atoms::new(
             &lists,
             ranges,
@@ -253,7 +253,7 @@ impl Compiler {
         let max_words = u64::from(limits.table_pages) * size_of::<Page>() as u64 / 4;
         let matrix = Matrix::new(&subjects, &atoms, &mut numbers, max_words)?;
         let (outside, trees) = outside_sets(&atoms, highest, limits)?;
-        let (slots, profiles) = slot_profiles(&owned, &outside, &subjects, &atoms)?;
+        let (slots, profiles) = slot_profiles(slots, &outside, &subjects, &atoms)?;
         let (words, used_words) = layout::write(
             &layout::Content {
                 revision: snapshot.revision,
@@ -276,10 +276,11 @@ impl Compiler {
             used_words,
         );
         self.book.tidy(signatures.facts_in_use());
+        self.owned = Some(owned);
         Ok(Compiled {
             words,
             profiles,
-            signatures: signatures.into_known(),
+            signatures: signatures.known().clone(),
             classes: subjects.into_known(),
             atoms: atoms.into_known(),
             rules: Arc::new(rules),

@@ -113,16 +113,6 @@ impl<K: Ord, V> SharedMap<K, V> {
         }
     }
 
-    /// Which chunk has a key, and which of its entries it is.
-    #[must_use]
-    pub fn place_of<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(usize, usize)>
-    where
-        K: Borrow<Q>,
-    {
-        let (chunk, at) = self.find(key);
-        Some((chunk, at.ok()?))
-    }
-
     /// Whether there is a value under a key.
     #[must_use]
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
@@ -521,8 +511,6 @@ mod tests {
             check(&before, &model_before);
             for key in [0, 1, 1500, 3899, u16::MAX] {
                 assert_eq!(map.get(&key), model.get(&key));
-                let at = |(chunk, entry): (usize, usize)| &map.chunks[chunk][entry].1;
-                assert_eq!(map.place_of(&key).map(at), model.get(&key));
                 assert!(map.starting_at(&key).eq(model.range(key..)));
             }
             let changed: Vec<u16> = before.changes(&map).iter().map(|c| *c.key).collect();

@@ -3,17 +3,21 @@
 //! Owners, slots and address ranges are all kept in the order of addresses, so that
 //! everything about an address is found by going along beside it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cofferdam_verdict::table::SlotKind;
 
-use crate::inventory::Holder;
+use crate::inventory::{Holder, ObjectName};
+use crate::shared_map::SharedMap;
 
 use super::ranges::Ranges;
-use super::signatures::Signatures;
+use super::signatures::{KnownSignatures, Signatures};
 use super::{CompileError, Snapshot};
 
 /// A slot of an address that somebody owns.
+#[derive(Debug)]
 pub(super) struct OwnedSlot {
     pub(super) number: u32,
     /// The address range that the address lies in.
@@ -23,8 +27,72 @@ pub(super) struct OwnedSlot {
     pub(super) kind: SlotKind,
 }
 
+/// The slots of all addresses that are owned, with all that they follow from: those of
+/// the next table are mostly the same, but for their ranges.
+#[derive(Debug)]
+pub(super) struct Owned {
+    holders: SharedMap<IpAddr, Holder>,
+    numbers: SharedMap<IpAddr, u32>,
+    local: BTreeSet<ObjectName>,
+    own_node: Option<Box<str>>,
+    signatures: Arc<KnownSignatures>,
+    slots: Vec<OwnedSlot>,
+    local_signatures: Vec<bool>,
+}
+
+impl Owned {
+    /// Finds them, unless they are those of `last`. Their ranges are not known yet.
+    pub(super) fn new(
+        snapshot: &Snapshot<'_>,
+        signatures: &Signatures<'_>,
+        last: Option<Self>,
+    ) -> Result<Self, CompileError> {
+        if let Some(last) = last.filter(|last| last.follow_from(snapshot, signatures)) {
+            return Ok(last);
+        }
+        let slots = slots(snapshot, signatures)?;
+        let mut local_signatures = vec![false; signatures.all().len()];
+        for slot in &slots {
+            local_signatures[slot.signature as usize] |= slot.kind == SlotKind::LocalWorkload;
+        }
+        Ok(Self {
+            holders: snapshot.inventory.holders().clone(),
+            numbers: snapshot.slots.by_address().clone(),
+            local: snapshot.local.clone(),
+            own_node: snapshot.own_node.map(Box::from),
+            signatures: signatures.known().clone(),
+            slots,
+            local_signatures,
+        })
+    }
+
+    /// Whether the slots for these would be the same ones. `false` says nothing.
+    fn follow_from(&self, snapshot: &Snapshot<'_>, signatures: &Signatures<'_>) -> bool {
+        self.holders.is_same(snapshot.inventory.holders())
+            && self.numbers.is_same(snapshot.slots.by_address())
+            && Arc::ptr_eq(&self.signatures, signatures.known())
+            && self.own_node.as_deref() == snapshot.own_node
+            && self.local == *snapshot.local
+    }
+
+    /// For each signature whether a workload of this node has it.
+    pub(super) fn local_signatures(&self) -> &[bool] {
+        &self.local_signatures
+    }
+
+    /// The slots, in the order of addresses, each with the one of these ranges that its
+    /// address lies in.
+    pub(super) fn with_ranges(&mut self, ranges: &Ranges) -> &[OwnedSlot] {
+        let mut along = ranges.along();
+        for (slot, address) in self.slots.iter_mut().zip(self.holders.keys()) {
+            slot.range = along.of(*address);
+        }
+        &self.slots
+    }
+}
+
 /// The addresses of workloads of this node, in order.
-pub(super) fn local_addresses(snapshot: &Snapshot<'_>) -> Vec<IpAddr> {
+fn local_addresses(snapshot: &Snapshot<'_>) -> Vec<IpAddr> {
     let workloads = snapshot.inventory.workloads();
     let local = snapshot.local.iter();
     let mut addresses: Vec<IpAddr> = local
@@ -35,33 +103,15 @@ pub(super) fn local_addresses(snapshot: &Snapshot<'_>) -> Vec<IpAddr> {
     addresses
 }
 
-/// For each signature whether a workload of this node has it. `local` are the
-/// addresses of those.
-pub(super) fn local_signatures(
+fn slots(
     snapshot: &Snapshot<'_>,
     signatures: &Signatures<'_>,
-    local: &[IpAddr],
-) -> Vec<bool> {
-    let mut is_local = vec![false; signatures.all().len()];
-    let holders = snapshot.inventory.holders();
-    for place in local.iter().filter_map(|address| holders.place_of(address)) {
-        is_local[signatures.of_holder_at(place) as usize] = true;
-    }
-    is_local
-}
-
-/// The slots of all addresses that are owned, in the order of addresses.
-pub(super) fn owned_slots(
-    snapshot: &Snapshot<'_>,
-    signatures: &Signatures<'_>,
-    ranges: &Ranges,
-    local: &[IpAddr],
 ) -> Result<Vec<OwnedSlot>, CompileError> {
     let holders = snapshot.inventory.holders();
+    let local = local_addresses(snapshot);
     let mut owned = Vec::with_capacity(holders.len());
     let mut local = local.iter().peekable();
     let mut numbers = snapshot.slots.by_address().iter().peekable();
-    let mut along = ranges.along();
     for ((address, holder), signature) in holders.iter().zip(signatures.of_holders()) {
         while numbers.next_if(|(one, _)| *one < address).is_some() {}
         let number = match numbers.peek() {
@@ -79,7 +129,7 @@ pub(super) fn owned_slots(
         }
         owned.push(OwnedSlot {
             number,
-            range: along.of(*address),
+            range: 0,
             signature,
             kind: match holder {
                 Holder::Workload(_) if is_local => SlotKind::LocalWorkload,

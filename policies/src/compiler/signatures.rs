@@ -418,10 +418,9 @@ impl<'a> Signatures<'a> {
         })
     }
 
-    /// The signature of the owner of an address, by its place among all addresses.
-    pub(super) fn of_holder_at(&self, (chunk, entry): (usize, usize)) -> u32 {
-        let one = self.known.facts[chunk][entry];
-        self.known.of_facts[one as usize].expect("facts that somebody has have a signature")
+    /// What was found out, to be kept.
+    pub(super) fn known(&self) -> &Arc<KnownSignatures> {
+        &self.known
     }
 
     /// The number of a port name that some rule uses.
@@ -430,11 +429,6 @@ impl<'a> Signatures<'a> {
             .vocabulary
             .port_name(name, protocol)
             .expect("names of all rules were learnt")
-    }
-
-    /// What is needed to find signatures again.
-    pub(super) fn into_known(self) -> Arc<KnownSignatures> {
-        self.known
     }
 
     /// All signatures by number.
