@@ -68,9 +68,9 @@ impl Owned {
 
     /// Whether the slots for these would be the same ones. `false` says nothing.
     fn follow_from(&self, snapshot: &Snapshot<'_>, signatures: &Signatures<'_>) -> bool {
-        self.holders.is_same(snapshot.inventory.holders())
+        // Signatures are the very same only where all owners are.
+        Arc::ptr_eq(&self.signatures, signatures.known())
             && self.numbers.is_same(snapshot.slots.by_address())
-            && Arc::ptr_eq(&self.signatures, signatures.known())
             && self.own_node.as_deref() == snapshot.own_node
             && self.local == *snapshot.local
     }

@@ -267,6 +267,53 @@ fn a_word_that_is_new_is_asked_of_workloads_that_are_not() {
     }
 }
 
+#[test]
+fn the_same_owners_elsewhere_and_under_other_numbers_are_asked_for_again() {
+    let mut inventory = Inventory::default();
+    let mut local = BTreeSet::new();
+    for pod in 0..2 {
+        let step = Step::Pod {
+            name: (0, pod),
+            label: (0, 0),
+            port: None,
+            address: Some(2 * pod),
+            local: true,
+        };
+        apply(step, &mut inventory, &mut local);
+    }
+    apply(Step::Node(0, 0), &mut inventory, &mut local);
+    inventory.set_policy(policy_of((0, 0), (0, 0), (0, 0), None, None));
+    let plan = SlotPlan::assign(&inventory);
+    let moved = plan.slots().map(|slot| Slot {
+        number: slot.number + 1,
+        ..slot
+    });
+    let moved = SlotPlan::from_slots(moved).unwrap();
+    let one: BTreeSet<ObjectName> = local.iter().take(1).cloned().collect();
+    let mut compiler = Compiler::default();
+    let mut before = Vec::new();
+    for (slots, local, own_node) in [
+        (&plan, &local, None),
+        (&moved, &local, None),
+        (&moved, &one, None),
+        (&moved, &one, Some("m0")),
+    ] {
+        let snapshot = Snapshot {
+            inventory: &inventory,
+            slots,
+            local,
+            own_node,
+            limits: LIMITS,
+            revision: 7,
+        };
+        let words = compiler.compile(&snapshot).unwrap().words;
+        assert_ne!(words, before);
+        let anew = Compiler::default().compile(&snapshot).unwrap().words;
+        assert_eq!(words, anew);
+        before = words;
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
