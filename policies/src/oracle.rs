@@ -284,14 +284,24 @@ impl Oracle {
     #[must_use]
     pub fn evaluate(&self, query: &Query) -> Answer {
         Answer {
-            enforced: self.judge(query, false),
-            audited: self.judge(query, true),
+            enforced: self.judge(query, false, false),
+            audited: self.judge(query, true, false),
         }
     }
 
-    fn judge(&self, query: &Query, audited: bool) -> Judgement {
-        let egress = self.side(query, Direction::Egress, audited);
-        let ingress = self.side(query, Direction::Ingress, audited);
+    /// The same of a connection through a Service, whose endpoint the destination is:
+    /// it makes a difference to a pod that reaches itself.
+    #[must_use]
+    pub fn evaluate_through_service(&self, query: &Query) -> Answer {
+        Answer {
+            enforced: self.judge(query, false, true),
+            audited: self.judge(query, true, true),
+        }
+    }
+
+    fn judge(&self, query: &Query, audited: bool, by_service: bool) -> Judgement {
+        let egress = self.side(query, Direction::Egress, audited, by_service);
+        let ingress = self.side(query, Direction::Ingress, audited, by_service);
         // A connection passes iff egress of the sender allows it and ingress of the
         // receiver allows it.
         let action = if egress.action == Action::Allow && ingress.action == Action::Allow {
@@ -306,14 +316,15 @@ impl Oracle {
         }
     }
 
-    fn side(&self, query: &Query, direction: Direction, audited: bool) -> Side {
+    fn side(&self, query: &Query, direction: Direction, audited: bool, by_service: bool) -> Side {
         let subject = match direction {
             Direction::Ingress => &query.destination,
             Direction::Egress => &query.source,
         };
         let (peer, _) = query.peer(direction);
+        let is_to_itself = query.source == query.destination && matches!(subject, End::Pod { .. });
         // A pod cannot block access to itself.
-        if query.source == query.destination && matches!(subject, End::Pod { .. }) {
+        if is_to_itself && !by_service {
             return Side::allowed(Reason::SelfTraffic);
         }
         let Some(pod) = self.pod(subject) else {
@@ -329,10 +340,22 @@ impl Oracle {
             return Side::allowed(Reason::OwnNode);
         }
         let cluster_tier = |tier| self.cluster_tier(tier, pod, direction, query, audited);
-        cluster_tier("Admin")
-            .or_else(|| self.namespace_tier(pod, direction, query, audited))
-            .or_else(|| cluster_tier("Baseline"))
-            .unwrap_or(Side::allowed(Reason::NotIsolated))
+        let namespace_tier = || self.namespace_tier(pod, direction, query, audited);
+        let decided = cluster_tier("Admin")
+            .or_else(|| {
+                // Through a Service a pod's own access is subject to policies of the
+                // cluster; to those of namespaces it is allowed.
+                namespace_tier().map(|side| match is_to_itself {
+                    true => Side::allowed(Reason::SelfTraffic),
+                    false => side,
+                })
+            })
+            .or_else(|| cluster_tier("Baseline"));
+        let decided = decided.unwrap_or(Side::allowed(Reason::NotIsolated));
+        if is_to_itself && decided.action == Action::Allow {
+            return Side::allowed(Reason::SelfTraffic);
+        }
+        decided
     }
 
     /// The pod of an end, if selectors can match it: host-network pods are their

@@ -296,9 +296,15 @@ struct Answers {
 
 impl Answers {
     fn of(oracle: &Oracle, trial: &Trial<'_>, shaped: &Shaped, hook: Hook) -> Self {
-        let received = oracle.evaluate(&trial.query(shaped.payload, None));
+        // What a workload sends to its own address does not leave it: where such a
+        // packet arrives, it has come through a Service.
+        let evaluate = |query| match hook {
+            Hook::FromWorkload => oracle.evaluate(&query),
+            _ => oracle.evaluate_through_service(&query),
+        };
+        let received = evaluate(trial.query(shaped.payload, None));
         let named = match shaped.named {
-            Some(_) => &oracle.evaluate(&trial.query(shaped.payload, shaped.named)),
+            Some(_) => &evaluate(trial.query(shaped.payload, shaped.named)),
             None => &received,
         };
         // Leaving, the sender's egress is judged alone; arriving, the receiver's

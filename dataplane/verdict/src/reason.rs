@@ -44,7 +44,7 @@ reasons! {
     4 Flow "flow" "The packet belongs to an allowed flow."
     5 Related "related" "The ICMP error belongs to an allowed flow."
     6 OwnNode "own_node" "The node itself opens a connection to its own workload."
-    7 SelfTraffic "self" "A workload reaches itself by its own address."
+    7 SelfTraffic "self" "A workload reaches itself, by its own address or through a Service."
     8 NeighbourDiscovery "neighbour_discovery" "Valid IPv6 neighbour discovery."
     9 SpoofedSource "spoofed_source" "The source address is not one of the workload's."
     10 SpoofedMac "spoofed_mac" "The source MAC is not the workload's."

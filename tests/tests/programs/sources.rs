@@ -550,6 +550,60 @@ fn a_workload_reaches_itself() {
     }
 }
 
+/// A packet that comes back to its sender has been through a Service: policies of the
+/// cluster count, those of the namespace cannot keep a workload from itself.
+#[test]
+fn a_workload_reaches_itself_through_a_service_unless_the_cluster_denies_it() {
+    let cluster = |tier: &str, direction: &str, peer: &str| {
+        format!(
+            "---\napiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
+             metadata: {{name: c}}\nspec:\n  tier: {tier}\n  priority: 1\n  \
+             subject: {{namespaces: {{}}}}\n  \
+             {direction}: [{{action: Deny, {peer}: [{{namespaces: {{}}}}]}}]\n"
+        )
+    };
+    let isolated = "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: \
+                    {name: none, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress, \
+                    Egress]}\n";
+    let directions = [("ingress", "from"), ("egress", "to")];
+    let mut worlds = vec![(isolated.to_owned(), true)];
+    for (direction, peer) in directions {
+        let [admin, baseline] = ["Admin", "Baseline"].map(|tier| cluster(tier, direction, peer));
+        worlds.extend([
+            (format!("{admin}{isolated}"), false),
+            (format!("{baseline}{isolated}"), true),
+            (admin, false),
+            (baseline, false),
+        ]);
+    }
+    for (documents, passes) in worlds {
+        let Scene {
+            mut firewall,
+            world,
+            inside: _inside,
+        } = Scene::open(Wiring::Ptp, &documents);
+        let db = named(&world, "shop/db");
+        for family in Family::BOTH {
+            let packet = ping(family).from(db.end).to(db.end);
+            let moved = match passes {
+                true => allowed(Hook::ToWorkload, Reason::SelfTraffic, 1),
+                false => denied(Hook::ToWorkload, Reason::Rule, 1),
+            };
+            let context = between(db, db);
+            expect(
+                &mut firewall,
+                Program::TO_WORKLOAD,
+                &packet,
+                &context,
+                moved,
+            );
+            // Its own address, with no Service between.
+            let moved = allowed(Hook::FromWorkload, Reason::SelfTraffic, 1);
+            expect(&mut firewall, OUT, &packet, &leaving(db), moved);
+        }
+    }
+}
+
 /// Broadcast, multicast and flooded frames name none of the receiver's addresses:
 /// its own policy judges them.
 #[test]

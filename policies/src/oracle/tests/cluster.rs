@@ -402,6 +402,28 @@ fn a_pod_reaches_its_own_address_whatever_the_tier_says() {
 }
 
 #[test]
+fn a_pod_reaches_itself_through_a_service_unless_the_cluster_denies_it() {
+    let (source, address) = end("x/a");
+    let query = Query {
+        source: source.clone(),
+        destination: source,
+        source_address: address,
+        destination_address: address,
+        payload: tcp(1),
+        own_node_allowed: true,
+    };
+    let action = |oracle: Oracle| oracle.evaluate_through_service(&query).enforced.action;
+    let isolated = "{policyTypes: [Ingress, Egress]}";
+    for (tier, expected) in [("Admin", Action::Deny), ("Baseline", Action::Allow)] {
+        let deny = format!("p: {DENY_ALL}").replace("Admin", tier);
+        assert_eq!(action(cluster(&[&deny])), Action::Deny);
+        // Baseline is not asked about an isolated pod.
+        assert_eq!(action(with_namespace(&[&deny], isolated)), expected);
+    }
+    assert_eq!(action(with_namespace(&[], isolated)), Action::Allow);
+}
+
+#[test]
 fn audit_policies_of_the_cluster_count_only_in_the_audited_judgement() {
     for tier in ["Admin", "Baseline"] {
         let deny = format!("p!audit: {DENY_ALL}").replace("Admin", tier);

@@ -3,7 +3,7 @@
 use cofferdam_verdict::reason::Reason;
 
 use super::right::{Right, any, bytes, ported};
-use super::{Shaped, Shapes, allowed, denied};
+use super::{Shaped, Shapes};
 use crate::packet::{Extension, Family, no_next_header, protocol};
 
 pub(super) const SHAPES: Shapes = &[
@@ -121,12 +121,7 @@ pub(super) const SHAPES: Shapes = &[
         // Whatever stands at its beginning is data, be it like a header.
         let offset = rng.usize(1..0x1fff) * 8;
         let packet = packet.fragment(rng.u16(..).into(), offset, rng.bool());
-        let lone = denied(Reason::FragmentNoFirst);
-        let arriving = match trial.is_to_itself() {
-            true => allowed(Reason::SelfTraffic),
-            false => lone,
-        };
-        Some(Shaped::unjudged(&packet, lone, arriving))
+        Some(Shaped::dropped(&packet, Reason::FragmentNoFirst))
     }),
     ("a first fragment short of its header", |rng, trial| {
         let right = ported(rng, trial);
