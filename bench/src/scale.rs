@@ -4,7 +4,9 @@
 //! The node has 250 workloads, each a network namespace; all others are documents.
 //! Then come some that are like these, which no document knows.
 //! Times are those of whole commands, their own process included; of what the agent
-//! says itself, those of the step.
+//! says itself, those of the step: until a workload has its place, and from a request
+//! to the moment at which the kernel is given the table (it then waits for a grace
+//! period, and the state directory is written).
 
 use std::{
     hint::black_box,
@@ -101,6 +103,11 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
             })
         })
         .collect();
+    // Of the last tables, each for one changed policy.
+    let mut given = numbers(&agent.log(), " published ", "in_force_us=")?;
+    let given: Vec<f64> = (given.drain(given.len().saturating_sub(samples)..))
+        .map(|us| us / 1e3)
+        .collect();
     let memory = memory_kib(&agent.pid().to_string(), "RssAnon")?;
     agent.stop();
 
@@ -113,6 +120,7 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
         of("endpoint_like_others_add", "ms", &late_adds),
         of("endpoint_like_others_placed", "us", &placed),
         of("sync_unchanged", "ms", &unchanged),
+        of("policy_changed_given_to_kernel", "ms", &given),
         of("policy_changed_to_in_force", "ms", &changed),
         of("rss_anon", "KiB", &[memory]),
     ];
@@ -166,12 +174,15 @@ fn add_like(agent: &Agent, workload: &Workload, pod: &Pod) {
 /// What the agent says that it took to give workloads their place in the table in
 /// force: from the desired state before to the address that leads to its slot.
 fn placed_us(log: &str) -> anyhow::Result<Vec<f64>> {
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("added to the table in force"));
-    let times: Vec<f64> = lines
+    numbers(log, "added to the table in force", "microseconds=")
+}
+
+/// The numbers that lines of a log give for something.
+fn numbers(log: &str, line: &str, field: &str) -> anyhow::Result<Vec<f64>> {
+    let lines = log.lines().filter(|one| one.contains(line));
+    let numbers: Vec<f64> = lines
         .filter_map(|line| {
-            let (_, rest) = line.split_once("microseconds=")?;
+            let (_, rest) = line.split_once(field)?;
             rest.split(|c: char| !c.is_ascii_digit())
                 .next()?
                 .parse()
@@ -179,8 +190,8 @@ fn placed_us(log: &str) -> anyhow::Result<Vec<f64>> {
         })
         .collect();
     ensure!(
-        !times.is_empty(),
-        "the agent says of no workload how long it took"
+        !numbers.is_empty(),
+        "the agent says of nothing that it was {line}"
     );
-    Ok(times)
+    Ok(numbers)
 }

@@ -108,6 +108,8 @@ pub struct Force {
     compiler: Compiler,
     published: Option<(Desired, Compiled)>,
     revision: u64,
+    /// When the kernel was given the table in force, if that was by this agent.
+    in_force_since: Option<Instant>,
     names: SharedNames,
     node: String,
     adopt_midstream: Duration,
@@ -174,6 +176,7 @@ impl Force {
             compiler: Compiler::default(),
             published: None,
             revision: revision.max(kernel.revision().unwrap_or(0)),
+            in_force_since: None,
             names,
             node: config.node.name.clone(),
             adopt_midstream: config.adopt_midstream,
@@ -193,6 +196,12 @@ impl Force {
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.kernel.revision().unwrap_or(0)
+    }
+
+    /// When the kernel was given the table in force, if that was by this agent.
+    #[must_use]
+    pub fn in_force_since(&self) -> Option<Instant> {
+        self.in_force_since
     }
 
     /// Greatest incarnation in force.
@@ -281,7 +290,7 @@ impl Force {
         // Before the first packet that is judged by it.
         let names = Names::new(revision, &desired.inventory, &plan, &compiled);
         self.names.add(Arc::new(names));
-        self.kernel.publish(compiled.pages())?;
+        self.in_force_since = Some(self.kernel.publish(compiled.pages())?);
         self.revision = revision;
         self.plan = plan;
         self.published = Some((desired, compiled));

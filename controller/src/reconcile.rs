@@ -192,7 +192,7 @@ impl Reconciler {
         };
         reconciler.take_up(remembered);
         reconciler.documents.read();
-        reconciler.converge(&[]);
+        reconciler.converge(&[], Instant::now());
         reconciler.depth = Depth::Change;
         Ok((reconciler, recorder))
     }
@@ -246,6 +246,7 @@ impl Reconciler {
 
     /// Deals with what has arrived. Tells whether to detach when it is time to stop.
     fn deal_with(&mut self, batch: Vec<Message>) -> Option<bool> {
+        let arrived = Instant::now();
         let mut waiting = Vec::new();
         let mut questions = Vec::new();
         let mut inquiries = Vec::new();
@@ -302,7 +303,7 @@ impl Reconciler {
             self.look_at_links();
         }
         if sources || links || is_changed {
-            self.converge(&added);
+            self.converge(&added, arrived);
             self.depth = Depth::Change;
         }
         // Whatever was reported until now is read before anybody is answered.
@@ -366,8 +367,9 @@ impl Reconciler {
         }
     }
 
-    /// Makes the kernel what the desired state says, as far as it can be.
-    fn converge(&mut self, added: &[EndpointId]) {
+    /// Makes the kernel what the desired state says, as far as it can be, for messages
+    /// that have arrived at some time.
+    fn converge(&mut self, added: &[EndpointId], arrived: Instant) {
         let began = Instant::now();
         let before = self.force.revision();
         self.problem = None;
@@ -393,7 +395,9 @@ impl Reconciler {
                 endpoints = self.endpoints.len(),
                 accepted = self.documents.accepted(),
                 rejected = self.documents.rejected(),
-                milliseconds = began.elapsed().as_millis() as u64,
+                in_force_us = (self.force.in_force_since())
+                    .map(|given| given.saturating_duration_since(arrived).as_micros() as u64),
+                milliseconds = arrived.elapsed().as_millis() as u64,
                 "published"
             );
         }

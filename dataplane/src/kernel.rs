@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
+    time::Instant,
 };
 
 use aya::{
@@ -324,13 +325,14 @@ impl Kernel {
     }
 
     /// Puts a table in force, whole, by one store; returns when no program can be
-    /// reading the one before.
+    /// reading the one before, and tells when it gave the kernel the new one: from
+    /// then on packets are judged by it.
     ///
     /// # Errors
     ///
     /// When it does not fit, is no table, or the kernel refuses; the table before
     /// stays in force.
-    pub fn publish(&mut self, table: &[Page]) -> Result<(), KernelError> {
+    pub fn publish(&mut self, table: &[Page]) -> Result<Instant, KernelError> {
         let room = self.limits.table_pages;
         if table.len() > room as usize {
             return Err(KernelError::TableTooLarge {
@@ -348,11 +350,12 @@ impl Kernel {
         for (to, from) in next.values_mut().iter_mut().zip(table) {
             to.copy_from_slice(from);
         }
+        let given = Instant::now();
         sys::set_inner(self.table.as_fd(), 0, next.map())
             .map_err(failed("publish the decision table"))?;
         self.published = next;
         self.rested();
-        Ok(())
+        Ok(given)
     }
 
     /// A grace period is over.
