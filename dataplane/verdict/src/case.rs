@@ -11,7 +11,7 @@ use crate::{
     packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
     table::row_key,
-    verdict::{Action, Direction, Verdict, word_action},
+    verdict::{Action, Direction, Verdict, word_action, word_reason},
 };
 
 /// Bit of [`Context::ingress_ifindex`] that marks a probe: no packet has it,
@@ -74,6 +74,8 @@ pub(crate) mod mark {
     pub(crate) const AUDIT_INGRESS: u32 = 1 << 7;
     /// Answer: the same of the egress policy. At most one of the two is set.
     pub(crate) const AUDIT_EGRESS: u32 = 1 << 8;
+    /// The packet has come back to its sender, through a Service.
+    pub(crate) const TO_ITSELF: u32 = 1 << 9;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a
@@ -234,6 +236,27 @@ impl Case {
                 Direction::Ingress => mark::AUDIT_INGRESS,
                 Direction::Egress => mark::AUDIT_EGRESS,
             };
+        }
+    }
+
+    /// Whether a policy's verdict keeps the packet from passing. Policies of its namespace
+    /// cannot keep a workload from itself, those of the cluster can; and only those have
+    /// rules that deny.
+    #[inline(always)]
+    pub(crate) const fn denies(&self, verdict: u32) -> bool {
+        word_action(verdict) == Action::Deny as u32
+            && (!self.is(mark::TO_ITSELF) || word_reason(verdict) == Reason::Rule as u32)
+    }
+
+    /// Says of what does not keep a workload from itself that it reaches itself.
+    #[inline(always)]
+    pub(crate) const fn excuse(&mut self) {
+        let itself = Verdict::allow(Reason::SelfTraffic).to_word();
+        if !self.denies(self.enforced) {
+            self.enforced = itself;
+        }
+        if !self.denies(self.audited) {
+            self.audited = itself;
         }
     }
 

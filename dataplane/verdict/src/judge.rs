@@ -29,7 +29,7 @@ use crate::{
     packet::{self, Frame, Packet, Part, ethertype, icmpv6, protocol},
     reason::Reason,
     table::{DecisionWords, Profile, SlotKind, Table},
-    verdict::{Action, Direction, Verdict, word_action, word_reason},
+    verdict::{Direction, Verdict},
 };
 
 pub use crate::case::{Case, Context, PROBE, probe};
@@ -285,12 +285,16 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
     let own = own_slot(record, &destination);
     case.destination_slot = own;
     let local = matches!(sender.kind, SlotKind::LocalWorkload);
-    if local && !case.is(mark::TURNED) {
-        came_from(memory, case.source_slot, case.ingress_ifindex)?;
+    if local {
+        if !case.is(mark::TURNED) {
+            came_from(memory, case.source_slot, case.ingress_ifindex)?;
+        }
+        if own != 0 && own_slot(record, &source) != 0 {
+            // What a workload sends to its own address does not leave it: this has come
+            // back through a Service.
+            case.marks |= mark::TO_ITSELF;
+        }
     }
-    // What a workload sends to its own address does not leave it: this has come back
-    // through a Service.
-    let to_itself = local && own != 0 && own_slot(record, &source) != 0;
     if case.is(mark::LATER) {
         return Err(Reason::FragmentNoFirst);
     }
@@ -316,24 +320,23 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
         let receiver = table
             .slot(case.destination_slot)
             .ok_or(Reason::TableCorrupt)?;
-        let mut sent = decide(table, &sender, &receiver, Direction::Egress, case.key)?;
-        if to_itself {
-            sent = but_for_namespaces(sent);
-        }
-        egress = Some(sent);
+        egress = Some(decide(
+            table,
+            &sender,
+            &receiver,
+            Direction::Egress,
+            case.key,
+        )?);
     }
-    let mut ingress = decide(table, &subject, &sender, Direction::Ingress, case.key)?;
-    if to_itself {
-        ingress = but_for_namespaces(ingress);
-    }
+    let ingress = decide(table, &subject, &sender, Direction::Ingress, case.key)?;
     let mut decision = ingress;
     let mut audited_by = Some(Direction::Ingress);
     if let Some(egress) = egress {
-        if word_action(egress.enforced) == Action::Deny as u32 {
+        if case.denies(egress.enforced) {
             decision.enforced = egress.enforced;
             case.direction = Direction::Egress as u32;
         }
-        if word_action(egress.audited) == Action::Deny as u32 {
+        if case.denies(egress.audited) {
             decision.audited = egress.audited;
             // The sender's hook has said so already when the packet names nobody here:
             // once for a broadcast, not once for each receiver. A report of multicast
@@ -343,6 +346,9 @@ fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
     }
     case.enforced = decision.enforced;
     case.audited = decision.audited;
+    if case.is(mark::TO_ITSELF) {
+        case.excuse();
+    }
     if let Some(direction) = audited_by {
         case.note_audit(direction);
     }
@@ -370,25 +376,6 @@ fn decide<M: Memory>(
     table
         .decide_words(subject.class, direction, peer.atom, key)
         .ok_or(Reason::TableCorrupt)
-}
-
-/// What a decision is when a workload reaches itself through a Service: policies of its
-/// namespace cannot keep it from that, those of the cluster can.
-#[inline(always)]
-fn but_for_namespaces(decision: DecisionWords) -> DecisionWords {
-    let but = |word: u32| {
-        // Only policies of the cluster have rules that deny.
-        let denies = word_action(word) == Action::Deny as u32;
-        if denies && word_reason(word) == Reason::Rule as u32 {
-            word
-        } else {
-            const { Verdict::allow(Reason::SelfTraffic).to_word() }
-        }
-    };
-    DecisionWords {
-        enforced: but(decision.enforced),
-        audited: but(decision.audited),
-    }
 }
 
 /// Neighbour discovery and multicast listener reports, which the source check
