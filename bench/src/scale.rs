@@ -120,8 +120,8 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
         of("endpoint_like_others_add", "ms", &late_adds),
         of("endpoint_like_others_placed", "us", &placed),
         of("sync_unchanged", "ms", &unchanged),
-        of("policy_changed_given_to_kernel", "ms", &given),
-        of("policy_changed_to_in_force", "ms", &changed),
+        of("policy_changed_to_in_force", "ms", &given),
+        of("policy_changed_and_synced", "ms", &changed),
         of("rss_anon", "KiB", &[memory]),
     ];
     results.iter().for_each(AgentResult::print);

@@ -388,17 +388,22 @@ status: {podIP: 10.0.0.1}
         (names, set)
     }
 
+    /// The default denial that an isolation set is due to.
+    fn isolated(set: u32) -> u32 {
+        let verdict = Verdict {
+            action: Action::Deny,
+            reason: Reason::Isolated,
+            rule: set,
+        };
+        verdict.to_word()
+    }
+
     #[test]
     fn a_record_names_who_what_and_which_line() {
         let (names, set) = names();
         let mut event = EventRecord::new_zeroed();
         event.revision = 9;
-        event.verdict = Verdict {
-            action: Action::Deny,
-            reason: Reason::Isolated,
-            rule: set,
-        }
-        .to_word();
+        event.verdict = isolated(set);
         event.direction = Direction::Ingress as u8;
         event.hook = Hook::ToWorkload as u8;
         event.family = cofferdam_verdict::address::Family::V4 as u8;
@@ -521,12 +526,7 @@ status: {podIP: 10.0.0.1}
         let mut event = EventRecord::new_zeroed();
         event.revision = 9;
         event.verdict = Verdict::allow(Reason::NotIsolated).to_word();
-        event.audited = Verdict {
-            action: Action::Deny,
-            reason: Reason::Isolated,
-            rule: set,
-        }
-        .to_word();
+        event.audited = isolated(set);
         event.direction = Direction::Ingress as u8;
         event.hook = Hook::ToWorkload as u8;
         let told = |event: &EventRecord| describe(event, &names, SystemTime::now());

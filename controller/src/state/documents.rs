@@ -122,9 +122,10 @@ impl StoredDocuments {
         let now = by_file(files);
         let mut names = changed(before.as_ref(), &now);
         if before.is_none() || !names.is_empty() {
-            let (parts, written) = self.with_part(&mut names, &now);
+            let number = self.next_number()?;
+            let (parts, written) = self.with_part(number, &mut names, &now);
             if let Some(part) = written {
-                self.store.save(&part_name(part.0), &part.1)?;
+                self.store.save(&part_name(number), &part)?;
             }
             let numbers = parts.iter().map(|part| part.number);
             let list = List {
@@ -139,13 +140,14 @@ impl StoredDocuments {
         Ok(())
     }
 
-    /// The parts when what is new of these files stands over them, and the one to be
-    /// written for it.
+    /// The parts when what is new of these files stands over them under this number, and
+    /// what is to be written for it.
     fn with_part(
         &self,
+        number: u64,
         names: &mut BTreeSet<Arc<str>>,
         now: &ByFile<'_>,
-    ) -> (Vec<KnownPart>, Option<(u64, Part)>) {
+    ) -> (Vec<KnownPart>, Option<Part>) {
         let versions = |name: &Arc<str>| now.get(name).copied().unwrap_or_default();
         let mut parts = self.parts.clone();
         let mut bytes: usize = names.iter().map(|name| weight(versions(name))).sum();
@@ -160,7 +162,6 @@ impl StoredDocuments {
         if names.is_empty() {
             return (parts, None);
         }
-        let number = self.next_number();
         let stored = names.iter().map(|name| File {
             file: name.to_string(),
             versions: versions(name).iter().map(version).collect(),
@@ -173,16 +174,15 @@ impl StoredDocuments {
             files: names.clone(),
             bytes,
         });
-        (parts, Some((number, part)))
+        (parts, Some(part))
     }
 
     /// A number that no part has, whether it counts or not: a part that is listed is
     /// never written again.
-    fn next_number(&self) -> u64 {
-        let listed = self.parts.iter().map(|part| part.number);
-        let names = self.store.names().unwrap_or_default();
+    fn next_number(&self) -> Result<u64, StateError> {
+        let names = self.store.names()?;
         let there = names.iter().filter_map(|name| number_of(name));
-        listed.chain(there).max().map_or(1, |last| last + 1)
+        Ok(there.max().map_or(1, |last| last + 1))
     }
 
     /// Removes the parts that do not count.
