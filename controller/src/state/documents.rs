@@ -3,9 +3,9 @@
 //! A log in parts: each has what is new of some files of documents, and stands over
 //! the parts before it. A list of the parts is written last, so that after a crash
 //! there is what was saved before or what was saved now, whole. One changed file costs
-//! a small part; a part that is not much larger than the next is merged into it, so
-//! that there are few, and a file is written again only about as often as the logarithm
-//! of how many there are.
+//! a small part; a part of which not much more still counts than the next has is merged
+//! into it, so that there are few, and a file is written again only about as often as the
+//! logarithm of how many there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,7 +20,8 @@ const LIST: &str = "documents.json";
 /// Part `n` is `documents-n.json`.
 const PART: (&str, &str) = ("documents-", ".json");
 
-/// A part this many times as large as the next is left as it is.
+/// A part of which more than this many times as much counts as the next has is left as
+/// it is.
 const LARGER: usize = 2;
 /// What a document's name counts for, beside the bytes of texts.
 const NAME_BYTES: usize = 64;
@@ -57,7 +58,6 @@ struct Version {
 struct KnownPart {
     number: u64,
     files: BTreeSet<Arc<str>>,
-    bytes: usize,
 }
 
 /// The documents in the state directory.
@@ -99,11 +99,9 @@ impl StoredDocuments {
             let missing = || self.store.damaged(&name, "it is missing");
             let part: Part = self.store.load(&name)?.ok_or_else(missing)?;
             let kept: Vec<(Arc<str>, Vec<KeptFile>)> = part.files.into_iter().map(kept).collect();
-            let versions = kept.iter().map(|(_, versions)| versions.as_slice());
             parts.push(KnownPart {
                 number,
                 files: kept.iter().map(|(file, _)| file.clone()).collect(),
-                bytes: versions.map(weight).sum(),
             });
             files.extend(kept);
         }
@@ -150,10 +148,17 @@ impl StoredDocuments {
     ) -> (Vec<KnownPart>, Option<Part>) {
         let versions = |name: &Arc<str>| now.get(name).copied().unwrap_or_default();
         let mut parts = self.parts.clone();
-        let mut bytes: usize = names.iter().map(|name| weight(versions(name))).sum();
-        while let Some(last) = parts.pop_if(|last| last.bytes <= LARGER * bytes) {
+        loop {
+            let bytes: usize = names.iter().map(|name| weight(versions(name))).sum();
+            let is_merged = |last: &mut KnownPart| {
+                let rest = last.files.iter().filter(|name| !names.contains(*name));
+                let counts: usize = rest.map(|name| weight(versions(name))).sum();
+                counts <= LARGER * bytes
+            };
+            let Some(last) = parts.pop_if(is_merged) else {
+                break;
+            };
             names.extend(last.files);
-            bytes = names.iter().map(|name| weight(versions(name))).sum();
         }
         if parts.is_empty() {
             // There is nothing older to stand over.
@@ -172,7 +177,6 @@ impl StoredDocuments {
         parts.push(KnownPart {
             number,
             files: names.clone(),
-            bytes,
         });
         (parts, Some(part))
     }
@@ -333,6 +337,9 @@ mod tests {
             assert_eq!(parts(&path), numbers);
             assert!(numbers.len() < 12, "{} parts", numbers.len());
         }
+        stored.save(&[]).unwrap();
+        assert_eq!(loaded(&store), Some(Vec::new()));
+        assert!(parts(&path).is_empty(), "there is nothing to stand over");
         fs::remove_dir_all(path).unwrap();
     }
 
