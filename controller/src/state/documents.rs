@@ -148,16 +148,12 @@ impl StoredDocuments {
     ) -> (Vec<KnownPart>, Option<Part>) {
         let versions = |name: &Arc<str>| now.get(name).copied().unwrap_or_default();
         let mut parts = self.parts.clone();
-        loop {
-            let bytes: usize = names.iter().map(|name| weight(versions(name))).sum();
-            let is_merged = |last: &mut KnownPart| {
-                let rest = last.files.iter().filter(|name| !names.contains(*name));
-                let counts: usize = rest.map(|name| weight(versions(name))).sum();
-                counts <= LARGER * bytes
-            };
-            let Some(last) = parts.pop_if(is_merged) else {
-                break;
-            };
+        let weight_of = |names: &BTreeSet<Arc<str>>| -> usize {
+            names.iter().map(|name| weight(versions(name))).sum()
+        };
+        while let Some(last) =
+            parts.pop_if(|last| weight_of(&last.files) <= LARGER * weight_of(names))
+        {
             names.extend(last.files);
         }
         if parts.is_empty() {
