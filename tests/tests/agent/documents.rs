@@ -1,6 +1,7 @@
 //! What documents do, and above all what wrong ones do not.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use cofferdam_controller::output::{EndpointReport, EndpointState};
 use cofferdam_tests::agent::Agent;
@@ -57,6 +58,7 @@ fn a_replaced_file_is_in_force_without_sync() {
     let scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
     scene.assert_reaches("shop/web", "shop/db");
     let before = scene.agent.status().revision;
+    let began = Instant::now();
     scene.agent.document("policies.yaml", DB_CLOSED);
     scene
         .agent
@@ -71,6 +73,9 @@ fn a_replaced_file_is_in_force_without_sync() {
         .agent
         .wait_until("another revision", |status| status.accepted == 2);
     scene.assert_reaches("shop/web", "shop/db");
+    // The agent looks at everything each half minute: two changes would have waited for
+    // two such looks if it had not heard of them.
+    assert!(began.elapsed() < Duration::from_secs(30));
     // All of it gone is a withdrawal when it is meant, file by file.
     fs::remove_dir_all(&directory).expect("it is there");
     scene
