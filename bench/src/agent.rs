@@ -93,7 +93,7 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
         result("idle_processor", "% of a core", &[percent]),
         result("endpoint_add", "ms", &adds),
         result("sync_unchanged", "ms", &unchanged),
-        result("policy_changed_to_in_force", "ms", &changed),
+        result("policy_changed_and_synced", "ms", &changed),
     ];
     agent.stop();
     results.iter().for_each(AgentResult::print);
