@@ -9,7 +9,8 @@ use proptest::test_runner::TestRunner;
 
 use super::again::{Step, address, apply, pod, step};
 use super::*;
-use crate::inventory::ObjectName;
+use crate::inventory::{ClusterNetworkPolicy, Mode, ObjectName, Tier, WorkloadSelector};
+use crate::selectors::LabelSelector;
 
 /// So few that owned slots and those of outside addresses meet.
 const FEW: Limits = Limits {
@@ -268,7 +269,7 @@ fn like_a(in_force: &InForce, name: &str, address: &str) -> Workload {
 fn only_workloads_that_come_need_no_new_table() {
     type Change = fn(&mut Inventory, &mut BTreeSet<ObjectName>);
     let remote = |name: &str| ObjectName::new("x", name);
-    let new: [(&str, Change); 8] = [
+    let new: [(&str, Change); 9] = [
         ("a policy", |inventory, _| {
             inventory.remove_policy(&ObjectName::new("x", "p"));
         }),
@@ -293,6 +294,23 @@ fn only_workloads_that_come_need_no_new_table() {
             let mut node = inventory.nodes()["n2"].clone();
             node.labels = [("zone", "z")].into_iter().collect();
             inventory.set_node("n2", node).unwrap();
+        }),
+        ("a policy of the cluster", |inventory, _| {
+            inventory.set_cluster_policy(ClusterNetworkPolicy {
+                name: "c".into(),
+                place: inventory.policies()[&ObjectName::new("x", "p")]
+                    .place
+                    .clone(),
+                mode: Mode::Enforce,
+                tier: Tier::Admin,
+                priority: 1,
+                subject: WorkloadSelector {
+                    namespaces: LabelSelector::default(),
+                    workloads: LabelSelector::default(),
+                },
+                ingress: Vec::new(),
+                egress: Vec::new(),
+            });
         }),
         ("another policy", |inventory, _| {
             let mut policy = inventory.policies()[&ObjectName::new("x", "p")].clone();
