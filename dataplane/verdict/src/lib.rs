@@ -8,10 +8,11 @@
 //! for the shared tables.
 //!
 //! A packet meets the modules in this order: [`packet`] parses it, [`endpoint`]
-//! says whose interface it is on, [`bucket`] and [`table`] turn addresses into
-//! slots, [`judge`] checks the source, [`flow`] knows what was allowed before, [`judge`] asks
-//! the table about the rest, and the [`verdict`]
-//! that comes out is counted ([`counter`]) and perhaps reported ([`event`]).
+//! says whose interface it is on, `signalling` decides ARP, neighbour discovery and
+//! their like, [`bucket`] and [`table`] turn addresses into slots, [`judge`] checks the
+//! source, [`flow`] knows what was allowed before, [`judge`] asks the table about the
+//! rest, and the [`verdict`] that comes out is counted ([`counter`]) and perhaps
+//! reported ([`event`]).
 //!
 //! Invariant, total: every input yields a verdict. Nothing in this crate can
 //! panic, loop without a named bound, or allocate; whatever cannot be understood
@@ -37,6 +38,7 @@ pub mod memory;
 pub mod packet;
 pub mod reason;
 pub mod shared;
+mod signalling;
 #[cfg(not(target_arch = "bpf"))]
 pub mod slices;
 pub mod table;
