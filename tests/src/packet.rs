@@ -43,7 +43,7 @@ pub use icmp::{
     neighbour_advertisement, neighbour_solicitation, packet_too_big, ping, redirect,
     router_advertisement, router_solicitation, time_exceeded,
 };
-pub use ip::{Extension, protocol};
+pub use ip::{Extension, option, protocol};
 pub use link::{Arp, Ether, arp_announcement, arp_reply, arp_request, ether, ethertype, llc};
 pub use sctp::{Sctp, chunk, sctp};
 pub use transport::{Ported, Protocol, Tcp, Udp, flag, ip_protocol, no_next_header, tcp, udp};

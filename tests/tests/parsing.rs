@@ -3,8 +3,8 @@
 
 use cofferdam_tests::packet::{
     Checksum, End, Extension, Family, Packet, arp_announcement, arp_request, ether, ethertype, gre,
-    icmp, ip_protocol, ipip, neighbour_advertisement, neighbour_solicitation, no_next_header, ping,
-    protocol, router_solicitation, sctp, tcp, udp,
+    icmp, ip_protocol, ipip, neighbour_advertisement, neighbour_solicitation, no_next_header,
+    option, ping, protocol, router_solicitation, sctp, tcp, udp,
 };
 use cofferdam_verdict::{
     packet::{self as parser, Packet as Parsed, Part},
@@ -92,7 +92,7 @@ fn icmp_type_and_code_stand_for_the_port() {
 #[test]
 fn ip_options_do_not_shift_the_ports() {
     // Bytes of the options look like a header with an allowed port.
-    let mimic = [0x9c, 0x40, 0x00, 0x50, 0, 0, 0, 0];
+    let mimic = [0x9c, 4, 0x00, 0x50, 0, 0, 0, 0];
     for length in [4, 8] {
         let packet = syn(Family::V4).ip_options(&mimic[..length]);
         assert_eq!(
@@ -105,6 +105,80 @@ fn ip_options_do_not_shift_the_ports() {
         parse_bytes(&most.bytes()).map(|p| p.destination_port),
         Ok(5432)
     );
+}
+
+/// Every IPv4 option is stepped over by its own length; source routes are found behind
+/// any others, and never in the middle of one.
+#[test]
+fn ip_options_are_walked_one_by_one() {
+    use option::{LOOSE_SOURCE_ROUTE as LOOSE, NOTHING, STRICT_SOURCE_ROUTE as STRICT};
+    let nothing = |count: usize| vec![NOTHING; count];
+    let parse = |options: &[u8]| {
+        let packet = syn(Family::V4).ip_options(options);
+        parse_bytes(&packet.bytes()).map(|parsed| parsed.destination_port)
+    };
+    // Record route, router alert, timestamp; source routes as another's data, and
+    // behind the end; an option that fills the header to its last byte.
+    let good = [
+        vec![7, 7, 4, 0, 0, 0, 0],
+        vec![148, 4, 0, 0],
+        vec![68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        vec![7, 7, LOOSE, 3, 4, STRICT, 3],
+        vec![7, 2, 7, 2, 0, LOOSE, 3, 4],
+        [nothing(38), vec![7, 2]].concat(),
+        [vec![7, 40], vec![STRICT; 38]].concat(),
+        nothing(40),
+        vec![0; 40],
+    ];
+    for options in good {
+        assert_eq!(parse(&options), Ok(5432), "{options:02x?}");
+    }
+    for route in [LOOSE, STRICT] {
+        for before in 0..=37 {
+            let routed = [nothing(before), vec![route, 3, 4]].concat();
+            assert_eq!(parse(&routed), Err(Reason::SourceRoute), "{routed:02x?}");
+        }
+        let routed = [vec![7, 7, 4, 0, 0, 0, 0, route, 11, 4], vec![10; 8]].concat();
+        assert_eq!(parse(&routed), Err(Reason::SourceRoute));
+        let later = syn(Family::V4)
+            .ip_options(&[route, 3, 4])
+            .fragment(7, 64, true);
+        assert_eq!(parse_bytes(&later.bytes()), Err(Reason::SourceRoute));
+    }
+    for neighbour in [LOOSE - 1, LOOSE + 1, STRICT - 1, STRICT + 1] {
+        assert_eq!(parse(&[neighbour, 3, 4]), Ok(5432));
+    }
+    // Lengths that do not count themselves, or lead out of the header; a type alone.
+    let bad = [
+        vec![7, 0, 4, 0],
+        vec![7, 1, 4, 0],
+        vec![7, 5, 4, 0],
+        vec![7, 255, 4, 0],
+        vec![1, 1, 1, 7],
+        [nothing(39), vec![7]].concat(),
+        [nothing(38), vec![7, 3]].concat(),
+        [vec![7, 41], vec![0; 38]].concat(),
+    ];
+    for options in bad {
+        assert_eq!(parse(&options), Err(Reason::Malformed), "{options:02x?}");
+    }
+}
+
+#[test]
+fn routing_headers_pass_only_at_their_last_address() {
+    for kind in [0, 2, 3, 4, 253] {
+        for (left, expected) in [
+            (0, Ok(5432)),
+            (1, Err(Reason::SourceRoute)),
+            (255, Err(Reason::SourceRoute)),
+        ] {
+            let routed = syn(Family::V6)
+                .extension(Extension::hop_by_hop(&[]))
+                .extension(Extension::routing(kind, left, &[0; 20]));
+            let parsed = parse_bytes(&routed.bytes()).map(|parsed| parsed.destination_port);
+            assert_eq!(parsed, expected, "{routed}");
+        }
+    }
 }
 
 #[test]

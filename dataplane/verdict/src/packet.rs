@@ -21,6 +21,9 @@ pub const MAX_HEADER_BYTES: u32 = 256;
 /// Longest IPv6 extension chain walked, in headers.
 pub const MAX_EXTENSION_HEADERS: u32 = 8;
 
+/// Longest options of an IPv4 header, in bytes: its length has four bits (RFC 791, 3.1).
+const MAX_OPTION_BYTES: u32 = 40;
+
 /// Options of a neighbour discovery message that are looked at.
 const MAX_ND_OPTIONS: u32 = 4;
 
@@ -68,6 +71,14 @@ mod next_header {
     pub(super) const SHIM6: u8 = 140;
     pub(super) const EXPERIMENT_1: u8 = 253;
     pub(super) const EXPERIMENT_2: u8 = 254;
+}
+
+/// IPv4 options that the walk has an opinion on (RFC 791, 3.1).
+mod option {
+    pub(super) const END: u32 = 0;
+    pub(super) const NOTHING: u32 = 1;
+    pub(super) const LOOSE_SOURCE_ROUTE: u32 = 131;
+    pub(super) const STRICT_SOURCE_ROUTE: u32 = 137;
 }
 
 /// ICMP types with a meaning here.
@@ -275,19 +286,24 @@ pub fn parse<F: Frame>(frame: &F, ethertype: u16) -> Result<Packet, Reason> {
     Ok(packet)
 }
 
-/// RFC 791. Options are stepped over; their length is the header's.
+/// RFC 791, the options included.
 #[inline(always)]
 fn ipv4<F: Frame>(frame: &F) -> Result<Packet, Reason> {
     const MORE_FRAGMENTS: u16 = 0x2000;
     const OFFSET: u16 = 0x1fff;
     let b = frame.read::<20>(ETHERNET_BYTES).ok_or(Reason::Malformed)?;
     let header = u32::from(b[0] & 15) * 4;
+    if b[0] >> 4 != 4 || header < 20 {
+        return Err(Reason::Malformed);
+    }
+    // Here, before the ways fork: the verifier follows this walk on every way to it.
+    options(frame, header)?;
     let room = frame.length().wrapping_sub(ETHERNET_BYTES);
     let mut total = u32::from(u16::from_be_bytes([b[2], b[3]]));
     if total == 0 && frame.is_gso() {
         total = room;
     }
-    if b[0] >> 4 != 4 || header < 20 || total < header || total > room {
+    if total < header || total > room {
         return Err(Reason::Malformed);
     }
     let fragment = u16::from_be_bytes([b[6], b[7]]);
@@ -315,6 +331,51 @@ fn ipv4<F: Frame>(frame: &F) -> Result<Packet, Reason> {
         transport: ETHERNET_BYTES + header,
         transport_bytes: total - header,
     })
+}
+
+/// Walks the options of an IPv4 header of this many bytes. A source route names the
+/// addresses that the packet goes to after the one that policy is asked about.
+///
+/// Reads whole words at known places and steps from byte to byte inside them: options
+/// begin at odd offsets too.
+#[inline(always)]
+fn options<F: Frame>(frame: &F, header: u32) -> Result<(), Reason> {
+    /// The next byte is an option's length. No count of bytes comes near either.
+    const LENGTH: u32 = 0x200;
+    /// The options have ended.
+    const ENDED: u32 = 0x400 + MAX_OPTION_BYTES;
+    // Bytes of the present option to step over, or one of the two above.
+    let mut over = 0;
+    let mut at = 20;
+    while at < 20 + MAX_OPTION_BYTES && at < frame.blur(header) {
+        let word = frame
+            .read::<4>(ETHERNET_BYTES + at)
+            .ok_or(Reason::Malformed)?;
+        for byte in word {
+            let byte = u32::from(byte);
+            over = frame.blur(over);
+            if over == LENGTH {
+                // It counts the option's type and itself.
+                if byte < 2 {
+                    return Err(Reason::Malformed);
+                }
+                over = byte - 2;
+            } else if over != 0 {
+                over = over.wrapping_sub(1);
+            } else if byte == option::LOOSE_SOURCE_ROUTE || byte == option::STRICT_SOURCE_ROUTE {
+                return Err(Reason::SourceRoute);
+            } else if byte == option::END {
+                over = ENDED;
+            } else if byte != option::NOTHING {
+                over = LENGTH;
+            }
+        }
+        at += 4;
+    }
+    if over != 0 && over < ENDED - MAX_OPTION_BYTES {
+        return Err(Reason::Malformed);
+    }
+    Ok(())
 }
 
 /// RFC 8200, the extension headers included.
@@ -418,6 +479,11 @@ fn walk<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
             return Err(Reason::Ipv6Chain);
         }
         let b = frame.read_at::<8>(offset).ok_or(Reason::Malformed)?;
+        if header == next_header::ROUTING && b[3] != 0 {
+            // Segments left: the packet goes on to an address that policy is not asked
+            // about.
+            return Err(Reason::SourceRoute);
+        }
         let mut bytes = (u32::from(b[1]) + 1) * 8;
         if header == next_header::AUTHENTICATION {
             bytes = (u32::from(b[1]) + 2) * 4;

@@ -68,6 +68,8 @@ reasons! {
     28 Redirect "redirect" "A workload sent a redirect."
     29 AddressContended "address_contended" "The address could not be read because its place was rewritten again and again."
     30 NoFlow "no_flow" "The TCP segment opens no connection and belongs to no allowed flow; policy would let a new connection pass."
+    34 SourceRoute "source_route" "An IPv4 source route option or an IPv6 routing header with segments left leads the packet to other addresses than the one policy is asked about."
+    35 SignallingSize "signalling_size" "An ARP, neighbour discovery, IGMP or MLD message is longer, or holds more, than such a message needs."
 }
 
 #[cfg(test)]

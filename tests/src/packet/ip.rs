@@ -51,6 +51,20 @@ pub mod protocol {
     pub const SHIM6: u8 = 140;
 }
 
+/// IPv4 options the builder knows by name (RFC 791 section 3.1).
+pub mod option {
+    /// Padding between options.
+    pub const NOTHING: u8 = 1;
+    /// Loose source and record route.
+    pub const LOOSE_SOURCE_ROUTE: u8 = 131;
+    /// Strict source and record route.
+    pub const STRICT_SOURCE_ROUTE: u8 = 137;
+    /// Both source routes.
+    pub const SOURCE_ROUTES: [u8; 2] = [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE];
+    /// Router alert (RFC 2113).
+    pub const ROUTER_ALERT: u8 = 148;
+}
+
 /// The network header, as the builder remembers it.
 #[derive(Clone)]
 pub(super) struct Ip {

@@ -9,8 +9,8 @@ use cofferdam_tests::{
     ledger::{Moved, allowed, denied},
     packet::{
         Body, Extension, Family, Mac, Packet, arp_announcement, arp_reply, arp_request, ether,
-        ip_protocol, llc, mldv2_report, neighbour_advertisement, neighbour_solicitation, ping,
-        redirect, router_advertisement, router_solicitation, tcp, udp,
+        ip_protocol, llc, mldv2_report, neighbour_advertisement, neighbour_solicitation, option,
+        ping, redirect, router_advertisement, router_solicitation, tcp, udp,
     },
     world::Wiring,
 };
@@ -144,6 +144,15 @@ fn frames_that_are_not_understood_are_dropped_on_both_hooks() {
             Reason::Ipv6Chain,
         ),
     ];
+    // Ways to an address that policy is not asked about, and what is only like them.
+    for route in option::SOURCE_ROUTES {
+        let routed = good.clone().ip_options(&[route, 7, 4, 10, 64, 0, 3]);
+        cases.push((routed.bytes(), Reason::SourceRoute));
+    }
+    let cut = good.clone().ip_options(&[option::NOTHING, 7, 4, 0]);
+    cases.push((cut.bytes(), Reason::Malformed));
+    let routing = |left| six.clone().extension(Extension::routing(0, left, &[0; 20]));
+    cases.push((routing(1).bytes(), Reason::SourceRoute));
     for kind in [0x88e5, 0x888e, 0x0600, 0xffff] {
         let frame = ether(kind).from(web.end).to(cache.end).payload(&[0; 46]);
         cases.push((frame.bytes(), Reason::Ethertype));
@@ -176,15 +185,18 @@ fn frames_that_are_not_understood_are_dropped_on_both_hooks() {
             &about,
         );
     }
-    // The same chain, one header shorter, and what IP carries by number, pass.
-    let longest = six.extensions(8, Extension::destination_options(&[]));
-    expect(
-        &mut firewall,
-        OUT,
-        &longest,
-        &leaving(web),
-        passed(Reason::NotIsolated),
-    );
+    // The same chain, one header shorter, options that are whole, a routing header at its
+    // last address, and what IP carries by number, pass.
+    let alert = [option::ROUTER_ALERT, 4, 0, 0];
+    for packet in [
+        good.clone().ip_options(&alert),
+        six.clone()
+            .extensions(8, Extension::destination_options(&[])),
+        routing(0),
+    ] {
+        let moved = passed(Reason::NotIsolated);
+        expect(&mut firewall, OUT, &packet, &leaving(web), moved);
+    }
     let other = ip_protocol(99)
         .from(web.end)
         .to(cache.end)

@@ -4,7 +4,7 @@ use cofferdam_verdict::reason::Reason;
 
 use super::right::{Right, any, bytes, ported};
 use super::{Shaped, Shapes};
-use crate::packet::{Extension, Family, no_next_header, protocol};
+use crate::packet::{Extension, Family, no_next_header, option, protocol};
 
 pub(super) const SHAPES: Shapes = &[
     ("another IP version", |rng, trial| {
@@ -25,8 +25,43 @@ pub(super) const SHAPES: Shapes = &[
         (trial.family == Family::V4).then_some(())?;
         let packet = ported(rng, trial).packet;
         let words = packet.network_bytes().len().div_ceil(4);
+        // What follows is read as options, which must not be a source route by chance.
+        let route = |byte| option::SOURCE_ROUTES.contains(byte);
+        (!packet.network_bytes().iter().skip(20).any(route)).then_some(())?;
         let packet = packet.ihl(rng.u8(words.min(15) as u8..16));
         // With fifteen words it may still be there, and its transport is not.
+        Some(Shaped::dropped(&packet, Reason::Malformed))
+    }),
+    ("a source route", |rng, trial| {
+        let packet = any(rng, trial).packet;
+        let packet = match trial.family {
+            Family::V4 => {
+                let before = vec![option::NOTHING; rng.usize(..20)];
+                let addresses = 4 * rng.usize(..4);
+                let kind = option::SOURCE_ROUTES[rng.usize(..2)];
+                let route = [&[kind, 3 + addresses as u8, 4][..], &vec![10; addresses]].concat();
+                packet.ip_options(&[before, route].concat())
+            }
+            Family::V6 => {
+                let header = Extension::routing(rng.u8(..), rng.u8(1..), &[0; 20]);
+                packet
+                    .extensions(rng.usize(..8), Extension::destination_options(&[]))
+                    .extension(header)
+            }
+        };
+        Some(Shaped::dropped(&packet, Reason::SourceRoute))
+    }),
+    ("IPv4 options past their header", |rng, trial| {
+        (trial.family == Family::V4).then_some(())?;
+        let mut bytes = vec![option::NOTHING; 4 * rng.usize(..10)];
+        let kind = rng.u8(2..131);
+        bytes.extend(match rng.u8(..3) {
+            // A type without a length; a length that does not count itself; one too long.
+            0 => [option::NOTHING, option::NOTHING, option::NOTHING, kind],
+            1 => [kind, rng.u8(..2), 0, 0],
+            _ => [kind, rng.u8(5..), 0, 0],
+        });
+        let packet = any(rng, trial).packet.ip_options(&bytes);
         Some(Shaped::dropped(&packet, Reason::Malformed))
     }),
     ("IP length past the frame", |rng, trial| {

@@ -8,7 +8,7 @@ use crate::{
     generate::PORTS,
     packet::{
         Checksum, Extension, Family, Packet, flag, geneve, gre, gre_ethernet, icmp, icmpv6,
-        ip_protocol, ipip, protocol, sctp, tcp, udp, vxlan,
+        ip_protocol, ipip, option, protocol, sctp, tcp, udp, vxlan,
     },
 };
 
@@ -58,12 +58,14 @@ pub(super) const SHAPES: Shapes = &[
         let Right {
             packet, payload, ..
         } = any(rng, trial);
-        let mut options = bytes(rng, 40);
+        let mut options = options(rng, 40);
         if rng.bool() {
             // They mimic ports.
             let [high, low] = PORTS[rng.usize(..PORTS.len())].to_be_bytes();
-            options.splice(..0, [0x9c, 0x40, high, low]);
-            options.truncate(40);
+            options.splice(..0, [0x9c, 4, high, low]);
+            if options.len() > 40 {
+                options.truncate(4);
+            }
         }
         Some(Shaped::judged(&packet.ip_options(&options), payload))
     }),
@@ -85,7 +87,7 @@ pub(super) const SHAPES: Shapes = &[
                     fragmented = true;
                     Extension::fragment(rng.u32(..), 0, false)
                 }
-                1 => Extension::routing([0, 2, 3, 4][rng.usize(..4)], rng.u8(..3), &[0; 4]),
+                1 => Extension::routing([0, 2, 3, 4][rng.usize(..4)], 0, &[0; 4]),
                 2 => Extension::authentication(&[]),
                 _ => Extension::destination_options(&[]),
             });
@@ -261,4 +263,36 @@ pub(super) fn port(rng: &mut Rng) -> u16 {
 pub(super) fn bytes(rng: &mut Rng, most: usize) -> Vec<u8> {
     let length = rng.usize(1..=most);
     (0..length).map(|_| rng.u8(..)).collect()
+}
+
+/// Up to so many bytes of IPv4 options that are no source route, each as long as it
+/// says; at least one.
+pub(super) fn options(rng: &mut Rng, most: usize) -> Vec<u8> {
+    const END: u8 = 0;
+    let mut options = vec![option::NOTHING];
+    while options.len() + 3 <= most && rng.u8(..8) > 0 {
+        match rng.u8(..4) {
+            0 => options.push(option::NOTHING),
+            1 => {
+                // What follows the end is no option, whatever it looks like.
+                options.push(END);
+                let rest = rng.usize(..=most - options.len());
+                options.extend((0..rest).map(|_| rng.u8(..)));
+                break;
+            }
+            _ => {
+                let kind = loop {
+                    let kind = rng.u8(2..);
+                    if !option::SOURCE_ROUTES.contains(&kind) {
+                        break kind;
+                    }
+                };
+                let room = most - options.len();
+                let length = rng.usize(2..=room.min(12));
+                options.extend([kind, length as u8]);
+                options.extend((2..length).map(|_| rng.u8(..)));
+            }
+        }
+    }
+    options
 }
