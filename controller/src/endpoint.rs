@@ -17,6 +17,8 @@ use crate::protocol::{EndpointSpec, PortSpec};
 const MAX_LABELS: usize = 256;
 /// Most named ports of one endpoint.
 const MAX_PORTS: usize = 256;
+/// Longest id of a container, in bytes: runtimes use 64.
+const MAX_CONTAINER_ID: usize = 256;
 
 /// Which endpoint: a workload's interface.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,6 +71,9 @@ pub struct EndpointLink {
 pub struct Endpoint {
     /// Which one.
     pub id: EndpointId,
+    /// The runtime's id of its container, if the caller knew it.
+    #[serde(default)]
+    pub container_id: Option<String>,
     /// Its link.
     pub link: EndpointLink,
     /// Its addresses.
@@ -137,6 +142,7 @@ pub fn check(spec: &EndpointSpec) -> Result<(), SpecError> {
     name("namespace", &spec.namespace, names::dns_label)?;
     name("name", &spec.name, names::subdomain)?;
     interface_name(&spec.interface)?;
+    spec.container_id.as_deref().map_or(Ok(()), container_id)?;
     for (what, count, max) in [
         ("labels", spec.labels.len(), MAX_LABELS),
         ("ports", spec.ports.len(), MAX_PORTS),
@@ -209,7 +215,34 @@ fn interface_name(text: &str) -> Result<(), SpecError> {
     })
 }
 
+/// Container ids are of the form that the CNI specification gives them.
+fn container_id(text: &str) -> Result<(), SpecError> {
+    let is_valid = (1..=MAX_CONTAINER_ID).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    if is_valid {
+        return Ok(());
+    }
+    Err(SpecError::Name {
+        what: "container id",
+        text: text.to_owned(),
+        expected: format!(
+            "at most {MAX_CONTAINER_ID} letters, digits and _ . -, a letter or digit first"
+        ),
+    })
+}
+
 impl Endpoint {
+    /// Returns `true` unless the endpoint and a call name different containers. Where one
+    /// of them names none, the workload's name says what is meant.
+    #[must_use]
+    pub fn may_be_of(&self, container_id: Option<&str>) -> bool {
+        let own = self.container_id.as_deref();
+        own.zip(container_id).is_none_or(|(own, id)| own == id)
+    }
+
     /// The workload as the caller described it, with this endpoint's addresses.
     #[must_use]
     pub fn workload(&self, node: &str) -> Workload {
@@ -253,6 +286,7 @@ impl Endpoint {
                 name: name.to_owned(),
                 interface: interface.to_owned(),
             },
+            container_id: None,
             link: EndpointLink {
                 netns: "/n".into(),
                 netns_inode: 1,
@@ -280,6 +314,7 @@ mod tests {
             interface: "eth0".to_owned(),
             namespace: "x".to_owned(),
             name: "a.b".to_owned(),
+            container_id: Some("0a1b".to_owned()),
             labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             ports: vec![PortSpec {
@@ -294,10 +329,12 @@ mod tests {
     fn what_a_caller_says_is_checked() {
         check(&spec()).unwrap();
         type Change = fn(&mut EndpointSpec);
-        let wrong: [Change; 12] = [
+        let wrong: [Change; 14] = [
             |spec| spec.namespace = "../x".to_owned(),
             |spec| spec.name = "a\nb".to_owned(),
             |spec| spec.interface = "a/b".to_owned(),
+            |spec| spec.container_id = Some("../a".to_owned()),
+            |spec| spec.container_id = Some("a".repeat(MAX_CONTAINER_ID + 1)),
             |spec| spec.interface = "sixteen-letters-".to_owned(),
             |spec| drop(spec.labels.insert("a b".to_owned(), String::new())),
             |spec| drop(spec.labels.insert("a".to_owned(), "\u{430}".to_owned())),

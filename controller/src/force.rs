@@ -330,39 +330,57 @@ impl Force {
         Ok(())
     }
 
-    /// Lets nothing pass on an interface, whatever runs behind it.
+    /// Lets nothing pass on an interface, whatever runs behind it. Where something did,
+    /// that ends at once, whatever fails later.
     ///
     /// # Errors
-    /// When there is no room for it.
+    /// When there is no room for it, or its addresses could not be taken from it.
     pub fn close(&mut self, link: &EndpointLink, incarnation: u32) -> Result<(), KernelError> {
-        self.is_prepared = false;
-        let closed = Endpoint {
+        let before = self.deny_all(link.host_ifindex);
+        self.is_prepared &= before.is_some();
+        self.set(Endpoint {
             ifindex: link.host_ifindex,
             mac: link.mac,
             incarnation,
             addresses: Vec::new(),
             bridge: 0,
             deny_all: true,
-            shared_hooks: false,
+            shared_hooks: before.is_some_and(|endpoint| endpoint.shared_hooks),
             adopt_midstream: false,
-        };
-        self.set(closed)
+        })
     }
 
-    /// Lets nothing pass any more where something did.
+    /// Lets nothing pass any more where an endpoint is in force of which nothing else is
+    /// known.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When its addresses could not be taken from it.
     pub fn close_as_is(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        let Some(endpoint) = self.endpoints.get(&ifindex) else {
+        let Some(endpoint) = self.deny_all(ifindex) else {
             return Ok(());
         };
         self.set(Endpoint {
             addresses: Vec::new(),
             bridge: 0,
-            deny_all: true,
-            ..endpoint.clone()
+            ..endpoint
         })
+    }
+
+    /// Lets nothing pass under the record that an interface has; returns what it says
+    /// then, `None` if there is no record.
+    fn deny_all(&mut self, ifindex: u32) -> Option<Endpoint> {
+        let endpoint = self.endpoints.get_mut(&ifindex)?;
+        self.kernel.deny_all(ifindex);
+        endpoint.deny_all = true;
+        Some(endpoint.clone())
+    }
+
+    /// Returns `true` if programs of ours stand on an interface: those of an agent before
+    /// count as well.
+    #[must_use]
+    pub fn stands(&self, ifindex: u32) -> bool {
+        let hooks = self.kernel.hooks(ifindex);
+        hooks.is_ok_and(|hooks| hooks.iter().any(|hook| hook.program_id.is_some()))
     }
 
     /// Whether all programs are on an interface.
@@ -506,7 +524,8 @@ impl Force {
         Ok(())
     }
 
-    /// Takes an endpoint out of force, then the programs off its interface.
+    /// Takes an endpoint out of force, then the programs off its interface. Where that
+    /// is still there, everything passes from then on.
     ///
     /// # Errors
     /// When the programs do not come off; nothing passes there then.

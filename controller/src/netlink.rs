@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -89,6 +89,30 @@ pub enum LinkError {
     },
 }
 
+/// Kind of an interface, as far as the agent treats it in its own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The loopback interface.
+    Loopback,
+    /// One end of a veth pair.
+    Veth,
+    /// A bridge.
+    Bridge,
+    /// A dummy device, such as `kube-ipvs0`: it carries addresses and no packets.
+    Dummy,
+    /// Any other.
+    Other,
+}
+
+impl Kind {
+    /// Returns `true` if addresses on the interface are those of services rather than the
+    /// node's own.
+    #[must_use]
+    pub fn carries_virtual_addresses(self) -> bool {
+        matches!(self, Self::Loopback | Self::Dummy)
+    }
+}
+
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
@@ -98,10 +122,8 @@ pub struct Interface {
     pub name: String,
     /// Its MAC address, if it has one of that length.
     pub mac: Option<[u8; 6]>,
-    /// Whether it is one end of a veth pair.
-    pub is_veth: bool,
-    /// Whether it is a bridge.
-    pub is_bridge: bool,
+    /// Its kind.
+    pub kind: Kind,
     /// The bridge, or the like, that it is a port of.
     pub controller: u32,
     /// Index of the other end.
@@ -115,8 +137,34 @@ pub struct Interface {
 pub struct Interfaces {
     /// By index.
     pub by_index: BTreeMap<u32, Interface>,
-    /// Addresses that may be the node's: neither link-local nor loopback.
-    pub addresses: Vec<IpAddr>,
+    /// Their addresses, in order, with the index of the interface; neither link-local
+    /// addresses nor those of 127.0.0.0/8 and ::1.
+    pub addresses: Vec<(IpAddr, u32)>,
+}
+
+impl Interfaces {
+    /// Addresses of the node itself: those of all interfaces but the ones that carry
+    /// virtual addresses.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let own = self.addresses.iter();
+        own.filter(|(_, ifindex)| !self.carries_virtual_addresses(*ifindex))
+            .map(|(address, _)| *address)
+    }
+
+    /// Returns the interface that has an address as a virtual one, `None` if there is no
+    /// such interface.
+    #[must_use]
+    pub fn with_virtual_address(&self, address: IpAddr) -> Option<&Interface> {
+        let mut holders = self.addresses.iter().filter(|(one, _)| *one == address);
+        holders
+            .find(|(_, ifindex)| self.carries_virtual_addresses(*ifindex))
+            .and_then(|(_, ifindex)| self.by_index.get(ifindex))
+    }
+
+    fn carries_virtual_addresses(&self, ifindex: u32) -> bool {
+        let interface = self.by_index.get(&ifindex);
+        interface.is_some_and(|interface| interface.kind.carries_virtual_addresses())
+    }
 }
 
 /// The workload's side of an endpoint.
@@ -227,7 +275,7 @@ impl Netlink {
             });
         }
         let inner = look_inside(&namespace, inode, path, name)?;
-        if !inner.interface.is_veth {
+        if inner.interface.kind != Kind::Veth {
             return Err(LinkError::NotVeth {
                 interface: name.to_owned(),
             });
@@ -239,7 +287,7 @@ impl Netlink {
             .by_index
             .get(&inner.interface.peer)
             .filter(|peer| {
-                peer.is_veth
+                peer.kind == Kind::Veth
                     && peer.peer == inner.interface.ifindex
                     && number.is_some()
                     && peer.peer_namespace == number
@@ -283,6 +331,7 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
                 path: path.to_owned(),
             })?;
             let addresses = addresses(&netlink.handle, Some(interface.ifindex)).await?;
+            let addresses = addresses.into_iter().map(|(address, _)| address).collect();
             Ok(Inner {
                 inode,
                 interface,
@@ -296,7 +345,8 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
     })
 }
 
-async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Vec<IpAddr>, LinkError> {
+/// Lists the addresses of one interface, or of all, with the index of their interface.
+async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Vec<(IpAddr, u32)>, LinkError> {
     let mut request = handle.address().get();
     if let Some(ifindex) = of {
         request = request.set_link_index_filter(ifindex);
@@ -322,8 +372,8 @@ async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Vec<IpAddr>, Link
                     _ => None,
                 })
         });
-        addresses
-            .extend(address.filter(|address| !is_link_local(address) && !address.is_loopback()));
+        let address = address.filter(|one| !is_link_local(one) && !one.is_loopback());
+        addresses.extend(address.map(|address| (address, message.header.index)));
     }
     addresses.sort();
     addresses.dedup();
@@ -344,8 +394,11 @@ fn interface(link: &LinkMessage) -> Interface {
         ifindex: link.header.index,
         name: String::new(),
         mac: None,
-        is_veth: false,
-        is_bridge: false,
+        kind: if link.header.flags.contains(LinkFlags::Loopback) {
+            Kind::Loopback
+        } else {
+            Kind::Other
+        },
         controller: 0,
         peer: 0,
         peer_namespace: None,
@@ -359,11 +412,12 @@ fn interface(link: &LinkMessage) -> Interface {
             LinkAttribute::LinkNetNsId(number) => interface.peer_namespace = Some(*number),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
-                    match info {
-                        LinkInfo::Kind(InfoKind::Veth) => interface.is_veth = true,
-                        LinkInfo::Kind(InfoKind::Bridge) => interface.is_bridge = true,
-                        _ => {}
-                    }
+                    interface.kind = match info {
+                        LinkInfo::Kind(InfoKind::Veth) => Kind::Veth,
+                        LinkInfo::Kind(InfoKind::Bridge) => Kind::Bridge,
+                        LinkInfo::Kind(InfoKind::Dummy) => Kind::Dummy,
+                        _ => continue,
+                    };
                 }
             }
             _ => {}
@@ -400,5 +454,45 @@ pub async fn watch(mut news: impl FnMut()) -> Result<(), LinkError> {
             news();
         }
         connection.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(ifindex: u32, flags: LinkFlags, kind: Option<InfoKind>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        message.header.flags = flags;
+        let kind = kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+        message.attributes.extend(kind);
+        message
+    }
+
+    #[test]
+    fn addresses_of_dummies_and_of_the_loopback_interface_are_not_the_nodes() {
+        let up = LinkFlags::Up;
+        let links = [
+            message(1, up | LinkFlags::Loopback, None),
+            message(2, up, None),
+            message(3, up, Some(InfoKind::Bridge)),
+            message(4, up, Some(InfoKind::Vxlan)),
+            message(5, up, Some(InfoKind::Dummy)),
+            message(6, up, Some(InfoKind::Veth)),
+        ];
+        let address = |ifindex: u32| IpAddr::from([10, 0, 0, ifindex as u8]);
+        let interfaces = Interfaces {
+            by_index: (links.iter().map(interface))
+                .map(|interface| (interface.ifindex, interface))
+                .collect(),
+            addresses: (1..=6).map(|ifindex| (address(ifindex), ifindex)).collect(),
+        };
+        let own: Vec<IpAddr> = interfaces.own_addresses().collect();
+        assert_eq!(own, [2, 3, 4, 6].map(address));
+        let holder = |ifindex| interfaces.with_virtual_address(address(ifindex));
+        assert_eq!(holder(5).map(|one| one.ifindex), Some(5));
+        assert_eq!(holder(1).map(|one| one.ifindex), Some(1));
+        assert_eq!(holder(2), None);
     }
 }

@@ -138,6 +138,9 @@ pub struct EndpointReport {
     pub schema: Schema,
     /// `namespace/name/interface`.
     pub id: String,
+    /// The runtime's id of its container; null when it was added without one.
+    #[serde(default)]
+    pub container_id: Option<String>,
     /// Index of its interface on the node's side.
     pub host_ifindex: u32,
     /// MAC address of the workload's side.
@@ -148,6 +151,9 @@ pub struct EndpointReport {
     pub labels: BTreeMap<String, String>,
     /// How far it is in force.
     pub state: EndpointState,
+    /// Whether it was removed or replaced: nothing passes until its interface has gone.
+    #[serde(default)]
+    pub leaving: bool,
     /// Revision in force, 0 when there is none.
     pub revision: u64,
 }
@@ -168,6 +174,9 @@ pub struct RemoveReport {
     pub schema: Schema,
     /// Which endpoints there were; none when there was nothing to remove.
     pub removed: Vec<String>,
+    /// Those of them whose interface is still there: nothing passes until it has gone.
+    #[serde(default)]
+    pub leaving: Vec<String>,
 }
 
 /// What stands on one hook of an endpoint.
@@ -199,6 +208,9 @@ pub struct EndpointStatus {
     pub id: String,
     /// How far it is in force.
     pub state: EndpointState,
+    /// Whether it was removed or replaced: nothing passes until its interface has gone.
+    #[serde(default)]
+    pub leaving: bool,
     /// What stands on its hooks.
     pub links: Vec<Link>,
     /// Its flow table.

@@ -52,14 +52,7 @@ pub enum Request {
     /// Put an endpoint in force, or give it other labels.
     EndpointAdd(EndpointSpec),
     /// Take a workload's endpoints out of force.
-    EndpointRemove {
-        /// The workload's namespace.
-        namespace: String,
-        /// The workload's name.
-        name: String,
-        /// Only the one on this interface.
-        interface: Option<String>,
-    },
+    EndpointRemove(Removal),
     /// All endpoints.
     EndpointList,
     /// Why one end reaches another, by what is in force.
@@ -91,6 +84,25 @@ impl Observation {
     }
 }
 
+/// The endpoints that are to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The workload's name.
+    pub name: String,
+    /// Only the one on this interface.
+    pub interface: Option<String>,
+    /// Only those of this container. Left out when there is none, for an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// Open their interfaces instead of keeping them closed. Left out when it is not
+    /// asked for, for an older agent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub release: bool,
+}
+
 /// An endpoint as the caller knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,9 +115,14 @@ pub struct EndpointSpec {
     pub namespace: String,
     /// The workload's name.
     pub name: String,
+    /// The runtime's id of the container. Left out when there is none, for an older
+    /// agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
     /// Its labels, unless a Pod document has them.
     pub labels: BTreeMap<String, String>,
-    /// Its addresses; empty for those on the interface.
+    /// Its addresses; empty for those it has as an endpoint already, or else those on the
+    /// interface.
     pub addresses: Vec<IpAddr>,
     /// Its ports with names, unless a Pod document has them.
     pub ports: Vec<PortSpec>,

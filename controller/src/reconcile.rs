@@ -13,6 +13,7 @@ mod explain;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,7 +28,7 @@ use crate::force::{Depth, Force, PublishError, Published};
 use crate::metrics::Timing;
 use crate::names::SharedNames;
 use crate::netlink::{self, Interfaces, Netlink};
-use crate::output::{EndpointState, RemoveReport, Schema};
+use crate::output::{EndpointState, RemoveReport};
 use crate::protocol::{EndpointSpec, Reply, Request};
 use crate::records::Recorder;
 use crate::sources::{Sources, Watches};
@@ -87,6 +88,9 @@ struct Managed {
     is_refused: bool,
 }
 
+/// The next incarnation, the endpoints, and those that are leaving.
+type SavedEndpoints = (u32, Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>);
+
 /// Everything that is known.
 pub struct Reconciler {
     config: Arc<Config>,
@@ -98,10 +102,13 @@ pub struct Reconciler {
     documents: Documents,
     made: Made,
     endpoints: BTreeMap<EndpointId, Managed>,
-    /// Endpoints on whose interfaces links are still to be put.
-    unlinked: BTreeSet<EndpointId>,
-    /// The next incarnation and the endpoints as they were last saved.
-    saved_endpoints: Option<(u32, Vec<Arc<Endpoint>>)>,
+    /// Endpoints that were removed or replaced while their interface is still there, by
+    /// its index: nothing passes until it has gone.
+    leaving: BTreeMap<u32, Managed>,
+    /// Interfaces on which links are still to be put.
+    unlinked: BTreeSet<u32>,
+    /// The state of endpoints as it was last saved.
+    saved_endpoints: Option<SavedEndpoints>,
     next_incarnation: u32,
     force: Force,
     warnings: Vec<crate::output::Diagnostic>,
@@ -127,7 +134,7 @@ enum Waiting {
     Sync,
     Status,
     Added(EndpointId),
-    Removed(Vec<String>),
+    Removed(RemoveReport),
     List,
     Failed(String),
 }
@@ -171,6 +178,7 @@ impl Reconciler {
             documents,
             made: Made::default(),
             endpoints: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             unlinked: BTreeSet::new(),
             saved_endpoints: None,
             next_incarnation: remembered
@@ -236,9 +244,9 @@ impl Reconciler {
             if !self.force.is_prepared() {
                 self.force.prepare();
             } else if attach_at.is_some_and(|at| at <= Instant::now())
-                && let Some(id) = self.unlinked.pop_first()
+                && let Some(ifindex) = self.unlinked.pop_first()
             {
-                self.attach(&id);
+                self.attach(ifindex);
             }
         }
         message
@@ -252,23 +260,20 @@ impl Reconciler {
         let mut inquiries = Vec::new();
         let mut added = Vec::new();
         let mut stop = None;
-        let (mut sources, mut links, mut is_changed) = (false, false, false);
+        let sources = self.look_at_sources(&batch);
+        let (mut links, mut is_changed) = (false, false);
         for message in batch {
             match message {
-                // Mostly whoever changed a file asks for a sync as well.
-                Message::SourcesChanged(last) => sources |= !self.documents.have_seen(last),
+                Message::SourcesChanged(_) => {}
                 Message::LinksChanged => links = true,
                 Message::LookAround => {
-                    sources = true;
                     links = true;
                     self.depth = Depth::Whole;
-                    self.documents.distrust_metadata();
                     self.restore_pins();
                 }
                 Message::Stop { detach } => stop = Some(detach),
                 Message::Request(request, reply) => match request {
                     Request::Sync => {
-                        sources = true;
                         links = true;
                         waiting.push((Waiting::Sync, reply));
                     }
@@ -278,14 +283,10 @@ impl Reconciler {
                         waiting.push((self.take_add(&spec, &mut added), reply));
                         is_changed = true;
                     }
-                    Request::EndpointRemove {
-                        namespace,
-                        name,
-                        interface,
-                    } => {
-                        let removed = self.remove(&namespace, &name, interface.as_deref());
-                        is_changed |= !removed.is_empty();
-                        waiting.push((Waiting::Removed(removed), reply));
+                    Request::EndpointRemove(removal) => {
+                        let report = self.remove(&removal);
+                        is_changed |= !report.removed.is_empty();
+                        waiting.push((Waiting::Removed(report), reply));
                     }
                     Request::Explain(question) => inquiries.push((question, reply)),
                     Request::Observe(_) => {
@@ -295,9 +296,6 @@ impl Reconciler {
                 },
                 question => questions.push(question),
             }
-        }
-        if sources {
-            self.documents.read();
         }
         if links {
             self.look_at_links();
@@ -325,6 +323,28 @@ impl Reconciler {
         stop
     }
 
+    /// Reads the documents again if a message asks for that; returns `true` if one does.
+    ///
+    /// Before any endpoint is added: an address that a document gives to another workload
+    /// is not for an endpoint that comes with it.
+    fn look_at_sources(&mut self, batch: &[Message]) -> bool {
+        let is_everything = |message: &Message| matches!(message, Message::LookAround);
+        let is_wanted = |message: &Message| match message {
+            // Mostly whoever changed a file asks for a sync as well.
+            Message::SourcesChanged(last) => !self.documents.have_seen(*last),
+            Message::Request(Request::Sync, _) => true,
+            message => is_everything(message),
+        };
+        if !batch.iter().any(is_wanted) {
+            return false;
+        }
+        if batch.iter().any(is_everything) {
+            self.documents.distrust_metadata();
+        }
+        self.documents.read();
+        true
+    }
+
     fn take_add(&mut self, spec: &EndpointSpec, added: &mut Vec<EndpointId>) -> Waiting {
         self.added_at = Instant::now();
         match self.add(spec) {
@@ -350,15 +370,12 @@ impl Reconciler {
             Waiting::Sync => Reply::Sync(self.sync_report()),
             Waiting::Status => Reply::Status(self.status_report()),
             Waiting::List => Reply::Endpoints(self.endpoint_list()),
-            Waiting::Removed(removed) => Reply::Removed(RemoveReport {
-                schema: Schema,
-                removed,
-            }),
+            Waiting::Removed(report) => Reply::Removed(report),
             Waiting::Added(id) => match self.endpoints.get(&id) {
                 Some(managed) if managed.is_refused => Reply::Failed {
                     message: managed.problem.clone().unwrap_or_default(),
                 },
-                Some(managed) => Reply::Endpoint(self.endpoint_report(managed)),
+                Some(managed) => Reply::Endpoint(self.endpoint_report(managed, false)),
                 None => Reply::Failed {
                     message: format!("the interface of {id} has gone"),
                 },
@@ -472,12 +489,11 @@ impl Reconciler {
         Ok(())
     }
 
-    fn node_addresses(&self) -> Vec<std::net::IpAddr> {
-        let configured = self.config.node.addresses.iter();
-        configured
-            .chain(&self.interfaces.addresses)
-            .copied()
-            .collect()
+    /// Addresses of the node by its configuration and its interfaces, each once.
+    fn node_addresses(&self) -> Vec<IpAddr> {
+        let configured = self.config.node.addresses.iter().copied();
+        let all: BTreeSet<IpAddr> = configured.chain(self.interfaces.own_addresses()).collect();
+        all.into_iter().collect()
     }
 
     /// Pins everything again if somebody has cleaned the BPF file system.
@@ -528,6 +544,7 @@ impl Reconciler {
             && self.force.revision() != 0
             && (self.endpoints.values())
                 .all(|one| one.state == EndpointState::Enforced || one.is_refused)
+            && (self.leaving.values()).all(|one| one.state == EndpointState::DenyAll)
     }
 
     fn tell_enforced(&self) {
@@ -542,6 +559,7 @@ impl Reconciler {
             return;
         }
         self.endpoints.clear();
+        self.leaving.clear();
         self.save_endpoints();
         match self.force.dismantle() {
             Ok(()) => tracing::info!("nothing is enforced any more"),

@@ -231,6 +231,9 @@ pub struct Endpoints<E> {
     pub revision: u64,
     /// The endpoints.
     pub endpoints: Vec<E>,
+    /// Endpoints that were removed or replaced and whose interface is still there.
+    #[serde(default = "Vec::new")]
+    pub leaving: Vec<E>,
 }
 
 impl<E> Default for Endpoints<E> {
@@ -241,6 +244,7 @@ impl<E> Default for Endpoints<E> {
             next_incarnation: 0,
             revision: 0,
             endpoints: Vec::new(),
+            leaving: Vec::new(),
         }
     }
 }

@@ -97,14 +97,17 @@ impl Kernel {
         self.left[1] = left;
     }
 
-    /// Ends the bindings of a record's slots, but for those that are kept.
+    /// Ends the bindings of a record's slots, but for those that are kept and those that
+    /// another endpoint has by now.
     pub(crate) fn unbind(&self, number: u32, kept: impl Fn(u32) -> bool) {
         let Some(record) = self.endpoints.values().get(number as usize) else {
             return;
         };
         let slots = record.v4_slots.iter().chain(&record.v6_slots);
         for &slot in slots.filter(|&&slot| slot != 0 && !kept(slot)) {
-            if let Some(binding) = self.bindings.values().get(slot as usize) {
+            if let Some(binding) = self.bindings.values().get(slot as usize)
+                && binding.ifindex.load() == record.ifindex
+            {
                 binding.ifindex.store(0);
                 binding.bridge.store(0);
                 binding.epoch.add(1);

@@ -301,7 +301,7 @@ impl Agent {
     ///
     /// When it is not.
     pub fn add_arguments(workload: &Workload, labels: &[&str]) -> Vec<String> {
-        let (namespace, name) = workload.name.split_once('/').expect("namespace/name");
+        let [namespace, name] = split(&workload.name);
         let netns = workload.namespace.path();
         let mut arguments: Vec<String> = ["endpoint", "add", "--netns"]
             .map(str::to_owned)
@@ -333,21 +333,40 @@ impl Agent {
         self.json(&arguments)
     }
 
+    /// `cofferdam endpoint add` for a workload that is called `name` there.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be run.
+    pub fn add_as(&self, workload: &Workload, name: &str, more: &[&str]) -> Output {
+        let mut arguments = Self::add_arguments(workload, &[]);
+        for (flag, value) in ["--namespace", "--name"].into_iter().zip(split(name)) {
+            let at = arguments.iter().position(|one| one == flag);
+            arguments[at.expect("both are given") + 1] = value.to_owned();
+        }
+        arguments.extend(more.iter().map(|one| (*one).to_owned()));
+        arguments.extend(["--format", "json"].map(str::to_owned));
+        self.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// `cofferdam endpoint remove` for a workload called `namespace/name`.
     ///
     /// # Panics
     ///
     /// When it is refused.
     pub fn remove(&self, workload: &str) -> RemoveReport {
-        let (namespace, name) = workload.split_once('/').expect("namespace/name");
-        self.json(&[
-            "endpoint",
-            "remove",
-            "--namespace",
-            namespace,
-            "--name",
-            name,
-        ])
+        self.remove_with(workload, &[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    pub fn remove_with(&self, workload: &str, more: &[&str]) -> RemoveReport {
+        let [namespace, name] = split(workload);
+        let remove = ["endpoint", "remove", "--namespace", namespace];
+        self.json(&[&remove[..], &["--name", name], more].concat())
     }
 
     /// Status and body of a page of the agent's HTTP server at the default address.
@@ -419,6 +438,12 @@ impl Agent {
         let pid = i32::try_from(self.pid()).expect("process ids are small");
         kill(Pid::from_raw(pid), signal).expect("a signal can be sent to it");
     }
+}
+
+/// Namespace and name of a workload written `namespace/name`.
+fn split(name: &str) -> [&str; 2] {
+    let parts = name.split_once('/').expect("namespace/name");
+    parts.into()
 }
 
 impl Drop for Agent {

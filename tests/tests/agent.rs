@@ -11,6 +11,10 @@ mod documents;
 mod endpoints;
 #[path = "agent/explain.rs"]
 mod explain;
+#[path = "agent/identity.rs"]
+mod identity;
+#[path = "agent/leaving.rs"]
+mod leaving;
 #[path = "agent/records.rs"]
 mod records;
 #[path = "agent/reports.rs"]

@@ -11,13 +11,14 @@ use super::{Common, show, text, wait};
 use crate::client;
 use crate::config::units;
 use crate::output::EndpointState;
-use crate::protocol::{EndpointSpec, PortSpec, Reply, Request};
+use crate::protocol::{EndpointSpec, PortSpec, Removal, Reply, Request};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EndpointCommand {
     /// Puts a workload's interface in force, or gives it other labels in place.
     Add(AddArgs),
-    /// Takes a workload's interfaces out of force.
+    /// Takes a workload's interfaces out of force; nothing passes there until they have
+    /// gone.
     Remove(RemoveArgs),
     /// Lists all endpoints.
     List(ListArgs),
@@ -37,10 +38,14 @@ pub(super) struct AddArgs {
     /// The workload's name.
     #[arg(long)]
     name: String,
+    /// The runtime's id of the container: another workload of the same name has another.
+    #[arg(long, value_name = "ID")]
+    container_id: Option<String>,
     /// A label, `key=value`; a Pod document's labels count instead.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// An address; without any, those on the interface.
+    /// An address; without any, those it has as an endpoint already, or else those on the
+    /// interface.
     #[arg(long = "address", value_name = "ADDRESS")]
     addresses: Vec<IpAddr>,
     /// A port with a name, `serve=tcp/80`; a Pod document's ports count instead.
@@ -64,6 +69,12 @@ pub(super) struct RemoveArgs {
     /// Only the endpoint on this interface.
     #[arg(long, value_name = "NAME")]
     ifname: Option<String>,
+    /// Only the endpoints of this container.
+    #[arg(long, value_name = "ID")]
+    container_id: Option<String>,
+    /// Open the interfaces: from now on everything passes there, unjudged.
+    #[arg(long)]
+    release: bool,
     /// How long to wait.
     #[arg(long, value_parser = units::duration, default_value = "30s")]
     timeout: Duration,
@@ -126,6 +137,7 @@ fn add(args: AddArgs) -> Result<bool> {
         interface: args.ifname,
         namespace: args.namespace,
         name: args.name,
+        container_id: args.container_id,
         labels: args.labels.into_iter().collect(),
         addresses: args.addresses,
         ports: args.ports,
@@ -147,11 +159,13 @@ fn add(args: AddArgs) -> Result<bool> {
 }
 
 fn remove(args: RemoveArgs) -> Result<bool> {
-    let request = Request::EndpointRemove {
+    let request = Request::EndpointRemove(Removal {
         namespace: args.namespace,
         name: args.name,
         interface: args.ifname,
-    };
+        container_id: args.container_id,
+        release: args.release,
+    });
     let reply = wait(client::ask(&args.common.run_dir, request, args.timeout))?;
     let Reply::Removed(report) = reply else {
         bail!("the agent answered something else");

@@ -64,7 +64,12 @@ pub(super) fn status(report: &StatusReport) -> String {
         let problem = endpoint.problem.as_deref().unwrap_or_default();
         line(
             put,
-            format_args!("{:<10} {} {problem}", endpoint.state.as_str(), endpoint.id),
+            format_args!(
+                "{:<10} {}{} {problem}",
+                endpoint.state.as_str(),
+                endpoint.id,
+                leaving(endpoint.leaving)
+            ),
         );
     }
     for capacity in report.capacity.iter().filter(|one| one.max != 0) {
@@ -86,9 +91,10 @@ pub(super) fn endpoint(report: &EndpointReport) -> String {
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     format!(
-        "{:<10} {} {} {} {}\n",
+        "{:<10} {}{} {} {} {}\n",
         report.state.as_str(),
         report.id,
+        leaving(report.leaving),
         addresses.join(","),
         report.mac,
         labels.join(",")
@@ -103,11 +109,19 @@ pub(super) fn removed(report: &RemoveReport) -> String {
     if report.removed.is_empty() {
         return "there was nothing to remove\n".to_owned();
     }
-    report
-        .removed
-        .iter()
-        .map(|id| format!("removed {id}\n"))
-        .collect()
+    let told = |id: &String| {
+        let until = if report.leaving.contains(id) {
+            "; nothing passes there until its interface has gone"
+        } else {
+            ""
+        };
+        format!("removed {id}{until}\n")
+    };
+    report.removed.iter().map(told).collect()
+}
+
+fn leaving(is_leaving: bool) -> &'static str {
+    if is_leaving { " (leaving)" } else { "" }
 }
 
 /// A record on one line: when, verdict and reason, who to whom, by which rule. What

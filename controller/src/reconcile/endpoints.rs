@@ -1,19 +1,28 @@
 //! Endpoints: added, given other labels, removed, and found gone.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cofferdam_dataplane::AttachError;
+use cofferdam_policies::inventory::Owner;
 
 use super::{Managed, Reconciler, chain};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
+use crate::force::Force;
 use crate::names::EndpointNames;
-use crate::netlink::{Inner, Interface};
-use crate::output::EndpointState;
-use crate::protocol::EndpointSpec;
+use crate::netlink::{Inner, Interface, Kind};
+use crate::output::{EndpointState, RemoveReport, Schema};
+use crate::protocol::{EndpointSpec, Removal};
 use crate::state;
+
+/// What becomes of an interface on which an endpoint was to be added.
+enum Place {
+    /// The endpoint there is described anew.
+    Taken(Arc<Endpoint>),
+    /// None is there, or one that is leaving.
+    Free,
+}
 
 impl Reconciler {
     /// Takes in an endpoint, or what is new about one. Until it is in force nothing
@@ -25,162 +34,299 @@ impl Reconciler {
         let (inner, host) =
             self.netlink
                 .endpoint(&spec.netns, &spec.interface, &self.interfaces)?;
-        let endpoint = self.describe(spec, &inner, &host)?;
-        self.check_conflicts(&endpoint)?;
+        let place = self.place(spec, &host)?;
+        let endpoint = self.describe(spec, &inner, &host, &place)?;
         let id = endpoint.id.clone();
-        match self.endpoints.get_mut(&id) {
-            Some(managed) if managed.endpoint.link == endpoint.link => {
-                let incarnation = managed.endpoint.incarnation;
-                managed.endpoint = Arc::new(Endpoint {
-                    incarnation,
-                    ..endpoint
-                });
-                return Ok(id);
+        let replaced = self.replaced_by(&endpoint);
+        self.check_addresses(&endpoint, &place, &replaced)?;
+        match place {
+            Place::Taken(before) => self.describe_anew(&before.id, endpoint),
+            Place::Free => {
+                self.check_room(endpoint.link.host_ifindex)?;
+                self.close(&endpoint)?;
+                for id in replaced {
+                    self.leave(&id);
+                }
+                self.leaving.remove(&endpoint.link.host_ifindex);
+                self.endpoints.insert(id.clone(), closed(endpoint));
             }
-            // The workload was made anew, with another link.
-            Some(_) => self.take_off(&id),
-            None => {}
         }
-        let room = self.config.limits.endpoints as usize;
-        ensure!(
-            self.endpoints.len() < room,
-            "there are {room} endpoints already: raise `limits.endpoints`"
-        );
-        self.close(endpoint)?;
         Ok(id)
     }
 
-    fn describe(&self, spec: &EndpointSpec, inner: &Inner, host: &Interface) -> Result<Endpoint> {
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        let given = if spec.addresses.is_empty() {
-            &inner.addresses
-        } else {
-            &spec.addresses
+    /// Looks for an endpoint on the node's side of a link.
+    ///
+    /// # Errors
+    /// When there is one of another workload.
+    fn place(&self, spec: &EndpointSpec, host: &Interface) -> Result<Place> {
+        let mut endpoints = self.endpoints.values().map(|managed| &managed.endpoint);
+        let Some(before) = endpoints.find(|one| one.link.host_ifindex == host.ifindex) else {
+            return Ok(Place::Free);
         };
-        for address in given {
-            if !addresses.contains(address) {
-                addresses.push(*address);
-            }
-        }
-        check_addresses(&addresses)?;
-        let interface = &spec.interface;
+        let is_same_container =
+            spec.container_id.is_some() && spec.container_id == before.container_id;
         ensure!(
-            !addresses.is_empty(),
-            "{interface} has no address yet: give it one, or say which it will have"
+            before.id == named(spec) || is_same_container,
+            "this interface is that of {} already: remove it first",
+            before.id
         );
-        let mac = |interface: &Interface| {
-            let name = interface.name.clone();
-            interface
-                .mac
-                .with_context(|| format!("{name} has no Ethernet address"))
-        };
-        Ok(Endpoint {
-            id: EndpointId {
-                namespace: spec.namespace.clone(),
-                name: spec.name.clone(),
-                interface: interface.clone(),
-            },
-            link: EndpointLink {
-                netns: spec.netns.clone(),
-                netns_inode: inner.inode,
-                inner_ifindex: inner.interface.ifindex,
-                mac: mac(&inner.interface)?,
-                host_ifindex: host.ifindex,
-                host_interface: host.name.clone(),
-                host_mac: mac(host)?,
-            },
-            addresses,
-            labels: spec.labels.clone(),
-            ports: spec.ports.clone(),
-            incarnation: self.next_incarnation,
-        })
+        Ok(Place::Taken(before.clone()))
     }
 
-    /// An interface, an address and a name have one endpoint each.
-    fn check_conflicts(&self, endpoint: &Endpoint) -> Result<()> {
-        for other in self.endpoints.values().map(|managed| &managed.endpoint) {
-            if other.id == endpoint.id {
-                continue;
-            }
-            if other.link.host_ifindex == endpoint.link.host_ifindex {
-                bail!(
-                    "this interface is that of {} already: remove it first",
-                    other.id
-                );
-            }
-            let shared = endpoint
-                .addresses
-                .iter()
-                .find(|address| other.addresses.contains(address));
-            if let Some(address) = shared {
-                bail!("address {address} is that of {} already", other.id);
+    /// Describes an endpoint as the caller does. What stands on the workload's interface
+    /// is asked only the first time: the workload itself may have changed it since.
+    fn describe(
+        &self,
+        spec: &EndpointSpec,
+        inner: &Inner,
+        host: &Interface,
+        place: &Place,
+    ) -> Result<Endpoint> {
+        let mut endpoint = match place {
+            Place::Taken(before) => Endpoint::clone(before),
+            Place::Free => Endpoint {
+                id: named(spec),
+                container_id: None,
+                link: link(spec, inner, host)?,
+                addresses: inner.addresses.clone(),
+                labels: BTreeMap::new(),
+                ports: Vec::new(),
+                incarnation: self.next_incarnation,
+            },
+        };
+        endpoint.id = named(spec);
+        if !endpoint.may_be_of(spec.container_id.as_deref()) {
+            endpoint.incarnation = self.next_incarnation;
+        }
+        if spec.container_id.is_some() {
+            endpoint.container_id.clone_from(&spec.container_id);
+        }
+        endpoint.labels.clone_from(&spec.labels);
+        endpoint.ports.clone_from(&spec.ports);
+        if !spec.addresses.is_empty() {
+            endpoint.addresses.clear();
+            for address in &spec.addresses {
+                if !endpoint.addresses.contains(address) {
+                    endpoint.addresses.push(*address);
+                }
             }
         }
+        check_addresses(&endpoint.addresses)?;
+        ensure!(
+            !endpoint.addresses.is_empty(),
+            "{} has no address yet: give it one, or say which it will have",
+            spec.interface
+        );
+        Ok(endpoint)
+    }
+
+    /// Lists the endpoints on other links whose place an endpoint takes: one of its name,
+    /// and one of its container on an interface of that name.
+    fn replaced_by(&self, endpoint: &Endpoint) -> Vec<EndpointId> {
+        let is_replaced = |other: &Endpoint| {
+            let is_same_container =
+                endpoint.container_id.is_some() && endpoint.container_id == other.container_id;
+            other.link.host_ifindex != endpoint.link.host_ifindex
+                && (other.id == endpoint.id
+                    || is_same_container && other.id.interface == endpoint.id.interface)
+        };
+        let endpoints = self.endpoints.values().map(|managed| &managed.endpoint);
+        let replaced = endpoints.filter(|other| is_replaced(other));
+        replaced.map(|other| other.id.clone()).collect()
+    }
+
+    /// An address has one owner: those are refused that another endpoint has, the node,
+    /// or a document's workload or node. An address that the endpoint has had until now is
+    /// its own, whatever document has come since.
+    fn check_addresses(
+        &self,
+        endpoint: &Endpoint,
+        place: &Place,
+        replaced: &[EndpointId],
+    ) -> Result<()> {
+        let held = match place {
+            Place::Taken(before) => before.addresses.as_slice(),
+            Place::Free => &[],
+        };
         let node = self.node_addresses();
-        if let Some(address) = endpoint.addresses.iter().find(|one| node.contains(one)) {
-            bail!("address {address} is the node's own");
+        for address in endpoint.addresses.iter().filter(|one| !held.contains(one)) {
+            let mut others = self.endpoints.values().map(|managed| &managed.endpoint);
+            let other = others.find(|other| {
+                other.link.host_ifindex != endpoint.link.host_ifindex
+                    && !replaced.contains(&other.id)
+                    && other.addresses.contains(address)
+            });
+            if let Some(other) = other {
+                bail!("address {address} is that of {} already", other.id);
+            }
+            let owner = self.documents.inventory().owner(*address);
+            match owner {
+                _ if node.contains(address) => bail!("address {address} is the node's own"),
+                Some(Owner::Node(name)) if *name == *self.config.node.name => {
+                    bail!("address {address} is the node's own, by its document")
+                }
+                Some(owner) if owner != Owner::Workload(endpoint.id.workload()) => {
+                    bail!("address {address} is that of {owner}, by its document")
+                }
+                _ => {}
+            }
+            if let Some(interface) = self.interfaces.with_virtual_address(*address) {
+                bail!(
+                    "address {address} stands on the node's interface {}",
+                    interface.name
+                );
+            }
         }
         Ok(())
     }
 
-    /// Takes in an endpoint of which nothing is in force: first of all nothing passes.
-    fn close(&mut self, endpoint: Endpoint) -> Result<()> {
+    /// Each interface that is closed takes room as well.
+    fn check_room(&self, ifindex: u32) -> Result<()> {
+        let room = self.config.limits.endpoints as usize;
+        let leaving = (self.leaving.keys()).filter(|other| **other != ifindex);
+        let leaving = leaving.count();
+        ensure!(
+            self.endpoints.len() + leaving < room,
+            "there are {room} endpoints already, {leaving} of them leaving: raise \
+             `limits.endpoints`"
+        );
+        Ok(())
+    }
+
+    /// Gives an endpoint another description in place, under another name perhaps.
+    fn describe_anew(&mut self, before: &EndpointId, endpoint: Endpoint) {
+        // Another endpoint may have had the name.
+        for id in self.replaced_by(&endpoint) {
+            self.leave(&id);
+        }
+        let Some(mut managed) = self.endpoints.remove(before) else {
+            return;
+        };
+        if managed.endpoint.incarnation != endpoint.incarnation {
+            self.take_incarnation();
+        }
+        managed.endpoint = Arc::new(endpoint);
+        (self.endpoints).insert(managed.endpoint.id.clone(), managed);
+    }
+
+    fn take_incarnation(&mut self) {
+        self.next_incarnation = self.next_incarnation.wrapping_add(1).max(1);
+    }
+
+    /// Closes the interface of an endpoint that is to be taken in.
+    fn close(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let ifindex = endpoint.link.host_ifindex;
         self.force
             .close(&endpoint.link, endpoint.incarnation)
             .context("cannot close the interface")?;
-        if let Err(error) = self.force.guard(endpoint.link.host_ifindex) {
-            self.remove_from_force(endpoint.link.host_ifindex);
+        self.take_incarnation();
+        if let Err(error) = self.force.guard(ifindex) {
+            // A failure opens nothing: what stands there goes on denying.
+            if self.force.stands(ifindex) {
+                let managed = Managed {
+                    state: EndpointState::Unmanaged,
+                    problem: Some(error.to_string()),
+                    ..closed(endpoint.clone())
+                };
+                self.leaving.insert(ifindex, managed);
+            } else {
+                self.remove_from_force(ifindex);
+            }
             return Err(error.into());
         }
-        self.next_incarnation = self.next_incarnation.wrapping_add(1).max(1);
         tracing::info!(
             endpoint = %endpoint.id,
             interface = %endpoint.link.host_interface,
             "endpoint closed until its verdicts are in force"
         );
-        self.endpoints.insert(
-            endpoint.id.clone(),
-            Managed {
-                endpoint: Arc::new(endpoint),
-                state: EndpointState::DenyAll,
-                problem: None,
-                is_refused: false,
-            },
-        );
         Ok(())
     }
 
-    /// Removes a workload's endpoints, or the one on one interface. Returns which
-    /// there were.
-    pub(super) fn remove(
-        &mut self,
-        namespace: &str,
-        name: &str,
-        interface: Option<&str>,
-    ) -> Vec<String> {
-        let ids: Vec<EndpointId> = (self.endpoints.keys())
-            .filter(|id| {
-                id.namespace == namespace
-                    && id.name == name
-                    && interface.is_none_or(|interface| id.interface == interface)
-            })
-            .cloned()
+    /// Removes a workload's endpoints. Their interfaces stay closed until they have gone,
+    /// unless they are to be released.
+    pub(super) fn remove(&mut self, removal: &Removal) -> RemoveReport {
+        let is_meant = |endpoint: &Endpoint| {
+            let id = &endpoint.id;
+            let interface = removal.interface.as_ref();
+            id.namespace == removal.namespace
+                && id.name == removal.name
+                && interface.is_none_or(|interface| id.interface == *interface)
+                && endpoint.may_be_of(removal.container_id.as_deref())
+        };
+        let meant = |managed: &&Managed| is_meant(&managed.endpoint);
+        let in_force: Vec<Arc<Endpoint>> = (self.endpoints.values().filter(meant))
+            .map(|managed| managed.endpoint.clone())
             .collect();
-        for id in &ids {
-            self.take_off(id);
-            tracing::info!(endpoint = %id, "endpoint removed");
+        let left: Vec<Arc<Endpoint>> = (self.leaving.values().filter(meant))
+            .map(|managed| managed.endpoint.clone())
+            .collect();
+        let mut report = RemoveReport {
+            schema: Schema,
+            removed: in_force.iter().map(|one| one.id.to_string()).collect(),
+            leaving: Vec::new(),
+        };
+        if removal.release {
+            for endpoint in in_force.iter().chain(&left) {
+                self.release(endpoint);
+            }
+            report
+                .removed
+                .extend(left.iter().map(|one| one.id.to_string()));
+            return report;
         }
-        ids.iter().map(ToString::to_string).collect()
+        for endpoint in &in_force {
+            self.leave(&endpoint.id);
+            tracing::info!(
+                endpoint = %endpoint.id,
+                interface = %endpoint.link.host_interface,
+                "endpoint removed; nothing passes there until its interface has gone"
+            );
+        }
+        // Mostly the interface goes at the same time.
+        self.look_at_links();
+        let is_leaving = |one: &&Arc<Endpoint>| self.leaving.contains_key(&one.link.host_ifindex);
+        let leaving = in_force.iter().filter(is_leaving);
+        report.leaving = leaving.map(|one| one.id.to_string()).collect();
+        report
     }
 
-    /// Takes an endpoint out of force and off its interface.
-    pub(super) fn take_off(&mut self, id: &EndpointId) {
-        if let Some(managed) = self.endpoints.remove(id) {
-            self.remove_from_force(managed.endpoint.link.host_ifindex);
+    /// Ends an endpoint whose interface may still be there: nothing passes there from now
+    /// on, and its addresses are anybody's.
+    fn leave(&mut self, id: &EndpointId) {
+        let Some(mut managed) = self.endpoints.remove(id) else {
+            return;
+        };
+        managed.is_refused = false;
+        Arc::make_mut(&mut managed.endpoint).addresses.clear();
+        managed.keep_closed(&mut self.force);
+        let ifindex = managed.endpoint.link.host_ifindex;
+        self.leaving.insert(ifindex, managed);
+    }
+
+    /// Opens an endpoint's interface, as its owner asked for: nothing judges there any
+    /// more.
+    fn release(&mut self, endpoint: &Endpoint) {
+        self.forget(endpoint);
+        tracing::warn!(
+            endpoint = %endpoint.id,
+            interface = %endpoint.link.host_interface,
+            "endpoint released; everything passes there from now on"
+        );
+    }
+
+    /// Lets go of an endpoint: its interface has gone, or is to be opened.
+    fn forget(&mut self, endpoint: &Endpoint) {
+        let ifindex = endpoint.link.host_ifindex;
+        self.leaving.remove(&ifindex);
+        let managed = self.endpoints.get(&endpoint.id);
+        if managed.is_some_and(|one| one.endpoint.link.host_ifindex == ifindex) {
+            self.endpoints.remove(&endpoint.id);
         }
+        self.remove_from_force(ifindex);
     }
 
     fn remove_from_force(&mut self, ifindex: u32) {
+        self.unlinked.remove(&ifindex);
         if let Err(error) = self.force.remove(ifindex) {
             tracing::error!("{}; nothing passes there", chain(&error));
         }
@@ -199,20 +345,35 @@ impl Reconciler {
                 return;
             }
         }
-        let gone: Vec<EndpointId> = (self.endpoints.values())
-            .filter(|managed| !self.is_there(&managed.endpoint.link))
-            .map(|managed| managed.endpoint.id.clone())
+        let endpoints = self.endpoints.values().chain(self.leaving.values());
+        let changed: Vec<Arc<Endpoint>> = endpoints
+            .map(|managed| &managed.endpoint)
+            .filter(|endpoint| !self.is_there(&endpoint.link))
+            .cloned()
             .collect();
-        for id in gone {
-            self.take_off(&id);
-            tracing::info!(endpoint = %id, "endpoint removed: its interface has gone");
+        for endpoint in changed {
+            if !self.may_live(&endpoint.link) {
+                self.forget(&endpoint);
+                tracing::info!(
+                    endpoint = %endpoint.id,
+                    "endpoint removed: its interface has gone"
+                );
+            } else if !self.leaving.contains_key(&endpoint.link.host_ifindex) {
+                self.leave(&endpoint.id);
+                tracing::error!(
+                    endpoint = %endpoint.id,
+                    "endpoint closed: its interface may be another than it was added on; add \
+                     it again"
+                );
+            }
         }
         for ifindex in self.force.interfaces() {
             if !self.interfaces.by_index.contains_key(&ifindex) {
                 self.remove_from_force(ifindex);
             }
         }
-        for managed in self.endpoints.values_mut() {
+        let endpoints = self.endpoints.values_mut();
+        for managed in endpoints.chain(self.leaving.values_mut()) {
             let link = &managed.endpoint.link;
             let interface = self.interfaces.by_index.get(&link.host_ifindex);
             if let Some(interface) = interface
@@ -232,29 +393,40 @@ impl Reconciler {
             })
     }
 
+    /// Returns `true` if an interface that is not as it was may all the same be the one
+    /// that an endpoint was added on: programs of ours go with their interface.
+    fn may_live(&self, link: &EndpointLink) -> bool {
+        let ifindex = link.host_ifindex;
+        self.interfaces.by_index.contains_key(&ifindex) && self.force.stands(ifindex)
+    }
+
     /// Takes up the endpoints of the last agent whose links are still what they were.
     pub(super) fn take_up(&mut self, remembered: state::Endpoints<Endpoint>) {
         let is_same_start =
             remembered.boot_id == self.boot_id && remembered.namespace == self.namespace;
+        let mut leaving = remembered.leaving;
         for endpoint in remembered.endpoints {
-            let id = endpoint.id.clone();
-            let link = &endpoint.link;
-            let interface = self.interfaces.by_index.get(&link.host_ifindex);
-            let is_same = interface
-                .is_some_and(|interface| interface.is_veth && interface.mac == Some(link.host_mac));
-            if !is_same_start || !is_same {
-                tracing::info!(endpoint = %id, "endpoint forgotten: its interface has gone");
-                continue;
+            let interface = self.interfaces.by_index.get(&endpoint.link.host_ifindex);
+            let is_same = interface.is_some_and(|interface| {
+                interface.kind == Kind::Veth && interface.mac == Some(endpoint.link.host_mac)
+            });
+            if is_same_start && is_same {
+                self.endpoints.insert(endpoint.id.clone(), closed(endpoint));
+            } else {
+                leaving.push(endpoint);
             }
-            self.endpoints.insert(
-                id,
-                Managed {
-                    endpoint: Arc::new(endpoint),
-                    state: EndpointState::DenyAll,
-                    problem: None,
-                    is_refused: false,
-                },
-            );
+        }
+        for mut endpoint in leaving {
+            endpoint.addresses.clear();
+            let link = &endpoint.link;
+            if is_same_start && (self.is_there(link) || self.may_live(link)) {
+                self.leaving.insert(link.host_ifindex, closed(endpoint));
+            } else {
+                tracing::info!(
+                    endpoint = %endpoint.id,
+                    "endpoint forgotten: its interface has gone"
+                );
+            }
         }
         self.close_strangers();
     }
@@ -264,7 +436,8 @@ impl Reconciler {
     fn close_strangers(&mut self) {
         for ifindex in self.force.interfaces() {
             let mut known = self.endpoints.values().map(|one| &one.endpoint.link);
-            if known.any(|link| link.host_ifindex == ifindex) {
+            if known.any(|link| link.host_ifindex == ifindex) || self.leaving.contains_key(&ifindex)
+            {
                 continue;
             }
             let Some(interface) = self.interfaces.by_index.get(&ifindex) else {
@@ -290,18 +463,22 @@ impl Reconciler {
                 managed.state = EndpointState::Enforced;
                 continue;
             }
-            managed.state = EndpointState::DenyAll;
             // Programs of an agent before may stand there, and judge by what was in
             // force then.
-            let stands = self.force.hooks(link.host_ifindex);
-            if stands.is_ok_and(|hooks| hooks.iter().any(|hook| hook.program_id.is_some())) {
-                continue;
+            if self.force.stands(link.host_ifindex) {
+                managed.state = EndpointState::DenyAll;
+            } else {
+                managed.keep_closed(&mut self.force);
             }
-            let closed = self.force.close(link, managed.endpoint.incarnation);
-            let closed = closed.map_err(AttachError::from);
-            if let Err(error) = closed.and_then(|()| self.force.guard(link.host_ifindex)) {
-                managed.state = EndpointState::Unmanaged;
-                managed.problem = Some(error.to_string());
+        }
+        self.keep_leaving_closed();
+    }
+
+    fn keep_leaving_closed(&mut self) {
+        for (ifindex, managed) in &mut self.leaving {
+            managed.keep_closed(&mut self.force);
+            if managed.state == EndpointState::DenyAll && !self.force.is_attached(*ifindex) {
+                self.unlinked.insert(*ifindex);
             }
         }
     }
@@ -312,17 +489,16 @@ impl Reconciler {
             return self.leave_as_is();
         }
         let closed = self.closed_bridges();
-        let ids: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
-        for id in ids {
-            let Some(managed) = self.endpoints.get_mut(&id) else {
-                continue;
-            };
+        for managed in self.endpoints.values_mut() {
+            let endpoint = &managed.endpoint;
+            let ifindex = endpoint.link.host_ifindex;
             if managed.is_refused {
-                managed.state = EndpointState::DenyAll;
+                let why = managed.problem.take();
+                managed.keep_closed(&mut self.force);
+                managed.problem = why.or(managed.problem.take());
                 continue;
             }
-            let endpoint = &managed.endpoint;
-            let interface = self.interfaces.by_index.get(&endpoint.link.host_ifindex);
+            let interface = self.interfaces.by_index.get(&ifindex);
             let bridge = interface
                 .map(|interface| interface.controller)
                 .filter(|bridge| closed.contains(bridge))
@@ -335,37 +511,37 @@ impl Reconciler {
                 &endpoint.addresses,
                 bridge,
             );
-            let guarded = self.force.guard(endpoint.link.host_ifindex);
-            (managed.state, managed.problem) = match (guarded, in_force) {
-                (Err(error), _) => (EndpointState::Unmanaged, Some(error.to_string())),
-                (Ok(()), Ok(true)) => {
-                    if !self.force.is_attached(endpoint.link.host_ifindex) {
-                        self.unlinked.insert(id);
-                    }
-                    (EndpointState::Enforced, None)
-                }
-                (Ok(()), Ok(false)) => (
-                    EndpointState::DenyAll,
-                    Some("the table in force does not know its addresses".to_owned()),
-                ),
-                (Ok(()), Err(error)) => (EndpointState::DenyAll, Some(error.to_string())),
+            let problem = match in_force {
+                Ok(true) => None,
+                Ok(false) => Some("the table in force does not know its addresses".to_owned()),
+                Err(error) => Some(error.to_string()),
             };
+            if problem.is_some() {
+                managed.keep_closed(&mut self.force);
+                managed.problem = problem;
+                continue;
+            }
+            (managed.state, managed.problem) = match self.force.guard(ifindex) {
+                Ok(()) => (EndpointState::Enforced, None),
+                Err(error) => (EndpointState::Unmanaged, Some(error.to_string())),
+            };
+            if managed.state == EndpointState::Enforced && !self.force.is_attached(ifindex) {
+                self.unlinked.insert(ifindex);
+            }
         }
+        self.keep_leaving_closed();
     }
 
     /// Puts the links of an endpoint before its filters.
-    pub(super) fn attach(&mut self, id: &EndpointId) {
-        let Some(managed) = self.endpoints.get(id) else {
-            return;
-        };
-        if let Err(error) = self.force.attach(managed.endpoint.link.host_ifindex) {
-            tracing::error!(endpoint = %id, "{}; the filters behind judge", chain(&error));
+    pub(super) fn attach(&mut self, ifindex: u32) {
+        if let Err(error) = self.force.attach(ifindex) {
+            tracing::error!("{}; the filters behind judge", chain(&error));
         }
     }
 
     /// Repairs what others did to the hooks.
     pub(super) fn mend_hooks(&mut self, filters: bool) {
-        for managed in self.endpoints.values() {
+        for managed in self.endpoints.values().chain(self.leaving.values()) {
             let link = &managed.endpoint.link;
             if !self.force.is_attached(link.host_ifindex) {
                 continue;
@@ -388,7 +564,7 @@ impl Reconciler {
 
     /// Says whose interfaces there are, to those who read records.
     pub(super) fn name_endpoints(&self) {
-        let endpoints = self.endpoints.values();
+        let endpoints = self.endpoints.values().chain(self.leaving.values());
         let endpoints = endpoints.map(|managed| managed.endpoint.clone());
         let names = EndpointNames::new(self.documents.inventory(), endpoints);
         self.names.set_endpoints(names);
@@ -398,7 +574,7 @@ impl Reconciler {
     /// could lend them an address.
     fn closed_bridges(&self) -> BTreeSet<u32> {
         let by_index = &self.interfaces.by_index;
-        let endpoints = self.endpoints.values();
+        let endpoints = self.endpoints.values().chain(self.leaving.values());
         let managed: BTreeSet<u32> = endpoints
             .map(|managed| managed.endpoint.link.host_ifindex)
             .collect();
@@ -407,17 +583,19 @@ impl Reconciler {
             .map(|port| port.controller)
             .collect();
         (by_index.values())
-            .filter(|one| one.is_bridge && !open.contains(&one.ifindex))
+            .filter(|one| one.kind == Kind::Bridge && !open.contains(&one.ifindex))
             .map(|bridge| bridge.ifindex)
             .collect()
     }
 
     /// Remembers the endpoints for the next start.
     pub(super) fn save_endpoints(&mut self) {
-        let endpoints = self.endpoints.values();
-        let endpoints: Vec<Arc<Endpoint>> =
-            endpoints.map(|managed| managed.endpoint.clone()).collect();
-        let saved = (self.next_incarnation, endpoints);
+        let all = |managed: &mut dyn Iterator<Item = &Managed>| -> Vec<Arc<Endpoint>> {
+            managed.map(|managed| managed.endpoint.clone()).collect()
+        };
+        let endpoints = all(&mut self.endpoints.values());
+        let leaving = all(&mut self.leaving.values());
+        let saved = (self.next_incarnation, endpoints, leaving);
         if self.saved_endpoints.as_ref() == Some(&saved) {
             return;
         }
@@ -427,6 +605,7 @@ impl Reconciler {
             next_incarnation: self.next_incarnation,
             revision: self.force.revision(),
             endpoints: saved.1.iter().map(|endpoint| &**endpoint).collect(),
+            leaving: saved.2.iter().map(|endpoint| &**endpoint).collect(),
         };
         match self.store.save(state::ENDPOINTS, &state) {
             Ok(()) => self.saved_endpoints = Some(saved),
@@ -436,4 +615,54 @@ impl Reconciler {
             ),
         }
     }
+}
+
+impl Managed {
+    /// Lets nothing pass on its interface, and says so, or why not.
+    fn keep_closed(&mut self, force: &mut Force) {
+        let link = &self.endpoint.link;
+        let closed = force.close(link, self.endpoint.incarnation);
+        let closed = closed.map_err(AttachError::from);
+        let closed = closed.and_then(|()| force.guard(link.host_ifindex));
+        (self.state, self.problem) = match closed {
+            Ok(()) => (EndpointState::DenyAll, None),
+            Err(error) => (EndpointState::Unmanaged, Some(error.to_string())),
+        };
+    }
+}
+
+/// An endpoint of which nothing is in force yet.
+fn closed(endpoint: Endpoint) -> Managed {
+    Managed {
+        endpoint: Arc::new(endpoint),
+        state: EndpointState::DenyAll,
+        problem: None,
+        is_refused: false,
+    }
+}
+
+fn named(spec: &EndpointSpec) -> EndpointId {
+    EndpointId {
+        namespace: spec.namespace.clone(),
+        name: spec.name.clone(),
+        interface: spec.interface.clone(),
+    }
+}
+
+fn link(spec: &EndpointSpec, inner: &Inner, host: &Interface) -> Result<EndpointLink> {
+    let mac = |interface: &Interface| {
+        let name = interface.name.clone();
+        interface
+            .mac
+            .with_context(|| format!("{name} has no Ethernet address"))
+    };
+    Ok(EndpointLink {
+        netns: spec.netns.clone(),
+        netns_inode: inner.inode,
+        inner_ifindex: inner.interface.ifindex,
+        mac: mac(&inner.interface)?,
+        host_ifindex: host.ifindex,
+        host_interface: host.name.clone(),
+        host_mac: mac(host)?,
+    })
 }

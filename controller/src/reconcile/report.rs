@@ -39,10 +39,11 @@ impl Reconciler {
             verified_at: self.verified_at.map(time::rfc3339),
             accepted: self.documents.accepted(),
             rejected: self.documents.rejected(),
-            endpoints: (self.endpoints.values())
-                .map(|managed| EndpointStatus {
+            endpoints: (self.all_endpoints().into_iter())
+                .map(|(managed, leaving)| EndpointStatus {
                     id: managed.endpoint.id.to_string(),
                     state: managed.state,
+                    leaving,
                     links: self.links(managed.endpoint.link.host_ifindex),
                     flows: (self.force.flows(managed.endpoint.link.host_ifindex)).map(|flows| {
                         FlowUse {
@@ -74,18 +75,27 @@ impl Reconciler {
     pub(super) fn endpoint_list(&self) -> EndpointList {
         EndpointList {
             schema: Schema,
-            endpoints: (self.endpoints.values())
-                .map(|managed| self.endpoint_report(managed))
+            endpoints: (self.all_endpoints().into_iter())
+                .map(|(managed, leaving)| self.endpoint_report(managed, leaving))
                 .collect(),
         }
     }
 
-    pub(super) fn endpoint_report(&self, managed: &Managed) -> EndpointReport {
+    /// All endpoints in the order of their names, and for each whether it is leaving.
+    fn all_endpoints(&self) -> Vec<(&Managed, bool)> {
+        let endpoints = self.endpoints.values().map(|managed| (managed, false));
+        let leaving = self.leaving.values().map(|managed| (managed, true));
+        let mut all: Vec<(&Managed, bool)> = endpoints.chain(leaving).collect();
+        all.sort_by(|(one, _), (other, _)| one.endpoint.id.cmp(&other.endpoint.id));
+        all
+    }
+
+    pub(super) fn endpoint_report(&self, managed: &Managed, leaving: bool) -> EndpointReport {
         let endpoint = &managed.endpoint;
         let name = endpoint.id.workload();
         // A document's labels count, where there is one.
         let workload = self.documents.inventory().workloads().get(&name);
-        let labels = match workload {
+        let labels = match workload.filter(|_| !leaving) {
             Some(workload) => (workload.labels.iter())
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
@@ -94,11 +104,13 @@ impl Reconciler {
         EndpointReport {
             schema: Schema,
             id: endpoint.id.to_string(),
+            container_id: endpoint.container_id.clone(),
             host_ifindex: endpoint.link.host_ifindex,
             mac: endpoint.mac_text(),
             addresses: endpoint.addresses.clone(),
             labels,
             state: managed.state,
+            leaving,
             revision: self.force.revision(),
         }
     }
@@ -107,7 +119,7 @@ impl Reconciler {
     pub(super) fn diagnostics(&self) -> Vec<Diagnostic> {
         let mut diagnostics: Vec<Diagnostic> = self.documents.diagnostics().collect();
         diagnostics.extend(self.warnings.iter().cloned());
-        let problems = (self.endpoints.values())
+        let problems = (self.endpoints.values().chain(self.leaving.values()))
             .filter_map(|managed| Some((managed, managed.problem.as_ref()?)))
             .map(|(managed, problem)| format!("endpoint {}: {problem}", managed.endpoint.id));
         for message in self.problem.iter().cloned().chain(problems) {
@@ -161,7 +173,7 @@ impl Reconciler {
         let map = cofferdam_verdict::capacity::map::ENDPOINTS;
         capacity.push(Capacity {
             table: "endpoints".to_owned(),
-            used: self.endpoints.len() as u64,
+            used: (self.endpoints.len() + self.leaving.len()) as u64,
             max: limits.endpoints.into(),
             bytes: bytes(map),
         });
@@ -187,7 +199,7 @@ impl Reconciler {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         let counters = u64::from(counters.value_bytes) * u64::from(counters.entries) * cpus;
         let flows = u64::from(limits.flow_sets()) * size_of::<FlowSet>() as u64;
-        let partitions = self.endpoints.len() as u64 + 1;
+        let partitions = (self.endpoints.len() + self.leaving.len()) as u64 + 1;
         arrays
             + counters
             + u64::from(limits.table_pages) * PAGE_BYTES as u64
@@ -197,7 +209,7 @@ impl Reconciler {
 
     pub(super) fn metrics(&mut self) -> String {
         let mut endpoints: BTreeMap<EndpointState, u64> = BTreeMap::new();
-        for managed in self.endpoints.values() {
+        for managed in self.endpoints.values().chain(self.leaving.values()) {
             *endpoints.entry(managed.state).or_default() += 1;
         }
         let counters: Result<Vec<Counter>, KernelError> = self.force.kernel().counters();

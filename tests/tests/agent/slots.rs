@@ -157,7 +157,7 @@ fn a_slot_that_was_anothers_is_its_own() {
         ("shop/web-2", "shop/db-2", "app=db"),
     ] {
         let before = scene.revision();
-        scene.agent.remove(gone);
+        scene.agent.remove_with(gone, &["--release"]);
         assert_eq!(scene.revision(), before + 1, "an address has left its slot");
         assert!(!scene.adds(come, &[label]));
     }
