@@ -213,7 +213,7 @@ impl Firewall {
     }
 
     /// Takes everything off and out of force.
-    fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.attached = None;
         for ifindex in std::mem::take(&mut self.endpoints) {
             self.kernel.remove_endpoint(ifindex);

@@ -11,6 +11,7 @@
 //! | [`conformance`] | who may reach whom, by the public conformance suites |
 //! | [`expectations`] | files of statements about who may reach whom |
 //! | [`differential`] | the loaded programs against the oracle, on random worlds and packets |
+//! | [`evasions`] | packets that must not pass, and honest traffic that must, in every setup |
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
 //! | [`scratch`] | a folder that is gone when the test is |
@@ -25,6 +26,7 @@ pub mod agent;
 pub mod cluster;
 pub mod conformance;
 pub mod differential;
+pub mod evasions;
 pub mod expectations;
 pub mod firewall;
 pub mod generate;

@@ -23,6 +23,7 @@ mod frames;
 mod matrix;
 mod sctp;
 mod server;
+mod unfinished;
 
 use std::fmt;
 use std::io;
@@ -37,6 +38,7 @@ pub use conversation::Conversation;
 pub use frames::{FrameSocket, carrying};
 pub use matrix::{Cell, Matrix, Table};
 pub use server::Server;
+pub use unfinished::{SEGMENTS_TCP_V4, SEGMENTS_TCP_V6, Unfinished, UnfinishedSocket};
 
 use crate::packet::{End, Family};
 use crate::world::{Namespace, Node, Outside, Workload};

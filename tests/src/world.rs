@@ -36,6 +36,7 @@
 
 mod namespace;
 mod netlink;
+mod offloads;
 
 use std::fmt;
 use std::io::{self, ErrorKind::NotFound};
@@ -73,6 +74,15 @@ pub enum Error {
     /// An interface does not exist.
     #[error("cannot find the interface {interface}")]
     Interface {
+        /// Its name.
+        interface: String,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// An interface does not take other offloads.
+    #[error("cannot change the offloads of {interface}")]
+    Offloads {
         /// Its name.
         interface: String,
         /// What the kernel says.

@@ -61,7 +61,7 @@ pub(crate) enum Need {
     KernelCompiler,
     /// The BPF file system, for pinning programs and maps.
     BpfFileSystem,
-    /// `ip` and `tc`.
+    /// `ip`, `tc` and `nft`.
     NetworkTools,
     /// The standard CNI plugins, and what enters the namespaces that they wire.
     NetworkPlugins,
@@ -144,7 +144,11 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             }
             Need::BpfFileSystem => mount = !tools::is_mounted("bpf", Path::new(BPF_FILE_SYSTEM)),
             Need::NetworkTools => {
-                packages.extend(missing_packages(&[("ip", "iproute2"), ("tc", "iproute2")]))
+                packages.extend(missing_packages(&[
+                    ("ip", "iproute2"),
+                    ("tc", "iproute2"),
+                    ("nft", "nftables"),
+                ]));
             }
             Need::NetworkPlugins => {
                 packages.extend(missing_packages(&[

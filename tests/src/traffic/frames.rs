@@ -1,6 +1,6 @@
 //! Frames of any shape, sent and seen on an interface.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Read as _};
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl FrameSocket {
             libc::SO_RCVBUFFORCE,
             RECEIVE_BUFFER,
         )?;
-        bind(&socket, ifindex)?;
+        bind(&socket, ifindex, libc::ETH_P_ALL as u16)?;
         Ok(Self { socket })
     }
 
@@ -104,6 +104,35 @@ impl FrameSocket {
                 Some(frame) if last(&frame) => return Ok(Some(frames)),
                 Some(frame) => frames.push(frame),
                 None => return Ok(None),
+            }
+        }
+    }
+
+    /// All frames that are there already.
+    pub fn drain(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut frames = Vec::new();
+        loop {
+            match self.receive() {
+                Ok(frame) => frames.push(frame),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(frames),
+                Err(error) if not_yet(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::NetworkDown => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Throws away all frames that are there already.
+    pub fn forget(&self) -> io::Result<()> {
+        // What does not fit is cut off.
+        let mut start = [0; 1];
+        loop {
+            match (&self.socket).read(&mut start) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if not_yet(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::NetworkDown => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -178,7 +207,7 @@ fn removed_tag(control: &[u8]) -> Option<[u16; 2]> {
     ])
 }
 
-fn set_option(
+pub(super) fn set_option(
     socket: &Socket,
     level: libc::c_int,
     option: libc::c_int,
@@ -202,11 +231,12 @@ fn set_option(
     }
 }
 
-/// Binds a packet socket to an interface, for frames of every EtherType.
-fn bind(socket: &Socket, ifindex: u32) -> io::Result<()> {
+/// Binds a packet socket to an interface, for frames of an EtherType; with 0 it
+/// receives none.
+pub(super) fn bind(socket: &Socket, ifindex: u32, ethertype: u16) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_protocol: ethertype.to_be(),
         sll_ifindex: ifindex as i32,
         sll_hatype: 0,
         sll_pkttype: 0,

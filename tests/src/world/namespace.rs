@@ -22,6 +22,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::Error;
 use super::netlink::{self, Netlink, Side};
+use super::offloads;
 use crate::packet::Mac;
 
 /// The namespace of the calling thread. `/proc/self` would be that of the main
@@ -188,6 +189,37 @@ impl Namespace {
             let mut netlink = Netlink::open(self)?;
             netlink.address(ifindex, address, prefix).await?;
             netlink.settle().await
+        })
+    }
+
+    /// Changes an interface's MTU.
+    pub fn set_mtu(&self, interface: &str, mtu: u32) -> Result<(), Error> {
+        let ifindex = self.ifindex(interface)?;
+        netlink::run(async || Netlink::open(self)?.set_mtu(ifindex, mtu).await)
+    }
+
+    /// Turns all offloads of an interface on or off: checksums, segmentation,
+    /// scatter-gather, and putting arriving segments together.
+    pub fn set_offloads(&self, interface: &str, on: bool) -> Result<(), Error> {
+        let _inside = self.enter()?;
+        offloads::set_here(interface, on).map_err(|source| Error::Offloads {
+            interface: interface.into(),
+            source,
+        })
+    }
+
+    /// Makes an entry of the neighbour table that nothing arriving changes.
+    pub fn pin_neighbour(
+        &self,
+        interface: &str,
+        address: impl Into<IpAddr>,
+        mac: Mac,
+    ) -> Result<(), Error> {
+        let ifindex = self.ifindex(interface)?;
+        let address = address.into();
+        netlink::run(async || {
+            let netlink = Netlink::open(self)?;
+            netlink.pin_neighbour(ifindex, address, mac).await
         })
     }
 

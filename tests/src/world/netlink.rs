@@ -144,6 +144,13 @@ impl Netlink {
             .map_err(failed("set up interface", ifindex))
     }
 
+    /// Changes an interface's MTU.
+    pub(super) async fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<(), Error> {
+        let other = LinkUnspec::new_with_index(ifindex).mtu(mtu).build();
+        let changed = self.handle.link().change(other).execute().await;
+        changed.map_err(failed("change the MTU of interface", ifindex))
+    }
+
     /// Lets [`settle`](Self::settle) wait until an interface works. It must have
     /// been made after this socket was opened.
     pub(super) fn expect_up(&mut self, ifindex: u32) {
@@ -271,6 +278,21 @@ impl Netlink {
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         self.route((everything, 0), ifindex, Some(gateway)).await
+    }
+
+    /// Makes a permanent entry of the neighbour table.
+    pub(super) async fn pin_neighbour(
+        &self,
+        ifindex: u32,
+        address: IpAddr,
+        mac: Mac,
+    ) -> Result<(), Error> {
+        let pinned = (self.handle.neighbours().add(ifindex, address))
+            .link_layer_address(&mac.0)
+            .replace()
+            .execute()
+            .await;
+        pinned.map_err(failed("pin the neighbour", address))
     }
 
     /// Loses whatever goes to an address, without a word to its sender.

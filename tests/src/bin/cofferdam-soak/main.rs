@@ -6,6 +6,7 @@
 //! Exit status: 0 all was as it must be; 1 something was not; 2 it could not be
 //! tried.
 
+mod evasions;
 mod packets;
 mod verdicts;
 
@@ -32,6 +33,8 @@ enum Soak {
     Verdicts(verdicts::Options),
     /// Try the cases of the public conformance suites with packets, in random order.
     Packets(packets::Options),
+    /// Try evasions and honest traffic with packets, in every setup of a node.
+    Evasions(evasions::Options),
 }
 
 /// Exit status when it could not be tried.
@@ -58,6 +61,10 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Packets(options) => {
             writeln!(output, "{}", heading("packets", options.seed))?;
             packets::run(options, &mut output)?
+        }
+        Soak::Evasions(options) => {
+            writeln!(output, "{}", heading("evasions", options.seed))?;
+            evasions::run(options, &mut output)?
         }
     };
     writeln!(output, "{tally}")?;
