@@ -393,3 +393,22 @@ fn quantile(values: &mut [i64], percent: usize) -> i64 {
     let last = values.len().saturating_sub(1);
     values.get(last * percent / 100).copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_tests::bytecode::{Interpreter, Object};
+
+    use super::*;
+
+    /// The compiler would rather load the first of them where it is needed, behind the
+    /// second.
+    #[test]
+    fn ordinary_loads_stay_before_the_order_of_loads() {
+        let object = Object::parse(OBJECT);
+        let mut run = Interpreter::new(&object);
+        run.array("BENCH_ARRAY", [vec![0; 64]]);
+        run.call("bench_order", &[]);
+        let offsets = run.loads().iter().map(|load| load.offset);
+        assert_eq!(offsets.collect::<Vec<_>>(), [4, 0, 8]);
+    }
+}

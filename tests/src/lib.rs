@@ -6,6 +6,7 @@
 //! | [`world`] | a node with workloads, of network namespaces |
 //! | [`traffic`] | clients, servers and frames in such a world |
 //! | [`firewall`] | documents compiled and loaded over such a world |
+//! | [`bytecode`] | the compiled programs, instruction by instruction |
 //! | [`agent`] | a real agent for such a world, and its command line |
 //! | [`cluster`] | documents of a cluster of any size |
 //! | [`conformance`] | who may reach whom, by the public conformance suites |
@@ -23,6 +24,7 @@
 //! [`firewall`] and [`ledger`] join them with the crates under test.
 
 pub mod agent;
+pub mod bytecode;
 pub mod cluster;
 pub mod conformance;
 pub mod differential;

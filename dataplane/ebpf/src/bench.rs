@@ -20,7 +20,7 @@ use aya_ebpf::{
     macros::{btf_map, classifier},
     programs::TcContext,
 };
-use cofferdam_ebpf::{Attachment, DROP, PASS, answer, find_source, run};
+use cofferdam_ebpf::{Attachment, DROP, PASS, answer, find_source, order_loads, run};
 use cofferdam_verdict::{
     address::{Address, Family},
     bucket::Found,
@@ -113,6 +113,24 @@ pub fn bench_array_random(context: TcContext) -> i32 {
         // SAFETY: a word of a map's value. Volatile, so that it is loaded.
         Some(line) if unsafe { core::ptr::read_volatile(&raw const line[0]) } == 0 => PASS,
         _ => DROP,
+    }
+}
+
+/// A word that is loaded first and needed on one way only, which is chosen by a second
+/// one. Nothing but the order of loads keeps the compiler from loading it there: a fence
+/// of `core` does not. A test looks at the compiled program.
+#[classifier]
+pub fn bench_order(_: TcContext) -> i32 {
+    let Some(line) = BENCH_ARRAY.get(0) else {
+        return PASS;
+    };
+    let value = line[1];
+    order_loads();
+    let chosen = line[0];
+    if chosen == 0 {
+        line[2].wrapping_sub(value) as i32
+    } else {
+        chosen as i32
     }
 }
 

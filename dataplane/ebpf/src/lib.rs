@@ -230,6 +230,12 @@ pub fn find_source(address: &Address) -> Found {
     find_address(&Maps, address)
 }
 
+/// Keeps loads before this call from being done after it, for a program that shows it.
+#[inline(always)]
+pub fn order_loads() {
+    Maps.order_loads();
+}
+
 /// The only way out of a program that has judged.
 #[inline(always)]
 fn leave(

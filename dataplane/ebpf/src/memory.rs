@@ -1,9 +1,6 @@
 //! The BPF maps, as the memory that verdicts are made from.
 
-use core::{
-    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
-    sync::atomic::{Ordering, compiler_fence},
-};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, PerCpuArray, RingBuf},
@@ -174,7 +171,11 @@ impl Memory for Maps {
 
     #[inline(always)]
     fn order_loads(&self) {
-        compiler_fence(Ordering::Acquire);
+        // A fence of `core` orders atomics alone, and nothing is an atomic here: LLVM
+        // moves ordinary loads across it.
+        // SAFETY: no instruction at all. To the compiler it may read and write all
+        // memory, so that no load or store of any kind crosses it.
+        unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
     }
 
     #[inline(always)]

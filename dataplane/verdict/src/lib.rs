@@ -18,11 +18,12 @@
 //! panic, loop without a named bound, or allocate; whatever cannot be understood
 //! is denied, with a reason of its own.
 //!
-//! Absent on purpose: `unsafe`, clocks, system calls, and any knowledge of
-//! labels or YAML.
+//! Absent on purpose: clocks, system calls, any knowledge of labels or YAML, and
+//! `unsafe`, but for the loads and stores of [`shared`] words on the BPF target.
 
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(target_arch = "bpf"), forbid(unsafe_code))]
+#![cfg_attr(target_arch = "bpf", deny(unsafe_code))]
 
 pub mod address;
 pub mod bucket;

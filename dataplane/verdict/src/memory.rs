@@ -82,7 +82,7 @@ pub trait Memory {
 
     /// Keeps loads before this call from being done after it.
     ///
-    /// The kernel programs override it by a fence of the compiler alone: x86
+    /// The kernel programs override it by a barrier for the compiler alone: x86
     /// keeps the order of loads by itself, and BPF had no barrier before
     /// load-acquire (Linux 6.15).
     #[inline(always)]

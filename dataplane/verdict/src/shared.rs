@@ -1,14 +1,33 @@
 //! Words that user space and programs share.
 //!
 //! In user space it is an atomic. The BPF target has atomics of 64 bits only;
-//! there it is a cell, whose loads and stores are single instructions. Order between
-//! loads is [`crate::memory::Memory::order_loads`]'s, between stores that of the
+//! there it is a cell with volatile loads and stores, each a single instruction. Order
+//! between loads is [`crate::memory::Memory::order_loads`]'s, between stores that of the
 //! compare-and-swap that publishes them.
 
 #[cfg(target_arch = "bpf")]
 use core::cell::Cell;
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Loads a cell by one instruction of its width. The compiler may do an ordinary load
+/// twice, or in halves, because a cell has no other writers.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+#[expect(unsafe_code, reason = "this target has no atomics of 32 bits")]
+fn load<T: Copy>(cell: &Cell<T>) -> T {
+    // SAFETY: the cell is alive, aligned and initialised.
+    unsafe { cell.as_ptr().read_volatile() }
+}
+
+/// Stores into a cell by one instruction of its width; see [`load`].
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+#[expect(unsafe_code, reason = "this target has no atomics of 32 bits")]
+fn put<T: Copy>(cell: &Cell<T>, value: T) {
+    // SAFETY: the cell is alive and aligned, and may be written through a shared reference.
+    unsafe { cell.as_ptr().write_volatile(value) };
+}
 
 /// One shared 32-bit word.
 #[repr(transparent)]
@@ -25,7 +44,7 @@ impl SharedWord {
     #[inline(always)]
     #[cfg(target_arch = "bpf")]
     pub fn load(&self) -> u32 {
-        self.0.get()
+        load(&self.0)
     }
 
     /// Loads the word, once.
@@ -40,7 +59,7 @@ impl SharedWord {
     #[inline(always)]
     #[cfg(target_arch = "bpf")]
     pub fn put(&self, value: u32) {
-        self.0.set(value);
+        put(&self.0, value);
     }
 
     /// Stores the word in one piece, without any order: for entries that the
@@ -101,13 +120,13 @@ impl SharedWord64 {
     /// Loads the word, once.
     #[inline(always)]
     pub fn load(&self) -> u64 {
-        self.0.get()
+        load(&self.0)
     }
 
     /// Stores the word in one piece, without any order.
     #[inline(always)]
     pub fn put(&self, value: u64) {
-        self.0.set(value);
+        put(&self.0, value);
     }
 
     /// Where the word lies, aligned.
