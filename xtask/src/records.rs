@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs,
     path::Path,
 };
@@ -21,13 +21,13 @@ use anyhow::{Context as _, Result, anyhow};
 /// Variable naming the file to which a test appends `feature<TAB>test` when it
 /// skips itself.
 pub(crate) const SKIPS: &str = "COFFERDAM_SKIPS";
-/// Variable naming the file to which tests append `program<TAB>instructions`, as
-/// the verifier counts them.
+/// Variable naming the file to which tests append
+/// `program<TAB>instructions<TAB>stack`, both as the verifier counts them.
 pub(crate) const VERIFIED: &str = "COFFERDAM_VERIFIED";
 
 /// How many skips are accepted, by kernel series.
 const SKIPS_RECORD: &str = "xtask/skips.txt";
-/// How many instructions the verifier walks, by kernel series and program.
+/// What a program costs the verifier, by kernel series and program.
 const VERIFIED_RECORD: &str = "dataplane/verified-instructions.txt";
 
 /// Growth over the record that passes, in percent. Compilers differ a little
@@ -36,19 +36,53 @@ const GROWTH_PERCENT: u64 = 10;
 
 /// Head of the record of instructions, when there is none yet.
 const VERIFIED_HEAD: &str = "\
-# Instructions the verifier walks to accept each kernel program:
-# kernel series, program, count. It gives up at one million.
-# Growth of more than 10 % fails the tests; `cargo xtask test --bless` and
-# `cargo xtask test-vm KERNEL --bless` accept what they measure.
+# What each kernel program costs the verifier: kernel series, program, instructions
+# walked, bytes of stack on the deepest way through its functions. The verifier gives up
+# at one million, and at 512.
+# Instructions that grow by more than 10 %, and stack that grows at all, fail the tests;
+# `cargo xtask test --bless` and `cargo xtask test-vm KERNEL --bless` accept what they
+# measure.
 ";
+
+/// What a program costs the verifier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Instructions walked.
+    instructions: u64,
+    /// Bytes of stack, with those of the functions that it calls.
+    stack: u64,
+}
+
+impl Cost {
+    fn parse(instructions: &str, stack: &str) -> Option<Self> {
+        Some(Self {
+            instructions: instructions.parse().ok()?,
+            stack: stack.parse().ok()?,
+        })
+    }
+
+    /// The greater number of either kind.
+    fn max(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions.max(other.instructions),
+            stack: self.stack.max(other.stack),
+        }
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.instructions, self.stack)
+    }
+}
 
 /// What the tests on one kernel reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reported {
     /// `(feature, test)`, each once.
     pub(crate) skips: BTreeSet<(String, String)>,
-    /// Program → instructions; the largest where several tests loaded it.
-    pub(crate) verified: BTreeMap<String, u64>,
+    /// Cost by program; the greatest where several tests loaded it.
+    pub(crate) verified: BTreeMap<String, Cost>,
 }
 
 impl Reported {
@@ -63,12 +97,18 @@ impl Reported {
             reported.skips.insert((feature.to_owned(), test.to_owned()));
         }
         for line in verified.lines().filter(|line| !line.is_empty()) {
-            let (program, count) = line
-                .split_once('\t')
-                .and_then(|(program, count)| Some((program, count.parse::<u64>().ok()?)))
-                .with_context(|| format!("`{line}` in {VERIFIED} is not `program<TAB>number`"))?;
-            let largest = reported.verified.entry(program.to_owned()).or_default();
-            *largest = count.max(*largest);
+            let words = line.split('\t').collect::<Vec<_>>();
+            let read = match words[..] {
+                [program, instructions, stack] => {
+                    Cost::parse(instructions, stack).map(|cost| (program, cost))
+                }
+                _ => None,
+            };
+            let (program, cost) = read.with_context(|| {
+                format!("`{line}` in {VERIFIED} is not `program<TAB>number<TAB>number`")
+            })?;
+            let greatest = reported.verified.entry(program.to_owned()).or_default();
+            *greatest = greatest.max(cost);
         }
         Ok(reported)
     }
@@ -113,7 +153,7 @@ impl Comparison<'_> {
         Ok(objections)
     }
 
-    /// Puts the measured instructions on record; the lines of other series stay.
+    /// Puts the measured costs on record; the lines of other series stay.
     pub(crate) fn bless(&self, reported: &Reported) -> Result<()> {
         if reported.verified.is_empty() {
             return Err(anyhow!(
@@ -163,36 +203,46 @@ impl Comparison<'_> {
             Place::Machine => format!("cargo xtask test-vm {} --bless", self.series),
         };
         let mut objections = Vec::new();
-        for (program, count) in &reported.verified {
+        for (program, cost) in &reported.verified {
             let known = record.and_then(|record| record.get(program));
             println!(
-                "verified: Linux {} {program} {count}{}",
+                "verified: Linux {} {program} {cost}{}",
                 self.series,
                 known.map_or_else(
                     || " (no record)".to_owned(),
                     |known| format!(" (record {known})")
                 )
             );
-            match known {
-                Some(known) if count * 100 > known * (100 + GROWTH_PERCENT) => objections.push(format!(
-                    "Linux {}: {program} grew from {known} to {count} verified instructions, more \
-                     than {GROWTH_PERCENT} %: make it smaller, or accept with `{how}`",
-                    self.series
-                )),
-                None if record.is_some() || self.place == Place::Machine => objections.push(format!(
-                    "Linux {}: {program} has no record of verified instructions: accept {count} \
-                     with `{how}`",
-                    self.series
-                )),
-                _ => {}
+            let Some(known) = known else {
+                if record.is_some() || self.place == Place::Machine {
+                    objections.push(format!(
+                        "Linux {}: {program} has no record of what it costs the verifier: accept \
+                         {cost} with `{how}`",
+                        self.series
+                    ));
+                }
+                continue;
+            };
+            if cost.instructions * 100 > known.instructions * (100 + GROWTH_PERCENT) {
+                objections.push(format!(
+                    "Linux {}: {program} grew from {} to {} verified instructions, more than \
+                     {GROWTH_PERCENT} %: make it smaller, or accept with `{how}`",
+                    self.series, known.instructions, cost.instructions
+                ));
+            }
+            if cost.stack > known.stack {
+                objections.push(format!(
+                    "Linux {}: {program} grew from {} to {} bytes of stack, of 512: make it \
+                     smaller, or accept with `{how}`",
+                    self.series, known.stack, cost.stack
+                ));
             }
         }
         if self.complete {
             for (program, known) in record.into_iter().flatten() {
                 if !reported.verified.contains_key(program) {
                     objections.push(format!(
-                        "Linux {}: no test reported {program}, on record with {known} verified \
-                         instructions: if the program is gone, accept with `{how}`",
+                        "Linux {}: no test reported {program}, on record with {known}: if the program is gone, accept with `{how}`",
                         self.series
                     ));
                 }
@@ -245,29 +295,32 @@ fn accepted_skips(text: &str, series: &str) -> Result<usize> {
         .unwrap_or(0))
 }
 
-/// Series → program → instructions.
-fn verified_record(text: &str) -> Result<BTreeMap<String, BTreeMap<String, u64>>> {
-    let mut record: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+/// Cost by series and program.
+fn verified_record(text: &str) -> Result<BTreeMap<String, BTreeMap<String, Cost>>> {
+    let mut record: BTreeMap<String, BTreeMap<String, Cost>> = BTreeMap::new();
     for words in entries(text) {
-        let [series, program, count] = words[..] else {
-            return Err(anyhow!(
-                "{VERIFIED_RECORD}: `{}` is not `series program count`",
-                words.join(" ")
-            ));
+        let read = match words[..] {
+            [series, program, instructions, stack] => {
+                Cost::parse(instructions, stack).map(|cost| (series, program, cost))
+            }
+            _ => None,
         };
-        let count = count
-            .parse::<u64>()
-            .with_context(|| format!("{VERIFIED_RECORD}: `{count}` is not a number"))?;
+        let (series, program, cost) = read.with_context(|| {
+            format!(
+                "{VERIFIED_RECORD}: `{}` is not `series program instructions stack`",
+                words.join(" ")
+            )
+        })?;
         record
             .entry(series.to_owned())
             .or_default()
-            .insert(program.to_owned(), count);
+            .insert(program.to_owned(), cost);
     }
     Ok(record)
 }
 
 /// The record with the lines of `series` replaced.
-fn rewritten(old: &str, series: &str, verified: &BTreeMap<String, u64>) -> Result<String> {
+fn rewritten(old: &str, series: &str, verified: &BTreeMap<String, Cost>) -> Result<String> {
     let mut record = verified_record(old)?;
     record.insert(series.to_owned(), verified.clone());
     let head: String = old
@@ -289,8 +342,8 @@ fn rewritten(old: &str, series: &str, verified: &BTreeMap<String, u64>) -> Resul
             .collect::<Vec<_>>()
     });
     for (series, programs) in ordered {
-        for (program, count) in programs {
-            let _ = writeln!(text, "{series} {program} {count}");
+        for (program, cost) in programs {
+            let _ = writeln!(text, "{series} {program} {cost}");
         }
     }
     Ok(text)
@@ -320,11 +373,19 @@ fn skip_summary(series: &str, reported: &Reported) -> String {
 mod tests {
     use super::*;
 
+    fn cost(instructions: u64, stack: u64) -> Cost {
+        Cost {
+            instructions,
+            stack,
+        }
+    }
+
+    /// What a run reported of programs with 64 bytes of stack.
     fn verified(pairs: &[(&str, u64)]) -> Reported {
         Reported {
             verified: pairs
                 .iter()
-                .map(|(name, count)| ((*name).to_owned(), *count))
+                .map(|(name, count)| ((*name).to_owned(), cost(*count, 64)))
                 .collect(),
             ..Reported::default()
         }
@@ -361,17 +422,21 @@ mod tests {
 
     #[test]
     fn reports_are_read_and_the_largest_count_wins() {
-        let reported =
-            Reported::parse("tcx\ta\ntcx\ta\nsctp\ta\n", "p\t10\np\t30\np\t20\n").unwrap();
+        let reported = Reported::parse(
+            "tcx\ta\ntcx\ta\nsctp\ta\n",
+            "p\t10\t96\np\t30\t32\np\t20\t64\n",
+        )
+        .unwrap();
         assert_eq!(reported.skips.len(), 2);
         assert_eq!(reported.skipped_tests(), 1);
-        assert_eq!(reported.verified["p"], 30);
+        assert_eq!(reported.verified["p"], cost(30, 96));
     }
 
     #[test]
     fn a_malformed_report_is_an_error() {
         assert!(Reported::parse("tcx a\n", "").is_err());
-        assert!(Reported::parse("", "p\tmany\n").is_err());
+        assert!(Reported::parse("", "p\tmany\t0\n").is_err());
+        assert!(Reported::parse("", "p\t1\n").is_err());
     }
 
     #[test]
@@ -400,7 +465,7 @@ mod tests {
 
     #[test]
     fn growth_beyond_a_tenth_is_refused() {
-        let repository = Repository::new("growth", "* 0\n", "6.1 p 1000\n");
+        let repository = Repository::new("growth", "* 0\n", "6.1 p 1000 64\n");
         let comparison = repository.compare("6.1", Place::Machine);
         assert!(
             comparison
@@ -417,8 +482,23 @@ mod tests {
     }
 
     #[test]
+    fn any_growth_of_the_stack_is_refused() {
+        let repository = Repository::new("stack", "* 0\n", "6.1 p 1000 64\n");
+        let comparison = repository.compare("6.1", Place::Machine);
+        let mut reported = verified(&[("p", 1000)]);
+        assert!(comparison.objections(&reported).unwrap().is_empty());
+        reported.verified.insert("p".to_owned(), cost(1000, 65));
+        let objections = comparison.objections(&reported).unwrap();
+        assert_eq!(objections.len(), 1);
+        assert!(
+            objections[0].contains("65 bytes of stack"),
+            "{objections:?}"
+        );
+    }
+
+    #[test]
     fn what_is_not_on_record_is_refused_but_on_an_unknown_host() {
-        let repository = Repository::new("unknown", "* 0\n", "6.1 p 1000\n");
+        let repository = Repository::new("unknown", "* 0\n", "6.1 p 1000 64\n");
         let new = verified(&[("p", 1000), ("q", 5)]);
         let count = |series, place| {
             repository
@@ -446,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_program_nobody_measured_is_refused_unless_tests_were_left_out() {
-        let repository = Repository::new("silent", "* 0\n", "6.1 p 1000\n6.1 q 10\n");
+        let repository = Repository::new("silent", "* 0\n", "6.1 p 1000 64\n6.1 q 10 64\n");
         let mut comparison = repository.compare("6.1", Place::Machine);
         assert_eq!(
             comparison
@@ -467,27 +547,30 @@ mod tests {
 
     #[test]
     fn blessing_replaces_one_series_and_satisfies_the_check() {
-        let repository =
-            Repository::new("bless", "* 0\n", "# head\n6.12 p 7\n6.1 gone 3\n6.1 p 4\n");
+        let repository = Repository::new(
+            "bless",
+            "* 0\n",
+            "# head\n6.12 p 7 8\n6.1 gone 3 8\n6.1 p 4 8\n",
+        );
         let comparison = repository.compare("6.1", Place::Machine);
         let new = verified(&[("p", 9)]);
-        assert_eq!(comparison.objections(&new).unwrap().len(), 2);
+        assert_eq!(comparison.objections(&new).unwrap().len(), 3);
         comparison.bless(&new).unwrap();
         assert!(comparison.objections(&new).unwrap().is_empty());
         let text = fs::read_to_string(repository.0.join(VERIFIED_RECORD)).unwrap();
-        assert_eq!(text, "# head\n6.1 p 9\n6.12 p 7\n");
+        assert_eq!(text, "# head\n6.1 p 9 64\n6.12 p 7 8\n");
     }
 
     #[test]
     fn a_first_record_gets_a_head() {
-        let text = rewritten("", "6.1", &BTreeMap::from([("p".to_owned(), 1)])).unwrap();
-        assert_eq!(text, format!("{VERIFIED_HEAD}6.1 p 1\n"));
+        let text = rewritten("", "6.1", &BTreeMap::from([("p".to_owned(), cost(1, 32))])).unwrap();
+        assert_eq!(text, format!("{VERIFIED_HEAD}6.1 p 1 32\n"));
     }
 
     #[test]
     fn a_record_that_does_not_parse_names_its_line() {
-        let error = verified_record("6.1 p\n").unwrap_err().to_string();
-        assert!(error.contains("`6.1 p`"), "{error}");
+        let error = verified_record("6.1 p 7\n").unwrap_err().to_string();
+        assert!(error.contains("`6.1 p 7`"), "{error}");
         assert!(accepted_skips("6.1 many\n", "6.1").is_err());
     }
 }

@@ -2,8 +2,9 @@
 
 use std::{fs::OpenOptions, io::Write as _};
 
-use cofferdam_dataplane::{KernelError, Program, TestContext};
+use cofferdam_dataplane::{KernelError, OBJECT, Program, TestContext};
 use cofferdam_tests::{
+    bytecode::Object,
     firewall::{Firewall, LIMITS, Pod, Turn, named},
     ledger::{Moved, allowed, audited, decided, denied},
     packet::{Body, Family, Packet, ip_protocol, ping, sctp, tcp, udp},
@@ -131,6 +132,7 @@ fn programs_load_and_their_cost_is_recorded() {
         .verified()
         .expect("the kernel tells about its programs");
     assert_eq!(verified.len(), Program::ALL.len());
+    let object = Object::parse(OBJECT);
     let mut record = std::env::var_os("COFFERDAM_VERIFIED").map(|path| {
         OpenOptions::new()
             .append(true)
@@ -145,8 +147,15 @@ fn programs_load_and_their_cost_is_recorded() {
             "{}: {instructions}",
             one.program
         );
+        let stack = object.stack_bytes(one.program.name);
+        assert!(
+            stack <= 512,
+            "{}: {stack} bytes of stack, which no verifier accepts",
+            one.program
+        );
         if let Some(file) = &mut record {
-            writeln!(file, "{}\t{instructions}", one.program).expect("the file can be written");
+            writeln!(file, "{}\t{instructions}\t{stack}", one.program)
+                .expect("the file can be written");
         }
     }
 }
