@@ -290,16 +290,18 @@ fn world(
     }
     let db = Owner::Workload(ObjectName::new("bench", "db"));
     let slots = plan.slots().filter(|slot| slot.owner == db);
+    // Packets of a flow open it, if it is not there.
+    let adopt_until = kernel.jiffies_after(Duration::MAX)?;
     kernel.set_endpoint(&Endpoint {
         ifindex: LOOPBACK,
         mac: to.mac.0,
         incarnation: 1,
         addresses: slots.map(|slot| (slot.address, slot.number)).collect(),
-        bridge: 0,
+        stamp: 1,
+        link_local: None,
         deny_all: false,
         shared_hooks: false,
-        // Packets of a flow open it, if it is not there.
-        adopt_midstream: true,
+        adopt_until,
     })?;
     Ok(kernel)
 }

@@ -23,8 +23,8 @@ use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_policies::shared_map::SharedMap;
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::bucket::{Found, find, find_address};
-use cofferdam_verdict::endpoint::{EndpointRecord, flags};
-use cofferdam_verdict::judge::{Context, judge};
+use cofferdam_verdict::endpoint::{EndpointRecord, MAX_STAMP, flags};
+use cofferdam_verdict::judge::{Context, judge, probe};
 use cofferdam_verdict::memory::BucketSet;
 use cofferdam_verdict::slices::SliceFrame;
 use cofferdam_verdict::verdict::Verdict;
@@ -113,8 +113,6 @@ pub struct Force {
     names: SharedNames,
     node: String,
     adopt_midstream: Duration,
-    /// Endpoints whose connections from before are let in, and until when.
-    adopting: BTreeMap<u32, Instant>,
     swept: Instant,
     ended_epochs: Instant,
     /// Whether what the next endpoint needs was made, or cannot be.
@@ -160,14 +158,9 @@ impl Force {
         let endpoints: BTreeMap<u32, Endpoint> = endpoints
             .map(|endpoint| (endpoint.ifindex, endpoint))
             .collect();
-        let adopt_until = Instant::now() + config.adopt_midstream;
-        let adopting = (endpoints.values())
-            .filter(|endpoint| endpoint.adopt_midstream)
-            .map(|endpoint| (endpoint.ifindex, adopt_until));
         Ok(Self {
             guarded: BTreeSet::new(),
             attached: BTreeSet::new(),
-            adopting: adopting.collect(),
             endpoints,
             bound,
             unread: <_>::default(),
@@ -343,10 +336,11 @@ impl Force {
             mac: link.mac,
             incarnation,
             addresses: Vec::new(),
-            bridge: 0,
+            stamp: 0,
+            link_local: None,
             deny_all: true,
             shared_hooks: before.is_some_and(|endpoint| endpoint.shared_hooks),
-            adopt_midstream: false,
+            adopt_until: 0,
         })
     }
 
@@ -361,7 +355,6 @@ impl Force {
         };
         self.set(Endpoint {
             addresses: Vec::new(),
-            bridge: 0,
             ..endpoint
         })
     }
@@ -481,7 +474,6 @@ impl Force {
         link: &EndpointLink,
         incarnation: u32,
         addresses: &[IpAddr],
-        bridge: u32,
     ) -> Result<bool, KernelError> {
         // As the kernel gives them back: the first, then those of one family after the
         // other.
@@ -495,22 +487,23 @@ impl Force {
         };
         let before = self.endpoints.get(&link.host_ifindex);
         let shared_hooks = before.is_some_and(|endpoint| endpoint.shared_hooks);
-        let is_closed = |endpoint: &Endpoint| endpoint.deny_all;
-        if self.endpoints.get(&link.host_ifindex).is_none_or(is_closed)
-            && self.adopt_midstream > Duration::ZERO
-        {
-            let end = Instant::now() + self.adopt_midstream;
-            self.adopting.insert(link.host_ifindex, end);
-        }
+        let adopt_until = match before {
+            Some(endpoint) if endpoint.adopt_until != 0 => endpoint.adopt_until,
+            _ if self.adopt_midstream > Duration::ZERO => {
+                self.kernel.jiffies_after(self.adopt_midstream)?
+            }
+            _ => 0,
+        };
         self.set(Endpoint {
             ifindex: link.host_ifindex,
             mac: link.mac,
             incarnation,
             addresses,
-            bridge,
+            stamp: stamp(incarnation),
+            link_local: None,
             deny_all: false,
             shared_hooks,
-            adopt_midstream: self.adopting.contains_key(&link.host_ifindex),
+            adopt_until,
         })?;
         Ok(true)
     }
@@ -532,7 +525,6 @@ impl Force {
     pub fn remove(&mut self, ifindex: u32) -> Result<(), AttachError> {
         self.kernel.remove_endpoint(ifindex);
         self.endpoints.remove(&ifindex);
-        self.adopting.remove(&ifindex);
         self.attached.remove(&ifindex);
         self.guarded.remove(&ifindex);
         self.kernel.leave(ifindex)
@@ -545,7 +537,7 @@ impl Force {
         if self.kernel.has_left_slots() {
             next = next.min(self.ended_epochs + BETWEEN_EPOCHS);
         }
-        self.adopting.values().copied().fold(next, Instant::min)
+        next
     }
 
     /// Whether [`Force::prepare`] has nothing to do.
@@ -565,14 +557,6 @@ impl Force {
     /// Does what must be done from time to time.
     pub fn do_chores(&mut self) {
         let now = Instant::now();
-        let is_over = |end: &Instant| *end <= now;
-        let ended = self.adopting.extract_if(.., |_, end| is_over(end));
-        for ifindex in ended.map(|(ifindex, _)| ifindex) {
-            self.kernel.end_adoption(ifindex);
-            if let Some(endpoint) = self.endpoints.get_mut(&ifindex) {
-                endpoint.adopt_midstream = false;
-            }
-        }
         if self.kernel.has_left_slots() && self.ended_epochs + BETWEEN_EPOCHS <= now {
             self.ended_epochs = now;
             self.kernel.end_epochs();
@@ -664,12 +648,12 @@ impl Force {
         const PEERS: usize = 2;
         let others = self.endpoints.range(endpoint.ifindex + 1..);
         let others = others.chain(self.endpoints.range(..endpoint.ifindex));
-        let local = others.take(PEERS).flat_map(|(ifindex, other)| {
+        let local = others.take(PEERS).flat_map(|(_, other)| {
             let addresses = other.addresses.iter();
-            addresses.map(|(address, _)| (*address, *ifindex))
+            addresses.map(|(address, _)| (*address, other.stamp))
         });
         let any = self.bound.keys().take(PEERS).map(|address| (*address, 0));
-        let peers: Vec<(IpAddr, u32)> = local.chain(any).collect();
+        let peers: Vec<(IpAddr, u16)> = local.chain(any).collect();
         let memory = self.kernel.memory();
         questions(endpoint, &peers).into_iter().all(|question| {
             let Question {
@@ -680,6 +664,7 @@ impl Force {
             let about = Context {
                 ifindex: context.ifindex,
                 ingress_ifindex: context.ingress_ifindex,
+                stamp: context.cb[probe::STAMP],
                 // A program that is run on a made-up packet finds one always.
                 has_socket: true,
                 tagged: false,
@@ -704,6 +689,11 @@ impl Force {
             }
         })
     }
+}
+
+/// The stamp of an endpoint's packets.
+fn stamp(incarnation: u32) -> u16 {
+    (incarnation % (MAX_STAMP - 1) + 1) as u16
 }
 
 /// Whether an interface is in the agent's namespace.

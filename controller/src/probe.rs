@@ -22,20 +22,19 @@ pub struct Question {
 }
 
 /// Opening segments between each address of an endpoint and a stranger, and each of
-/// some peers (their address, and the interface of the local ones), both ways.
-pub fn questions(endpoint: &Endpoint, peers: &[(IpAddr, u32)]) -> Vec<Question> {
+/// some peers (their address, and the stamp of the local ones), both ways.
+pub fn questions(endpoint: &Endpoint, peers: &[(IpAddr, u16)]) -> Vec<Question> {
     let strangers = STRANGERS.iter().filter_map(|text| text.parse().ok());
     let strangers = strangers.map(|address: IpAddr| (address, 0));
-    let peers: Vec<(IpAddr, u32)> = strangers.chain(peers.iter().copied()).collect();
+    let peers: Vec<(IpAddr, u16)> = strangers.chain(peers.iter().copied()).collect();
     let mut questions = Vec::new();
     for &(own, _) in &endpoint.addresses {
-        for &(peer, by) in &peers {
-            let context = |ingress_ifindex| TestContext {
+        for &(peer, stamp) in &peers {
+            let context = TestContext {
                 ifindex: endpoint.ifindex,
-                ingress_ifindex,
                 ..TestContext::default()
             };
-            let mut ask = |program, source, destination, context| {
+            let mut ask = |program, source, destination, context: TestContext| {
                 if let Some(frame) = opening(endpoint.mac, source, destination) {
                     questions.push(Question {
                         program,
@@ -44,9 +43,8 @@ pub fn questions(endpoint: &Endpoint, peers: &[(IpAddr, u32)]) -> Vec<Question> 
                     });
                 }
             };
-            let ifindex = endpoint.ifindex;
-            ask(Program::FROM_WORKLOAD, own, peer, context(ifindex));
-            ask(Program::TO_WORKLOAD, peer, own, context(by));
+            ask(Program::FROM_WORKLOAD, own, peer, context);
+            ask(Program::TO_WORKLOAD, peer, own, context.stamped(stamp));
         }
     }
     questions
@@ -96,10 +94,11 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 9],
             incarnation: 1,
             addresses: own.map(|address| (address, 1)).to_vec(),
-            bridge: 0,
+            stamp: 1,
+            link_local: None,
             deny_all: false,
             shared_hooks: false,
-            adopt_midstream: false,
+            adopt_until: 0,
         };
         let peer: IpAddr = "fd00::3".parse().unwrap();
         let questions = questions(&endpoint, &[(peer, 8)]);

@@ -1,11 +1,15 @@
 //! Opening what an agent before has left in force, and reading it back.
 
-use std::{net::IpAddr, os::fd::AsFd as _, path::Path};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd as _,
+    path::Path,
+};
 
 use cofferdam_verdict::{
     bucket::Writer,
     capacity::{Limits, map},
-    endpoint::{EndpointRecord, flags},
+    endpoint::{EndpointRecord, STAMP_KEY, flags},
     hash::Keys,
     memory::Settings,
     table::{MAGIC, header},
@@ -125,6 +129,7 @@ impl Kernel {
         let mut led_to = vec![false; self.address_blocks.values().len()];
         self.addresses().mend(&mut led_to);
         self.index().mend::<1>();
+        self.end_stray_stamps();
         if self.revision().is_some() {
             // The kernel waits for a grace period when it stores the map: whoever
             // still read a record that has gone out of use has finished.
@@ -165,8 +170,29 @@ impl Kernel {
             let bound = binding.ifindex.load();
             if bound != 0 && bound != ifindex {
                 binding.ifindex.store(0);
-                binding.bridge.store(0);
+                binding.stamp.store(0);
                 binding.epoch.add(1);
+            }
+        }
+    }
+
+    /// A stamp that leads to a record which no interface leads to, or which has another
+    /// stamp, leads nowhere: the agent before died between the two.
+    fn end_stray_stamps(&self) {
+        let entries: Vec<(u32, u32)> = self
+            .index()
+            .entries::<1>()
+            .map(|([key], value)| (key, value))
+            .collect();
+        let is_led_to = |value: u32| {
+            let mut entries = entries.iter();
+            entries.any(|&(key, other)| key & STAMP_KEY == 0 && other == value)
+        };
+        for &(key, value) in entries.iter().filter(|(key, _)| key & STAMP_KEY != 0) {
+            let record = self.endpoints.values().get(value as usize - 1);
+            let is_its = record.is_some_and(|record| STAMP_KEY | record.stamp == key);
+            if !is_its || !is_led_to(value) {
+                self.index().remove(&[key]);
             }
         }
     }
@@ -176,6 +202,7 @@ impl Kernel {
         let records = self.endpoints.values();
         self.index()
             .entries::<1>()
+            .filter(|([key], _)| key & STAMP_KEY == 0)
             .filter_map(|(_, value)| records.get(value as usize - 1))
     }
 
@@ -184,21 +211,21 @@ impl Kernel {
         let v4 = record.v4.iter().zip(record.v4_slots);
         let v4 = v4.map(|(word, slot)| (IpAddr::from(word.to_be_bytes()), slot));
         let v6 = record.v6.iter().zip(record.v6_slots);
-        let v6 = v6.map(|(&words, slot)| (v6_address(words), slot));
+        let v6 = v6.map(|(&words, slot)| (IpAddr::V6(v6_address(words)), slot));
         let mut addresses: Vec<_> = v4.chain(v6).filter(|&(_, slot)| slot != 0).collect();
         // The first is the subject's.
         addresses.sort_by_key(|&(_, slot)| slot != record.primary_slot);
         let [_, _, mac @ ..] = record.mac.to_be_bytes();
-        let primary = self.bindings.values().get(record.primary_slot as usize);
         let bits = record.flags.load();
         Endpoint {
             ifindex: record.ifindex,
             mac,
             incarnation: record.incarnation,
-            bridge: primary.map_or(0, |binding| binding.bridge.load()),
+            stamp: record.stamp as u16,
+            link_local: (record.link_local != [0; 4]).then(|| v6_address(record.link_local)),
             deny_all: bits & flags::DENY_ALL != 0,
             shared_hooks: bits & flags::SHARED_HOOKS != 0,
-            adopt_midstream: bits & flags::ADOPT_MIDSTREAM != 0,
+            adopt_until: record.adopt_until,
             addresses,
         }
     }
@@ -224,9 +251,9 @@ impl Kernel {
     }
 }
 
-fn v6_address(words: [u32; 4]) -> IpAddr {
+fn v6_address(words: [u32; 4]) -> Ipv6Addr {
     let [a, b, c, d] = words.map(u128::from);
-    IpAddr::from((a << 96 | b << 64 | c << 32 | d).to_be_bytes())
+    Ipv6Addr::from((a << 96 | b << 64 | c << 32 | d).to_be_bytes())
 }
 
 /// The slots of an endpoint's addresses.

@@ -57,17 +57,23 @@ impl IdleTimes {
     /// As jiffies of this kernel: at least one, at most a quarter of what the clock
     /// word holds, so that the wrapping of the clock is never taken for youth.
     pub(crate) fn jiffies(&self) -> nix::Result<[u32; IDLE_TIMES]> {
-        // The coarse clock moves once a jiffy; this is how a program without
-        // privileges learns how long one is.
-        let tick = Duration::from(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?);
-        let tick = tick.as_nanos().max(1);
-        Ok(self.0.map(|time| {
-            let jiffies = time.as_nanos().div_ceil(tick);
-            u32::try_from(jiffies)
-                .unwrap_or(u32::MAX)
-                .clamp(1, u32::MAX / 4)
-        }))
+        let tick = tick()?;
+        Ok(self.0.map(|time| in_jiffies(time, tick)))
     }
+}
+
+/// How long a jiffy is. The coarse clock moves once a jiffy; this is how a program
+/// without privileges learns it.
+pub(crate) fn tick() -> nix::Result<Duration> {
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from)
+}
+
+/// A time in jiffies: at least one, at most a quarter of what a clock word holds.
+pub(crate) fn in_jiffies(time: Duration, tick: Duration) -> u32 {
+    let jiffies = time.as_nanos().div_ceil(tick.as_nanos().max(1));
+    u32::try_from(jiffies)
+        .unwrap_or(u32::MAX)
+        .clamp(1, u32::MAX / 4)
 }
 
 #[cfg(test)]

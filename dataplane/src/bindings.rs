@@ -109,7 +109,7 @@ impl Kernel {
                 && binding.ifindex.load() == record.ifindex
             {
                 binding.ifindex.store(0);
-                binding.bridge.store(0);
+                binding.stamp.store(0);
                 binding.epoch.add(1);
             }
         }

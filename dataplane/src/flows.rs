@@ -185,7 +185,7 @@ impl Sweep<'_> {
         let is_young = age > u32::MAX / 2 || age <= self.idle[kind];
         let stays = is_young && word.is_of(incarnation);
         let next = if !stays {
-            word.published(0, 0, 0, FlowState::Free)
+            word.published(0, 0, 0, FlowState::Free, 0)
         } else if word.behind(self.revision) >= STALE_REVISIONS {
             word.in_revision(self.revision.wrapping_sub(STALE_REVISIONS))
         } else {
@@ -204,7 +204,7 @@ mod tests {
 
     fn entry(revision: u32, last_seen: u32) -> FlowEntry {
         let entry = FlowEntry::default();
-        let word = StateWord::new(1, revision, INCARNATION, 3, FlowState::Established);
+        let word = StateWord::new(1, revision, INCARNATION, 3, FlowState::Established, 0);
         entry.state.put(word.0);
         entry.last_seen.put(last_seen);
         entry

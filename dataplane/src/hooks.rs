@@ -40,26 +40,26 @@ pub struct HookState {
 /// The name of a program's place.
 pub(crate) fn name(program: Program) -> &'static str {
     match (program.hook, program.filter) {
-        (Hook::FromWorkload, false) => "tcx_ingress",
-        (Hook::FromWorkload, true) => "clsact_ingress",
-        (_, false) => "tcx_egress",
-        (_, true) => "clsact_egress",
+        (Hook::ToWorkload, false) => "tcx_egress",
+        (Hook::ToWorkload, true) => "clsact_egress",
+        (_, false) => "tcx_ingress",
+        (_, true) => "clsact_ingress",
     }
 }
 
 /// Where a program's link stands.
 pub(crate) fn side(program: Program) -> Side {
     match program.hook {
-        Hook::FromWorkload => Side::Ingress,
-        Hook::ToWorkload | Hook::UplinkIngress => Side::Egress,
+        Hook::FromWorkload | Hook::UplinkIngress => Side::Ingress,
+        Hook::ToWorkload => Side::Egress,
     }
 }
 
 /// Where a program's filter stands.
 pub(crate) fn parent(program: Program) -> Parent {
     match program.hook {
-        Hook::FromWorkload => Parent::Ingress,
-        Hook::ToWorkload | Hook::UplinkIngress => Parent::Egress,
+        Hook::FromWorkload | Hook::UplinkIngress => Parent::Ingress,
+        Hook::ToWorkload => Parent::Egress,
     }
 }
 
@@ -79,7 +79,7 @@ impl Kernel {
     /// When the interface is not in the caller's network namespace, and what the
     /// kernel refuses.
     pub fn hooks(&self, ifindex: u32) -> Result<Vec<HookState>, AttachError> {
-        let states = Program::ALL.into_iter().map(|program| {
+        let states = Program::OF_WORKLOADS.into_iter().map(|program| {
             let looked = if program.filter {
                 self.look_at_filters(ifindex, program).map(Some)
             } else {
@@ -98,7 +98,10 @@ impl Kernel {
     ///
     /// As there.
     pub fn links_stand(&self, ifindex: u32) -> Result<bool, AttachError> {
-        for program in Program::ALL.into_iter().filter(|program| !program.filter) {
+        for program in Program::OF_WORKLOADS
+            .into_iter()
+            .filter(|program| !program.filter)
+        {
             let looked = self.look_at_links(ifindex, program);
             let state = looked.map_err(failed("look at", program, ifindex))?;
             if !state.is_some_and(|state| state.ok && !state.foreign) {

@@ -3,10 +3,10 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -20,7 +20,7 @@ use cofferdam_verdict::{
     bucket::{AddressBlock, Bucket, Full, Writer},
     capacity::{Limits, map},
     counter::{COUNTERS, Counter},
-    endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, flags},
+    endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, STAMP_KEY, flags},
     hash::Keys,
     judge::{PROBE, probe},
     memory::Settings,
@@ -34,12 +34,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::{
     array::MappedArray,
     attach::AttachError,
-    behaviour::Behaviour,
+    behaviour::{Behaviour, in_jiffies, tick},
     events::Events,
     flows::{FlowUse, Flows, Sweep},
     maps::MapSet,
     pins::Pins,
-    programs::{OBJECT, Program, Programs, TestContext, TestRun, VerifiedProgram},
+    programs::{
+        OBJECT, Program, Programs, STAMP_IN_CONTROL_BUFFER, TestContext, TestRun, VerifiedProgram,
+    },
     sys,
 };
 
@@ -171,21 +173,29 @@ pub struct Endpoint {
     /// Its addresses with their slots; the first is the subject's for packets
     /// that name none of them.
     pub addresses: Vec<(IpAddr, u32)>,
-    /// The bridge through which its packets may be routed up, or 0.
-    pub bridge: u32,
+    /// Number that its packets carry on this node, 1 to [`MAX_STAMP`], and no other
+    /// endpoint's; 0 = none, and its packets count as nobody's.
+    ///
+    /// [`MAX_STAMP`]: cofferdam_verdict::endpoint::MAX_STAMP
+    pub stamp: u16,
+    /// Link-local address on the workload's interface, if it has one.
+    pub link_local: Option<Ipv6Addr>,
     /// Whether nothing passes yet.
     pub deny_all: bool,
     /// Whether others have filters on its hooks.
     pub shared_hooks: bool,
-    /// Whether TCP connections from before it was put in force go on, if policy
-    /// would let them begin; until [`Kernel::end_adoption`].
-    pub adopt_midstream: bool,
+    /// Time on the clock of flows ([`Kernel::jiffies`]) until which TCP connections from
+    /// before it was put in force go on, if policy would let them begin in both
+    /// directions; 0 = never.
+    pub adopt_until: u32,
 }
 
 /// The programs, loaded, and their maps.
 #[derive(Debug)]
 pub struct Kernel {
     pub(crate) programs: Programs,
+    /// Programs that test runs are made with in place of those.
+    stand_ins: Option<Programs>,
     pub(crate) maps: MapSet,
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
@@ -294,6 +304,7 @@ impl Kernel {
         let flows = Flows::over(share(map::FLOWS)?, &limits);
         Ok(Self {
             programs,
+            stand_ins: None,
             settings,
             table,
             published,
@@ -443,15 +454,27 @@ impl Kernel {
         }
         for &(_, slot) in &endpoint.addresses {
             if let Some(binding) = self.bindings.values().get(slot as usize) {
-                binding.bridge.store(endpoint.bridge);
+                binding.stamp.store(endpoint.stamp.into());
                 binding.ifindex.store(endpoint.ifindex);
                 binding.epoch.add(1);
             }
         }
-        if let Err(Full) = writer(&self.settings, &self.endpoint_index).set(&key, number + 1) {
+        let index = writer(&self.settings, &self.endpoint_index);
+        if let Err(Full) = index.set(&key, number + 1) {
             self.free.push(number);
             self.flows.rest(partition);
             return Err(KernelError::EndpointsFull { room });
+        }
+        if let Some(value) = before {
+            self.forget_stamp(value - 1, endpoint.stamp.into());
+        }
+        if endpoint.stamp != 0 {
+            // Twice as many keys as endpoints fit into the buckets.
+            let stamp = [STAMP_KEY | u32::from(endpoint.stamp)];
+            let index = writer(&self.settings, &self.endpoint_index);
+            index
+                .set(&stamp, number + 1)
+                .map_err(|Full| KernelError::EndpointsFull { room })?;
         }
         if let Some(value) = before {
             self.unbind(value - 1, |slot| {
@@ -481,6 +504,7 @@ impl Kernel {
             return false;
         };
         index.remove(&[ifindex]);
+        self.forget_stamp(value - 1, 0);
         self.unbind(value - 1, |_| false);
         if let Some(record) = self.endpoints.values().get(value as usize - 1)
             && record.flow_partition != 0
@@ -500,10 +524,16 @@ impl Kernel {
             .is_some()
     }
 
-    /// Ends the time in which an endpoint's TCP connections may be adopted.
-    pub fn end_adoption(&self, ifindex: u32) {
-        if let Some(record) = self.endpoint_record(ifindex) {
-            record.flags.clear_bits(flags::ADOPT_MIDSTREAM);
+    /// Lets the stamp of a record lead nowhere, unless it is `kept` or another record's by
+    /// now.
+    fn forget_stamp(&self, number: u32, kept: u32) {
+        let Some(record) = self.endpoints.values().get(number as usize) else {
+            return;
+        };
+        let key = [STAMP_KEY | record.stamp];
+        let index = writer(&self.settings, &self.endpoint_index);
+        if record.stamp != 0 && record.stamp != kept && index.get(&key) == Some(number + 1) {
+            index.remove(&key);
         }
     }
 
@@ -544,8 +574,12 @@ impl Kernel {
             .sum())
     }
 
-    /// The clock of flows and events.
-    fn jiffies(&self) -> Result<u32, KernelError> {
+    /// The clock of flows and events: jiffies, low word.
+    ///
+    /// # Errors
+    ///
+    /// When the programs cannot be run.
+    pub fn jiffies(&self) -> Result<u32, KernelError> {
         let probe = TestContext {
             ingress_ifindex: PROBE,
             ..TestContext::default()
@@ -553,6 +587,19 @@ impl Kernel {
         let name = Program::TO_WORKLOAD.name;
         let run = self.test_run(name, &[0; 64], &probe, 1)?;
         Ok(run.cb[probe::JIFFIES])
+    }
+
+    /// The clock of flows after this time, for [`Endpoint::adopt_until`]; never 0.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Kernel::jiffies`].
+    pub fn jiffies_after(&self, time: Duration) -> Result<u32, KernelError> {
+        let tick = tick()
+            .map_err(io::Error::from)
+            .map_err(failed("ask how long a jiffy is"))?;
+        let then = self.jiffies()?.wrapping_add(in_jiffies(time, tick));
+        Ok(then.max(1))
     }
 
     /// Asks the loaded program what policy says about a packet: its verdicts in force
@@ -598,6 +645,11 @@ impl Kernel {
             ifindex: endpoint.ifindex,
             incarnation: endpoint.incarnation,
             primary_slot: endpoint.addresses.first().map_or(0, |&(_, slot)| slot),
+            stamp: endpoint.stamp.into(),
+            adopt_until: endpoint.adopt_until,
+            link_local: endpoint
+                .link_local
+                .map_or([0; 4], |address| Address::from(IpAddr::V6(address)).words),
             mac: endpoint
                 .mac
                 .iter()
@@ -611,10 +663,6 @@ impl Kernel {
                 0
             } | if endpoint.shared_hooks {
                 flags::SHARED_HOOKS
-            } else {
-                0
-            } | if endpoint.adopt_midstream {
-                flags::ADOPT_MIDSTREAM
             } else {
                 0
             },
@@ -704,6 +752,26 @@ impl Kernel {
             .collect()
     }
 
+    /// Loads stand-ins for the programs of workloads' hooks, over the same maps, for
+    /// [`Kernel::test_run`]: the same code, but the stamp of a packet is that of
+    /// [`TestContext::stamped`]. They are never attached.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Kernel::load`].
+    pub fn load_stand_ins(&mut self) -> Result<(), KernelError> {
+        if self.stand_ins.is_none() {
+            let variables = [(STAMP_IN_CONTROL_BUFFER, 1)];
+            let judges = |name: &str| {
+                let mut programs = Program::OF_WORKLOADS.into_iter();
+                programs.any(|program| program.name == name)
+            };
+            let programs = Programs::load(OBJECT, &self.maps, &self.settings, &variables, judges)?;
+            self.stand_ins = Some(programs);
+        }
+        Ok(())
+    }
+
     /// Runs a program on a packet, `repeat` times.
     ///
     /// # Errors
@@ -716,7 +784,10 @@ impl Kernel {
         context: &TestContext,
         repeat: u32,
     ) -> Result<TestRun, KernelError> {
-        let run = self.programs.test_run(name, packet, context, repeat);
+        let stand_ins = self.stand_ins.as_ref();
+        let programs = stand_ins.filter(|programs| programs.has(name));
+        let run = programs.unwrap_or(&self.programs);
+        let run = run.test_run(name, packet, context, repeat);
         run.map_err(|source| KernelError::Program {
             name: name.to_owned(),
             source: Box::new(source),

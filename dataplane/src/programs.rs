@@ -13,7 +13,7 @@ use aya::{
     EbpfLoader,
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use cofferdam_verdict::{counter::Hook, memory::Settings};
+use cofferdam_verdict::{counter::Hook, judge::probe, memory::Settings};
 
 use crate::{
     kernel::{KernelError, Shared, failed},
@@ -23,6 +23,10 @@ use crate::{
 
 /// The compiled kernel programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("COFFERDAM_EBPF_OBJECT"));
+
+/// Variable of the object: 1 makes the programs read every packet's stamp where a probe's
+/// is ([`TestContext::stamped`]), because a test run cannot set the kernel's own field.
+pub(crate) const STAMP_IN_CONTROL_BUFFER: &str = "STAMP_IN_CONTROL_BUFFER";
 
 /// A program of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,12 +65,35 @@ impl Program {
         filter: true,
     };
 
-    /// All of them.
-    pub const ALL: [Self; 4] = [
+    /// For the tcx link on the way in by an interface that is no endpoint's.
+    pub const CLEAR_STAMP: Self = Self {
+        name: "clear_stamp",
+        hook: Hook::UplinkIngress,
+        filter: false,
+    };
+    /// For the clsact filter on the way in by an interface that is no endpoint's.
+    pub const CLEAR_STAMP_FILTER: Self = Self {
+        name: "clear_stamp_f",
+        hook: Hook::UplinkIngress,
+        filter: true,
+    };
+
+    /// Those on a workload's hooks.
+    pub const OF_WORKLOADS: [Self; 4] = [
         Self::FROM_WORKLOAD,
         Self::FROM_WORKLOAD_FILTER,
         Self::TO_WORKLOAD,
         Self::TO_WORKLOAD_FILTER,
+    ];
+
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::FROM_WORKLOAD,
+        Self::FROM_WORKLOAD_FILTER,
+        Self::TO_WORKLOAD,
+        Self::TO_WORKLOAD_FILTER,
+        Self::CLEAR_STAMP,
+        Self::CLEAR_STAMP_FILTER,
     ];
 }
 
@@ -103,6 +130,14 @@ pub struct TestContext {
 const CONTEXT_BYTES: usize = 192;
 
 impl TestContext {
+    /// The same, of a packet that carries a stamp: of a probe, or of a packet that a
+    /// [stand-in](crate::Kernel::load_stand_ins) judges.
+    #[must_use]
+    pub fn stamped(mut self, stamp: u16) -> Self {
+        self.cb[probe::STAMP] = stamp.into();
+        self
+    }
+
     /// As `struct __sk_buff` (linux/bpf.h); every field not set here must be
     /// zero, or the kernel refuses the run.
     fn to_bytes(self) -> [u8; CONTEXT_BYTES] {
@@ -205,6 +240,11 @@ impl Programs {
             let pin = || sys::pin(program.fd()?, &directory.join(name)).map_err(Into::into);
             pin().map_err(refused(name))
         })
+    }
+
+    /// Whether there is a program of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.loaded.contains_key(name)
     }
 
     fn named(&self, name: &str) -> Result<&Loaded, ProgramError> {

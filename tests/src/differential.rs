@@ -203,6 +203,10 @@ fn agree(
         let (case, _) = firewall.judge(program.hook, &shaped.frame, &context);
         let here = [case.enforced, case.audited].map(Verdict::from_any_word);
         let expected = match program.hook {
+            // No stack sends to itself by its interface.
+            Hook::FromWorkload if shaped.leaving == Expected::Policy && trial.is_to_itself() => {
+                Expected::Verdict(Action::Deny, Reason::SelfOnWire)
+            }
             Hook::FromWorkload => shaped.leaving,
             _ => shaped.arriving,
         };
@@ -307,13 +311,23 @@ impl Answers {
             Some(_) => &evaluate(trial.query(shaped.payload, shaped.named)),
             None => &received,
         };
-        // Leaving, the sender's egress is judged alone; arriving, the receiver's
-        // ingress, and before it the egress of a sender that is on this node.
+        // Leaving, the sender's egress is judged, and the ingress of a workload that the
+        // packet names; arriving, the receiver's ingress, and before it the egress of a
+        // sender that is on this node.
+        let is_denied = |side: &Side| side.action == oracle::Action::Deny;
         let side = |named: &Judgement, received: &Judgement| match hook {
-            Hook::FromWorkload => named.egress.clone(),
-            _ if trial.is_from_here() && named.egress.action == oracle::Action::Deny => {
-                named.egress.clone()
+            Hook::FromWorkload
+                if shaped.named.is_none()
+                    && trial.is_to_workload()
+                    && !is_denied(&named.egress)
+                    && is_denied(&received.ingress) =>
+            {
+                received.ingress.clone()
             }
+            Hook::FromWorkload => named.egress.clone(),
+            _ if trial.is_from_here() && is_denied(&named.egress) => named.egress.clone(),
+            // A group is no way round what the sender may not reach.
+            _ if trial.is_from_here() && is_denied(&received.egress) => received.egress.clone(),
             _ => received.ingress.clone(),
         };
         Self {

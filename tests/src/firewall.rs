@@ -25,7 +25,7 @@ use cofferdam_verdict::{
     capacity::Limits,
     counter::Hook,
     event::EventRecord,
-    judge::{self, Case, Context},
+    judge::{self, Case, Context, probe},
     slices::SliceFrame,
     verdict::{Action, Verdict},
 };
@@ -238,7 +238,10 @@ impl Firewall {
     ///
     /// When the kernel refuses.
     pub fn load_with(behaviour: &Behaviour) -> Self {
-        let kernel = Kernel::load(LIMITS, behaviour);
+        let kernel = Kernel::load(LIMITS, behaviour).and_then(|mut kernel| {
+            kernel.load_stand_ins()?;
+            Ok(kernel)
+        });
         Self::over(kernel.unwrap_or_else(|error| panic!("{error}")))
     }
 
@@ -403,14 +406,11 @@ impl Firewall {
             mac: workload.end.mac.0,
             incarnation: workload.host_ifindex,
             addresses: slots.map(|slot| (slot.address, slot.number)).collect(),
-            bridge: world
-                .node()
-                .bridge
-                .as_ref()
-                .map_or(0, |bridge| bridge.ifindex),
+            stamp: stamp(workload),
+            link_local: None,
             deny_all: false,
             shared_hooks: false,
-            adopt_midstream: false,
+            adopt_until: 0,
         }
     }
 
@@ -552,6 +552,7 @@ impl Firewall {
             &Context {
                 ifindex: context.ifindex,
                 ingress_ifindex: context.ingress_ifindex,
+                stamp: context.cb[probe::STAMP],
                 has_socket: true,
                 tagged: false,
             },
@@ -571,6 +572,11 @@ impl Firewall {
     pub fn oracle(&self) -> Oracle {
         Oracle::new(&self.documents).expect("documents that were compiled are YAML")
     }
+}
+
+/// The stamp of a workload's packets, once it is an endpoint.
+pub fn stamp(workload: &Workload) -> u16 {
+    u16::try_from(workload.host_ifindex).expect("interface indexes of test worlds are small")
 }
 
 /// A workload by its name.

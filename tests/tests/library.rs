@@ -18,7 +18,7 @@ use cofferdam_policies::{
 };
 use cofferdam_tests::{
     expectations::{Expected, Question, Template, external},
-    firewall::{Firewall, NODE, Pod, named},
+    firewall::{Firewall, NODE, Pod, named, stamp},
     packet::{self, Family, Packet, icmp, icmpv6, protocol, sctp, tcp, udp},
     skip::Feature,
     skip_unless,
@@ -460,7 +460,12 @@ impl<'t> InForce<'t> {
         }
         if let Who::Workload(..) = Who::named(&question.destination) {
             let leaves_by = ifindex(&question.destination);
-            hooks.push((Program::TO_WORKLOAD, context(leaves_by, came_by)));
+            let stamp = match Who::named(&question.source) {
+                Who::Workload(..) => stamp(named(&self.world, &question.source)),
+                _ => 0,
+            };
+            let context = context(leaves_by, came_by);
+            hooks.push((Program::TO_WORKLOAD, context.stamped(stamp)));
         }
         hooks
     }

@@ -15,6 +15,8 @@ mod differential;
 mod flow_states;
 #[path = "programs/flows.rs"]
 mod flows;
+#[path = "programs/fragments.rs"]
+mod fragments;
 #[path = "programs/order.rs"]
 mod order;
 #[path = "programs/repair.rs"]

@@ -1,6 +1,6 @@
 //! Endpoints: added, given other labels, removed, and found gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -488,7 +488,6 @@ impl Reconciler {
         if self.problem.is_some() && self.force.compiled().is_none() {
             return self.leave_as_is();
         }
-        let closed = self.closed_bridges();
         for managed in self.endpoints.values_mut() {
             let endpoint = &managed.endpoint;
             let ifindex = endpoint.link.host_ifindex;
@@ -498,19 +497,11 @@ impl Reconciler {
                 managed.problem = why.or(managed.problem.take());
                 continue;
             }
-            let interface = self.interfaces.by_index.get(&ifindex);
-            let bridge = interface
-                .map(|interface| interface.controller)
-                .filter(|bridge| closed.contains(bridge))
-                .unwrap_or(0);
             // The record first: programs of an agent before are replaced by ours, which
             // must not find the interface unknown.
-            let in_force = self.force.enforce(
-                &endpoint.link,
-                endpoint.incarnation,
-                &endpoint.addresses,
-                bridge,
-            );
+            let in_force =
+                self.force
+                    .enforce(&endpoint.link, endpoint.incarnation, &endpoint.addresses);
             let problem = match in_force {
                 Ok(true) => None,
                 Ok(false) => Some("the table in force does not know its addresses".to_owned()),
@@ -568,24 +559,6 @@ impl Reconciler {
         let endpoints = endpoints.map(|managed| managed.endpoint.clone());
         let names = EndpointNames::new(self.documents.inventory(), endpoints);
         self.names.set_endpoints(names);
-    }
-
-    /// The bridges that may route endpoints' packets up: none of their other ports
-    /// could lend them an address.
-    fn closed_bridges(&self) -> BTreeSet<u32> {
-        let by_index = &self.interfaces.by_index;
-        let endpoints = self.endpoints.values().chain(self.leaving.values());
-        let managed: BTreeSet<u32> = endpoints
-            .map(|managed| managed.endpoint.link.host_ifindex)
-            .collect();
-        let open: BTreeSet<u32> = (by_index.values())
-            .filter(|port| !managed.contains(&port.ifindex))
-            .map(|port| port.controller)
-            .collect();
-        (by_index.values())
-            .filter(|one| one.kind == Kind::Bridge && !open.contains(&one.ifindex))
-            .map(|bridge| bridge.ifindex)
-            .collect()
     }
 
     /// Remembers the endpoints for the next start.

@@ -3,18 +3,22 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_pull_data};
 use cofferdam_verdict::{
     counter::Hook,
-    judge::{Case, Context, probe},
+    judge::{Case, Context, PROBE, probe, shares_hooks},
+    memory::Memory,
     packet::{Frame, MAX_HEADER_BYTES},
 };
 
-use crate::memory::blurred;
+use crate::memory::{Maps, blurred};
 
 /// Words of the control buffer that carry the mark from a tcx program to the
 /// filter behind it on the same hook. Nothing runs between the two but other
 /// programs of this hook.
 const MARK_WORDS: [usize; 2] = [3, 4];
-/// Makes a mark that other users of the control buffer do not write by chance.
-const MARK: u32 = 0xc0ff_e7da;
+
+/// Not zero in the twin that tests load: every packet's stamp is then read where a
+/// probe's is, because a test run cannot set the kernel's own field.
+#[unsafe(no_mangle)]
+static STAMP_IN_CONTROL_BUFFER: u32 = 0;
 
 /// A packet buffer.
 pub(crate) struct Buffer {
@@ -55,9 +59,23 @@ impl Buffer {
         let skb = unsafe { &*self.skb };
         // SAFETY: the union has one member.
         let socket = unsafe { skb.__bindgen_anon_2.sk };
+        // SAFETY: the loader's value counts, not the one above.
+        let in_control_buffer =
+            unsafe { core::ptr::read_volatile(&raw const STAMP_IN_CONTROL_BUFFER) } != 0;
+        // SAFETY: as in `length`. Volatile, so that both are loaded: the optimiser makes a
+        // load at a chosen offset of a choice between two, which the verifier refuses.
+        let carried = unsafe { core::ptr::read_volatile(&raw const skb.tc_index) };
+        // SAFETY: as before.
+        let asked = unsafe { core::ptr::read_volatile(&raw const skb.cb[probe::STAMP]) };
+        let stamp = if in_control_buffer || skb.ingress_ifindex & PROBE != 0 {
+            asked
+        } else {
+            carried
+        };
         Context {
             ifindex: skb.ifindex,
             ingress_ifindex: skb.ingress_ifindex,
+            stamp,
             has_socket: !socket.is_null(),
             tagged: skb.vlan_present != 0,
         }
@@ -93,14 +111,27 @@ impl Buffer {
         ifindex << 2 | hook as u32
     }
 
-    /// Says to the filter behind that this hook has judged the packet.
+    /// Says to the filter behind that this hook has judged the packet, and which stamp it
+    /// has given it.
     #[inline(always)]
-    pub(crate) fn mark(&self, hook: Hook) {
+    pub(crate) fn mark(&self, hook: Hook, stamp: u32) {
         let value = self.mark_value(hook);
         // SAFETY: as in `length`; the control buffer is writable.
         let skb = unsafe { &mut *self.skb };
-        skb.cb[MARK_WORDS[0]] = MARK;
+        skb.cb[MARK_WORDS[0]] = Maps.settings().keys.mark;
         skb.cb[MARK_WORDS[1]] = value;
+        skb.cb[probe::STAMP] = stamp;
+    }
+
+    /// Writes the stamp that the packet carries on this node. Both words: the kernel copies
+    /// the class id over the other when a program ends the chain (`tc_index` is set from
+    /// `tc_classid` by TC_ACT_OK and TCX_PASS).
+    #[inline(always)]
+    pub(crate) fn stamp(&self, stamp: u32) {
+        // SAFETY: as in `length`; both fields are writable.
+        let skb = unsafe { &mut *self.skb };
+        skb.tc_index = stamp;
+        skb.tc_classid = stamp;
     }
 
     /// Answers a probe.
@@ -113,17 +144,20 @@ impl Buffer {
         skb.cb[probe::JIFFIES] = jiffies;
     }
 
-    /// Whether the packet carries this hook's mark, which is taken off.
+    /// Takes this hook's mark off the packet, and returns the stamp that came with it;
+    /// `None` if there is no mark, or if nothing of others stands on the hook, so that
+    /// none of ours can have been written.
     #[inline(always)]
-    pub(crate) fn take_mark(&self, hook: Hook) -> bool {
+    pub(crate) fn take_mark(&self, hook: Hook) -> Option<u32> {
         let value = self.mark_value(hook);
         // SAFETY: as in `mark`.
         let skb = unsafe { &mut *self.skb };
-        let marked = skb.cb[MARK_WORDS[0]] == MARK && skb.cb[MARK_WORDS[1]] == value;
-        if marked {
-            skb.cb[MARK_WORDS[0]] = 0;
+        let mark = Maps.settings().keys.mark;
+        if skb.cb[MARK_WORDS[0]] != mark || skb.cb[MARK_WORDS[1]] != value {
+            return None;
         }
-        marked
+        skb.cb[MARK_WORDS[0]] = 0;
+        shares_hooks(&Maps, skb.ifindex).then_some(skb.cb[probe::STAMP])
     }
 }
 

@@ -21,11 +21,14 @@ use cofferdam_verdict::{
     address::Address,
     bucket::{Found, find_address},
     counter::{self, Hook},
+    door,
     event::EventRecord,
-    flow,
+    flow, fragment,
     judge::{self, Case, Inspected},
     memory::Memory as _,
     packet::MAX_HEADER_BYTES,
+    pipeline::{self, Steps},
+    related,
 };
 
 use crate::memory::Maps;
@@ -50,7 +53,13 @@ pub enum Attachment {
 #[inline(always)]
 pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
     let buffer = frame::Buffer::new(context.as_ptr().cast());
-    if matches!(attachment, Attachment::Filter) && buffer.take_mark(hook) {
+    if matches!(attachment, Attachment::Filter)
+        && let Some(stamp) = buffer.take_mark(hook)
+    {
+        if matches!(hook, Hook::FromWorkload) {
+            // Programs between the two may have written their own.
+            buffer.stamp(stamp);
+        }
         return NEXT;
     }
     let maps = Maps;
@@ -59,31 +68,14 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
         maps.count(counter::seen(hook), buffer.length());
     }
     let mut case = Case::blank(hook, buffer.length());
-    let mut inspected = inspect(buffer.raw(), &raw mut case, hook as u32);
-    if inspected == CUT {
-        // Headers outside the linear part are ordinary input: a frame over 4 KiB
-        // from a packet socket shows 14 bytes.
-        buffer.pull(MAX_HEADER_BYTES);
-        inspected = inspect(buffer.raw(), &raw mut case, hook as u32);
-    }
-    if inspected == OPEN {
-        if !about.is_probe() {
-            track(&raw mut case);
-        }
-        if !case.is_settled() {
-            answer(&raw mut case);
-            let mut attempt = 0;
-            while case.is_tracked() && attempt < flow::ATTEMPTS {
-                choose(&raw mut case);
-                remember(&raw mut case);
-                attempt += 1;
-            }
-            flow::give_up(&mut case);
-            // Here, where policy was asked: the packets of a flow do not pay for it.
-            if case.is_audited() && !about.is_probe() {
-                report(&raw mut case, about.ifindex, hook as u32);
-            }
-        }
+    let steps = Programs {
+        buffer: &buffer,
+        hook,
+    };
+    let asked = pipeline::walk(&steps, &mut case, about.is_probe());
+    // Only where policy was asked: the packets of a flow do not pay for it.
+    if asked && case.is_audited() && !about.is_probe() {
+        report(&raw mut case, about.ifindex, hook as u32);
     }
     if about.is_probe() {
         buffer.answer(&case, maps.jiffies64() as u32);
@@ -92,8 +84,96 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
     leave(&buffer, &maps, hook, attachment, &mut case)
 }
 
-// The steps below are global functions: the verifier checks each once, by itself,
-// and takes no interest in how its callers came here.
+/// Drops what carries a local workload's address by an interface that is no endpoint's,
+/// and takes the stamp off the rest, which goes on.
+#[inline(always)]
+pub fn clear(context: &TcContext) -> i32 {
+    let buffer = frame::Buffer::new(context.as_ptr().cast());
+    buffer.stamp(0);
+    let mut linear = buffer.linear();
+    if linear.is_cut() {
+        buffer.pull(MAX_HEADER_BYTES);
+        linear = buffer.linear();
+    }
+    let hook = Hook::UplinkIngress;
+    let mut case = Case::blank(hook, buffer.length());
+    if !door::refuses(&Maps, &linear, &mut case) {
+        return NEXT;
+    }
+    Maps.count(counter::seen(hook), buffer.length());
+    Maps.count(counter::judged_word(hook, case.enforced), buffer.length());
+    report(&raw mut case, buffer.context().ifindex, hook as u32);
+    DROP
+}
+
+/// The steps of a verdict, each a global function: the verifier checks each once, by
+/// itself, and takes no interest in how its callers came here.
+struct Programs<'a> {
+    buffer: &'a frame::Buffer,
+    hook: Hook,
+}
+
+impl Steps for Programs<'_> {
+    #[inline(always)]
+    fn inspect(&self, case: &mut Case) -> Inspected {
+        let raw = self.buffer.raw();
+        let mut inspected = inspect(raw, &raw mut *case, self.hook as u32);
+        if inspected == CUT {
+            // Headers outside the linear part are ordinary input: a frame over 4 KiB
+            // from a packet socket shows 14 bytes.
+            self.buffer.pull(MAX_HEADER_BYTES);
+            inspected = inspect(raw, &raw mut *case, self.hook as u32);
+        }
+        if inspected == OPEN {
+            Inspected::Open
+        } else {
+            Inspected::Decided
+        }
+    }
+
+    #[inline(always)]
+    fn follow(&self, case: &mut Case) {
+        follow(&raw mut *case);
+    }
+
+    #[inline(always)]
+    fn track(&self, case: &mut Case) {
+        track(&raw mut *case);
+    }
+
+    #[inline(always)]
+    fn relate(&self, case: &mut Case) {
+        if self.buffer.linear().is_cut() {
+            self.buffer.pull(MAX_HEADER_BYTES);
+        }
+        relate(self.buffer.raw(), &raw mut *case);
+    }
+
+    #[inline(always)]
+    fn answer(&self, case: &mut Case) {
+        answer(&raw mut *case);
+    }
+
+    #[inline(always)]
+    fn adopt(&self, case: &mut Case) -> bool {
+        adopt(&raw mut *case) != 0
+    }
+
+    #[inline(always)]
+    fn choose(&self, case: &mut Case) {
+        choose(&raw mut *case);
+    }
+
+    #[inline(always)]
+    fn remember(&self, case: &mut Case) {
+        remember(&raw mut *case);
+    }
+
+    #[inline(always)]
+    fn hold(&self, case: &mut Case) {
+        hold(&raw mut *case);
+    }
+}
 
 /// What [`inspect`] returns: the headers decide.
 const DECIDED: i32 = 0;
@@ -147,6 +227,68 @@ pub extern "C" fn track(case: *mut Case) -> i32 {
         flow::track(&Maps, case);
     }
     0
+}
+
+/// Looks for the first fragment of a later one.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn follow(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_mut() } {
+        fragment::follow(&Maps, case);
+    }
+    0
+}
+
+/// Remembers an allowed first fragment.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hold(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_mut() } {
+        fragment::hold(&Maps, case);
+    }
+    0
+}
+
+/// Looks for the flow of the packet that an ICMP error quotes.
+///
+/// # Safety
+///
+/// As for [`inspect`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn relate(skb: *mut __sk_buff, case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_mut() } {
+        let buffer = frame::Buffer::new(skb);
+        related::relate(&Maps, &buffer.linear(), case);
+    }
+    0
+}
+
+/// Turns the case of a segment that opens nothing round, so that policy is asked about the
+/// other direction. Returns 0 if nothing is to be asked.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn adopt(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    match unsafe { case.as_mut() } {
+        Some(case) => i32::from(flow::adopt(&Maps, case)),
+        None => 0,
+    }
 }
 
 /// Asks policy.
@@ -250,10 +392,13 @@ fn leave(
         report(&raw mut *case, buffer.context().ifindex, hook as u32);
         return DROP;
     }
+    if matches!(hook, Hook::FromWorkload) {
+        buffer.stamp(case.stamp);
+    }
     match attachment {
         Attachment::Filter => NEXT,
         Attachment::Link if case.shared_hooks != 0 => {
-            buffer.mark(hook);
+            buffer.mark(hook, case.stamp);
             NEXT
         }
         Attachment::Link => PASS,

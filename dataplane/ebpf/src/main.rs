@@ -9,7 +9,7 @@
 #![expect(unreachable_pub, reason = "programs are found by their symbols")]
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use cofferdam_ebpf::{Attachment, run};
+use cofferdam_ebpf::{Attachment, clear, run};
 use cofferdam_verdict::counter::Hook;
 
 /// tc ingress of the host-side veth, by a tcx link.
@@ -34,4 +34,16 @@ pub fn to_workload(context: TcContext) -> i32 {
 #[classifier]
 pub fn to_workload_f(context: TcContext) -> i32 {
     run(&context, Hook::ToWorkload, Attachment::Filter)
+}
+
+/// tc ingress of an interface that is no endpoint's, by a tcx link.
+#[classifier]
+pub fn clear_stamp(context: TcContext) -> i32 {
+    clear(&context)
+}
+
+/// tc ingress of an interface that is no endpoint's, as a filter.
+#[classifier]
+pub fn clear_stamp_f(context: TcContext) -> i32 {
+    clear(&context)
 }

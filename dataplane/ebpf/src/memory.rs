@@ -13,6 +13,7 @@ use cofferdam_verdict::{
     endpoint::{Binding, EndpointRecord},
     event::EventRecord,
     flow::{FlowSet, IDLE_TIMES},
+    fragment::FragmentSet,
     hash::Keys,
     memory::{Block, BucketSet, FlowMemory, Memory, Settings},
     shared::SharedWord64,
@@ -33,7 +34,7 @@ static ADDRESS_BLOCKS: Array<[u32; 8], 1> = Array::new();
 #[btf_map]
 static ENDPOINT_INDEX: Array<[u32; 16], 1> = Array::new();
 #[btf_map]
-static ENDPOINTS: Array<[u64; 32], 1> = Array::new();
+static ENDPOINTS: Array<[u64; 40], 1> = Array::new();
 #[btf_map]
 static BINDINGS: Array<[u32; 4], 1> = Array::new();
 #[btf_map]
@@ -44,6 +45,11 @@ static FLOWS: ArrayOfMaps<Array<[u64; FLOW_SET_WORDS], 1>, 1> = ArrayOfMaps::new
 #[btf_map]
 static EVENTS: RingBuf<EventRecord, 4096> = RingBuf::new();
 
+/// Remembered fragments of all endpoints.
+#[btf_map]
+static FRAGMENTS: Array<[u64; FRAGMENT_SET_WORDS], 1> = Array::new();
+
+const FRAGMENT_SET_WORDS: usize = size_of::<FragmentSet>() / 8;
 const FLOW_SET_WORDS: usize = size_of::<FlowSet>() / 8;
 
 /// Written by the loader before the programs are loaded, constant from then on.
@@ -52,6 +58,8 @@ static SETTINGS: Settings = Settings {
     keys: Keys {
         words: [0; 10],
         spread: [0; 2],
+        mark: 0,
+        _spare: 0,
     },
     bucket_masks: [0; 3],
     own_node_allowed: 0,
@@ -207,6 +215,12 @@ impl FlowMemory for Maps {
         let value = FLOWS.get(partition)?.get_ptr(set);
         // SAFETY: flow sets are atomics throughout.
         unsafe { view(value) }
+    }
+
+    #[inline(always)]
+    fn fragment_set(&self, number: u32) -> Option<&FragmentSet> {
+        // SAFETY: fragment sets are atomics throughout.
+        unsafe { view(FRAGMENTS.get_ptr(number)) }
     }
 
     #[inline(always)]

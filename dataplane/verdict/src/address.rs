@@ -53,6 +53,16 @@ impl Address {
         (self.words[0] | self.words[1] | self.words[2] | self.words[3]) == 0
     }
 
+    /// Whether it names a group of receivers: IPv4 multicast (224.0.0.0/4, RFC 1112) and
+    /// limited broadcast, IPv6 multicast (ff00::/8, RFC 4291).
+    #[inline(always)]
+    pub const fn is_group(&self) -> bool {
+        match self.family {
+            Family::V4 => self.words[0] >> 28 == 0xe || self.words[0] == u32::MAX,
+            Family::V6 => self.words[0] >> 24 == 0xff,
+        }
+    }
+
     /// An IPv6 address of fe80::/10 (RFC 4291, 2.5.6).
     #[inline(always)]
     pub fn is_link_local_v6(&self) -> bool {

@@ -6,6 +6,7 @@ use crate::{
     endpoint::{Binding, EndpointRecord},
     event::EventRecord,
     flow::WAYS,
+    fragment::{self, FragmentSet},
     table::{PAGE_BYTES, SLOTS_PER_WORD},
 };
 
@@ -29,6 +30,8 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Array of maps: the partitions of the flow table, by number.
     pub const FLOWS: &str = "FLOWS";
+    /// Sets of remembered fragments, of all endpoints.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Ring buffer of event records.
     pub const EVENTS: &str = "EVENTS";
     /// The hash keys, as user space finds them again; no program reads it.
@@ -104,7 +107,7 @@ impl Limits {
         self.slots.div_ceil(2)
     }
 
-    /// Buckets of interface indexes.
+    /// Buckets of interface indexes and stamps.
     pub const fn buckets_endpoint(&self) -> u32 {
         self.endpoints.next_power_of_two()
     }
@@ -127,6 +130,11 @@ impl Limits {
         self.endpoint_records()
     }
 
+    /// Sets of remembered fragments, [`fragment::SETS`] for each partition of flows.
+    pub const fn fragment_sets(&self) -> u32 {
+        self.flow_partitions() * fragment::SETS
+    }
+
     /// Bytes of the ring buffer: a power of two, at least a page.
     pub const fn ring_bytes(&self) -> u32 {
         const PAGE: u32 = 4096;
@@ -145,7 +153,7 @@ impl Limits {
     }
 
     /// All maps that are plain arrays.
-    pub const fn arrays(&self) -> [MapSize; 6] {
+    pub const fn arrays(&self) -> [MapSize; 7] {
         const BUCKET: u32 = BUCKET_WORDS as u32 * 4;
         [
             MapSize {
@@ -177,6 +185,11 @@ impl Limits {
                 name: map::BINDINGS,
                 value_bytes: size_of::<Binding>() as u32,
                 entries: self.slots,
+            },
+            MapSize {
+                name: map::FRAGMENTS,
+                value_bytes: size_of::<FragmentSet>() as u32,
+                entries: self.fragment_sets(),
             },
         ]
     }

@@ -7,7 +7,7 @@
 use crate::{
     address::{Address, Family},
     counter::Hook,
-    flow::step,
+    flow::{is_opening, step},
     packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
     table::row_key,
@@ -26,6 +26,8 @@ pub mod probe {
     pub const AUDITED: usize = 1;
     /// The clock of flows.
     pub const JIFFIES: usize = 2;
+    /// In a question: the stamp that the packet carries.
+    pub const STAMP: usize = 2;
 }
 
 /// What the kernel says of a packet beside its bytes.
@@ -38,6 +40,9 @@ pub struct Context {
     /// the packet is a question: it is judged by policy alone, and neither counted,
     /// remembered nor reported.
     pub ingress_ifindex: u32,
+    /// Stamp of the endpoint that sent the packet on this node
+    /// ([`crate::endpoint::EndpointRecord::stamp`]); 0 when none did.
+    pub stamp: u32,
     /// Whether a local socket sent it.
     pub has_socket: bool,
     /// Whether a VLAN tag lies beside the frame.
@@ -76,6 +81,21 @@ pub(crate) mod mark {
     pub(crate) const AUDIT_EGRESS: u32 = 1 << 8;
     /// The packet has come back to its sender, through a Service.
     pub(crate) const TO_ITSELF: u32 = 1 << 9;
+    /// The frame goes to a group of link-layer addresses, or the packet to a group of IP
+    /// addresses: it names no single receiver.
+    pub(crate) const GROUP: u32 = 1 << 10;
+    /// A first fragment: the later ones follow its verdict.
+    pub(crate) const FIRST: u32 = 1 << 11;
+    /// Answer: the other end has the node's address.
+    pub(crate) const NODE_ADDRESS: u32 = 1 << 12;
+    /// Answer: the sender is a local workload behind the node's address. With [`TURNED`]:
+    /// the flow's opener was.
+    pub(crate) const MASQUERADED: u32 = 1 << 13;
+    /// An ICMP error: it may belong to the flow of the packet that it quotes.
+    pub(crate) const ERROR: u32 = 1 << 14;
+    /// The case is the other direction of a packet, and asks whether a connection could
+    /// have been opened that way.
+    pub(crate) const ASSUMED: u32 = 1 << 15;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a
@@ -89,6 +109,8 @@ pub struct Case {
     pub destination: [u32; 4],
     /// Interface the packet came in by, 0 if unknown.
     pub ingress_ifindex: u32,
+    /// Stamp that the packet carries, 0 if none.
+    pub stamp: u32,
     /// Answer: [`Direction`] of the policy that decided.
     pub direction: u32,
     /// Protocol and port, as rows are searched by.
@@ -127,9 +149,15 @@ pub struct Case {
     pub(crate) flow_step: u32,
     /// Answer of the flow table: set << 2 | way of the packet's entry.
     pub(crate) flow_place: u32,
+    /// Identification of a fragment's datagram.
+    pub(crate) datagram: u32,
+    /// [`Packet::fragment`].
+    pub(crate) fragment: u32,
+    /// Offset of the transport header in the frame.
+    pub(crate) transport: u32,
 }
 
-const _: () = assert!(size_of::<Case>() == 112);
+const _: () = assert!(size_of::<Case>() == 128);
 
 impl Case {
     /// A case of which nothing is known but the hook: denied.
@@ -148,6 +176,7 @@ impl Case {
             destination: [zero; 4],
             endpoint: zero,
             ingress_ifindex: zero,
+            stamp: zero,
             key: zero,
             marks,
             enforced: unanswered,
@@ -165,6 +194,9 @@ impl Case {
             flow_word: [zero; 2],
             flow_step: step::NOTHING,
             flow_place: zero,
+            datagram: zero,
+            fragment: zero,
+            transport: zero,
         }
     }
 
@@ -179,6 +211,9 @@ impl Case {
             (ethertype as u32) << 16 | (packet.protocol as u32) << 8 | packet.segment.flags as u32;
         self.sequence = packet.segment.sequence;
         self.acknowledged = packet.segment.acknowledged;
+        self.transport = packet.transport;
+        self.datagram = packet.datagram;
+        self.fragment = packet.fragment;
     }
 
     /// The case of a whole packet towards a workload, made without a frame.
@@ -187,14 +222,14 @@ impl Case {
         source: &Address,
         destination: &Address,
         endpoint: u32,
-        ingress_ifindex: u32,
+        stamp: u32,
         key: u32,
     ) -> Self {
         let mut case = Self::blank(Hook::ToWorkload, 0);
         case.source = source.words;
         case.destination = destination.words;
         case.endpoint = endpoint;
-        case.ingress_ifindex = ingress_ifindex;
+        case.stamp = stamp;
         case.key = key;
         if matches!(source.family, Family::V6) {
             case.marks |= mark::V6;
@@ -221,22 +256,30 @@ impl Case {
         self.flow_step == step::SETTLED
     }
 
+    /// Returns `true` if the case is a TCP segment that opens nothing, that belongs to no
+    /// flow, and that policy allows.
+    #[inline(always)]
+    pub(crate) const fn is_midstream(&self) -> bool {
+        self.flow_step == step::UNKNOWN
+            && self.is_allowed()
+            && self.protocol() == protocol::TCP
+            && !is_opening(self)
+    }
+
     /// Whether the flow table wants to know the answer.
     #[inline(always)]
     pub const fn is_tracked(&self) -> bool {
         self.flow_step > step::SETTLED
     }
 
-    /// Takes note that it is this hook's to say what audit policies would deny, and
-    /// that those are of this direction.
+    /// Records that audit policies of a direction would deny, and that this hook reports
+    /// it.
     #[inline(always)]
     pub(crate) const fn note_audit(&mut self, direction: Direction) {
-        if word_action(self.audited) == Action::Deny as u32 {
-            self.marks |= match direction {
-                Direction::Ingress => mark::AUDIT_INGRESS,
-                Direction::Egress => mark::AUDIT_EGRESS,
-            };
-        }
+        self.marks |= match direction {
+            Direction::Ingress => mark::AUDIT_INGRESS,
+            Direction::Egress => mark::AUDIT_EGRESS,
+        };
     }
 
     /// Whether a policy's verdict keeps the packet from passing. Policies of its namespace
@@ -258,6 +301,13 @@ impl Case {
         if !self.denies(self.audited) {
             self.audited = itself;
         }
+    }
+
+    /// Returns `true` if a process of this node sent the packet: it came in by no
+    /// interface, has a local socket, and carries no endpoint's stamp.
+    #[inline(always)]
+    pub(crate) const fn is_from_node_itself(&self) -> bool {
+        self.ingress_ifindex == 0 && self.stamp == 0 && self.is(mark::SOCKET)
     }
 
     #[inline(always)]

@@ -14,10 +14,15 @@ pub mod flags {
     /// Somebody else has filters on the hooks: an allowed packet goes on to
     /// them, marked.
     pub const SHARED_HOOKS: u32 = 1 << 1;
-    /// TCP segments that open no connection may begin a flow, if policy lets a new
-    /// connection pass: connections from before the endpoint was put in force.
-    pub const ADOPT_MIDSTREAM: u32 = 1 << 2;
 }
+
+/// Greatest stamp of an endpoint: 15 bits. The last bit of the 16 that a packet carries
+/// is reserved for packets whose receiver is not known yet.
+pub const MAX_STAMP: u32 = 0x7fff;
+
+/// In the index of endpoints, the bit that tells the key of a stamp from an interface
+/// index: those are positive numbers of 32 bits.
+pub const STAMP_KEY: u32 = 1 << 31;
 
 /// What the programs know of an endpoint.
 ///
@@ -42,6 +47,17 @@ pub struct EndpointRecord {
     pub flow_partition: u32,
     /// Number of sets in the partition, a power of two, − 1.
     pub flow_mask: u32,
+    /// Number that the endpoint's packets carry on this node (`tc_index`), 1 to
+    /// [`MAX_STAMP`]; 0 when the endpoint has none, and its packets count as nobody's.
+    pub stamp: u32,
+    /// Jiffies, low word, until which TCP connections from before the endpoint was first
+    /// put in force are adopted; 0 = never.
+    pub adopt_until: u32,
+    /// Link-local IPv6 address that stood on the workload's interface when it was added,
+    /// host-order words; zero when there was none.
+    pub link_local: [u32; 4],
+    /// Zero.
+    pub _pad: [u32; 10],
     /// IPv4 addresses, host order.
     pub v4: [u32; MAX_ADDRESSES_V4],
     /// Their slots.
@@ -53,10 +69,11 @@ pub struct EndpointRecord {
 }
 
 const _: () = assert!(
-    size_of::<EndpointRecord>() == 256
+    size_of::<EndpointRecord>() == 320
         && core::mem::offset_of!(EndpointRecord, mac) == 16
-        && core::mem::offset_of!(EndpointRecord, v4) == 32
-        && core::mem::offset_of!(EndpointRecord, v6) == 96
+        && core::mem::offset_of!(EndpointRecord, link_local) == 40
+        && core::mem::offset_of!(EndpointRecord, v4) == 96
+        && core::mem::offset_of!(EndpointRecord, v6) == 160
 );
 
 /// Who owns a slot's address just now. One per slot, kept across policies.
@@ -68,14 +85,14 @@ pub struct Binding {
     pub epoch: SharedWord,
     /// Host-side interface index of the local workload; 0 when it is not local.
     pub ifindex: SharedWord,
-    /// The bridge through which the workload's packets may be routed up: all of
-    /// its other ports are managed endpoints. 0 when there is none.
-    pub bridge: SharedWord,
+    /// Stamp of that workload's endpoint, which its packets carry; 0 when it is not
+    /// local.
+    pub stamp: SharedWord,
     /// Zero.
     pub _pad: SharedWord,
 }
 
-const _: () = assert!(size_of::<Binding>() == 16 && core::mem::offset_of!(Binding, bridge) == 8);
+const _: () = assert!(size_of::<Binding>() == 16 && core::mem::offset_of!(Binding, stamp) == 8);
 
 #[cfg(not(target_arch = "bpf"))]
 impl Binding {
@@ -84,7 +101,7 @@ impl Binding {
         Self {
             epoch: SharedWord::new(0),
             ifindex: SharedWord::new(0),
-            bridge: SharedWord::new(0),
+            stamp: SharedWord::new(0),
             _pad: SharedWord::new(0),
         }
     }

@@ -23,7 +23,8 @@ use crate::{
     verdict::RULE_BITS,
 };
 
-pub use track::{ATTEMPTS, choose, conclude, give_up, remember, track};
+pub use track::{ATTEMPTS, Aside, adopt, choose, give_up, remember, track};
+pub(crate) use track::{is_live, is_opening};
 
 /// Entries of a set.
 pub const WAYS: usize = 4;
@@ -90,7 +91,7 @@ impl FlowKey {
     }
 }
 
-/// Where a flow stands; six bits of the state word.
+/// Where a flow stands; three bits of the state word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FlowState {
@@ -107,11 +108,12 @@ pub enum FlowState {
 /// Widths of the fields of [`StateWord`], from the lowest bit up.
 mod width {
     pub(super) const LOCK: u32 = 1;
-    pub(super) const VERSION: u32 = 15;
+    pub(super) const VERSION: u32 = 12;
     pub(super) const REVISION: u32 = 12;
     pub(super) const INCARNATION: u32 = 10;
     pub(super) const RULE: u32 = super::RULE_BITS;
-    pub(super) const STATE: u32 = 6;
+    pub(super) const STATE: u32 = 3;
+    pub(super) const MARKS: u32 = 6;
 }
 
 const VERSION_SHIFT: u32 = width::LOCK;
@@ -119,18 +121,20 @@ const REVISION_SHIFT: u32 = VERSION_SHIFT + width::VERSION;
 const INCARNATION_SHIFT: u32 = REVISION_SHIFT + width::REVISION;
 const RULE_SHIFT: u32 = INCARNATION_SHIFT + width::INCARNATION;
 const STATE_SHIFT: u32 = RULE_SHIFT + width::RULE;
-const _: () = assert!(STATE_SHIFT + width::STATE == 64);
+const MARKS_SHIFT: u32 = STATE_SHIFT + width::STATE;
+const _: () = assert!(MARKS_SHIFT + width::MARKS == 64);
 
 /// The fields of an entry's state word.
 ///
 /// | bits | field |
 /// |---|---|
 /// | 0 | locked by a writer |
-/// | 1–15 | version of the entry |
-/// | 16–27 | revision of the table that decided, truncated |
-/// | 28–37 | incarnation of the endpoint, truncated |
-/// | 38–57 | rule that allowed the flow |
-/// | 58–63 | [`FlowState`] |
+/// | 1–12 | version of the entry |
+/// | 13–24 | revision of the table that decided, truncated |
+/// | 25–34 | incarnation of the endpoint, truncated |
+/// | 35–54 | rule that allowed the flow |
+/// | 55–57 | [`FlowState`] |
+/// | 58–63 | [`flow_mark`] |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StateWord(pub u64);
 
@@ -143,20 +147,22 @@ const fn place(value: u32, shift: u32, width: u32) -> u64 {
 }
 
 impl StateWord {
-    /// A word for a flow just decided, not locked.
+    /// A word for a flow just decided, not locked. `marks` are of [`flow_mark`].
     pub const fn new(
         version: u32,
         revision: u32,
         incarnation: u32,
         rule: u32,
         state: FlowState,
+        marks: u32,
     ) -> Self {
         Self(
             place(version, VERSION_SHIFT, width::VERSION)
                 | place(revision, REVISION_SHIFT, width::REVISION)
                 | place(incarnation, INCARNATION_SHIFT, width::INCARNATION)
                 | place(rule, RULE_SHIFT, width::RULE)
-                | place(state as u32, STATE_SHIFT, width::STATE),
+                | place(state as u32, STATE_SHIFT, width::STATE)
+                | place(marks, MARKS_SHIFT, width::MARKS),
         )
     }
 
@@ -170,7 +176,7 @@ impl StateWord {
         Self(self.0 | 1)
     }
 
-    /// The version, 15 bits.
+    /// The version, 12 bits.
     pub const fn version(self) -> u32 {
         field(self.0, VERSION_SHIFT, width::VERSION)
     }
@@ -225,6 +231,17 @@ impl StateWord {
         Self(self.0 & !mask | place(state as u32, STATE_SHIFT, width::STATE))
     }
 
+    /// The bits of [`flow_mark`].
+    pub const fn marks(self) -> u32 {
+        field(self.0, MARKS_SHIFT, width::MARKS)
+    }
+
+    /// The same word with more bits of [`flow_mark`].
+    #[must_use]
+    pub const fn with_marks(self, marks: u32) -> Self {
+        Self(self.0 | place(marks, MARKS_SHIFT, width::MARKS))
+    }
+
     /// What a writer publishes after it stored an entry: the next version.
     pub const fn published(
         self,
@@ -232,6 +249,7 @@ impl StateWord {
         incarnation: u32,
         rule: u32,
         state: FlowState,
+        marks: u32,
     ) -> Self {
         Self::new(
             self.version().wrapping_add(1),
@@ -239,6 +257,7 @@ impl StateWord {
             incarnation,
             rule,
             state,
+            marks,
         )
     }
 }
@@ -266,13 +285,14 @@ pub struct FlowEntry {
     pub bytes: [SharedWord64; 2],
     /// TCP: last acknowledgement seen from the opener, and back.
     pub acknowledged: [SharedWord; 2],
-    /// See [`flow_mark`].
-    pub marks: SharedWord,
+    /// TCP: initial sequence number of the opener, and of the other end; 0 when it has
+    /// not been seen.
+    pub initial: [SharedWord; 2],
     /// Zero.
-    pub _pad: [SharedWord; 5],
+    pub _pad: [SharedWord; 4],
 }
 
-/// Bits of [`FlowEntry::marks`].
+/// Bits of a state word that say more of a flow than its state.
 pub mod flow_mark {
     /// The endpoint opened the flow, and its egress policy allowed it; otherwise the
     /// other end did, and the endpoint's ingress policy (and the other end's egress
@@ -284,6 +304,12 @@ pub mod flow_mark {
     pub const FIN_OPENER: u32 = 1 << 2;
     /// TCP: the other end has sent a FIN.
     pub const FIN_REPLY: u32 = 1 << 3;
+    /// The other end has the node's address: the node, or a sender that the node's
+    /// address stands for.
+    pub const NODE_ADDRESS: u32 = 1 << 4;
+    /// The opener is a local workload behind the node's address (masqueraded), known by
+    /// its stamp: the entry's peer slot is that workload's.
+    pub const MASQUERADED: u32 = 1 << 5;
 }
 
 /// How [`track`] left a case.
@@ -372,5 +398,5 @@ const _: () = assert!(
     size_of::<FlowEntry>() == 128
         && core::mem::offset_of!(FlowEntry, key) == 8
         && core::mem::offset_of!(FlowEntry, packets) == 64
-        && core::mem::offset_of!(FlowEntry, marks) == 104
+        && core::mem::offset_of!(FlowEntry, initial) == 104
 );

@@ -21,6 +21,11 @@ pub struct Keys {
     pub words: [u32; MAX_WORDS],
     /// Odd multipliers that spread the sum, one for each of two candidates.
     pub spread: [u64; 2],
+    /// No part of any hash: says in a packet's control buffer that the program before on
+    /// the same hook has judged it. Secret, so that no other program writes it by chance.
+    pub mark: u32,
+    /// Random, unused.
+    pub _spare: u32,
 }
 
 /// Hashes an even number of words, at most [`MAX_WORDS`], to two numbers that
@@ -60,6 +65,7 @@ mod tests {
                 u64::from(next()) << 32 | u64::from(next()) | 1,
                 u64::from(next()) << 32 | u64::from(next()) | 1,
             ],
+            ..Keys::default()
         }
     }
 

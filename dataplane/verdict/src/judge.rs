@@ -7,29 +7,30 @@
 //! without it, every way through the headers is followed through every way
 //! through the tables, and a million steps do not suffice.
 //!
-//! For a packet from a workload the egress policy is asked; for a packet towards
-//! a workload its ingress policy and, when the sender is a local workload, the
-//! sender's egress policy too, under one table: no packet passes on one table's
-//! egress and another's ingress.
+//! Both ends' policies are asked together, under one table: for a packet from a workload
+//! its egress policy and, when the destination is a workload, here or on another node,
+//! that one's ingress policy; for a packet towards a workload its ingress policy and, when
+//! the sender is a workload of this node, the sender's egress policy. So no flow begins
+//! on half a decision, and no packet passes on one table's egress and another's ingress.
 //!
 //! What audit policies would have denied is said once: by the hook of a local
 //! receiver, which has both ends' policies before it, else by the sender's.
 //!
-//! Identity comes from the host-side interface, never from the packet; the
-//! packet's source must then agree with it.
+//! Identity comes from the host-side interface, never from the packet; the packet's source
+//! must then agree with it. Behind bridge, routing and NAT it is the stamp that tells the
+//! sender: `from_workload` writes it, `to_workload` reads it.
 
 use crate::{
     address::{Address, Family},
     bucket::{Found, find, find_address},
     case::mark,
     counter::Hook,
-    endpoint::{EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, flags},
-    flow::{conclude, track},
-    memory::{BucketSet, FlowMemory, Memory},
-    packet::{self, Frame, Part, ethertype},
+    endpoint::{EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, STAMP_KEY, flags},
+    memory::{BucketSet, Memory},
+    packet::{self, Frame, Packet, Part, ethertype, icmp, icmpv6, protocol},
     reason::Reason,
-    signalling,
-    table::{DecisionWords, Profile, SlotKind, Table},
+    signalling::{self, is_own},
+    table::{Profile, SlotKind, Table},
     verdict::{Direction, Verdict},
 };
 
@@ -54,28 +55,6 @@ pub fn judge<M: Memory, F: Frame>(memory: &M, frame: &F, context: &Context, hook
     case
 }
 
-/// Judges a frame as the programs do: what belongs to an allowed flow passes, and
-/// what is allowed becomes a flow.
-pub fn judge_flow<M: FlowMemory, F: Frame>(
-    memory: &M,
-    frame: &F,
-    context: &Context,
-    hook: Hook,
-) -> Case {
-    let mut case = Case::blank(hook, frame.length());
-    if inspect(memory, frame, context, hook, &mut case) == Inspected::Decided {
-        return case;
-    }
-    if !context.is_probe() {
-        track(memory, &mut case);
-    }
-    if !case.is_settled() {
-        answer(memory, &mut case);
-    }
-    conclude(memory, &mut case);
-    case
-}
-
 /// The number and record of the endpoint behind an interface.
 #[inline(always)]
 fn endpoint<M: Memory>(memory: &M, ifindex: u32) -> Result<(u32, &EndpointRecord), Reason> {
@@ -92,6 +71,13 @@ fn endpoint<M: Memory>(memory: &M, ifindex: u32) -> Result<(u32, &EndpointRecord
         Found::Absent => Err(Reason::EndpointUnknown),
         Found::Unknown => Err(Reason::AddressContended),
     }
+}
+
+/// Returns `true` if others have programs on the hooks of an interface's endpoint.
+#[inline(always)]
+pub fn shares_hooks<M: Memory>(memory: &M, ifindex: u32) -> bool {
+    endpoint(memory, ifindex)
+        .is_ok_and(|(_, record)| record.flags.load() & flags::SHARED_HOOKS != 0)
 }
 
 /// The slot of one of the endpoint's own addresses, 0 if it is not one.
@@ -138,6 +124,12 @@ pub fn inspect<M: Memory, F: Frame>(
         Ok((number, record)) => {
             case.shared_hooks = u32::from(record.flags.load() & flags::SHARED_HOOKS != 0);
             case.endpoint = number;
+            // A workload's own packets arrive with whatever its namespace wrote there.
+            case.stamp = if matches!(hook, Hook::FromWorkload) {
+                record.stamp
+            } else {
+                context.stamp
+            };
             open(record, frame, context, hook, case)
         }
         Err(reason) => Err(Verdict::deny(reason)),
@@ -177,16 +169,85 @@ fn open<F: Frame>(
     }
     let packet = packet::parse(frame, ethernet.ethertype).map_err(Verdict::deny)?;
     case.describe(&packet, ethernet.ethertype);
-    let later = matches!(packet.part, Part::Later);
     case.ingress_ifindex = context.ingress_ifindex & !PROBE;
+    let is_group = ethernet.destination >> 40 & 1 != 0 || packet.destination.is_group();
     case.marks |= if context.has_socket { mark::SOCKET } else { 0 }
-        | if later { mark::LATER } else { 0 }
+        | match packet.part {
+            Part::Whole => 0,
+            Part::First => mark::FIRST,
+            Part::Later => mark::LATER,
+        }
+        | if is_group { mark::GROUP } else { 0 }
+        | if is_error(&packet) { mark::ERROR } else { 0 }
         | if matches!(packet.source.family, Family::V6) {
             mark::V6
         } else {
             0
         };
     signalling::ip(record, frame, &packet, sent)
+}
+
+/// Whether a packet is a whole ICMP error, which quotes the packet that it is about.
+#[inline(always)]
+const fn is_error(packet: &Packet) -> bool {
+    if !matches!(packet.part, Part::Whole) {
+        return false;
+    }
+    let kind = (packet.destination_port >> 8) as u8;
+    match (packet.source.family, packet.protocol) {
+        (Family::V4, protocol::ICMP) => matches!(
+            kind,
+            icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM
+        ),
+        (Family::V6, protocol::ICMPV6) => {
+            matches!(kind, icmpv6::UNREACHABLE..=icmpv6::PARAMETER_PROBLEM)
+        }
+        _ => false,
+    }
+}
+
+/// Most questions that one packet takes: a sender's egress to the address named and to
+/// the receiver, and the receiver's ingress.
+const QUESTIONS: usize = 3;
+
+/// Class of a question that is not asked.
+const UNASKED: u32 = u32::MAX;
+
+/// One direction's policy, asked about one packet.
+#[derive(Clone, Copy)]
+struct PolicyQuestion {
+    class: u32,
+    direction: Direction,
+    atom: u32,
+}
+
+impl PolicyQuestion {
+    #[inline(always)]
+    const fn new(subject: &Profile, direction: Direction, peer: &Profile) -> Self {
+        Self {
+            class: subject.class,
+            direction,
+            atom: peer.atom,
+        }
+    }
+
+    #[inline(always)]
+    const fn unasked() -> Self {
+        Self {
+            class: UNASKED,
+            direction: Direction::Ingress,
+            atom: 0,
+        }
+    }
+}
+
+/// Questions in the order in which their denials count.
+struct Asked {
+    questions: [PolicyQuestion; QUESTIONS],
+    /// Direction of the question whose verdict stands when none denies.
+    principal: Direction,
+    /// Questions of which this hook reports that audit policies would deny.
+    reported: [bool; QUESTIONS],
 }
 
 /// Decides a case from the tables, and writes the answer into it.
@@ -196,16 +257,67 @@ pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
         return;
     };
     case.revision = table.revision() as u32;
-    let result = if case.is(mark::TO_WORKLOAD) {
+    let asked = if case.is(mark::TO_WORKLOAD) {
         case.direction = Direction::Ingress as u32;
         deliver(memory, &table, case)
     } else {
         case.direction = Direction::Egress as u32;
         send(memory, &table, case)
     };
+    let result = match asked {
+        Ok(Some(asked)) => ask(&table, case, &asked),
+        Ok(None) => Ok(()),
+        Err(reason) => Err(reason),
+    };
     if let Err(reason) = result {
         case.settle(Verdict::deny(reason));
     }
+}
+
+/// Asks policy: the first denial counts, else the verdict of the principal direction.
+#[inline(always)]
+fn ask<M: Memory>(table: &Table<'_, M>, case: &mut Case, asked: &Asked) -> Result<(), Reason> {
+    let mut denied = false;
+    let mut audit_denied = false;
+    let mut i = 0;
+    while i < QUESTIONS {
+        let question = &asked.questions[i];
+        let is_reported = asked.reported[i];
+        i += 1;
+        if question.class == UNASKED {
+            continue;
+        }
+        let words = table
+            .decide_words(question.class, question.direction, question.atom, case.key)
+            .ok_or(Reason::TableCorrupt)?;
+        let is_principal = question.direction as u32 == asked.principal as u32;
+        if !denied {
+            let denies = case.denies(words.enforced);
+            if denies || is_principal {
+                case.enforced = words.enforced;
+            }
+            if denies {
+                denied = true;
+                case.direction = question.direction as u32;
+            }
+        }
+        if !audit_denied {
+            let denies = case.denies(words.audited);
+            if denies || is_principal {
+                case.audited = words.audited;
+            }
+            if denies {
+                audit_denied = true;
+                if is_reported {
+                    case.note_audit(question.direction);
+                }
+            }
+        }
+    }
+    if case.is(mark::TO_ITSELF) {
+        case.excuse();
+    }
+    Ok(())
 }
 
 /// The slot of any address: a workload's or a node's, else of the set of
@@ -219,8 +331,14 @@ fn any_slot<M: Memory>(memory: &M, table: &Table<'_, M>, address: &Address) -> R
     }
 }
 
+/// A packet that a workload sends: its egress policy and, when a workload receives it,
+/// that one's ingress policy too. No flow begins on half a decision.
 #[inline(always)]
-fn send<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<(), Reason> {
+fn send<M: Memory>(
+    memory: &M,
+    table: &Table<'_, M>,
+    case: &mut Case,
+) -> Result<Option<Asked>, Reason> {
     let record = memory
         .endpoint(case.endpoint)
         .ok_or(Reason::EndpointUnknown)?;
@@ -232,131 +350,198 @@ fn send<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<
     if case.is(mark::LATER) {
         return Err(Reason::FragmentNoFirst);
     }
-    case.destination_slot = own_slot(record, &destination);
-    if case.destination_slot != 0 {
-        case.settle(Verdict::allow(Reason::SelfTraffic));
-        return Ok(());
+    if own_slot(record, &destination) != 0 {
+        return Err(Reason::SelfOnWire);
     }
     case.destination_slot = any_slot(memory, table, &destination)?;
-    let subject = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
-    let peer = table
+    let sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
+    let receiver = table
         .slot(case.destination_slot)
         .ok_or(Reason::TableCorrupt)?;
-    if case.is(mark::TURNED) && matches!(peer.kind, SlotKind::LocalWorkload) {
+    let is_local = matches!(receiver.kind, SlotKind::LocalWorkload);
+    if is_local && case.is(mark::TURNED) && !case.is(mark::ASSUMED) {
         // The packet is a reply, and the peer its sender.
-        came_from(memory, case.destination_slot, case.ingress_ifindex)?;
+        came_from(memory, case.destination_slot, case.stamp)?;
     }
-    let decision = decide(table, &subject, &peer, Direction::Egress, case.key)?;
-    case.enforced = decision.enforced;
-    case.audited = decision.audited;
-    if !matches!(peer.kind, SlotKind::LocalWorkload) {
-        case.note_audit(Direction::Egress);
+    if matches!(receiver.kind, SlotKind::OwnNode) {
+        case.marks |= mark::NODE_ADDRESS;
     }
-    Ok(())
+    let ingress = if is_local || matches!(receiver.kind, SlotKind::RemoteWorkload) {
+        PolicyQuestion::new(&receiver, Direction::Ingress, &sender)
+    } else {
+        PolicyQuestion::unasked()
+    };
+    Ok(Some(Asked {
+        questions: [
+            PolicyQuestion::new(&sender, Direction::Egress, &receiver),
+            ingress,
+            PolicyQuestion::unasked(),
+        ],
+        principal: Direction::Egress,
+        // A local receiver's hook reports for both ends, a remote one's node for itself.
+        reported: [!is_local, false, false],
+    }))
 }
 
+/// A packet towards a workload: its ingress policy and, when the sender is a workload of
+/// this node, that one's egress policy too.
 #[inline(always)]
-fn deliver<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<(), Reason> {
+fn deliver<M: Memory>(
+    memory: &M,
+    table: &Table<'_, M>,
+    case: &mut Case,
+) -> Result<Option<Asked>, Reason> {
     let record = memory
         .endpoint(case.endpoint)
         .ok_or(Reason::EndpointUnknown)?;
     let (source, destination) = case.addresses();
-    case.source_slot = any_slot(memory, table, &source)?;
-    let sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
     let own = own_slot(record, &destination);
     case.destination_slot = own;
+    let turned = case.is(mark::TURNED);
+    if !(turned && case.is(mark::MASQUERADED)) {
+        case.source_slot = any_slot(memory, table, &source)?;
+    }
+    let mut sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
+    if !turned {
+        match sender.kind {
+            SlotKind::LocalWorkload => came_from(memory, case.source_slot, case.stamp)?,
+            SlotKind::OwnNode if case.stamp != 0 => {
+                // The node's address stands for a workload (masquerade).
+                case.marks |= mark::MASQUERADED;
+                case.source_slot = stamped_slot(memory, case.stamp, source.family)?;
+                sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
+            }
+            SlotKind::RemoteWorkload | SlotKind::OtherNode if case.stamp != 0 => {
+                // A tunnel keeps the stamp of what it carries: a workload of this node
+                // has wrapped a packet in another one's name.
+                return Err(Reason::ForeignLocalAddress);
+            }
+            _ => {}
+        }
+    }
+    let masqueraded = case.is(mark::MASQUERADED);
+    if masqueraded || matches!(sender.kind, SlotKind::OwnNode) {
+        case.marks |= mark::NODE_ADDRESS;
+    }
     let local = matches!(sender.kind, SlotKind::LocalWorkload);
-    if local {
-        if !case.is(mark::TURNED) {
-            came_from(memory, case.source_slot, case.ingress_ifindex)?;
-        }
-        if own != 0 && own_slot(record, &source) != 0 {
-            // What a workload sends to its own address does not leave it: this has come
-            // back through a Service.
-            case.marks |= mark::TO_ITSELF;
-        }
+    if local && own != 0 && owns_slot(record, case.source_slot) {
+        // What a workload sends to its own address does not leave it: this has come
+        // back through a Service.
+        case.marks |= mark::TO_ITSELF;
     }
     if case.is(mark::LATER) {
         return Err(Reason::FragmentNoFirst);
     }
-    let by_node = if case.is(mark::TURNED) {
+    if own == 0 && !case.is(mark::GROUP) && !is_own_link_local(record, &destination) {
+        return Err(Reason::NotReceiversAddress);
+    }
+    let by_node = if turned {
         case.is(mark::OWN_NODE_FLOW)
     } else {
-        case.ingress_ifindex == 0 && case.is(mark::SOCKET)
+        case.is_from_node_itself()
     };
     let own_node = matches!(sender.kind, SlotKind::OwnNode) && by_node;
     if own_node && own != 0 && memory.settings().own_node_allowed != 0 {
         case.settle(Verdict::allow(Reason::OwnNode));
-        return Ok(());
+        return Ok(None);
     }
-    // Broadcast, multicast and a flooding bridge name none of the receiver's
-    // addresses; they are judged as its own, to the address they name.
-    let subject_slot = if own != 0 { own } else { record.primary_slot };
+    // Broadcast and multicast name none of the receiver's addresses; they are judged as
+    // its own, to the address they name and to the receiver.
+    let subject_slot = if own != 0 {
+        own
+    } else {
+        family_slot(record, destination.family)
+    };
     let subject = table.slot(subject_slot).ok_or(Reason::TableCorrupt)?;
-    let mut egress = None;
+    let mut egress = PolicyQuestion::unasked();
+    let mut egress_to_named = PolicyQuestion::unasked();
     if local {
+        egress = PolicyQuestion::new(&sender, Direction::Egress, &subject);
         if own == 0 {
             case.destination_slot = any_slot(memory, table, &destination)?;
-        }
-        let receiver = table
-            .slot(case.destination_slot)
-            .ok_or(Reason::TableCorrupt)?;
-        egress = Some(decide(
-            table,
-            &sender,
-            &receiver,
-            Direction::Egress,
-            case.key,
-        )?);
-    }
-    let ingress = decide(table, &subject, &sender, Direction::Ingress, case.key)?;
-    let mut decision = ingress;
-    let mut audited_by = Some(Direction::Ingress);
-    if let Some(egress) = egress {
-        if case.denies(egress.enforced) {
-            decision.enforced = egress.enforced;
-            case.direction = Direction::Egress as u32;
-        }
-        if case.denies(egress.audited) {
-            decision.audited = egress.audited;
-            // The sender's hook has said so already when the packet names nobody here:
-            // once for a broadcast, not once for each receiver. A report of multicast
-            // groups passes there unasked, and is not said at all.
-            audited_by = (own != 0).then_some(Direction::Egress);
+            let named = table
+                .slot(case.destination_slot)
+                .ok_or(Reason::TableCorrupt)?;
+            egress_to_named = PolicyQuestion::new(&sender, Direction::Egress, &named);
         }
     }
-    case.enforced = decision.enforced;
-    case.audited = decision.audited;
-    if case.is(mark::TO_ITSELF) {
-        case.excuse();
-    }
-    if let Some(direction) = audited_by {
-        case.note_audit(direction);
-    }
-    Ok(())
+    Ok(Some(Asked {
+        questions: [
+            egress_to_named,
+            egress,
+            PolicyQuestion::new(&subject, Direction::Ingress, &sender),
+        ],
+        principal: Direction::Ingress,
+        // The sender's hook has reported its egress to the group that the packet names:
+        // once, not once for each receiver.
+        reported: [false, true, true],
+    }))
 }
 
-/// Whether a packet with a local workload's address came from that workload.
+/// Whether a packet with a local workload's address came from that workload: it carries
+/// the stamp of the workload's endpoint.
 #[inline(always)]
-pub(crate) fn came_from<M: Memory>(memory: &M, slot: u32, by: u32) -> Result<(), Reason> {
+pub(crate) fn came_from<M: Memory>(memory: &M, slot: u32, stamp: u32) -> Result<(), Reason> {
     let binding = memory.binding(slot).ok_or(Reason::TableCorrupt)?;
-    if by == 0 || by != binding.ifindex.load() && by != binding.bridge.load() {
+    if stamp == 0 || stamp != binding.stamp.load() {
         return Err(Reason::ForeignLocalAddress);
     }
     Ok(())
 }
 
+/// The slot that a packet's sender is judged by when only its stamp tells who it is: the
+/// endpoint's first address of the packet's family.
 #[inline(always)]
-fn decide<M: Memory>(
-    table: &Table<'_, M>,
-    subject: &Profile,
-    peer: &Profile,
-    direction: Direction,
-    key: u32,
-) -> Result<DecisionWords, Reason> {
-    table
-        .decide_words(subject.class, direction, peer.atom, key)
-        .ok_or(Reason::TableCorrupt)
+fn stamped_slot<M: Memory>(memory: &M, stamp: u32, family: Family) -> Result<u32, Reason> {
+    let Found::Value(value) = find::<_, 1>(memory, BucketSet::Endpoint, &[STAMP_KEY | stamp])
+    else {
+        return Err(Reason::ForeignLocalAddress);
+    };
+    let record = memory
+        .endpoint(value.wrapping_sub(1))
+        .ok_or(Reason::ForeignLocalAddress)?;
+    let slot = family_slot(record, family);
+    if record.stamp != stamp || slot == 0 {
+        return Err(Reason::ForeignLocalAddress);
+    }
+    Ok(slot)
+}
+
+/// The slot that an endpoint is judged by when a packet names none of its addresses: that
+/// of its first address of the packet's family, else its primary one.
+#[inline(always)]
+const fn family_slot(record: &EndpointRecord, family: Family) -> u32 {
+    let slot = match family {
+        Family::V4 => record.v4_slots[0],
+        Family::V6 => record.v6_slots[0],
+    };
+    if slot != 0 { slot } else { record.primary_slot }
+}
+
+/// Whether a slot is that of one of the endpoint's addresses.
+#[inline(always)]
+fn owns_slot(record: &EndpointRecord, slot: u32) -> bool {
+    let mut i = 0;
+    while i < MAX_ADDRESSES_V4 {
+        if record.v4_slots[i] == slot {
+            return true;
+        }
+        i += 1;
+    }
+    i = 0;
+    while i < MAX_ADDRESSES_V6 {
+        if record.v6_slots[i] == slot {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// Whether an address is the link-local one of the endpoint's interface.
+#[inline(always)]
+fn is_own_link_local(record: &EndpointRecord, address: &Address) -> bool {
+    address.is_link_local_v6() && is_own(record, address)
 }
 
 #[inline(always)]

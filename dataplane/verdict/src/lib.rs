@@ -7,12 +7,12 @@
 //! two traits: [`packet::Frame`] for the bytes of a packet, [`memory::Memory`]
 //! for the shared tables.
 //!
-//! A packet meets the modules in this order: [`packet`] parses it, [`endpoint`]
-//! says whose interface it is on, `signalling` decides ARP, neighbour discovery and
-//! their like, [`bucket`] and [`table`] turn addresses into slots, [`judge`] checks the
-//! source, [`flow`] knows what was allowed before, [`judge`] asks the table about the
-//! rest, and the [`verdict`] that comes out is counted ([`counter`]) and perhaps
-//! reported ([`event`]).
+//! [`pipeline`] has the order in which a packet meets the rest: [`packet`] parses it,
+//! [`endpoint`] says whose interface it is on, `signalling` decides ARP, neighbour
+//! discovery and their like, [`flow`], [`fragment`] and [`related`] know what was allowed
+//! before, [`judge`] asks the [`table`] about the rest, after [`bucket`] has turned
+//! addresses into slots, and the [`verdict`] that comes out is counted ([`counter`]) and
+//! perhaps reported ([`event`]).
 //!
 //! Invariant, total: every input yields a verdict. Nothing in this crate can
 //! panic, loop without a named bound, or allocate; whatever cannot be understood
@@ -30,14 +30,18 @@ pub mod bucket;
 pub mod capacity;
 mod case;
 pub mod counter;
+pub mod door;
 pub mod endpoint;
 pub mod event;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod judge;
 pub mod memory;
 pub mod packet;
+pub mod pipeline;
 pub mod reason;
+pub mod related;
 pub mod shared;
 mod signalling;
 #[cfg(not(target_arch = "bpf"))]
@@ -47,4 +51,4 @@ pub mod verdict;
 
 /// Version of every layout in this crate. It moves with any change to one of
 /// them; memory written under another version is never adopted.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;

@@ -9,6 +9,7 @@ use crate::{
     bucket::{AddressBlock, Bucket},
     endpoint::{Binding, EndpointRecord},
     flow::{FlowSet, IDLE_TIMES},
+    fragment::FragmentSet,
     hash::Keys,
     shared::SharedWord64,
     table::Page,
@@ -44,10 +45,10 @@ pub struct Settings {
 }
 
 const _: () = assert!(
-    size_of::<Settings>() == 104
-        && core::mem::offset_of!(Settings, bucket_masks) == 56
-        && core::mem::offset_of!(Settings, own_node_allowed) == 68
-        && core::mem::offset_of!(Settings, idle) == 72
+    size_of::<Settings>() == 112
+        && core::mem::offset_of!(Settings, bucket_masks) == 64
+        && core::mem::offset_of!(Settings, own_node_allowed) == 76
+        && core::mem::offset_of!(Settings, idle) == 80
 );
 
 /// The pages of one decision table.
@@ -117,6 +118,9 @@ pub trait Memory {
 pub trait FlowMemory: Memory {
     /// A set of an endpoint's partition.
     fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet>;
+
+    /// A set of remembered fragments, by its number in the table of all endpoints.
+    fn fragment_set(&self, number: u32) -> Option<&FragmentSet>;
 
     /// Compare-and-swap, in order with all loads and stores around it: stores
     /// `new` if `word` is `old`. Returns what the word was.

@@ -85,12 +85,22 @@ mod option {
 pub mod icmp {
     /// Echo reply (RFC 792).
     pub const ECHO_REPLY: u8 = 0;
+    /// Destination unreachable, fragmentation needed among them.
+    pub const UNREACHABLE: u8 = 3;
     /// Echo request.
     pub const ECHO_REQUEST: u8 = 8;
+    /// Time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
 }
 
 /// ICMPv6 types with a meaning here.
 pub mod icmpv6 {
+    /// Destination unreachable, the first of the errors (RFC 4443).
+    pub const UNREACHABLE: u8 = 1;
+    /// Parameter problem, the last of them; between lie packet too big and time exceeded.
+    pub const PARAMETER_PROBLEM: u8 = 4;
     /// Echo request (RFC 4443).
     pub const ECHO_REQUEST: u8 = 128;
     /// Echo reply.
@@ -188,6 +198,9 @@ pub struct Packet {
     pub part: Part,
     /// Identification of the datagram, for fragments.
     pub datagram: u32,
+    /// Of a later fragment, where it begins in its datagram's payload, and 1 more when
+    /// others follow it; of others, bytes of the transport header that is judged.
+    pub fragment: u32,
     /// Where the transport header starts, from the Ethernet header on.
     pub transport: u32,
     /// Bytes from there to the end of the IP packet.
@@ -328,6 +341,7 @@ fn ipv4<F: Frame>(frame: &F) -> Result<Packet, Reason> {
         hop_limit: b[8],
         part,
         datagram: u32::from(u16::from_be_bytes([b[4], b[5]])),
+        fragment: u32::from(fragment & OFFSET) * 8 | u32::from(fragment & MORE_FRAGMENTS != 0),
         transport: ETHERNET_BYTES + header,
         transport_bytes: total - header,
     })
@@ -411,6 +425,7 @@ fn ipv6<F: Frame>(frame: &F) -> Result<Packet, Reason> {
         hop_limit: b[7],
         part: Part::Whole,
         datagram: 0,
+        fragment: 0,
         transport: ETHERNET_BYTES + HEADER,
         transport_bytes: payload,
     };
@@ -493,6 +508,7 @@ fn walk<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
             let piece = u16::from_be_bytes([b[2], b[3]]);
             packet.datagram = u32::from_be_bytes([b[4], b[5], b[6], b[7]]);
             marks |= FRAGMENTED;
+            packet.fragment = u32::from(piece & 0xfff9);
             if piece & 0xfff8 != 0 {
                 marks |= LATER;
             } else if piece & 1 != 0 {
@@ -562,6 +578,7 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
     if needed > left {
         return Err(Reason::Malformed);
     }
+    packet.fragment = needed;
     packet.source_port = u16::from_be_bytes([ports[0], ports[1]]);
     packet.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
     Ok(())

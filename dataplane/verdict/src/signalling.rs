@@ -120,7 +120,7 @@ fn neighbour<F: Frame>(frame: &F, record: &EndpointRecord, packet: &Packet, kind
 /// An own address for link-scoped messages: a listed one, or the link-local
 /// address that follows from the MAC, which no runtime lists.
 #[inline(always)]
-fn is_own(record: &EndpointRecord, address: &Address) -> bool {
+pub(crate) fn is_own(record: &EndpointRecord, address: &Address) -> bool {
     let derived = Address::eui64_link_local(record.mac);
     let different = derived.words[0] ^ address.words[0]
         | derived.words[1] ^ address.words[1]

@@ -7,6 +7,7 @@ use crate::{
     bucket::{AddressBlock, Bucket},
     endpoint::{Binding, EndpointRecord},
     flow::FlowSet,
+    fragment::FragmentSet,
     memory::{Block, BucketSet, FlowMemory, Memory, Settings},
     packet::{Frame, MAX_HEADER_BYTES},
     shared::SharedWord64,
@@ -95,6 +96,8 @@ pub struct SliceFlows<'a> {
     pub memory: SliceMemory<'a>,
     /// The sets of each partition.
     pub partitions: &'a [&'a [FlowSet]],
+    /// The sets of remembered fragments of all endpoints.
+    pub fragments: &'a [FragmentSet],
     /// The time.
     pub jiffies: u32,
 }
@@ -130,6 +133,10 @@ impl Memory for SliceFlows<'_> {
 impl FlowMemory for SliceFlows<'_> {
     fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet> {
         self.partitions.get(partition as usize)?.get(set as usize)
+    }
+
+    fn fragment_set(&self, number: u32) -> Option<&FragmentSet> {
+        self.fragments.get(number as usize)
     }
 
     fn exchange(&self, word: &SharedWord64, old: u64, new: u64) -> u64 {

@@ -20,6 +20,8 @@ use proptest::prelude::*;
 const KEYS: Keys = Keys {
     words: [11, 0x8000_0001, 77, 0x1357_9bdf, 5, 6, 7, 8, 9, 10],
     spread: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9],
+    mark: 0,
+    _spare: 0,
 };
 
 fn settings(buckets: usize) -> Settings {
@@ -61,7 +63,11 @@ fn drawn(seed: u32) -> Keys {
     };
     let words = std::array::from_fn(|_| next());
     let spread = std::array::from_fn(|_| u64::from(next()) << 32 | u64::from(next()) | 1);
-    Keys { words, spread }
+    Keys {
+        words,
+        spread,
+        ..Keys::default()
+    }
 }
 
 /// The tables of addresses, as limits make them.

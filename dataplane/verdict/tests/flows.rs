@@ -27,6 +27,8 @@ const KEYS: Keys = Keys {
         0x8765_4321,
     ],
     spread: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9],
+    mark: 0,
+    _spare: 0,
 };
 
 fn address(text: &str) -> Address {
@@ -139,21 +141,25 @@ fn expired_flows_go_before_embryonic_ones() {
 proptest! {
     #[test]
     fn state_word_keeps_its_fields_apart(
-        version in 0u32..1 << 15,
+        version in 0u32..1 << 12,
         revision in 0u32..1 << 12,
         incarnation in 0u32..1 << 10,
         rule in 0u32..1 << 20,
+        marks in 0u32..1 << 6,
     ) {
-        let word = StateWord::new(version, revision, incarnation, rule, FlowState::Closing);
+        let word =
+            StateWord::new(version, revision, incarnation, rule, FlowState::Closing, marks);
         prop_assert_eq!(word.version(), version);
         prop_assert_eq!(word.rule(), rule);
         prop_assert_eq!(word.state(), FlowState::Closing);
+        prop_assert_eq!(word.marks(), marks);
+        prop_assert_eq!(word.with_marks(32).marks(), marks | 32);
         prop_assert!(word.is_current(revision, incarnation));
         prop_assert!(!word.is_current(revision ^ 1, incarnation));
         prop_assert!(!word.is_current(revision, incarnation ^ 512));
         prop_assert!(!word.is_locked() && word.locked().is_locked());
-        let next = word.published(revision, incarnation, rule, FlowState::Free);
-        prop_assert_eq!(next.version(), (version + 1) % (1 << 15));
+        let next = word.published(revision, incarnation, rule, FlowState::Free, 0);
+        prop_assert_eq!(next.version(), (version + 1) % (1 << 12));
         prop_assert_ne!(next, word);
     }
 }

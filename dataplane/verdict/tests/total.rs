@@ -20,6 +20,8 @@ use proptest::prelude::*;
 const KEYS: Keys = Keys {
     words: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
     spread: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9],
+    mark: 0,
+    _spare: 0,
 };
 const MAC: u64 = 0x0200_0000_0001;
 

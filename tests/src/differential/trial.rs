@@ -7,7 +7,7 @@ use cofferdam_policies::oracle::{self, Payload, Query};
 use fastrand::Rng;
 
 use crate::{
-    firewall::{NODE, named},
+    firewall::{NODE, named, stamp},
     generate::{OTHER_NODE, OUTSIDE, REMOTE_PODS, Remote},
     packet::{End, Family, Mac},
     world::World,
@@ -92,6 +92,11 @@ impl<'w> Trial<'w> {
         matches!(self.source, Who::Pod(_))
     }
 
+    /// Whether a workload of the node receives it.
+    pub(super) fn is_to_workload(&self) -> bool {
+        matches!(self.destination, Who::Pod(_))
+    }
+
     pub(super) fn is_to_itself(&self) -> bool {
         self.source == self.destination
     }
@@ -132,6 +137,14 @@ impl<'w> Trial<'w> {
         }
     }
 
+    /// The stamp that it carries behind the sender's hook.
+    fn stamp(&self) -> u16 {
+        match self.source {
+            Who::Pod(name) => stamp(named(self.world, name)),
+            _ => 0,
+        }
+    }
+
     /// The hooks that judge it.
     pub(super) fn hooks(&self) -> Vec<(Program, TestContext)> {
         let mut hooks = Vec::new();
@@ -153,7 +166,8 @@ impl<'w> Trial<'w> {
         }
         if let Who::Pod(_) = self.destination {
             let goes_by = ifindex(self.destination);
-            hooks.push((Program::TO_WORKLOAD, context(goes_by, came_by)));
+            let context = context(goes_by, came_by);
+            hooks.push((Program::TO_WORKLOAD, context.stamped(self.stamp())));
         }
         hooks
     }

@@ -288,10 +288,11 @@ fn an_adopted_set_has_the_room_that_it_had() {
             ([10, 0, 0, 1].into(), 5),
             (std::net::Ipv6Addr::LOCALHOST.into(), 4),
         ],
-        bridge: 0,
+        stamp: ifindex as u16,
+        link_local: (ifindex % 7 == 0).then(|| "fe80::7".parse().expect("an address")),
         deny_all: ifindex % 2 == 0,
         shared_hooks: ifindex % 3 == 0,
-        adopt_midstream: ifindex % 5 == 0,
+        adopt_until: ifindex % 5,
     };
     for ifindex in 1..LIMITS.endpoints {
         kernel
@@ -343,10 +344,11 @@ fn what_the_next_endpoint_needs_is_made_beforehand_and_once() {
             mac: [2, 0, 0, 0, 0, 1],
             incarnation: ifindex,
             addresses: Vec::new(),
-            bridge: 0,
+            stamp: 0,
+            link_local: None,
             deny_all: true,
             shared_hooks: false,
-            adopt_midstream: false,
+            adopt_until: 0,
         };
         kernel.set_endpoint(&endpoint).expect("there is room");
     }
@@ -364,24 +366,25 @@ fn what_an_agent_died_in_the_middle_of_is_undone() {
         mac: [2, 0, 0, 0, 0, 1],
         incarnation: 7,
         addresses: vec![([10, 0, 0, 1].into(), 5)],
-        bridge: 3,
+        stamp: 3,
+        link_local: None,
         deny_all: false,
         shared_hooks: false,
-        adopt_midstream: false,
+        adopt_until: 0,
     };
     kernel.set_endpoint(&endpoint).expect("there is room");
     let bound = |kernel: &Kernel, slot: usize| {
         let binding = &kernel.memory().bindings[slot];
         (
             binding.ifindex.load(),
-            binding.bridge.load(),
+            binding.stamp.load(),
             binding.epoch.load(),
         )
     };
     let (_, _, epoch) = bound(&kernel, 6);
     let in_force = bound(&kernel, 5);
     let half = &kernel.memory().bindings[6];
-    half.bridge.store(3);
+    half.stamp.store(3);
     half.ifindex.store(7);
     drop(kernel);
     let kernel = open();

@@ -57,7 +57,8 @@ fn label_rule_decides_who_reaches_whom() {
         let ledger = firewall.ledger();
         ledger.assert_conserved();
         assert!(ledger.judged(Hook::ToWorkload, Action::Allow, Reason::Rule) > 0);
-        assert!(ledger.judged(Hook::ToWorkload, Action::Deny, Reason::Isolated) > 0);
+        // Denied where it begins, for the receiver's sake.
+        assert!(ledger.judged(Hook::FromWorkload, Action::Deny, Reason::Isolated) > 0);
     }
 }
 
@@ -79,7 +80,7 @@ fn filters_stay_when_links_are_gone_and_nothing_is_counted_twice() {
     let judged = |firewall: &Firewall| {
         let ledger = firewall.ledger();
         ledger.assert_conserved();
-        ledger.judged(Hook::ToWorkload, Action::Deny, Reason::Isolated)
+        ledger.judged(Hook::FromWorkload, Action::Deny, Reason::Isolated)
     };
     assert!(
         firewall
@@ -90,7 +91,7 @@ fn filters_stay_when_links_are_gone_and_nothing_is_counted_twice() {
 
     for shared in [false, true] {
         if shared {
-            let mut endpoint = firewall.endpoint(&world, "shop/db");
+            let mut endpoint = firewall.endpoint(&world, "shop/cache");
             endpoint.shared_hooks = true;
             firewall
                 .kernel()

@@ -14,8 +14,9 @@ use cofferdam_verdict::{
         FlowEntry, FlowKey, FlowSet, FlowState, Idle, StateWord, WAYS,
         model::{Flow, Partition},
     },
-    judge::{Context, judge_flow},
+    judge::Context,
     packet::protocol,
+    pipeline::judge_flow,
     reason::Reason,
     slices::{SliceFlows, SliceFrame},
     verdict::Verdict,
@@ -96,6 +97,7 @@ impl Clocked {
         let flows = SliceFlows {
             memory,
             partitions: &partitions,
+            fragments: &[],
             jiffies: self.now,
         };
         let by = if hook == Hook::ToWorkload {
@@ -106,6 +108,7 @@ impl Clocked {
         let context = Context {
             ifindex: self.db.0,
             ingress_ifindex: by,
+            stamp: by,
             has_socket: false,
             tagged: false,
         };
@@ -444,6 +447,7 @@ fn flows_hold_under_many_threads() {
         let flows = SliceFlows {
             memory,
             partitions: &wide,
+            fragments: &[],
             jiffies: 5,
         };
         let by = if hook == Hook::ToWorkload {
@@ -454,6 +458,7 @@ fn flows_hold_under_many_threads() {
         let context = Context {
             ifindex: db.0,
             ingress_ifindex: by,
+            stamp: by,
             ..Context::default()
         };
         let frame = SliceFrame {

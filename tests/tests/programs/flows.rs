@@ -24,7 +24,7 @@ use super::verdicts::{Scene, between, leaving, shop};
 
 /// Everybody in the shop is isolated both ways; web asks the database by TCP and
 /// UDP, and the cache by anything.
-const CLOSED: &str = "\
+pub(crate) const CLOSED: &str = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: closed, namespace: shop}
@@ -50,8 +50,32 @@ spec:
 ---
 ";
 
+/// Nobody in the shop receives anything.
+const ALL_INGRESS_CLOSED: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {}}
+";
+
+/// The database receives nothing.
+const ONLY_INGRESS_TO_DB_CLOSED: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {matchLabels: {app: db}}}
+";
+
+/// The cache receives nothing.
+const ONLY_INGRESS_TO_CACHE_CLOSED: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {matchLabels: {app: cache}}}
+";
+
 /// The rule that lets web into the database.
-const DB: &str = "\
+pub(crate) const DB: &str = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: db, namespace: shop}
@@ -63,19 +87,20 @@ spec:
 ---
 ";
 
-const FLOW: (Action, Reason) = (Action::Allow, Reason::Flow);
-const RULE: (Action, Reason) = (Action::Allow, Reason::Rule);
-const ISOLATED: (Action, Reason) = (Action::Deny, Reason::Isolated);
+pub(crate) const FLOW: (Action, Reason) = (Action::Allow, Reason::Flow);
+pub(crate) const FREE: (Action, Reason) = (Action::Allow, Reason::NotIsolated);
+pub(crate) const RULE: (Action, Reason) = (Action::Allow, Reason::Rule);
+pub(crate) const ISOLATED: (Action, Reason) = (Action::Deny, Reason::Isolated);
 const NO_FLOW: (Action, Reason) = (Action::Deny, Reason::NoFlow);
 
 /// The closed shop, and a way to send packets through it.
-struct Shop {
-    firewall: Turn,
+pub(crate) struct Shop {
+    pub(crate) firewall: Turn,
     _inside: Entered,
 }
 
 impl Shop {
-    fn open() -> (World, Self) {
+    pub(crate) fn open() -> (World, Self) {
         let Scene {
             firewall,
             world,
@@ -89,7 +114,7 @@ impl Shop {
     }
 
     /// Runs a packet over one hook: what became of it, and why.
-    fn meet<S: Body>(
+    pub(crate) fn meet<S: Body>(
         &mut self,
         program: Program,
         packet: &Packet<S>,
@@ -106,7 +131,7 @@ impl Shop {
 
     /// Runs a packet over the hooks of its sender and its receiver, as far as it
     /// gets.
-    fn send<S: Body>(
+    pub(crate) fn send<S: Body>(
         &mut self,
         packet: &Packet<S>,
         from: &Workload,
@@ -141,7 +166,7 @@ fn segment(db: &Workload, web: &Workload) -> Packet<cofferdam_tests::packet::Tcp
     tcp().from(db.end).to(web.end).sport(5432).dport(40000)
 }
 
-fn judged(
+pub(crate) fn judged(
     firewall: &mut Firewall,
     program: Program,
     frame: &[u8],
@@ -266,22 +291,98 @@ fn segments_without_a_flow_pass_only_while_they_are_adopted() {
     let denied = midstream.clone().dport(80);
     assert_eq!(shop.send(&denied, web, db), [ISOLATED], "policy first");
 
-    let endpoints = ["shop/web", "shop/db"].map(|name| Endpoint {
-        adopt_midstream: true,
-        ..shop.firewall.endpoint(&world, name)
-    });
-    for endpoint in &endpoints {
-        let set = shop.firewall.kernel().set_endpoint(endpoint);
-        set.expect("there is room");
-    }
+    let adopt_until = |shop: &mut Shop, jiffies| {
+        for name in ["shop/web", "shop/db"] {
+            let endpoint = Endpoint {
+                adopt_until: jiffies,
+                ..shop.firewall.endpoint(&world, name)
+            };
+            let set = shop.firewall.kernel().set_endpoint(&endpoint);
+            set.expect("there is room");
+        }
+    };
+    let jiffies_after = |shop: &mut Shop, time| {
+        let after = shop.firewall.kernel().jiffies_after(time);
+        after.expect("the clock can be read")
+    };
+    let later = jiffies_after(&mut shop, Duration::from_secs(3600));
+    adopt_until(&mut shop, later);
     assert_eq!(shop.send(&denied, web, db), [ISOLATED]);
-    assert_eq!(shop.send(&midstream, web, db), [RULE, RULE]);
-    for endpoint in &endpoints {
-        shop.firewall.kernel().end_adoption(endpoint.ifindex);
-    }
+    // Policy lets the web open, and the database not: the segment could be the answer
+    // on a connection that policy denies.
+    assert_eq!(shop.send(&midstream, web, db), [ISOLATED]);
+    shop.firewall.replace_policies("");
+    assert_eq!(shop.send(&midstream, web, db), [FREE, FREE]);
+    let past = jiffies_after(&mut shop, Duration::ZERO).wrapping_sub(10);
+    adopt_until(&mut shop, past);
+    assert_eq!(
+        shop.send(&midstream, web, db),
+        [FREE, FREE],
+        "decided again"
+    );
     assert_eq!(shop.send(&midstream, web, db), [FLOW, FLOW], "adopted");
     let late = midstream.sport(40001);
     assert_eq!(shop.send(&late, web, db), [NO_FLOW]);
+}
+
+/// A connection that policy denies goes on in neither direction after attaching: the
+/// server's next segment would be a flow of its own, and the client's data its answers.
+#[test]
+fn a_denied_connection_is_not_adopted_by_its_other_end() {
+    let (world, mut shop) = Shop::open();
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    // The database is closed for the web, and may send what it likes.
+    shop.firewall.replace_policies(ONLY_INGRESS_TO_DB_CLOSED);
+    let later = Duration::from_secs(3600);
+    let later = shop.firewall.kernel().jiffies_after(later);
+    for name in ["shop/web", "shop/db"] {
+        let endpoint = Endpoint {
+            adopt_until: *later.as_ref().expect("the clock can be read"),
+            ..shop.firewall.endpoint(&world, name)
+        };
+        let set = shop.firewall.kernel().set_endpoint(&endpoint);
+        set.expect("there is room");
+    }
+    for _ in 0..2 {
+        let answer = segment(db, web).ack();
+        assert_eq!(shop.send(&answer, db, web), [ISOLATED]);
+        assert_eq!(shop.send(&request(web, db).ack(), web, db), [ISOLATED]);
+    }
+    // What policy allows both ways goes on.
+    let answer = segment(db, web).sport(443).ack();
+    shop.firewall.replace_policies("");
+    assert_eq!(shop.send(&answer, db, web), [FREE, FREE]);
+}
+
+/// Two ends that policy keeps from each other do not talk by sending at once: neither
+/// packet opens a flow that the other would be the answer of.
+#[test]
+fn ends_that_are_kept_apart_do_not_answer_each_other() {
+    let (world, mut shop) = Shop::open();
+    let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
+    shop.firewall.replace_policies(ALL_INGRESS_CLOSED);
+    for family in Family::BOTH {
+        let there = udp().family(family).from(web.end).to(cache.end);
+        let there = there.sport(5000).dport(5000);
+        for _ in 0..2 {
+            assert_eq!(shop.send(&there, web, cache), [ISOLATED]);
+            assert_eq!(shop.send(&there.reply(), cache, web), [ISOLATED]);
+        }
+        let syn = tcp().family(family).from(web.end).to(cache.end);
+        let syn = syn.sport(6000).dport(6000);
+        let back = tcp().family(family).from(cache.end).to(web.end);
+        let back = back.sport(6000).dport(6000);
+        assert_eq!(shop.send(&syn.clone().syn(), web, cache), [ISOLATED]);
+        assert_eq!(shop.send(&back.clone().syn(), cache, web), [ISOLATED]);
+        assert_eq!(shop.send(&syn.ack(), web, cache), [ISOLATED]);
+        assert_eq!(shop.send(&back.ack(), cache, web), [ISOLATED]);
+    }
+    // With one end open, what that end is sent stays what policy says.
+    shop.firewall.replace_policies(ONLY_INGRESS_TO_CACHE_CLOSED);
+    let there = udp().from(web.end).to(cache.end).sport(5000).dport(5000);
+    assert_eq!(shop.send(&there, web, cache), [ISOLATED]);
+    assert_eq!(shop.send(&there.reply(), cache, web), [FREE, FREE]);
+    assert_eq!(shop.send(&there, web, cache), [FLOW, FLOW]);
 }
 
 #[test]
@@ -298,14 +399,19 @@ fn a_removed_rule_ends_its_flows_at_their_next_packet_from_either_end() {
             assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
         } else {
             let next = request(web, db).ack();
-            assert_eq!(shop.send(&next, web, db), [RULE, ISOLATED]);
+            assert_eq!(shop.send(&next, web, db), [ISOLATED]);
         }
-        // The rule comes back; the connection does not.
+        // The rule comes back; the connection does not: one end's hook has forgotten it.
         shop.firewall.replace_policies(&[CLOSED, DB].concat());
         let next = request(web, db).ack();
-        assert_eq!(shop.meet(Program::TO_WORKLOAD, &next, web, db), NO_FLOW);
         let reply = segment(db, web).ack();
-        assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
+        if by_reply {
+            assert_eq!(shop.send(&next, web, db), [RULE, NO_FLOW]);
+            assert_eq!(shop.send(&reply, db, web), [ISOLATED]);
+        } else {
+            assert_eq!(shop.send(&next, web, db), [NO_FLOW]);
+            assert_eq!(shop.send(&reply, db, web), [RULE, ISOLATED]);
+        }
     }
 }
 

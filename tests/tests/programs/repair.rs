@@ -296,10 +296,17 @@ fn nothing_is_left_of_what_is_dismantled() {
         "{links:?}"
     );
     assert!(
+        !shop.reaches("shop/cache"),
+        "the sender's hook keeps the database's policy"
+    );
+    let cache = named(&shop.world, "shop/cache").host_ifindex;
+    kernel.leave(cache).expect("it exists");
+    assert!(
         shop.reaches("shop/cache"),
         "the database is nobody's to guard"
     );
 
+    kernel.enforce_on(cache).expect("it exists");
     kernel.enforce_on(db).expect("it exists");
     assert!(!shop.reaches("shop/cache"));
     let mut loaded = Firewall::turn();

@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cofferdam_dataplane::{Program, TestContext};
 use cofferdam_tests::{
-    firewall::{Firewall, named},
+    firewall::{named, stamp},
     ledger::{Moved, allowed, denied},
     packet::{
-        Body, Extension, Family, Mac, Packet, arp_announcement, arp_reply, arp_request, ether,
+        Extension, Family, Mac, Packet, arp_announcement, arp_reply, arp_request, ether,
         ip_protocol, llc, mldv2_report, neighbour_advertisement, neighbour_solicitation, option,
         ping, redirect, router_advertisement, router_solicitation, tcp, udp,
     },
@@ -359,7 +359,7 @@ fn multicast_reports_pass_and_dhcp_servers_do_not() {
         world,
         inside: _inside,
     } = Scene::open(Wiring::Bridge, DB_FROM_WEB);
-    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
     let report = mldv2_report(&[group]).from(web.end);
     let passes = passed(Reason::MulticastListener);
@@ -392,7 +392,7 @@ fn multicast_reports_pass_and_dhcp_servers_do_not() {
         let other = udp()
             .family(family)
             .from(web.end)
-            .to(db.end)
+            .to(cache.end)
             .sport(client)
             .dport(server);
         expect(
@@ -418,33 +418,28 @@ fn a_local_address_counts_only_from_its_own_interface() {
         let [web, db, cache] =
             ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
         let packet = tcp().from(web.end).to(db.end).dport(5432).syn();
-        let from = |ingress_ifindex| TestContext {
-            ifindex: db.host_ifindex,
-            ingress_ifindex,
-            ..TestContext::default()
+        let from = |ingress_ifindex, stamp| {
+            let context = TestContext {
+                ifindex: db.host_ifindex,
+                ingress_ifindex,
+                ..TestContext::default()
+            };
+            context.stamped(stamp)
         };
         let allow = allowed(Hook::ToWorkload, Reason::Rule, 1);
         let foreign = denied(Hook::ToWorkload, Reason::ForeignLocalAddress, 1);
         let uplink = world.outside().uplink_ifindex;
+        let bridge = world.node().bridge.as_ref();
+        let bridge = bridge.map_or(0, |bridge| bridge.ifindex);
         let program = Program::TO_WORKLOAD;
-        expect(
-            &mut firewall,
-            program,
-            &packet,
-            &from(web.host_ifindex),
-            allow,
-        );
-        for elsewhere in [cache.host_ifindex, uplink, 0] {
-            expect(&mut firewall, program, &packet, &from(elsewhere), foreign);
-        }
-        if let Some(bridge) = &world.node().bridge {
-            expect(
-                &mut firewall,
-                program,
-                &packet,
-                &from(bridge.ifindex),
-                allow,
-            );
+        // The stamp counts, whatever way the packet came; the interface does not.
+        for by in [web.host_ifindex, bridge, uplink, 0] {
+            let own = from(by, stamp(web));
+            expect(&mut firewall, program, &packet, &own, allow);
+            for other in [0, stamp(cache), stamp(db), 0x7777] {
+                let forged = from(by, other);
+                expect(&mut firewall, program, &packet, &forged, foreign);
+            }
         }
     }
 }
@@ -542,23 +537,13 @@ fn a_workload_reaches_itself() {
     let db = named(&world, "shop/db");
     for family in Family::BOTH {
         let packet = ping(family).from(db.end).to(db.end);
-        check(&mut firewall, OUT, &packet, &leaving(db));
-        check(
-            &mut firewall,
-            Program::TO_WORKLOAD,
-            &packet,
-            &between(db, db),
-        );
-    }
-
-    fn check<S: Body>(
-        firewall: &mut Firewall,
-        program: Program,
-        packet: &Packet<S>,
-        context: &TestContext,
-    ) {
-        let moved = allowed(program.hook, Reason::SelfTraffic, 1);
-        expect(firewall, program, packet, context, moved);
+        // No stack sends that; on a bridge it reaches whose MAC the frame names.
+        let refused = denied(Hook::FromWorkload, Reason::SelfOnWire, 1);
+        expect(&mut firewall, OUT, &packet, &leaving(db), refused);
+        // Here it has come back through a Service.
+        let moved = allowed(Hook::ToWorkload, Reason::SelfTraffic, 1);
+        let program = Program::TO_WORKLOAD;
+        expect(&mut firewall, program, &packet, &between(db, db), moved);
     }
 }
 
@@ -609,9 +594,6 @@ fn a_workload_reaches_itself_through_a_service_unless_the_cluster_denies_it() {
                 &context,
                 moved,
             );
-            // Its own address, with no Service between.
-            let moved = allowed(Hook::FromWorkload, Reason::SelfTraffic, 1);
-            expect(&mut firewall, OUT, &packet, &leaving(db), moved);
         }
     }
 }
@@ -619,7 +601,7 @@ fn a_workload_reaches_itself_through_a_service_unless_the_cluster_denies_it() {
 /// Broadcast, multicast and flooded frames name none of the receiver's addresses:
 /// its own policy judges them.
 #[test]
-fn frames_to_nobodys_address_are_judged_by_the_receiver() {
+fn a_group_is_judged_by_each_receiver_and_another_ones_address_by_none() {
     let Scene {
         mut firewall,
         world,
@@ -627,7 +609,24 @@ fn frames_to_nobodys_address_are_judged_by_the_receiver() {
     } = Scene::open(Wiring::Bridge, DB_FROM_WEB);
     let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
     let group = Ipv4Addr::new(224, 0, 0, 251);
-    for to in [group, Ipv4Addr::BROADCAST, cache.end.ipv4.expect("both")] {
+    let elsewhere = udp().from(web.end).to(cache.end).dport(5353);
+    let nobodys = denied(Hook::ToWorkload, Reason::NotReceiversAddress, 1);
+    let program = Program::TO_WORKLOAD;
+    let arrives = between(web, db);
+    expect(&mut firewall, program, &elsewhere, &arrives, nobodys);
+    // To a group of link-layer addresses it is for everyone who receives it.
+    let mut everyone = elsewhere.bytes();
+    everyone[..6].copy_from_slice(&[0xff; 6]);
+    let isolated = denied(Hook::ToWorkload, Reason::Isolated, 1);
+    expect_bytes(
+        &mut firewall,
+        program,
+        &everyone,
+        &arrives,
+        isolated,
+        "broadcast",
+    );
+    for to in [group, Ipv4Addr::BROADCAST] {
         let packet = udp().from(web.end).to(to).dport(5353);
         let deny = denied(Hook::ToWorkload, Reason::Isolated, 1);
         expect(

@@ -5,7 +5,7 @@ use std::{fs::OpenOptions, io::Write as _};
 use cofferdam_dataplane::{KernelError, OBJECT, Program, TestContext};
 use cofferdam_tests::{
     bytecode::Object,
-    firewall::{Firewall, LIMITS, Pod, Turn, named},
+    firewall::{Firewall, LIMITS, Pod, Turn, named, stamp},
     ledger::{Moved, allowed, audited, decided, denied},
     packet::{Body, Family, Packet, ip_protocol, ping, sctp, tcp, udp},
     world::{Entered, Wiring, Workload, World},
@@ -73,6 +73,7 @@ pub(crate) fn between(from: &Workload, to: &Workload) -> TestContext {
         ingress_ifindex: from.host_ifindex,
         ..TestContext::default()
     }
+    .stamped(stamp(from))
 }
 
 /// A packet on its sender's interface.
@@ -404,45 +405,6 @@ fn audit_policies_are_judged_beside_what_is_in_force() {
         audited.map(|v| (v.action, v.reason)),
         Some((Action::Deny, Reason::Isolated))
     );
-}
-
-#[test]
-fn fragments_after_the_first_are_dropped_and_counted() {
-    let Scene {
-        mut firewall,
-        world,
-        inside: _inside,
-    } = Scene::open(Wiring::Ptp, DB_FROM_WEB);
-    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
-    for family in Family::BOTH {
-        let whole = tcp()
-            .family(family)
-            .from(web.end)
-            .to(db.end)
-            .dport(5432)
-            .syn()
-            .payload(&[7; 64]);
-        let first = whole.clone().fragment(9, 0, true);
-        let allow = allowed(Hook::ToWorkload, Reason::Rule, 1);
-        expect(
-            &mut firewall,
-            Program::TO_WORKLOAD,
-            &first,
-            &between(web, db),
-            allow,
-        );
-        for program in [Program::TO_WORKLOAD, Program::FROM_WORKLOAD] {
-            // The bytes at its start say port 5432; they are data.
-            let later = whole.clone().fragment(9, 24, false);
-            let about = if program.hook == Hook::ToWorkload {
-                between(web, db)
-            } else {
-                leaving(web)
-            };
-            let deny = denied(program.hook, Reason::FragmentNoFirst, 1);
-            expect(&mut firewall, program, &later, &about, deny);
-        }
-    }
 }
 
 /// The filter behind a tcx program lets pass, unjudged and uncounted, what that

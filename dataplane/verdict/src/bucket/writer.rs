@@ -257,6 +257,8 @@ mod tests {
         let keys = Keys {
             words: core::array::from_fn(|i| 0x9e37_79b9u32.wrapping_mul(i as u32 + 1)),
             spread: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9],
+            mark: 0,
+            _spare: 0,
         };
         let writer = Writer::new(&keys, &buckets).expect("a power of two");
         for key in 1..100 {

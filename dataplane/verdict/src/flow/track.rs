@@ -13,7 +13,11 @@
 //! | of a flow | of an older table, or its peer's address or labels changed | yes, in the flow's direction | entry renewed | entry removed |
 //! | TCP SYN from the opener | any | yes | entry renewed, or begun again | entry removed |
 //! | TCP SYN from the other end | any | yes, as new | entry kept; a closing one begun again the other way | entry kept |
-//! | TCP without SYN | none | yes | `no_flow`, unless such segments are adopted | – |
+//! | TCP without SYN | none | yes, in both directions | `no_flow`, unless such segments are adopted | – |
+//!
+//! The stamp tells who sent a packet towards a workload. An entry whose peer is a
+//! workload of this node, or the node itself, counts only for packets that come from
+//! there; others are decided anew.
 //!
 //! Invariant: no failure allows. An entry that changes while it is read is no
 //! entry; a flow that finds no room is dropped as `flow_table_full`.
@@ -21,12 +25,12 @@
 use crate::{
     address::{Address, Family},
     case::{Case, mark},
-    endpoint::{EndpointRecord, flags},
+    endpoint::EndpointRecord,
     flow::{
         FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, OPENED_BY_PEER, StateWord, WAYS,
         flow_mark, step,
     },
-    judge::{came_from, own_slot},
+    judge::own_slot,
     memory::FlowMemory,
     packet::{icmp, icmpv6, protocol, tcp_flag},
     reason::Reason,
@@ -100,7 +104,7 @@ const fn echo(address: &Address, protocol: u8) -> Option<(u8, u8)> {
 
 /// A SYN that opens a connection.
 #[inline(always)]
-const fn is_opening(case: &Case) -> bool {
+pub(crate) const fn is_opening(case: &Case) -> bool {
     case.protocol() == protocol::TCP
         && case.tcp_flags() & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
 }
@@ -153,6 +157,42 @@ fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unkno
     memory.blur(place, unknown)
 }
 
+/// Returns `true` if a flow with this key has an entry that counts now, under the table
+/// in force.
+#[inline(always)]
+pub(crate) fn is_live<M: FlowMemory>(
+    memory: &M,
+    table: &Table<'_, M>,
+    record: &EndpointRecord,
+    key: &FlowKey,
+    unknown: u32,
+) -> bool {
+    let place = find(memory, record, key, unknown);
+    let Some(set) = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2) else {
+        return false;
+    };
+    let entry = way_of(set, place);
+    let word = StateWord(entry.state.load());
+    memory.order_loads();
+    let different = entry.differs(key);
+    let peer_slot = entry.peer_slot.load();
+    let peer_epoch = entry.peer_epoch.load();
+    let last_seen = entry.last_seen.load();
+    memory.order_loads();
+    let again = entry.state.load();
+    let idle = memory.jiffies().wrapping_sub(last_seen);
+    let Some(binding) = memory.binding(peer_slot) else {
+        return false;
+    };
+    different == 0
+        && again == word.0
+        && !word.is_locked()
+        && !matches!(word.state(), FlowState::Free)
+        && word.is_current(table.revision() as u32, record.incarnation)
+        && binding.epoch.load() == peer_epoch
+        && idle <= idle_time(memory, key.kind as u8, word.state(), unknown)
+}
+
 /// Asks the flow table about a packet whose headers are known. Says in the case
 /// how to go on: see [`step`].
 #[inline(always)]
@@ -175,7 +215,6 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     let peer_slot = entry.peer_slot.load();
     let peer_epoch = entry.peer_epoch.load();
     let last_seen = entry.last_seen.load();
-    let marks = entry.marks.load();
     memory.order_loads();
     let again = entry.state.load();
     let state = word.state();
@@ -195,7 +234,16 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     let Some(binding) = memory.binding(peer_slot) else {
         return;
     };
+    let marks = word.marks();
     let from_opener = sent == (marks & flow_mark::OPENED_BY_ENDPOINT != 0);
+    if !sent && !is_from_peer(case, binding.stamp.load(), marks, from_opener) {
+        return;
+    }
+    let same_epoch = binding.epoch.load() == peer_epoch;
+    if marks & flow_mark::MASQUERADED != 0 && !same_epoch && sent {
+        // Nobody knows any more which workload the node's address stood for.
+        return;
+    }
     case.flow_word = [word.0 as u32, (word.0 >> 32) as u32];
     case.flow_place = place;
     if is_opening(case) {
@@ -206,9 +254,12 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
         };
         return;
     }
-    let current = word.is_current(table.revision() as u32, record.incarnation)
-        && binding.epoch.load() == peer_epoch;
-    if !current {
+    if sent {
+        case.destination_slot = peer_slot;
+    } else {
+        case.source_slot = peer_slot;
+    }
+    if !(word.is_current(table.revision() as u32, record.incarnation) && same_epoch) {
         case.flow_step = step::STALE;
         if marks & flow_mark::OWN_NODE != 0 {
             case.marks |= mark::OWN_NODE_FLOW;
@@ -216,20 +267,33 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
         if !from_opener {
             turn(case);
             case.marks |= mark::TURNED | mark::REPLY;
+            if marks & flow_mark::MASQUERADED != 0 {
+                case.marks |= mark::MASQUERADED;
+                case.source_slot = peer_slot;
+            }
         }
         return;
     }
     case.flow_step = step::SETTLED;
     case.revision = table.revision() as u32;
-    if !sent
-        && binding.ifindex.load() != 0
-        && let Err(reason) = came_from(memory, peer_slot, case.ingress_ifindex)
-    {
-        case.settle(Verdict::deny(reason));
-        return;
-    }
-    account(memory, entry, case, word, marks, from_opener);
+    account(memory, entry, case, word, from_opener);
     case.settle(Verdict::allow(Reason::Flow));
+}
+
+/// Whether a packet towards a workload comes from the peer of the flow that it would
+/// belong to. `stamp` is that of the peer's endpoint, 0 when the peer is not local.
+///
+/// A reply from the node's address may carry the stamp of the workload that a Service
+/// led to.
+#[inline(always)]
+fn is_from_peer(case: &Case, stamp: u32, marks: u32, from_opener: bool) -> bool {
+    if stamp != 0 {
+        return case.stamp == stamp;
+    }
+    if from_opener && marks & flow_mark::OWN_NODE != 0 {
+        return case.is_from_node_itself();
+    }
+    !(from_opener && marks & flow_mark::NODE_ADDRESS != 0 && case.stamp != 0)
 }
 
 /// Jiffies that a flow may be idle.
@@ -248,7 +312,6 @@ fn account<M: FlowMemory>(
     entry: &FlowEntry,
     case: &Case,
     word: StateWord,
-    marks: u32,
     from_opener: bool,
 ) {
     let side = usize::from(!from_opener);
@@ -259,11 +322,13 @@ fn account<M: FlowMemory>(
         entry.last_seen.put(now);
     }
     let mut next = word.state();
-    if matches!(next, FlowState::Embryonic) && !from_opener {
+    let flags = case.tcp_flags();
+    // A reset is no answer: what it ends was never a connection.
+    if matches!(next, FlowState::Embryonic) && !from_opener && flags & tcp_flag::RST == 0 {
         next = FlowState::Established;
     }
+    let mut finished = 0;
     if case.protocol() == protocol::TCP {
-        let flags = case.tcp_flags();
         if flags & tcp_flag::RST != 0 {
             // A reset from outside the window is somebody's guess (RFC 5961, 3).
             let expected = entry.acknowledged[side ^ 1].load();
@@ -273,23 +338,27 @@ fn account<M: FlowMemory>(
         } else if flags & tcp_flag::ACK != 0 {
             entry.acknowledged[side].put(case.acknowledged);
         }
+        if flags & tcp_flag::SYN != 0 && !from_opener {
+            entry.initial[1].put(case.sequence);
+        }
         if flags & tcp_flag::FIN != 0 {
-            let finished = if from_opener {
+            finished = if from_opener {
                 flow_mark::FIN_OPENER
             } else {
                 flow_mark::FIN_REPLY
             };
-            entry.marks.put(marks | finished);
-            if (marks | finished) & (flow_mark::FIN_OPENER | flow_mark::FIN_REPLY)
+            if (word.marks() | finished) & (flow_mark::FIN_OPENER | flow_mark::FIN_REPLY)
                 == flow_mark::FIN_OPENER | flow_mark::FIN_REPLY
             {
                 next = FlowState::Closing;
             }
         }
     }
-    if next as u32 != word.state() as u32 {
-        // Who was quicker has seen a later packet; this one moves nothing then.
-        memory.exchange(&entry.state, word.0, word.in_state(next).0);
+    let moved = word.in_state(next).with_marks(finished);
+    if moved.0 != word.0 {
+        // Another processor that was quicker has seen a later packet; this one moves
+        // nothing then.
+        memory.exchange(&entry.state, word.0, moved.0);
     }
 }
 
@@ -312,17 +381,61 @@ fn turn_back(case: &mut Case) {
     case.key = row_key(case.protocol(), case.ports as u16);
 }
 
-/// Takes note of what policy has answered: [`choose`], then [`remember`], again when
-/// another processor was quicker.
+/// Prepares the second question about a TCP segment that opens nothing and that policy
+/// allows: whether the other end could have opened the connection. Turns the case round
+/// for that and returns `true`; denies it as `no_flow` where such segments are not adopted.
 #[inline(always)]
-pub fn conclude<M: FlowMemory>(memory: &M, case: &mut Case) {
-    let mut attempt = 0;
-    while case.is_tracked() && attempt < ATTEMPTS {
-        choose(memory, case);
-        remember(memory, case);
-        attempt += 1;
+pub fn adopt<M: FlowMemory>(memory: &M, case: &mut Case) -> bool {
+    let Some(record) = memory.endpoint(case.endpoint) else {
+        return false;
+    };
+    // Jiffies wrap; no deadline comes near half of their range.
+    let left = record.adopt_until.wrapping_sub(memory.jiffies());
+    if record.adopt_until == 0 || left == 0 || left >> 31 != 0 {
+        refuse(case, Reason::NoFlow);
+        return false;
     }
-    give_up(case);
+    turn(case);
+    case.marks |= mark::TURNED | mark::ASSUMED;
+    true
+}
+
+/// Answers of a case, put aside while its other direction is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Aside {
+    enforced: u32,
+    audited: u32,
+    direction: u32,
+    slots: [u32; 2],
+    marks: u32,
+}
+
+impl Aside {
+    /// Puts a case's answers aside.
+    #[inline(always)]
+    pub const fn of(case: &Case) -> Self {
+        Self {
+            enforced: case.enforced,
+            audited: case.audited,
+            direction: case.direction,
+            slots: [case.source_slot, case.destination_slot],
+            marks: case.marks,
+        }
+    }
+
+    /// Turns the case back. Its answers are those put aside, unless the other direction
+    /// is denied: then the case is, for that reason.
+    #[inline(always)]
+    pub fn restore(&self, case: &mut Case) {
+        turn_back(case);
+        case.marks = self.marks;
+        [case.source_slot, case.destination_slot] = self.slots;
+        if case.is_allowed() {
+            case.enforced = self.enforced;
+            case.audited = self.audited;
+            case.direction = self.direction;
+        }
+    }
 }
 
 /// Denies what could not be remembered.
@@ -357,13 +470,6 @@ pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
         return;
     };
     let protocol = case.protocol();
-    if protocol == protocol::TCP
-        && !is_opening(case)
-        && record.flags.load() & flags::ADOPT_MIDSTREAM == 0
-    {
-        refuse(case, Reason::NoFlow);
-        return;
-    }
     let is_echo = matches!(protocol, protocol::ICMP | protocol::ICMPV6);
     if is_echo && sent == (key.kind & OPENED_BY_PEER != 0) {
         // A reply that nobody asked for: policy has allowed it, by itself.
@@ -404,7 +510,7 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
         let by_policy = reason == Reason::Rule as u32 || reason == Reason::Isolated as u32;
         if by_policy && (found == step::STALE || found == step::REOPENED) {
             let word = found_word(case);
-            let free = word.published(0, 0, 0, FlowState::Free);
+            let free = word.published(0, 0, 0, FlowState::Free, 0);
             memory.exchange(&entry.state, word.0, free.0);
         }
         return;
@@ -436,20 +542,20 @@ const fn found_word(case: &Case) -> StateWord {
 fn renew<M: FlowMemory>(memory: &M, record: &EndpointRecord, case: &Case, entry: &FlowEntry) {
     let word = found_word(case);
     let sent = !case.is(mark::TO_WORKLOAD);
-    let marks = entry.marks.load();
-    let from_opener = sent == (marks & flow_mark::OPENED_BY_ENDPOINT != 0);
+    let from_opener = sent == (word.marks() & flow_mark::OPENED_BY_ENDPOINT != 0);
     let renewed = word.published(
         case.revision,
         record.incarnation,
         case.enforced,
         word.state(),
+        word.marks(),
     );
     if memory.exchange(&entry.state, word.0, word.locked().0) == word.0 {
         let (slot, epoch) = peer(memory, case, sent);
         entry.peer_slot.put(slot);
         entry.peer_epoch.put(epoch);
         memory.exchange(&entry.state, word.locked().0, renewed.0);
-        account(memory, entry, case, renewed, marks, from_opener);
+        account(memory, entry, case, renewed, from_opener);
     }
     // Else another processor has renewed it, under this table or a newer one.
 }
@@ -500,13 +606,24 @@ fn store<M: FlowMemory>(
     } else {
         0
     };
+    let by_address = if case.is(mark::NODE_ADDRESS) {
+        flow_mark::NODE_ADDRESS
+    } else {
+        0
+    };
+    let masqueraded = if case.is(mark::MASQUERADED) {
+        flow_mark::MASQUERADED
+    } else {
+        0
+    };
     let now = memory.jiffies();
     let (slot, epoch) = peer(memory, case, sent);
     entry.peer_slot.put(slot);
     entry.peer_epoch.put(epoch);
     entry.last_seen.put(now);
     entry.opened.put(now);
-    entry.marks.put(by_endpoint | by_node);
+    entry.initial[0].put(case.sequence);
+    entry.initial[1].put(0);
     entry.acknowledged[0].put(case.acknowledged);
     entry.acknowledged[1].put(0);
     entry.packets[0].put(1);
@@ -518,6 +635,7 @@ fn store<M: FlowMemory>(
         record.incarnation,
         case.enforced,
         FlowState::Embryonic,
+        by_endpoint | by_node | by_address | masqueraded,
     );
     memory.exchange(&entry.state, word.locked().0, published.0);
     true

@@ -1,9 +1,10 @@
 //! Right packets of every protocol, and what they may have without being wrong.
 
 use cofferdam_policies::oracle::Payload;
+use cofferdam_verdict::reason::Reason;
 use fastrand::Rng;
 
-use super::{Shaped, Shapes, Trial};
+use super::{Shaped, Shapes, Trial, denied};
 use crate::{
     generate::PORTS,
     packet::{
@@ -113,27 +114,37 @@ pub(super) const SHAPES: Shapes = &[
         };
         Some(Shaped::judged(&addressed(packet, trial), payload))
     }),
-    ("nobody's destination", |rng, trial| {
-        // To no address of the receiver's: it is judged as the receiver's, to the
-        // address that it names. The node's exception is about its own pods alone.
+    ("destination of a group", |rng, trial| {
+        // It is judged as the receiver's, to the group and to the receiver. The node's
+        // exception is about its own pods alone.
         (!trial.is_to_itself() && trial.source != super::super::trial::Who::Node).then_some(())?;
+        let named = match trial.family {
+            Family::V4 => ["255.255.255.255", "224.0.0.1", "239.1.2.3"],
+            Family::V6 => ["ff02::1", "ff0e::1:2", "ff05::1:3"],
+        };
+        let named = named[rng.usize(..3)].parse().expect("an address");
         let Right {
             packet, payload, ..
         } = any(rng, trial);
-        let named = match trial.family {
-            Family::V4 => [
-                "255.255.255.255",
-                "224.0.0.1",
-                "10.64.255.255",
-                "127.0.0.1",
-                "169.254.169.254",
-                "0.0.0.0",
-            ],
-            Family::V6 => ["ff02::1", "ff0e::1:2", "::1", "fe80::1", "::", "64:ff9b::1"],
-        };
-        let named = named[rng.usize(..6)].parse().expect("an address");
         Some(Shaped {
             named: Some(named),
+            ..Shaped::judged(&packet.destination_ip(named), payload)
+        })
+    }),
+    ("nobody's destination", |rng, trial| {
+        // A single address, and none of the receiver's.
+        (!trial.is_to_itself()).then_some(())?;
+        let named = match trial.family {
+            Family::V4 => ["10.64.255.255", "127.0.0.1", "169.254.169.254", "0.0.0.0"],
+            Family::V6 => ["::1", "fe80::1", "::", "64:ff9b::1"],
+        };
+        let named = named[rng.usize(..4)].parse().expect("an address");
+        let Right {
+            packet, payload, ..
+        } = any(rng, trial);
+        Some(Shaped {
+            named: Some(named),
+            arriving: denied(Reason::NotReceiversAddress),
             ..Shaped::judged(&packet.destination_ip(named), payload)
         })
     }),

@@ -1,0 +1,161 @@
+//! The order in which a packet meets the steps of a verdict.
+//!
+//! [`walk`] is the one place that knows it: the kernel programs and user space run it
+//! over their own [`Steps`]. In the programs each step is a global function, which the
+//! verifier checks by itself: without these cuts every way through the headers is
+//! followed through every way through the tables, and a million instructions do not
+//! suffice.
+//!
+//! 1. [`Steps::inspect`] reads the headers; many packets are decided by them.
+//! 2. [`Steps::follow`] settles a later fragment by its first one.
+//! 3. [`Steps::track`] settles a packet of a live flow.
+//! 4. [`Steps::relate`] settles an ICMP error about a live flow.
+//! 5. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
+//!    nothing, [`Steps::adopt`] has it asked about the other direction, too.
+//! 6. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow.
+//! 7. [`Steps::hold`] remembers an allowed first fragment for the later ones.
+//!
+//! A probe is judged by steps 1 and 5 alone: it reads no flow and leaves no trace.
+
+use crate::{
+    case::{Case, Context, mark},
+    counter::Hook,
+    flow::{self, Aside},
+    fragment,
+    judge::{self, Inspected},
+    memory::FlowMemory,
+    packet::Frame,
+    related,
+};
+
+/// What a packet meets, step by step. Each reads the case and writes its answer there.
+pub trait Steps {
+    /// Reads the packet's headers into a blank case.
+    fn inspect(&self, case: &mut Case) -> Inspected;
+    /// Looks for the first fragment of a later one.
+    fn follow(&self, case: &mut Case);
+    /// Looks for the packet's flow.
+    fn track(&self, case: &mut Case);
+    /// Looks for the flow of the packet that an ICMP error quotes.
+    fn relate(&self, case: &mut Case);
+    /// Asks policy.
+    fn answer(&self, case: &mut Case);
+    /// Turns the case round, so that policy is asked about the other direction; `false`
+    /// when nothing is to be asked.
+    fn adopt(&self, case: &mut Case) -> bool;
+    /// Chooses a place for a flow.
+    fn choose(&self, case: &mut Case);
+    /// Writes the flow down.
+    fn remember(&self, case: &mut Case);
+    /// Remembers an allowed first fragment.
+    fn hold(&self, case: &mut Case);
+}
+
+/// Judges a packet. Returns `true` if policy was asked.
+#[inline(always)]
+pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
+    if matches!(steps.inspect(case), Inspected::Decided) {
+        return false;
+    }
+    if !is_probe {
+        if case.is(mark::LATER) {
+            steps.follow(case);
+        } else if case.is(mark::ERROR) {
+            steps.relate(case);
+        } else {
+            steps.track(case);
+        }
+    }
+    let asked = !case.is_settled();
+    if asked {
+        steps.answer(case);
+        if case.is_midstream() {
+            let aside = Aside::of(case);
+            if steps.adopt(case) {
+                steps.answer(case);
+                aside.restore(case);
+            }
+        }
+        let mut attempt = 0;
+        while case.is_tracked() && attempt < flow::ATTEMPTS {
+            steps.choose(case);
+            steps.remember(case);
+            attempt += 1;
+        }
+        flow::give_up(case);
+    }
+    if case.is(mark::FIRST) && !is_probe && case.is_allowed() {
+        steps.hold(case);
+    }
+    asked
+}
+
+/// The steps over ordinary memory: what the host runs.
+#[derive(Debug)]
+pub struct Host<'a, M, F> {
+    /// The shared memory.
+    pub memory: &'a M,
+    /// The packet.
+    pub frame: &'a F,
+    /// What the kernel would say of it.
+    pub context: &'a Context,
+    /// The hook that it is on.
+    pub hook: Hook,
+}
+
+impl<M: FlowMemory, F: Frame> Steps for Host<'_, M, F> {
+    fn inspect(&self, case: &mut Case) -> Inspected {
+        judge::inspect(self.memory, self.frame, self.context, self.hook, case)
+    }
+
+    fn follow(&self, case: &mut Case) {
+        fragment::follow(self.memory, case);
+    }
+
+    fn track(&self, case: &mut Case) {
+        flow::track(self.memory, case);
+    }
+
+    fn relate(&self, case: &mut Case) {
+        related::relate(self.memory, self.frame, case);
+    }
+
+    fn answer(&self, case: &mut Case) {
+        judge::answer(self.memory, case);
+    }
+
+    fn adopt(&self, case: &mut Case) -> bool {
+        flow::adopt(self.memory, case)
+    }
+
+    fn choose(&self, case: &mut Case) {
+        flow::choose(self.memory, case);
+    }
+
+    fn remember(&self, case: &mut Case) {
+        flow::remember(self.memory, case);
+    }
+
+    fn hold(&self, case: &mut Case) {
+        fragment::hold(self.memory, case);
+    }
+}
+
+/// Judges a frame as the programs do: what belongs to an allowed flow passes, and
+/// what is allowed becomes a flow.
+pub fn judge_flow<M: FlowMemory, F: Frame>(
+    memory: &M,
+    frame: &F,
+    context: &Context,
+    hook: Hook,
+) -> Case {
+    let mut case = Case::blank(hook, frame.length());
+    let steps = Host {
+        memory,
+        frame,
+        context,
+        hook,
+    };
+    walk(&steps, &mut case, context.is_probe());
+    case
+}

@@ -1,0 +1,211 @@
+//! ICMP errors: one passes when it is about a packet of a live flow.
+//!
+//! An error quotes the packet that it is about. It belongs to a flow of an endpoint when
+//! it goes to the sender of the quoted packet, and that packet, in either direction, is
+//! one of the flow's: an error towards a workload quotes what the workload sent, one
+//! from a workload what it has received (RFC 792, RFC 4443, 3). Whoever sends it, a
+//! router or the node itself, needs no permission of its own. Other errors are the
+//! judge's, like any packet.
+//!
+//! Invariant: an error passes by this road only while its flow's entry counts, and only
+//! when it is not longer than its RFC allows.
+
+use crate::{
+    address::{Address, Family},
+    bucket::{Found, find_address},
+    case::{Case, mark},
+    flow::{FlowKey, OPENED_BY_PEER, is_live, step},
+    judge::{came_from, own_slot},
+    memory::FlowMemory,
+    packet::{ETHERNET_BYTES, Frame, MAX_HEADER_BYTES, icmp, icmpv6, protocol},
+    reason::Reason,
+    table::{SlotKind, Table},
+    verdict::Verdict,
+};
+
+/// Bytes of an ICMP header, behind which the quoted packet begins.
+const ICMP_HEADER: u32 = 8;
+/// Longest ICMPv4 error, RFC 1812, 4.3.2.3: 576 bytes of IP packet.
+const MAX_ERROR_V4: u32 = 576;
+/// Longest ICMPv6 error, RFC 4443, 2.4: the least IPv6 MTU.
+const MAX_ERROR_V6: u32 = 1280;
+/// Next header of an IPv6 fragment header.
+const FRAGMENT: u8 = 44;
+
+/// What an error quotes of a packet.
+struct Quoted {
+    source: Address,
+    destination: Address,
+    protocol: u8,
+    /// First four bytes of the transport header: both ports, or ICMP type, code and
+    /// checksum.
+    start: [u8; 4],
+    /// The next four: for ICMP echo the identifier, and the sequence number.
+    next: [u8; 4],
+}
+
+/// Settles an ICMP error about a live flow of the endpoint; leaves others alone.
+#[inline(always)]
+pub fn relate<M: FlowMemory, F: Frame>(memory: &M, frame: &F, case: &mut Case) {
+    let Some(record) = memory.endpoint(case.endpoint) else {
+        return;
+    };
+    let Some(quoted) = quoted(frame, case) else {
+        return;
+    };
+    let (source, destination) = case.addresses();
+    let sent = !case.is(mark::TO_WORKLOAD);
+    if quoted.source != destination || sent && own_slot(record, &source) == 0 {
+        return;
+    }
+    let (local, peer) = if sent {
+        (quoted.destination, quoted.source)
+    } else {
+        (quoted.source, quoted.destination)
+    };
+    if own_slot(record, &local) == 0 {
+        return;
+    }
+    let Some(mut key) = key(&quoted, &local, &peer, sent) else {
+        return;
+    };
+    key.ports = memory.blur(key.ports, case.bytes);
+    key.kind = memory.blur(key.kind, case.bytes);
+    let Some(table) = Table::open(memory) else {
+        return;
+    };
+    if !is_live(memory, &table, record, &key, case.bytes) {
+        return;
+    }
+    case.flow_step = step::SETTLED;
+    case.revision = table.revision() as u32;
+    let verdict = match is_truthful(memory, &table, case, &source, sent) {
+        Ok(()) if is_bounded(case, source.family) => Verdict::allow(Reason::Related),
+        Ok(()) => Verdict::deny(Reason::SignallingSize),
+        Err(reason) => Verdict::deny(reason),
+    };
+    case.settle(verdict);
+}
+
+/// A local workload's address counts only with that workload's stamp.
+#[inline(always)]
+fn is_truthful<M: FlowMemory>(
+    memory: &M,
+    table: &Table<'_, M>,
+    case: &Case,
+    source: &Address,
+    sent: bool,
+) -> Result<(), Reason> {
+    if sent {
+        return Ok(());
+    }
+    match find_address(memory, source) {
+        Found::Value(slot) => {
+            let profile = table.slot(slot).ok_or(Reason::TableCorrupt)?;
+            match profile.kind {
+                SlotKind::LocalWorkload => came_from(memory, slot, case.stamp),
+                _ => Ok(()),
+            }
+        }
+        Found::Absent => Ok(()),
+        Found::Unknown => Err(Reason::AddressContended),
+    }
+}
+
+#[inline(always)]
+const fn is_bounded(case: &Case, family: Family) -> bool {
+    let most = match family {
+        Family::V4 => MAX_ERROR_V4,
+        Family::V6 => MAX_ERROR_V6,
+    };
+    case.bytes <= ETHERNET_BYTES + most
+}
+
+/// Reads the quoted packet, which must be whole or a first fragment.
+#[inline(always)]
+fn quoted<F: Frame>(frame: &F, case: &Case) -> Option<Quoted> {
+    const FIRST_OR_WHOLE: u16 = 0x1fff;
+    let inner = frame.blur(case.transport.wrapping_add(ICMP_HEADER));
+    if inner > MAX_HEADER_BYTES - 40 {
+        return None;
+    }
+    let (source, destination, protocol, at) = if case.is(mark::V6) {
+        let b = frame.read_at::<40>(inner)?;
+        let mut words = [0; 16];
+        words.copy_from_slice(&b[8..24]);
+        let source = Address::v6(words);
+        words.copy_from_slice(&b[24..40]);
+        let destination = Address::v6(words);
+        if b[0] >> 4 != 6 {
+            return None;
+        }
+        let mut protocol = b[6];
+        let mut at = inner + 40;
+        if protocol == FRAGMENT {
+            let b = frame.read_at::<8>(at)?;
+            if u16::from_be_bytes([b[2], b[3]]) & 0xfff8 != 0 {
+                return None;
+            }
+            protocol = b[0];
+            at += 8;
+        }
+        (source, destination, protocol, at)
+    } else {
+        let b = frame.read_at::<20>(inner)?;
+        let header = u32::from(b[0] & 15) * 4;
+        let later = u16::from_be_bytes([b[6], b[7]]) & FIRST_OR_WHOLE != 0;
+        if b[0] >> 4 != 4 || header < 20 || later {
+            return None;
+        }
+        (
+            Address::v4([b[12], b[13], b[14], b[15]]),
+            Address::v4([b[16], b[17], b[18], b[19]]),
+            b[9],
+            inner + header,
+        )
+    };
+    let at = frame.blur(at);
+    if at > MAX_HEADER_BYTES {
+        return None;
+    }
+    let b = frame.read_at::<8>(at)?;
+    Some(Quoted {
+        source,
+        destination,
+        protocol,
+        start: [b[0], b[1], b[2], b[3]],
+        next: [b[4], b[5], b[6], b[7]],
+    })
+}
+
+/// The key of the flow that the quoted packet is one of.
+#[inline(always)]
+fn key(quoted: &Quoted, local: &Address, peer: &Address, sent: bool) -> Option<FlowKey> {
+    let from = u16::from_be_bytes([quoted.start[0], quoted.start[1]]);
+    let to = u16::from_be_bytes([quoted.start[2], quoted.start[3]]);
+    let (local_port, peer_port) = if sent { (to, from) } else { (from, to) };
+    let mut key = FlowKey::new(local, peer, quoted.protocol, local_port, peer_port);
+    match quoted.protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {}
+        protocol::ICMP | protocol::ICMPV6 => {
+            let (request, reply) = match (local.family, quoted.protocol) {
+                (Family::V4, protocol::ICMP) => (icmp::ECHO_REQUEST, icmp::ECHO_REPLY),
+                (Family::V6, protocol::ICMPV6) => (icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY),
+                _ => return None,
+            };
+            let kind = quoted.start[0];
+            if kind != request && kind != reply {
+                return None;
+            }
+            let identifier = u32::from(u16::from_be_bytes([quoted.next[0], quoted.next[1]]));
+            key.ports = identifier << 16 | identifier;
+            // What the workload sent as a request, it asked itself; what it has received
+            // as one, the peer did.
+            if sent == (kind == request) {
+                key.kind |= OPENED_BY_PEER;
+            }
+        }
+        _ => key.ports = 0,
+    }
+    Some(key)
+}
