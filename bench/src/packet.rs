@@ -291,7 +291,7 @@ fn world(
     let db = Owner::Workload(ObjectName::new("bench", "db"));
     let slots = plan.slots().filter(|slot| slot.owner == db);
     // Packets of a flow open it, if it is not there.
-    let adopt_until = kernel.jiffies_after(Duration::MAX)?;
+    let adopt_until = kernel.jiffies_after(std::time::Duration::MAX)?;
     kernel.set_endpoint(&Endpoint {
         ifindex: LOOPBACK,
         mac: to.mac.0,

@@ -341,7 +341,7 @@ fn ipv4<F: Frame>(frame: &F) -> Result<Packet, Reason> {
         hop_limit: b[8],
         part,
         datagram: u32::from(u16::from_be_bytes([b[4], b[5]])),
-        fragment: u32::from(fragment & OFFSET) * 8 | u32::from(fragment & MORE_FRAGMENTS != 0),
+        fragment: (u32::from(fragment & OFFSET) * 8) | u32::from(fragment & MORE_FRAGMENTS != 0),
         transport: ETHERNET_BYTES + header,
         transport_bytes: total - header,
     })
