@@ -61,8 +61,10 @@ pub struct EventRecord {
     /// 1 when the packet itself went the other way: an allowed reply, on which its
     /// flow was decided again.
     pub reversed: u8,
+    /// Stamp of the endpoint that sent the packet on this node; 0 when none did.
+    pub stamp: u32,
     /// Zero.
-    pub _pad: [u8; 8],
+    pub _pad: [u8; 4],
 }
 
 impl EventRecord {
@@ -125,7 +127,8 @@ impl EventRecord {
             hook: hook as u8,
             direction: direction as u8,
             reversed: reversed as u8,
-            _pad: [0; 8],
+            stamp: case.stamp,
+            _pad: [0; 4],
         }
     }
 }

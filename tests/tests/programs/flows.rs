@@ -596,6 +596,32 @@ fn connections_of_the_node_outlive_the_table_but_not_those_in_its_name() {
     }
 }
 
+/// A workload that reaches itself through a Service and masquerade has the node's address,
+/// and its own stamp. It is answered, though it may not open connections to the node.
+#[test]
+fn a_workload_that_reaches_itself_behind_the_nodes_address_is_answered() {
+    let (world, mut shop) = Shop::open();
+    let db = named(&world, "shop/db");
+    let node = world.node().end;
+    let itself = (Action::Allow, Reason::SelfTraffic);
+    for family in Family::BOTH {
+        let hairpin = tcp().family(family).from(node).to(db.end).sport(30_000);
+        let hairpin = hairpin.dport(5432);
+        let answer = tcp().family(family).from(db.end).to(node).sport(5432);
+        let answer = answer.dport(30_000).ack();
+        let leaves = leaving(db);
+        let mut meet = |program, packet: &Packet<_>, context: &_| {
+            judged(&mut shop.firewall, program, &packet.bytes(), context)
+        };
+        assert_eq!(meet(Program::FROM_WORKLOAD, &answer, &leaves), ISOLATED);
+        let arrives = between(db, db);
+        let syn = hairpin.clone().syn();
+        assert_eq!(meet(Program::TO_WORKLOAD, &syn, &arrives), itself);
+        assert_eq!(meet(Program::FROM_WORKLOAD, &answer, &leaves), FLOW);
+        assert_eq!(meet(Program::TO_WORKLOAD, &hairpin.ack(), &arrives), FLOW);
+    }
+}
+
 /// A live flow is no passport: the packet must come from its peer's interface.
 #[test]
 fn a_flow_does_not_lend_its_addresses() {

@@ -458,8 +458,11 @@ pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
     if case.flow_step != step::UNKNOWN {
         return;
     }
-    let allowed = case.is_allowed();
-    if !allowed || word_reason(case.enforced) == Reason::SelfTraffic as u32 {
+    // What a workload sends itself needs no entry, unless its answer goes to the node's
+    // address.
+    let is_to_itself = word_reason(case.enforced) == Reason::SelfTraffic as u32
+        && !case.is(mark::MASQUERADED);
+    if !case.is_allowed() || is_to_itself {
         case.flow_step = step::SETTLED;
         return;
     }
