@@ -1,7 +1,7 @@
 //! The verdict crate's parser, on packets that are right, and on packets that are
 //! wrong in one place.
 
-use cofferdam_tests::packet::{
+use super::scene::packet::{
     Checksum, End, Extension, Family, Packet, arp_announcement, arp_request, ether, ethertype, gre,
     icmp, ip_protocol, ipip, neighbour_advertisement, neighbour_solicitation, no_next_header,
     option, ping, protocol, router_solicitation, sctp, tcp, udp,
@@ -22,7 +22,7 @@ fn ends() -> (End, End) {
 }
 
 /// A TCP SYN to port 5432, the usual packet of these tests.
-fn syn(family: Family) -> Packet<cofferdam_tests::packet::Tcp> {
+fn syn(family: Family) -> Packet<super::scene::packet::Tcp> {
     let (from, to) = ends();
     tcp()
         .family(family)

@@ -1,0 +1,11 @@
+//! The code of the kernel programs in ordinary memory, where all that it reads is the
+//! test's: bytes, what the kernel says of a packet, tables, the clock.
+
+#[path = "host/following.rs"]
+mod following;
+#[path = "host/judging.rs"]
+mod judging;
+#[path = "host/parsing.rs"]
+mod parsing;
+#[path = "host/scene.rs"]
+mod scene;
