@@ -52,4 +52,3 @@ pub mod verdict;
 /// Version of every layout in this crate. It moves with any change to one of
 /// them; memory written under another version is never adopted.
 pub const LAYOUT_VERSION: u32 = 4;
-// x
