@@ -265,7 +265,7 @@ pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
         send(memory, &table, case)
     };
     let result = match asked {
-        Ok(Some(asked)) => ask(&table, case, &asked),
+        Ok(Some(asked)) => ask(memory, &table, case, &asked),
         Ok(None) => Ok(()),
         Err(reason) => Err(reason),
     };
@@ -276,38 +276,48 @@ pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
 
 /// Asks policy: the first denial counts, else the verdict of the principal direction.
 #[inline(always)]
-fn ask<M: Memory>(table: &Table<'_, M>, case: &mut Case, asked: &Asked) -> Result<(), Reason> {
-    let mut denied = false;
-    let mut audit_denied = false;
+fn ask<M: Memory>(
+    memory: &M,
+    table: &Table<'_, M>,
+    case: &mut Case,
+    asked: &Asked,
+) -> Result<(), Reason> {
+    let mut denied = 0;
+    let mut audit_denied = 0;
     let mut i = 0;
     while i < QUESTIONS {
         let question = &asked.questions[i];
         let is_reported = asked.reported[i];
         i += 1;
-        if question.class == UNASKED {
+        // Blurred, so that the ways that led here, and the answers before, become one.
+        denied = memory.blur(denied, case.bytes);
+        audit_denied = memory.blur(audit_denied, case.bytes);
+        let class = memory.blur(question.class, case.bytes);
+        let atom = memory.blur(question.atom, case.bytes);
+        if class == UNASKED {
             continue;
         }
         let words = table
-            .decide_words(question.class, question.direction, question.atom, case.key)
+            .decide_words(class, question.direction, atom, case.key)
             .ok_or(Reason::TableCorrupt)?;
         let is_principal = question.direction as u32 == asked.principal as u32;
-        if !denied {
+        if denied == 0 {
             let denies = case.denies(words.enforced);
             if denies || is_principal {
                 case.enforced = words.enforced;
             }
             if denies {
-                denied = true;
+                denied = 1;
                 case.direction = question.direction as u32;
             }
         }
-        if !audit_denied {
+        if audit_denied == 0 {
             let denies = case.denies(words.audited);
             if denies || is_principal {
                 case.audited = words.audited;
             }
             if denies {
-                audit_denied = true;
+                audit_denied = 1;
                 if is_reported {
                     case.note_audit(question.direction);
                 }

@@ -32,9 +32,8 @@ const MAX_ERROR_V6: u32 = 1280;
 /// Next header of an IPv6 fragment header.
 const FRAGMENT: u8 = 44;
 
-/// What an error quotes of a packet.
+/// What an error quotes of a packet whose source is the error's destination.
 struct Quoted {
-    source: Address,
     destination: Address,
     protocol: u8,
     /// First four bytes of the transport header: both ports, or ICMP type, code and
@@ -50,18 +49,18 @@ pub fn relate<M: FlowMemory, F: Frame>(memory: &M, frame: &F, case: &mut Case) {
     let Some(record) = memory.endpoint(case.endpoint) else {
         return;
     };
-    let Some(quoted) = quoted(frame, case) else {
-        return;
-    };
     let (source, destination) = case.addresses();
     let sent = !case.is(mark::TO_WORKLOAD);
-    if quoted.source != destination || sent && own_slot(record, &source) == 0 {
+    if sent && own_slot(record, &source) == 0 {
         return;
     }
+    let Some(quoted) = quoted(frame, case, &destination) else {
+        return;
+    };
     let (local, peer) = if sent {
-        (quoted.destination, quoted.source)
+        (quoted.destination, destination)
     } else {
-        (quoted.source, quoted.destination)
+        (destination, quoted.destination)
     };
     if own_slot(record, &local) == 0 {
         return;
@@ -79,7 +78,7 @@ pub fn relate<M: FlowMemory, F: Frame>(memory: &M, frame: &F, case: &mut Case) {
     }
     case.flow_step = step::SETTLED;
     case.revision = table.revision() as u32;
-    let verdict = match is_truthful(memory, &table, case, &source, sent) {
+    let verdict = match is_truthful(memory, &table, case, sent) {
         Ok(()) if is_bounded(case, source.family) => Verdict::allow(Reason::Related),
         Ok(()) => Verdict::deny(Reason::SignallingSize),
         Err(reason) => Verdict::deny(reason),
@@ -93,13 +92,13 @@ fn is_truthful<M: FlowMemory>(
     memory: &M,
     table: &Table<'_, M>,
     case: &Case,
-    source: &Address,
     sent: bool,
 ) -> Result<(), Reason> {
     if sent {
         return Ok(());
     }
-    match find_address(memory, source) {
+    let (source, _) = case.addresses();
+    match find_address(memory, &source) {
         Found::Value(slot) => {
             let profile = table.slot(slot).ok_or(Reason::TableCorrupt)?;
             match profile.kind {
@@ -121,24 +120,35 @@ const fn is_bounded(case: &Case, family: Family) -> bool {
     case.bytes <= ETHERNET_BYTES + most
 }
 
-/// Reads the quoted packet, which must be whole or a first fragment.
+/// Reads the quoted packet, which must be whole or a first fragment, and come from
+/// `sender`.
 #[inline(always)]
-fn quoted<F: Frame>(frame: &F, case: &Case) -> Option<Quoted> {
-    const FIRST_OR_WHOLE: u16 = 0x1fff;
+fn quoted<F: Frame>(frame: &F, case: &Case, sender: &Address) -> Option<Quoted> {
+    const OFFSET: u16 = 0x1fff;
     let inner = frame.blur(case.transport.wrapping_add(ICMP_HEADER));
     if inner > MAX_HEADER_BYTES - 40 {
         return None;
     }
-    let (source, destination, protocol, at) = if case.is(mark::V6) {
+    let (destination, protocol, at) = if case.is(mark::V6) {
         let b = frame.read_at::<40>(inner)?;
-        let mut words = [0; 16];
-        words.copy_from_slice(&b[8..24]);
-        let source = Address::v6(words);
-        words.copy_from_slice(&b[24..40]);
-        let destination = Address::v6(words);
-        if b[0] >> 4 != 6 {
+        if b[0] >> 4 != 6
+            || differs(sender, 0, [b[8], b[9], b[10], b[11]])
+                | differs(sender, 1, [b[12], b[13], b[14], b[15]])
+                | differs(sender, 2, [b[16], b[17], b[18], b[19]])
+                | differs(sender, 3, [b[20], b[21], b[22], b[23]])
+                != 0
+        {
             return None;
         }
+        let destination = Address {
+            family: Family::V6,
+            words: [
+                u32::from_be_bytes([b[24], b[25], b[26], b[27]]),
+                u32::from_be_bytes([b[28], b[29], b[30], b[31]]),
+                u32::from_be_bytes([b[32], b[33], b[34], b[35]]),
+                u32::from_be_bytes([b[36], b[37], b[38], b[39]]),
+            ],
+        };
         let mut protocol = b[6];
         let mut at = inner + 40;
         if protocol == FRAGMENT {
@@ -149,16 +159,16 @@ fn quoted<F: Frame>(frame: &F, case: &Case) -> Option<Quoted> {
             protocol = b[0];
             at += 8;
         }
-        (source, destination, protocol, at)
+        (destination, protocol, at)
     } else {
         let b = frame.read_at::<20>(inner)?;
         let header = u32::from(b[0] & 15) * 4;
-        let later = u16::from_be_bytes([b[6], b[7]]) & FIRST_OR_WHOLE != 0;
-        if b[0] >> 4 != 4 || header < 20 || later {
+        let later = u16::from_be_bytes([b[6], b[7]]) & OFFSET != 0;
+        let other = differs(sender, 0, [b[12], b[13], b[14], b[15]]) != 0;
+        if b[0] >> 4 != 4 || header < 20 || later || other {
             return None;
         }
         (
-            Address::v4([b[12], b[13], b[14], b[15]]),
             Address::v4([b[16], b[17], b[18], b[19]]),
             b[9],
             inner + header,
@@ -170,12 +180,17 @@ fn quoted<F: Frame>(frame: &F, case: &Case) -> Option<Quoted> {
     }
     let b = frame.read_at::<8>(at)?;
     Some(Quoted {
-        source,
         destination,
         protocol,
         start: [b[0], b[1], b[2], b[3]],
         next: [b[4], b[5], b[6], b[7]],
     })
+}
+
+/// Not zero when four bytes of a packet are not this word of an address.
+#[inline(always)]
+const fn differs(address: &Address, word: usize, bytes: [u8; 4]) -> u32 {
+    address.words[word] ^ u32::from_be_bytes(bytes)
 }
 
 /// The key of the flow that the quoted packet is one of.

@@ -460,8 +460,8 @@ pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
     }
     // What a workload sends itself needs no entry, unless its answer goes to the node's
     // address.
-    let is_to_itself = word_reason(case.enforced) == Reason::SelfTraffic as u32
-        && !case.is(mark::MASQUERADED);
+    let is_to_itself =
+        word_reason(case.enforced) == Reason::SelfTraffic as u32 && !case.is(mark::MASQUERADED);
     if !case.is_allowed() || is_to_itself {
         case.flow_step = step::SETTLED;
         return;
