@@ -131,6 +131,10 @@ impl Force {
             Adopted::Nothing => tracing::info!("nothing was in force"),
             Adopted::Everything => tracing::info!("took up what was in force"),
             Adopted::Maps => tracing::info!("took up what was in force, with new programs"),
+            Adopted::State => tracing::info!(
+                "took over addresses, endpoints and flows; what is in force judges by its own \
+                 table until it is replaced"
+            ),
             Adopted::Incompatible => tracing::warn!(
                 "what is in force was made with other limits or by another version; it judges \
                  until it is replaced"
@@ -168,7 +172,7 @@ impl Force {
             plan,
             compiler: Compiler::default(),
             published: None,
-            revision: revision.max(kernel.revision().unwrap_or(0)),
+            revision: revision.max(kernel.last_revision()),
             in_force_since: None,
             names,
             node: config.node.name.clone(),

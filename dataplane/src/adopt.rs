@@ -1,6 +1,7 @@
 //! Opening what an agent before has left in force, and reading it back.
 
 use std::{
+    io,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd as _,
     path::Path,
@@ -12,15 +13,16 @@ use cofferdam_verdict::{
     endpoint::{EndpointRecord, STAMP_KEY, flags},
     hash::Keys,
     memory::Settings,
-    table::{MAGIC, header},
+    table::{MAGIC, PAGE_BYTES, Page, header},
 };
 use zerocopy::IntoBytes as _;
 
 use crate::{
+    array::MappedArray,
     behaviour::Behaviour,
     digest::Digest,
     kernel::{self, Endpoint, Kernel, KernelError, failed, writer},
-    maps::{self, MapSet},
+    maps::{self, MapSet, Shape},
     pins::{Adopted, Pins},
     programs::{OBJECT, Programs},
     sys,
@@ -43,6 +45,7 @@ impl Kernel {
         let loaded_from = |settings: &Settings| Digest::new().add(OBJECT).add(settings.as_bytes());
         let settings = |keys| kernel::settings(keys, &limits, behaviour);
         let mut pins = Pins::prepare(root, shape)?;
+        let mut last_revision = 0;
         let opening = failed("open the pinned BPF maps");
         let (maps, programs, settings) = match MapSet::open(&limits, pins.set()).map_err(opening)? {
             Some(maps) => {
@@ -65,10 +68,19 @@ impl Kernel {
                 (maps, programs, settings)
             }
             None => {
-                if pins.others()? {
+                let (maps, keys) = match taken_over(&pins, shape, &limits)? {
+                    Some((maps, revision)) => {
+                        pins.adopted = Adopted::State;
+                        last_revision = revision;
+                        let keys = sys::value(maps.get(map::KEYS), 0)
+                            .map_err(failed("read the hash keys back"))?;
+                        (maps, keys)
+                    }
+                    None => kernel::make_maps(&limits)?,
+                };
+                if pins.others()? && pins.adopted == Adopted::Nothing {
                     pins.adopted = Adopted::Incompatible;
                 }
-                let (maps, keys) = kernel::make_maps(&limits)?;
                 let settings = settings(keys)?;
                 pins.name_programs(loaded_from(&settings));
                 let programs = Programs::load(OBJECT, &maps, &settings, &[], |_| true)?;
@@ -79,6 +91,7 @@ impl Kernel {
         pins.find_leftovers()?;
         let mut kernel = Self::over(maps, programs, limits, settings)?;
         kernel.pins = Some(pins);
+        kernel.last_revision = last_revision;
         kernel.resume()?;
         Ok(kernel)
     }
@@ -104,10 +117,14 @@ impl Kernel {
 
     /// The number of the table in force, if there is one.
     pub fn revision(&self) -> Option<u64> {
-        let page = self.published.values().first()?;
-        (page[header::MAGIC] == MAGIC).then(|| {
-            u64::from(page[header::REVISION_HIGH]) << 32 | u64::from(page[header::REVISION_LOW])
-        })
+        self.published.values().first().and_then(revision_of)
+    }
+
+    /// The number of the last table that flows here may have been decided under: that of
+    /// the table in force, or of one whose flows were taken over. The next table needs a
+    /// greater one.
+    pub fn last_revision(&self) -> u64 {
+        self.revision().unwrap_or(0).max(self.last_revision)
     }
 
     /// All addresses that lead to slots, with the slots.
@@ -249,6 +266,47 @@ impl Kernel {
             _ => Ok(false),
         }
     }
+}
+
+/// The maps of another set that flows rest on, with new ones beside, and the revision of
+/// its table: the newest, should there be several.
+fn taken_over(
+    pins: &Pins,
+    shape: Shape,
+    limits: &Limits,
+) -> Result<Option<(MapSet, u64)>, KernelError> {
+    let mut newest = None;
+    for set in pins.sets_of_state(shape)? {
+        if let Some(revision) = pinned_revision(&set).map_err(failed("read a table back"))? {
+            newest = newest.max(Some((revision, set)));
+        }
+    }
+    let Some((revision, set)) = newest else {
+        return Ok(None);
+    };
+    let maps = MapSet::take_over(limits, &set).map_err(failed("open the pinned BPF maps"))?;
+    Ok(maps.map(|maps| (maps, revision)))
+}
+
+/// The revision of the table in force of a pinned set; none when there is no table that
+/// this version can read.
+fn pinned_revision(set: &Path) -> io::Result<Option<u64>> {
+    let outer = sys::pinned(&set.join(map::TABLE))?;
+    let Some(inner) = sys::inner(outer.as_fd(), 0)? else {
+        return Ok(None);
+    };
+    if sys::map_info(inner.as_fd())?.value_bytes as usize != PAGE_BYTES {
+        return Ok(None);
+    }
+    let table = MappedArray::<Page>::over(inner)?;
+    Ok(table.values().first().and_then(revision_of))
+}
+
+/// The revision of a table, by its first page.
+fn revision_of(page: &Page) -> Option<u64> {
+    (page[header::MAGIC] == MAGIC).then(|| {
+        u64::from(page[header::REVISION_HIGH]) << 32 | u64::from(page[header::REVISION_LOW])
+    })
 }
 
 fn v6_address(words: [u32; 4]) -> Ipv6Addr {

@@ -215,6 +215,8 @@ pub struct Kernel {
     /// Slots that addresses have left since epochs were ended, and before that.
     pub(crate) left: [BTreeSet<u32>; 2],
     events_taken: bool,
+    /// Revision of the table of the set that flows were taken over from.
+    pub(crate) last_revision: u64,
     /// Where all of this is pinned, if it is.
     pub(crate) pins: Option<Pins>,
 }
@@ -321,6 +323,7 @@ impl Kernel {
             maps,
             limits,
             events_taken: false,
+            last_revision: 0,
             pins: None,
         })
     }
@@ -559,7 +562,7 @@ impl Kernel {
     /// When the kernel does not say what time it is.
     pub fn sweep(&mut self) -> Result<usize, KernelError> {
         let now = self.jiffies()?;
-        let revision = self.published.values()[0][header::REVISION_LOW];
+        let revision = self.last_revision() as u32;
         let in_use = (0u32..)
             .zip(self.endpoints.values())
             .filter(|(number, _)| !self.free.contains(number) && !self.resting.contains(number));

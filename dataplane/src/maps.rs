@@ -12,7 +12,7 @@ use std::{
 
 use aya::maps::MapType;
 use cofferdam_verdict::{
-    LAYOUT_VERSION,
+    LAYOUT_VERSION, STATE_VERSION,
     capacity::{Limits, MapSize, map},
     flow::FlowSet,
     hash::Keys,
@@ -150,13 +150,30 @@ pub(crate) fn plans(limits: &Limits) -> Vec<MapPlan> {
     plans
 }
 
-/// What maps of one shape have in common: maps with another digest cannot be used
-/// in place of these.
-pub(crate) fn shape(limits: &Limits) -> Digest {
-    let digest = Digest::new().add(&LAYOUT_VERSION.to_le_bytes());
-    plans(limits)
-        .iter()
-        .fold(digest, |digest, plan| plan.digest(digest))
+/// Maps that begin empty in every set of a new shape: no flow rests on them.
+const RENEWED: [&str; 3] = [map::TABLE, map::COUNTERS, map::EVENTS];
+
+/// What sets of maps have in common that can be used in place of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Digest of the maps that flows rest on. A set of the same can take them over.
+    pub(crate) state: Digest,
+    /// Digest of the others.
+    pub(crate) rest: Digest,
+}
+
+/// The shape of the maps for these limits.
+pub(crate) fn shape(limits: &Limits) -> Shape {
+    let (rest, state): (Vec<_>, Vec<_>) =
+        (plans(limits).into_iter()).partition(|plan| RENEWED.contains(&plan.name));
+    let digest = |version: u32, plans: &[MapPlan]| {
+        let begin = Digest::new().add(&version.to_le_bytes());
+        plans.iter().fold(begin, |digest, plan| plan.digest(digest))
+    };
+    Shape {
+        state: digest(STATE_VERSION, &state),
+        rest: digest(LAYOUT_VERSION, &rest),
+    }
 }
 
 /// The maps, by name.
@@ -179,8 +196,22 @@ impl MapSet {
     /// Opens what is pinned in a directory; none when one is missing or is not
     /// what it should be.
     pub(crate) fn open(limits: &Limits, directory: &Path) -> io::Result<Option<Self>> {
+        Self::open_or_make(limits, directory, &[])
+    }
+
+    /// Opens the maps that flows rest on in the directory of another set, and makes the
+    /// others; none when one of the first is missing or is not what it should be.
+    pub(crate) fn take_over(limits: &Limits, directory: &Path) -> io::Result<Option<Self>> {
+        Self::open_or_make(limits, directory, &RENEWED)
+    }
+
+    fn open_or_make(limits: &Limits, directory: &Path, made: &[&str]) -> io::Result<Option<Self>> {
         let mut maps = BTreeMap::new();
         for plan in plans(limits) {
+            if made.contains(&plan.name) {
+                maps.insert(plan.name, plan.make()?);
+                continue;
+            }
             let map = match sys::pinned(&directory.join(plan.name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 result => result?,

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! ROOT/                            mode 0700, of the caller's user
-//!   maps-<shape>/                  one set of maps, each under its name
+//!   maps-<state>-<rest>/           one set of maps, each under its name
 //!     programs-<digest>/           the programs bound to them, each under its symbol
 //!   links/<ifindex>-<hook>         tcx links
 //!   making/                        a set that is not whole yet
 //! ```
 //!
-//! A set's name says what the maps look like, that of the programs' directory what
+//! A set's name says what the maps look like: first those that flows rest on, which a
+//! set with other `rest` takes over, then the others. That of the programs' directory says what
 //! they were loaded from and with: what is found under the right name can be used.
 //! Both are made under another name and renamed when whole, so that an agent that
 //! dies in between leaves nothing that could be taken for them.
@@ -31,7 +32,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use crate::{
     digest::Digest,
     kernel::KernelError,
-    maps::MapSet,
+    maps::{MapSet, Shape},
     programs::{Program, Programs},
     sys::{self, tcx},
 };
@@ -49,6 +50,11 @@ const NEXT: &str = "-next";
 pub enum Adopted {
     /// Nothing: maps and programs are new and empty.
     Nothing,
+    /// The maps that flows rest on, with all that is in them. Table, counters and events
+    /// are new and empty, because their limits or their version are others. What is
+    /// attached judges by its old table, until
+    /// [`Kernel::enforce_on`](crate::Kernel::enforce_on) has replaced it.
+    State,
     /// Maps that cannot be used, of other limits or another version: the new ones
     /// are empty. What is attached judges by the old ones, until
     /// [`Kernel::enforce_on`](crate::Kernel::enforce_on) has replaced it.
@@ -93,10 +99,11 @@ fn pinning<'a>(
 impl Pins {
     /// Makes the root ready: a directory of ours on a BPF file system, that nobody
     /// else may enter and where nothing is half made.
-    pub(crate) fn prepare(root: &Path, shape: Digest) -> Result<Self, KernelError> {
+    pub(crate) fn prepare(root: &Path, shape: Shape) -> Result<Self, KernelError> {
         require_bpffs(root)?;
         make_directory(root)?;
-        let set = root.join(format!("{MAPS}{shape}"));
+        let Shape { state, rest } = shape;
+        let set = root.join(format!("{MAPS}{state}-{rest}"));
         let pins = Self {
             programs: set.clone(),
             set,
@@ -128,6 +135,14 @@ impl Pins {
     /// The directory of the programs.
     pub(crate) fn programs(&self) -> &Path {
         &self.programs
+    }
+
+    /// The directories of other sets whose maps for flows have this shape.
+    pub(crate) fn sets_of_state(&self, shape: Shape) -> Result<Vec<PathBuf>, KernelError> {
+        let prefix = format!("{MAPS}{}-", shape.state);
+        let sets = list(&self.root)?.into_iter();
+        let sets = sets.filter(|(name, path)| name.starts_with(&prefix) && *path != self.set);
+        Ok(sets.map(|(_, path)| path).collect())
     }
 
     /// Whether other sets of maps are there; a damaged one of this shape becomes

@@ -247,6 +247,7 @@ impl Firewall {
 
     /// A firewall over a kernel side, of which it knows nothing yet.
     pub fn over(kernel: Kernel) -> Self {
+        let revision = kernel.last_revision();
         Self {
             kernel,
             events: None,
@@ -256,7 +257,7 @@ impl Firewall {
             bound: Vec::new(),
             endpoints: Vec::new(),
             attached: None,
-            revision: 0,
+            revision,
         }
     }
 

@@ -49,6 +49,12 @@ pub mod slices;
 pub mod table;
 pub mod verdict;
 
-/// Version of every layout in this crate. It moves with any change to one of
-/// them; memory written under another version is never adopted.
+/// Version of the layouts of tables, counters and event records. It moves with any change
+/// to one of them; memory written under another version is never adopted.
 pub const LAYOUT_VERSION: u32 = 4;
+
+/// Version of the layouts that flows rest on: flow entries, fragments, bindings,
+/// endpoint records, buckets and blocks of addresses, hash keys. It moves with any change
+/// to one of them, and with what their fields mean; as long as it stays, flows survive a
+/// change of everything else.
+pub const STATE_VERSION: u32 = 1;

@@ -130,6 +130,7 @@ fn other_programs_take_over_without_a_gap() {
     let mut firewall = shop.fill(kernel);
     shop.enforce(firewall.kernel());
     let maps = firewall.kernel().map_ids().expect("maps");
+    let revision = firewall.kernel().revision();
     let ifindex = shop.interfaces()[0];
     let before = shop.programs(firewall.kernel(), ifindex);
     drop(firewall);
@@ -143,7 +144,7 @@ fn other_programs_take_over_without_a_gap() {
         let mut kernel = Kernel::open(&root(), LIMITS, &other).expect("the pins are there");
         assert_eq!(kernel.adopted(), Adopted::Maps);
         assert_eq!(kernel.map_ids().expect("maps"), maps);
-        assert_eq!(kernel.revision(), Some(1));
+        assert_eq!(kernel.revision(), revision);
         assert!(
             !kernel.hooks(ifindex).expect("states")[0].ok,
             "not ours yet"
@@ -204,6 +205,47 @@ fn other_limits_take_over_without_a_gap() {
         assert_eq!(sets(), 1, "nothing stands on the old set");
         shop.assert_enforced(firewall.kernel());
     });
+    shop.assert_policy();
+}
+
+/// A connection outlives an agent with another table, other counters or another ring:
+/// flows and what they rest on have a shape of their own.
+#[test]
+fn flows_survive_a_change_of_the_maps_that_they_do_not_rest_on() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let (_turn, kernel) = take_turn();
+    let shop = Shop::build();
+    let mut firewall = shop.fill(kernel);
+    shop.enforce(firewall.kernel());
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&shop.world, name));
+    let to = db.end.ip(Family::V4).expect("both");
+    let conversation = Conversation::tcp(web, to, 5432, PATIENCE);
+    let mut conversation = conversation.expect("allowed by a rule");
+    let keys = firewall.kernel().settings().keys;
+    let endpoints = firewall.kernel().endpoints();
+    let bound = firewall.kernel().bound_addresses();
+    let revision = firewall.kernel().revision().expect("a table");
+    drop(firewall);
+
+    let limits = Limits {
+        event_bytes: 2 * LIMITS.event_bytes,
+        table_pages: 2 * LIMITS.table_pages,
+        ..LIMITS
+    };
+    shop.without_a_gap(|| {
+        let kernel =
+            Kernel::open(&root(), limits, &Behaviour::default()).expect("room for another set");
+        assert_eq!(kernel.adopted(), Adopted::State);
+        assert_eq!(kernel.revision(), None);
+        assert_eq!(kernel.last_revision(), revision);
+        assert_eq!(kernel.settings().keys, keys);
+        assert_eq!(kernel.endpoints(), endpoints);
+        assert_eq!(kernel.bound_addresses(), bound);
+        let mut firewall = shop.fill(kernel);
+        shop.enforce(firewall.kernel());
+    });
+    let goes_on = conversation.exchange(b"more", PATIENCE);
+    goes_on.expect("the connection outlives the table");
     shop.assert_policy();
 }
 
