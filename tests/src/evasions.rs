@@ -20,10 +20,10 @@
 //! | `source` | source addresses |
 //! | `header` | IP headers, options, extension headers, lengths |
 //! | `fragment` | fragments |
-//! | `neighbour` | neighbour discovery, multicast listeners, IGMP, DHCP |
+//! | `neighbour` | neighbour discovery, a workload that plays the router |
 //! | `transport` | TCP, UDP, SCTP and ICMP without a flow, other protocols, tunnels |
 //! | `receiver` | receivers that the packet does not name |
-//! | `offload` | partial checksums, super-packets, headers outside the linear part |
+//! | `offload` | super-packets, headers outside the linear part |
 //! | `honest` | errands |
 //!
 //! Invariant: a scenario cannot pass by sending nothing. What it sends must have

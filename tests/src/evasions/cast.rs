@@ -174,13 +174,10 @@ impl<'s> Cast<'s> {
         attack.denied(self.deciding_hook(), Reason::Isolated)
     }
 
-    /// The hook that decides what one workload sends to another.
+    /// The hook that decides what one workload sends to another: the sender's, for both
+    /// ends.
     pub fn deciding_hook(&self) -> Hook {
-        if self.isolation.has_egress() {
-            Hook::FromWorkload
-        } else {
-            Hook::ToWorkload
-        }
+        Hook::FromWorkload
     }
 }
 
@@ -228,6 +225,17 @@ impl Attack {
     /// Another evil packet.
     pub fn then<S: Body>(self, packet: Packet<S>) -> Self {
         self.evil(packet.bytes())
+    }
+
+    /// An evil packet of another party.
+    pub fn then_by<S: Body>(mut self, party: Party, packet: Packet<S>) -> Self {
+        self.frames.push(Shot {
+            by: party,
+            bytes: packet.bytes(),
+            evil: true,
+            unfinished: None,
+        });
+        self
     }
 
     /// Another evil frame.

@@ -1,6 +1,6 @@
 //! IP headers: options, versions, lengths, extension headers.
 
-use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::{counter::Hook, reason::Reason};
 
 use super::{Cast, Isolation, Party, Row, Scenario, cast::SHUT_PORT, scenario};
 use crate::packet::{Extension, Family, Packet, Tcp, ethertype, no_next_header, protocol, udp};
@@ -284,6 +284,66 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             v6(cast)?;
             let packet = shut(cast).extension(Extension::authentication(&[0; 12]));
             Some(cast.forbidden(packet))
+        },
+    ),
+    scenario(
+        "a source route is dropped",
+        Row::Options,
+        Isolation::ALL,
+        |cast| {
+            v4(cast)?;
+            let [a, b, c, d] = cast.end(Party::C).ipv4?.octets();
+            // One more hop; and one that is behind the packet already.
+            let loose = cast.udp().ip_options(&[131, 7, 4, a, b, c, d]);
+            let strict = cast.udp().ip_options(&[1, 137, 7, 8, a, b, c, d]);
+            let attack = cast.attack(loose).then(strict);
+            let attack = attack.dropped(Reason::SourceRoute);
+            Some(attack.kept_routed("no node is on that route"))
+        },
+    ),
+    scenario(
+        "an option that leads out of the header is dropped",
+        Row::Options,
+        Isolation::ALL,
+        |cast| {
+            v4(cast)?;
+            let attack = cast.attack(cast.udp().ip_options(&[0x9e, 40, 0, 0]));
+            let attack = attack.then(cast.udp().ip_options(&[0x9e, 0, 0, 0]));
+            Some(attack.dropped(Reason::Malformed).kept_routed(BAD_HEADER))
+        },
+    ),
+    scenario(
+        "a routing header with segments left is dropped",
+        Row::Chains,
+        Isolation::ALL,
+        |cast| {
+            v6(cast)?;
+            let via = cast.end(Party::C).ipv6?.octets();
+            let route = |kind| {
+                let route = Extension::routing(kind, 1, &[&[0; 4], &via[..]].concat());
+                cast.udp().extension(route)
+            };
+            let attack = [2, 3, 4]
+                .into_iter()
+                .fold(cast.attack(route(0)), |attack, kind| {
+                    attack.then(route(kind))
+                });
+            Some(attack.dropped(Reason::SourceRoute))
+        },
+    ),
+    scenario(
+        "a source route from outside is dropped",
+        Row::Chains,
+        Isolation::ALL,
+        |cast| {
+            v6(cast)?;
+            let via = cast.end(Party::C).ipv6?.octets();
+            let route = Extension::routing(0, 1, &[&[0; 4], &via[..]].concat());
+            let packet = cast
+                .between(cast.udp(), Party::Outside, Party::B)
+                .extension(route);
+            let attack = cast.attack(packet).by(Party::Outside);
+            Some(attack.denied(Hook::ToWorkload, Reason::SourceRoute))
         },
     ),
 ];

@@ -2,23 +2,35 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     thread,
     time::Duration,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Cast, Errand, Isolation, Party, Row, Stage, cast::OPEN_PORT, stage::PATIENCE, tool};
-use crate::packet::{
-    Body, Extension, Family, Packet, arp_announcement, flag, ip_protocol, neighbour_advertisement,
-    ping, protocol, sctp, tcp, udp,
+use super::{
+    Cast, Errand, Isolation, Party, Row, Stage,
+    cast::OPEN_PORT,
+    offload::{TCP_CHECKSUM, UDP_CHECKSUM, segments, transport},
+    stage::PATIENCE,
+    tool,
+};
+use crate::{
+    packet::{
+        Body, Extension, Family, Packet, arp_announcement, arp_request, destination_unreachable,
+        flag, ip_protocol, neighbour_advertisement, neighbour_solicitation, ping, protocol, sctp,
+        tcp, time_exceeded, udp,
+    },
+    traffic::Unfinished,
 };
 
 /// Bytes of a transfer: enough for segments to be put together, and for many windows.
 const BULK: usize = 1 << 20;
 /// Bytes of a transfer that has to find out what a path carries.
 const SMALL_BULK: usize = 100_000;
+/// A path that carries less than its ends believe, and no less than IPv6 asks for.
+const NARROW: u32 = 1300;
 
 const fn errand(
     claim: &'static str,
@@ -39,15 +51,15 @@ pub(super) const ERRANDS: &[Errand] = &[
         "a transfer between workloads arrives whole in both directions",
         Row::Offloads,
         Isolation::ALL,
-        |stage, cast| transfer(stage, cast, Party::A, Party::B, BULK),
+        |_, cast| transfer(cast, Party::A, Party::B, BULK),
     ),
     errand(
         "a transfer through the uplink arrives whole in both directions",
         Row::Offloads,
         Isolation::ALL,
-        |stage, cast| {
-            transfer(stage, cast, Party::A, Party::Outside, BULK)?;
-            transfer(stage, cast, Party::Outside, Party::B, BULK)
+        |_, cast| {
+            transfer(cast, Party::A, Party::Outside, BULK)?;
+            transfer(cast, Party::Outside, Party::B, BULK)
         },
     ),
     errand(
@@ -83,7 +95,7 @@ pub(super) const ERRANDS: &[Errand] = &[
                 datagram(stage, cast, Party::Node, Party::B, size)?;
             }
             echo(cast, Party::Node, Party::A, 56)?;
-            transfer(stage, cast, Party::Node, Party::B, SMALL_BULK)
+            transfer(cast, Party::Node, Party::B, SMALL_BULK)
         },
     ),
     errand(
@@ -282,6 +294,145 @@ pub(super) const ERRANDS: &[Errand] = &[
             Ok(())
         },
     ),
+    errand(
+        "datagrams in fragments are answered",
+        Row::AllowedFragments,
+        Isolation::ALL,
+        |stage, cast| {
+            for size in [4000, 8900] {
+                datagram(stage, cast, Party::A, Party::B, size)?;
+                datagram(stage, cast, Party::A, Party::Outside, size)?;
+                datagram(stage, cast, Party::Outside, Party::B, size)?;
+                datagram(stage, cast, Party::Node, Party::B, size)?;
+            }
+            echo(cast, Party::A, Party::C, 8000)
+        },
+    ),
+    errand(
+        "a datagram whose first fragment came late passes at the next try",
+        Row::AllowedFragments,
+        Isolation::ALL,
+        |stage, cast| {
+            let whole = cast.udp().payload(&[&[0; 24][..], &cast.mark()].concat());
+            let whole = whole.identification(cast.identification());
+            let pieces = whole.fragments(&[32]);
+            stage.send_packet(Party::A, &pieces[1]).map_err(words)?;
+            stage.send_packet(Party::A, &pieces[0]).map_err(words)?;
+            arrives(stage, cast, pieces[1].clone(), Party::B)
+        },
+    ),
+    errand(
+        "an upload and a download find a narrow path out",
+        Row::Errors,
+        Isolation::ALL,
+        |stage, cast| {
+            let uplink = stage.world.outside().uplink;
+            let mtu = |mtu| {
+                let set = stage.world.node().namespace.set_mtu(uplink, mtu);
+                set.map_err(|error| error.to_string())
+            };
+            mtu(NARROW)?;
+            let done = narrow(cast);
+            mtu(stage.setup.mtu)?;
+            done
+        },
+    ),
+    errand(
+        "errors about live flows arrive in both directions",
+        Row::Errors,
+        Isolation::ALL,
+        |stage, cast| {
+            // By the receiver, and by a router on the way that nobody knows.
+            let flow = cast.udp().payload(&[]);
+            arrives(stage, cast, cast.udp(), Party::B)?;
+            let refusal = destination_unreachable(&cast.udp());
+            let refusal = cast.between(refusal, Party::B, Party::A);
+            arrives_by(stage, cast, Party::B, refusal, Party::A)?;
+            let out = cast.between(flow, Party::A, Party::Outside);
+            stage.send_packet(Party::A, &out).map_err(words)?;
+            let quoted = cast.between(cast.udp(), Party::A, Party::Outside);
+            let router: IpAddr = match cast.family {
+                Family::V4 => "203.0.113.1".parse().expect("an address"),
+                Family::V6 => "2001:db8::1".parse().expect("an address"),
+            };
+            let expiry = cast.between(time_exceeded(&quoted), Party::Outside, Party::A);
+            arrives_by(
+                stage,
+                cast,
+                Party::Outside,
+                expiry.source_ip(router),
+                Party::A,
+            )
+        },
+    ),
+    errand(
+        "the node's own errors about live flows arrive",
+        Row::Errors,
+        Isolation::ALL,
+        |stage, cast| {
+            let last_hop = cast
+                .between(cast.udp(), Party::A, Party::Outside)
+                .hop_limit(1);
+            arrives(stage, cast, last_hop, Party::A)
+        },
+    ),
+    errand(
+        "work left to the kernel is done on allowed packets",
+        Row::Offloads,
+        Isolation::ALL,
+        |stage, cast| {
+            let checksum_start = transport(cast.family);
+            let datagram = Unfinished {
+                checksum_start,
+                checksum_offset: UDP_CHECKSUM,
+                ..Unfinished::default()
+            };
+            let segment = Unfinished {
+                checksum_offset: TCP_CHECKSUM,
+                ..datagram
+            };
+            let payload = [cast.mark(), vec![0x55; 4000]].concat();
+            let many = cast.syn().sport(cast.port() ^ 1).payload(&payload);
+            for (frame, left) in [
+                (cast.udp().bytes(), datagram),
+                (cast.syn().bytes(), segment),
+                (many.bytes(), segments(cast)),
+            ] {
+                let attack = cast.attack_bytes(frame.clone());
+                stage.socket(Party::B).forget().map_err(words)?;
+                stage
+                    .send_unfinished(Party::A, &frame, left)
+                    .map_err(words)?;
+                let seen = stage
+                    .socket(Party::B)
+                    .next(PATIENCE, |frame| attack.is_seen_in(frame));
+                if seen.map_err(words)?.is_none() {
+                    return Err(format!("a frame with {left:?} did not arrive"));
+                }
+            }
+            Ok(())
+        },
+    ),
+    errand(
+        "workloads that may not talk still find each other's addresses",
+        Row::Signalling,
+        Isolation::ALL,
+        |stage, cast| {
+            let (b, c) = (cast.end(Party::B), cast.end(Party::C));
+            let question = match cast.family {
+                Family::V4 => arp_request().from(b).to(c).padded_to(60).erased(),
+                Family::V6 => {
+                    let target = c.ipv6.expect("everyone has both families");
+                    let question = neighbour_solicitation(target).source_link_address(b.mac);
+                    question.from(b).nd_option(14, &[7; 6]).erased()
+                }
+            };
+            if !cast.setup.is_bridged() {
+                return passes(stage, &question);
+            }
+            arrives_by(stage, cast, Party::B, question, Party::C)
+        },
+    ),
 ];
 
 fn words(error: io::Error) -> String {
@@ -314,6 +465,59 @@ fn arrives_by<S: Body>(
     match seen.map_err(words)? {
         Some(_) => Ok(()),
         None => Err(format!("{packet} did not reach {at:?}")),
+    }
+}
+
+/// Sends a packet of `b` and waits until it has passed the hook of its sender.
+fn passes(stage: &Stage, packet: &Packet) -> Result<(), String> {
+    stage.behind().forget().map_err(words)?;
+    stage.send_packet(Party::B, packet).map_err(words)?;
+    let sent = packet.bytes();
+    let seen = stage
+        .behind()
+        .next(PATIENCE, |frame| frame.starts_with(&sent));
+    match seen.map_err(words)? {
+        Some(_) => Ok(()),
+        None => Err(format!("{packet} did not pass the hook of its sender")),
+    }
+}
+
+/// Both directions of two flows through an uplink that carries less than their ends know.
+fn narrow(cast: &Cast<'_>) -> Result<(), String> {
+    for (from, to) in [(Party::A, Party::Outside), (Party::Outside, Party::B)] {
+        let flush = match cast.family {
+            Family::V4 => "net/ipv4/route/flush",
+            Family::V6 => "net/ipv6/route/flush",
+        };
+        for party in [from, to] {
+            let forgotten = cast.namespace(party).set(flush, "1");
+            forgotten.map_err(|error| error.to_string())?;
+        }
+        // Only what leaves the node meets the narrow link.
+        let talk = Talk::open(cast, from, to)?;
+        let (inside, outside) = match from {
+            Party::Outside => (&talk.server, &talk.client),
+            _ => (&talk.client, &talk.server),
+        };
+        one_way(inside, outside, SMALL_BULK)
+            .map_err(|error| format!("{SMALL_BULK} bytes out, opened by {from:?}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Sends so many bytes over a connection and reads them at its other end.
+fn one_way(mut sender: &Socket, mut receiver: &Socket, bytes: usize) -> io::Result<()> {
+    let data: Vec<u8> = (0..bytes).map(|at| (at ^ at >> 8) as u8).collect();
+    let mut heard = vec![0; bytes];
+    let (sent, received) = thread::scope(|scope| {
+        let sending = scope.spawn(|| sender.write_all(&data));
+        let received = receiver.read_exact(&mut heard);
+        (sending.join().expect("no panic"), received)
+    });
+    sent.and(received)?;
+    match heard == data {
+        true => Ok(()),
+        false => Err(io::Error::other("other bytes arrived")),
     }
 }
 
@@ -477,35 +681,10 @@ impl Drop for Talk {
 }
 
 /// So many bytes there and as many back, over one connection.
-fn transfer(
-    stage: &Stage,
-    cast: &Cast<'_>,
-    from: Party,
-    to: Party,
-    bytes: usize,
-) -> Result<(), String> {
-    _ = stage;
+fn transfer(cast: &Cast<'_>, from: Party, to: Party, bytes: usize) -> Result<(), String> {
     let talk = Talk::open(cast, from, to)?;
-    let data: Vec<u8> = (0..bytes).map(|at| (at ^ at >> 8) as u8).collect();
-    for (sender, receiver, way) in [
-        (&talk.client, &talk.server, "there"),
-        (&talk.server, &talk.client, "back"),
-    ] {
-        let (mut sender, mut receiver) = (sender, receiver);
-        let mut heard = vec![0; bytes];
-        let (sent, received) = thread::scope(|scope| {
-            let sending = scope.spawn(|| sender.write_all(&data));
-            let received = receiver.read_exact(&mut heard);
-            (sending.join().expect("no panic"), received)
-        });
-        let failed =
-            |error: io::Error| format!("{bytes} bytes from {from:?} to {to:?}, {way}: {error}");
-        sent.and(received).map_err(failed)?;
-        if heard != data {
-            return Err(format!(
-                "{bytes} bytes from {from:?} to {to:?}, {way}, are others"
-            ));
-        }
-    }
-    Ok(())
+    one_way(&talk.client, &talk.server, bytes)
+        .map_err(|error| format!("{bytes} bytes from {from:?} to {to:?}: {error}"))?;
+    one_way(&talk.server, &talk.client, bytes)
+        .map_err(|error| format!("{bytes} bytes back from {to:?} to {from:?}: {error}"))
 }

@@ -198,7 +198,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// A party's IPv6 address, in attacks of that family.
-fn v6(cast: &Cast<'_>, party: Party) -> Option<Ipv6Addr> {
+pub(super) fn v6(cast: &Cast<'_>, party: Party) -> Option<Ipv6Addr> {
     match cast.family {
         Family::V4 => None,
         Family::V6 => cast.end(party).ipv6,

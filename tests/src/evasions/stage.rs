@@ -268,6 +268,11 @@ impl Stage {
         }
     }
 
+    /// Shows what has passed the hook of its sender.
+    pub(super) fn behind(&self) -> &FrameSocket {
+        &self.behind
+    }
+
     /// The socket on a party's open port.
     pub(super) fn sink(&self, party: Party, of: Family) -> &UdpSocket {
         let found = (self.sinks.iter()).find(|(whose, family, _)| (*whose, *family) == (party, of));
@@ -290,7 +295,13 @@ impl Stage {
         }
     }
 
-    fn send_unfinished(&self, by: Party, frame: &[u8], left: Unfinished) -> io::Result<()> {
+    /// Sends a frame as a party, and leaves work on it to the kernel.
+    pub(super) fn send_unfinished(
+        &self,
+        by: Party,
+        frame: &[u8],
+        left: Unfinished,
+    ) -> io::Result<()> {
         let namespace = match by.workload() {
             Some(name) => &named(&self.world, name).namespace,
             None => &self.world.outside().namespace,
@@ -308,9 +319,8 @@ impl Stage {
 
     /// What has arrived of an attack, by those who have it.
     fn arrived(&self, attack: &Attack) -> Vec<Party> {
-        let others = self.sockets.iter().filter(|(party, _)| *party != attack.by);
         let mut receivers = Vec::new();
-        for (party, socket) in others {
+        for (party, socket) in &self.sockets {
             for frame in socket.drain().expect("a capture") {
                 if attack.is_seen_in(&frame) {
                     receivers.push(*party);
@@ -365,6 +375,8 @@ impl Stage {
             }
             std::thread::yield_now();
         }
+        // The node may say that it does not take the packet, and quote it.
+        receivers.retain(|party| *party != attack.by);
         match attack.kept {
             Some(reason) if !receivers.is_empty() => {
                 let seen = format!("arrived at {receivers:?} though {reason}");

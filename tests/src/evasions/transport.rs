@@ -42,7 +42,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario(
         "a segment of any shape is dropped on a shut port",
         Row::OddSegments,
-        Isolation::SENDER,
+        Isolation::CLOSED,
         |cast| {
             let segment = |flags| cast.segment().dport(SHUT_PORT).flag(flags);
             let first = cast.attack(segment(flag::SYN));
@@ -305,6 +305,50 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 .source_ip(cast.ip(Party::Node));
             let attack = cast.attack(packet).by(Party::Outside);
             Some(attack.denied(Hook::ToWorkload, Reason::Isolated))
+        },
+    ),
+    scenario(
+        "an error about another pair's flow is judged like any packet",
+        Row::Errors,
+        Isolation::CLOSED,
+        |cast| {
+            let about = cast.udp();
+            let open = about.clone().payload(&[]);
+            let error = cast.between(destination_unreachable(&about), Party::C, Party::A);
+            let attack = cast.forbidden(error).by(Party::C);
+            Some(attack.after(Party::A, open))
+        },
+    ),
+    scenario(
+        "an error for another than the sender of what it quotes is judged like any packet",
+        Row::Errors,
+        Isolation::CLOSED,
+        |cast| {
+            let about = cast.udp();
+            let open = about.clone().payload(&[]);
+            let error = cast.between(destination_unreachable(&about), Party::B, Party::C);
+            let attack = cast.forbidden(error).by(Party::B);
+            Some(attack.after(Party::A, open))
+        },
+    ),
+    scenario(
+        "an error longer than errors may be is dropped",
+        Row::Errors,
+        Isolation::CLOSED,
+        |cast| {
+            let about = cast.udp();
+            let open = about.clone().payload(&[]);
+            let length = match cast.family {
+                Family::V4 => 576 - 28 + 1,
+                Family::V6 => 1280 - 48 + 1,
+            };
+            let error = destination_unreachable(&about).quote_length(length);
+            let error = cast.between(error, Party::B, Party::A);
+            let attack = cast
+                .attack(error)
+                .by(Party::B)
+                .dropped(Reason::SignallingSize);
+            Some(attack.after(Party::A, open))
         },
     ),
 ];
