@@ -6,9 +6,10 @@
 //!    rule can tell;
 //! 2. `subjects`, with `policy`: the policies that apply here, their rules numbered
 //!    in the side table ([`RuleTable`]), and the subject classes;
-//! 3. `peers`, with `ranges` for CIDRs and `partition` for both: the peer atoms;
-//! 4. `matrix`, with `rows`: what each class may do with each atom;
-//! 5. `owned`, `range_tree` and `layout`: the words.
+//! 3. `remote`: the ingress of workloads elsewhere from this node's;
+//! 4. `peers`, with `ranges` for CIDRs and `partition` for both: the peer atoms;
+//! 5. `matrix`, with `rows`: what each class may do with each atom;
+//! 6. `owned`, `range_tree` and `layout`: the words.
 //!
 //! Work is in proportion to what policies select, not to the product of policies,
 //! rules and workloads: a selector is evaluated once over signatures, a class's
@@ -33,6 +34,7 @@ mod peers;
 mod policy;
 mod range_tree;
 mod ranges;
+mod remote;
 mod rows;
 mod rules;
 mod signatures;
@@ -52,7 +54,9 @@ use cofferdam_verdict::address::Address;
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::memory::Settings;
 use cofferdam_verdict::slices::SliceMemory;
-use cofferdam_verdict::table::{Decision, Page, Profile, SLOTS_PER_WORD, SlotKind, Table};
+use cofferdam_verdict::table::{
+    Decision, MAX_PROFILES, PROFILE_WORDS, Page, Profile, SLOTS_PER_WORD, SlotKind, Table,
+};
 use cofferdam_verdict::verdict::{Direction, MAX_RULE};
 use thiserror::Error;
 
@@ -63,6 +67,7 @@ use matrix::Matrix;
 use owned::{Owned, OwnedSlot};
 use peers::{Atoms, PeerLists};
 use range_tree::RangeTrees;
+use remote::{Remote, RemoteBook};
 use rules::RuleNumbers;
 use signatures::{KnownSignatures, LastSignatures, Signatures, number};
 use subjects::{KnownClasses, Subjects};
@@ -157,6 +162,7 @@ pub struct Compiled {
     profiles: Vec<Profile>,
     signatures: Arc<KnownSignatures>,
     classes: KnownClasses,
+    remote_classes: Vec<Option<u32>>,
     atoms: Atoms,
     /// The rules that verdicts name.
     pub rules: Arc<RuleTable>,
@@ -190,10 +196,23 @@ pub struct Snapshot<'a> {
 /// # Errors
 /// A limit that would be exceeded, or an address without a slot.
 pub fn compile(input: &Input<'_>) -> Result<Compiled, CompileError> {
+    compile_with(Compiler::default(), input)
+}
+
+/// Compiles a table that is only asked about what its subjects do: of workloads that
+/// are none it knows nothing but that they are peers.
+///
+/// # Errors
+/// A limit that would be exceeded, or an address without a slot.
+pub fn compile_subjects(input: &Input<'_>) -> Result<Compiled, CompileError> {
+    compile_with(Compiler::of_subjects_alone(), input)
+}
+
+fn compile_with(mut compiler: Compiler, input: &Input<'_>) -> Result<Compiled, CompileError> {
     let workloads = input.inventory.workloads().values();
     let local = workloads.filter(|workload| (input.is_local)(workload));
     let local = local.map(|workload| workload.name.clone()).collect();
-    Compiler::default().compile(&Snapshot {
+    compiler.compile(&Snapshot {
         inventory: input.inventory,
         slots: input.slots,
         local: &local,
@@ -209,9 +228,20 @@ pub struct Compiler {
     book: FactBook,
     signatures: Option<LastSignatures>,
     owned: Option<Owned>,
+    remote: RemoteBook,
+    subjects_alone: bool,
 }
 
 impl Compiler {
+    /// A compiler whose tables know nothing of what workloads elsewhere take in: for
+    /// questions about the subjects alone.
+    fn of_subjects_alone() -> Self {
+        Self {
+            subjects_alone: true,
+            ..Self::default()
+        }
+    }
+
     /// Compiles a table.
     ///
     /// # Errors
@@ -232,56 +262,54 @@ impl Compiler {
 
         let mut lists = PeerLists::default();
         let mut numbers = RuleNumbers::default();
+        let mut remote = match self.subjects_alone {
+            true => Remote::default(),
+            false => Remote::new(inventory, &mut signatures, &owned, &mut self.remote)?,
+        };
         let subjects = Subjects::new(
             inventory,
             &mut signatures,
             owned.local_signatures(),
+            &remote,
             &mut lists,
             &mut numbers,
         )?;
         let ranges = lists.ranges();
         let slots = owned.with_ranges(&ranges);
-        let addresses = slots.iter().map(|slot| (slot.range, slot.signature));
         let atoms = Atoms::new(
             &lists,
             ranges,
             &mut signatures,
             &subjects.egress_names,
-            addresses,
+            std::mem::take(&mut remote.lots),
+            slots,
         );
 
         let max_words = u64::from(limits.table_pages) * size_of::<Page>() as u64 / 4;
-        let matrix = Matrix::new(&subjects, &atoms, &mut numbers, max_words)?;
+        let matrix = Matrix::new(&subjects, &remote, &atoms, &mut numbers, max_words)?;
         let (outside, trees) = outside_sets(&atoms, highest, limits)?;
-        let (slots, profiles) = slot_profiles(slots, &outside, &subjects, &atoms)?;
-        let (words, used_words) = layout::write(
-            &layout::Content {
-                revision: snapshot.revision,
-                slots: &slots,
-                profiles: &profiles,
-                atoms: atoms.count(),
-                matrix: &matrix,
-                ranges: &trees,
-            },
-            limits,
-        )?;
+        let (slots, profiles) = slot_profiles(slots, &outside, &subjects, &matrix, &atoms)?;
+        let content = layout::Content {
+            revision: snapshot.revision,
+            slots: &slots,
+            profiles: &profiles,
+            atoms: atoms.count(),
+            matrix: &matrix,
+            ranges: &trees,
+        };
+        let (words, used_words) = layout::write(&content, limits)?;
         let rules = numbers.finish();
-        let usage = usage(
-            limits,
-            &rules,
-            slots.len(),
-            &atoms,
-            &matrix,
-            &trees,
-            used_words,
-        );
-        self.book.tidy(signatures.facts_in_use());
+        let usage = usage(limits, &rules, &content, used_words);
+        if self.book.tidy(signatures.facts_in_use()) {
+            self.remote = RemoteBook::default();
+        }
         self.owned = Some(owned);
         Ok(Compiled {
             words,
             profiles,
             signatures: signatures.known().clone(),
             classes: subjects.into_known(),
+            remote_classes: matrix.remote_classes,
             atoms: atoms.into_known(),
             rules: Arc::new(rules),
             outside,
@@ -333,6 +361,7 @@ fn slot_profiles(
     owned: &[OwnedSlot],
     outside: &[OutsideSet],
     subjects: &Subjects,
+    matrix: &Matrix,
     atoms: &Atoms,
 ) -> Result<(Vec<SlotProfile>, Vec<Profile>), CompileError> {
     let mut numbers: HashMap<Profile, u32> = HashMap::new();
@@ -344,24 +373,33 @@ fn slot_profiles(
     // Most addresses of one signature lie in one class of ranges.
     let signatures = owned.iter().map(|slot| slot.signature as usize + 1).max();
     let mut last = vec![[(u32::MAX, 0); 2]; signatures.unwrap_or(0)];
+    let mut own = 0u32..;
     for slot in owned {
-        let range_class = atoms.range_classes()[slot.range as usize];
+        let atom = match slot.kind {
+            SlotKind::LocalWorkload => own.next().map(|position| atoms.of_own(position)),
+            _ => None,
+        };
+        // What else an atom of an own address follows from, it says itself.
+        let key = atom.unwrap_or_else(|| atoms.range_classes()[slot.range as usize]);
         // A signature is one of workloads or of nodes, of which some are here.
         let is_here = matches!(slot.kind, SlotKind::LocalWorkload | SlotKind::OwnNode);
         let last = &mut last[slot.signature as usize][usize::from(is_here)];
         let profile = match *last {
-            (class, profile) if class == range_class => profile,
+            (before, profile) if before == key => profile,
             _ => {
                 let class = match slot.kind {
                     SlotKind::LocalWorkload => subjects.class_of(slot.signature),
+                    SlotKind::RemoteWorkload => {
+                        matrix.remote_classes[slot.signature as usize].unwrap_or(0)
+                    }
                     _ => 0,
                 };
                 let profile = number_of(Profile {
                     kind: slot.kind,
                     class,
-                    atom: atoms.of_owned(slot.range, slot.signature),
+                    atom: atom.unwrap_or_else(|| atoms.of_other(slot.range, slot.signature)),
                 });
-                *last = (range_class, profile);
+                *last = (key, profile);
                 profile
             }
         };
@@ -391,12 +429,11 @@ fn slot_profiles(
 fn usage(
     limits: &Limits,
     rules: &RuleTable,
-    slots: usize,
-    atoms: &Atoms,
-    matrix: &Matrix,
-    trees: &RangeTrees,
+    content: &layout::Content<'_>,
     used_words: usize,
 ) -> Vec<Usage> {
+    let (matrix, trees) = (content.matrix, content.ranges);
+    let (slots, profiles) = (content.slots.len(), content.profiles.len());
     let rows = &matrix.rows;
     let row_words: usize = rows.iter().map(|row| row.len()).sum();
     let blocks = &matrix.blocks;
@@ -417,12 +454,18 @@ fn usage(
             limits.slots.div_ceil(SLOTS_PER_WORD) as usize,
         ),
         usage(
+            "profiles",
+            profiles,
+            Some(u64::from(MAX_PROFILES) - 1),
+            (profiles + 1) * PROFILE_WORDS as usize,
+        ),
+        usage(
             "classes",
             matrix.classes.len(),
             None,
             matrix.classes.len() * 2,
         ),
-        usage("atoms", atoms.count() as usize, None, 0),
+        usage("atoms", content.atoms as usize, None, 0),
         usage("groups", groups, None, groups),
         usage("blocks", blocks.len(), None, blocks.len() * 64),
         usage("rows", rows.len(), None, row_words),

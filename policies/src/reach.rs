@@ -35,7 +35,7 @@ use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 use thiserror::Error;
 
 use crate::compiler::{
-    CompileError, Compiled, Input, RuleEntry, RuleMeaning, RuleTable, SlotPlan, compile,
+    CompileError, Compiled, Input, RuleEntry, RuleMeaning, RuleTable, SlotPlan, compile_subjects,
 };
 use crate::inventory::{ClusterPeer, Inventory, ObjectName, Owner, Peer};
 
@@ -176,7 +176,7 @@ impl Reach {
         let subjects = subjects(&inventory);
         let plan = SlotPlan::assign(&inventory);
         let slots = plan.len() + outside_bound(&inventory);
-        let compiled = compile(&Input {
+        let compiled = compile_subjects(&Input {
             inventory: &inventory,
             slots: &plan,
             is_local: &|workload| {

@@ -3,12 +3,15 @@
 //! Most workloads are like others: somebody with their labels, as far as policies
 //! ask, with an address in the same blocks, is in the table already. Then their class,
 //! their atom and their profile are there as well, and only the entry of their slot is
-//! missing, which nobody can come to before the address leads to it.
+//! missing, which nobody can come to before the address leads to it. A workload of this
+//! node needs another one here that rules of workloads elsewhere treat alike: with its
+//! signature, and in the same of their blocks.
 //!
 //! Invariants: an entry is only ever written where none was; a table with the entries
 //! that [`Compiled::additions`] names says of every packet what a table that is made
 //! anew says. Their words are the same, too, as long as everybody's signature first
-//! appears where it did: atoms are numbered by that.
+//! appears where it did: atoms are numbered by that, and so are the classes of workloads
+//! elsewhere.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -45,17 +48,20 @@ impl Compiled {
     ) -> Option<(u16, Profile)> {
         let (signature, ports) = (self.signatures.find(workload))
             .map(|(number, signature)| (number, signature.ports))?;
-        let (kind, class) = if is_local {
-            let class = self.classes.find(inventory, workload, &ports)?;
-            (SlotKind::LocalWorkload, class)
+        let profile = if is_local {
+            Profile {
+                kind: SlotKind::LocalWorkload,
+                class: self.classes.find(inventory, workload, &ports)?,
+                // Workloads elsewhere have rows for the atoms of own addresses alone.
+                atom: self.atoms.find_own(address, signature)?,
+            }
         } else {
-            (SlotKind::RemoteWorkload, 0)
-        };
-        let range = self.atoms.ranges().of(address);
-        let profile = Profile {
-            kind,
-            class,
-            atom: self.atoms.find(range, signature)?,
+            let range = self.atoms.ranges().of(address);
+            Profile {
+                kind: SlotKind::RemoteWorkload,
+                class: (*self.remote_classes.get(signature as usize)?)?,
+                atom: self.atoms.find(range, signature)?,
+            }
         };
         let number = self.profiles.binary_search(&profile).ok()? + 1;
         Some((u16::try_from(number).ok()?, profile))

@@ -175,11 +175,14 @@ impl FactBook {
         facts
     }
 
-    /// Forgets everything when most of it is nobody's any more.
-    pub(super) fn tidy(&mut self, in_use: usize) {
-        if self.all.len() > in_use * STALE + KEPT {
+    /// Forgets everything when most of it is nobody's any more. Returns `true` if it
+    /// did: numbers are given anew then.
+    pub(super) fn tidy(&mut self, in_use: usize) -> bool {
+        let is_stale = self.all.len() > in_use * STALE + KEPT;
+        if is_stale {
             *self = Self::default();
         }
+        is_stale
     }
 
     /// All facts by number.

@@ -8,11 +8,13 @@
 //! Invariant: rows, blocks and groups are numbered in the order of classes,
 //! directions and atoms, so equal inputs give equal numbers.
 
+mod remote;
+
 use foldhash::{HashMap, HashMapExt as _};
 use indexmap::IndexSet;
 
 use cofferdam_verdict::reason::Reason;
-use cofferdam_verdict::table::{BLOCK_WORDS, MAX_ROW_INTERVALS, PAGE_WORDS};
+use cofferdam_verdict::table::{BLOCK_WORDS, MAX_CLASS, PAGE_WORDS};
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
 use crate::inventory::Tier;
@@ -20,10 +22,13 @@ use crate::inventory::Tier;
 use super::CompileError;
 use super::peers::Atoms;
 use super::policy::{CompiledPolicy, CompiledRule};
+use super::remote::Remote;
 use super::rows::{self, Defaults, Keys, RowRule};
 use super::rules::RuleNumbers;
 use super::signatures::{PortNumbers, number};
 use super::subjects::{Class, DIRECTIONS, Subjects};
+
+use remote::RemoteSide;
 
 /// Atoms per block.
 const PIECE: usize = BLOCK_WORDS as usize;
@@ -45,6 +50,9 @@ pub(super) struct Matrix {
     pub(super) groups: Interned<Box<[u32]>>,
     /// Groups of each class, class 0 first, by direction.
     pub(super) classes: Vec<[u32; 2]>,
+    /// For each signature the class of workloads elsewhere, if some have it. Class 0
+    /// for all where none is asked about.
+    pub(super) remote_classes: Vec<Option<u32>>,
     words: u64,
     max_words: u64,
 }
@@ -74,6 +82,7 @@ impl Matrix {
     /// Works out the rows of every class. No more than `max_words` are collected.
     pub(super) fn new(
         subjects: &Subjects,
+        remote: &Remote,
         atoms: &Atoms,
         numbers: &mut RuleNumbers,
         max_words: u64,
@@ -83,6 +92,7 @@ impl Matrix {
             blocks: Interned::default(),
             groups: Interned::default(),
             classes: Vec::with_capacity(subjects.classes.len() + 1),
+            remote_classes: vec![remote.namespaces.is_empty().then_some(0); atoms.signatures()],
             words: 0,
             max_words,
         };
@@ -125,6 +135,19 @@ impl Matrix {
                 };
             }
             matrix.classes.push(groups);
+        }
+        matrix.remote(&mut RemoteSide {
+            remote,
+            first: &subjects.numbers,
+            atoms,
+            numbers,
+        })?;
+        if matrix.classes.len() as u64 > u64::from(MAX_CLASS) + 1 {
+            return Err(CompileError::Capacity {
+                table: "classes",
+                used: matrix.classes.len() as u64,
+                max: MAX_CLASS.into(),
+            });
         }
         Ok(matrix)
     }
@@ -253,21 +276,18 @@ impl Matrix {
             })
             .collect();
         let intervals = rows::intervals(&row_rules, side.defaults);
-        if intervals.len() as u64 > MAX_ROW_INTERVALS.into() {
-            return Err(CompileError::Capacity {
-                table: "intervals of one row",
-                used: intervals.len() as u64,
-                max: MAX_ROW_INTERVALS.into(),
-            });
-        }
-        let words = rows::words(&intervals).into_boxed_slice();
+        let at = self.row_words(rows::bounded_words(&intervals)?)?;
+        let with_ports = side.known.entry(rules.into()).or_default();
+        with_ports.push((named, at));
+        Ok(at)
+    }
+
+    fn row_words(&mut self, words: Box<[u32]>) -> Result<u32, CompileError> {
         let length = words.len() as u64;
         let (at, is_new) = self.rows.insert_full(words);
         if is_new {
             self.count(length)?;
         }
-        let with_ports = side.known.entry(rules.into()).or_default();
-        with_ports.push((named, number(at)));
         Ok(number(at))
     }
 

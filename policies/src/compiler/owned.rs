@@ -38,6 +38,16 @@ pub(super) struct Owned {
     signatures: Arc<KnownSignatures>,
     slots: Vec<OwnedSlot>,
     local_signatures: Vec<bool>,
+    remote_signatures: Vec<bool>,
+    own_addresses: Vec<OwnAddress>,
+}
+
+/// An address of a workload of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OwnAddress {
+    pub(super) address: IpAddr,
+    /// The workload's signature.
+    pub(super) signature: u32,
 }
 
 impl Owned {
@@ -52,8 +62,21 @@ impl Owned {
         }
         let slots = slots(snapshot, signatures)?;
         let mut local_signatures = vec![false; signatures.all().len()];
-        for slot in &slots {
-            local_signatures[slot.signature as usize] |= slot.kind == SlotKind::LocalWorkload;
+        let mut remote_signatures = local_signatures.clone();
+        let mut own_addresses = Vec::new();
+        for (slot, address) in slots.iter().zip(snapshot.inventory.holders().keys()) {
+            let signature = slot.signature;
+            match slot.kind {
+                SlotKind::LocalWorkload => {
+                    local_signatures[signature as usize] = true;
+                    own_addresses.push(OwnAddress {
+                        address: *address,
+                        signature,
+                    });
+                }
+                SlotKind::RemoteWorkload => remote_signatures[signature as usize] = true,
+                _ => {}
+            }
         }
         Ok(Self {
             holders: snapshot.inventory.holders().clone(),
@@ -63,6 +86,8 @@ impl Owned {
             signatures: signatures.known().clone(),
             slots,
             local_signatures,
+            remote_signatures,
+            own_addresses,
         })
     }
 
@@ -78,6 +103,16 @@ impl Owned {
     /// For each signature whether a workload of this node has it.
     pub(super) fn local_signatures(&self) -> &[bool] {
         &self.local_signatures
+    }
+
+    /// For each signature whether a workload elsewhere has it.
+    pub(super) fn remote_signatures(&self) -> &[bool] {
+        &self.remote_signatures
+    }
+
+    /// The addresses of workloads of this node, in order.
+    pub(super) fn own_addresses(&self) -> &[OwnAddress] {
+        &self.own_addresses
     }
 
     /// The slots, in the order of addresses, each with the one of these ranges that its

@@ -9,20 +9,30 @@
 //! Names of ports in egress rules belong to the other end, so they tell atoms
 //! apart as well.
 //!
-//! Invariant: atoms are numbered by first signature, then by address, hence
-//! equally for equal inventories.
+//! The addresses of this node's own workloads are peers of workloads elsewhere as well,
+//! and atoms are cut finer for them by what these tell apart (`remote`): an atom is one
+//! of own addresses or of others, never of both.
+//!
+//! Invariant: atoms of own addresses come first, by lot; then, and all others, they are
+//! numbered by first signature, then by address, hence equally for equal inventories.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::Range;
 
 use foldhash::{HashMap, HashMapExt as _};
 
 use ipnet::IpNet;
 
+use cofferdam_verdict::table::{BLOCK_WORDS, SlotKind};
+
 use crate::inventory::{ClusterPeer, Peer};
 use crate::selectors::LabelSelector;
 
+use super::owned::OwnedSlot;
 use super::partition::Partition;
 use super::ranges::{RangeSet, Ranges};
+use super::remote::Lots;
 use super::signatures::{PortNumbers, Scope, Signatures, number};
 
 /// One peer of a list.
@@ -141,8 +151,15 @@ pub(super) struct Atoms {
     class_of: Vec<u32>,
     /// First range of each class.
     class_first: Vec<u32>,
-    /// Each atom's block, or [`OUTSIDE`], and range class, in order.
+    /// Each atom of own addresses: its lot, its block and range class, in order.
+    own: Vec<(u32, (u32, u32))>,
+    /// Their numbers, ascending.
+    own_numbers: Vec<u32>,
+    /// Each other atom's block, or [`OUTSIDE`], and range class, in order.
     pairs: Vec<(u32, u32)>,
+    /// For each own address its atom.
+    of_own: Vec<u32>,
+    lots: Lots,
     /// Numbers of the named ports of each block's workloads.
     block_ports: Vec<PortNumbers>,
     /// For each list its atoms.
@@ -153,14 +170,16 @@ pub(super) struct Atoms {
 const OUTSIDE: u32 = u32::MAX;
 
 impl Atoms {
-    /// Finds the atoms. `addresses` are those with an owner, as range and signature;
-    /// `egress_names` are the port names in egress rules.
+    /// Finds the atoms. `slots` are those of addresses with an owner, in order; `lots`
+    /// are the own ones' by what rules of workloads elsewhere tell apart; `egress_names`
+    /// are the port names in egress rules.
     pub(super) fn new<'a>(
         lists: &PeerLists<'a>,
         ranges: Ranges,
         signatures: &mut Signatures<'a>,
         egress_names: &BTreeSet<u32>,
-        addresses: impl IntoIterator<Item = (u32, u32)>,
+        lots: Lots,
+        slots: &[OwnedSlot],
     ) -> Self {
         let all_lists = 0..number(lists.lists.len());
         let chosen: Vec<Vec<u32>> = all_lists
@@ -177,22 +196,36 @@ impl Atoms {
         let mut pairs: Vec<(u32, u32)> = outside.collect();
         // Most addresses of one block lie in one class of ranges.
         let mut last = vec![u32::MAX; block_ports.len()];
-        for (range, signature) in addresses {
-            let block = block_of[signature as usize];
-            let class = class_of[range as usize];
-            if std::mem::replace(&mut last[block as usize], class) != class {
+        let mut own_pairs = Vec::new();
+        for slot in slots {
+            let block = block_of[slot.signature as usize];
+            let class = class_of[slot.range as usize];
+            if slot.kind == SlotKind::LocalWorkload {
+                own_pairs.push((lots.of_own(own_pairs.len()), (block, class)));
+            } else if std::mem::replace(&mut last[block as usize], class) != class {
                 pairs.push((block, class));
             }
         }
         pairs.sort_unstable();
         pairs.dedup();
+        let mut own = own_pairs.clone();
+        own.sort_unstable();
+        own.dedup();
+        let own_numbers = own_numbers(&own, &lots);
+        let of_own = (own_pairs.iter())
+            .map(|one| own_numbers[own.partition_point(|other| other < one)])
+            .collect();
 
         let mut atoms = Self {
             ranges,
             block_of,
             class_of,
             class_first,
+            own,
+            own_numbers,
             pairs,
+            of_own,
+            lots,
             block_ports,
             members: Vec::new(),
         };
@@ -201,14 +234,16 @@ impl Atoms {
     }
 
     fn members_of(&self, chosen: &[Vec<u32>], sets: &[RangeSet]) -> Vec<AtomSet> {
-        let by_block = group(
-            self.pairs.iter().map(|(block, _)| *block),
-            self.block_ports.len(),
-        );
-        let by_class = group(
-            self.pairs.iter().map(|(_, class)| *class),
-            self.class_first.len(),
-        );
+        let mut by_block = vec![Vec::new(); self.block_ports.len()];
+        let mut by_class = vec![Vec::new(); self.class_first.len()];
+        let own = self.own_numbers.iter().copied();
+        let own = own.zip(self.own.iter().map(|(_, pair)| pair));
+        for (atom, (block, class)) in own.chain((self.first_other()..).zip(&self.pairs)) {
+            by_class[*class as usize].push(atom);
+            if *block != OUTSIDE {
+                by_block[*block as usize].push(atom);
+            }
+        }
         // The last list that a block was seen in.
         let mut seen = vec![u32::MAX; self.block_ports.len()];
         let mut members = Vec::with_capacity(chosen.len());
@@ -239,9 +274,27 @@ impl Atoms {
         self
     }
 
-    /// How many atoms there are.
+    /// How many atoms there are, with numbers that none has.
     pub(super) fn count(&self) -> u32 {
-        number(self.pairs.len())
+        self.first_other() + number(self.pairs.len())
+    }
+
+    /// How many numbers there are for those of own addresses: the first ones.
+    pub(super) fn own_count(&self) -> u32 {
+        self.own_numbers.last().map_or(0, |last| last + 1)
+    }
+
+    /// The numbers below those of other addresses that no atom has, each time to the
+    /// end of a block.
+    pub(super) fn gaps(&self) -> impl Iterator<Item = Range<u32>> {
+        let next = (self.own_numbers.iter().skip(1).copied()).chain([self.first_other()]);
+        let gaps = self.own_numbers.iter().zip(next);
+        gaps.filter_map(|(atom, next)| (atom + 1 < next).then_some(atom + 1..next))
+    }
+
+    /// How many signatures were told apart.
+    pub(super) fn signatures(&self) -> usize {
+        self.block_of.len()
     }
 
     /// The address ranges.
@@ -259,15 +312,33 @@ impl Atoms {
         &self.class_first
     }
 
-    /// The atom of an address with an owner, which was among those given to `new`.
-    pub(super) fn of_owned(&self, range: u32, signature: u32) -> u32 {
+    /// The atom of an own address, by position.
+    pub(super) fn of_own(&self, position: u32) -> u32 {
+        self.of_own[position as usize]
+    }
+
+    /// The atom of an address that another than the own workloads owns, and that was
+    /// among those given to `new`.
+    pub(super) fn of_other(&self, range: u32, signature: u32) -> u32 {
         self.find(range, signature)
             .expect("every address that was given has its atom")
     }
 
-    /// The atom of an owner's address, if there is one.
+    /// The atom of an owner's address that is not an own one, if there is one.
     pub(super) fn find(&self, range: u32, signature: u32) -> Option<u32> {
-        self.atom((
+        self.atom(self.pair(range, signature)?)
+    }
+
+    /// The atom that one more own address would have, if there is one.
+    pub(super) fn find_own(&self, address: IpAddr, signature: u32) -> Option<u32> {
+        let pair = self.pair(self.ranges.of(address), signature)?;
+        let lot = self.lots.find(signature, address)?;
+        let found = self.own.binary_search(&(lot, pair)).ok()?;
+        Some(self.own_numbers[found])
+    }
+
+    fn pair(&self, range: u32, signature: u32) -> Option<(u32, u32)> {
+        Some((
             *self.block_of.get(signature as usize)?,
             *self.class_of.get(range as usize)?,
         ))
@@ -280,7 +351,14 @@ impl Atoms {
     }
 
     fn atom(&self, pair: (u32, u32)) -> Option<u32> {
-        self.pairs.binary_search(&pair).ok().map(number)
+        let found = self.pairs.binary_search(&pair).ok()?;
+        Some(self.first_other() + number(found))
+    }
+
+    /// The first atom that is of no own address. It begins a block, so that one block
+    /// serves a class for all atoms that its rules do not speak of.
+    fn first_other(&self) -> u32 {
+        self.own_count().next_multiple_of(BLOCK_WORDS)
     }
 
     /// The atoms that a peer list chooses.
@@ -290,11 +368,30 @@ impl Atoms {
 
     /// Numbers of the named ports behind an atom, of the names in egress rules.
     pub(super) fn ports(&self, atom: u32) -> &[(u32, u16)] {
-        match self.pairs.get(atom as usize) {
+        let pair = match atom.checked_sub(self.first_other()) {
+            Some(other) => self.pairs.get(other as usize),
+            None => (self.own_numbers.binary_search(&atom).ok()).map(|found| &self.own[found].1),
+        };
+        match pair {
             Some((block, _)) if *block != OUTSIDE => &self.block_ports[*block as usize],
             _ => &[],
         }
     }
+}
+
+/// The numbers of the atoms of own addresses: one after the other, but that some lots
+/// begin a block.
+fn own_numbers(own: &[(u32, (u32, u32))], lots: &Lots) -> Vec<u32> {
+    let mut next = 0u32;
+    let mut last = None;
+    let numbers = own.iter().map(|(lot, _)| {
+        if last.replace(*lot) != Some(*lot) && lots.begins_block(*lot) {
+            next = next.next_multiple_of(BLOCK_WORDS);
+        }
+        next += 1;
+        next - 1
+    });
+    numbers.collect()
 }
 
 /// Splits signatures by lists and by their named ports: each one's block, and the
@@ -350,17 +447,6 @@ pub(super) fn restrict(ports: &[(u32, u16)], names: &BTreeSet<u32>) -> PortNumbe
         .filter(|(name, _)| names.contains(name))
         .copied()
         .collect()
-}
-
-/// For each key below `count`, where it comes.
-fn group(keys: impl Iterator<Item = u32>, count: usize) -> Vec<Vec<u32>> {
-    let mut groups = vec![Vec::new(); count];
-    for (index, key) in (0u32..).zip(keys) {
-        if let Some(group) = groups.get_mut(key as usize) {
-            group.push(index);
-        }
-    }
-    groups
 }
 
 /// A set of numbers as pieces of 64.

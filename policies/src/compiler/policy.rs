@@ -17,8 +17,8 @@ use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
 use crate::diagnostic::Place;
 use crate::inventory::{
-    ClusterNetworkPolicy, ClusterRule, Mode, NetworkPolicy, ObjectName, PortRange, Ports, Rule,
-    RuleAction, Tier,
+    ClusterNetworkPolicy, ClusterRule, Inventory, Mode, NetworkPolicy, ObjectName, PortRange,
+    Ports, Rule, RuleAction, Tier,
 };
 
 use super::CompileError;
@@ -218,6 +218,46 @@ impl<'a> PolicyCompiler<'_, 'a> {
         })
     }
 
+    /// Numbers the ingress side of a policy of a namespace that selects workloads
+    /// elsewhere alone.
+    pub(super) fn number_ingress(&mut self, policy: &NetworkPolicy) -> Result<(), CompileError> {
+        let mut number = |index, place: &Place| {
+            self.numbers.add(RuleEntry {
+                key: RuleKey {
+                    kind: PolicyKind::NetworkPolicy,
+                    policy: policy.name.clone(),
+                    direction: Direction::Ingress,
+                    index,
+                },
+                tier: Tier::Namespace,
+                place: place.clone(),
+            })
+        };
+        number(None, &policy.place)?;
+        for (index, rule) in (0u32..).zip(policy.ingress.iter().flatten()) {
+            number(Some(index), &rule.place)?;
+        }
+        Ok(())
+    }
+
+    /// Numbers the ingress side of a policy of the whole cluster that selects workloads
+    /// elsewhere alone.
+    pub(super) fn number_cluster_ingress(
+        &mut self,
+        policy: &ClusterNetworkPolicy,
+    ) -> Result<(), CompileError> {
+        let rank = Rank::of_cluster(policy);
+        let head = Head {
+            kind: PolicyKind::ClusterNetworkPolicy,
+            rank: &rank,
+            enforced: policy.mode == Mode::Enforce,
+        };
+        for (index, rule) in (0u32..).zip(&policy.ingress) {
+            self.number(&head, Direction::Ingress, Some(index), &rule.place)?;
+        }
+        Ok(())
+    }
+
     fn number(
         &mut self,
         head: &Head<'_>,
@@ -248,37 +288,51 @@ impl<'a> PolicyCompiler<'_, 'a> {
             outcome,
             tier: head.rank.tier,
             peers,
-            keys: Vec::new(),
+            keys: port_keys(ports),
             names: Vec::new(),
             enforced: head.enforced,
         };
-        let Some(ports) = ports else {
-            compiled.keys.push(Keys::ALL);
-            return compiled;
-        };
-        for port in ports {
-            let key = |number: u16| row_key(port.protocol.number(), number);
-            match &port.ports {
-                Ports::All => compiled.keys.push(Keys {
-                    first: key(0),
-                    last: key(u16::MAX),
-                }),
-                Ports::Range(first, last) => compiled.keys.push(Keys {
-                    first: key(*first),
-                    last: key(*last),
-                }),
-                Ports::Named(name) => {
-                    let name = self.signatures.port_name(name, port.protocol);
-                    compiled.names.push((name, port.protocol.number()));
-                }
+        for port in ports.into_iter().flatten() {
+            if let Ports::Named(name) = &port.ports {
+                let name = self.signatures.port_name(name, port.protocol);
+                compiled.names.push((name, port.protocol.number()));
             }
         }
-        compiled.keys.sort_unstable();
-        compiled.keys.dedup();
         compiled.names.sort_unstable();
         compiled.names.dedup();
         compiled
     }
+}
+
+/// What a rule covers by number; without a list of ports, everything.
+pub(super) fn port_keys(ports: Option<&[PortRange]>) -> Vec<Keys> {
+    let Some(ports) = ports else {
+        return vec![Keys::ALL];
+    };
+    let mut keys = Vec::new();
+    for port in ports {
+        let key = |number: u16| row_key(port.protocol.number(), number);
+        let (first, last) = match &port.ports {
+            Ports::All => (0, u16::MAX),
+            Ports::Range(first, last) => (*first, *last),
+            Ports::Named(_) => continue,
+        };
+        keys.push(Keys {
+            first: key(first),
+            last: key(last),
+        });
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// The policies of the whole cluster in the order of asking, each tier by itself.
+pub(super) fn in_order(inventory: &Inventory) -> impl Iterator<Item = &ClusterNetworkPolicy> {
+    let mut policies: Vec<&ClusterNetworkPolicy> = inventory.cluster_policies().values().collect();
+    // Stable, so equal priorities stay in the order of names.
+    policies.sort_by_key(|policy| (policy.tier, policy.priority));
+    policies.into_iter()
 }
 
 fn decided(action: Action, number: u32) -> Outcome {

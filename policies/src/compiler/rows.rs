@@ -11,10 +11,12 @@
 
 use std::collections::BTreeSet;
 
-use cofferdam_verdict::table::ROW_KEY_END;
+use cofferdam_verdict::table::{MAX_ROW_INTERVALS, ROW_KEY_END};
 use cofferdam_verdict::verdict::{Action, Verdict};
 
 use crate::inventory::Tier;
+
+use super::CompileError;
 
 /// Keys from first to last, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,8 +131,20 @@ fn first_decision(rules: &[RowRule<'_>], covering: &BTreeSet<usize>, default: Ve
     default
 }
 
+/// The words of a row, if it is not too long.
+pub(super) fn bounded_words(intervals: &[[u32; 3]]) -> Result<Box<[u32]>, CompileError> {
+    if intervals.len() as u64 > MAX_ROW_INTERVALS.into() {
+        return Err(CompileError::Capacity {
+            table: "intervals of one row",
+            used: intervals.len() as u64,
+            max: MAX_ROW_INTERVALS.into(),
+        });
+    }
+    Ok(words(intervals).into_boxed_slice())
+}
+
 /// The words of a row; see the table format.
-pub(super) fn words(intervals: &[[u32; 3]]) -> Vec<u32> {
+fn words(intervals: &[[u32; 3]]) -> Vec<u32> {
     let mut words = Vec::with_capacity(1 + 3 * intervals.len());
     words.push(super::signatures::number(intervals.len()));
     for part in 0..3 {

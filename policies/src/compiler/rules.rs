@@ -4,7 +4,8 @@
 //! here. Numbers are given in the order in which policies are asked (the Admin tier by
 //! priority and name, policies of namespaces by namespace and name, the Baseline tier
 //! like the first), then of direction and index, only to policies that select a
-//! workload of this node. After the rules come the sets of policies that isolate,
+//! workload of this node, and to the ingress rules of those that select a workload
+//! elsewhere. After the rules come the sets of policies that isolate,
 //! named by default denials.
 //!
 //! Invariant: number 0 stands for nothing, and a number means one thing in one
@@ -18,6 +19,7 @@ use crate::diagnostic::Place;
 use crate::inventory::{ObjectName, Tier};
 
 use super::CompileError;
+use super::signatures::number;
 
 /// The kinds of policies that rules belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,6 +160,11 @@ impl RuleNumbers {
         debug_assert!(self.table.isolation_sets.is_empty());
         self.table.entries.push(entry);
         self.last()
+    }
+
+    /// The number that the next rule gets.
+    pub(super) fn next(&self) -> u32 {
+        number(self.table.len() + 1)
     }
 
     /// The number of a set of isolating policies.

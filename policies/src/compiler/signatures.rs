@@ -91,6 +91,8 @@ pub(super) struct KnownSignatures {
     facts: Vec<Arc<[u32]>>,
     /// For all facts the signature, if somebody has them now.
     of_facts: Vec<Option<u32>>,
+    /// For each signature the facts it was first found by.
+    first_facts: Vec<u32>,
     by_namespace: Vec<Vec<u32>>,
     by_key: Vec<Vec<u32>>,
     by_value: HashMap<(u32, u32), Vec<u32>>,
@@ -332,6 +334,7 @@ impl KnownSignatures {
             numbers: HashMap::with_capacity(book.all().len()),
             all: Vec::new(),
             of_facts: vec![None; book.all().len()],
+            first_facts: Vec::new(),
             by_namespace: vec![Vec::new(); inventory.namespaces().len()],
             by_key: vec![Vec::new(); vocabulary.keys.len()],
             by_value: HashMap::new(),
@@ -344,6 +347,9 @@ impl KnownSignatures {
                 let signature = translation.signature(&book.all()[*one as usize]);
                 let number = known.add(signature);
                 known.of_facts[*one as usize] = Some(number);
+                if known.first_facts.len() < known.all.len() {
+                    known.first_facts.push(*one);
+                }
             }
         }
         known.facts = facts;
@@ -434,6 +440,12 @@ impl<'a> Signatures<'a> {
     /// All signatures by number.
     pub(super) fn all(&self) -> &[Signature] {
         &self.known.all
+    }
+
+    /// The facts that a signature was first found by: while the book of facts is the
+    /// same, their number stands for everything that a policy can ask of it.
+    pub(super) fn first_facts(&self, signature: u32) -> u32 {
+        self.known.first_facts[signature as usize]
     }
 
     /// Of some signatures those that a selector chooses.

@@ -2,7 +2,9 @@
 //!
 //! A policy applies when it selects a workload of this node. Two such workloads
 //! that are selected by exactly the same policies, and give the port names in
-//! these policies' ingress rules the same numbers, are one *subject class*.
+//! these policies' ingress rules the same numbers, are one *subject class*. What a
+//! policy says of the ingress of workloads elsewhere applies, too: its rules are
+//! numbered here among the others, and are `remote`'s otherwise.
 //!
 //! Invariants: policies, and so the rules within a class, come in the order in which
 //! they are asked: the Admin tier by priority and name, policies of namespaces by
@@ -16,14 +18,13 @@ use foldhash::{HashMap, HashMapExt as _};
 use cofferdam_verdict::table::MAX_CLASS;
 use cofferdam_verdict::verdict::Direction;
 
-use crate::inventory::{
-    ClusterNetworkPolicy, Inventory, NetworkPolicy, ObjectName, Tier, Workload,
-};
+use crate::inventory::{Inventory, NetworkPolicy, ObjectName, Tier, Workload};
 
 use super::CompileError;
 use super::partition::Partition;
 use super::peers::{PeerLists, restrict};
-use super::policy::{CompiledPolicy, PolicyCompiler, Rank};
+use super::policy::{CompiledPolicy, PolicyCompiler, Rank, in_order};
+use super::remote::{PolicyRef, Remote};
 use super::rules::RuleNumbers;
 use super::signatures::{PortNumbers, Signatures, number};
 
@@ -48,7 +49,32 @@ pub(super) struct Subjects {
     pub(super) classes: Vec<Class>,
     /// The port names in egress rules.
     pub(super) egress_names: BTreeSet<u32>,
+    pub(super) numbers: IngressNumbers,
     class_of: HashMap<u32, u32>,
+}
+
+/// The numbers of the first rules of what applies to workloads elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct IngressNumbers {
+    /// By namespace and position there: of the policy as it isolates; the rules follow.
+    namespaces: Vec<Vec<u32>>,
+    /// By position in the order of asking: of the first rule.
+    cluster: Vec<u32>,
+}
+
+impl IngressNumbers {
+    /// The number of a policy's first rule.
+    pub(super) fn first_rule(&self, namespace: usize, policy: PolicyRef) -> u32 {
+        match policy {
+            PolicyRef::Cluster(position) => self.cluster[position as usize],
+            PolicyRef::Own(position) => self.isolation(namespace, position) + 1,
+        }
+    }
+
+    /// The number of a policy of a namespace as it isolates.
+    pub(super) fn isolation(&self, namespace: usize, position: u32) -> u32 {
+        self.namespaces[namespace][position as usize]
+    }
 }
 
 impl Subjects {
@@ -58,6 +84,7 @@ impl Subjects {
         inventory: &'a Inventory,
         signatures: &mut Signatures<'a>,
         local: &[bool],
+        remote: &Remote,
         lists: &mut PeerLists<'a>,
         numbers: &mut RuleNumbers,
     ) -> Result<Self, CompileError> {
@@ -72,14 +99,16 @@ impl Subjects {
             inventory,
             signatures,
             by_namespace,
+            remote,
             lists,
             numbers,
             policies: Vec::new(),
+            ingress: IngressNumbers::default(),
         };
         finder.of_cluster(Tier::Admin)?;
         finder.of_namespaces()?;
         finder.of_cluster(Tier::Baseline)?;
-        let policies = finder.policies;
+        let (policies, ingress) = (finder.policies, finder.ingress);
         let egress_names = (policies.iter())
             .flat_map(|policy| policy.port_names(Direction::Egress))
             .collect();
@@ -88,6 +117,7 @@ impl Subjects {
             policies,
             classes,
             egress_names,
+            numbers: ingress,
             class_of,
         })
     }
@@ -182,26 +212,38 @@ struct Finder<'f, 'a> {
     signatures: &'f mut Signatures<'a>,
     /// The signatures of workloads of this node.
     by_namespace: BTreeMap<u32, Vec<u32>>,
+    remote: &'f Remote,
     lists: &'f mut PeerLists<'a>,
     numbers: &'f mut RuleNumbers,
     policies: Vec<CompiledPolicy>,
+    ingress: IngressNumbers,
 }
 
 impl<'a> Finder<'_, 'a> {
     /// Those of namespaces, in the order of their names.
     fn of_namespaces(&mut self) -> Result<(), CompileError> {
-        let names: Vec<&Arc<str>> = self.inventory.namespaces().keys().collect();
-        // Most namespaces of a cluster have no workload on one node. Those that have are
-        // numbered in the order of their names.
+        // Most namespaces of a cluster have no workload on one node.
         let by_namespace = std::mem::take(&mut self.by_namespace);
-        for (namespace, local) in &by_namespace {
-            for policy in policies_of(self.inventory, names[*namespace as usize]) {
-                let subjects = self.signatures.select_among(local, &policy.subject);
-                if !subjects.is_empty() {
-                    let policy = self.compiler().of_namespace(policy, *namespace, subjects)?;
-                    self.policies.push(policy);
+        for (namespace, name) in (0u32..).zip(self.inventory.namespaces().keys()) {
+            let local = by_namespace.get(&namespace).map_or(&[][..], Vec::as_slice);
+            let remote = self.remote.namespace(namespace);
+            let mut ingress = Vec::new();
+            if !local.is_empty() || remote.is_some() {
+                for (position, policy) in policies_of(self.inventory, name).enumerate() {
+                    ingress.push(self.numbers.next());
+                    let subjects = match local {
+                        [] => Vec::new(),
+                        _ => self.signatures.select_among(local, &policy.subject),
+                    };
+                    if !subjects.is_empty() {
+                        let policy = self.compiler().of_namespace(policy, namespace, subjects)?;
+                        self.policies.push(policy);
+                    } else if remote.is_some_and(|remote| remote.applies(position)) {
+                        self.compiler().number_ingress(policy)?;
+                    }
                 }
             }
+            self.ingress.namespaces.push(ingress);
         }
         self.by_namespace = by_namespace;
         Ok(())
@@ -209,12 +251,10 @@ impl<'a> Finder<'_, 'a> {
 
     /// Those of the whole cluster in one tier, in the order in which they are asked.
     fn of_cluster(&mut self, tier: Tier) -> Result<(), CompileError> {
-        let policies = self.inventory.cluster_policies().values();
-        let mut policies: Vec<&'a ClusterNetworkPolicy> =
-            policies.filter(|policy| policy.tier == tier).collect();
-        // Stable, so equal priorities stay in the order of names.
-        policies.sort_by_key(|policy| policy.priority);
-        for policy in policies {
+        for (position, policy) in in_order(self.inventory).enumerate() {
+            if policy.tier != tier {
+                continue;
+            }
             let subject = &policy.subject;
             let chosen = self.signatures.chosen_namespaces(&subject.namespaces);
             let mut local: Vec<u32> = (self.by_namespace.iter())
@@ -223,9 +263,12 @@ impl<'a> Finder<'_, 'a> {
                 .collect();
             local.sort_unstable();
             let subjects = self.signatures.select_among(&local, &subject.workloads);
+            self.ingress.cluster.push(self.numbers.next());
             if !subjects.is_empty() {
                 let policy = self.compiler().of_cluster(policy, subjects)?;
                 self.policies.push(policy);
+            } else if self.remote.cluster_applies(position) {
+                self.compiler().number_cluster_ingress(policy)?;
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::inventory::Workload;
 mod additions;
 mod again;
 mod cluster;
+mod remote;
 
 const PODS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: y, labels: {team: blue}}}
@@ -338,40 +339,6 @@ fn a_finished_pods_address_means_its_next_owner() {
     let world = World { plan, compiled };
     assert_eq!(world.ingress(B, "10.0.0.9", tcp(1)), "- p");
     assert_eq!(world.ingress(B, A, tcp(1)), "p/0");
-}
-
-#[test]
-fn remote_workloads_are_peers_and_not_subjects() {
-    let texts = [
-        policy(
-            "p",
-            "{podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {}}]}]}",
-        ),
-        policy("q", "{podSelector: {matchLabels: {app: b}}}"),
-    ];
-    let inventory = inventory(&texts);
-    let plan = SlotPlan::assign(&inventory);
-    let compiled = compile(&Input {
-        is_local: &|workload| &*workload.name.name == "a",
-        ..input(&inventory, &plan)
-    })
-    .unwrap();
-    let world = World { plan, compiled };
-    assert_eq!(world.ingress(A, B, tcp(1)), "p/0");
-    assert_eq!(world.ingress(B, A, tcp(1)), "");
-    let profile = world.profile(B);
-    assert_eq!((profile.kind, profile.class), (SlotKind::RemoteWorkload, 0));
-    let named: Vec<_> = world
-        .compiled
-        .rules
-        .rules()
-        .map(|(_, e)| &*e.key.policy.name)
-        .collect();
-    assert_eq!(
-        named,
-        ["p", "p"],
-        "a policy without subjects here has no rules here"
-    );
 }
 
 #[test]

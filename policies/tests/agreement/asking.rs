@@ -25,10 +25,28 @@ pub(crate) struct Sides {
     plan: SlotPlan,
     compiled: Compiled,
     /// An address that came after the table was made, and whose slot was then filled.
-    late: Option<IpAddr>,
+    late: Option<Late>,
     /// Which workloads the table has as subjects.
     is_local: fn(&Workload) -> bool,
     texts: Vec<String>,
+}
+
+/// An address that came late.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Late {
+    address: IpAddr,
+    is_local: bool,
+}
+
+/// A workload's or another address, as policies see it on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// A workload of this node.
+    Subject,
+    /// A workload elsewhere: what it takes in from this node's is known.
+    Elsewhere,
+    /// A peer alone.
+    Peer,
 }
 
 /// An end that is asked about.
@@ -36,21 +54,39 @@ pub(crate) struct Sides {
 struct Asked {
     end: End,
     address: IpAddr,
-    is_subject: bool,
+    role: Role,
+}
+
+/// Half of the workloads.
+pub(crate) fn even(workload: &Workload) -> bool {
+    workload.name.name.ends_with(['0', '2', '4'])
+}
+
+/// The other half.
+pub(crate) fn odd(workload: &Workload) -> bool {
+    !even(workload)
 }
 
 impl Sides {
     pub(crate) fn new(texts: &[String]) -> Self {
-        Self::misread(texts, texts).expect("the documents are good")
+        Self::of_node(texts, |_| true)
+    }
+
+    /// The table of a node that has some of the workloads.
+    pub(crate) fn of_node(texts: &[String], is_local: fn(&Workload) -> bool) -> Self {
+        Self::misread(texts, texts, is_local).expect("the documents are good")
     }
 
     /// The table of documents that somebody has misread, beside the oracle of what
     /// they say; `None` when some of them would have been refused.
-    pub(crate) fn misread(texts: &[String], as_read: &[String]) -> Option<Self> {
+    pub(crate) fn misread(
+        texts: &[String],
+        as_read: &[String],
+        is_local: fn(&Workload) -> bool,
+    ) -> Option<Self> {
         let inventory = assemble(texts).expect("the documents are good");
         let read = assemble(as_read)?;
         let plan = SlotPlan::assign(&read);
-        let is_local: fn(&Workload) -> bool = |_| true;
         let compiled = table(&read, &plan, is_local);
         Some(Self {
             oracle: Oracle::new(texts).unwrap(),
@@ -64,13 +100,10 @@ impl Sides {
     }
 
     /// The same world for each address of a workload, where the table was made
-    /// without that workload, if the table has a place for it; once with all and
-    /// once with half of the others on this node.
+    /// without that workload, if the table has a place for it, here or elsewhere; once
+    /// with all and once with half of the others on this node.
     pub(crate) fn with_late_comers(&self) -> Vec<Self> {
-        let localities: [fn(&Workload) -> bool; 2] = [
-            |_| true,
-            |workload| workload.name.name.ends_with(['0', '2', '4']),
-        ];
+        let localities: [fn(&Workload) -> bool; 2] = [|_| true, even];
         let mut worlds = Vec::new();
         for (name, workload) in self.inventory.workloads() {
             let mut before = self.inventory.clone();
@@ -79,20 +112,31 @@ impl Sides {
             let next = plan.successor(&self.inventory);
             for is_local in localities {
                 let compiled = table(&before, &plan, is_local);
-                for address in workload.own_addresses() {
-                    let place = compiled.place(&self.inventory, workload, *address, true);
+                let addresses = workload.own_addresses().iter();
+                let late = addresses.flat_map(|address| {
+                    [true, false].map(|is_local| Late {
+                        address: *address,
+                        is_local,
+                    })
+                });
+                for late in late {
+                    let Late {
+                        address,
+                        is_local: here,
+                    } = late;
+                    let place = compiled.place(&self.inventory, workload, address, here);
                     let Some((profile, _)) = place else {
                         continue;
                     };
                     let mut compiled = compiled.clone();
-                    let slot = next.of(*address).expect("the plan is of the inventory");
+                    let slot = next.of(address).expect("the plan is of the inventory");
                     assert!(compiled.fill(SlotEntry { slot, profile }), "it is spare");
                     worlds.push(Self {
                         oracle: self.oracle.clone(),
                         inventory: self.inventory.clone(),
                         plan: next.clone(),
                         compiled,
-                        late: Some(*address),
+                        late: Some(late),
                         is_local,
                         texts: self.texts.clone(),
                     });
@@ -114,10 +158,11 @@ impl Sides {
         for (number, (source, destination)) in pairs.enumerate() {
             let one_family = source.address.is_ipv4() == destination.address.is_ipv4();
             let same = source.end == destination.end && source.end != End::External;
-            if !one_family || same || !(source.is_subject || destination.is_subject) {
+            let is_judged = [source.role, destination.role].contains(&Role::Subject);
+            if !one_family || same || !is_judged {
                 continue;
             }
-            if let Some(address) = self.late {
+            if let Some(Late { address, .. }) = self.late {
                 let pair = [source, destination];
                 let is_late = |end: &&Asked| end.address == address;
                 if !pair.iter().any(is_late) {
@@ -158,9 +203,15 @@ impl Sides {
         None
     }
 
-    fn is_subject(&self, workload: &Workload, address: IpAddr) -> bool {
-        let is_late = self.late == Some(address);
-        !workload.host_network && !workload.finished && (is_late || (self.is_local)(workload))
+    fn role(&self, workload: &Workload, address: IpAddr) -> Role {
+        if workload.host_network || workload.finished {
+            return Role::Peer;
+        }
+        let late = self.late.filter(|late| late.address == address);
+        match late.map_or_else(|| (self.is_local)(workload), |late| late.is_local) {
+            true => Role::Subject,
+            false => Role::Elsewhere,
+        }
     }
 
     /// Whether the table knows the owner of this address, if it has one.
@@ -181,7 +232,12 @@ impl Sides {
             Direction::Ingress => (destination, source),
             Direction::Egress => (source, destination),
         };
-        if !subject.is_subject {
+        let is_decided = match subject.role {
+            Role::Subject => true,
+            Role::Elsewhere => direction == Direction::Ingress && peer.role == Role::Subject,
+            Role::Peer => false,
+        };
+        if !is_decided {
             return Ok(());
         }
         let key = match payload {
@@ -255,7 +311,7 @@ impl Sides {
                         pod(name)
                     },
                     address: *address,
-                    is_subject: self.is_subject(workload, *address),
+                    role: self.role(workload, *address),
                 });
             }
         }
@@ -266,7 +322,7 @@ impl Sides {
                         name: name.to_string(),
                     },
                     address: *address,
-                    is_subject: false,
+                    role: Role::Peer,
                 });
             }
         }
@@ -275,7 +331,7 @@ impl Sides {
                 ends.push(Asked {
                     end: End::External,
                     address,
-                    is_subject: false,
+                    role: Role::Peer,
                 });
             }
         }

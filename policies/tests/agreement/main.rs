@@ -20,7 +20,6 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 
 use asking::Sides;
 use misreadings::MISREADINGS;
-use worlds::World;
 
 fn config() -> ProptestConfig {
     let mut config = ProptestConfig {
@@ -34,8 +33,7 @@ fn config() -> ProptestConfig {
     config
 }
 
-fn check(world: &World) -> Result<(), TestCaseError> {
-    let sides = Sides::new(world.texts());
+fn check(sides: &Sides) -> Result<(), TestCaseError> {
     match sides.disagreement() {
         None => Ok(()),
         Some(text) => Err(TestCaseError::fail(text)),
@@ -47,7 +45,13 @@ proptest! {
 
     #[test]
     fn the_table_agrees_with_the_oracle(world in worlds::world()) {
-        check(&world)?;
+        check(&Sides::new(world.texts()))?;
+    }
+
+    #[test]
+    fn so_does_the_table_of_a_node_that_has_half_of_the_workloads(world in worlds::world()) {
+        check(&Sides::of_node(world.texts(), asking::even))?;
+        check(&Sides::of_node(world.texts(), asking::odd))?;
     }
 
     #[test]
@@ -65,8 +69,10 @@ proptest! {
         layout in layout::layout(),
     ) {
         let files = layout.files(world.texts());
-        let (one, other) = (Sides::new(world.texts()), Sides::new(&files));
-        prop_assert!(one.compiled().pages() == other.compiled().pages(), "{:#?}", files);
+        for is_local in [|_: &_| true, asking::even] {
+            let [one, other] = [world.texts(), &files].map(|texts| Sides::of_node(texts, is_local));
+            prop_assert!(one.compiled().pages() == other.compiled().pages(), "{:#?}", files);
+        }
     }
 }
 
@@ -90,7 +96,7 @@ fn every_misreading_is_noticed() {
             if read == world.texts() {
                 continue;
             }
-            let sides = Sides::misread(world.texts(), &read);
+            let sides = Sides::misread(world.texts(), &read, |_| true);
             if let Some(said) = sides.and_then(|sides| sides.disagreement()) {
                 println!("{}: world {number}: {said}", misreading.claim);
                 unnoticed.remove(misreading.claim);
