@@ -53,6 +53,17 @@ impl Address {
         (self.words[0] | self.words[1] | self.words[2] | self.words[3]) == 0
     }
 
+    /// Returns `true` if both are the same address of the same family. Unlike `==`, which
+    /// calls `bcmp` for the words: on BPF that is a loop over bytes.
+    #[inline(always)]
+    pub const fn is(&self, other: &Self) -> bool {
+        let different = self.words[0] ^ other.words[0]
+            | self.words[1] ^ other.words[1]
+            | self.words[2] ^ other.words[2]
+            | self.words[3] ^ other.words[3];
+        different == 0 && self.family as u8 == other.family as u8
+    }
+
     /// Whether it names a group of receivers: IPv4 multicast (224.0.0.0/4, RFC 1112) and
     /// limited broadcast, IPv6 multicast (ff00::/8, RFC 4291).
     #[inline(always)]
@@ -112,6 +123,20 @@ impl fmt::Debug for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_itself_alone() {
+        let of = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        let all = [
+            "::", "0.0.0.0", "1.0.0.0", "100::", "0:1::", "::1:0:0", "::1",
+        ]
+        .map(of);
+        for (i, a) in all.iter().enumerate() {
+            for (k, b) in all.iter().enumerate() {
+                assert_eq!(a.is(b), i == k, "{a:?} {b:?}");
+            }
+        }
+    }
 
     #[test]
     fn addresses_survive_the_way_to_words_and_back() {

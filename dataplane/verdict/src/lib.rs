@@ -35,6 +35,7 @@ pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod fragment;
+pub mod groups;
 pub mod hash;
 pub mod judge;
 pub mod memory;

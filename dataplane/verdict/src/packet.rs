@@ -24,11 +24,27 @@ pub const MAX_EXTENSION_HEADERS: u32 = 8;
 /// Longest options of an IPv4 header, in bytes: its length has four bits (RFC 791, 3.1).
 const MAX_OPTION_BYTES: u32 = 40;
 
-/// Options of a neighbour discovery message that are looked at.
-const MAX_ND_OPTIONS: u32 = 4;
+/// Shortest frame that Ethernet carries, without its checksum (IEEE 802.3, 4.2.3.3):
+/// devices pad shorter ones to it.
+pub const MIN_FRAME_BYTES: u32 = 60;
+
+/// Most options of a neighbour discovery message. Stacks send a link-layer address and a
+/// nonce (RFC 3971, 5.3.2).
+pub const MAX_ND_OPTIONS: u32 = 4;
+/// Longest option of a neighbour discovery message, in bytes.
+pub const MAX_ND_OPTION_BYTES: u32 = 32;
+/// Most options of a router advertisement: link-layer address, MTU, two prefixes, a
+/// route, name servers, search domains, and one more.
+pub const MAX_ROUTER_OPTIONS: u32 = 8;
+/// Longest option of a router advertisement, in bytes: three name servers take 56, a
+/// list of search domains some more (RFC 8106, 5).
+pub const MAX_ROUTER_OPTION_BYTES: u32 = 64;
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_BYTES: u32 = 14;
+
+/// Bytes of an IPv6 header without its extensions.
+pub(crate) const IPV6_BYTES: u32 = 40;
 
 /// EtherTypes that are understood.
 pub mod ethertype {
@@ -48,6 +64,8 @@ pub mod ethertype {
 pub mod protocol {
     /// ICMP, RFC 792.
     pub const ICMP: u8 = 1;
+    /// IGMP, RFC 3376.
+    pub const IGMP: u8 = 2;
     /// TCP, RFC 9293.
     pub const TCP: u8 = 6;
     /// UDP, RFC 768.
@@ -105,7 +123,9 @@ pub mod icmpv6 {
     pub const ECHO_REQUEST: u8 = 128;
     /// Echo reply.
     pub const ECHO_REPLY: u8 = 129;
-    /// Multicast listener report (RFC 2710).
+    /// Multicast listener query (RFC 2710).
+    pub const LISTENER_QUERY: u8 = 130;
+    /// Multicast listener report.
     pub const LISTENER_REPORT: u8 = 131;
     /// Multicast listener done.
     pub const LISTENER_DONE: u8 = 132;
@@ -121,6 +141,8 @@ pub mod icmpv6 {
     pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
     /// Redirect.
     pub const REDIRECT: u8 = 137;
+    /// Multicast router advertisement (RFC 4286).
+    pub const MULTICAST_ROUTER: u8 = 151;
 }
 
 /// The bytes of a frame, from the Ethernet header on.
@@ -242,7 +264,7 @@ pub struct Arp {
 /// A neighbour discovery message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
-    /// The target address; `::` for router solicitations.
+    /// The target address; `::` for router solicitations and advertisements.
     pub target: Address,
     /// The link-layer address option, if there is one.
     pub mac: Option<u64>,
@@ -395,7 +417,7 @@ fn options<F: Frame>(frame: &F, header: u32) -> Result<(), Reason> {
 /// RFC 8200, the extension headers included.
 #[inline(always)]
 fn ipv6<F: Frame>(frame: &F) -> Result<Packet, Reason> {
-    const HEADER: u32 = 40;
+    const HEADER: u32 = IPV6_BYTES;
     let b = frame.read::<40>(ETHERNET_BYTES).ok_or(Reason::Malformed)?;
     let room = frame.length().wrapping_sub(ETHERNET_BYTES + HEADER);
     let mut payload = u32::from(u16::from_be_bytes([b[4], b[5]]));
@@ -584,47 +606,78 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Reads a neighbour discovery message of a workload (RFC 4861, 4): a
-/// solicitation or an advertisement. `None` when it is cut short or has options
-/// that cannot be walked.
+/// Reads a neighbour discovery message (RFC 4861, 4), which is no longer than such
+/// messages are.
 #[inline(always)]
-pub fn neighbour<F: Frame>(frame: &F, packet: &Packet) -> Option<Neighbour> {
-    let kind = (packet.destination_port >> 8) as u8;
-    let end = packet.transport.wrapping_add(packet.transport_bytes);
-    let (target, mut at) = if kind == icmpv6::ROUTER_SOLICITATION {
-        (Address::v6([0; 16]), packet.transport.wrapping_add(8))
-    } else {
-        if packet.transport_bytes < 24 {
-            return None;
-        }
-        let target = frame.read_at::<16>(packet.transport.wrapping_add(8))?;
-        (Address::v6(target), packet.transport.wrapping_add(24))
+pub fn neighbour<F: Frame>(frame: &F, packet: &Packet) -> Result<Neighbour, Reason> {
+    /// Where the message begins: no extension header has a use before it, and a fragment
+    /// header, be it the only one, forbids it (RFC 6980, 5).
+    const START: u32 = ETHERNET_BYTES + IPV6_BYTES;
+    if packet.transport != START || !matches!(packet.part, Part::Whole) {
+        return Err(Reason::UntruthfulNd);
+    }
+    let end = START.wrapping_add(packet.transport_bytes);
+    if frame.length() > end {
+        return Err(Reason::SignallingSize);
+    }
+    // Blurred, so that the ways of the different messages become one for the options.
+    let kind = frame.blur(u32::from(packet.destination_port >> 8)) as u8;
+    let (body, most, longest) = match kind {
+        icmpv6::ROUTER_SOLICITATION => (8, MAX_ND_OPTIONS, MAX_ND_OPTION_BYTES),
+        icmpv6::ROUTER_ADVERTISEMENT => (16, MAX_ROUTER_OPTIONS, MAX_ROUTER_OPTION_BYTES),
+        icmpv6::REDIRECT => (40, MAX_ND_OPTIONS, MAX_ND_OPTION_BYTES),
+        _ => (24, MAX_ND_OPTIONS, MAX_ND_OPTION_BYTES),
     };
+    let (body, most, longest) = (frame.blur(body), frame.blur(most), frame.blur(longest));
+    if packet.transport_bytes < body {
+        return Err(Reason::UntruthfulNd);
+    }
+    let mut target = Address::v6([0; 16]);
+    if body >= 24 {
+        target = Address::v6(frame.read::<16>(START + 8).ok_or(Reason::UntruthfulNd)?);
+    }
+    let target = target.words.map(|word| frame.blur(word));
     // Source (1) and target (2) link-layer address.
     let mut found = None;
+    let mut at = START + body;
     let mut option = 0;
-    while option < MAX_ND_OPTIONS && at < end {
+    while option < MAX_ROUTER_OPTIONS {
         at = frame.blur(at);
-        if at > MAX_HEADER_BYTES {
-            return None;
+        if at >= end {
+            break;
         }
-        let b = frame.read_at::<8>(at)?;
+        if option >= most || at > MAX_HEADER_BYTES - 8 {
+            return Err(Reason::SignallingSize);
+        }
+        let b = frame.read_at::<8>(at).ok_or(Reason::UntruthfulNd)?;
         let bytes = u32::from(b[1]) * 8;
         if bytes == 0 || at.wrapping_add(bytes) > end {
-            return None;
+            return Err(Reason::UntruthfulNd);
+        }
+        if bytes > longest {
+            return Err(Reason::SignallingSize);
         }
         if b[0] == 1 || b[0] == 2 {
             let claimed = mac([b[2], b[3], b[4], b[5], b[6], b[7], 0, 0]);
             // Two options that disagree say nothing that could be checked.
             if bytes != 8 || found.is_some_and(|earlier| earlier != claimed) {
-                return None;
+                return Err(Reason::UntruthfulNd);
             }
             found = Some(claimed);
         }
         at = at.wrapping_add(bytes);
         option += 1;
     }
-    (at == end).then_some(Neighbour { target, mac: found })
+    if at < end {
+        return Err(Reason::SignallingSize);
+    }
+    Ok(Neighbour {
+        target: Address {
+            family: Family::V6,
+            words: target,
+        },
+        mac: found,
+    })
 }
 
 /// Whether a family has this ICMP: ICMPv6 in IPv4, or the reverse, is just

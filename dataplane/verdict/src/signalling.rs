@@ -1,25 +1,34 @@
 //! Decides what hosts say to each other so that packets can be sent at all: ARP,
-//! neighbour discovery, reports of multicast groups, DHCP.
+//! neighbour discovery, membership of multicast groups, DHCP.
 //!
-//! Such messages pass whatever policy says, if they are true: a workload speaks for
-//! its own addresses and its own MAC, and for no router and no DHCP server.
+//! Such messages pass whatever policy says, if they are true and small: a workload speaks
+//! for its own addresses and its own MAC, and for no router and no DHCP server. Towards a
+//! workload the same bounds of size hold: no message between two workloads carries more
+//! than some hundred bytes of their choice.
 //!
 //! Input is the endpoint's record, the frame and its parsed headers; output is a
 //! verdict, or none, and the packet is judged like any other. Decisions here need no
 //! slot, table or flow, and must not: signalling passes before there is a policy.
+//!
+//! `docs/security-model.md` has the table of what passes.
 
 use crate::{
     address::{Address, Family},
-    endpoint::EndpointRecord,
+    endpoint::{EndpointRecord, MAX_ADDRESSES_V6},
+    groups,
     judge::own_slot,
-    packet::{self, Frame, Packet, Part, icmpv6, protocol},
+    packet::{self, Frame, MIN_FRAME_BYTES, Packet, Part, icmpv6, protocol},
     reason::Reason,
     verdict::Verdict,
 };
 
-/// An ARP message: a workload's must be truthful; towards it, whole.
+/// An ARP message: a workload's must be truthful; towards it, whole. Neither is longer
+/// than the shortest frame.
 #[inline(always)]
 pub(crate) fn arp<F: Frame>(record: &EndpointRecord, frame: &F, sent: bool) -> Verdict {
+    if frame.length() > MIN_FRAME_BYTES {
+        return Verdict::deny(Reason::SignallingSize);
+    }
     let Some(arp) = packet::arp(frame) else {
         return Verdict::deny(Reason::UntruthfulArp);
     };
@@ -42,8 +51,19 @@ pub(crate) fn ip<F: Frame>(
     if matches!(packet.part, Part::Later) {
         return Ok(());
     }
-    if packet::is_icmpv6(packet) {
-        link_scoped(frame, record, packet, sent)?;
+    let kind = (packet.destination_port >> 8) as u8;
+    let discovery = icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT;
+    if packet::is_icmpv6(packet) && discovery.contains(&kind) {
+        return neighbour(record, frame, packet, kind, sent).map_or_else(
+            |reason| Err(Verdict::deny(reason)),
+            |is_valid| match is_valid {
+                true => Err(Verdict::allow(Reason::NeighbourDiscovery)),
+                false => Ok(()),
+            },
+        );
+    }
+    if let Some(message) = groups::read(frame, packet) {
+        return membership(record, frame, packet, message, sent);
     }
     if sent && is_dhcp_server(packet) {
         return Err(Verdict::deny(Reason::DhcpServer));
@@ -51,53 +71,30 @@ pub(crate) fn ip<F: Frame>(
     Ok(())
 }
 
-/// Neighbour discovery and multicast listener reports, which the source check
-/// knows more about than a list of addresses. `Ok`: judge it like any packet.
+/// Decides a neighbour discovery message: `true` if it passes, `false` if it is a packet
+/// like any other.
 #[inline(always)]
-fn link_scoped<F: Frame>(
-    frame: &F,
+fn neighbour<F: Frame>(
     record: &EndpointRecord,
+    frame: &F,
     packet: &Packet,
+    kind: u8,
     sent: bool,
-) -> Result<(), Verdict> {
-    let kind = (packet.destination_port >> 8) as u8;
-    let discovery = (icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT).contains(&kind);
-    if discovery && (packet.hop_limit != 255 || !matches!(packet.part, Part::Whole)) {
-        // RFC 4861, 6.1 and 7.1: only from this link; RFC 6980: only whole.
-        return Err(Verdict::deny(Reason::UntruthfulNd));
+) -> Result<bool, Reason> {
+    if packet.hop_limit != 255 {
+        // RFC 4861, 6.1 and 7.1: only from this link.
+        return Err(Reason::UntruthfulNd);
     }
+    if sent && kind == icmpv6::ROUTER_ADVERTISEMENT {
+        return Err(Reason::RouterAdvertisement);
+    }
+    if sent && kind == icmpv6::REDIRECT {
+        return Err(Reason::Redirect);
+    }
+    let message = packet::neighbour(frame, packet)?;
     if !sent {
-        return if discovery {
-            Err(Verdict::allow(Reason::NeighbourDiscovery))
-        } else {
-            Ok(())
-        };
+        return Ok(true);
     }
-    match kind {
-        icmpv6::ROUTER_ADVERTISEMENT => Err(Verdict::deny(Reason::RouterAdvertisement)),
-        icmpv6::REDIRECT => Err(Verdict::deny(Reason::Redirect)),
-        icmpv6::LISTENER_REPORT | icmpv6::LISTENER_DONE | icmpv6::LISTENER_REPORT_V2 => {
-            // RFC 2710, 3: hop limit 1, from a link-local address; RFC 3590: or
-            // from `::` while there is none. Groups are ff00::/8.
-            if packet.hop_limit != 1 || packet.destination.words[0] >> 24 != 0xff {
-                return Ok(());
-            }
-            if !packet.source.is_unspecified() && !is_own(record, &packet.source) {
-                return Err(Verdict::deny(Reason::SpoofedSource));
-            }
-            Err(Verdict::allow(Reason::MulticastListener))
-        }
-        _ if discovery => Err(neighbour(frame, record, packet, kind)),
-        _ => Ok(()),
-    }
-}
-
-/// A solicitation or advertisement that a workload sends.
-#[inline(always)]
-fn neighbour<F: Frame>(frame: &F, record: &EndpointRecord, packet: &Packet, kind: u8) -> Verdict {
-    let Some(message) = packet::neighbour(frame, packet) else {
-        return Verdict::deny(Reason::UntruthfulNd);
-    };
     let target_is_own = is_own(record, &message.target);
     let source = if packet.source.is_unspecified() {
         // Duplicate address detection asks from `::` for an own address, and
@@ -108,25 +105,79 @@ fn neighbour<F: Frame>(frame: &F, record: &EndpointRecord, packet: &Packet, kind
         is_own(record, &packet.source)
     };
     if !source {
-        return Verdict::deny(Reason::SpoofedSource);
+        return Err(Reason::SpoofedSource);
+    }
+    // RFC 4861, 7.1: no target is a group.
+    if message.target.is_group() {
+        return Err(Reason::UntruthfulNd);
     }
     let claims_mac = message.mac.is_some_and(|claimed| claimed != record.mac);
     if claims_mac || kind == icmpv6::NEIGHBOUR_ADVERTISEMENT && !target_is_own {
-        return Verdict::deny(Reason::UntruthfulNd);
+        return Err(Reason::UntruthfulNd);
     }
-    Verdict::allow(Reason::NeighbourDiscovery)
+    Ok(is_on_link(record, &packet.destination))
 }
 
-/// An own address for link-scoped messages: a listed one, or the link-local
-/// address that follows from the MAC, which no runtime lists.
+/// Whether a destination of neighbour discovery is one that no router forwards to: of
+/// link-local scope, or in the /64 of one of the workload's addresses. A neighbour's
+/// other addresses are rare; a host behind a router would be reached whatever policy
+/// says.
+#[inline(always)]
+fn is_on_link(record: &EndpointRecord, destination: &Address) -> bool {
+    const LINK_LOCAL_GROUPS: u32 = 0xff02;
+    if destination.is_link_local_v6() || destination.words[0] >> 16 == LINK_LOCAL_GROUPS {
+        return true;
+    }
+    let mut i = 0;
+    while i < MAX_ADDRESSES_V6 {
+        let own = &record.v6[i];
+        let different = own[0] ^ destination.words[0] | own[1] ^ destination.words[1];
+        if different == 0 && record.v6_slots[i] != 0 {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// Decides a message about multicast groups. `Ok`: judge it like any other packet.
+#[inline(always)]
+fn membership<F: Frame>(
+    record: &EndpointRecord,
+    frame: &F,
+    packet: &Packet,
+    message: groups::Message,
+    sent: bool,
+) -> Result<(), Verdict> {
+    if sent && matches!(message, groups::Message::Query | groups::Message::Router) {
+        // A switch that believed it would send this workload every group's packets.
+        return Err(Verdict::deny(Reason::RouterAdvertisement));
+    }
+    if !groups::stays_on_link(frame, packet, message) {
+        return Ok(());
+    }
+    // RFC 3376, 4.2.13, and RFC 3590: without an address from the unspecified one.
+    if sent && !packet.source.is_unspecified() && !is_own(record, &packet.source) {
+        return Err(Verdict::deny(Reason::SpoofedSource));
+    }
+    Err(match groups::check(frame, packet, message) {
+        Ok(()) => Verdict::allow(Reason::MulticastListener),
+        Err(reason) => Verdict::deny(reason),
+    })
+}
+
+/// An own address for link-scoped messages: a listed one, or a link-local one, which no
+/// runtime lists: the one that follows from the MAC (RFC 4291), or the one that stood on
+/// the interface when the endpoint was added (RFC 7217, or set by hand).
 #[inline(always)]
 pub(crate) fn is_own(record: &EndpointRecord, address: &Address) -> bool {
-    let derived = Address::eui64_link_local(record.mac);
-    let different = derived.words[0] ^ address.words[0]
-        | derived.words[1] ^ address.words[1]
-        | derived.words[2] ^ address.words[2]
-        | derived.words[3] ^ address.words[3];
-    different == 0 || own_slot(record, address) != 0
+    let stood = Address {
+        family: Family::V6,
+        words: record.link_local,
+    };
+    address.is_link_local_v6()
+        && (address.is(&Address::eui64_link_local(record.mac)) || address.is(&stood))
+        || own_slot(record, address) != 0
 }
 
 /// Server to client, RFC 2131, 4.1, and RFC 8415, 7.2.

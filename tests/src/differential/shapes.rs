@@ -5,6 +5,7 @@
 //! no code with the parser under test: what it expects follows from how it made the
 //! packet, never from reading it.
 
+mod groups;
 mod ip;
 mod link;
 mod neighbour;
@@ -18,7 +19,7 @@ use cofferdam_policies::oracle::Payload;
 use cofferdam_verdict::{reason::Reason, verdict::Action};
 use fastrand::Rng;
 
-use super::trial::Trial;
+use super::trial::{Trial, Who};
 use crate::packet::Packet;
 
 /// What must become of a packet at a hook.
@@ -92,13 +93,14 @@ type Make = fn(&mut Rng, &Trial<'_>) -> Option<Shaped>;
 /// Shapes by name.
 type Shapes = &'static [(&'static str, Make)];
 
-const ALL: [Shapes; 6] = [
+const ALL: [Shapes; 7] = [
     right::SHAPES,
     link::SHAPES,
     ip::SHAPES,
     transport::SHAPES,
     source::SHAPES,
     neighbour::SHAPES,
+    groups::SHAPES,
 ];
 
 /// The names of all shapes.

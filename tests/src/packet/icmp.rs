@@ -1,9 +1,8 @@
-//! ICMP and ICMPv6: echo, errors that quote a packet, neighbour discovery,
-//! multicast listener discovery.
+//! ICMP and ICMPv6: echo, errors that quote a packet, neighbour discovery.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{Around, Body, Extension, Family, Mac, Packet, Position, Summary, protocol};
+use super::{Around, Body, Family, Mac, Packet, Position, Summary, protocol};
 
 /// Longest quotation an error carries: with its own headers it stays within the
 /// 576 bytes of RFC 1812 section 4.3.2.3 or the 1280 of RFC 4443 section 2.4.
@@ -13,8 +12,6 @@ const LONGEST_QUOTE_V6: usize = 1280 - 40 - 8;
 /// Everyone, and every router, on the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
-/// Where MLDv2 reports go: RFC 3810 section 5.2.14.
-const ALL_MLDV2_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
 
 /// The options of neighbour discovery: RFC 4861 section 4.6.
 mod nd_option {
@@ -23,7 +20,7 @@ mod nd_option {
     pub(super) const PREFIX: u8 = 3;
 }
 
-/// A message of ICMP or ICMPv6.
+/// A message of ICMP or ICMPv6, or of IGMP, which has the same header.
 #[derive(Clone)]
 pub struct Icmp {
     protocol: u8,
@@ -32,17 +29,17 @@ pub struct Icmp {
     /// The second word of the header.
     rest: [u8; 4],
     /// What every message of its type has behind the header.
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     /// Neighbour discovery options.
     options: Vec<u8>,
-    usual_destination: Option<Ipv6Addr>,
+    usual_destination: Option<IpAddr>,
 }
 
-fn message(protocol: u8, kind: u8) -> Packet<Icmp> {
-    let family = if protocol == protocol::ICMP {
-        Family::V4
-    } else {
+pub(super) fn message(protocol: u8, kind: u8) -> Packet<Icmp> {
+    let family = if protocol == protocol::ICMPV6 {
         Family::V6
+    } else {
+        Family::V4
     };
     Packet::carrying(Icmp {
         protocol,
@@ -147,33 +144,6 @@ fn discovery(kind: u8, body: &[u8]) -> Packet<Icmp> {
     packet
 }
 
-/// A report of listening to one group (MLDv1, RFC 2710).
-pub fn mldv1_report(group: Ipv6Addr) -> Packet<Icmp> {
-    let mut packet = listener(131).usually_to(group);
-    packet.segment.body = group.octets().to_vec();
-    packet
-}
-
-/// A report of listening to groups, from any source (MLDv2, RFC 3810).
-pub fn mldv2_report(groups: &[Ipv6Addr]) -> Packet<Icmp> {
-    let [high, low] = (groups.len() as u16).to_be_bytes();
-    let mut packet = listener(143)
-        .rest([0, 0, high, low])
-        .usually_to(ALL_MLDV2_ROUTERS);
-    for group in groups {
-        // Change to exclude mode, no auxiliary data, no sources.
-        packet.segment.body.extend([4, 0, 0, 0]);
-        packet.segment.body.extend(group.octets());
-    }
-    packet
-}
-
-fn listener(kind: u8) -> Packet<Icmp> {
-    icmpv6(kind, 0)
-        .hop_limit(1)
-        .extension(Extension::router_alert())
-}
-
 /// The words of ICMP.
 impl Packet<Icmp> {
     /// Any code.
@@ -249,8 +219,8 @@ impl Packet<Icmp> {
         self
     }
 
-    fn usually_to(mut self, destination: Ipv6Addr) -> Self {
-        self.segment.usual_destination = Some(destination);
+    pub(super) fn usually_to(mut self, destination: impl Into<IpAddr>) -> Self {
+        self.segment.usual_destination = Some(destination.into());
         self
     }
 }
@@ -266,7 +236,7 @@ impl Body for Icmp {
         bytes.extend(&self.body);
         bytes.extend(&self.options);
         bytes.extend(payload);
-        // ICMP sums itself alone, ICMPv6 as every upper layer of IPv6.
+        // ICMP and IGMP sum themselves alone, ICMPv6 as every upper layer of IPv6.
         let pseudo = (self.protocol == protocol::ICMPV6).then_some(protocol::ICMPV6);
         around.seal(pseudo, &mut bytes, 2);
         bytes
@@ -279,7 +249,11 @@ impl Body for Icmp {
             (protocol::ICMP, 3) | (protocol::ICMPV6, 1) => "unreachable",
             (protocol::ICMP, 11) | (protocol::ICMPV6, 3) => "time exceeded",
             (protocol::ICMPV6, 2) => "packet too big",
-            (protocol::ICMPV6, 131 | 143) => "listener report",
+            (protocol::ICMPV6, 130) | (protocol::IGMP, 0x11) => "membership query",
+            (protocol::ICMPV6, 131 | 143) | (protocol::IGMP, 0x12 | 0x16 | 0x22) => {
+                "membership report"
+            }
+            (protocol::ICMPV6, 132) | (protocol::IGMP, 0x17) => "membership ended",
             (protocol::ICMPV6, 133) => "router solicitation",
             (protocol::ICMPV6, 134) => "router advertisement",
             (protocol::ICMPV6, 135) => "neighbour solicitation",
@@ -287,10 +261,10 @@ impl Body for Icmp {
             (protocol::ICMP, 5) | (protocol::ICMPV6, 137) => "redirect",
             _ => "",
         };
-        let protocol = if self.protocol == protocol::ICMP {
-            "icmp"
-        } else {
-            "icmpv6"
+        let protocol = match self.protocol {
+            protocol::ICMP => "icmp",
+            protocol::IGMP => "igmp",
+            _ => "icmpv6",
         };
         let kind = format!("{protocol}/{}/{} {name}", self.kind, self.code);
         let mut detail = Vec::new();
@@ -306,7 +280,7 @@ impl Body for Icmp {
     }
 
     fn usual_destination(&self) -> Option<IpAddr> {
-        self.usual_destination.map(IpAddr::V6)
+        self.usual_destination
     }
 
     fn answered(&self, _: usize) -> Self {

@@ -27,6 +27,7 @@
 
 mod address;
 pub mod checksum;
+mod groups;
 mod icmp;
 mod ip;
 mod link;
@@ -38,10 +39,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 pub use address::{End, Family, Mac};
+pub use groups::{
+    GroupRecord, group_joined, group_left, group_query, group_record, group_report,
+    group_source_query, igmpv1_report, mldv2_report, multicast_router,
+};
 pub use icmp::{
-    Icmp, destination_unreachable, icmp, icmpv6, mldv1_report, mldv2_report,
-    neighbour_advertisement, neighbour_solicitation, packet_too_big, ping, redirect,
-    router_advertisement, router_solicitation, time_exceeded,
+    Icmp, destination_unreachable, icmp, icmpv6, neighbour_advertisement, neighbour_solicitation,
+    packet_too_big, ping, redirect, router_advertisement, router_solicitation, time_exceeded,
 };
 pub use ip::{Extension, option, protocol};
 pub use link::{Arp, Ether, arp_announcement, arp_reply, arp_request, ether, ethertype, llc};
@@ -72,7 +76,7 @@ pub enum Segment {
     Udp(Udp),
     /// SCTP.
     Sctp(Sctp),
-    /// ICMP or ICMPv6.
+    /// ICMP, ICMPv6 or IGMP.
     Icmp(Icmp),
     /// Another IP protocol, or a later fragment of any.
     Protocol(Protocol),

@@ -236,7 +236,7 @@ fn multicast_goes_to_the_group_s_mac_address() {
     for packet in [
         router_solicitation(),
         mldv2_report(&[]),
-        mldv1_report("ff02::1:ff00:7".parse().unwrap()),
+        group_joined("ff02::1:ff00:7".parse::<IpAddr>().unwrap()),
     ] {
         let frame = packet.bytes();
         assert_eq!(frame[2..6], frame[IP + 36..IP + 40], "{packet}");
@@ -253,6 +253,49 @@ fn listener_reports_have_a_router_alert_and_one_hop() {
     assert_eq!(report[L4_V6 + 8], 143);
     assert_eq!(u16_at(&report, L4_V6 + 8 + 6), 1);
     assert_eq!(report[L4_V6 + 16 + 4..], group.octets());
+}
+
+/// The bytes of RFC 3376, 4.1 and 4.2, and RFC 2236, 2, around a router alert (RFC 2113).
+#[test]
+fn igmp_says_the_same_in_ipv4() {
+    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let source = IpAddr::from([10, 0, 0, 9]);
+    let start = L4_V4 + 4;
+    let joined = group_joined(group).bytes();
+    assert_eq!((joined[IP], joined[IP + 8], joined[IP + 9]), (0x46, 1, 2));
+    assert_eq!(joined[L4_V4..start], [148, 4, 0, 0]);
+    assert_eq!(joined[start..], [0x16, 0, 0xf8, 0xfa, 239, 1, 2, 3]);
+    assert_eq!(joined[IP + 16..L4_V4], group.octets());
+    assert_eq!(joined[..6], [1, 0, 0x5e, 1, 2, 3]);
+    assert_eq!(leftover_of(&joined[start..]), 0);
+    let left = group_left(group).bytes();
+    assert_eq!(
+        (left[start], &left[IP + 16..L4_V4]),
+        (0x17, &[224, 0, 0, 2][..])
+    );
+    let record = group_record(group).kind(3).sources(&[source]);
+    let report = group_report(Family::V4, &[record, group_record(group)], None).bytes();
+    assert_eq!(report[IP + 16..L4_V4], [224, 0, 0, 22]);
+    assert_eq!(report[start], 0x22);
+    assert_eq!(report[start + 4..start + 8], [0, 0, 0, 2]);
+    assert_eq!(
+        report[start + 8..],
+        [
+            3, 0, 0, 1, 239, 1, 2, 3, 10, 0, 0, 9, 4, 0, 0, 0, 239, 1, 2, 3
+        ]
+    );
+    let query = group_source_query(group, &[source]).bytes();
+    assert_eq!(query[start..start + 2], [0x11, 100]);
+    assert_eq!(
+        query[start + 4..],
+        [239, 1, 2, 3, 2, 125, 0, 1, 10, 0, 0, 9]
+    );
+    let anything = group_query(Ipv4Addr::UNSPECIFIED).bytes();
+    assert_eq!(anything[IP + 16..L4_V4], [224, 0, 0, 1]);
+
+    fn leftover_of(igmp: &[u8]) -> u16 {
+        checksum::internet(&[igmp])
+    }
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! Who may say what: source addresses, MACs, ARP, neighbour discovery, and frames
 //! that are not understood.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cofferdam_dataplane::{Program, TestContext};
 use cofferdam_tests::{
     firewall::{named, stamp},
-    ledger::{Moved, allowed, denied},
+    ledger::{Moved, allowed, decided, denied},
     packet::{
         Extension, Family, Mac, Packet, arp_announcement, arp_reply, arp_request, ether,
-        ip_protocol, llc, mldv2_report, neighbour_advertisement, neighbour_solicitation, option,
-        ping, redirect, router_advertisement, router_solicitation, tcp, udp,
+        group_joined, group_left, group_query, group_record, group_report, group_source_query,
+        igmpv1_report, ip_protocol, llc, mldv2_report, multicast_router, neighbour_advertisement,
+        neighbour_solicitation, option, ping, redirect, router_advertisement, router_solicitation,
+        tcp, udp,
     },
     world::Wiring,
 };
@@ -19,7 +21,7 @@ use cofferdam_verdict::{
     judge::{Context, judge},
     reason::Reason,
     slices::SliceFrame,
-    verdict::Verdict,
+    verdict::{Action, Verdict},
 };
 
 use super::verdicts::{DB_FROM_WEB, Scene, between, expect, expect_bytes, leaving};
@@ -326,6 +328,10 @@ fn neighbour_discovery_must_be_truthful() {
             neighbour_advertisement(theirs).from(web.end).to(db.end),
             lie,
         ),
+        (
+            neighbour_solicitation(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)).from(web.end),
+            lie,
+        ),
         (asked.clone().source_ip(theirs), spoof),
         (asked.clone().hop_limit(254), lie),
         (
@@ -402,6 +408,190 @@ fn multicast_reports_pass_and_dhcp_servers_do_not() {
             &leaving(web),
             passed(Reason::NotIsolated),
         );
+    }
+}
+
+/// Everything isolates everybody.
+const CLOSED: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+";
+
+/// Signalling passes between workloads that may not talk at all, and carries nothing for
+/// them: each bound, with a packet on either side, on both hooks.
+#[test]
+fn signalling_is_small_on_both_hooks() {
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Bridge, CLOSED);
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let (mine, theirs) = (web.end.ipv6.expect("both"), db.end.ipv6.expect("both"));
+    let mut small = Vec::new();
+    let mut large = Vec::new();
+    let request = arp_request().from(web.end).to(db.end);
+    for packet in [request.clone(), arp_announcement().from(web.end)] {
+        small.push((packet.clone().padded_to(60).erased(), Reason::Arp));
+        large.push(packet.clone().padded_to(61).erased());
+        large.push(packet.payload(&[7; 1400]).erased());
+    }
+    for packet in [
+        neighbour_solicitation(theirs),
+        neighbour_advertisement(mine),
+        router_solicitation(),
+    ] {
+        let packet = packet.from(web.end);
+        let options = |number: usize, bytes: usize| {
+            (0..number).fold(packet.clone(), |packet, _| {
+                packet.nd_option(14, &vec![7; bytes - 2])
+            })
+        };
+        small.push((options(4, 32).erased(), Reason::NeighbourDiscovery));
+        large.push(options(5, 8).erased());
+        large.push(options(1, 40).erased());
+        large.push(options(1, 1400).erased());
+        large.push(packet.trailer(&[7; 1400]).erased());
+    }
+    for family in Family::BOTH {
+        let (group, most): (IpAddr, _) = match family {
+            Family::V4 => (Ipv4Addr::new(239, 1, 2, 3).into(), 22),
+            Family::V6 => (Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 0xc).into(), 9),
+        };
+        let report = |number| group_report(family, &vec![group_record(group); number], None);
+        for packet in [group_joined(group), group_left(group), report(most)] {
+            let packet = packet.from(web.end);
+            small.push((packet.clone().erased(), Reason::MulticastListener));
+            large.push(packet.clone().payload(&[7; 1000]).erased());
+            large.push(packet.trailer(&[7; 1000]).erased());
+        }
+        large.push(report(most + 1).from(web.end).erased());
+    }
+    let large = large
+        .into_iter()
+        .map(|packet| (packet, Action::Deny, Reason::SignallingSize));
+    let small = small
+        .into_iter()
+        .map(|(packet, reason)| (packet, Action::Allow, reason));
+    for (packet, action, reason) in small.chain(large) {
+        for (program, context) in [
+            (OUT, leaving(web)),
+            (Program::TO_WORKLOAD, between(web, db)),
+        ] {
+            let moved = decided(program.hook, action, reason, 1);
+            expect(&mut firewall, program, &packet, &context, moved);
+        }
+    }
+}
+
+/// Hosts report their groups, by any of their addresses or without one; they ask nobody
+/// for theirs, and are no multicast router. Towards a workload both pass.
+#[test]
+fn groups_are_reported_by_hosts_and_asked_for_by_routers() {
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Bridge, CLOSED);
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let passes = passed(Reason::MulticastListener);
+    let spoofs = refused(Reason::SpoofedSource);
+    let routers = refused(Reason::RouterAdvertisement);
+    for family in Family::BOTH {
+        let (group, unspecified): (IpAddr, IpAddr) = match family {
+            Family::V4 => (
+                Ipv4Addr::new(224, 0, 0, 251).into(),
+                Ipv4Addr::UNSPECIFIED.into(),
+            ),
+            Family::V6 => (
+                Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb).into(),
+                Ipv6Addr::UNSPECIFIED.into(),
+            ),
+        };
+        let theirs = db.end.ip(family).expect("both");
+        let report = group_report(family, &[group_record(group)], None);
+        for packet in [group_joined(group), group_left(group), report] {
+            let packet = packet.from(web.end);
+            let early = packet.clone().source_ip(unspecified);
+            let foreign = packet.clone().source_ip(theirs);
+            let far = packet.clone().hop_limit(2);
+            for (packet, moved) in [
+                (packet, passes),
+                (early, passes),
+                (foreign, spoofs),
+                // Not on this link alone: policy decides.
+                (far, refused(Reason::Isolated)),
+            ] {
+                expect(&mut firewall, OUT, &packet, &leaving(web), moved);
+            }
+        }
+        for packet in [
+            group_query(unspecified),
+            group_query(group),
+            group_source_query(group, &[theirs]),
+            group_query(group).hop_limit(64),
+            multicast_router(family),
+        ] {
+            let packet = packet.from(web.end);
+            expect(&mut firewall, OUT, &packet, &leaving(web), routers);
+        }
+        let towards = allowed(Hook::ToWorkload, Reason::MulticastListener, 1);
+        for packet in [
+            group_query(unspecified),
+            group_source_query(group, &[theirs]),
+            group_joined(group),
+            group_left(group),
+        ] {
+            let packet = packet.from(web.gateway);
+            let context = between(web, db);
+            expect(
+                &mut firewall,
+                Program::TO_WORKLOAD,
+                &packet,
+                &context,
+                towards,
+            );
+        }
+    }
+    let first_version = igmpv1_report(Ipv4Addr::new(224, 0, 0, 251)).from(web.end);
+    expect(&mut firewall, OUT, &first_version, &leaving(web), passes);
+}
+
+/// Neighbour discovery goes to neighbours. To an address that a router would forward it
+/// to, it is a packet like any other.
+#[test]
+fn neighbour_discovery_passes_no_router() {
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, CLOSED);
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let (mine, theirs) = (web.end.ipv6.expect("both"), db.end.ipv6.expect("both"));
+    let good = passed(Reason::NeighbourDiscovery);
+    let isolated = refused(Reason::Isolated);
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let site = Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 1);
+    let router = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    let outside = world.outside().end.ipv6.expect("both");
+    for (to, moved) in [
+        // A probe of a neighbour that is known (RFC 4861, 7.3.1), and its answer.
+        (theirs, good),
+        (web.gateway.ipv6.expect("both"), good),
+        (router, good),
+        (all_nodes, good),
+        (site, isolated),
+        (outside, isolated),
+    ] {
+        for packet in [
+            neighbour_solicitation(theirs),
+            neighbour_advertisement(mine),
+        ] {
+            let packet = packet.from(web.end).destination_ip(to).via(web.gateway.mac);
+            expect(&mut firewall, OUT, &packet, &leaving(web), moved);
+        }
     }
 }
 

@@ -2,11 +2,14 @@
 //! wrong in one place.
 
 use super::scene::packet::{
-    Checksum, End, Extension, Family, Packet, arp_announcement, arp_request, ether, ethertype, gre,
-    icmp, ip_protocol, ipip, neighbour_advertisement, neighbour_solicitation, no_next_header,
-    option, ping, protocol, router_solicitation, sctp, tcp, udp,
+    Checksum, End, Extension, Family, GroupRecord, Icmp, Packet, arp_announcement, arp_request,
+    ether, ethertype, gre, group_joined, group_left, group_query, group_record, group_report,
+    group_source_query, icmp, icmpv6, igmpv1_report, ip_protocol, ipip, multicast_router,
+    neighbour_advertisement, neighbour_solicitation, no_next_header, option, ping, protocol,
+    redirect, router_advertisement, router_solicitation, sctp, tcp, udp,
 };
 use cofferdam_verdict::{
+    groups::{self, Message},
     packet::{self as parser, Packet as Parsed, Part},
     reason::Reason,
     slices::SliceFrame,
@@ -415,43 +418,235 @@ fn arp_is_read_whole_or_not_at_all() {
     assert_eq!(read(&arp_request().from(from).to(to).truncated(41)), None);
 }
 
+fn neighbour_message(packet: &Packet<Icmp>) -> Result<parser::Neighbour, Reason> {
+    let bytes = packet.bytes();
+    let frame = SliceFrame {
+        bytes: &bytes,
+        gso: false,
+    };
+    parser::neighbour(&frame, &parse_bytes(&bytes).expect("a good packet"))
+}
+
 #[test]
 fn neighbour_messages_are_read_with_their_link_address() {
     let (from, to) = ends();
     let target = to.ipv6.expect("both");
-    let read = |bytes: &[u8]| {
-        let frame = SliceFrame { bytes, gso: false };
-        let packet = parse_bytes(bytes).expect("a good packet");
-        parser::neighbour(&frame, &packet)
-    };
-    let mac = u64::from_be_bytes([
-        0,
-        0,
-        from.mac.0[0],
-        from.mac.0[1],
-        from.mac.0[2],
-        from.mac.0[3],
-        from.mac.0[4],
-        from.mac.0[5],
-    ]);
+    let [a, b, c, d, e, f] = from.mac.0;
+    let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
     let asked = neighbour_solicitation(target)
         .from(from)
         .source_link_address(from.mac);
-    let message = read(&asked.bytes()).expect("a good message");
+    let message = neighbour_message(&asked).expect("a good message");
     assert_eq!(std::net::IpAddr::from(message.target), target);
     assert_eq!(message.mac, Some(mac));
     let told = neighbour_advertisement(target).from(to).to(from);
-    assert_eq!(read(&told.bytes()).map(|message| message.mac), Some(None));
-    assert!(read(&router_solicitation().from(from).bytes()).is_some());
-    // Options without a length, past the end, or in disagreement.
-    let twice = asked.clone().source_link_address(to.mac);
+    assert_eq!(neighbour_message(&told).map(|told| told.mac), Ok(None));
+    assert!(neighbour_message(&router_solicitation().from(from)).is_ok());
+    // Options without a length, past the end, or in disagreement; cut short.
     for packet in [
         asked.clone().nd_option_bytes(&[1, 0, 0, 0, 0, 0, 0, 0]),
         asked.clone().nd_option_bytes(&[1, 2, 0, 0, 0, 0, 0, 0]),
         asked.clone().nd_option_bytes(&[1, 1, 0, 0]),
-        twice,
+        asked.clone().source_link_address(to.mac),
+        icmpv6(135, 0).hop_limit(255).payload(&[0; 15]),
     ] {
-        assert_eq!(read(&packet.bytes()), None, "{packet}");
+        assert_eq!(
+            neighbour_message(&packet),
+            Err(Reason::UntruthfulNd),
+            "{packet}"
+        );
     }
-    assert_eq!(protocol::ICMPV6, 58);
+    // RFC 6980: no fragment header, not even of a whole datagram. Nor any other header.
+    for header in [
+        Extension::fragment(9, 0, false),
+        Extension::hop_by_hop(&[]),
+        Extension::destination_options(&[0; 100]),
+    ] {
+        let packet = asked.clone().extension(header);
+        let read = neighbour_message(&packet);
+        assert_eq!(read, Err(Reason::UntruthfulNd), "{packet}");
+    }
+}
+
+/// Each bound of a neighbour discovery message has one on either side.
+#[test]
+fn neighbour_messages_are_bounded() {
+    let (from, to) = ends();
+    let target = to.ipv6.expect("both");
+    let nonce = |packet: Packet<Icmp>, number: usize, bytes: usize| {
+        (0..number).fold(packet, |packet, _| {
+            packet.nd_option(14, &vec![0xab; bytes - 2])
+        })
+    };
+    let all = [
+        (neighbour_solicitation(target), 4, 32),
+        (neighbour_advertisement(target), 4, 32),
+        (router_solicitation(), 4, 32),
+        (redirect(target, target), 4, 32),
+        // Its options must end among the headers, too.
+        (router_advertisement(), 8, 64),
+    ];
+    for (message, most, longest) in all {
+        let message = message.from(from);
+        let size = Err(Reason::SignallingSize);
+        for (packet, fits) in [
+            (message.clone(), true),
+            (nonce(message.clone(), most, 8), true),
+            (nonce(message.clone(), most + 1, 8), false),
+            (nonce(message.clone(), 1, longest), true),
+            (nonce(message.clone(), 1, longest + 8), false),
+            (nonce(message.clone(), 1, 1400), false),
+            (nonce(message.clone(), 2, longest), true),
+            (nonce(message.clone(), most, 32), most == 4),
+            (message.clone().trailer(&[0]), false),
+            (message.clone().trailer(&[0; 1400]), false),
+        ] {
+            let read = neighbour_message(&packet).map(|_| ());
+            assert_eq!(read, if fits { Ok(()) } else { size }, "{packet}");
+        }
+    }
+}
+
+/// A message about multicast groups, as the parser reads it: `None` if it is a packet like
+/// any other.
+fn group_message(packet: &Packet<Icmp>) -> Option<(Message, Result<(), Reason>)> {
+    let bytes = packet.bytes();
+    let frame = SliceFrame {
+        bytes: &bytes,
+        gso: false,
+    };
+    let parsed = parse_bytes(&bytes).expect("a good packet");
+    let message = groups::read(&frame, &parsed)?;
+    groups::stays_on_link(&frame, &parsed, message)
+        .then(|| (message, groups::check(&frame, &parsed, message)))
+}
+
+/// A group, another, and a source, of a family.
+fn group(family: Family) -> [std::net::IpAddr; 3] {
+    match family {
+        Family::V4 => ["239.1.2.3", "224.0.0.251", "10.0.0.9"],
+        Family::V6 => ["ff02::1:ff00:7", "ff05::c", "fd00::9"],
+    }
+    .map(|address| address.parse().expect("an address"))
+}
+
+#[test]
+fn group_messages_are_told_apart_in_both_families() {
+    for family in BOTH {
+        let [one, other, source] = group(family);
+        let records = [group_record(one), group_record(other).sources(&[source])];
+        for (packet, message) in [
+            (group_joined(one), Message::Join),
+            (group_left(one), Message::Leave),
+            (group_left(one).destination_ip(one), Message::Leave),
+            (group_report(family, &records, None), Message::Records(2)),
+            (group_report(family, &[], None), Message::Records(0)),
+            (group_query(one), Message::Query),
+            (group_query(unspecified(family)), Message::Query),
+            (group_source_query(one, &[source]), Message::Query),
+        ] {
+            assert_eq!(group_message(&packet), Some((message, Ok(()))), "{packet}");
+        }
+        // A router's claim is no part of it; nor what goes further than one hop, to
+        // another group, to one address, in pieces, or behind other headers.
+        let joined = group_joined(one);
+        let long = match family {
+            Family::V4 => joined.clone().ip_options(&[option::NOTHING; 8]),
+            Family::V6 => joined
+                .clone()
+                .extension(Extension::destination_options(&[])),
+        };
+        for packet in [
+            multicast_router(family),
+            joined.clone().hop_limit(2),
+            joined.clone().destination_ip(other),
+            joined.clone().destination_ip(source),
+            joined.clone().fragment(7, 0, true),
+            long,
+            group_left(one).destination_ip(other),
+            group_report(family, &records, None).destination_ip(one),
+        ] {
+            assert_eq!(group_message(&packet), None, "{packet}");
+        }
+    }
+    assert_eq!(
+        group_message(&igmpv1_report(std::net::Ipv4Addr::new(224, 0, 0, 251))),
+        Some((Message::Join, Ok(())))
+    );
+    // One family's protocol in the other is just another protocol.
+    let [one, _, _] = group(Family::V6);
+    let strange = ip_protocol(protocol::IGMP)
+        .family(Family::V6)
+        .destination_ip(one)
+        .hop_limit(1)
+        .payload(&[0x16; 8]);
+    let bytes = strange.bytes();
+    let frame = SliceFrame {
+        bytes: &bytes,
+        gso: false,
+    };
+    let parsed = parse_bytes(&bytes).expect("a good packet");
+    assert_eq!(groups::read(&frame, &parsed), None);
+}
+
+fn unspecified(family: Family) -> std::net::IpAddr {
+    match family {
+        Family::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Each bound of a message about groups has one on either side.
+#[test]
+fn group_messages_are_bounded() {
+    for family in BOTH {
+        let [one, _, source] = group(family);
+        // So many records without sources take 180 bytes, or would take more.
+        let most = match family {
+            Family::V4 => 22,
+            Family::V6 => 9,
+        };
+        let records = |number| vec![group_record(one); number];
+        let named = |number| vec![group_record(one).sources(&vec![source; number])];
+        let report = |records: &[GroupRecord]| group_report(family, records, None);
+        let counted = |number| group_report(family, &records(2), number);
+        let size = Err(Reason::SignallingSize);
+        let malformed = Err(Reason::Malformed);
+        let padding = 60 - group_joined(one).bytes().len().min(60);
+        let cases = [
+            (report(&records(most)), Ok(())),
+            (report(&records(most + 1)), size),
+            (report(&named(4)), Ok(())),
+            (report(&named(5)), size),
+            (report(&[named(2), named(2)].concat()), Ok(())),
+            (report(&[named(2), named(3)].concat()), size),
+            (report(&[group_record(one).auxiliary(&[0; 4])]), size),
+            (report(&[group_record(one).auxiliary(&[0; 1000])]), size),
+            (report(&[group_record(source)]), malformed),
+            (report(&[group_record(one).kind(0)]), malformed),
+            (report(&[group_record(one).kind(7)]), malformed),
+            (report(&[group_record(one).kind(1)]), Ok(())),
+            (report(&[group_record(one).kind(6)]), Ok(())),
+            (counted(1), size),
+            (counted(2), Ok(())),
+            (counted(3), malformed),
+            (counted(u16::MAX), malformed),
+            (report(&records(1)).payload(&[0; 1000]), size),
+            (group_joined(one).payload(&[0]), size),
+            (group_joined(one).payload(&[0; 1000]), size),
+            (group_left(one).payload(&[0]), size),
+            (group_joined(one).trailer(&vec![0; padding]), Ok(())),
+            (group_joined(one).trailer(&vec![0; padding + 1]), size),
+            (group_joined(one).trailer(&[0; 1400]), size),
+            (group_source_query(one, &[source; 4]), Ok(())),
+            (group_source_query(one, &[source; 5]), size),
+            (group_source_query(one, &[source]).payload(&[0]), size),
+            (group_query(one).payload(&[0, 0, 0, 1]), malformed),
+            (group_query(one).payload(&[0, 0, 0, 0]), Ok(())),
+        ];
+        for (packet, expected) in cases {
+            let read = group_message(&packet).map(|(_, checked)| checked);
+            assert_eq!(read, Some(expected), "{packet}");
+        }
+    }
 }

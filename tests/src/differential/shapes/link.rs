@@ -52,6 +52,15 @@ pub(super) const SHAPES: Shapes = &[
             allowed(Reason::Arp),
         ))
     }),
+    ("ARP with much to say", |rng, trial| {
+        let arp = arp(rng, trial)?;
+        let arp = match rng.bool() {
+            true => arp.padded_to(rng.usize(61..1500)),
+            false => arp.payload(&vec![7; rng.usize(19..1400)]),
+        };
+        let denied = denied(Reason::SignallingSize);
+        Some(told(&arp, denied, denied))
+    }),
     ("ARP in another's name", |rng, trial| {
         let arp = arp(rng, trial)?;
         let other = trial.other_pods().next()?;

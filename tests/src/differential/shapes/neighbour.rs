@@ -1,13 +1,13 @@
-//! What neighbours say to each other in IPv6 (RFC 4861, RFC 3810).
+//! What neighbours say to each other in IPv6 (RFC 4861).
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use cofferdam_verdict::reason::Reason;
 use fastrand::Rng;
 
-use super::{Expected, Shaped, Shapes, Trial, allowed, denied};
+use super::{Expected, Shaped, Shapes, Trial, Who, allowed, denied};
 use crate::packet::{
-    Family, Icmp, Mac, Packet, mldv2_report, neighbour_advertisement, neighbour_solicitation,
+    Extension, Family, Icmp, Mac, Packet, neighbour_advertisement, neighbour_solicitation,
     redirect, router_advertisement, router_solicitation,
 };
 
@@ -57,9 +57,31 @@ pub(super) const SHAPES: Shapes = &[
                 _ => &[14, 1, 0, 0],
             };
             let message = asked(trial)?.nd_option_bytes(bytes);
-            Some(told(&message, denied(Reason::UntruthfulNd), ARRIVES))
+            let denied = denied(Reason::UntruthfulNd);
+            Some(told(&message, denied, denied))
         },
     ),
+    ("neighbour discovery behind another header", |rng, trial| {
+        let message = truthful(rng, trial)?.extension(match rng.u8(..3) {
+            0 => Extension::fragment(rng.u32(..), 0, false),
+            1 => Extension::hop_by_hop(&[]),
+            _ => Extension::destination_options(&vec![0; rng.usize(..100)]),
+        });
+        let denied = denied(Reason::UntruthfulNd);
+        Some(told(&message, denied, denied))
+    }),
+    ("neighbour discovery with much to say", |rng, trial| {
+        let option =
+            |message: Packet<Icmp>, bytes: usize| message.nd_option(14, &vec![7; bytes - 2]);
+        let message = truthful(rng, trial)?;
+        let message = match rng.u8(..3) {
+            0 => option(message, rng.usize(5..180) * 8),
+            1 => (0..rng.usize(5..30)).fold(message, |message, _| option(message, 8)),
+            _ => message.trailer(&vec![7; rng.usize(1..1400)]),
+        };
+        let denied = denied(Reason::SignallingSize);
+        Some(told(&message, denied, denied))
+    }),
     ("router advertisement", |_, trial| {
         let message = from_source(trial, router_advertisement())?;
         let message = message.prefix(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64);
@@ -79,13 +101,6 @@ pub(super) const SHAPES: Shapes = &[
             ARRIVES,
         ))
     }),
-    ("multicast listener report", |rng, trial| {
-        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, rng.u16(..));
-        let message = from_source(trial, mldv2_report(&[group]))?;
-        // To a workload it is a packet like any other, to a group.
-        let reported = allowed(Reason::MulticastListener);
-        Some(told(&message, reported, Expected::Anything))
-    }),
 ];
 
 /// Asks for the receiver.
@@ -96,8 +111,11 @@ fn asked(trial: &Trial<'_>) -> Option<Packet<Icmp>> {
     }
 }
 
-/// Tells the receiver where an address is.
+/// Tells the receiver where an address is. A workload's neighbours are workloads.
 fn advertised(trial: &Trial<'_>, target: IpAddr) -> Option<Packet<Icmp>> {
+    if matches!(trial.source, Who::Pod(_)) && !matches!(trial.destination, Who::Pod(_)) {
+        return None;
+    }
     match target {
         IpAddr::V6(target) => {
             let message = from_source(trial, neighbour_advertisement(target))?;
