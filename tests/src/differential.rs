@@ -210,8 +210,13 @@ fn agree(
             Hook::FromWorkload => shaped.leaving,
             _ => shaped.arriving,
         };
+        let mut is_told_elsewhere = false;
         let (expected, objection) = match expected {
-            Expected::Anything => (None, None),
+            Expected::Anything => {
+                // What it is about is not known, nor whose policies an audit is of.
+                audit.unclear |= trial.is_to_remote();
+                (None, None)
+            }
             Expected::Verdict(action, reason) => {
                 let is_it =
                     |verdict: &Verdict| (verdict.action, verdict.reason) == (action, reason);
@@ -222,15 +227,19 @@ fn agree(
                 )
             }
             Expected::Policy => {
-                let Answers { enforced, audited } =
-                    Answers::of(oracle, trial, shaped, program.hook);
+                let Answers {
+                    enforced,
+                    audited,
+                    is_of_remote_ingress,
+                } = Answers::of(oracle, trial, shaped, program.hook);
+                is_told_elsewhere = is_of_remote_ingress;
                 coverage.see_sides(&enforced, &audited);
                 let explained = (loaded.iter().zip([&enforced, &audited]))
                     .try_for_each(|(verdict, side)| explains(side, *verdict, firewall.compiled()));
                 (Some(action(&enforced)), explained.err())
             }
         };
-        audit.meet(&case, loaded);
+        audit.meet(&case, loaded, is_told_elsewhere);
         let objection = if loaded.map(Some) == here {
             objection
         } else {
@@ -263,6 +272,8 @@ struct Audit {
     dropped: bool,
     /// With audit policies in force one would.
     denied: bool,
+    /// Nobody knows whether this node is to say so.
+    unclear: bool,
     /// The sender's hook lets it pass without asking policy.
     unasked: bool,
     /// Hooks that say so of a packet which they let pass.
@@ -270,10 +281,11 @@ struct Audit {
 }
 
 impl Audit {
-    /// Goes by another hook.
-    fn meet(&mut self, case: &Case, [enforced, audited]: [Verdict; 2]) {
+    /// Goes by another hook. What a remote workload's policies would deny, its own node
+    /// tells.
+    fn meet(&mut self, case: &Case, [enforced, audited]: [Verdict; 2], is_told_elsewhere: bool) {
         self.dropped |= enforced.action == Action::Deny;
-        self.denied |= audited.action == Action::Deny;
+        self.denied |= audited.action == Action::Deny && !is_told_elsewhere;
         self.unasked |= enforced.reason == Reason::MulticastListener;
         self.told += u32::from(case.is_audited());
     }
@@ -282,7 +294,7 @@ impl Audit {
     /// have been. What policies of its sender would do to a report of multicast groups
     /// at others' hooks is nobody's loss, and not said.
     fn objection(&self) -> Option<String> {
-        let expected = match (self.dropped || self.unasked, self.denied) {
+        let expected = match (self.dropped || self.unasked || self.unclear, self.denied) {
             (_, false) => 0..=0,
             (false, true) => 1..=1,
             (true, true) => 0..=1,
@@ -296,6 +308,8 @@ impl Audit {
 struct Answers {
     enforced: Side,
     audited: Side,
+    /// The audit verdict is that of a remote workload's ingress policies.
+    is_of_remote_ingress: bool,
 }
 
 impl Answers {
@@ -333,6 +347,7 @@ impl Answers {
         Self {
             enforced: side(&named.enforced, &received.enforced),
             audited: side(&named.audited, &received.audited),
+            is_of_remote_ingress: trial.is_to_remote() && !is_denied(&named.audited.egress),
         }
     }
 }

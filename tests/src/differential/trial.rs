@@ -92,9 +92,14 @@ impl<'w> Trial<'w> {
         matches!(self.source, Who::Pod(_))
     }
 
-    /// Whether a workload of the node receives it.
+    /// Whether a workload receives it, here or on another node.
     pub(super) fn is_to_workload(&self) -> bool {
-        matches!(self.destination, Who::Pod(_))
+        matches!(self.destination, Who::Pod(_) | Who::Remote(..))
+    }
+
+    /// Whether a workload of another node receives it.
+    pub(super) fn is_to_remote(&self) -> bool {
+        matches!(self.destination, Who::Remote(..))
     }
 
     pub(super) fn is_to_itself(&self) -> bool {
