@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use cofferdam_policies::inventory::{NamedPort, ObjectName, Protocol, Workload};
@@ -78,6 +78,9 @@ pub struct Endpoint {
     pub link: EndpointLink,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Link-local IPv6 address that stood on the workload's interface when it was added.
+    #[serde(default)]
+    pub link_local: Option<Ipv6Addr>,
     /// Its labels as the caller said.
     pub labels: BTreeMap<String, String>,
     /// Its named ports as the caller said.
@@ -297,6 +300,7 @@ impl Endpoint {
                 host_mac: [4; 6],
             },
             addresses: vec![address.parse().unwrap()],
+            link_local: None,
             labels: BTreeMap::from([("from".to_owned(), "call".to_owned())]),
             ports: Vec::new(),
             incarnation: 1,

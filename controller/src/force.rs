@@ -23,7 +23,7 @@ use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_policies::shared_map::SharedMap;
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::bucket::{Found, find, find_address};
-use cofferdam_verdict::endpoint::{EndpointRecord, MAX_STAMP, flags};
+use cofferdam_verdict::endpoint::{EndpointRecord, flags};
 use cofferdam_verdict::judge::{Context, judge, probe};
 use cofferdam_verdict::memory::BucketSet;
 use cofferdam_verdict::slices::SliceFrame;
@@ -33,7 +33,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::desired::Desired;
-use crate::endpoint::EndpointLink;
+use crate::links::{Link, Links};
 use crate::names::{Names, SharedNames};
 use crate::probe::{Question, questions};
 
@@ -332,20 +332,81 @@ impl Force {
     ///
     /// # Errors
     /// When there is no room for it, or its addresses could not be taken from it.
-    pub fn close(&mut self, link: &EndpointLink, incarnation: u32) -> Result<(), KernelError> {
-        let before = self.deny_all(link.host_ifindex);
+    pub fn close(
+        &mut self,
+        endpoint: &crate::endpoint::Endpoint,
+        adopt_until: u32,
+    ) -> Result<(), KernelError> {
+        let before = self.deny_all(endpoint.link.host_ifindex);
         self.is_prepared &= before.is_some();
         self.set(Endpoint {
-            ifindex: link.host_ifindex,
-            mac: link.mac,
-            incarnation,
+            ifindex: endpoint.link.host_ifindex,
+            mac: endpoint.link.mac,
+            incarnation: endpoint.incarnation,
             addresses: Vec::new(),
             stamp: 0,
             link_local: None,
             deny_all: true,
-            shared_hooks: before.is_some_and(|endpoint| endpoint.shared_hooks),
-            adopt_until: 0,
+            shared_hooks: before.is_some_and(|before| before.shared_hooks),
+            adopt_until,
         })
+    }
+
+    /// Returns the end of the time in which connections from before are adopted on an
+    /// interface, if no filters have been on it: where there is a record they have, and
+    /// the time is that of the record. 0 if none are adopted.
+    pub fn deadline(&self, ifindex: u32) -> u32 {
+        if let Some(endpoint) = self.endpoints.get(&ifindex) {
+            return endpoint.adopt_until;
+        }
+        if self.adopt_midstream.is_zero() {
+            return 0;
+        }
+        let deadline = self.kernel.jiffies_after(self.adopt_midstream);
+        deadline.unwrap_or_else(|error| {
+            tracing::error!("{error}; connections from before are not adopted");
+            0
+        })
+    }
+
+    /// Ends deadlines that have passed, here and in the kernel: its clock comes round.
+    pub fn end_deadlines(&mut self, links: &mut Links) {
+        if !links.has_deadlines() {
+            return;
+        }
+        match self.kernel.jiffies() {
+            Ok(now) => {
+                for ifindex in links.end_deadlines(now) {
+                    self.kernel.end_adoption(ifindex);
+                    if let Some(endpoint) = self.endpoints.get_mut(&ifindex) {
+                        endpoint.adopt_until = 0;
+                    }
+                }
+            }
+            Err(error) => tracing::error!("cannot read the clock of flows: {error}"),
+        }
+    }
+
+    /// Puts the links that are in force among those that are remembered.
+    pub fn tell_links(&self, links: &mut Links, mac: impl Fn(u32) -> Option<[u8; 6]>) {
+        if matches!(
+            self.kernel.adopted(),
+            Adopted::Nothing | Adopted::Incompatible
+        ) {
+            // Flows are not known any more.
+            links.forget_deadlines();
+        }
+        for endpoint in self.endpoints.values().filter(|one| one.stamp != 0) {
+            let Some(host_mac) = mac(endpoint.ifindex) else {
+                continue;
+            };
+            let link = Link {
+                host_mac,
+                stamp: endpoint.stamp,
+                adopt_until: Some(endpoint.adopt_until),
+            };
+            links.adopt(endpoint.ifindex, link);
+        }
     }
 
     /// Lets nothing pass any more where an endpoint is in force of which nothing else is
@@ -475,13 +536,14 @@ impl Force {
     /// When there is no room for it.
     pub fn enforce(
         &mut self,
-        link: &EndpointLink,
-        incarnation: u32,
-        addresses: &[IpAddr],
+        described: &crate::endpoint::Endpoint,
+        link: &Link,
     ) -> Result<bool, KernelError> {
+        let addresses = &described.addresses;
+        let ifindex = described.link.host_ifindex;
         // As the kernel gives them back: the first, then those of one family after the
         // other.
-        let mut ordered = addresses.to_vec();
+        let mut ordered = addresses.clone();
         ordered.sort_by_key(|address| (Some(address) != addresses.first(), address.is_ipv6()));
         let slots = ordered
             .into_iter()
@@ -489,25 +551,18 @@ impl Force {
         let Some(addresses) = slots.collect::<Option<Vec<_>>>() else {
             return Ok(false);
         };
-        let before = self.endpoints.get(&link.host_ifindex);
+        let before = self.endpoints.get(&ifindex);
         let shared_hooks = before.is_some_and(|endpoint| endpoint.shared_hooks);
-        let adopt_until = match before {
-            Some(endpoint) if endpoint.adopt_until != 0 => endpoint.adopt_until,
-            _ if self.adopt_midstream > Duration::ZERO => {
-                self.kernel.jiffies_after(self.adopt_midstream)?
-            }
-            _ => 0,
-        };
         self.set(Endpoint {
-            ifindex: link.host_ifindex,
-            mac: link.mac,
-            incarnation,
+            ifindex,
+            mac: described.link.mac,
+            incarnation: described.incarnation,
             addresses,
-            stamp: stamp(incarnation),
-            link_local: None,
+            stamp: link.stamp,
+            link_local: described.link_local,
             deny_all: false,
             shared_hooks,
-            adopt_until,
+            adopt_until: link.adopt_until.unwrap_or(0),
         })?;
         Ok(true)
     }
@@ -695,11 +750,6 @@ impl Force {
     }
 }
 
-/// The stamp of an endpoint's packets.
-fn stamp(incarnation: u32) -> u16 {
-    (incarnation % (MAX_STAMP - 1) + 1) as u16
-}
-
 /// Whether an interface is in the agent's namespace.
 fn is_there(ifindex: u32) -> bool {
     // An unknown index comes back as an empty name.
@@ -722,7 +772,12 @@ fn says(record: &EndpointRecord, endpoint: &Endpoint) -> bool {
             cofferdam_verdict::address::Family::V6 => record.v6.contains(&words),
         }
     };
+    let link_local = endpoint.link_local;
+    let link_local = link_local.map_or([0; 4], |v6| Address::from(IpAddr::V6(v6)).words);
     record.ifindex == endpoint.ifindex
+        && record.stamp == u32::from(endpoint.stamp)
+        && record.link_local == link_local
+        && record.adopt_until.load() == endpoint.adopt_until
         && record.incarnation == endpoint.incarnation
         && record.mac == mac
         && is_closed == endpoint.deny_all

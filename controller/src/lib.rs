@@ -23,6 +23,7 @@ pub mod endpoint;
 pub mod explain;
 pub mod force;
 pub mod library;
+pub mod links;
 pub mod metrics;
 pub mod names;
 pub mod netlink;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,9 @@ use std::thread;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -100,7 +100,16 @@ pub enum Kind {
     Bridge,
     /// A dummy device, such as `kube-ipvs0`: it carries addresses and no packets.
     Dummy,
-    /// Any other.
+    /// A tunnel: packets come in by it that came in by another interface before, inside
+    /// others.
+    Tunnel,
+    /// A device over another, such as a VLAN.
+    Upper,
+    /// A device through which no packet enters the namespace, such as a shaper's.
+    Inner,
+    /// Any other Ethernet device.
+    Ethernet,
+    /// Any other device: its packets come from a driver or a process of this node.
     Other,
 }
 
@@ -110,6 +119,70 @@ impl Kind {
     #[must_use]
     pub fn carries_virtual_addresses(self) -> bool {
         matches!(self, Self::Loopback | Self::Dummy)
+    }
+
+    /// Returns the kind of a link, by its header and its kind's name.
+    fn of(link: &LinkMessage) -> Self {
+        let infos = link
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::LinkInfo(infos) => Some(infos),
+                _ => None,
+            });
+        let mut infos = infos.into_iter().flatten();
+        let kind = infos.find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind),
+            _ => None,
+        });
+        let by_header = if link.header.flags.contains(LinkFlags::Loopback) {
+            Self::Loopback
+        } else if link.header.link_layer_type == LinkLayerType::Ether {
+            Self::Ethernet
+        } else {
+            Self::Other
+        };
+        match kind {
+            None => by_header,
+            Some(InfoKind::Veth) => Self::Veth,
+            Some(InfoKind::Bridge) => Self::Bridge,
+            Some(InfoKind::Dummy) => Self::Dummy,
+            Some(InfoKind::Ifb | InfoKind::Nlmon | InfoKind::Vrf) => Self::Inner,
+            Some(
+                InfoKind::Vlan
+                | InfoKind::MacVlan
+                | InfoKind::MacVtap
+                | InfoKind::IpVlan
+                | InfoKind::IpVtap
+                | InfoKind::MacSec,
+            ) => Self::Upper,
+            Some(
+                InfoKind::Vxlan
+                | InfoKind::Geneve
+                | InfoKind::GreTap
+                | InfoKind::GreTap6
+                | InfoKind::GreTun
+                | InfoKind::GreTun6
+                | InfoKind::IpIp
+                | InfoKind::Ip6Tnl
+                | InfoKind::SitTun
+                | InfoKind::Vti
+                | InfoKind::Vti6
+                | InfoKind::Xfrm
+                | InfoKind::Gtp
+                | InfoKind::Pfcp
+                | InfoKind::Wireguard
+                | InfoKind::Amt
+                | InfoKind::BatAdv
+                | InfoKind::BareUdp
+                | InfoKind::ErSpan
+                | InfoKind::Ip6ErSpan,
+            ) => Self::Tunnel,
+            Some(InfoKind::Other(name)) if name.starts_with("ovpn") || name == "l2tpeth" => {
+                Self::Tunnel
+            }
+            Some(_) => by_header,
+        }
     }
 }
 
@@ -126,9 +199,10 @@ pub struct Interface {
     pub kind: Kind,
     /// The bridge, or the like, that it is a port of.
     pub controller: u32,
-    /// Index of the other end.
+    /// Index of the other end, or of the device below.
     pub peer: u32,
-    /// Number of the namespace that the other end is in, as this one numbers them.
+    /// Number of the namespace that `peer` is in, as this one numbers them; `None` if it
+    /// is in this one.
     pub peer_namespace: Option<i32>,
 }
 
@@ -140,6 +214,8 @@ pub struct Interfaces {
     /// Their addresses, in order, with the index of the interface; neither link-local
     /// addresses nor those of 127.0.0.0/8 and ::1.
     pub addresses: Vec<(IpAddr, u32)>,
+    /// Their link-local IPv6 addresses, in order, with the index of the interface.
+    pub link_local: Vec<(Ipv6Addr, u32)>,
 }
 
 impl Interfaces {
@@ -161,6 +237,34 @@ impl Interfaces {
             .and_then(|(_, ifindex)| self.by_index.get(ifindex))
     }
 
+    /// Returns `true` if packets enter the namespace by an interface with whatever another
+    /// namespace wrote into their metadata: it is no bridge, no tunnel, and not over a
+    /// bridge, where they have come in by another interface.
+    #[must_use]
+    pub fn is_door(&self, interface: &Interface) -> bool {
+        match interface.kind {
+            Kind::Ethernet => true,
+            // Of a pair within the namespace both ends are the node's.
+            Kind::Veth => interface.peer_namespace.is_some(),
+            Kind::Upper => {
+                // A device over devices: the kernel bounds their number.
+                const MAX_DEVICES: usize = 8;
+                let below = |above: &&Interface| {
+                    let is_here = above.kind == Kind::Upper && above.peer_namespace.is_none();
+                    is_here.then(|| self.by_index.get(&above.peer)).flatten()
+                };
+                let mut devices = std::iter::successors(Some(interface), below).take(MAX_DEVICES);
+                !devices.any(|device| device.kind == Kind::Bridge)
+            }
+            Kind::Loopback
+            | Kind::Bridge
+            | Kind::Dummy
+            | Kind::Tunnel
+            | Kind::Inner
+            | Kind::Other => false,
+        }
+    }
+
     fn carries_virtual_addresses(&self, ifindex: u32) -> bool {
         let interface = self.by_index.get(&ifindex);
         interface.is_some_and(|interface| interface.kind.carries_virtual_addresses())
@@ -176,6 +280,8 @@ pub struct Inner {
     pub interface: Interface,
     /// Its addresses but link-local ones.
     pub addresses: Vec<IpAddr>,
+    /// Its link-local IPv6 address, if it has one.
+    pub link_local: Option<Ipv6Addr>,
 }
 
 /// Asks the kernel about the namespace it was opened in.
@@ -222,7 +328,7 @@ impl Netlink {
                 let interface = interface(&link);
                 interfaces.by_index.insert(interface.ifindex, interface);
             }
-            interfaces.addresses = addresses(&self.handle, None).await?;
+            (interfaces.addresses, interfaces.link_local) = addresses(&self.handle, None).await?;
             Ok(interfaces)
         })
     }
@@ -330,12 +436,13 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
                 interface: name.to_owned(),
                 path: path.to_owned(),
             })?;
-            let addresses = addresses(&netlink.handle, Some(interface.ifindex)).await?;
-            let addresses = addresses.into_iter().map(|(address, _)| address).collect();
+            let (addresses, link_local) =
+                addresses(&netlink.handle, Some(interface.ifindex)).await?;
             Ok(Inner {
                 inode,
                 interface,
-                addresses,
+                addresses: addresses.into_iter().map(|(address, _)| address).collect(),
+                link_local: link_local.first().map(|(address, _)| *address),
             })
         })
     };
@@ -345,14 +452,18 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
     })
 }
 
-/// Lists the addresses of one interface, or of all, with the index of their interface.
-async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Vec<(IpAddr, u32)>, LinkError> {
+/// Addresses with the index of their interface, then link-local IPv6 addresses.
+type Addresses = (Vec<(IpAddr, u32)>, Vec<(Ipv6Addr, u32)>);
+
+/// Lists the addresses of one interface, or of all; those that another host has, too, are
+/// nobody's.
+async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Addresses, LinkError> {
     let mut request = handle.address().get();
     if let Some(ifindex) = of {
         request = request.set_link_index_filter(ifindex);
     }
     let mut answers = request.execute();
-    let mut addresses = Vec::new();
+    let (mut addresses, mut link_local) = (Vec::new(), Vec::new());
     while let Some(message) = answers.try_next().await.map_err(asking("list addresses"))? {
         // The local address is the interface's own where both are there: on a
         // point-to-point link the other is the neighbour's.
@@ -372,21 +483,21 @@ async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Vec<(IpAddr, u32)
                     _ => None,
                 })
         });
-        let address = address.filter(|one| !is_link_local(one) && !one.is_loopback());
-        addresses.extend(address.map(|address| (address, message.header.index)));
+        let ifindex = message.header.index;
+        match address {
+            Some(IpAddr::V6(v6)) if v6.is_unicast_link_local() => {
+                let has_failed = message.header.flags.contains(AddressHeaderFlags::Dadfailed);
+                link_local.extend((!has_failed).then_some((v6, ifindex)));
+            }
+            Some(IpAddr::V4(v4)) if v4.is_link_local() => {}
+            Some(address) if !address.is_loopback() => addresses.push((address, ifindex)),
+            _ => {}
+        }
     }
     addresses.sort();
     addresses.dedup();
-    Ok(addresses)
-}
-
-/// Whether an address means something on one link only. The programs know the one
-/// that follows from a MAC address by themselves.
-fn is_link_local(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
+    link_local.sort();
+    Ok((addresses, link_local))
 }
 
 fn interface(link: &LinkMessage) -> Interface {
@@ -394,11 +505,7 @@ fn interface(link: &LinkMessage) -> Interface {
         ifindex: link.header.index,
         name: String::new(),
         mac: None,
-        kind: if link.header.flags.contains(LinkFlags::Loopback) {
-            Kind::Loopback
-        } else {
-            Kind::Other
-        },
+        kind: Kind::of(link),
         controller: 0,
         peer: 0,
         peer_namespace: None,
@@ -410,16 +517,6 @@ fn interface(link: &LinkMessage) -> Interface {
             LinkAttribute::Controller(index) => interface.controller = *index,
             LinkAttribute::Link(index) => interface.peer = *index,
             LinkAttribute::LinkNetNsId(number) => interface.peer_namespace = Some(*number),
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    interface.kind = match info {
-                        LinkInfo::Kind(InfoKind::Veth) => Kind::Veth,
-                        LinkInfo::Kind(InfoKind::Bridge) => Kind::Bridge,
-                        LinkInfo::Kind(InfoKind::Dummy) => Kind::Dummy,
-                        _ => continue,
-                    };
-                }
-            }
             _ => {}
         }
     }
@@ -465,6 +562,7 @@ mod tests {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
         message.header.flags = flags;
+        message.header.link_layer_type = LinkLayerType::Ether;
         let kind = kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
         message.attributes.extend(kind);
         message
@@ -487,6 +585,7 @@ mod tests {
                 .map(|interface| (interface.ifindex, interface))
                 .collect(),
             addresses: (1..=6).map(|ifindex| (address(ifindex), ifindex)).collect(),
+            link_local: Vec::new(),
         };
         let own: Vec<IpAddr> = interfaces.own_addresses().collect();
         assert_eq!(own, [2, 3, 4, 6].map(address));
@@ -494,5 +593,47 @@ mod tests {
         assert_eq!(holder(5).map(|one| one.ifindex), Some(5));
         assert_eq!(holder(1).map(|one| one.ifindex), Some(1));
         assert_eq!(holder(2), None);
+    }
+
+    #[test]
+    fn doors_are_where_packets_of_other_namespaces_enter_first() {
+        let up = LinkFlags::Up;
+        let over = |ifindex, kind, below: u32, is_here: bool| {
+            let mut message = message(ifindex, up, Some(kind));
+            message.attributes.push(LinkAttribute::Link(below));
+            if !is_here {
+                message.attributes.push(LinkAttribute::LinkNetNsId(0));
+            }
+            message
+        };
+        let mut tun = message(9, up, Some(InfoKind::Tun));
+        tun.header.link_layer_type = LinkLayerType::None;
+        let links = [
+            message(1, up | LinkFlags::Loopback, None),
+            message(2, up, None),
+            message(3, up, Some(InfoKind::Bridge)),
+            message(4, up, Some(InfoKind::Vxlan)),
+            message(5, up, Some(InfoKind::Dummy)),
+            message(6, up, Some(InfoKind::Veth)),
+            message(7, up, Some(InfoKind::Bond)),
+            message(8, up, Some(InfoKind::Tun)),
+            tun,
+            message(10, up, Some(InfoKind::Ifb)),
+            message(11, up, Some(InfoKind::Wireguard)),
+            over(12, InfoKind::Vlan, 2, true),
+            over(13, InfoKind::MacVlan, 3, true),
+            over(14, InfoKind::Vlan, 13, true),
+            over(15, InfoKind::MacVlan, 3, false),
+        ];
+        let interfaces = Interfaces {
+            by_index: (links.iter().map(interface))
+                .map(|interface| (interface.ifindex, interface))
+                .collect(),
+            ..Interfaces::default()
+        };
+        let doors = interfaces.by_index.values();
+        let doors = doors.filter(|interface| interfaces.is_door(interface));
+        let doors: Vec<u32> = doors.map(|interface| interface.ifindex).collect();
+        assert_eq!(doors, [2, 6, 7, 8, 12, 15]);
     }
 }

@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::desired::{Desired, Made};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::force::{Depth, Force, PublishError, Published};
+use crate::links::Links;
 use crate::metrics::Timing;
 use crate::names::SharedNames;
 use crate::netlink::{self, Interfaces, Netlink};
@@ -42,6 +43,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 const BURST: Duration = Duration::from_millis(50);
 /// Of so many looks one is at the filters behind the links as well.
 const LOOKS_AT_LINKS: u32 = 4;
+/// Of so many looks one is at deadlines of adoption as well.
+const LOOKS_AT_DEADLINES: u32 = 20;
 
 /// What others tell the reconciling thread, or ask it.
 #[derive(Debug)]
@@ -88,8 +91,8 @@ struct Managed {
     is_refused: bool,
 }
 
-/// The next incarnation, the endpoints, and those that are leaving.
-type SavedEndpoints = (u32, Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>);
+/// The next incarnation, the endpoints, those that are leaving, and their links.
+type SavedEndpoints = (u32, Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>, Links);
 
 /// Everything that is known.
 pub struct Reconciler {
@@ -105,6 +108,8 @@ pub struct Reconciler {
     /// Endpoints that were removed or replaced while their interface is still there, by
     /// its index: nothing passes until it has gone.
     leaving: BTreeMap<u32, Managed>,
+    /// What is remembered of links, the endpoints' and others that were.
+    links: Links,
     /// Interfaces on which links are still to be put.
     unlinked: BTreeSet<u32>,
     /// The state of endpoints as it was last saved.
@@ -179,6 +184,7 @@ impl Reconciler {
             made: Made::default(),
             endpoints: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            links: Links::default(),
             unlinked: BTreeSet::new(),
             saved_endpoints: None,
             next_incarnation: remembered
@@ -535,6 +541,9 @@ impl Reconciler {
             self.looked_at_hooks = Instant::now();
             self.looks = self.looks.wrapping_add(1);
             self.mend_hooks(self.looks.is_multiple_of(LOOKS_AT_LINKS));
+            if self.looks.is_multiple_of(LOOKS_AT_DEADLINES) {
+                self.force.end_deadlines(&mut self.links);
+            }
         }
     }
 

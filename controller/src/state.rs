@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+use crate::links::Links;
+
 /// First word of every file, with the version of the layout.
 const MAGIC: &str = "cofferdam-state-1";
 
@@ -234,6 +236,9 @@ pub struct Endpoints<E> {
     /// Endpoints that were removed or replaced and whose interface is still there.
     #[serde(default = "Vec::new")]
     pub leaving: Vec<E>,
+    /// What is remembered of their links, and of links that have gone.
+    #[serde(default)]
+    pub links: Links,
 }
 
 impl<E> Default for Endpoints<E> {
@@ -245,6 +250,7 @@ impl<E> Default for Endpoints<E> {
             revision: 0,
             endpoints: Vec::new(),
             leaving: Vec::new(),
+            links: Links::default(),
         }
     }
 }

@@ -1,6 +1,16 @@
-//! Points in time as text.
+//! Points in time as text, and the machine's uptime.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Returns how long the machine has run, sleep included: no clock that is set changes it.
+#[must_use]
+pub fn uptime() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME);
+    now.map(Duration::from)
+        .expect("every kernel that runs the programs has this clock")
+}
 
 /// A point in time as RFC 3339 has it, in UTC with nanoseconds:
 /// `2026-01-01T00:00:00.000000000Z`.

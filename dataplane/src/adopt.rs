@@ -242,7 +242,7 @@ impl Kernel {
             link_local: (record.link_local != [0; 4]).then(|| v6_address(record.link_local)),
             deny_all: bits & flags::DENY_ALL != 0,
             shared_hooks: bits & flags::SHARED_HOOKS != 0,
-            adopt_until: record.adopt_until,
+            adopt_until: record.adopt_until.load(),
             addresses,
         }
     }

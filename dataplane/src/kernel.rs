@@ -24,6 +24,7 @@ use cofferdam_verdict::{
     hash::Keys,
     judge::{PROBE, probe},
     memory::Settings,
+    shared::SharedWord,
     slices::SliceMemory,
     table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, header, slot_place},
     verdict::Verdict,
@@ -527,6 +528,14 @@ impl Kernel {
             .is_some()
     }
 
+    /// Ends the time in which an endpoint's TCP connections may be adopted. The clock of
+    /// flows comes round after some weeks, and a time on it with it.
+    pub fn end_adoption(&self, ifindex: u32) {
+        if let Some(record) = self.endpoint_record(ifindex) {
+            record.adopt_until.store(0);
+        }
+    }
+
     /// Lets the stamp of a record lead nowhere, unless it is `kept` or another record's by
     /// now.
     fn forget_stamp(&self, number: u32, kept: u32) {
@@ -649,7 +658,7 @@ impl Kernel {
             incarnation: endpoint.incarnation,
             primary_slot: endpoint.addresses.first().map_or(0, |&(_, slot)| slot),
             stamp: endpoint.stamp.into(),
-            adopt_until: endpoint.adopt_until,
+            adopt_until: SharedWord::new(endpoint.adopt_until),
             link_local: endpoint
                 .link_local
                 .map_or([0; 4], |address| Address::from(IpAddr::V6(address)).words),

@@ -1,20 +1,23 @@
 //! Endpoints: added, given other labels, removed, and found gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cofferdam_dataplane::AttachError;
+use cofferdam_dataplane::{AttachError, KernelError};
 use cofferdam_policies::inventory::Owner;
 
 use super::{Managed, Reconciler, chain};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
 use crate::force::Force;
+use crate::links::{LAST_STAMP, Link, Links, REST_SECONDS};
 use crate::names::EndpointNames;
 use crate::netlink::{Inner, Interface, Kind};
 use crate::output::{EndpointState, RemoveReport, Schema};
 use crate::protocol::{EndpointSpec, Removal};
 use crate::state;
+use crate::time::uptime;
 
 /// What becomes of an interface on which an endpoint was to be added.
 enum Place {
@@ -89,6 +92,7 @@ impl Reconciler {
                 container_id: None,
                 link: link(spec, inner, host)?,
                 addresses: inner.addresses.clone(),
+                link_local: self.own_link_local(inner, host),
                 labels: BTreeMap::new(),
                 ports: Vec::new(),
                 incarnation: self.next_incarnation,
@@ -118,6 +122,34 @@ impl Reconciler {
             spec.interface
         );
         Ok(endpoint)
+    }
+
+    /// Returns the link-local address of a workload's interface, unless the node or another
+    /// workload has it on the same link.
+    fn own_link_local(&self, inner: &Inner, host: &Interface) -> Option<Ipv6Addr> {
+        let address = inner.link_local?;
+        let mut nodes = self.interfaces.link_local.iter();
+        let is_nodes = nodes.any(|(one, ifindex)| {
+            *one == address && (*ifindex == host.ifindex || *ifindex == host.controller)
+        });
+        let is_neighbour = |other: &Endpoint| {
+            let interface = self.interfaces.by_index.get(&other.link.host_ifindex);
+            other.link.host_ifindex != host.ifindex
+                && host.controller != 0
+                && interface.is_some_and(|other| other.controller == host.controller)
+        };
+        let mut endpoints = self.endpoints.values().map(|managed| &managed.endpoint);
+        let is_anothers =
+            endpoints.any(|other| other.link_local == Some(address) && is_neighbour(other));
+        if is_nodes || is_anothers {
+            tracing::warn!(
+                interface = %host.name,
+                "the link-local address {address} of the workload is another's on its link; \
+                 packets with it are dropped"
+            );
+            return None;
+        }
+        Some(address)
     }
 
     /// Lists the endpoints on other links whose place an endpoint takes: one of its name,
@@ -216,8 +248,7 @@ impl Reconciler {
     /// Closes the interface of an endpoint that is to be taken in.
     fn close(&mut self, endpoint: &Endpoint) -> Result<()> {
         let ifindex = endpoint.link.host_ifindex;
-        self.force
-            .close(&endpoint.link, endpoint.incarnation)
+        close_record(&mut self.links, &mut self.force, endpoint)
             .context("cannot close the interface")?;
         self.take_incarnation();
         if let Err(error) = self.force.guard(ifindex) {
@@ -298,7 +329,7 @@ impl Reconciler {
         };
         managed.is_refused = false;
         Arc::make_mut(&mut managed.endpoint).addresses.clear();
-        managed.keep_closed(&mut self.force);
+        managed.keep_closed(&mut self.links, &mut self.force);
         let ifindex = managed.endpoint.link.host_ifindex;
         self.leaving.insert(ifindex, managed);
     }
@@ -372,6 +403,7 @@ impl Reconciler {
                 self.remove_from_force(ifindex);
             }
         }
+        self.retain_links();
         let endpoints = self.endpoints.values_mut();
         for managed in endpoints.chain(self.leaving.values_mut()) {
             let link = &managed.endpoint.link;
@@ -404,6 +436,10 @@ impl Reconciler {
     pub(super) fn take_up(&mut self, remembered: state::Endpoints<Endpoint>) {
         let is_same_start =
             remembered.boot_id == self.boot_id && remembered.namespace == self.namespace;
+        if is_same_start {
+            self.links = remembered.links;
+        }
+        self.take_up_links();
         let mut leaving = remembered.leaving;
         for endpoint in remembered.endpoints {
             let interface = self.interfaces.by_index.get(&endpoint.link.host_ifindex);
@@ -429,6 +465,33 @@ impl Reconciler {
             }
         }
         self.close_strangers();
+    }
+
+    /// Takes up what is known of links. Where that is lost, stamps that were given out last
+    /// are not known; a beginning anywhere makes it unlikely to meet one of them.
+    fn take_up_links(&mut self) {
+        if self.links == Links::default() {
+            let anywhere = uptime().as_millis() % u128::from(LAST_STAMP);
+            self.links.begin_after(anywhere as u16);
+        }
+        let by_index = &self.interfaces.by_index;
+        let mac = |ifindex: u32| by_index.get(&ifindex)?.mac;
+        self.force.tell_links(&mut self.links, mac);
+        self.retain_links();
+    }
+
+    /// Forgets links that have gone. One whose endpoint is known to be there is there.
+    fn retain_links(&mut self) {
+        let by_index = &self.interfaces.by_index;
+        let endpoints = self.endpoints.values().chain(self.leaving.values());
+        let managed = endpoints.map(|managed| managed.endpoint.link.host_ifindex);
+        let managed: BTreeSet<u32> = managed.collect();
+        let is_there = |ifindex: u32, link: &Link| {
+            let interface = by_index.get(&ifindex);
+            managed.contains(&ifindex)
+                || interface.is_some_and(|interface| interface.mac == Some(link.host_mac))
+        };
+        self.links.retain(is_there, uptime().as_secs());
     }
 
     /// Closes what is in force on interfaces that nobody is known to own: its labels
@@ -468,7 +531,7 @@ impl Reconciler {
             if self.force.stands(link.host_ifindex) {
                 managed.state = EndpointState::DenyAll;
             } else {
-                managed.keep_closed(&mut self.force);
+                managed.keep_closed(&mut self.links, &mut self.force);
             }
         }
         self.keep_leaving_closed();
@@ -476,7 +539,7 @@ impl Reconciler {
 
     fn keep_leaving_closed(&mut self) {
         for (ifindex, managed) in &mut self.leaving {
-            managed.keep_closed(&mut self.force);
+            managed.keep_closed(&mut self.links, &mut self.force);
             if managed.state == EndpointState::DenyAll && !self.force.is_attached(*ifindex) {
                 self.unlinked.insert(*ifindex);
             }
@@ -493,22 +556,27 @@ impl Reconciler {
             let ifindex = endpoint.link.host_ifindex;
             if managed.is_refused {
                 let why = managed.problem.take();
-                managed.keep_closed(&mut self.force);
+                managed.keep_closed(&mut self.links, &mut self.force);
                 managed.problem = why.or(managed.problem.take());
                 continue;
             }
+            let link = wire(&mut self.links, &self.force, &endpoint.link);
             // The record first: programs of an agent before are replaced by ours, which
             // must not find the interface unknown.
-            let in_force =
-                self.force
-                    .enforce(&endpoint.link, endpoint.incarnation, &endpoint.addresses);
+            let in_force = link.map(|link| self.force.enforce(endpoint, &link));
             let problem = match in_force {
-                Ok(true) => None,
-                Ok(false) => Some("the table in force does not know its addresses".to_owned()),
-                Err(error) => Some(error.to_string()),
+                Some(Ok(true)) => None,
+                Some(Ok(false)) => {
+                    Some("the table in force does not know its addresses".to_owned())
+                }
+                Some(Err(error)) => Some(error.to_string()),
+                None => Some(format!(
+                    "all {LAST_STAMP} numbers for its packets are in use or were until less \
+                     than {REST_SECONDS} s ago: it is tried again"
+                )),
             };
             if problem.is_some() {
-                managed.keep_closed(&mut self.force);
+                managed.keep_closed(&mut self.links, &mut self.force);
                 managed.problem = problem;
                 continue;
             }
@@ -568,7 +636,12 @@ impl Reconciler {
         };
         let endpoints = all(&mut self.endpoints.values());
         let leaving = all(&mut self.leaving.values());
-        let saved = (self.next_incarnation, endpoints, leaving);
+        let saved = (
+            self.next_incarnation,
+            endpoints,
+            leaving,
+            self.links.clone(),
+        );
         if self.saved_endpoints.as_ref() == Some(&saved) {
             return;
         }
@@ -579,6 +652,7 @@ impl Reconciler {
             revision: self.force.revision(),
             endpoints: saved.1.iter().map(|endpoint| &**endpoint).collect(),
             leaving: saved.2.iter().map(|endpoint| &**endpoint).collect(),
+            links: saved.3.clone(),
         };
         match self.store.save(state::ENDPOINTS, &state) {
             Ok(()) => self.saved_endpoints = Some(saved),
@@ -592,9 +666,9 @@ impl Reconciler {
 
 impl Managed {
     /// Lets nothing pass on its interface, and says so, or why not.
-    fn keep_closed(&mut self, force: &mut Force) {
+    fn keep_closed(&mut self, links: &mut Links, force: &mut Force) {
         let link = &self.endpoint.link;
-        let closed = force.close(link, self.endpoint.incarnation);
+        let closed = close_record(links, force, &self.endpoint);
         let closed = closed.map_err(AttachError::from);
         let closed = closed.and_then(|()| force.guard(link.host_ifindex));
         (self.state, self.problem) = match closed {
@@ -602,6 +676,28 @@ impl Managed {
             Err(error) => (EndpointState::Unmanaged, Some(error.to_string())),
         };
     }
+}
+
+/// Lets nothing pass under the record of an endpoint.
+fn close_record(
+    links: &mut Links,
+    force: &mut Force,
+    endpoint: &Endpoint,
+) -> Result<(), KernelError> {
+    // Asked while there may be no record yet: then this is the time that filters first go
+    // there.
+    let link = wire(links, force, &endpoint.link);
+    let adopt_until = link.and_then(|link| link.adopt_until);
+    force.close(endpoint, adopt_until.unwrap_or(0))
+}
+
+/// Returns what packets of a link are to carry, `None` if there is no number for them.
+fn wire(links: &mut Links, force: &Force, link: &EndpointLink) -> Option<Link> {
+    let ifindex = link.host_ifindex;
+    let known = links.take(ifindex, link.host_mac, uptime().as_secs())?;
+    let adopt_until = known.adopt_until;
+    known.adopt_until = adopt_until.or_else(|| Some(force.deadline(ifindex)));
+    Some(*known)
 }
 
 /// An endpoint of which nothing is in force yet.

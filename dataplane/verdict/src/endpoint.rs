@@ -26,9 +26,9 @@ pub const STAMP_KEY: u32 = 1 << 31;
 
 /// What the programs know of an endpoint.
 ///
-/// Never changed once an interface index leads to it, but for `flags`: a change
-/// is a new record under another number, and the old number rests for a grace
-/// period. Unused addresses have slot 0.
+/// Never changed once an interface index leads to it, but for `flags` and the end of
+/// `adopt_until`: a change is a new record under another number, and the old number rests
+/// for a grace period. Unused addresses have slot 0.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct EndpointRecord {
@@ -52,7 +52,7 @@ pub struct EndpointRecord {
     pub stamp: u32,
     /// Jiffies, low word, until which TCP connections from before the endpoint was first
     /// put in force are adopted; 0 = never.
-    pub adopt_until: u32,
+    pub adopt_until: SharedWord,
     /// Link-local IPv6 address that stood on the workload's interface when it was added,
     /// host-order words; zero when there was none.
     pub link_local: [u32; 4],

@@ -390,8 +390,9 @@ pub fn adopt<M: FlowMemory>(memory: &M, case: &mut Case) -> bool {
         return false;
     };
     // Jiffies wrap; no deadline comes near half of their range.
-    let left = record.adopt_until.wrapping_sub(memory.jiffies());
-    if record.adopt_until == 0 || left == 0 || left >> 31 != 0 {
+    let end = record.adopt_until.load();
+    let left = end.wrapping_sub(memory.jiffies());
+    if end == 0 || left == 0 || left >> 31 != 0 {
         refuse(case, Reason::NoFlow);
         return false;
     }
