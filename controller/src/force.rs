@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_dataplane::{
-    Adopted, AttachError, Endpoint, FlowUse, HookState, Kernel, KernelError,
+    Adopted, AttachError, Endpoint, FlowUse, Foreign, HookState, Kernel, KernelError,
 };
 use cofferdam_policies::compiler::{CompileError, Compiled, Compiler, Slot, SlotPlan, Snapshot};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
@@ -433,12 +433,53 @@ impl Force {
         Some(endpoint.clone())
     }
 
-    /// Returns `true` if programs of ours stand on an interface: those of an agent before
+    /// Returns `true` if programs of ours judge on an interface: those of an agent before
     /// count as well.
     #[must_use]
     pub fn stands(&self, ifindex: u32) -> bool {
-        let hooks = self.kernel.hooks(ifindex);
-        hooks.is_ok_and(|hooks| hooks.iter().any(|hook| hook.program_id.is_some()))
+        self.kernel.judges_on(ifindex).unwrap_or(false)
+    }
+
+    /// Puts the filter on an interface that is no endpoint's, unless it is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn guard_door(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.kernel.guard_door(ifindex)
+    }
+
+    /// Puts filter and link on an interface that is no endpoint's, unless they are there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn clear_on(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.kernel.clear_on(ifindex)
+    }
+
+    /// Repairs what stands on an interface that is no endpoint's, where others changed it;
+    /// returns `true` if it had to. Filters are looked at if there is no link, or if
+    /// `filters` says so.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn mend_door(&mut self, ifindex: u32, filters: bool) -> Result<bool, AttachError> {
+        if !filters && self.kernel.door_link_stands(ifindex)? {
+            return Ok(false);
+        }
+        let states = self.kernel.door_hooks(ifindex)?;
+        if states.iter().all(|state| state.ok) {
+            return Ok(false);
+        }
+        self.kernel.clear_on(ifindex)?;
+        Ok(true)
+    }
+
+    /// Lists programs and filters of others on an interface.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn foreign(&self, ifindex: u32) -> Result<Vec<Foreign>, AttachError> {
+        self.kernel.foreign(ifindex)
     }
 
     /// Whether all programs are on an interface.
@@ -576,17 +617,31 @@ impl Force {
         Ok(())
     }
 
-    /// Takes an endpoint out of force, then the programs off its interface. Where that
-    /// is still there, everything passes from then on.
+    /// Takes an endpoint out of force whose interface has gone, and what is left of its
+    /// programs.
     ///
     /// # Errors
     /// When the programs do not come off; nothing passes there then.
     pub fn remove(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.forget(ifindex);
+        self.kernel.leave(ifindex)
+    }
+
+    /// Takes an endpoint out of force and opens its interface: everything passes there
+    /// from then on, without a stamp.
+    ///
+    /// # Errors
+    /// When the programs are not replaced; nothing passes there then.
+    pub fn release(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.forget(ifindex);
+        self.kernel.clear_on(ifindex)
+    }
+
+    fn forget(&mut self, ifindex: u32) {
         self.kernel.remove_endpoint(ifindex);
         self.endpoints.remove(&ifindex);
         self.attached.remove(&ifindex);
         self.guarded.remove(&ifindex);
-        self.kernel.leave(ifindex)
     }
 
     /// When [`Force::do_chores`] has something to do again.

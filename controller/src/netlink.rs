@@ -614,7 +614,7 @@ mod tests {
             message(3, up, Some(InfoKind::Bridge)),
             message(4, up, Some(InfoKind::Vxlan)),
             message(5, up, Some(InfoKind::Dummy)),
-            message(6, up, Some(InfoKind::Veth)),
+            over(6, InfoKind::Veth, 2, false),
             message(7, up, Some(InfoKind::Bond)),
             message(8, up, Some(InfoKind::Tun)),
             tun,
@@ -624,6 +624,7 @@ mod tests {
             over(13, InfoKind::MacVlan, 3, true),
             over(14, InfoKind::Vlan, 13, true),
             over(15, InfoKind::MacVlan, 3, false),
+            over(16, InfoKind::Veth, 17, true),
         ];
         let interfaces = Interfaces {
             by_index: (links.iter().map(interface))

@@ -263,6 +263,13 @@ pub struct StatusReport {
     pub memory_bytes: u64,
     /// How often something was found changed by others, and repaired.
     pub tamper_events: u64,
+    /// Interfaces by which packets may come in that claim to be a workload's, with the
+    /// reason; normally none.
+    #[serde(default)]
+    pub uncleared: Vec<String>,
+    /// Programs of others that can hide who sent a packet, with their place; normally none.
+    #[serde(default)]
+    pub obstacles: Vec<String>,
     /// What is wrong with documents, and what keeps the newest desired state from
     /// being in force.
     pub diagnostics: Vec<Diagnostic>,

@@ -8,6 +8,7 @@
 //! they asked for, and had been read back.
 
 mod documents;
+mod doors;
 mod endpoints;
 mod explain;
 mod report;
@@ -36,6 +37,7 @@ use crate::sources::{Sources, Watches};
 use crate::state::{self, Store};
 
 use documents::Documents;
+use doors::Doors;
 
 /// How often hooks are looked at: tcx tells nobody of its changes.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -112,6 +114,7 @@ pub struct Reconciler {
     links: Links,
     /// Interfaces on which links are still to be put.
     unlinked: BTreeSet<u32>,
+    doors: Doors,
     /// The state of endpoints as it was last saved.
     saved_endpoints: Option<SavedEndpoints>,
     next_incarnation: u32,
@@ -186,6 +189,7 @@ impl Reconciler {
             leaving: BTreeMap::new(),
             links: Links::default(),
             unlinked: BTreeSet::new(),
+            doors: Doors::default(),
             saved_endpoints: None,
             next_incarnation: remembered
                 .next_incarnation
@@ -205,6 +209,8 @@ impl Reconciler {
             recorder: recorder.clone(),
         };
         reconciler.take_up(remembered);
+        reconciler.clear_doors();
+        reconciler.tell_stamp_obstacles();
         reconciler.documents.read();
         reconciler.converge(&[], Instant::now());
         reconciler.depth = Depth::Change;
@@ -236,7 +242,8 @@ impl Reconciler {
     /// endpoints that were added. What the next endpoint needs is made at once: nobody
     /// but that endpoint would wait for it.
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
-        let attach_at = (!self.unlinked.is_empty()).then(|| self.added_at + BURST);
+        let has_unlinked = !self.unlinked.is_empty() || self.doors.has_unlinked();
+        let attach_at = has_unlinked.then(|| self.added_at + BURST);
         let chore = self.force.next_chore();
         let chore = chore.min(self.looked_at_hooks + BETWEEN_LOOKS);
         let left = if self.force.is_prepared() {
@@ -249,10 +256,11 @@ impl Reconciler {
         if matches!(message, Err(RecvTimeoutError::Timeout)) {
             if !self.force.is_prepared() {
                 self.force.prepare();
-            } else if attach_at.is_some_and(|at| at <= Instant::now())
-                && let Some(ifindex) = self.unlinked.pop_first()
-            {
-                self.attach(ifindex);
+            } else if attach_at.is_some_and(|at| at <= Instant::now()) {
+                match self.unlinked.pop_first() {
+                    Some(ifindex) => self.attach(ifindex),
+                    None => self.attach_door(),
+                }
             }
         }
         message
@@ -267,12 +275,13 @@ impl Reconciler {
         let mut added = Vec::new();
         let mut stop = None;
         let sources = self.look_at_sources(&batch);
-        let (mut links, mut is_changed) = (false, false);
+        let (mut links, mut is_changed, mut is_everything) = (false, false, false);
         for message in batch {
             match message {
                 Message::SourcesChanged(_) => {}
                 Message::LinksChanged => links = true,
                 Message::LookAround => {
+                    is_everything = true;
                     links = true;
                     self.depth = Depth::Whole;
                     self.restore_pins();
@@ -305,6 +314,12 @@ impl Reconciler {
         }
         if links {
             self.look_at_links();
+        }
+        if links || is_changed {
+            self.clear_doors();
+        }
+        if is_everything {
+            self.tell_stamp_obstacles();
         }
         if sources || links || is_changed {
             self.converge(&added, arrived);
@@ -540,7 +555,9 @@ impl Reconciler {
         if self.looked_at_hooks.elapsed() >= BETWEEN_LOOKS {
             self.looked_at_hooks = Instant::now();
             self.looks = self.looks.wrapping_add(1);
-            self.mend_hooks(self.looks.is_multiple_of(LOOKS_AT_LINKS));
+            let filters = self.looks.is_multiple_of(LOOKS_AT_LINKS);
+            self.mend_hooks(filters);
+            self.mend_doors(filters);
             if self.looks.is_multiple_of(LOOKS_AT_DEADLINES) {
                 self.force.end_deadlines(&mut self.links);
             }

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::{
     hooks::{FILTER_HANDLES, FILTER_PRIORITY, is_ours, name, parent, side},
     kernel::{Kernel, KernelError},
-    netlink,
+    netlink::{self, Qdisc},
     programs::{OBJECT, Program, Programs},
     sys::tcx::{self, Standing},
 };
@@ -97,6 +97,8 @@ pub(crate) fn failed(
 
 const FILTERS: [Program; 2] = [Program::FROM_WORKLOAD_FILTER, Program::TO_WORKLOAD_FILTER];
 const LINKS: [Program; 2] = [Program::FROM_WORKLOAD, Program::TO_WORKLOAD];
+const DOOR_FILTER: Program = Program::CLEAR_STAMP_FILTER;
+const DOOR_LINK: Program = Program::CLEAR_STAMP;
 
 /// The programs on one interface, for as long as this value lives. They are taken
 /// off when it is dropped, which must be in the network namespace they were
@@ -206,7 +208,73 @@ impl Kernel {
             self.put_filter(ifindex, program)
                 .map_err(failed("attach", program, ifindex))
         });
-        filters.into_iter().collect()
+        filters.into_iter().collect::<Result<(), _>>()?;
+        let program = Program::FROM_WORKLOAD;
+        self.take_over_link(ifindex, program)
+            .map_err(failed("attach", program, ifindex))
+    }
+
+    /// Gives the link in a place of an interface its program, if a link stands there: one
+    /// that was put while the interface was no endpoint's would drop the workload's
+    /// packets. Costs no grace period.
+    fn take_over_link(&self, ifindex: u32, program: Program) -> io::Result<()> {
+        let Some((link, id)) = self.find_link(ifindex, program) else {
+            return Ok(());
+        };
+        let standing = tcx::query(ifindex, side(program))?.unwrap_or_default();
+        let behind = standing
+            .iter()
+            .any(|one| one.link_id == id && !self.is_current(program, one.program_id));
+        if behind {
+            tcx::update(link.as_fd(), self.programs.fd(program)?)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the programs on an interface that is no endpoint's and by which packets enter
+    /// the caller's network namespace, to stay: as [`Kernel::enforce_on`] does for
+    /// workloads. What judged a workload there is replaced by one store, and taken off on
+    /// the way out.
+    ///
+    /// # Errors
+    ///
+    /// The first of what the kernel refused; the rest has been done.
+    pub fn clear_on(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        let filter = self.guard_door(ifindex);
+        let link = self.put_link(ifindex, DOOR_LINK);
+        let egress = self.detach_link(ifindex, Program::TO_WORKLOAD);
+        // One of both is enough where others hold the place of the other.
+        let has_tcx = tcx::query(ifindex, side(DOOR_LINK));
+        let has_tcx = has_tcx.map_err(failed("look at", DOOR_LINK, ifindex))?;
+        if has_tcx.is_none() || link.is_err() {
+            filter?;
+        }
+        link?;
+        egress?;
+        self.no_longer_behind(ifindex)
+    }
+
+    /// The quick half of [`Kernel::clear_on`]: the filter, which does as well as the link.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn guard_door(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        if self.pins.is_none() {
+            return Err(AttachError::NotPinned);
+        }
+        let qdisc = netlink::add_ingress(ifindex).map_err(|source| AttachError::Qdisc {
+            interface: interface(ifindex),
+            source,
+        })?;
+        self.put_filter(ifindex, DOOR_FILTER)
+            .map_err(failed("attach", DOOR_FILTER, ifindex))?;
+        // An ingress qdisc has no way out, and shows the filters of the way in there.
+        if qdisc == Qdisc::StoodAsClsact {
+            let egress = Program::TO_WORKLOAD_FILTER;
+            take_filters_off(ifindex, egress).map_err(failed("detach", egress, ifindex))?;
+        }
+        Ok(())
     }
 
     /// Takes the programs off an interface, and unpins its links. An interface that
@@ -216,16 +284,7 @@ impl Kernel {
     ///
     /// The first of what the kernel refused; the rest has been done.
     pub fn leave(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        let links = LINKS.map(|program| {
-            let pins = self.pins.as_mut().ok_or(AttachError::NotPinned)?;
-            let hook = name(program);
-            let held = pins.links.remove(&(ifindex, hook));
-            let pinned = pins.pinned_link(ifindex, hook);
-            for link in held.into_iter().chain(pinned) {
-                detach_from(&link, ifindex).map_err(failed("detach", program, ifindex))?;
-            }
-            Ok(pins.unpin_link(ifindex, hook)?)
-        });
+        let links = LINKS.map(|program| self.detach_link(ifindex, program));
         let filters = FILTERS.map(|program| {
             take_filters_off(ifindex, program).map_err(failed("detach", program, ifindex))
         });
@@ -234,6 +293,18 @@ impl Kernel {
             .chain(filters)
             .collect::<Result<(), _>>()?;
         self.no_longer_behind(ifindex)
+    }
+
+    /// Takes the link in a place of an interface off, and unpins it.
+    fn detach_link(&mut self, ifindex: u32, program: Program) -> Result<(), AttachError> {
+        let pins = self.pins.as_mut().ok_or(AttachError::NotPinned)?;
+        let hook = name(program);
+        let held = pins.links.remove(&(ifindex, hook));
+        let pinned = pins.pinned_link(ifindex, hook);
+        for link in held.into_iter().chain(pinned) {
+            detach_from(&link, ifindex).map_err(failed("detach", program, ifindex))?;
+        }
+        Ok(pins.unpin_link(ifindex, hook)?)
     }
 
     /// The interfaces of the caller's network namespace on which something of ours
@@ -433,8 +504,7 @@ impl Kernel {
         let mut behind = BTreeSet::new();
         for &ifindex in all {
             let old = |state: &crate::hooks::HookState| {
-                let id = state.program_id;
-                id.is_some_and(|id| !self.is_current(state.program, id))
+                state.program_id.is_some_and(|id| !self.is_any_current(id))
             };
             if self.hooks(ifindex)?.iter().any(old) {
                 behind.insert(ifindex);

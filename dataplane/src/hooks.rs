@@ -37,6 +37,15 @@ pub struct HookState {
     pub ok: bool,
 }
 
+/// A program or filter of others in one of our places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// As [`HookState::hook`].
+    pub hook: &'static str,
+    /// Whether packets meet it before ours.
+    pub before: bool,
+}
+
 /// The name of a program's place.
 pub(crate) fn name(program: Program) -> &'static str {
     match (program.hook, program.filter) {
@@ -79,7 +88,20 @@ impl Kernel {
     /// When the interface is not in the caller's network namespace, and what the
     /// kernel refuses.
     pub fn hooks(&self, ifindex: u32) -> Result<Vec<HookState>, AttachError> {
-        let states = Program::OF_WORKLOADS.into_iter().map(|program| {
+        self.states(ifindex, &Program::OF_WORKLOADS)
+    }
+
+    /// The same of an interface that is no endpoint's, and on the way in alone.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn door_hooks(&self, ifindex: u32) -> Result<Vec<HookState>, AttachError> {
+        self.states(ifindex, &Program::OF_DOORS)
+    }
+
+    fn states(&self, ifindex: u32, programs: &[Program]) -> Result<Vec<HookState>, AttachError> {
+        let states = programs.iter().map(|&program| {
             let looked = if program.filter {
                 self.look_at_filters(ifindex, program).map(Some)
             } else {
@@ -98,10 +120,54 @@ impl Kernel {
     ///
     /// As there.
     pub fn links_stand(&self, ifindex: u32) -> Result<bool, AttachError> {
-        for program in Program::OF_WORKLOADS
-            .into_iter()
-            .filter(|program| !program.filter)
-        {
+        self.all_links_stand(ifindex, &Program::OF_WORKLOADS)
+    }
+
+    /// The same of an interface that is no endpoint's.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn door_link_stands(&self, ifindex: u32) -> Result<bool, AttachError> {
+        self.all_links_stand(ifindex, &Program::OF_DOORS)
+    }
+
+    /// Returns `true` if programs that judge a workload stand on an interface, those of an
+    /// agent before included.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn judges_on(&self, ifindex: u32) -> Result<bool, AttachError> {
+        let clears = |id| {
+            let mut doors = Program::OF_DOORS.into_iter();
+            doors.any(|program| self.is_current(program, id))
+        };
+        let states = self.hooks(ifindex)?;
+        let mut ids = states.iter().filter_map(|state| state.program_id);
+        Ok(ids.any(|id| !clears(id)))
+    }
+
+    /// Programs and filters of others on an interface.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn foreign(&self, ifindex: u32) -> Result<Vec<Foreign>, AttachError> {
+        let mut foreign = Vec::new();
+        for state in self.hooks(ifindex)? {
+            if state.foreign {
+                foreign.push(Foreign {
+                    hook: state.hook,
+                    before: !state.first && state.program_id.is_some(),
+                });
+            }
+        }
+        Ok(foreign)
+    }
+
+    fn all_links_stand(&self, ifindex: u32, programs: &[Program]) -> Result<bool, AttachError> {
+        for &program in programs.iter().filter(|program| !program.filter) {
             let looked = self.look_at_links(ifindex, program);
             let state = looked.map_err(failed("look at", program, ifindex))?;
             if !state.is_some_and(|state| state.ok && !state.foreign) {
@@ -117,8 +183,7 @@ impl Kernel {
         };
         let link_id = self.link_id(ifindex, program);
         let ours = |one: &Standing| {
-            self.is_current(program, one.program_id)
-                || one.link_id != 0 && link_id == Some(one.link_id)
+            self.is_any_current(one.program_id) || one.link_id != 0 && link_id == Some(one.link_id)
         };
         let ids = standing.iter().map(|one| (one.program_id, ours(one)));
         Ok(Some(self.state(program, ids)))
@@ -155,6 +220,12 @@ impl Kernel {
             }
         }
         state
+    }
+
+    /// Returns `true` if a number is that of any program of this kernel side.
+    pub(crate) fn is_any_current(&self, id: u32) -> bool {
+        let mut programs = Program::ALL.into_iter();
+        programs.any(|program| self.is_current(program, id))
     }
 
     /// Whether a number is that of this kernel side's program, or its twin's.

@@ -29,7 +29,7 @@ pub use attach::{AttachError, Attachments};
 pub use behaviour::{Behaviour, IdleTimes};
 pub use events::Events;
 pub use flows::FlowUse;
-pub use hooks::HookState;
+pub use hooks::{Foreign, HookState};
 pub use kernel::{Endpoint, Kernel, KernelError};
 pub use pins::Adopted;
 pub use programs::{OBJECT, Program, TestContext, TestRun, VerifiedProgram};

@@ -76,6 +76,28 @@ struct Traffic {
 
 /// Gives an interface a clsact qdisc, unless it has one.
 pub(crate) fn add_clsact(ifindex: u32) -> io::Result<()> {
+    match add_ingress(ifindex)? {
+        Qdisc::Added | Qdisc::StoodAsClsact => Ok(()),
+        Qdisc::StoodAsIngress => Err(io::Error::other(
+            "an ingress qdisc is in its place: replace that by a clsact qdisc",
+        )),
+    }
+}
+
+/// The qdisc that carries an interface's filters on the way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Qdisc {
+    /// A clsact qdisc that was added now, and has no filters.
+    Added,
+    /// A clsact qdisc that was there.
+    StoodAsClsact,
+    /// An ingress qdisc that was there: it has no way out.
+    StoodAsIngress,
+}
+
+/// Gives an interface a clsact qdisc, unless it has one, or an ingress qdisc in its place:
+/// for filters on the way in alone.
+pub(crate) fn add_ingress(ifindex: u32) -> io::Result<Qdisc> {
     let mut request = Request::new(
         RTM_NEWQDISC,
         NLM_F_CREATE | NLM_F_EXCL,
@@ -88,13 +110,12 @@ pub(crate) fn add_clsact(ifindex: u32) -> io::Result<()> {
     );
     request.attribute(tca::KIND, b"clsact\0");
     match request.send().and_then(done) {
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => match qdisc(ifindex)? {
-            Some(kind) if kind == b"clsact\0" => Ok(()),
-            _ => Err(io::Error::other(
-                "an ingress qdisc is in its place: replace that by a clsact qdisc",
-            )),
-        },
-        result => result,
+        Ok(()) => Ok(Qdisc::Added),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(match qdisc(ifindex)? {
+            Some(kind) if kind == b"clsact\0" => Qdisc::StoodAsClsact,
+            _ => Qdisc::StoodAsIngress,
+        }),
+        Err(error) => Err(error),
     }
 }
 

@@ -86,6 +86,9 @@ impl Program {
         Self::TO_WORKLOAD_FILTER,
     ];
 
+    /// Those on the way in by an interface that is no endpoint's.
+    pub const OF_DOORS: [Self; 2] = [Self::CLEAR_STAMP, Self::CLEAR_STAMP_FILTER];
+
     /// All of them.
     pub const ALL: [Self; 6] = [
         Self::FROM_WORKLOAD,

@@ -23,5 +23,7 @@ mod reports;
 mod scene;
 #[path = "agent/slots.rs"]
 mod slots;
+#[path = "agent/stamps.rs"]
+mod stamps;
 #[path = "agent/traffic.rs"]
 mod traffic;

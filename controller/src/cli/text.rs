@@ -81,6 +81,9 @@ pub(super) fn status(report: &StatusReport) -> String {
             ),
         );
     }
+    for obstacle in &report.obstacles {
+        line(put, format_args!("{obstacle}"));
+    }
     diagnostics(put, &report.diagnostics);
     text
 }

@@ -337,7 +337,12 @@ impl Reconciler {
     /// Opens an endpoint's interface, as its owner asked for: nothing judges there any
     /// more.
     fn release(&mut self, endpoint: &Endpoint) {
-        self.forget(endpoint);
+        self.drop_endpoint(endpoint);
+        let ifindex = endpoint.link.host_ifindex;
+        if let Err(error) = self.force.release(ifindex) {
+            tracing::error!("{}; nothing passes there", chain(&error));
+            return;
+        }
         tracing::warn!(
             endpoint = %endpoint.id,
             interface = %endpoint.link.host_interface,
@@ -345,15 +350,20 @@ impl Reconciler {
         );
     }
 
-    /// Lets go of an endpoint: its interface has gone, or is to be opened.
+    /// Lets go of an endpoint whose interface has gone.
     fn forget(&mut self, endpoint: &Endpoint) {
+        self.drop_endpoint(endpoint);
+        self.remove_from_force(endpoint.link.host_ifindex);
+    }
+
+    fn drop_endpoint(&mut self, endpoint: &Endpoint) {
         let ifindex = endpoint.link.host_ifindex;
+        self.unlinked.remove(&ifindex);
         self.leaving.remove(&ifindex);
         let managed = self.endpoints.get(&endpoint.id);
         if managed.is_some_and(|one| one.endpoint.link.host_ifindex == ifindex) {
             self.endpoints.remove(&endpoint.id);
         }
-        self.remove_from_force(ifindex);
     }
 
     fn remove_from_force(&mut self, ifindex: u32) {

@@ -57,6 +57,8 @@ impl Reconciler {
             capacity: self.capacity(),
             memory_bytes: self.memory_bytes(),
             tamper_events: self.tamper_events,
+            uncleared: self.uncleared(),
+            obstacles: self.stamp_obstacles(),
             diagnostics: self.diagnostics(),
         }
     }
@@ -122,7 +124,16 @@ impl Reconciler {
         let problems = (self.endpoints.values().chain(self.leaving.values()))
             .filter_map(|managed| Some((managed, managed.problem.as_ref()?)))
             .map(|(managed, problem)| format!("endpoint {}: {problem}", managed.endpoint.id));
-        for message in self.problem.iter().cloned().chain(problems) {
+        let uncleared = self.uncleared().into_iter();
+        let uncleared =
+            uncleared.map(|text| format!("packets may come in with forged stamps: {text}"));
+        for message in self
+            .problem
+            .iter()
+            .cloned()
+            .chain(problems)
+            .chain(uncleared)
+        {
             diagnostics.push(Diagnostic {
                 code: Code::NotInForce.as_str().to_owned(),
                 severity: Severity::Error,
