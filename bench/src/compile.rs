@@ -1,5 +1,6 @@
 //! What documents cost on their way to a table: reading, putting together, compiling,
-//! and what a change of one policy or one more pod costs. In one thread.
+//! and what a change of one policy, of the labels of one pod elsewhere, or one more pod
+//! costs. In one thread.
 //!
 //! Memory is the peak of the process since its documents were made, the texts of all
 //! files included.
@@ -132,6 +133,29 @@ fn one(
         black_box(compiled.pages());
     }
 
+    let mut relabelling = Vec::new();
+    for i in 0..=samples {
+        inventory = relabelled(inventory, &local, i)?;
+        let began = Instant::now();
+        plan = plan.successor(&inventory);
+        let compiled = compiler.compile(&Snapshot {
+            inventory: &inventory,
+            slots: &plan,
+            local: &local,
+            own_node: Some(NODE),
+            limits: LIMITS,
+            revision: 3,
+        })?;
+        if i > 0 {
+            relabelling.push(began.elapsed());
+        }
+        black_box(compiled.pages());
+    }
+    let used = |table: &str| {
+        let usage = compiled.usage.iter().find(|usage| usage.table == table);
+        usage.map_or(0.0, |usage| usage.used as f64)
+    };
+
     let result = |figure, unit, samples: &[f64]| {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -156,7 +180,10 @@ fn one(
         result("assemble", "ms", &ms(&[assembling])),
         result("compile", "ms", &ms(&compiling)),
         result("policy_changed_to_table", "ms", &ms(&changing)),
+        result("remote_pod_relabelled_to_table", "ms", &ms(&relabelling)),
         result("pod_placed", "ms", &ms(&placing)),
+        result("classes", "", &[used("classes")]),
+        result("profiles", "", &[used("profiles")]),
         result("table", "MiB", &[mib(size_of_val(compiled.pages()))]),
         result(
             "peak_memory",
@@ -168,7 +195,7 @@ fn one(
     for one in &results {
         let (figure, unit) = (one.figure, one.unit);
         println!(
-            "{figure:>28} {:>10.3} {unit} (greatest of {}: {:.3})",
+            "{figure:>30} {:>10.3} {unit} (greatest of {}: {:.3})",
             one.median, one.samples, one.max
         );
     }
@@ -213,6 +240,24 @@ fn changed(mut inventory: Inventory, parsed: Parsed) -> anyhow::Result<Inventory
     for policy in assembled(good(parsed)?)?.policies().values() {
         inventory.set_policy(policy.clone());
     }
+    Ok(inventory)
+}
+
+/// The inventory with one pod elsewhere that belongs to another application, by turns of
+/// `number`.
+fn relabelled(
+    mut inventory: Inventory,
+    local: &BTreeSet<ObjectName>,
+    number: usize,
+) -> anyhow::Result<Inventory> {
+    let pods = inventory.workloads().values();
+    let mut pods = pods.filter(|pod| !local.contains(&pod.name) && pod.labels.get("app").is_some());
+    let mut pod = (pods.next()).context("no pod is elsewhere")?.clone();
+    let apps = pods.filter(|other| other.name.namespace == pod.name.namespace);
+    let apps: BTreeSet<&str> = apps.filter_map(|other| other.labels.get("app")).collect();
+    let app = (apps.iter().cycle().nth(number)).context("no other pod is in its namespace")?;
+    pod.labels = pod.labels.with("app", app);
+    inventory.set_workload(pod)?;
     Ok(inventory)
 }
 

@@ -57,22 +57,29 @@ impl Owned {
         signatures: &Signatures<'_>,
         last: Option<Self>,
     ) -> Result<Self, CompileError> {
-        if let Some(last) = last.filter(|last| last.follow_from(snapshot, signatures)) {
-            return Ok(last);
-        }
-        let slots = slots(snapshot, signatures)?;
+        let known = match last {
+            Some(last) if last.follow_from(snapshot, signatures) => return Ok(last),
+            Some(last) => last.renewed(snapshot, signatures),
+            None => None,
+        };
+        let slots = match known {
+            Some(known) => known,
+            None => slots(snapshot, signatures)?,
+        };
         let mut local_signatures = vec![false; signatures.all().len()];
         let mut remote_signatures = local_signatures.clone();
         let mut own_addresses = Vec::new();
-        for (slot, address) in slots.iter().zip(snapshot.inventory.holders().keys()) {
+        let local = local_addresses(snapshot);
+        let mut local = local.iter();
+        for slot in &slots {
             let signature = slot.signature;
             match slot.kind {
                 SlotKind::LocalWorkload => {
                     local_signatures[signature as usize] = true;
-                    own_addresses.push(OwnAddress {
+                    own_addresses.extend(local.next().map(|address| OwnAddress {
                         address: *address,
                         signature,
-                    });
+                    }));
                 }
                 SlotKind::RemoteWorkload => remote_signatures[signature as usize] = true,
                 _ => {}
@@ -98,6 +105,32 @@ impl Owned {
             && self.numbers.is_same(snapshot.slots.by_address())
             && self.own_node.as_deref() == snapshot.own_node
             && self.local == *snapshot.local
+    }
+
+    /// The slots for these, if they differ from the last ones in nothing but their
+    /// owners' signatures: where all addresses are the same ones, and those with another
+    /// owner, or another description of it, are and were of workloads elsewhere.
+    fn renewed(
+        self,
+        snapshot: &Snapshot<'_>,
+        signatures: &Signatures<'_>,
+    ) -> Option<Vec<OwnedSlot>> {
+        let is_remote = |holder: Option<&Holder>| match holder {
+            Some(Holder::Workload(workload)) => !snapshot.local.contains(&workload.name),
+            Some(Holder::Node(..)) | None => false,
+        };
+        let same = self.numbers.changes(snapshot.slots.by_address()).is_empty()
+            && self.own_node.as_deref() == snapshot.own_node
+            && self.local == *snapshot.local;
+        let mut changes = (self.holders.changes(snapshot.inventory.holders())).into_iter();
+        if !same || !changes.all(|change| is_remote(change.before) && is_remote(change.after)) {
+            return None;
+        }
+        let mut slots = self.slots;
+        for (slot, signature) in slots.iter_mut().zip(signatures.of_holders()) {
+            slot.signature = signature;
+        }
+        Some(slots)
     }
 
     /// For each signature whether a workload of this node has it.

@@ -84,7 +84,7 @@ pub(super) enum Scope<'a> {
 /// who has it. Enough to find another workload's again.
 #[derive(Debug)]
 pub(super) struct KnownSignatures {
-    vocabulary: Vocabulary,
+    vocabulary: Arc<Vocabulary>,
     numbers: HashMap<Signature, u32>,
     all: Vec<Signature>,
     /// For the facts of each address in order, chunk by chunk.
@@ -316,18 +316,17 @@ impl Requirement {
 }
 
 impl LastSignatures {
-    /// Whether the signatures for these would be the same ones. `false` says nothing.
-    fn follow_from(&self, inventory: &Inventory, words: &[Arc<[Word]>]) -> bool {
-        self.holders.is_same(inventory.holders())
-            && self.namespaces.is_same(inventory.namespaces().shared())
-            && self.words == words
+    /// The vocabulary, if that for these would be the same one.
+    fn vocabulary(&self, inventory: &Inventory, words: &[Arc<[Word]>]) -> Option<Arc<Vocabulary>> {
+        let is_same =
+            self.namespaces.is_same(inventory.namespaces().shared()) && self.words == words;
+        is_same.then(|| self.known.vocabulary.clone())
     }
 }
 
 impl KnownSignatures {
     /// Finds everybody's signature.
-    fn new(inventory: &Inventory, book: &mut FactBook, words: &[Arc<[Word]>]) -> Self {
-        let vocabulary = Vocabulary::of(inventory, words);
+    fn new(inventory: &Inventory, book: &mut FactBook, vocabulary: Arc<Vocabulary>) -> Self {
         let facts = book.of_holders(inventory);
         let translation = Translation::new(book, &vocabulary);
         let mut known = Self {
@@ -393,9 +392,16 @@ impl<'a> Signatures<'a> {
         last: &mut Option<LastSignatures>,
     ) -> Self {
         let words = book.words(inventory);
-        let known = match last.take() {
-            Some(last) if last.follow_from(inventory, &words) => last.known,
-            _ => Arc::new(KnownSignatures::new(inventory, book, &words)),
+        let last_vocabulary = last
+            .as_ref()
+            .and_then(|last| last.vocabulary(inventory, &words));
+        let known = match (last.take(), last_vocabulary) {
+            (Some(last), Some(_)) if last.holders.is_same(inventory.holders()) => last.known,
+            (_, vocabulary) => {
+                let vocabulary =
+                    vocabulary.unwrap_or_else(|| Arc::new(Vocabulary::of(inventory, &words)));
+                Arc::new(KnownSignatures::new(inventory, book, vocabulary))
+            }
         };
         *last = Some(LastSignatures {
             words,

@@ -37,9 +37,15 @@ impl Matrix {
         let nobody = self.groups[nobody as usize].first().copied();
         let own_pieces = side.atoms.own_count().div_ceil(BLOCK_WORDS) as usize;
         let pieces = side.atoms.count().div_ceil(BLOCK_WORDS) as usize;
-        let mut numbers: HashMap<u32, u32> = HashMap::new();
-        let mut beyond = None;
         let remote = side.remote;
+        let all = remote.namespaces.iter().flatten();
+        let count = all.map(|found| found.classes.len()).sum();
+        let mut numbers: HashMap<u32, u32> = HashMap::with_capacity(count);
+        // Of most classes one row and two or three blocks are their own.
+        self.rows.reserve(2 * count);
+        self.blocks.reserve(3 * count);
+        self.groups.reserve(count);
+        let mut beyond = None;
         let found = remote.namespaces.iter().zip(&remote.signatures);
         for (namespace, (found, signatures)) in found.enumerate() {
             for signature in signatures {

@@ -354,6 +354,56 @@ proptest! {
     }
 }
 
+/// Pods that are relabelled in place, here and elsewhere, and one that moves.
+#[test]
+fn relabelled_pods_are_looked_at_again_wherever_they_are() {
+    let mut inventory = Inventory::default();
+    let mut local = BTreeSet::new();
+    let pod = |pod, label, local| Step::Pod {
+        name: (0, pod),
+        label,
+        port: None,
+        address: Some(2 * pod),
+        local,
+    };
+    for number in 0..4 {
+        apply(
+            pod(number, (0, number % 2), number < 2),
+            &mut inventory,
+            &mut local,
+        );
+    }
+    for (policy, subject, peer) in [(0, (0, 0), (0, 0)), (1, (1, 0), (0, 1))] {
+        inventory.set_policy(policy_of((0, policy), subject, peer, None, None));
+    }
+    let mut compiler = Compiler::default();
+    let mut plan = SlotPlan::default();
+    let mut before = Vec::new();
+    let changes = [
+        pod(3, (1, 0), false),
+        pod(2, (0, 1), false),
+        pod(2, (1, 0), false),
+        pod(1, (1, 0), true),
+        pod(3, (0, 0), true),
+    ];
+    for change in changes {
+        apply(change, &mut inventory, &mut local);
+        plan = plan.successor(&inventory);
+        let snapshot = Snapshot {
+            inventory: &inventory,
+            slots: &plan,
+            local: &local,
+            own_node: None,
+            limits: LIMITS,
+            revision: 7,
+        };
+        let words = compiler.compile(&snapshot).unwrap().words;
+        assert_ne!(words, before);
+        assert_eq!(words, Compiler::default().compile(&snapshot).unwrap().words);
+        before = words;
+    }
+}
+
 #[test]
 fn a_plan_from_outside_lets_go_of_addresses_that_nobody_has() {
     let inventory = inventory(&[]);
