@@ -13,6 +13,7 @@ mod bench;
 mod build;
 mod demo;
 mod fuzz;
+mod mutants;
 mod outcome;
 mod package;
 mod records;
@@ -63,6 +64,8 @@ enum Verb {
     Bench(bench::Options),
     /// Look for input that documents or the compiler do not bear.
     Fuzz(fuzz::Options),
+    /// Put faults into a copy of the code, one at a time: a test must catch each.
+    Mutants(mutants::Options),
     /// Do what the tests do for as long as you want; `soak --help` lists the soaks.
     Soak(soak::Options),
 }
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Verb::Package(options) => package::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
+        Verb::Mutants(options) => mutants::run(&options),
         Verb::Soak(options) => soak::run(&options),
     };
     match done {

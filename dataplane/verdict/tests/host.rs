@@ -9,3 +9,5 @@ mod judging;
 mod parsing;
 #[path = "host/scene.rs"]
 mod scene;
+#[path = "host/signalling.rs"]
+mod signalling;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use cofferdam_dataplane::{Behaviour, Endpoint, IdleTimes, Kernel, Program};
+use cofferdam_dataplane::{Behaviour, Endpoint, IdleTimes, Kernel, Program, TestContext};
 use cofferdam_tests::{
-    firewall::{Firewall, LIMITS, Turn, named},
+    firewall::{Firewall, LIMITS, Turn, named, stamp},
     ledger::{allowed, denied},
     packet::{Body, Family, Packet, ip_protocol, ping, tcp, udp},
     skip::Feature,
@@ -170,7 +170,7 @@ pub(crate) fn judged(
     firewall: &mut Firewall,
     program: Program,
     frame: &[u8],
-    context: &cofferdam_dataplane::TestContext,
+    context: &TestContext,
 ) -> (Action, Reason) {
     let before = firewall.ledger();
     let action = firewall.run(program, frame, context);
@@ -564,7 +564,7 @@ fn connections_of_the_node_outlive_the_table_but_not_those_in_its_name() {
     for family in Family::BOTH {
         let arrive = |shop: &mut Shop, sport, ingress_ifindex| {
             let syn = tcp().family(family).from(node).to(db.end).sport(sport);
-            let context = cofferdam_dataplane::TestContext {
+            let context = TestContext {
                 ifindex: db.host_ifindex,
                 ingress_ifindex,
                 ..Default::default()
@@ -619,6 +619,50 @@ fn a_workload_that_reaches_itself_behind_the_nodes_address_is_answered() {
         assert_eq!(meet(Program::TO_WORKLOAD, &syn, &arrives), itself);
         assert_eq!(meet(Program::FROM_WORKLOAD, &answer, &leaves), FLOW);
         assert_eq!(meet(Program::TO_WORKLOAD, &hairpin.ack(), &arrives), FLOW);
+    }
+}
+
+/// Masquerade gives a workload's packets the node's address; the stamp stays. Whoever has
+/// the node's port by turns, workloads and node, gets nobody else's flow.
+#[test]
+fn packets_behind_the_nodes_address_are_judged_by_their_stamp() {
+    let (world, mut shop) = Shop::open();
+    let [web, db, cache] = ["shop/web", "shop/db", "shop/cache"].map(|name| named(&world, name));
+    let node = world.node().end;
+    let own_node = (Action::Allow, Reason::OwnNode);
+    let foreign = (Action::Deny, Reason::ForeignLocalAddress);
+    let uplink = TestContext {
+        ifindex: db.host_ifindex,
+        ingress_ifindex: world.outside().uplink_ifindex,
+        ..TestContext::default()
+    };
+    let node_itself = TestContext {
+        ingress_ifindex: 0,
+        ..uplink
+    };
+    for family in Family::BOTH {
+        let packet = udp().family(family).from(node).to(db.end);
+        let packet = packet.sport(30_001).dport(53);
+        let mut arrive = |context: &TestContext| {
+            let frame = packet.bytes();
+            judged(&mut shop.firewall, Program::TO_WORKLOAD, &frame, context)
+        };
+        let [of_web, of_cache] = [web, cache].map(|sender| between(sender, db));
+        assert_eq!([arrive(&of_web), arrive(&of_web)], [RULE, FLOW]);
+        assert_eq!(arrive(&of_cache), ISOLATED, "another workload");
+        assert_eq!(arrive(&uplink), ISOLATED, "somebody elsewhere");
+        assert_eq!(arrive(&of_web.stamped(0x7777)), foreign, "no endpoint");
+        assert_eq!(arrive(&of_web), FLOW);
+        assert_eq!(
+            [arrive(&node_itself), arrive(&node_itself)],
+            [own_node, FLOW]
+        );
+        // The node's own flow needs what the node's packets have.
+        assert_eq!(arrive(&uplink), ISOLATED);
+        assert_eq!(arrive(&of_cache), ISOLATED);
+        assert_eq!(arrive(&node_itself.stamped(stamp(cache))), ISOLATED);
+        assert_eq!(arrive(&node_itself), FLOW);
+        assert_eq!([arrive(&of_web), arrive(&of_web)], [RULE, FLOW]);
     }
 }
 

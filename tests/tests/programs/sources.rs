@@ -634,6 +634,48 @@ fn a_local_address_counts_only_from_its_own_interface() {
     }
 }
 
+/// A tunnel keeps the stamp of what it carries: what has a stamp and an address of another
+/// node was wrapped here. With an address of outside a stamp says nothing.
+#[test]
+fn a_stamp_counts_only_with_an_address_of_this_node() {
+    let [v4, v6] = ["10.77.0.9", "fd77::9"];
+    let far = format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: far, namespace: shop, labels: \
+         {{app: web}}}}\nspec: {{nodeName: elsewhere, containers: [{{name: c}}]}}\n\
+         status: {{podIPs: [{{ip: {v4}}}, {{ip: '{v6}'}}]}}\n"
+    );
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Ptp, &format!("{DB_FROM_WEB}{far}"));
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let outside = world.outside().end;
+    let remote = outside
+        .with_ip(v4.parse::<Ipv4Addr>().expect("an address"))
+        .with_ip(v6.parse::<Ipv6Addr>().expect("an address"));
+    let arrives = TestContext {
+        ifindex: db.host_ifindex,
+        ingress_ifindex: world.outside().uplink_ifindex,
+        ..TestContext::default()
+    };
+    let foreign = denied(Hook::ToWorkload, Reason::ForeignLocalAddress, 1);
+    let program = Program::TO_WORKLOAD;
+    for family in Family::BOTH {
+        let packet = tcp().family(family).to(db.end).dport(5432).syn();
+        let elsewhere = packet.clone().from(remote);
+        let unknown = packet.from(outside);
+        for stamp in [stamp(web), stamp(db), 0x7777] {
+            let stamped = arrives.stamped(stamp);
+            expect(&mut firewall, program, &elsewhere, &stamped, foreign);
+            let isolated = denied(Hook::ToWorkload, Reason::Isolated, 1);
+            expect(&mut firewall, program, &unknown, &stamped, isolated);
+        }
+        let allow = allowed(Hook::ToWorkload, Reason::Rule, 1);
+        expect(&mut firewall, program, &elsewhere, &arrives, allow);
+    }
+}
+
 /// An endpoint that is put in force again with fewer addresses speaks no longer
 /// for the others, on either hook.
 #[test]

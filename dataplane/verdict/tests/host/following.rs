@@ -194,14 +194,18 @@ fn a_syn_is_judged_on_the_ports_of_a_connection() {
     assert_eq!(answer(&node, &segment().ack()), FLOW);
 }
 
+/// What a reset ends was no connection, whether it is believed or not.
 #[test]
 fn a_refused_connection_is_not_established() {
-    let mut node = Node::under(&policy());
-    assert_eq!(ask(&node, &request().syn()), RULE);
-    assert_eq!(answer(&node, &segment().rst().ack()), FLOW);
-    let embryonic = idle(&node, Idle::TcpClosing);
-    pass(&mut node, embryonic + 1);
-    assert_eq!(answer(&node, &segment().ack()), ISOLATED);
+    for sequence in [0, 1 << 20] {
+        let mut node = Node::under(&policy());
+        assert_eq!(ask(&node, &request().syn()), RULE);
+        let refused = segment().seq(sequence).rst().ack();
+        assert_eq!(answer(&node, &refused), FLOW);
+        let longest = idle(&node, Idle::TcpEmbryonic).max(idle(&node, Idle::TcpClosing));
+        pass(&mut node, longest + 1);
+        assert_eq!(answer(&node, &segment().ack()), ISOLATED);
+    }
 }
 
 #[test]
@@ -211,7 +215,8 @@ fn segments_of_no_flow_are_adopted_until_the_deadline_if_either_end_may_open() {
         let mut node = Node::under(&policy);
         assert_eq!(ask(&node, &request().ack()), NO_FLOW);
         // The deadline lies behind the clock's wrap.
-        node.endpoints[Db as usize].adopt_until = node.jiffies.wrapping_add(100);
+        let deadline = node.jiffies.wrapping_add(100);
+        node.endpoints[Db as usize].adopt_until.store(deadline);
         assert_eq!(ask(&node, &request().ack()), expected);
         let late = request().sport(40_001).ack();
         pass(&mut node, 99);
@@ -386,9 +391,14 @@ fn errors_about_a_live_flow_pass_and_no_others() {
             asked.clone().dport(54),
             asked.clone().sport(53).dport(4000),
             asked.clone().to(Cache.end()),
+            asked.clone().from(Cache.end()),
         ] {
-            assert_eq!(arrives(&node, &about(&other)), ISOLATED, "{other}");
+            let error = about(&other).to(Web.end());
+            assert_eq!(arrives(&node, &error), ISOLATED, "{other}");
         }
+        let astray = about(&asked).to(Cache.end());
+        let nobodys = denied(Reason::NotReceiversAddress);
+        assert_eq!(arrives(&node, &astray), nobodys, "not to its sender");
         let replied = about(&asked.reply()).to(Web.end());
         assert_eq!(arrives(&node, &replied), ISOLATED, "not to its sender");
         // The receiver says it: about what it has received, at both hooks.

@@ -7,13 +7,13 @@ use super::scene::{
     FLOW, FREE, FROM_NODE_ITSELF, FROM_UPLINK, ISOLATED, Node, Outcome, Policy, RULE, Way,
     Who::{self, Cache, Db, Far, Node as ThisNode, OtherNode, Outside, Web},
     denied, outcome,
-    packet::{Family, Packet, Tcp, Udp, arp_announcement, tcp, udp},
+    packet::{Family, Packet, Tcp, Udp, arp_announcement, arp_request, tcp, udp},
 };
 use cofferdam_verdict::{
     counter::Hook,
     door,
     endpoint::flags,
-    judge::Case,
+    judge::{Case, Context},
     packet::protocol::{TCP, UDP},
     reason::Reason,
     slices::SliceFrame,
@@ -330,6 +330,14 @@ fn what_a_workload_sends_to_itself_stays_off_the_wire() {
         let packet = syn(family, Web, Web);
         assert_eq!(node.sends(Web, &packet), denied(Reason::SelfOnWire));
     }
+    // From one of its addresses to another.
+    let mut node = Node::under(&Policy::default());
+    let second = Outside.end().ipv4.expect("both");
+    let record = &mut node.endpoints[Web as usize];
+    record.v4[1] = second.to_bits();
+    record.v4_slots[1] = 15;
+    let packet = syn(Family::V4, Web, Web).destination_ip(second);
+    assert_eq!(node.sends(Web, &packet), denied(Reason::SelfOnWire));
 }
 
 #[test]
@@ -350,13 +358,16 @@ fn a_workload_sends_from_its_own_addresses_and_mac_alone() {
 #[test]
 fn nothing_passes_an_endpoint_that_is_not_in_force() {
     let node = Node::under(&Policy::default());
-    node.endpoints[Db as usize].flags.store(flags::DENY_ALL);
     let closed = denied(Reason::EndpointDenyAll);
-    assert_eq!(node.sends(Db, &arp_announcement().from(Db.end())), closed);
-    for family in Family::BOTH {
-        assert_eq!(node.sends(Db, &syn(family, Db, Web)), closed);
-        let arrives = syn(family, Web, Db);
-        assert_eq!(node.receives(Db, &arrives, Way::of(Web)), closed);
+    // Beside others' filters, too.
+    for flags in [flags::DENY_ALL, flags::DENY_ALL | flags::SHARED_HOOKS] {
+        node.endpoints[Db as usize].flags.store(flags);
+        assert_eq!(node.sends(Db, &arp_announcement().from(Db.end())), closed);
+        for family in Family::BOTH {
+            assert_eq!(node.sends(Db, &syn(family, Db, Web)), closed);
+            let arrives = syn(family, Web, Db);
+            assert_eq!(node.receives(Db, &arrives, Way::of(Web)), closed);
+        }
     }
 }
 
@@ -409,6 +420,38 @@ fn audit_is_said_once_and_at_the_right_hook() {
     assert_eq!(is_said(&node, Db), (false, Some(false)));
 }
 
+/// A sender's egress to a group is said at its own hook, not once for each receiver.
+#[test]
+fn audit_of_a_group_is_said_at_the_senders_hook() {
+    let packet = udp().from(Web.end()).to(Ipv4Addr::new(224, 0, 0, 251));
+    let packet = packet.dport(5353).bytes();
+    let policy = Policy::default().audits(Web, Egress);
+    let to_receiver = policy.clone().allows(Web, Egress, Outside, None);
+    let to_group = policy.allows(Web, Egress, Db, None);
+    for (policy, sent, received) in [(to_group, true, false), (to_receiver, false, true)] {
+        let node = Node::under(&policy);
+        assert_eq!(node.sent(Web, &packet).is_audited(), sent);
+        let arrived = node.received(Db, &packet, Way::of(Web));
+        assert_eq!((outcome(&arrived), arrived.is_audited()), (FREE, received));
+    }
+}
+
+/// The kernel may hold a tag beside the frame.
+#[test]
+fn a_tag_denies_wherever_it_stands() {
+    let node = Node::under(&Policy::default());
+    let packet = syn(Family::V4, Web, Db);
+    let tagged = denied(Reason::VlanTag);
+    assert_eq!(node.sends(Web, &packet.clone().vlan(0)), tagged);
+    let context = Context {
+        ifindex: Web.ifindex(),
+        tagged: true,
+        ..Context::default()
+    };
+    let case = node.judge(&packet.bytes(), &context, Hook::FromWorkload);
+    assert_eq!(outcome(&case), tagged);
+}
+
 /// What denies in force needs no word of what is on trial.
 #[test]
 fn what_is_denied_is_not_audited() {
@@ -458,6 +501,7 @@ fn a_local_address_does_not_enter_by_a_door_of_the_node() {
             assert_eq!(is_refused(&packet.bytes()), expected, "{family} {sender:?}");
         }
     }
-    assert!(is_refused(&arp_announcement().from(Web.end()).bytes()));
-    assert!(!is_refused(&arp_announcement().from(Outside.end()).bytes()));
+    let asks = |from: Who, to: Who| arp_request().from(from.end()).to(to.end());
+    assert!(is_refused(&asks(Web, Outside).bytes()));
+    assert!(!is_refused(&asks(Outside, Web).bytes()));
 }

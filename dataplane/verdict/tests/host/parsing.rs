@@ -204,6 +204,8 @@ fn headers_that_contradict_themselves_are_malformed() {
         syn(Family::V4).data_offset(6).bytes(),
         udp().from(from).to(to).udp_length(7).bytes(),
         udp().from(from).to(to).udp_length(9).bytes(),
+        // Of a protocol whose header is not read.
+        ip_protocol(99).from(from).to(to).ihl(4).bytes(),
     ];
     for (i, bytes) in bad.into_iter().enumerate() {
         assert_eq!(parse_bytes(&bytes), Err(Reason::Malformed), "packet {i}");
@@ -318,6 +320,13 @@ fn extension_chains_out_of_bounds_are_refused() {
             "{packet}"
         );
     }
+    // The last place from which the longest transport header can be read whole.
+    for (eights, expected) in [(22, Ok(5432)), (23, Err(Reason::Ipv6Chain))] {
+        let options = vec![0; eights * 8 - 2];
+        let far = syn(Family::V6).extension(Extension::destination_options(&options));
+        let parsed = parse_bytes(&far.bytes()).map(|parsed| parsed.destination_port);
+        assert_eq!(parsed, expected, "{eights}");
+    }
     // A header that claims to be longer than the packet.
     let long = syn(Family::V6).extension(Extension::destination_options(&[]).with_length(9));
     assert_eq!(parse_bytes(&long.bytes()), Err(Reason::Malformed));
@@ -329,9 +338,10 @@ fn fragments_are_told_apart_and_later_ones_have_no_ports() {
         let first = parse_bytes(&syn(family).fragment(77, 0, true).bytes()).expect("a first");
         assert_eq!((first.part, first.datagram), (Part::First, 77));
         assert_eq!(first.destination_port, 5432);
-        for more in [false, true] {
+        let later = |offset| [(offset, false), (offset, true)];
+        for (offset, more) in [8, 24, 32_768, 65_528].map(later).concat() {
             // Its bytes mimic a TCP header; they are data.
-            let later = syn(family).fragment(77, 24, more);
+            let later = syn(family).fragment(77, offset, more);
             let later = parse_bytes(&later.bytes()).expect("a later fragment");
             assert_eq!((later.part, later.datagram), (Part::Later, 77));
             assert_eq!((later.source_port, later.destination_port), (0, 0));
@@ -339,17 +349,29 @@ fn fragments_are_told_apart_and_later_ones_have_no_ports() {
     }
 }
 
-/// RFC 1858: a first fragment too small for the transport header.
+/// What lies behind the header of a later fragment is data, even if it is a number of
+/// bytes that makes an extension header.
+#[test]
+fn no_header_is_read_in_a_later_fragment() {
+    let later = syn(Family::V6)
+        .extension(Extension::fragment(77, 64, true))
+        .extension(Extension::destination_options(&[]));
+    let parsed = parse_bytes(&later.bytes()).expect("a later fragment");
+    assert_eq!((parsed.part, parsed.protocol), (Part::Later, 60));
+}
+
+/// RFC 1858: a first fragment too small for the transport header, which bytes behind the
+/// packet do not make longer.
 #[test]
 fn tiny_first_fragments_are_malformed() {
     for family in BOTH {
         let mut pieces = syn(family).fragments(&[8]).into_iter();
         let first = pieces.next().expect("two pieces");
-        assert_eq!(
-            parse_bytes(&first.bytes()),
-            Err(Reason::Malformed),
-            "{first}"
-        );
+        let rest = &syn(family).transport_bytes()[8..];
+        for packet in [first.clone(), first.trailer(rest)] {
+            let parsed = parse_bytes(&packet.bytes());
+            assert_eq!(parsed, Err(Reason::Malformed), "{packet}");
+        }
     }
 }
 

@@ -467,7 +467,7 @@ impl Node {
     }
 
     /// Judges a frame on a hook.
-    fn judge(&self, bytes: &[u8], context: &Context, hook: Hook) -> Case {
+    pub(crate) fn judge(&self, bytes: &[u8], context: &Context, hook: Hook) -> Case {
         let partitions: Vec<&[FlowSet]> = self.partitions.iter().map(Vec::as_slice).collect();
         let flows = SliceFlows {
             memory: self.memory(),
