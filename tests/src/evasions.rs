@@ -21,6 +21,7 @@
 //! | `header` | IP headers, options, extension headers, lengths |
 //! | `fragment` | fragments |
 //! | `neighbour` | neighbour discovery, a workload that plays the router |
+//! | `signalling` | signalling as a tunnel |
 //! | `transport` | TCP, UDP, SCTP and ICMP without a flow, other protocols, tunnels |
 //! | `receiver` | receivers that the packet does not name |
 //! | `offload` | super-packets, headers outside the linear part |
@@ -39,9 +40,10 @@ mod offload;
 mod receiver;
 mod row;
 mod setup;
+mod signalling;
 mod source;
 mod stage;
-mod tool;
+pub mod tool;
 mod transport;
 
 use std::fmt;
@@ -93,7 +95,7 @@ const fn scenario(
     }
 }
 
-const SCENARIOS: [&[Scenario]; 8] = [
+const SCENARIOS: [&[Scenario]; 9] = [
     link::SCENARIOS,
     source::SCENARIOS,
     header::SCENARIOS,
@@ -102,6 +104,7 @@ const SCENARIOS: [&[Scenario]; 8] = [
     transport::SCENARIOS,
     receiver::SCENARIOS,
     offload::SCENARIOS,
+    signalling::SCENARIOS,
 ];
 
 /// All claims about packets that must not pass.

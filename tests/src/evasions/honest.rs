@@ -13,14 +13,15 @@ use super::{
     Cast, Errand, Isolation, Party, Row, Stage,
     cast::OPEN_PORT,
     offload::{TCP_CHECKSUM, UDP_CHECKSUM, segments, transport},
+    signalling::group,
     stage::PATIENCE,
     tool,
 };
 use crate::{
     packet::{
         Body, Extension, Family, Packet, arp_announcement, arp_request, destination_unreachable,
-        flag, ip_protocol, neighbour_advertisement, neighbour_solicitation, ping, protocol, sctp,
-        tcp, time_exceeded, udp,
+        flag, group_record, group_report, ip_protocol, neighbour_advertisement,
+        neighbour_solicitation, ping, protocol, sctp, tcp, time_exceeded, udp,
     },
     traffic::Unfinished,
 };
@@ -411,6 +412,16 @@ pub(super) const ERRANDS: &[Errand] = &[
                 }
             }
             Ok(())
+        },
+    ),
+    errand(
+        "hosts report which groups they listen to",
+        Row::Signalling,
+        Isolation::ALL,
+        |stage, cast| {
+            let records = [group_record(group(cast.family, 7))];
+            let report = group_report(cast.family, &records, None).from(cast.end(Party::B));
+            passes(stage, &report.erased())
         },
     ),
     errand(
