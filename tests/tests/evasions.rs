@@ -1,6 +1,9 @@
 //! What nobody may get past the firewall, and what it must not stop, in real network
 //! namespaces: see [`cofferdam_tests::evasions`].
 
+#[path = "evasions/stamp.rs"]
+mod stamp;
+
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::thread;
