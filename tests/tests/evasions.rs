@@ -3,6 +3,8 @@
 
 #[path = "evasions/stamp.rs"]
 mod stamp;
+#[path = "evasions/unmanaged.rs"]
+mod unmanaged;
 
 use std::collections::HashSet;
 use std::sync::Mutex;

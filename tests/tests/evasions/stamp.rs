@@ -5,7 +5,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use std::{
 use cofferdam_tests::{
     evasions::tool,
     firewall::{Firewall, Pod, Turn, named, stamp},
-    packet::{Extension, Family, udp},
+    packet::{End, Extension, Family, Mac, udp, vxlan},
     skip::Feature,
     skip_unless,
     traffic::FrameSocket,
@@ -31,7 +31,7 @@ const SHUT: u16 = 22;
 const SIZES: [usize; 2] = [100, 4000];
 
 /// Leads the virtual addresses to `b`, behind the node's own address.
-const VIRTUAL: &str = "\
+pub(crate) const VIRTUAL: &str = "\
 table inet virtual {
     chain in {
         type nat hook prerouting priority dstnat
@@ -60,7 +60,7 @@ table inet tracking {
 ";
 
 /// `b` takes datagrams to the open port from `a` alone.
-const INGRESS: &str = "\
+pub(crate) const INGRESS: &str = "\
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -662,7 +662,7 @@ fn a_stamp_survives_the_bandwidth_plugin_s_device() {
 
 /// Lets a filter answer OK to every packet with a class identifier, which the kernel
 /// writes where the stamp is.
-fn classify(namespace: &Namespace, interface: &str, side: &str, number: u16) {
+pub(crate) fn classify(namespace: &Namespace, interface: &str, side: &str, number: u16) {
     // A qdisc that stands there already does as well.
     let qdisc = format!("qdisc replace dev {interface} clsact");
     let filter = format!(
@@ -671,5 +671,70 @@ fn classify(namespace: &Namespace, interface: &str, side: &str, number: u16) {
     for words in [qdisc, filter] {
         let words: Vec<&str> = words.split_whitespace().collect();
         tool::run(namespace, "tc", &words, "");
+    }
+}
+
+/// A workload wraps a packet in another node's workload's name and sends it to the node's
+/// own end of a tunnel: unwrapped, it still has the stamp of who wrapped it.
+#[test]
+fn a_packet_that_a_workload_has_wrapped_is_not_another_node_s() {
+    skip_unless!(Feature::LinkKind("vxlan"));
+    let remote = "\
+---
+kind: Pod
+apiVersion: v1
+metadata: {namespace: t, name: remote, labels: {app: a}}
+spec: {nodeName: n2, containers: []}
+status: {podIPs: [{ip: 10.77.0.9}]}
+";
+    let end = Mac::local(0x55, 1);
+    for wiring in Wiring::BOTH {
+        let mut scene = Scene::build(wiring, &[]);
+        let node = &scene.world.node().namespace;
+        for words in [
+            format!("link add vx0 address {end} type vxlan id 7 dstport 4789"),
+            "link set vx0 up".to_owned(),
+        ] {
+            let words: Vec<&str> = words.split_whitespace().collect();
+            tool::run(node, "ip", &words, "");
+        }
+        let wrapped = |scene: &Scene, data: &[u8]| {
+            let b = named(&scene.world, "t/b").end;
+            let sender = End::from(Ipv4Addr::new(10, 77, 0, 9));
+            let inner = udp().from(sender).to(b).via(end).dport(OPEN);
+            vxlan(7, &inner.payload(data)).sport(NEXT_PORT.fetch_add(1, Ordering::Relaxed))
+        };
+        let by_c = |scene: &Scene, data: &[u8]| {
+            let c = named(&scene.world, "t/c");
+            let packet = wrapped(scene, data)
+                .from(c.end)
+                .to(c.gateway)
+                .via(c.gateway.mac);
+            let socket = FrameSocket::open(&c.namespace, "eth0").expect("a socket");
+            socket.send(&packet).expect("a frame");
+        };
+        let by_outside = |scene: &Scene, data: &[u8]| {
+            let outside = scene.world.outside();
+            let packet = wrapped(scene, data).from(outside.end).to(outside.gateway);
+            let socket = FrameSocket::open(&outside.namespace, "eth0").expect("a socket");
+            socket.send(&packet).expect("a frame");
+        };
+        let hears = |scene: &Scene| {
+            let mut buffer = [0; 100];
+            let listener = scene.listener(Family::V4, OPEN);
+            let (length, _) = listener.recv_from(&mut buffer).expect("a datagram");
+            buffer[..length].to_vec()
+        };
+        by_c(&scene, b"wrapped here");
+        assert_eq!(hears(&scene), b"wrapped here", "{wiring}: no firewall");
+        scene.guard(&[INGRESS, remote].concat());
+        let denials = scene.denials();
+        by_c(&scene, b"wrapped here again");
+        scene.wait_for_denial(denials);
+        by_outside(&scene, b"wrapped there");
+        assert_eq!(hears(&scene), b"wrapped there", "{wiring}");
+        let ledger = scene.firewall.ledger();
+        let foreign = ledger.judged(Hook::ToWorkload, Action::Deny, Reason::ForeignLocalAddress);
+        assert!(foreign > 0, "{wiring}: {ledger}");
     }
 }
