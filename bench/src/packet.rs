@@ -290,8 +290,11 @@ fn world(
     }
     let db = Owner::Workload(ObjectName::new("bench", "db"));
     let slots = plan.slots().filter(|slot| slot.owner == db);
-    // Packets of a flow open it, if it is not there.
-    let adopt_until = kernel.jiffies_after(std::time::Duration::MAX)?;
+    // Packets of a flow open it, if it is not there. The clock is asked of programs that are
+    // not for measuring.
+    let clock = Kernel::load(limits, &Behaviour::default())?;
+    let adopt_until = clock.jiffies_after(std::time::Duration::MAX)?;
+    drop(clock);
     kernel.set_endpoint(&Endpoint {
         ifindex: LOOPBACK,
         mac: to.mac.0,
