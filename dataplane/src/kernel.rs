@@ -43,6 +43,7 @@ use crate::{
     programs::{
         OBJECT, Program, Programs, STAMP_IN_CONTROL_BUFFER, TestContext, TestRun, VerifiedProgram,
     },
+    socket_buffer::SocketBufferError,
     sys,
 };
 
@@ -72,6 +73,9 @@ pub enum KernelError {
         /// What aya says, the verifier's log included.
         source: Box<ProgramError>,
     },
+    /// The programs cannot look at the checksums that packets leave to be written.
+    #[error(transparent)]
+    SocketBuffer(#[from] SocketBufferError),
     /// A map could not be read.
     #[error("cannot read map {name}: {source}")]
     Map {

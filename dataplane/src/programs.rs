@@ -18,6 +18,7 @@ use cofferdam_verdict::{counter::Hook, judge::probe, memory::Settings};
 use crate::{
     kernel::{KernelError, Shared, failed},
     maps::MapSet,
+    socket_buffer,
     sys::{self, PrivateBpffs},
 };
 
@@ -202,6 +203,8 @@ impl Programs {
         }
         let shared = Shared(*settings);
         loader.override_global("SETTINGS", &shared, true);
+        let window = Shared(socket_buffer::window()?);
+        loader.override_global("SOCKET_BUFFER", &window, true);
         for (name, value) in variables {
             loader.override_global(name, value, true);
         }
@@ -216,7 +219,9 @@ impl Programs {
                 sys::pin(classifier.fd()?.as_fd(), &path)?;
                 Loaded::open(&path)
             };
-            let program = load(program).map_err(refused(name))?;
+            let program = load(program).map_err(|error| {
+                socket_buffer::obstacle().map_or_else(|| refused(name)(error), KernelError::from)
+            })?;
             loaded.insert(name.to_owned(), program);
         }
         Ok(Self { loaded })

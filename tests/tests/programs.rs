@@ -9,6 +9,8 @@ mod agents;
 mod attached;
 #[path = "programs/audit.rs"]
 mod audit;
+#[path = "programs/checksums.rs"]
+mod checksums;
 #[path = "programs/differential.rs"]
 mod differential;
 #[path = "programs/flow_states.rs"]

@@ -1,14 +1,20 @@
 //! The kernel's packet buffer, as a frame.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_pull_data};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_skb_pull_data, generated::bpf_probe_read_kernel},
+};
 use cofferdam_verdict::{
+    checksum::{PARTIAL, PartialChecksum, WINDOW_BYTES},
     counter::Hook,
     judge::{Case, Context, PROBE, probe, shares_hooks},
     memory::Memory,
     packet::{Frame, MAX_HEADER_BYTES},
 };
 
-use crate::memory::{Maps, blurred};
+use crate::memory::{Maps, blurred, socket_buffer};
 
 /// Words of the control buffer that carry the mark from a tcx program to the
 /// filter behind it on the same hook. Nothing runs between the two but other
@@ -20,6 +26,9 @@ const MARK_WORDS: [usize; 2] = [3, 4];
 #[unsafe(no_mangle)]
 static STAMP_IN_CONTROL_BUFFER: u32 = 0;
 
+/// Answer of [`Buffer::left`] for a packet whose checksum is written, or not looked at.
+pub(crate) const NOTHING_LEFT: u64 = 0;
+
 /// A packet buffer.
 pub(crate) struct Buffer {
     skb: *mut __sk_buff,
@@ -27,6 +36,7 @@ pub(crate) struct Buffer {
 
 /// The part of a packet that can be read directly.
 pub(crate) struct Linear {
+    left: u64,
     data: usize,
     end: usize,
     length: u32,
@@ -81,12 +91,52 @@ impl Buffer {
         }
     }
 
-    /// The linear part as it is now; a view from before a pull is void.
+    /// Says what checksum the packet leaves to be written: [`NOTHING_LEFT`], or bit 48, the
+    /// start above the low 16 bits, and the offset in those.
+    ///
+    /// What says it is in no part of the context that programs are given, but in the
+    /// kernel's own structure, at whose beginning the context points.
     #[inline(always)]
-    pub(crate) fn linear(&self) -> Linear {
+    pub(crate) fn left(&self) -> u64 {
+        let places = socket_buffer();
+        let mut window = MaybeUninit::<[u8; WINDOW_BYTES as usize]>::uninit();
+        let bytes = window.as_mut_ptr().cast::<u8>();
+        let from = self.skb.cast::<u8>().wrapping_add(places.start as usize);
+        // SAFETY: the helper writes the whole window, which is that long.
+        let failed = unsafe { bpf_probe_read_kernel(bytes.cast(), WINDOW_BYTES, from.cast()) };
+        if failed != 0 {
+            // Nothing is known of the packet; a start that none has.
+            return u64::MAX >> 15;
+        }
+        // The masks change no place; the verifier sees by them that it is in the window.
+        let byte = |place: u32| {
+            // SAFETY: in the window, which was written.
+            unsafe {
+                bytes
+                    .add(place as usize & (WINDOW_BYTES as usize - 1))
+                    .read()
+            }
+        };
+        let half = |place: u32| {
+            let at = place as usize & (WINDOW_BYTES as usize - 2);
+            // SAFETY: in the window, which was written; places of half words are even.
+            u32::from(unsafe { bytes.add(at).cast::<u16>().read() })
+        };
+        if u32::from(byte(places.ip_summed)) >> places.ip_summed_shift & 3 != PARTIAL {
+            return NOTHING_LEFT;
+        }
+        let start = half(places.csum_start).wrapping_sub(half(places.mac_header));
+        1 << 48 | u64::from(start) << 16 | u64::from(half(places.csum_offset))
+    }
+
+    /// The linear part as it is now; a view from before a pull is void. `left` is what
+    /// [`Buffer::left`] says.
+    #[inline(always)]
+    pub(crate) fn linear(&self, left: u64) -> Linear {
         // SAFETY: as in `length`.
         let skb = unsafe { &*self.skb };
         Linear {
+            left,
             data: skb.data as usize,
             end: skb.data_end as usize,
             length: skb.len,
@@ -213,6 +263,14 @@ impl Frame for Linear {
     #[inline(always)]
     fn is_gso(&self) -> bool {
         self.gso
+    }
+
+    #[inline(always)]
+    fn partial_checksum(&self) -> Option<PartialChecksum> {
+        (self.left != NOTHING_LEFT).then_some(PartialChecksum {
+            start: (self.left >> 16) as u32,
+            offset: self.left as u32 & 0xffff,
+        })
     }
 
     #[inline(always)]

@@ -71,6 +71,10 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
     let steps = Programs {
         buffer: &buffer,
         hook,
+        left: match hook {
+            Hook::FromWorkload => left(buffer.raw()),
+            Hook::ToWorkload | Hook::UplinkIngress => frame::NOTHING_LEFT,
+        },
     };
     let asked = pipeline::walk(&steps, &mut case, about.is_probe());
     // Only where policy was asked: the packets of a flow do not pay for it.
@@ -90,10 +94,10 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
 pub fn clear(context: &TcContext) -> i32 {
     let buffer = frame::Buffer::new(context.as_ptr().cast());
     buffer.stamp(0);
-    let mut linear = buffer.linear();
+    let mut linear = buffer.linear(frame::NOTHING_LEFT);
     if linear.is_cut() {
         buffer.pull(MAX_HEADER_BYTES);
-        linear = buffer.linear();
+        linear = buffer.linear(frame::NOTHING_LEFT);
     }
     let hook = Hook::UplinkIngress;
     let mut case = Case::blank(hook, buffer.length());
@@ -111,18 +115,20 @@ pub fn clear(context: &TcContext) -> i32 {
 struct Programs<'a> {
     buffer: &'a frame::Buffer,
     hook: Hook,
+    /// The word of [`left()`].
+    left: u64,
 }
 
 impl Steps for Programs<'_> {
     #[inline(always)]
     fn inspect(&self, case: &mut Case) -> Inspected {
         let raw = self.buffer.raw();
-        let mut inspected = inspect(raw, &raw mut *case, self.hook as u32);
+        let mut inspected = inspect(raw, &raw mut *case, self.hook as u32, self.left);
         if inspected == CUT {
             // Headers outside the linear part are ordinary input: a frame over 4 KiB
             // from a packet socket shows 14 bytes.
             self.buffer.pull(MAX_HEADER_BYTES);
-            inspected = inspect(raw, &raw mut *case, self.hook as u32);
+            inspected = inspect(raw, &raw mut *case, self.hook as u32, self.left);
         }
         if inspected == OPEN {
             Inspected::Open
@@ -143,7 +149,7 @@ impl Steps for Programs<'_> {
 
     #[inline(always)]
     fn relate(&self, case: &mut Case) {
-        if self.buffer.linear().is_cut() {
+        if self.buffer.linear(self.left).is_cut() {
             self.buffer.pull(MAX_HEADER_BYTES);
         }
         relate(self.buffer.raw(), &raw mut *case);
@@ -183,7 +189,19 @@ const OPEN: i32 = 1;
 /// could be read.
 const CUT: i32 = 2;
 
-/// Reads the packet's headers, and returns one of the three numbers above.
+/// Says what checksum a packet leaves to be written, in one word.
+///
+/// # Safety
+///
+/// The kernel's verifier has checked that `skb` is the program's context.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn left(skb: *mut __sk_buff) -> u64 {
+    frame::Buffer::new(skb).left()
+}
+
+/// Reads the packet's headers, and returns one of the three numbers above. `left` is the
+/// word of [`left()`].
 ///
 /// # Safety
 ///
@@ -191,13 +209,13 @@ const CUT: i32 = 2;
 /// null or a case.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn inspect(skb: *mut __sk_buff, case: *mut Case, hook: u32) -> i32 {
+pub extern "C" fn inspect(skb: *mut __sk_buff, case: *mut Case, hook: u32, left: u64) -> i32 {
     // SAFETY: see above.
     let Some(case) = (unsafe { case.as_mut() }) else {
         return DECIDED;
     };
     let buffer = frame::Buffer::new(skb);
-    let linear = buffer.linear();
+    let linear = buffer.linear(left);
     match judge::inspect(&Maps, &linear, &buffer.context(), hook_of(hook), case) {
         Inspected::Open => OPEN,
         Inspected::Decided if linear.is_cut() && !case.is_allowed() => CUT,
@@ -270,7 +288,7 @@ pub extern "C" fn relate(skb: *mut __sk_buff, case: *mut Case) -> i32 {
     // SAFETY: see above.
     if let Some(case) = unsafe { case.as_mut() } {
         let buffer = frame::Buffer::new(skb);
-        related::relate(&Maps, &buffer.linear(), case);
+        related::relate(&Maps, &buffer.linear(frame::NOTHING_LEFT), case);
     }
     0
 }

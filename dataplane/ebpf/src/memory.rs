@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use cofferdam_verdict::{
     bucket::{AddressBlock, Bucket},
+    checksum::Window,
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     endpoint::{Binding, EndpointRecord},
     event::EventRecord,
@@ -65,6 +66,24 @@ static SETTINGS: Settings = Settings {
     own_node_allowed: 0,
     idle: [0; IDLE_TIMES],
 };
+
+/// Places in the kernel's packet buffer. Written by the loader, as the settings are.
+#[unsafe(no_mangle)]
+static SOCKET_BUFFER: Window = Window {
+    start: 0,
+    ip_summed: 0,
+    ip_summed_shift: 0,
+    csum_start: 0,
+    csum_offset: 0,
+    mac_header: 0,
+};
+
+/// Places in the kernel's packet buffer.
+#[inline(always)]
+pub(crate) fn socket_buffer() -> &'static Window {
+    // SAFETY: as for the settings.
+    unsafe { &*core::hint::black_box(&raw const SOCKET_BUFFER) }
+}
 
 /// The maps of this object.
 pub(crate) struct Maps;

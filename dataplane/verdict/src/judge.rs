@@ -24,6 +24,7 @@ use crate::{
     address::{Address, Family},
     bucket::{Found, find, find_address},
     case::mark,
+    checksum,
     counter::Hook,
     endpoint::{EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, STAMP_KEY, flags},
     memory::{BucketSet, Memory},
@@ -165,10 +166,16 @@ fn open<F: Frame>(
         return Err(Verdict::deny(Reason::SpoofedMac));
     }
     if ethernet.ethertype == ethertype::ARP {
+        if sent && frame.partial_checksum().is_some() {
+            return Err(Verdict::deny(Reason::PartialChecksum));
+        }
         return Err(signalling::arp(record, frame, sent));
     }
     let packet = packet::parse(frame, ethernet.ethertype).map_err(Verdict::deny)?;
     case.describe(&packet, ethernet.ethertype);
+    if sent && let Some(left) = frame.partial_checksum() {
+        checksum::check(&packet, left, frame.length()).map_err(Verdict::deny)?;
+    }
     case.ingress_ifindex = context.ingress_ifindex & !PROBE;
     let is_group = ethernet.destination >> 40 & 1 != 0 || packet.destination.is_group();
     case.marks |= if context.has_socket { mark::SOCKET } else { 0 }

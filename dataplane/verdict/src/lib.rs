@@ -29,6 +29,7 @@ pub mod address;
 pub mod bucket;
 pub mod capacity;
 mod case;
+pub mod checksum;
 pub mod counter;
 pub mod door;
 pub mod endpoint;

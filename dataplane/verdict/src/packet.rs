@@ -10,6 +10,7 @@
 
 use crate::{
     address::{Address, Family},
+    checksum::PartialChecksum,
     reason::Reason,
 };
 
@@ -165,6 +166,13 @@ pub trait Frame {
     /// Whether the frame stands for several (GSO): lengths in headers may then
     /// be those of one segment, or zero.
     fn is_gso(&self) -> bool;
+
+    /// The checksum that the sender has left to be written; `None` if it is written, or
+    /// the packet needs none.
+    #[inline(always)]
+    fn partial_checksum(&self) -> Option<PartialChecksum> {
+        None
+    }
 
     /// The same value, of which the kernel's verifier knows nothing any more.
     ///

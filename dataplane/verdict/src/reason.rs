@@ -68,6 +68,7 @@ reasons! {
     28 Redirect "redirect" "A workload sent a redirect."
     29 AddressContended "address_contended" "The address could not be read because its place was rewritten again and again."
     30 NoFlow "no_flow" "The TCP segment opens no connection and belongs to no allowed flow; policy would let a new connection pass."
+    31 PartialChecksum "partial_checksum" "The packet leaves a checksum to be written where none of its own belongs: the write would change, after the verdict, what the verdict was made from."
     32 NotReceiversAddress "not_receivers_address" "The destination is a single address, and none of the receiver's."
     33 SelfOnWire "self_on_wire" "A workload sends to its own address by its interface, which no stack does."
     34 SourceRoute "source_route" "An IPv4 source route option or an IPv6 routing header with segments left leads the packet to other addresses than the one policy is asked about."
