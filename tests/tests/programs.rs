@@ -19,6 +19,8 @@ mod flow_states;
 mod flows;
 #[path = "programs/fragments.rs"]
 mod fragments;
+#[path = "programs/hosts.rs"]
+mod hosts;
 #[path = "programs/order.rs"]
 mod order;
 #[path = "programs/repair.rs"]

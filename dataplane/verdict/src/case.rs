@@ -96,6 +96,8 @@ pub(crate) mod mark {
     /// The case is the other direction of a packet, and asks whether a connection could
     /// have been opened that way.
     pub(crate) const ASSUMED: u32 = 1 << 15;
+    /// The sender asks for an address: its interface says who it is.
+    pub(crate) const BY_INTERFACE: u32 = 1 << 16;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a

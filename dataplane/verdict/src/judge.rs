@@ -30,7 +30,7 @@ use crate::{
     memory::{BucketSet, Memory},
     packet::{self, Frame, Packet, Part, ethertype, icmp, icmpv6, protocol},
     reason::Reason,
-    signalling::{self, is_own},
+    signalling::{self, Sender, is_own},
     table::{Profile, SlotKind, Table},
     verdict::{Direction, Verdict},
 };
@@ -191,7 +191,13 @@ fn open<F: Frame>(
         } else {
             0
         };
-    signalling::ip(record, frame, &packet, sent)
+    if matches!(
+        signalling::ip(record, frame, &packet, sent)?,
+        Sender::ByInterface
+    ) {
+        case.marks |= mark::BY_INTERFACE;
+    }
+    Ok(())
 }
 
 /// Whether a packet is a whole ICMP error, which quotes the packet that it is about.
@@ -361,6 +367,9 @@ fn send<M: Memory>(
         .ok_or(Reason::EndpointUnknown)?;
     let (source, destination) = case.addresses();
     case.source_slot = own_slot(record, &source);
+    if case.is(mark::BY_INTERFACE) {
+        case.source_slot = family_slot(record, source.family);
+    }
     if case.source_slot == 0 {
         return Err(Reason::SpoofedSource);
     }
@@ -425,6 +434,13 @@ fn deliver<M: Memory>(
             SlotKind::OwnNode if case.stamp != 0 => {
                 // The node's address stands for a workload (masquerade).
                 case.marks |= mark::MASQUERADED;
+                case.source_slot = stamped_slot(memory, case.stamp, source.family)?;
+                sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
+            }
+            SlotKind::Outside
+                if case.stamp != 0 && (source.is_unspecified() || source.is_link_local_v6()) =>
+            {
+                // A workload that asks for an address.
                 case.source_slot = stamped_slot(memory, case.stamp, source.family)?;
                 sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
             }

@@ -280,7 +280,7 @@ pub struct Neighbour {
 
 /// A MAC as a number, from the first six of eight bytes.
 #[inline(always)]
-const fn mac(b: [u8; 8]) -> u64 {
+pub(crate) const fn mac(b: [u8; 8]) -> u64 {
     u64::from_be_bytes(b) >> 16
 }
 

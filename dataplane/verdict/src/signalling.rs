@@ -40,6 +40,15 @@ pub(crate) fn arp<F: Frame>(record: &EndpointRecord, frame: &F, sent: bool) -> V
     Verdict::allow(Reason::Arp)
 }
 
+/// What says who sends a packet that policy is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// Its source address, which must be one of the workload's.
+    ByAddress,
+    /// The interface alone: the workload asks for an address.
+    ByInterface,
+}
+
 /// An IP packet. `Ok`: judge it like any other.
 #[inline(always)]
 pub(crate) fn ip<F: Frame>(
@@ -47,9 +56,9 @@ pub(crate) fn ip<F: Frame>(
     frame: &F,
     packet: &Packet,
     sent: bool,
-) -> Result<(), Verdict> {
+) -> Result<Sender, Verdict> {
     if matches!(packet.part, Part::Later) {
-        return Ok(());
+        return Ok(Sender::ByAddress);
     }
     let kind = (packet.destination_port >> 8) as u8;
     let discovery = icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT;
@@ -58,17 +67,24 @@ pub(crate) fn ip<F: Frame>(
             |reason| Err(Verdict::deny(reason)),
             |is_valid| match is_valid {
                 true => Err(Verdict::allow(Reason::NeighbourDiscovery)),
-                false => Ok(()),
+                false => Ok(Sender::ByAddress),
             },
         );
     }
     if let Some(message) = groups::read(frame, packet) {
-        return membership(record, frame, packet, message, sent);
+        membership(record, frame, packet, message, sent)?;
+        return Ok(Sender::ByAddress);
     }
-    if sent && is_dhcp_server(packet) {
+    if !sent || packet.protocol != protocol::UDP {
+        return Ok(Sender::ByAddress);
+    }
+    if is_dhcp_server(packet) {
         return Err(Verdict::deny(Reason::DhcpServer));
     }
-    Ok(())
+    if is_dhcp_client(record, frame, packet) {
+        return Ok(Sender::ByInterface);
+    }
+    Ok(Sender::ByAddress)
 }
 
 /// Decides a neighbour discovery message: `true` if it passes, `false` if it is a packet
@@ -180,14 +196,46 @@ pub(crate) fn is_own(record: &EndpointRecord, address: &Address) -> bool {
         || own_slot(record, address) != 0
 }
 
-/// Server to client, RFC 2131, 4.1, and RFC 8415, 7.2.
+/// Whether a datagram is from a server to a client, RFC 2131, 4.1, and RFC 8415, 7.2.
 #[inline(always)]
-fn is_dhcp_server(packet: &Packet) -> bool {
-    if packet.protocol != protocol::UDP {
-        return false;
-    }
+const fn is_dhcp_server(packet: &Packet) -> bool {
     match packet.source.family {
         Family::V4 => packet.source_port == 67 && packet.destination_port == 68,
         Family::V6 => packet.source_port == 547 && packet.destination_port == 546,
+    }
+}
+
+/// Whether a datagram is the workload's own question for an address: a broadcast of a
+/// client that has none and names its MAC (RFC 2131, 2 and 4.1), or one from its
+/// link-local address to the servers on the link (RFC 8415, 7.1 and 16).
+#[inline(always)]
+fn is_dhcp_client<F: Frame>(record: &EndpointRecord, frame: &F, packet: &Packet) -> bool {
+    /// BOOTREQUEST of an Ethernet address of six bytes; the number of relays is free.
+    const REQUEST: u32 = 0x0101_0600;
+    const SERVERS: Address = Address::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]);
+    if !matches!(packet.part, Part::Whole) {
+        return false;
+    }
+    match packet.source.family {
+        Family::V4 => {
+            if packet.source_port != 68
+                || packet.destination_port != 67
+                || !packet.source.is_unspecified()
+                || packet.destination.words[0] != u32::MAX
+            {
+                return false;
+            }
+            let message = packet.transport.wrapping_add(8);
+            let kind = frame.read_at::<4>(message).map(u32::from_be_bytes);
+            let hardware = frame.read_at::<8>(message.wrapping_add(28));
+            kind.is_some_and(|kind| kind & !0xff == REQUEST)
+                && hardware.is_some_and(|b| packet::mac(b) == record.mac)
+        }
+        Family::V6 => {
+            packet.source_port == 546
+                && packet.destination_port == 547
+                && packet.destination.is(&SERVERS)
+                && is_own(record, &packet.source)
+        }
     }
 }

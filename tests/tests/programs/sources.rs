@@ -8,7 +8,7 @@ use cofferdam_tests::{
     firewall::{named, stamp},
     ledger::{Moved, allowed, decided, denied},
     packet::{
-        Extension, Family, Mac, Packet, arp_announcement, arp_reply, arp_request, ether,
+        Extension, Family, Icmp, Mac, Packet, arp_announcement, arp_reply, arp_request, ether,
         group_joined, group_left, group_query, group_record, group_report, group_source_query,
         igmpv1_report, ip_protocol, llc, mldv2_report, multicast_router, neighbour_advertisement,
         neighbour_solicitation, option, ping, redirect, router_advertisement, router_solicitation,
@@ -411,8 +411,8 @@ fn multicast_reports_pass_and_dhcp_servers_do_not() {
     }
 }
 
-/// Everything isolates everybody.
-const CLOSED: &str = "\
+/// A policy that allows the shop nothing in either direction.
+pub(crate) const CLOSED: &str = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: closed, namespace: shop}
@@ -557,6 +557,143 @@ fn groups_are_reported_by_hosts_and_asked_for_by_routers() {
     }
     let first_version = igmpv1_report(Ipv4Addr::new(224, 0, 0, 251)).from(web.end);
     expect(&mut firewall, OUT, &first_version, &leaving(web), passes);
+}
+
+/// A link-local address that does not follow from the MAC (RFC 7217, or set by hand) is the
+/// workload's own if it stood on the interface when the endpoint was added.
+#[test]
+fn a_link_local_address_of_any_form_is_the_workloads_own() {
+    let Scene {
+        mut firewall,
+        world,
+        inside: _inside,
+    } = Scene::open(Wiring::Bridge, CLOSED);
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let stable = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x3a1f, 0x9c07, 0x55e2, 0x8b41);
+    let other = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x3a1f, 0x9c07, 0x55e2, 0x8b42);
+    let unspecified = Ipv6Addr::UNSPECIFIED;
+    let said = |own: Ipv6Addr| {
+        let by = |packet: Packet<Icmp>| packet.from(web.end).source_ip(own);
+        [
+            by(neighbour_solicitation(db.end.ipv6.expect("both"))),
+            by(router_solicitation()).source_link_address(web.end.mac),
+            by(neighbour_advertisement(own)).target_link_address(web.end.mac),
+            by(neighbour_solicitation(own)).source_ip(unspecified),
+            by(mldv2_report(&[Ipv6Addr::new(
+                0xff02, 0, 0, 0, 0, 1, 0xff00, 7,
+            )])),
+        ]
+    };
+    let mut endpoint = firewall.endpoint(&world, "shop/web");
+    for known in [None, Some(stable)] {
+        endpoint.link_local = known;
+        let put = firewall.kernel().set_endpoint(&endpoint);
+        put.expect("there is room");
+        for (own, is_own) in [(stable, known.is_some()), (other, false)] {
+            for (i, packet) in said(own).into_iter().enumerate() {
+                let moved = match (is_own, i) {
+                    (true, 4) => passed(Reason::MulticastListener),
+                    (true, _) => passed(Reason::NeighbourDiscovery),
+                    (false, _) => refused(Reason::SpoofedSource),
+                };
+                expect(&mut firewall, OUT, &packet, &leaving(web), moved);
+            }
+        }
+    }
+}
+
+/// A workload that asks for an address is judged as the workload that it is, by its own
+/// hook and by every receiver's.
+#[test]
+fn dhcp_clients_are_judged_as_their_workload() {
+    const WEB_NOT_TO_CACHE: &str = "\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: c}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  egress:
+  - action: Deny
+    to: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: cache}}}}]
+";
+    let closed = refused(Reason::Isolated);
+    for (documents, sent) in [
+        (WEB_NOT_TO_CACHE, passed(Reason::NotIsolated)),
+        (CLOSED, closed),
+    ] {
+        let Scene {
+            mut firewall,
+            world,
+            inside: _inside,
+        } = Scene::open(Wiring::Bridge, documents);
+        let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
+        let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77);
+        let mut endpoint = firewall.endpoint(&world, "shop/web");
+        endpoint.link_local = Some(link_local);
+        let put = firewall.kernel().set_endpoint(&endpoint);
+        put.expect("there is room");
+        let asks = |start: [u8; 4], mac: Mac| {
+            let message = [&start[..], &[0; 24], &mac.0, &[0; 210]].concat();
+            udp()
+                .from(web.end)
+                .to(Ipv4Addr::BROADCAST)
+                .source_ip(Ipv4Addr::UNSPECIFIED)
+                .sport(68)
+                .dport(67)
+                .payload(&message)
+        };
+        let servers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+        let asks_v6 = |from: Ipv6Addr| {
+            let packet = udp().family(Family::V6).from(web.end).to(servers);
+            let packet = packet.source_ip(from).sport(546).dport(547);
+            packet.payload(&[1, 0, 0, 7])
+        };
+        let request = [1, 1, 6, 0];
+        let discover = asks(request, web.end.mac);
+        let solicit = asks_v6(link_local);
+        for packet in [&discover, &solicit] {
+            expect(&mut firewall, OUT, packet, &leaving(web), sent);
+        }
+        let spoofs = refused(Reason::SpoofedSource);
+        for packet in [
+            asks([2, 1, 6, 0], web.end.mac),
+            asks([1, 6, 6, 0], web.end.mac),
+            asks([1, 1, 8, 0], web.end.mac),
+            asks(request, cache.end.mac),
+            discover.clone().sport(67),
+            discover.clone().dport(53),
+            discover
+                .clone()
+                .destination_ip(cache.end.ipv4.expect("both")),
+            discover.clone().fragment(7, 0, true),
+            discover.clone().payload(&[1, 1, 6, 0]),
+            asks_v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x78)),
+            solicit.clone().dport(53),
+            solicit.clone().sport(53),
+            solicit
+                .clone()
+                .destination_ip(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)),
+        ] {
+            expect(&mut firewall, OUT, &packet, &leaving(web), spoofs);
+        }
+        if sent == closed {
+            continue;
+        }
+        let towards = Program::TO_WORKLOAD;
+        for packet in [&discover, &solicit] {
+            let moved = denied(Hook::ToWorkload, Reason::Rule, 1);
+            expect(&mut firewall, towards, packet, &between(web, cache), moved);
+            let from_elsewhere = TestContext {
+                ifindex: cache.host_ifindex,
+                ingress_ifindex: world.outside().uplink_ifindex,
+                ..TestContext::default()
+            };
+            let moved = allowed(Hook::ToWorkload, Reason::NotIsolated, 1);
+            expect(&mut firewall, towards, packet, &from_elsewhere, moved);
+        }
+    }
 }
 
 /// Neighbour discovery goes to neighbours. To an address that a router would forward it
