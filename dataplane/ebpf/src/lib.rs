@@ -138,6 +138,18 @@ impl Steps for Programs<'_> {
     }
 
     #[inline(always)]
+    fn signal(&self, case: &mut Case) -> Inspected {
+        if self.buffer.linear(self.left).is_cut() {
+            self.buffer.pull(MAX_HEADER_BYTES);
+        }
+        if signal(self.buffer.raw(), &raw mut *case) == OPEN {
+            Inspected::Open
+        } else {
+            Inspected::Decided
+        }
+    }
+
+    #[inline(always)]
     fn follow(&self, case: &mut Case) {
         follow(&raw mut *case);
     }
@@ -275,6 +287,28 @@ pub extern "C" fn hold(case: *mut Case) -> i32 {
         fragment::hold(&Maps, case);
     }
     0
+}
+
+/// Decides a packet that may be signalling: returns [`DECIDED`] or [`OPEN`].
+///
+/// # Safety
+///
+/// As for [`inspect`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn signal(skb: *mut __sk_buff, case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    let Some(case) = (unsafe { case.as_mut() }) else {
+        return DECIDED;
+    };
+    match judge::signal(
+        &Maps,
+        &frame::Buffer::new(skb).linear(frame::NOTHING_LEFT),
+        case,
+    ) {
+        Inspected::Open => OPEN,
+        Inspected::Decided => DECIDED,
+    }
 }
 
 /// Looks for the flow of the packet that an ICMP error quotes.

@@ -98,6 +98,8 @@ pub(crate) mod mark {
     pub(crate) const ASSUMED: u32 = 1 << 15;
     /// The sender asks for an address: its interface says who it is.
     pub(crate) const BY_INTERFACE: u32 = 1 << 16;
+    /// The packet may be signalling.
+    pub(crate) const SIGNALLING: u32 = 1 << 17;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a

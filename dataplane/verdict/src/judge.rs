@@ -46,11 +46,13 @@ pub enum Inspected {
     Open,
 }
 
-/// Judges a frame by policy alone: [`inspect`], then [`answer`]. Flows count for
-/// nothing.
+/// Judges a frame by policy alone: [`inspect`], [`signal`], then [`answer`]. Flows count
+/// for nothing.
 pub fn judge<M: Memory, F: Frame>(memory: &M, frame: &F, context: &Context, hook: Hook) -> Case {
     let mut case = Case::blank(hook, frame.length());
-    if inspect(memory, frame, context, hook, &mut case) == Inspected::Open {
+    if inspect(memory, frame, context, hook, &mut case) == Inspected::Open
+        && signal(memory, frame, &mut case) == Inspected::Open
+    {
         answer(memory, &mut case);
     }
     case
@@ -191,13 +193,33 @@ fn open<F: Frame>(
         } else {
             0
         };
-    if matches!(
-        signalling::ip(record, frame, &packet, sent)?,
-        Sender::ByInterface
-    ) {
-        case.marks |= mark::BY_INTERFACE;
+    if signalling::is_possible(&packet) {
+        case.marks |= mark::SIGNALLING;
     }
     Ok(())
+}
+
+/// Decides a packet that may be signalling, which needs its bytes once more.
+#[inline(always)]
+pub fn signal<M: Memory, F: Frame>(memory: &M, frame: &F, case: &mut Case) -> Inspected {
+    if !case.is(mark::SIGNALLING) {
+        return Inspected::Open;
+    }
+    let decided = match memory.endpoint(case.endpoint) {
+        Some(record) => signalling::ip(record, frame, case),
+        None => Err(Verdict::deny(Reason::EndpointUnknown)),
+    };
+    match decided {
+        Ok(Sender::ByAddress) => Inspected::Open,
+        Ok(Sender::ByInterface) => {
+            case.marks |= mark::BY_INTERFACE;
+            Inspected::Open
+        }
+        Err(verdict) => {
+            case.settle(verdict);
+            Inspected::Decided
+        }
+    }
 }
 
 /// Whether a packet is a whole ICMP error, which quotes the packet that it is about.
@@ -429,18 +451,16 @@ fn deliver<M: Memory>(
     }
     let mut sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
     if !turned {
+        let is_node = matches!(sender.kind, SlotKind::OwnNode);
         match sender.kind {
             SlotKind::LocalWorkload => came_from(memory, case.source_slot, case.stamp)?,
-            SlotKind::OwnNode if case.stamp != 0 => {
-                // The node's address stands for a workload (masquerade).
-                case.marks |= mark::MASQUERADED;
-                case.source_slot = stamped_slot(memory, case.stamp, source.family)?;
-                sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
-            }
-            SlotKind::Outside
-                if case.stamp != 0 && (source.is_unspecified() || source.is_link_local_v6()) =>
+            SlotKind::OwnNode | SlotKind::Outside
+                if case.stamp != 0 && (is_node || names_no_host(&source)) =>
             {
-                // A workload that asks for an address.
+                if is_node {
+                    // The node's address stands for a workload (masquerade).
+                    case.marks |= mark::MASQUERADED;
+                }
                 case.source_slot = stamped_slot(memory, case.stamp, source.family)?;
                 sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
             }
@@ -569,6 +589,13 @@ fn owns_slot(record: &EndpointRecord, slot: u32) -> bool {
         i += 1;
     }
     false
+}
+
+/// Whether an address says nothing of who has it on this node: a workload that asks for
+/// an address has none, or a link-local one.
+#[inline(always)]
+fn names_no_host(address: &Address) -> bool {
+    address.is_unspecified() || address.is_link_local_v6()
 }
 
 /// Whether an address is the link-local one of the endpoint's interface.

@@ -7,15 +7,16 @@
 //! suffice.
 //!
 //! 1. [`Steps::inspect`] reads the headers; many packets are decided by them.
-//! 2. [`Steps::follow`] settles a later fragment by its first one.
-//! 3. [`Steps::track`] settles a packet of a live flow.
-//! 4. [`Steps::relate`] settles an ICMP error about a live flow.
-//! 5. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
+//! 2. [`Steps::signal`] decides what hosts say to find each other.
+//! 3. [`Steps::follow`] settles a later fragment by its first one.
+//! 4. [`Steps::track`] settles a packet of a live flow.
+//! 5. [`Steps::relate`] settles an ICMP error about a live flow.
+//! 6. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
 //!    nothing, [`Steps::adopt`] has it asked about the other direction, too.
-//! 6. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow.
-//! 7. [`Steps::hold`] remembers an allowed first fragment for the later ones.
+//! 7. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow.
+//! 8. [`Steps::hold`] remembers an allowed first fragment for the later ones.
 //!
-//! A probe is judged by steps 1 and 5 alone: it reads no flow and leaves no trace.
+//! A probe is judged by steps 1, 2 and 6 alone: it reads no flow and leaves no trace.
 
 use crate::{
     case::{Case, Context, mark},
@@ -32,6 +33,8 @@ use crate::{
 pub trait Steps {
     /// Reads the packet's headers into a blank case.
     fn inspect(&self, case: &mut Case) -> Inspected;
+    /// Decides a packet that may be signalling, or leaves it open.
+    fn signal(&self, case: &mut Case) -> Inspected;
     /// Looks for the first fragment of a later one.
     fn follow(&self, case: &mut Case);
     /// Looks for the packet's flow.
@@ -55,6 +58,9 @@ pub trait Steps {
 #[inline(always)]
 pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
     if matches!(steps.inspect(case), Inspected::Decided) {
+        return false;
+    }
+    if case.is(mark::SIGNALLING) && matches!(steps.signal(case), Inspected::Decided) {
         return false;
     }
     if !is_probe {
@@ -106,6 +112,10 @@ pub struct Host<'a, M, F> {
 impl<M: FlowMemory, F: Frame> Steps for Host<'_, M, F> {
     fn inspect(&self, case: &mut Case) -> Inspected {
         judge::inspect(self.memory, self.frame, self.context, self.hook, case)
+    }
+
+    fn signal(&self, case: &mut Case) -> Inspected {
+        judge::signal(self.memory, self.frame, case)
     }
 
     fn follow(&self, case: &mut Case) {

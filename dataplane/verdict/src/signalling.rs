@@ -14,10 +14,14 @@
 
 use crate::{
     address::{Address, Family},
+    case::{Case, mark},
     endpoint::{EndpointRecord, MAX_ADDRESSES_V6},
     groups,
     judge::own_slot,
-    packet::{self, Frame, MIN_FRAME_BYTES, Packet, Part, icmpv6, protocol},
+    packet::{
+        self, ETHERNET_BYTES, Frame, IPV6_BYTES, MIN_FRAME_BYTES, Packet, Part, Segment, icmpv6,
+        protocol,
+    },
     reason::Reason,
     verdict::Verdict,
 };
@@ -49,17 +53,81 @@ pub(crate) enum Sender {
     ByInterface,
 }
 
-/// An IP packet. `Ok`: judge it like any other.
+/// Returns `true` if an IP packet may be signalling: the few kinds that [`ip`] has an
+/// opinion on.
+#[inline(always)]
+pub(crate) const fn is_possible(packet: &Packet) -> bool {
+    if matches!(packet.part, Part::Later) {
+        return false;
+    }
+    let kind = (packet.destination_port >> 8) as u8;
+    match (packet.source.family, packet.protocol) {
+        (Family::V4, protocol::IGMP) => true,
+        (Family::V6, protocol::ICMPV6) => kind >= icmpv6::LISTENER_QUERY,
+        (Family::V4, protocol::UDP) => is_pair(packet, 67, 68),
+        (Family::V6, protocol::UDP) => is_pair(packet, 546, 547),
+        _ => false,
+    }
+}
+
+/// Whether a datagram goes between these two ports, either way.
+#[inline(always)]
+const fn is_pair(packet: &Packet, a: u16, b: u16) -> bool {
+    let (from, to) = (packet.source_port, packet.destination_port);
+    from == a && to == b || from == b && to == a
+}
+
+/// The packet of a case, with what the case does not know of it.
+#[inline(always)]
+fn packet_of<F: Frame>(frame: &F, case: &Case) -> Option<Packet> {
+    let (source, destination) = case.addresses();
+    let b = frame.read::<12>(ETHERNET_BYTES)?;
+    let (hop_limit, end) = match source.family {
+        Family::V4 => (b[8], u32::from(u16::from_be_bytes([b[2], b[3]]))),
+        Family::V6 => (
+            b[7],
+            IPV6_BYTES + u32::from(u16::from_be_bytes([b[4], b[5]])),
+        ),
+    };
+    let end = ETHERNET_BYTES + end;
+    if case.transport > end {
+        return None;
+    }
+    Some(Packet {
+        source,
+        destination,
+        protocol: case.protocol(),
+        source_port: (case.ports >> 16) as u16,
+        destination_port: case.ports as u16,
+        segment: Segment {
+            sequence: 0,
+            acknowledged: 0,
+            flags: 0,
+        },
+        hop_limit,
+        part: if case.is(mark::FIRST) {
+            Part::First
+        } else {
+            Part::Whole
+        },
+        datagram: 0,
+        fragment: 0,
+        transport: case.transport,
+        transport_bytes: end - case.transport,
+    })
+}
+
+/// An IP packet that [may be signalling](is_possible). `Ok`: judge it like any other.
 #[inline(always)]
 pub(crate) fn ip<F: Frame>(
     record: &EndpointRecord,
     frame: &F,
-    packet: &Packet,
-    sent: bool,
+    case: &Case,
 ) -> Result<Sender, Verdict> {
-    if matches!(packet.part, Part::Later) {
-        return Ok(Sender::ByAddress);
-    }
+    let sent = !case.is(mark::TO_WORKLOAD);
+    let Some(packet) = &packet_of(frame, case) else {
+        return Err(Verdict::deny(Reason::Malformed));
+    };
     let kind = (packet.destination_port >> 8) as u8;
     let discovery = icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT;
     if packet::is_icmpv6(packet) && discovery.contains(&kind) {
