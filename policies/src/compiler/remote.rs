@@ -223,7 +223,7 @@ impl Lots {
     ///
     /// Lots that most classes treat alike come side by side, and at the greatest
     /// differences a block begins, so that a class has few blocks of its own: of 5 000
-    /// classes and 250 own workloads all blocks take 3.7 MiB, and 11.2 MiB in the order
+    /// classes and 250 own workloads all blocks take 5.0 MiB, and 11.2 MiB in the order
     /// of addresses.
     fn new(
         own: &[OwnAddress],
