@@ -141,6 +141,7 @@ impl Matrix {
             first: &subjects.numbers,
             atoms,
             numbers,
+            gaps: atoms.gaps(),
         })?;
         if matrix.classes.len() as u64 > u64::from(MAX_CLASS) + 1 {
             return Err(CompileError::Capacity {

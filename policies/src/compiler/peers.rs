@@ -286,10 +286,11 @@ impl Atoms {
 
     /// The numbers below those of other addresses that no atom has, each time to the
     /// end of a block.
-    pub(super) fn gaps(&self) -> impl Iterator<Item = Range<u32>> {
+    pub(super) fn gaps(&self) -> Vec<Range<u32>> {
         let next = (self.own_numbers.iter().skip(1).copied()).chain([self.first_other()]);
         let gaps = self.own_numbers.iter().zip(next);
         gaps.filter_map(|(atom, next)| (atom + 1 < next).then_some(atom + 1..next))
+            .collect()
     }
 
     /// How many signatures were told apart.

@@ -64,8 +64,10 @@ impl AddressSet {
     /// The positions, ascending.
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
         (0u32..).zip(&self.0).flat_map(|(at, word)| {
-            let bits = (0..64).filter(move |bit| word >> bit & 1 == 1);
-            bits.map(move |bit| at * 64 + bit)
+            // Each time without the lowest bit.
+            let rests = iter::successors(Some(*word), |rest| Some(rest & rest.wrapping_sub(1)));
+            let rests = rests.take_while(|rest| *rest != 0);
+            rests.map(move |rest| at * 64 + rest.trailing_zeros())
         })
     }
 

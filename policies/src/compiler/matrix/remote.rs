@@ -7,6 +7,8 @@
 //! own addresses are none that these classes can be asked about; their rows deny as a
 //! broken table does.
 
+use std::ops::Range;
+
 use foldhash::{HashMap, HashMapExt as _};
 
 use cofferdam_verdict::reason::Reason;
@@ -27,6 +29,8 @@ pub(super) struct RemoteSide<'r> {
     pub(super) first: &'r IngressNumbers,
     pub(super) atoms: &'r Atoms,
     pub(super) numbers: &'r mut RuleNumbers,
+    /// Numbers below other atoms' that no atom has.
+    pub(super) gaps: Vec<Range<u32>>,
 }
 
 impl Matrix {
@@ -107,7 +111,7 @@ impl Matrix {
             }
         }
         // Where no atom is, the row of the one before makes blocks the same.
-        for gap in side.atoms.gaps() {
+        for gap in &side.gaps {
             let (piece, first) = (gap.start as usize / PIECE, gap.start as usize % PIECE);
             let before = rows[piece][first - 1];
             rows[piece][first..].fill(before);
