@@ -25,6 +25,7 @@
 //! | `transport` | TCP, UDP, SCTP and ICMP without a flow, other protocols, tunnels |
 //! | `receiver` | receivers that the packet does not name |
 //! | `offload` | super-packets, headers outside the linear part |
+//! | `partial` | checksums that the kernel is left to write |
 //! | `honest` | errands |
 //!
 //! Invariant: a scenario cannot pass by sending nothing. What it sends must have
@@ -37,6 +38,7 @@ mod honest;
 mod link;
 mod neighbour;
 mod offload;
+mod partial;
 mod receiver;
 mod row;
 mod setup;
@@ -95,7 +97,7 @@ const fn scenario(
     }
 }
 
-const SCENARIOS: [&[Scenario]; 9] = [
+const SCENARIOS: [&[Scenario]; 10] = [
     link::SCENARIOS,
     source::SCENARIOS,
     header::SCENARIOS,
@@ -105,6 +107,7 @@ const SCENARIOS: [&[Scenario]; 9] = [
     receiver::SCENARIOS,
     offload::SCENARIOS,
     signalling::SCENARIOS,
+    partial::SCENARIOS,
 ];
 
 /// All claims about packets that must not pass.

@@ -22,7 +22,7 @@ pub struct Setup {
 pub enum Offloads {
     /// Checksums, segmentation, and putting segments together.
     On,
-    /// None of them.
+    /// None of them, but on the attacker's own interface.
     Off,
 }
 

@@ -173,7 +173,11 @@ impl Stage {
             links.push((node, workload.host_interface.as_str()));
             links.push((&workload.namespace, workload.interface));
         }
+        // A workload chooses its own offloads: what `a` leaves to the kernel must reach the
+        // hook, and be done behind it where the node's links have none.
+        let own = &named(&world, "t/a").namespace;
         for (namespace, interface) in links {
+            let on = on || std::ptr::eq(namespace, own);
             let set = namespace.set_offloads(interface, on);
             set.unwrap_or_else(|error| panic!("{error}"));
         }
