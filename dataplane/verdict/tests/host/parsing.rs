@@ -670,5 +670,27 @@ fn group_messages_are_bounded() {
             let read = group_message(&packet).map(|(_, checked)| checked);
             assert_eq!(read, Some(expected), "{packet}");
         }
+        // Sources take of the same 180 bytes.
+        let (number, fit) = match family {
+            Family::V4 => (22, 1),
+            Family::V6 => (6, 3),
+        };
+        for (sources, expected) in [(fit, Ok(())), (fit + 1, size)] {
+            let packet = report(&[records(number - 1), named(sources)].concat());
+            let read = group_message(&packet).map(|(_, checked)| checked);
+            assert_eq!(read, Some(expected), "{packet}");
+        }
+        // A record whose auxiliary data would be the next record.
+        let packet = report(&records(2));
+        let mut bytes = packet.bytes();
+        let record = bytes.len() - packet.transport_bytes().len() + 8;
+        let length = (bytes.len() - record) / 2;
+        bytes[record + 1] = (length / 4) as u8;
+        let frame = SliceFrame {
+            bytes: &bytes,
+            gso: false,
+        };
+        let parsed = parse_bytes(&bytes).expect("a good packet");
+        assert_eq!(groups::check(&frame, &parsed, Message::Records(2)), size);
     }
 }
