@@ -53,7 +53,7 @@ use std::fmt;
 pub use cast::{Attack, Cast, Party};
 pub use row::Row;
 pub use setup::{Hooks, Isolation, Offloads, Setup};
-pub use stage::{Count, Stage, run};
+pub use stage::{Count, Stage, firewall, run};
 
 use crate::packet::Family;
 

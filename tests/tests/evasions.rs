@@ -12,7 +12,6 @@ use std::thread;
 
 use cofferdam_tests::{
     evasions::{self, Count, Finding, Row, Setup},
-    firewall::Firewall,
     skip::Feature,
     skip_unless,
 };
@@ -26,7 +25,7 @@ fn nothing_evil_arrives_and_nothing_honest_is_lost() {
     let setups = Mutex::new(Setup::pairwise());
     let next = || setups.lock().expect("no panic").pop();
     let through_setups = || {
-        let mut firewall = Firewall::load();
+        let mut firewall = evasions::firewall();
         let mut count = Count::default();
         let mut findings: Vec<Finding> = Vec::new();
         while let Some(setup) = next() {

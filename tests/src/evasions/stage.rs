@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cofferdam_dataplane::{Behaviour, Kernel};
 use cofferdam_verdict::{
+    capacity::Limits,
     counter::Hook,
     event::EventRecord,
     verdict::{Action, Verdict},
@@ -19,7 +21,7 @@ use super::{
     cast::OPEN_PORT, errands, scenarios, tool,
 };
 use crate::{
-    firewall::{Firewall, Pod, named},
+    firewall::{Firewall, LIMITS, Pod, named},
     ledger::Moved,
     packet::{Body, Family, Mac, Packet, ether, protocol, udp},
     traffic::{FrameSocket, Unfinished, UnfinishedSocket, carrying},
@@ -92,6 +94,23 @@ fn pods() -> Vec<Pod> {
         Pod::new("t/b", &["app=b"]),
         Pod::new("t/c", &["app=c"]),
     ]
+}
+
+/// Flows of each endpoint: no scenario may meet a set that earlier ones have filled.
+const FLOWS: u32 = 4096;
+
+/// Loads the programs for [`run`].
+///
+/// # Panics
+///
+/// When the kernel refuses them.
+pub fn firewall() -> Firewall {
+    let limits = Limits {
+        flows_per_endpoint: FLOWS,
+        ..LIMITS
+    };
+    let kernel = Kernel::load(limits, &Behaviour::default());
+    Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// Tries every scenario and errand whose claim contains `filter` in one setup, first

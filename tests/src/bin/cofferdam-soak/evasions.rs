@@ -5,7 +5,6 @@ use std::{io::Write, num::NonZeroU64, time::Instant};
 use anyhow::{Context as _, Result};
 use cofferdam_tests::{
     evasions::{self, Count, Kind, Setup},
-    firewall::Firewall,
     skip::Feature,
     soak::Tally,
 };
@@ -32,7 +31,7 @@ pub(crate) fn run(options: &Options, output: &mut impl Write) -> Result<Tally> {
     .context("cannot make network namespaces, which takes root")?;
     let runs = (options.runs).map_or(Setup::all().len() as u64, NonZeroU64::get);
     let mut rng = fastrand::Rng::with_seed(options.seed);
-    let mut firewall = Firewall::load();
+    let mut firewall = evasions::firewall();
     let mut setups = Vec::new();
     let mut count = Count::default();
     let mut tally = Tally::new("evasions", options.seed);
