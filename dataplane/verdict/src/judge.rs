@@ -407,9 +407,9 @@ fn send<M: Memory>(
         .slot(case.destination_slot)
         .ok_or(Reason::TableCorrupt)?;
     let is_local = matches!(receiver.kind, SlotKind::LocalWorkload);
-    if is_local && case.is(mark::TURNED) && !case.is(mark::ASSUMED) {
+    if case.is(mark::TURNED) && !case.is(mark::ASSUMED) {
         // The packet is a reply, and the peer its sender.
-        came_from(memory, case.destination_slot, case.stamp)?;
+        agrees(memory, receiver.kind, case.destination_slot, case.stamp)?;
     }
     if matches!(receiver.kind, SlotKind::OwnNode) {
         case.marks |= mark::NODE_ADDRESS;
@@ -453,7 +453,6 @@ fn deliver<M: Memory>(
     if !turned {
         let is_node = matches!(sender.kind, SlotKind::OwnNode);
         match sender.kind {
-            SlotKind::LocalWorkload => came_from(memory, case.source_slot, case.stamp)?,
             SlotKind::OwnNode | SlotKind::Outside
                 if case.stamp != 0 && (is_node || names_no_host(&source)) =>
             {
@@ -464,12 +463,7 @@ fn deliver<M: Memory>(
                 case.source_slot = stamped_slot(memory, case.stamp, source.family)?;
                 sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
             }
-            SlotKind::RemoteWorkload | SlotKind::OtherNode if case.stamp != 0 => {
-                // A tunnel keeps the stamp of what it carries: a workload of this node
-                // has wrapped a packet in another one's name.
-                return Err(Reason::ForeignLocalAddress);
-            }
-            _ => {}
+            kind => agrees(memory, kind, case.source_slot, case.stamp)?,
         }
     }
     let masqueraded = case.is(mark::MASQUERADED);
@@ -531,10 +525,30 @@ fn deliver<M: Memory>(
     }))
 }
 
+/// Returns `Ok` if the stamp of a packet towards a workload agrees with what its source address
+/// is, but for the node's, which may stand for a workload.
+#[inline(always)]
+pub(crate) fn agrees<M: Memory>(
+    memory: &M,
+    kind: SlotKind,
+    slot: u32,
+    stamp: u32,
+) -> Result<(), Reason> {
+    match kind {
+        SlotKind::LocalWorkload => came_from(memory, slot, stamp),
+        // A tunnel keeps the stamp of what it carries: a workload of this node has wrapped
+        // a packet in another one's name.
+        SlotKind::RemoteWorkload | SlotKind::OtherNode if stamp != 0 => {
+            Err(Reason::ForeignLocalAddress)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a packet with a local workload's address came from that workload: it carries
 /// the stamp of the workload's endpoint.
 #[inline(always)]
-pub(crate) fn came_from<M: Memory>(memory: &M, slot: u32, stamp: u32) -> Result<(), Reason> {
+fn came_from<M: Memory>(memory: &M, slot: u32, stamp: u32) -> Result<(), Reason> {
     let binding = memory.binding(slot).ok_or(Reason::TableCorrupt)?;
     if stamp == 0 || stamp != binding.stamp.load() {
         return Err(Reason::ForeignLocalAddress);

@@ -15,11 +15,11 @@ use crate::{
     bucket::{Found, find_address},
     case::{Case, mark},
     flow::{FlowKey, OPENED_BY_PEER, is_live, step},
-    judge::{came_from, own_slot},
+    judge::{agrees, own_slot},
     memory::FlowMemory,
     packet::{ETHERNET_BYTES, Frame, MAX_HEADER_BYTES, icmp, icmpv6, protocol},
     reason::Reason,
-    table::{SlotKind, Table},
+    table::Table,
     verdict::Verdict,
 };
 
@@ -86,7 +86,7 @@ pub fn relate<M: FlowMemory, F: Frame>(memory: &M, frame: &F, case: &mut Case) {
     case.settle(verdict);
 }
 
-/// A local workload's address counts only with that workload's stamp.
+/// The error's stamp must agree with its source.
 #[inline(always)]
 fn is_truthful<M: FlowMemory>(
     memory: &M,
@@ -101,10 +101,7 @@ fn is_truthful<M: FlowMemory>(
     match find_address(memory, &source) {
         Found::Value(slot) => {
             let profile = table.slot(slot).ok_or(Reason::TableCorrupt)?;
-            match profile.kind {
-                SlotKind::LocalWorkload => came_from(memory, slot, case.stamp),
-                _ => Ok(()),
-            }
+            agrees(memory, profile.kind, slot, case.stamp)
         }
         Found::Absent => Ok(()),
         Found::Unknown => Err(Reason::AddressContended),

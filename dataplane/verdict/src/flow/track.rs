@@ -34,7 +34,7 @@ use crate::{
     memory::FlowMemory,
     packet::{icmp, icmpv6, protocol, tcp_flag},
     reason::Reason,
-    table::{Table, row_key},
+    table::{SlotKind, Table, row_key},
     verdict::{Verdict, word_reason},
 };
 
@@ -274,6 +274,11 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
         }
         return;
     }
+    if !sent && case.stamp != 0 && is_elsewhere(&table, peer_slot) {
+        // A workload of this node has wrapped a packet in another one's name: the judge
+        // denies it.
+        return;
+    }
     case.flow_step = step::SETTLED;
     case.revision = table.revision() as u32;
     account(memory, entry, case, word, from_opener);
@@ -294,6 +299,14 @@ fn is_from_peer(case: &Case, stamp: u32, marks: u32, from_opener: bool) -> bool 
         return case.is_from_node_itself();
     }
     !(from_opener && marks & flow_mark::NODE_ADDRESS != 0 && case.stamp != 0)
+}
+
+/// Returns `true` if a slot is that of an address on another node.
+#[inline(always)]
+fn is_elsewhere<M: FlowMemory>(table: &Table<'_, M>, slot: u32) -> bool {
+    table.slot(slot).is_some_and(|profile| {
+        matches!(profile.kind, SlotKind::RemoteWorkload | SlotKind::OtherNode)
+    })
 }
 
 /// Jiffies that a flow may be idle.

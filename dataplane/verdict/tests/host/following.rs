@@ -3,7 +3,7 @@
 
 use super::scene::{
     FLOW, FREE, FROM_UPLINK, ISOLATED, Node, Outcome, Policy, RULE, Way,
-    Who::{self, Cache, Db, Outside, Web},
+    Who::{self, Cache, Db, Far, OtherNode, Outside, Web},
     denied,
     packet::{Family, Packet, Tcp, Udp, destination_unreachable, packet_too_big, ping, tcp, udp},
 };
@@ -127,6 +127,38 @@ fn a_flow_is_its_peers_alone() {
             assert_eq!(judged, denied(Reason::ForeignLocalAddress));
         }
         assert_eq!(node.receives(Db, &packet, Way::of(Web)), FLOW);
+    }
+}
+
+/// A workload that wraps packets into a tunnel to its own node may name any peer of a
+/// flow; its stamp gives it away.
+#[test]
+fn a_flow_with_another_node_does_not_take_stamped_packets() {
+    let policy = Policy::closed()
+        .connects(Web, Far, None)
+        .connects(OtherNode, Web, None);
+    for family in Family::BOTH {
+        for (peer, opens) in [(Far, true), (OtherNode, false)] {
+            let mut node = Node::under(&policy);
+            let sent = udp().family(family).from(Web.end()).to(peer.end());
+            let answer = sent.reply();
+            if opens {
+                assert_eq!(node.sends(Web, &sent), RULE);
+            } else {
+                assert_eq!(node.receives(Web, &answer, FROM_UPLINK), RULE);
+            }
+            let error = destination_unreachable(&sent);
+            let foreign = denied(Reason::ForeignLocalAddress);
+            for _ in 0..2 {
+                assert_eq!(node.receives(Web, &answer, Way::of(Cache)), foreign);
+                assert_eq!(node.receives(Web, &error, Way::of(Cache)), foreign);
+                assert_eq!(node.receives(Web, &error, FROM_UPLINK), RELATED);
+                assert_eq!(node.receives(Web, &answer, FROM_UPLINK), FLOW);
+            }
+            // Nor where the flow has to be decided again.
+            node.publish(&policy);
+            assert_eq!(node.receives(Web, &answer, Way::of(Cache)), foreign);
+        }
     }
 }
 

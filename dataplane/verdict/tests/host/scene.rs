@@ -466,9 +466,14 @@ impl Node {
         }
     }
 
+    /// The flow table's partitions, by the number in the cast.
+    pub(crate) fn partitions(&self) -> &[Vec<FlowSet>] {
+        &self.partitions
+    }
+
     /// Judges a frame on a hook.
     pub(crate) fn judge(&self, bytes: &[u8], context: &Context, hook: Hook) -> Case {
-        let partitions: Vec<&[FlowSet]> = self.partitions.iter().map(Vec::as_slice).collect();
+        let partitions: Vec<&[FlowSet]> = self.partitions().iter().map(Vec::as_slice).collect();
         let flows = SliceFlows {
             memory: self.memory(),
             partitions: &partitions,
