@@ -7,6 +7,7 @@
 //! tried.
 
 mod evasions;
+mod flows;
 mod packets;
 mod verdicts;
 
@@ -33,6 +34,9 @@ enum Soak {
     Verdicts(verdicts::Options),
     /// Try the cases of the public conformance suites with packets, in random order.
     Packets(packets::Options),
+    /// Hold flows over both hooks against their model, on random sequences of packets and
+    /// changes.
+    Flows(flows::Options),
     /// Try evasions and honest traffic with packets, in every setup of a node.
     Evasions(evasions::Options),
 }
@@ -61,6 +65,10 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Packets(options) => {
             writeln!(output, "{}", heading("packets", options.seed))?;
             packets::run(options, &mut output)?
+        }
+        Soak::Flows(options) => {
+            writeln!(output, "{}", heading("flows", options.seed))?;
+            flows::run(options, &mut output)?
         }
         Soak::Evasions(options) => {
             writeln!(output, "{}", heading("evasions", options.seed))?;
