@@ -7,6 +7,7 @@
 
 mod documents;
 mod expectations;
+mod packets;
 mod world;
 
 use std::fs;
@@ -27,15 +28,21 @@ pub enum Target {
     Expectations,
     /// Bytes as choices, which make valid documents; from those to a decision table.
     Compiler,
+    /// Bytes as a frame, for the parser and everything that reads headers.
+    Packet,
+    /// Bytes as packets on both hooks of several workloads, and changes meanwhile.
+    Flows,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::Yaml,
         Self::Documents,
         Self::Expectations,
         Self::Compiler,
+        Self::Packet,
+        Self::Flows,
     ];
 
     /// Its name.
@@ -46,6 +53,8 @@ impl Target {
             Self::Documents => "documents",
             Self::Expectations => "expectations",
             Self::Compiler => "compiler",
+            Self::Packet => "packet",
+            Self::Flows => "flows",
         }
     }
 
@@ -66,6 +75,8 @@ impl Target {
             Self::Documents => documents::documents(bytes),
             Self::Expectations => expectations::expectations(bytes),
             Self::Compiler => world::compiler(bytes),
+            Self::Packet => packets::parser(bytes),
+            Self::Flows => packets::flows(bytes),
         }
         let time = processor_time().saturating_sub(before);
         assert!(

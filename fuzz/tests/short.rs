@@ -157,6 +157,42 @@ fn valid_documents_are_compiled() {
     });
 }
 
+/// Headers as they begin, so that some bytes behind them are read.
+const STARTS: [&[u8]; 4] = [
+    &[
+        4, 0x45, 0, 0, 60, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ],
+    &[
+        5, 0x46, 0, 0, 68, 0, 1, 0, 0, 64, 1, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1,
+    ],
+    &[8, 0x60, 0, 0, 0, 0, 80, 44, 255, 0xfd],
+    &[12, 0, 1, 8, 0, 6, 4, 0, 1, 2],
+];
+
+#[test]
+fn frames_are_parsed_or_refused() {
+    run(Target::Packet, 20_000, |rng| {
+        let mut bytes = STARTS[rng.usize(..STARTS.len())].to_vec();
+        bytes.extend((0..rng.usize(0..200)).map(|_| match rng.u8(..3) {
+            0 => rng.u8(..),
+            _ => [0, 1, 4, 6, 17, 40, 44, 58, 60][rng.usize(..9)],
+        }));
+        for _ in 0..rng.usize(..4) {
+            let at = rng.usize(..bytes.len());
+            bytes[at] = rng.u8(..);
+        }
+        bytes
+    });
+}
+
+#[test]
+fn flows_hold_on_both_hooks() {
+    run(Target::Flows, 1_000, |rng| {
+        let length = rng.usize(0..400);
+        (0..length).map(|_| rng.u8(..)).collect()
+    });
+}
+
 #[test]
 fn the_words_of_the_dictionary_are_read_as_they_are_meant() {
     let tokens = tokens();

@@ -24,11 +24,13 @@ use crate::{
 };
 
 /// The targets of the crate `fuzz`, and whether text is a start for them.
-const TARGETS: [(&str, bool); 4] = [
+const TARGETS: [(&str, bool); 6] = [
     ("yaml", true),
     ("documents", true),
     ("expectations", true),
     ("compiler", false),
+    ("packet", false),
+    ("flows", false),
 ];
 
 /// Documents to begin with: short, and with everything in them that there is.
