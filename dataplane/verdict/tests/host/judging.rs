@@ -499,6 +499,14 @@ fn a_local_address_does_not_enter_by_a_door_of_the_node() {
         ] {
             let packet = syn(family, sender, Db);
             assert_eq!(is_refused(&packet.bytes()), expected, "{family} {sender:?}");
+            // A host takes up to two tags of VLAN 0 off; other VLANs have other doors.
+            for (tags, vlan, expected) in [(1, 0, expected), (2, 0, expected), (1, 5, false)] {
+                let mut bytes = packet.bytes();
+                for _ in 0..tags {
+                    bytes.splice(12..12, [0x81, 0x00, 0x20, vlan]);
+                }
+                assert_eq!(is_refused(&bytes), expected, "{tags} tags of VLAN {vlan}");
+            }
         }
     }
     let asks = |from: Who, to: Who| arp_request().from(from.end()).to(to.end());
