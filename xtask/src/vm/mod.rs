@@ -47,7 +47,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH", conflicts_with = "bless")]
     program: Option<PathBuf>,
     /// Seconds after which a machine is stopped.
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 1200)]
     limit: u64,
     /// Arguments of the program, for example part of a test's name.
     #[arg(last = true)]
