@@ -78,8 +78,9 @@ pub fn bench_decision(context: TcContext) -> i32 {
         words: destination,
     };
     let key = row_key(protocol::TCP, 80);
-    // The receiver is the only endpoint, so that it has the first number given.
-    let mut case = Case::to_workload(&address, &destination, 0, 1, key);
+    // The receiver is the only endpoint, so that it has the first number given. The sender
+    // is a workload of another node, and has no stamp.
+    let mut case = Case::to_workload(&address, &destination, 0, 0, key);
     answer(&raw mut case);
     if case.is_allowed() { PASS } else { DROP }
 }
