@@ -62,7 +62,7 @@ impl IdleTimes {
     }
 }
 
-/// How long a jiffy is. The coarse clock moves once a jiffy; this is how a program
+/// Returns the length of a jiffy. The coarse clock moves once a jiffy; this is how a program
 /// without privileges learns it.
 pub(crate) fn tick() -> nix::Result<Duration> {
     clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from)

@@ -12,7 +12,7 @@ use crate::netlink::{Interface, Kind};
 /// Doors whose filters are looked at in one look; links are looked at on all of them.
 const FILTERS_AT_ONCE: usize = 8;
 
-/// What is known of the doors.
+/// Knowledge of the doors.
 #[derive(Debug, Default)]
 pub(super) struct Doors {
     /// Interfaces, and why stamps may come in there.

@@ -19,7 +19,7 @@ use crate::protocol::{EndpointSpec, Removal};
 use crate::state;
 use crate::time::uptime;
 
-/// What becomes of an interface on which an endpoint was to be added.
+/// Fate of an interface on which an endpoint was to be added.
 enum Place {
     /// The endpoint there is described anew.
     Taken(Arc<Endpoint>),
