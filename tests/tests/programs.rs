@@ -23,8 +23,12 @@ mod fragments;
 mod hosts;
 #[path = "programs/order.rs"]
 mod order;
+#[path = "programs/peers.rs"]
+mod peers;
 #[path = "programs/repair.rs"]
 mod repair;
+#[path = "programs/signalling.rs"]
+mod signalling;
 #[path = "programs/sources.rs"]
 mod sources;
 #[path = "programs/verdicts.rs"]

@@ -38,6 +38,16 @@ spec:
     ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
 ";
 
+/// The database takes nothing and may say nothing.
+const DENIED_DB: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress, Egress]
+";
+
 /// Web and the database may open connections to each other.
 const TALKATIVE_DB: &str = "\
 apiVersion: networking.k8s.io/v1
@@ -237,6 +247,44 @@ fn ports_are_used_again_after_a_goodbye() {
     clocked.answer(&clocked.segment().fin().ack());
     clocked.connect();
     clocked.pass(Idle::TcpClosing, 1);
+    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
+}
+
+/// The entry of a connection that has ended allows no new one on the same ports.
+#[test]
+fn ports_are_not_used_again_after_policy_has_changed() {
+    let (_world, mut clocked) = Clocked::open();
+    clocked.connect();
+    clocked.ask(&clocked.request().fin().ack());
+    clocked.answer(&clocked.segment().fin().ack());
+    clocked.firewall.replace_policies(DENIED_DB);
+    let syn = clocked.request().seq(9000).syn();
+    assert_eq!(clocked.ask(&syn), Reason::Isolated);
+    let answer = clocked.segment().syn().ack();
+    assert_eq!(clocked.answer(&answer), Reason::Isolated);
+    clocked.firewall.replace_policies(QUIET_DB);
+    assert_eq!(clocked.answer(&answer), Reason::Isolated, "forgotten");
+}
+
+/// A restarted opener sends a SYN on the ports of a connection that the other end still has.
+/// That end's answer, an acknowledgement of the old connection, and the opener's reset pass;
+/// the next SYN opens the connection again.
+#[test]
+fn a_half_open_connection_is_reset_and_opened_again() {
+    let (_world, mut clocked) = Clocked::open();
+    clocked.connect();
+    let syn = clocked.request().seq(70_000).syn();
+    assert_eq!(clocked.ask(&syn), Reason::Rule);
+    let old = clocked.segment().seq(5001).ack_number(1001).ack();
+    assert_eq!(clocked.answer(&old), Reason::Flow);
+    assert_eq!(
+        clocked.ask(&clocked.request().seq(1001).rst()),
+        Reason::Flow
+    );
+    assert_eq!(clocked.ask(&syn), Reason::Rule);
+    let accepted = clocked.segment().seq(90_000).ack_number(70_001).syn().ack();
+    assert_eq!(clocked.answer(&accepted), Reason::Flow);
+    clocked.pass(Idle::TcpEstablished, 0);
     assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
 }
 

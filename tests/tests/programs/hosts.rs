@@ -20,7 +20,7 @@ use cofferdam_tests::{
 };
 use cofferdam_verdict::{counter::Hook, reason::Reason, verdict::Action};
 
-use super::{sources::CLOSED, verdicts::shop};
+use super::{signalling::CLOSED, verdicts::shop};
 
 /// What is sent must be seen, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
