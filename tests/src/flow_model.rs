@@ -17,6 +17,7 @@
 
 mod node;
 mod region;
+mod sight;
 mod steps;
 mod truth;
 
@@ -39,8 +40,9 @@ use crate::packet::{End, Family, Mac, Packet, ip_protocol, ping, sctp, tcp, time
 
 use node::{Endpoint, Node};
 use region::{PODS, Party, Region, Standing, fixed_address, pod_address};
+use sight::{Kind, Part, Quoted, Segment, Sight};
 use steps::{Fault, Protocol, Step, Talk};
-use truth::{Kind, Opinion, Part, Quoted, Segment, Sight, Truth, Way};
+use truth::{Opinion, Truth, Way};
 
 pub use truth::Tolerance;
 

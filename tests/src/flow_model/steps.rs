@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use super::{
     region::{PODS, PORTS, Party},
-    truth::{Part, Segment},
+    sight::{Part, Segment},
 };
 use crate::packet::Family;
 

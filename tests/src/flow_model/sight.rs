@@ -1,0 +1,110 @@
+//! Packets as the model sees them: at one hook of one workload.
+
+use std::net::IpAddr;
+
+use cofferdam_verdict::packet::protocol;
+
+/// Flags of a TCP segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Segment {
+    Syn,
+    SynAck,
+    Ack,
+    Fin,
+    Rst,
+}
+
+/// What a packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tcp(Segment),
+    Udp,
+    Sctp,
+    /// An ICMP echo request, or its reply. The identifier stands in both ports.
+    Echo {
+        reply: bool,
+    },
+    /// Another protocol by number, without ports.
+    Other(u8),
+    /// An ICMP error about a packet.
+    Error {
+        quoted: Box<Quoted>,
+        long: bool,
+    },
+}
+
+/// The packet that an ICMP error is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Quoted {
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    pub(super) ports: (u16, u16),
+    pub(super) kind: Kind,
+}
+
+/// The part of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    First { id: u16 },
+    Later { id: u16, offset: u16, more: bool },
+}
+
+/// A packet as it appears on a hook.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    /// Workload whose interface it is on.
+    pub(super) pod: usize,
+    /// The workload sends it; otherwise it goes there.
+    pub(super) sent: bool,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    /// Source and destination port.
+    pub(super) ports: (u16, u16),
+    pub(super) kind: Kind,
+    pub(super) part: Part,
+    /// Stamp that it carries.
+    pub(super) stamp: u32,
+    /// It began on the node, with a local socket.
+    pub(super) by_node: bool,
+}
+
+impl Kind {
+    pub(super) fn protocol(&self, is_v4: bool) -> u8 {
+        match self {
+            Self::Tcp(_) => protocol::TCP,
+            Self::Udp => protocol::UDP,
+            Self::Sctp => protocol::SCTP,
+            Self::Other(number) => *number,
+            Self::Echo { .. } | Self::Error { .. } if is_v4 => protocol::ICMP,
+            Self::Echo { .. } | Self::Error { .. } => protocol::ICMPV6,
+        }
+    }
+
+    /// Returns `true` if the protocol has ports.
+    pub(super) fn has_ports(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Udp | Self::Sctp)
+    }
+
+    /// Bytes of the transport header, which later fragments must not overlap.
+    pub(super) fn header(&self) -> u16 {
+        match self {
+            Self::Tcp(_) => 20,
+            Self::Udp | Self::Echo { .. } | Self::Error { .. } => 8,
+            Self::Sctp => 12,
+            Self::Other(_) => 0,
+        }
+    }
+}
+
+impl Sight {
+    /// Addresses and ports, those of the workload first.
+    pub(super) fn seen_by_pod(&self) -> ((IpAddr, IpAddr), (u16, u16)) {
+        if self.sent {
+            ((self.source, self.destination), self.ports)
+        } else {
+            let (from, to) = self.ports;
+            ((self.destination, self.source), (to, from))
+        }
+    }
+}
