@@ -1,0 +1,197 @@
+//! Reading back: whether the kernel has what it was given.
+//!
+//! After each change the whole table and every record are compared, and some of the rest
+//! by turns; from time to time everything. The loaded programs are asked as well: they must
+//! say of an endpoint's packets what the same code says here.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use cofferdam_dataplane::Endpoint;
+use cofferdam_verdict::address::Address;
+use cofferdam_verdict::bucket::{Found, find, find_address};
+use cofferdam_verdict::endpoint::{EndpointRecord, flags};
+use cofferdam_verdict::judge::{Context, judge, probe};
+use cofferdam_verdict::memory::BucketSet;
+use cofferdam_verdict::slices::SliceFrame;
+use cofferdam_verdict::verdict::Verdict;
+use nix::net::if_::if_indextoname;
+use thiserror::Error;
+
+use super::Force;
+use crate::probe::{Question, questions};
+
+/// Addresses that are read back after a change, beside those that are new, by turns.
+const ADDRESSES_AT_ONCE: usize = 1_024;
+/// Endpoints that are asked about after a change, beside those that are new, by turns:
+/// asking about one costs about a millisecond.
+const ENDPOINTS_AT_ONCE: usize = 8;
+
+/// The first in the order of addresses.
+pub(super) const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// How much of what is in the kernel is compared with what was put there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The whole table, all records, what is new, and some of the rest by turns.
+    Change,
+    /// Everything.
+    Whole,
+}
+
+/// What the kernel has is not what it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{what} in the kernel is not what was put there")]
+pub struct Mismatch {
+    what: String,
+}
+
+impl Force {
+    /// Compares what the kernel has with what it was given.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn read_back(&mut self, depth: Depth) -> Result<(), Mismatch> {
+        let differs = |what: String| Err(Mismatch { what });
+        let (addresses, asked) = self.to_read(depth);
+        let memory = self.kernel.memory();
+        if let Some((_, compiled)) = &self.published {
+            let pages = compiled.pages();
+            let page = pages.iter().zip(memory.table).position(|(a, b)| a != b);
+            if let Some(page) = page {
+                return differs(format!("page {page} of the decision table"));
+            }
+            if pages.len() > memory.table.len() {
+                return differs("the length of the decision table".to_owned());
+            }
+        }
+        for (address, slot) in &addresses {
+            if find_address(&memory, &Address::from(*address)) != Found::Value(*slot) {
+                return differs(format!("the slot of address {address}"));
+            }
+        }
+        for endpoint in self.endpoints.values() {
+            let number = match find(&memory, BucketSet::Endpoint, &[endpoint.ifindex]) {
+                Found::Value(number) => number as usize - 1,
+                Found::Absent | Found::Unknown => {
+                    return differs(format!("the endpoint of interface {}", endpoint.ifindex));
+                }
+            };
+            let record = memory.endpoints.get(number);
+            if !record.is_some_and(|record| says(record, endpoint)) {
+                return differs(format!("the record of interface {}", endpoint.ifindex));
+            }
+            if asked.contains(&endpoint.ifindex) && !self.answers(endpoint) {
+                return differs(format!("the verdict on interface {}", endpoint.ifindex));
+            }
+        }
+        self.unread = <_>::default();
+        let next = addresses
+            .last()
+            .map_or(FIRST_ADDRESS, |(address, _)| *address);
+        let after_last = asked.last().map_or(0, |ifindex| ifindex + 1);
+        self.next_read = (next, after_last);
+        Ok(())
+    }
+
+    /// The addresses, with their slots, and the interfaces that are to be read back.
+    fn to_read(&self, depth: Depth) -> (Vec<(IpAddr, u32)>, Vec<u32>) {
+        let pair = |(address, slot): (&IpAddr, &u32)| (*address, *slot);
+        let all = self.endpoints.keys().copied();
+        if depth == Depth::Whole {
+            return (self.bound.iter().map(pair).collect(), all.collect());
+        }
+        let (new, new_endpoints) = &self.unread;
+        let new = new.iter();
+        let new = new.filter_map(|address| Some((*address, *self.bound.get(address)?)));
+        let (next, next_endpoint) = self.next_read;
+        let rest = self.bound.starting_at(&next).chain(self.bound.iter());
+        let addresses = new.chain(rest.map(pair).take(ADDRESSES_AT_ONCE)).collect();
+        let rest = self.endpoints.range(next_endpoint..).chain(&self.endpoints);
+        let rest = rest.map(|(ifindex, _)| *ifindex).take(ENDPOINTS_AT_ONCE);
+        let asked = new_endpoints.iter().copied().chain(rest).collect();
+        (addresses, asked)
+    }
+
+    /// Whether the loaded programs say of an endpoint's packets what the same code
+    /// says here, with some other endpoints and addresses as peers.
+    fn answers(&self, endpoint: &Endpoint) -> bool {
+        const PEERS: usize = 2;
+        let others = self.endpoints.range(endpoint.ifindex + 1..);
+        let others = others.chain(self.endpoints.range(..endpoint.ifindex));
+        let local = others.take(PEERS).flat_map(|(_, other)| {
+            let addresses = other.addresses.iter();
+            addresses.map(|(address, _)| (*address, other.stamp))
+        });
+        let any = self.bound.keys().take(PEERS).map(|address| (*address, 0));
+        let peers: Vec<(IpAddr, u16)> = local.chain(any).collect();
+        let memory = self.kernel.memory();
+        questions(endpoint, &peers).into_iter().all(|question| {
+            let Question {
+                program,
+                frame,
+                context,
+            } = question;
+            let about = Context {
+                ifindex: context.ifindex,
+                ingress_ifindex: context.ingress_ifindex,
+                stamp: context.cb[probe::STAMP],
+                // A program that is run on a made-up packet finds one always.
+                has_socket: true,
+                tagged: false,
+            };
+            let whole = SliceFrame {
+                bytes: &frame,
+                gso: false,
+            };
+            let here = judge(&memory, &whole, &about, program.hook);
+            match self.kernel.probe(program, &frame, &context) {
+                Ok(answer) => {
+                    answer
+                        == Verdict::from_any_word(here.enforced)
+                            .zip(Verdict::from_any_word(here.audited))
+                }
+                Err(error) if is_there(endpoint.ifindex) => {
+                    tracing::error!("cannot ask the loaded programs: {error}");
+                    false
+                }
+                // The interface has gone, and word of it is on its way.
+                Err(_) => true,
+            }
+        })
+    }
+}
+
+/// Whether an interface is in the agent's namespace.
+fn is_there(ifindex: u32) -> bool {
+    // An unknown index comes back as an empty name.
+    if_indextoname(ifindex).is_ok_and(|name| !name.is_empty())
+}
+
+/// Whether a record is an endpoint's.
+fn says(record: &EndpointRecord, endpoint: &Endpoint) -> bool {
+    let mac = (endpoint.mac.iter()).fold(0, |mac, &byte| mac << 8 | u64::from(byte));
+    let is_closed = record.flags.load() & flags::DENY_ALL != 0;
+    let slots = record.v4_slots.iter().chain(&record.v6_slots);
+    let mut slots: Vec<u32> = slots.copied().filter(|slot| *slot != 0).collect();
+    slots.sort_unstable();
+    let mut expected: Vec<u32> = endpoint.addresses.iter().map(|(_, slot)| *slot).collect();
+    expected.sort_unstable();
+    let has = |address: &IpAddr| {
+        let Address { family, words } = Address::from(*address);
+        match family {
+            cofferdam_verdict::address::Family::V4 => record.v4.contains(&words[0]),
+            cofferdam_verdict::address::Family::V6 => record.v6.contains(&words),
+        }
+    };
+    let link_local = endpoint.link_local;
+    let link_local = link_local.map_or([0; 4], |v6| Address::from(IpAddr::V6(v6)).words);
+    record.ifindex == endpoint.ifindex
+        && record.stamp == u32::from(endpoint.stamp)
+        && record.link_local == link_local
+        && record.adopt_until.load() == endpoint.adopt_until
+        && record.incarnation == endpoint.incarnation
+        && record.mac == mac
+        && is_closed == endpoint.deny_all
+        && slots == expected
+        && endpoint.addresses.iter().all(|(address, _)| has(address))
+}
