@@ -77,6 +77,8 @@ pub struct Room {
     pub flows_per_endpoint: u32,
     /// Pages of the decision table, 64 KiB each.
     pub table_pages: u32,
+    /// Rules, and sets of policies that isolate.
+    pub rules: u32,
 }
 
 /// Decision 3 of the semantics.
@@ -151,6 +153,7 @@ impl Default for Config {
                 slots: limits.slots,
                 flows_per_endpoint: limits.flows_per_endpoint,
                 table_pages: limits.table_pages,
+                rules: limits.rules,
             },
             accept_partial: false,
             own_node: OwnNode::Allow,
@@ -194,6 +197,7 @@ impl Config {
             endpoints: self.limits.endpoints,
             slots: self.limits.slots,
             table_pages: self.limits.table_pages,
+            rules: self.limits.rules,
             flows_per_endpoint: self.limits.flows_per_endpoint,
             ..Limits::DEFAULT
         }

@@ -27,6 +27,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::desired::Desired;
+use crate::hits::{CountsByRule, Hits, Meaning, SavedHits};
 use crate::links::{Link, Links};
 use crate::names::{Names, SharedNames};
 
@@ -82,6 +83,7 @@ pub struct Force {
     /// When the kernel was given the table in force, if that was by this agent.
     in_force_since: Option<Instant>,
     names: SharedNames,
+    hits: Hits,
     node: String,
     adopt_midstream: Duration,
     swept: Instant,
@@ -133,6 +135,12 @@ impl Force {
         let endpoints: BTreeMap<u32, Endpoint> = endpoints
             .map(|endpoint| (endpoint.ifindex, endpoint))
             .collect();
+        // The next revision is of the other parity than the one in force: rules are counted
+        // by that.
+        let mut revision = revision.max(kernel.last_revision());
+        if let Some(in_force) = kernel.revision() {
+            revision += (revision - in_force) & 1;
+        }
         Ok(Self {
             guarded: BTreeSet::new(),
             attached: BTreeSet::new(),
@@ -143,9 +151,10 @@ impl Force {
             plan,
             compiler: Compiler::default(),
             published: None,
-            revision: revision.max(kernel.last_revision()),
+            revision,
             in_force_since: None,
             names,
+            hits: Hits::default(),
             node: config.node.name.clone(),
             adopt_midstream: config.adopt_midstream,
             swept: Instant::now(),
@@ -196,6 +205,24 @@ impl Force {
     #[must_use]
     pub fn compiled(&self) -> Option<&Compiled> {
         self.published.as_ref().map(|(_, compiled)| compiled)
+    }
+
+    /// How often rules have decided, under all tables of this agent.
+    #[must_use]
+    pub fn hits(&self) -> CountsByRule {
+        self.hits.counts(self.kernel.rule_hits(self.revision()))
+    }
+
+    /// Returns what the next agent needs to count rules on.
+    #[must_use]
+    pub fn saved_hits(&self) -> SavedHits {
+        self.hits.saved(self.revision())
+    }
+
+    /// Counts rules on where an agent before stopped. To be called before anything is
+    /// published.
+    pub fn resume_hits(&mut self, saved: SavedHits) {
+        self.hits = Hits::resumed(saved, self.revision());
     }
 
     /// Addresses that lead to slots.
@@ -258,7 +285,10 @@ impl Force {
         // Before the first packet that is judged by it.
         let names = Names::new(revision, &desired.inventory, &plan, &compiled);
         self.names.add(Arc::new(names));
+        let before = self.kernel.revision().unwrap_or(0);
         self.in_force_since = Some(self.kernel.publish(compiled.pages())?);
+        let meaning = Meaning::new(compiled.rules.clone(), desired.inventory.clone());
+        self.hits.retire(self.kernel.rule_hits(before), meaning);
         self.revision = revision;
         self.plan = plan;
         self.published = Some((desired, compiled));

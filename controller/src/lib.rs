@@ -22,6 +22,7 @@ pub mod desired;
 pub mod endpoint;
 pub mod explain;
 pub mod force;
+pub mod hits;
 pub mod library;
 pub mod links;
 pub mod metrics;

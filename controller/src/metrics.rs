@@ -14,6 +14,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::hits::CountsByRule;
+use crate::output::reach::{action_word, direction_word};
 use crate::output::{Capacity, EndpointState, RecordType};
 
 /// What is known at the moment of a scrape.
@@ -21,6 +23,8 @@ use crate::output::{Capacity, EndpointState, RecordType};
 pub struct Facts<'a> {
     /// The kernel's counters, by index; none when they could not be read.
     pub counters: &'a [Counter],
+    /// How often rules have decided.
+    pub hits: CountsByRule,
     /// Revision in force.
     pub revision: u64,
     /// Whether the newest desired state is in force.
@@ -74,6 +78,7 @@ impl Timing {
 pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
     let registry = Registry::new();
     packets(&registry, facts.counters)?;
+    hits(&registry, &facts.hits)?;
     gauge(
         &registry,
         "cofferdam_revision",
@@ -225,6 +230,52 @@ fn packets(registry: &Registry, counters: &[Counter]) -> Result<(), Error> {
     Ok(())
 }
 
+fn hits(registry: &Registry, counts: &CountsByRule) -> Result<(), Error> {
+    const LABELS: [&str; 6] = [
+        "kind",
+        "namespace",
+        "policy",
+        "direction",
+        "index",
+        "action",
+    ];
+    let hits = total(
+        registry,
+        "cofferdam_rule_hits_total",
+        "New flows that a rule allowed, and packets that it denied. A default denial counts \
+         for every policy that isolates, with an empty index.",
+        &LABELS,
+    )?;
+    let audited = total(
+        registry,
+        "cofferdam_rule_audit_hits_total",
+        "Packets that passed and that a rule would have denied with policies in audit mode in \
+         force; counted like cofferdam_audited_packets_total.",
+        &LABELS,
+    )?;
+    for (key, counts) in counts {
+        let rule = &key.rule;
+        let labels = [
+            rule.kind.as_str(),
+            rule.namespace().unwrap_or_default(),
+            &rule.policy.name,
+            direction_word(rule.direction),
+            &rule
+                .index
+                .map_or_else(String::new, |index| index.to_string()),
+            action_word(key.action),
+        ];
+        // Of thousands of rules most decide nothing: series begin with the first hit.
+        if counts.hits != 0 {
+            add(&hits, &labels, counts.hits);
+        }
+        if counts.audited != 0 {
+            add(&audited, &labels, counts.audited);
+        }
+    }
+    Ok(())
+}
+
 fn register(registry: &Registry, collector: impl Collector + 'static) -> Result<(), Error> {
     registry.register(Box::new(collector))
 }
@@ -273,6 +324,7 @@ mod tests {
     fn facts(counters: &[Counter]) -> Facts<'_> {
         Facts {
             counters,
+            hits: CountsByRule::new(),
             revision: 7,
             is_enforced: true,
             is_ready: false,

@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::desired::{Desired, Made};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::force::{Depth, Force, PublishError, Published};
+use crate::hits;
 use crate::links::Links;
 use crate::metrics::Timing;
 use crate::names::SharedNames;
@@ -172,6 +173,7 @@ impl Reconciler {
         let names = start.names;
         let mut force = Force::open(&config, remembered.revision, names.clone())
             .context("cannot set up the kernel side")?;
+        resume_hits(&mut force, &store);
         let events = force.kernel().events()?;
         let recorder = Arc::new(Recorder::new(events, names.clone()));
         let sources = Sources::new(&config.policies, Some(start.watches));
@@ -582,6 +584,9 @@ impl Reconciler {
         self.saved_endpoints = None;
         self.save_endpoints();
         if !detach {
+            if let Err(error) = self.store.save(hits::FILE, &self.force.saved_hits()) {
+                tracing::error!("{}; counts of rules begin at 0 again", chain(&error));
+            }
             return;
         }
         self.endpoints.clear();
@@ -591,6 +596,21 @@ impl Reconciler {
             Ok(()) => tracing::info!("nothing is enforced any more"),
             Err(error) => tracing::error!("cannot take everything off: {}", chain(&error)),
         }
+    }
+}
+
+/// Takes up the counts of rules that the agent before has saved. They count once: those of
+/// an agent that is killed later are not known to the next one.
+fn resume_hits(force: &mut Force, store: &Store) {
+    match store.load(hits::FILE) {
+        Ok(Some(saved)) => {
+            force.resume_hits(saved);
+            if let Err(error) = store.remove(hits::FILE) {
+                tracing::warn!("{}", chain(&error));
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!("{}; counts of rules begin at 0", chain(&error)),
     }
 }
 

@@ -26,6 +26,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::broadcast;
 
 use crate::names::{Names, SharedNames, SlotName};
+use crate::output::reach::{action_word, direction_word};
 use crate::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
 use crate::protocol::Observation;
 use crate::time;
@@ -218,16 +219,8 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
         schema: Schema,
         time: time::rfc3339(now),
         kind: kind.as_str().to_owned(),
-        direction: match direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        }
-        .to_owned(),
-        verdict: match verdict.action {
-            Action::Allow => "allow",
-            Action::Deny => "deny",
-        }
-        .to_owned(),
+        direction: direction_word(direction).to_owned(),
+        verdict: action_word(verdict.action).to_owned(),
         reason: denial.reason.name().to_owned(),
         revision: of_revision.map_or(event.revision.into(), |names| names.revision),
         count: 1,

@@ -304,7 +304,7 @@ fn pinned_revision(set: &Path) -> io::Result<Option<u64>> {
 }
 
 /// The revision of a table, by its first page.
-fn revision_of(page: &Page) -> Option<u64> {
+pub(crate) fn revision_of(page: &Page) -> Option<u64> {
     (page[header::MAGIC] == MAGIC).then(|| {
         u64::from(page[header::REVISION_HIGH]) << 32 | u64::from(page[header::REVISION_LOW])
     })

@@ -13,6 +13,7 @@ use cofferdam_verdict::{
     bucket::{AddressBlock, Bucket},
     endpoint::{Binding, EndpointRecord},
     flow::FlowSet,
+    hits::RuleCount,
     table::Page,
 };
 
@@ -36,6 +37,8 @@ unsafe impl MapValue for Binding {}
 unsafe impl MapValue for EndpointRecord {}
 // SAFETY: atomic integers without padding, 512 bytes.
 unsafe impl MapValue for FlowSet {}
+// SAFETY: atomic integers without padding, 16 bytes.
+unsafe impl MapValue for RuleCount {}
 // SAFETY: words, 64 KiB.
 unsafe impl MapValue for Page {}
 

@@ -21,6 +21,7 @@ use cofferdam_verdict::{
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6},
     hash::Keys,
+    hits::{self, RuleCount},
     judge::{PROBE, probe},
     memory::Settings,
     slices::SliceMemory,
@@ -31,6 +32,7 @@ use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
+    adopt::revision_of,
     array::MappedArray,
     attach::AttachError,
     behaviour::{Behaviour, in_jiffies, tick},
@@ -164,6 +166,17 @@ pub(crate) struct Shared<T>(pub(crate) T);
 // SAFETY: the bounds refuse padding and invalid bit patterns.
 unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Pod for Shared<T> {}
 
+/// How often a rule of one table has decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleHits {
+    /// The rule's number in the table, or that of a set of isolating policies.
+    pub rule: u32,
+    /// Flows that it allowed, or packets that it denied.
+    pub hits: u64,
+    /// Packets that it would have denied with audit policies in force.
+    pub audited: u64,
+}
+
 /// The programs, loaded, and their maps.
 #[derive(Debug)]
 pub struct Kernel {
@@ -181,6 +194,7 @@ pub struct Kernel {
     pub(crate) endpoint_index: MappedArray<Bucket>,
     pub(crate) endpoints: MappedArray<EndpointRecord>,
     pub(crate) bindings: MappedArray<Binding>,
+    rule_counts: MappedArray<RuleCount>,
     pub(crate) flows: Flows,
     /// Numbers of records that no program can be reading.
     pub(crate) free: Vec<u32>,
@@ -290,6 +304,7 @@ impl Kernel {
             endpoint_index: MappedArray::over(share(map::ENDPOINT_INDEX)?).map_err(map_failed())?,
             endpoints: MappedArray::over(share(map::ENDPOINTS)?).map_err(map_failed())?,
             bindings: MappedArray::over(share(map::BINDINGS)?).map_err(map_failed())?,
+            rule_counts: MappedArray::over(share(map::RULE_COUNTS)?).map_err(map_failed())?,
             flows,
             free: (0..limits.endpoint_records()).rev().collect(),
             resting: Vec::new(),
@@ -316,6 +331,10 @@ impl Kernel {
     /// reading the one before, and tells when it gave the kernel the new one: from
     /// then on packets are judged by it.
     ///
+    /// Counts of rules begin at 0 under it, and those of the table before can be read
+    /// until the next one is published ([`Kernel::rule_hits`]). Under a revision of the
+    /// same parity as that in force they go on instead: it must have the same rules.
+    ///
     /// # Errors
     ///
     /// When it does not fit, is no table, or the kernel refuses; the table before
@@ -338,12 +357,51 @@ impl Kernel {
         for (to, from) in next.values_mut().iter_mut().zip(table) {
             to.copy_from_slice(from);
         }
+        let revision = table.first().and_then(revision_of);
+        if let Some((next, now)) = revision.zip(self.revision())
+            && (next ^ now) & 1 == 1
+        {
+            self.reset_rule_counts(next);
+        }
         let given = Instant::now();
         sys::set_inner(self.table.as_fd(), 0, next.map())
             .map_err(failed("publish the decision table"))?;
         self.published = next;
         self.rested();
         Ok(given)
+    }
+
+    /// Sets the counts of rules to 0 that tables of a revision's parity use. No program
+    /// can be counting there: the last such table was replaced by the one in force, and
+    /// the store that did it has returned, which it does when every program that had begun
+    /// before has ended.
+    fn reset_rule_counts(&self, revision: u64) {
+        for count in self.counts_of(revision) {
+            if count.hits.load() != 0 {
+                count.hits.put(0);
+            }
+            if count.audited.load() != 0 {
+                count.audited.put(0);
+            }
+        }
+    }
+
+    fn counts_of(&self, revision: u64) -> impl Iterator<Item = &RuleCount> {
+        let first = hits::place(0, revision as u32) as usize;
+        let counts = self.rule_counts.values().iter();
+        counts.skip(first).step_by(hits::SETS as usize)
+    }
+
+    /// Returns how often rules have decided under a table: that in force, or the one
+    /// before it, whose counts do not move any more. Rules that have not are left out.
+    pub fn rule_hits(&self, revision: u64) -> impl Iterator<Item = RuleHits> {
+        let hits = (0..).zip(self.counts_of(revision));
+        hits.map(|(rule, count)| RuleHits {
+            rule,
+            hits: count.hits.load(),
+            audited: count.audited.load(),
+        })
+        .filter(|counted| counted.hits != 0 || counted.audited != 0)
     }
 
     /// A grace period is over.

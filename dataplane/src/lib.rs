@@ -34,7 +34,7 @@ pub use endpoints::Endpoint;
 pub use events::Events;
 pub use flows::FlowUse;
 pub use hooks::{Foreign, HookState};
-pub use kernel::{Kernel, KernelError};
+pub use kernel::{Kernel, KernelError, RuleHits};
 pub use pins::Adopted;
 pub use programs::{OBJECT, Program, TestContext, TestRun, VerifiedProgram};
 pub use socket_buffer::SocketBufferError;

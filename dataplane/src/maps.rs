@@ -151,7 +151,7 @@ pub(crate) fn plans(limits: &Limits) -> Vec<MapPlan> {
 }
 
 /// Maps that begin empty in every set of a new shape: no flow rests on them.
-const RENEWED: [&str; 3] = [map::TABLE, map::COUNTERS, map::EVENTS];
+const RENEWED: [&str; 4] = [map::TABLE, map::COUNTERS, map::RULE_COUNTS, map::EVENTS];
 
 /// What sets of maps have in common that can be used in place of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,6 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         limits: Limits {
             slots: 1 << 18,
             table_pages: 1 << 14,
+            rules: 1 << 20,
             ..Limits::default()
         },
         revision: 1,

@@ -100,7 +100,7 @@ pub enum CompileError {
     /// Something does not fit.
     #[error(
         "{table}: {used} needed, and there is room for {max}; {}",
-        remedy(table)
+        remedy(table, *max)
     )]
     Capacity {
         /// What does not fit.
@@ -122,12 +122,15 @@ pub enum CompileError {
 
 /// What the limit of slots is called.
 const SLOTS: &str = "slots";
+/// What the limit of rules is called.
+const RULES: &str = "rules";
 
 /// What to do about a table that is full.
-fn remedy(table: &str) -> &'static str {
+fn remedy(table: &str, max: u64) -> &'static str {
     match table {
         SLOTS => "raise `limits.slots`",
         "table pages" => "raise `limits.table_pages`",
+        RULES if max < MAX_RULE.into() => "raise `limits.rules`",
         _ => "no setting raises that: have fewer different rules",
     }
 }
@@ -261,7 +264,7 @@ impl Compiler {
         let mut owned = Owned::new(snapshot, &signatures, self.owned.take())?;
 
         let mut lists = PeerLists::default();
-        let mut numbers = RuleNumbers::default();
+        let mut numbers = RuleNumbers::new(limits);
         let mut remote = match self.subjects_alone {
             true => Remote::default(),
             false => Remote::new(inventory, &mut signatures, &owned, &mut self.remote)?,
@@ -446,7 +449,7 @@ fn usage(
     };
     let pages = used_words.div_ceil(size_of::<Page>() / 4);
     vec![
-        usage("rules", rules.len(), Some(MAX_RULE.into()), 0),
+        usage(RULES, rules.len(), Some(limits.max_rule().into()), 0),
         usage(
             SLOTS,
             slots,

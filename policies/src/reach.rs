@@ -31,7 +31,7 @@ use cofferdam_verdict::address::Family;
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{Decision, Profile, SlotKind};
-use cofferdam_verdict::verdict::{Action, Direction, Verdict};
+use cofferdam_verdict::verdict::{Action, Direction, MAX_RULE, Verdict};
 use thiserror::Error;
 
 use crate::compiler::{
@@ -186,6 +186,7 @@ impl Reach {
             limits: Limits {
                 slots: u32::try_from(slots).unwrap_or(u32::MAX),
                 table_pages: TABLE_PAGES,
+                rules: MAX_RULE + 1,
                 ..Limits::DEFAULT
             },
             revision: 1,

@@ -43,6 +43,7 @@ pub const LIMITS: Limits = Limits {
     endpoints: 32,
     slots: 2048,
     table_pages: 16,
+    rules: 256,
     flows_per_endpoint: 256,
     event_bytes: 1 << 16,
 };

@@ -387,7 +387,12 @@ fn capacity_is_enough_when_its_hints_are_followed() {
     let scratch = Scratch::new();
     let write = |name: &str, text: &str| fs::write(scratch.path().join(name), text).expect(name);
     write("all.yaml", &node_with(1, 3, 1500));
-    let mut limits = BTreeMap::from([("endpoints", 2), ("slots", 64), ("table_pages", 3)]);
+    let mut limits = BTreeMap::from([
+        ("endpoints", 2),
+        ("slots", 64),
+        ("table_pages", 3),
+        ("rules", 64),
+    ]);
     let schema = sarif_schema();
     for round in 0.. {
         assert!(round < 4, "the hints lead nowhere: {limits:?}");

@@ -27,6 +27,8 @@ mod order;
 mod peers;
 #[path = "programs/repair.rs"]
 mod repair;
+#[path = "programs/rule_hits.rs"]
+mod rule_hits;
 #[path = "programs/signalling.rs"]
 mod signalling;
 #[path = "programs/sources.rs"]

@@ -11,6 +11,7 @@ use cofferdam_policies::documents::MAX_FILE;
 use cofferdam_policies::documents::reader::{Fields, Reader, Shown};
 use cofferdam_policies::names;
 use cofferdam_policies::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
+use cofferdam_verdict::verdict::MAX_RULE;
 
 use super::{Config, FlowLog, Guard, Idle, OwnNode, Room, units};
 
@@ -177,14 +178,21 @@ fn unsupported(reader: &mut Reader, mark: Mark, key: &str, default: &str) {
     );
 }
 
-const LIMITS: &[&str] = &["endpoints", "slots", "flows_per_endpoint", "table_pages"];
+const LIMITS: &[&str] = &[
+    "endpoints",
+    "slots",
+    "flows_per_endpoint",
+    "table_pages",
+    "rules",
+];
 
 /// What each of the limits may be.
-pub(crate) const RANGES: [(&str, RangeInclusive<u32>); 4] = [
+pub(crate) const RANGES: [(&str, RangeInclusive<u32>); 5] = [
     ("endpoints", 1..=4096),
     ("slots", 64..=1 << 24),
     ("flows_per_endpoint", 16..=1 << 22),
     ("table_pages", 2..=16_384),
+    ("rules", 2..=MAX_RULE + 1),
 ];
 /// How many flow logs may be kept.
 pub(crate) const KEEP: RangeInclusive<u32> = 0..=1000;
@@ -195,6 +203,7 @@ fn limits(reader: &mut Reader, fields: Fields<'_, '_>, room: &mut Room) {
         &mut room.slots,
         &mut room.flows_per_endpoint,
         &mut room.table_pages,
+        &mut room.rules,
     ]) {
         if let Some(value) = number(reader, fields, key, range) {
             *place = value;

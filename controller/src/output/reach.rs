@@ -49,6 +49,15 @@ pub fn direction_word(direction: Direction) -> &'static str {
     }
 }
 
+/// The word for an action in JSON.
+#[must_use]
+pub fn action_word(action: Action) -> &'static str {
+    match action {
+        Action::Allow => "allow",
+        Action::Deny => "deny",
+    }
+}
+
 /// An end of connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndReport {

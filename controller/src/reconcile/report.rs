@@ -230,6 +230,7 @@ impl Reconciler {
         });
         let facts = Facts {
             counters: &counters,
+            hits: self.force.hits(),
             revision: self.force.revision(),
             is_enforced: self.is_enforced(),
             is_ready: self.obstacles().is_empty(),

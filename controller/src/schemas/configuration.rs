@@ -9,7 +9,7 @@ use super::parts::{DRAFT, SUBDOMAIN, address};
 use crate::config::{Config, Guard, KEEP, OwnNode, RANGES};
 
 /// What each key is for; keys of a section follow it with a dot.
-const ABOUT: [(&str, &str); 32] = [
+const ABOUT: [(&str, &str); 33] = [
     ("node", "This node."),
     (
         "node.name",
@@ -41,6 +41,10 @@ const ABOUT: [(&str, &str); 32] = [
     (
         "limits.table_pages",
         "Pages of the decision table, 64 KiB each.",
+    ),
+    (
+        "limits.rules",
+        "Rules of policies, and sets of policies that isolate.",
     ),
     (
         "accept_partial",

@@ -23,7 +23,7 @@ use cofferdam_verdict::{
     counter::{self, Hook},
     door,
     event::EventRecord,
-    flow, fragment,
+    flow, fragment, hits,
     judge::{self, Case, Inspected},
     memory::Memory as _,
     packet::MAX_HEADER_BYTES,
@@ -191,6 +191,11 @@ impl Steps for Programs<'_> {
     fn hold(&self, case: &mut Case) {
         hold(&raw mut *case);
     }
+
+    #[inline(always)]
+    fn count(&self, case: &mut Case) {
+        count(&raw mut *case);
+    }
 }
 
 /// What [`inspect`] returns: the headers decide.
@@ -285,6 +290,21 @@ pub extern "C" fn hold(case: *mut Case) -> i32 {
     // SAFETY: see above.
     if let Some(case) = unsafe { case.as_mut() } {
         fragment::hold(&Maps, case);
+    }
+    0
+}
+
+/// Counts the rules that decided.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_ref() } {
+        hits::count(&Maps, case);
     }
     0
 }
@@ -449,7 +469,7 @@ fn leave(
     }
     match attachment {
         Attachment::Filter => NEXT,
-        Attachment::Link if case.shared_hooks != 0 => {
+        Attachment::Link if case.shares_hooks() => {
             buffer.mark(hook, case.stamp);
             NEXT
         }

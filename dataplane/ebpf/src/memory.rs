@@ -16,6 +16,7 @@ use cofferdam_verdict::{
     flow::{FlowSet, IDLE_TIMES},
     fragment::FragmentSet,
     hash::Keys,
+    hits::RuleCount,
     memory::{Block, BucketSet, FlowMemory, Memory, Settings},
     shared::SharedWord64,
     table::Page,
@@ -45,6 +46,10 @@ static COUNTERS: PerCpuArray<Counter, { COUNTER_COUNT as usize }> = PerCpuArray:
 static FLOWS: ArrayOfMaps<Array<[u64; FLOW_SET_WORDS], 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
 static EVENTS: RingBuf<EventRecord, 4096> = RingBuf::new();
+
+/// Counts of rules.
+#[btf_map]
+static RULE_COUNTS: Array<[u64; 2], 1> = Array::new();
 
 /// Remembered fragments of all endpoints.
 #[btf_map]
@@ -240,6 +245,12 @@ impl FlowMemory for Maps {
     fn fragment_set(&self, number: u32) -> Option<&FragmentSet> {
         // SAFETY: fragment sets are atomics throughout.
         unsafe { view(FRAGMENTS.get_ptr(number)) }
+    }
+
+    #[inline(always)]
+    fn rule_count(&self, place: u32) -> Option<&RuleCount> {
+        // SAFETY: counts are atomics throughout.
+        unsafe { view(RULE_COUNTS.get_ptr(place)) }
     }
 
     #[inline(always)]

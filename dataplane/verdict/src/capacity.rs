@@ -7,7 +7,9 @@ use crate::{
     event::EventRecord,
     flow::WAYS,
     fragment::{self, FragmentSet},
+    hits::{self, RuleCount},
     table::{PAGE_BYTES, SLOTS_PER_WORD},
+    verdict::MAX_RULE,
 };
 
 /// Names of the maps, in the object and as pins.
@@ -36,6 +38,8 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
     /// The hash keys, as user space finds them again; no program reads it.
     pub const KEYS: &str = "KEYS";
+    /// Counts of rules, under tables of both parities.
+    pub const RULE_COUNTS: &str = "RULE_COUNTS";
 }
 
 /// What a node has room for. Fixed when the maps are made.
@@ -48,6 +52,9 @@ pub struct Limits {
     pub slots: u32,
     /// Pages of the decision table, 64 KiB each.
     pub table_pages: u32,
+    /// Numbers of rules and of sets of isolating policies, and one that is not used. At
+    /// most 2^20.
+    pub rules: u32,
     /// Flows of one endpoint for which there is room whatever their keys. Its
     /// partition has twice as many entries, because at half load no key is refused.
     pub flows_per_endpoint: u32,
@@ -61,6 +68,7 @@ impl Limits {
         endpoints: 128,
         slots: 131_072,
         table_pages: 128,
+        rules: 65_536,
         flows_per_endpoint: 8_192,
         event_bytes: 1 << 20,
     };
@@ -87,6 +95,12 @@ impl Limits {
     /// Pages of the table that the slot section takes, the header's included.
     pub const fn slot_pages(&self) -> u32 {
         1 + self.slots.div_ceil(SLOTS_PER_WORD * PAGE_BYTES as u32 / 4)
+    }
+
+    /// The greatest number that a rule can have.
+    pub const fn max_rule(&self) -> u32 {
+        let max = self.rules.saturating_sub(1);
+        if max < MAX_RULE { max } else { MAX_RULE }
     }
 
     /// Buckets of IPv4 addresses: at most 4 of 7 entries are used, with each address
@@ -153,7 +167,7 @@ impl Limits {
     }
 
     /// All maps that are plain arrays.
-    pub const fn arrays(&self) -> [MapSize; 7] {
+    pub const fn arrays(&self) -> [MapSize; 8] {
         const BUCKET: u32 = BUCKET_WORDS as u32 * 4;
         [
             MapSize {
@@ -190,6 +204,11 @@ impl Limits {
                 name: map::FRAGMENTS,
                 value_bytes: size_of::<FragmentSet>() as u32,
                 entries: self.fragment_sets(),
+            },
+            MapSize {
+                name: map::RULE_COUNTS,
+                value_bytes: size_of::<RuleCount>() as u32,
+                entries: self.rules * hits::SETS,
             },
         ]
     }

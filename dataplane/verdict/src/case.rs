@@ -100,6 +100,12 @@ pub(crate) mod mark {
     pub(crate) const BY_INTERFACE: u32 = 1 << 16;
     /// The packet may be signalling.
     pub(crate) const SIGNALLING: u32 = 1 << 17;
+    /// Answer: other filters stand on the hook.
+    pub(crate) const SHARED_HOOKS: u32 = 1 << 18;
+    /// Answer: a hit of the rule that decided is this hook's to count.
+    pub(crate) const COUNTED: u32 = 1 << 19;
+    /// Answer: the packet is one of a flow that there was before.
+    pub(crate) const RENEWED: u32 = 1 << 20;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a
@@ -127,9 +133,9 @@ pub struct Case {
     pub destination_slot: u32,
     /// Answer: the verdict in force, [`Verdict::to_word`].
     pub enforced: u32,
-    /// Answer: 1 when other filters stand on the hook, so that an allowed packet
-    /// must go on to them.
-    pub shared_hooks: u32,
+    /// Answer: verdict in force of the other end's direction, where a hit of its rule is
+    /// this hook's to count; else 0.
+    pub(crate) second: u32,
     /// Answer: the verdict with audit policies in force as well.
     pub audited: u32,
     /// Number of the endpoint's record.
@@ -188,7 +194,7 @@ impl Case {
             direction: direction as u32,
             source_slot: zero,
             destination_slot: zero,
-            shared_hooks: zero,
+            second: zero,
             bytes,
             ports: zero,
             sequence: zero,
@@ -254,6 +260,13 @@ impl Case {
         self.is_allowed() && self.marks & (mark::AUDIT_INGRESS | mark::AUDIT_EGRESS) != 0
     }
 
+    /// Returns `true` if other filters stand on the hook, so that an allowed packet must
+    /// go on to them.
+    #[inline(always)]
+    pub const fn shares_hooks(&self) -> bool {
+        self.is(mark::SHARED_HOOKS)
+    }
+
     /// Whether the flow table has settled the case: no table need be asked.
     #[inline(always)]
     pub const fn is_settled(&self) -> bool {
@@ -299,6 +312,7 @@ impl Case {
     #[inline(always)]
     pub(crate) const fn excuse(&mut self) {
         let itself = Verdict::allow(Reason::SelfTraffic).to_word();
+        self.second = 0;
         if !self.denies(self.enforced) {
             self.enforced = itself;
         }

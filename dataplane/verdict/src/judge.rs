@@ -125,7 +125,9 @@ pub fn inspect<M: Memory, F: Frame>(
 ) -> Inspected {
     let result = match endpoint(memory, context.ifindex) {
         Ok((number, record)) => {
-            case.shared_hooks = u32::from(record.flags.load() & flags::SHARED_HOOKS != 0);
+            if record.flags.load() & flags::SHARED_HOOKS != 0 {
+                case.marks |= mark::SHARED_HOOKS;
+            }
             case.endpoint = number;
             // A workload's own packets arrive with whatever its namespace wrote there.
             case.stamp = if matches!(hook, Hook::FromWorkload) {
@@ -281,7 +283,8 @@ struct Asked {
     questions: [PolicyQuestion; QUESTIONS],
     /// Direction of the question whose verdict stands when none denies.
     principal: Direction,
-    /// Questions of which this hook reports that audit policies would deny.
+    /// Questions of which this hook reports that audit policies would deny, and counts
+    /// the rules.
     reported: [bool; QUESTIONS],
 }
 
@@ -291,7 +294,14 @@ pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
     let Some(table) = Table::open(memory) else {
         return;
     };
-    case.revision = table.revision() as u32;
+    let revision = table.revision() as u32;
+    if case.is(mark::ASSUMED) && case.revision != revision {
+        // Published since the first question: no packet passes on two tables' answers, and
+        // a TCP segment is sent again.
+        case.settle(Verdict::deny(Reason::NoFlow));
+        return;
+    }
+    case.revision = revision;
     let asked = if case.is(mark::TO_WORKLOAD) {
         case.direction = Direction::Ingress as u32;
         deliver(memory, &table, case)
@@ -336,6 +346,13 @@ fn ask<M: Memory>(
             .decide_words(class, question.direction, atom, case.key)
             .ok_or(Reason::TableCorrupt)?;
         let is_principal = question.direction as u32 == asked.principal as u32;
+        if is_reported && !case.is(mark::ASSUMED) {
+            if is_principal {
+                case.marks |= mark::COUNTED;
+            } else {
+                case.second = words.enforced;
+            }
+        }
         if denied == 0 {
             let denies = case.denies(words.enforced);
             if denies || is_principal {

@@ -11,8 +11,8 @@
 //! [`endpoint`] says whose interface it is on, `signalling` decides ARP, neighbour
 //! discovery and their like, [`flow`], [`fragment`] and [`related`] know what was allowed
 //! before, [`judge`] asks the [`table`] about the rest, after [`bucket`] has turned
-//! addresses into slots, and the [`verdict`] that comes out is counted ([`counter`]) and
-//! perhaps reported ([`event`]).
+//! addresses into slots, and the [`verdict`] that comes out is counted ([`counter`], [`hits`])
+//! and perhaps reported ([`event`]).
 //!
 //! Invariant, total: every input yields a verdict. Nothing in this crate can
 //! panic, loop without a named bound, or allocate; whatever cannot be understood
@@ -38,6 +38,7 @@ pub mod flow;
 pub mod fragment;
 pub mod groups;
 pub mod hash;
+pub mod hits;
 pub mod judge;
 pub mod memory;
 pub mod packet;

@@ -11,6 +11,7 @@ use crate::{
     flow::{FlowSet, IDLE_TIMES},
     fragment::FragmentSet,
     hash::Keys,
+    hits::RuleCount,
     shared::SharedWord64,
     table::Page,
 };
@@ -121,6 +122,9 @@ pub trait FlowMemory: Memory {
 
     /// A set of remembered fragments, by its number in the table of all endpoints.
     fn fragment_set(&self, number: u32) -> Option<&FragmentSet>;
+
+    /// Counts of a rule, by [`crate::hits::place`].
+    fn rule_count(&self, place: u32) -> Option<&RuleCount>;
 
     /// Compare-and-swap, in order with all loads and stores around it: stores
     /// `new` if `word` is `old`. Returns what the word was.

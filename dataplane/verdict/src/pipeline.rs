@@ -15,6 +15,7 @@
 //!    nothing, [`Steps::adopt`] has it asked about the other direction, too.
 //! 7. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow.
 //! 8. [`Steps::hold`] remembers an allowed first fragment for the later ones.
+//! 9. [`Steps::count`] counts the rules that decided, where policy was asked.
 //!
 //! A probe is judged by steps 1, 2 and 6 alone: it reads no flow and leaves no trace.
 
@@ -22,7 +23,7 @@ use crate::{
     case::{Case, Context, mark},
     counter::Hook,
     flow::{self, Aside},
-    fragment,
+    fragment, hits,
     judge::{self, Inspected},
     memory::FlowMemory,
     packet::Frame,
@@ -52,6 +53,8 @@ pub trait Steps {
     fn remember(&self, case: &mut Case);
     /// Remembers an allowed first fragment.
     fn hold(&self, case: &mut Case);
+    /// Counts the rules that decided.
+    fn count(&self, case: &mut Case);
 }
 
 /// Judges a packet. Returns `true` if policy was asked.
@@ -92,6 +95,9 @@ pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
     }
     if case.is(mark::FIRST) && !is_probe && case.is_allowed() {
         steps.hold(case);
+    }
+    if asked && !is_probe {
+        steps.count(case);
     }
     asked
 }
@@ -148,6 +154,10 @@ impl<M: FlowMemory, F: Frame> Steps for Host<'_, M, F> {
 
     fn hold(&self, case: &mut Case) {
         fragment::hold(self.memory, case);
+    }
+
+    fn count(&self, case: &mut Case) {
+        hits::count(self.memory, case);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     endpoint::{Binding, EndpointRecord},
     flow::FlowSet,
     fragment::FragmentSet,
+    hits::RuleCount,
     memory::{Block, BucketSet, FlowMemory, Memory, Settings},
     packet::{Frame, MAX_HEADER_BYTES},
     shared::SharedWord64,
@@ -98,6 +99,8 @@ pub struct SliceFlows<'a> {
     pub partitions: &'a [&'a [FlowSet]],
     /// The sets of remembered fragments of all endpoints.
     pub fragments: &'a [FragmentSet],
+    /// Counts of rules, by [`crate::hits::place`].
+    pub rule_counts: &'a [RuleCount],
     /// The time.
     pub jiffies: u32,
 }
@@ -137,6 +140,10 @@ impl FlowMemory for SliceFlows<'_> {
 
     fn fragment_set(&self, number: u32) -> Option<&FragmentSet> {
         self.fragments.get(number as usize)
+    }
+
+    fn rule_count(&self, place: u32) -> Option<&RuleCount> {
+        self.rule_counts.get(place as usize)
     }
 
     fn exchange(&self, word: &SharedWord64, old: u64, new: u64) -> u64 {

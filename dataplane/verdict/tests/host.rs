@@ -3,6 +3,8 @@
 
 #[path = "host/following.rs"]
 mod following;
+#[path = "host/hits.rs"]
+mod hits;
 #[path = "host/judging.rs"]
 mod judging;
 #[path = "host/parsing.rs"]

@@ -13,7 +13,8 @@
 
 use foldhash::HashMap;
 
-use cofferdam_verdict::verdict::{Direction, MAX_RULE};
+use cofferdam_verdict::capacity::Limits;
+use cofferdam_verdict::verdict::Direction;
 
 use crate::diagnostic::Place;
 use crate::inventory::{ObjectName, Tier};
@@ -148,13 +149,23 @@ impl RuleTable {
 }
 
 /// Gives numbers: first to all rules, then to isolation sets as they come up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RuleNumbers {
     table: RuleTable,
     sets: HashMap<Box<[u32]>, u32>,
+    max: u32,
 }
 
 impl RuleNumbers {
+    /// No number is given yet.
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            table: RuleTable::default(),
+            sets: HashMap::default(),
+            max: limits.max_rule(),
+        }
+    }
+
     /// Numbers the next rule.
     pub(super) fn add(&mut self, entry: RuleEntry) -> Result<u32, CompileError> {
         debug_assert!(self.table.isolation_sets.is_empty());
@@ -181,11 +192,11 @@ impl RuleNumbers {
     fn last(&self) -> Result<u32, CompileError> {
         let used = self.table.len();
         match u32::try_from(used) {
-            Ok(number) if number <= MAX_RULE => Ok(number),
+            Ok(number) if number <= self.max => Ok(number),
             _ => Err(CompileError::Capacity {
-                table: "rules",
+                table: super::RULES,
                 used: used as u64,
-                max: MAX_RULE.into(),
+                max: self.max.into(),
             }),
         }
     }

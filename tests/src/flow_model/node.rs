@@ -127,6 +127,7 @@ impl Node {
             memory: self.memory(table),
             partitions: &partitions,
             fragments: &self.fragments,
+            rule_counts: &[],
             jiffies: self.now,
         };
         let frame = SliceFrame {

@@ -34,6 +34,7 @@ pub(super) const LIMITS: Limits = Limits {
     endpoints: 8,
     slots: 128,
     table_pages: 8,
+    rules: 256,
     flows_per_endpoint: 64,
     event_bytes: 4096,
 };

@@ -9,7 +9,7 @@ use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
 
-use super::scene::{DB_CLOSED, PORT, Scene};
+use super::scene::{DB_CLOSED, DB_FROM_WEB, PORT, Scene};
 
 #[test]
 fn a_denied_packet_is_told_of_with_names_and_the_policy_that_isolates() {
@@ -237,6 +237,63 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
         let text = observe(&["--type", "audit", "--last", "1"]);
         assert!(text.contains(&shown), "however many came after it: {text}");
     }
+}
+
+/// Hits of a rule of the database's policy; without an index, of its isolation.
+fn hits(scene: &Scene, index: &str, action: &str) -> u64 {
+    let (_, metrics) = scene.agent.http("/metrics");
+    let series = format!(
+        "cofferdam_rule_hits_total{{action=\"{action}\",direction=\"ingress\",index=\"{index}\",kind=\"NetworkPolicy\",namespace=\"shop\",policy=\"db-from-web\"}}"
+    );
+    sum(&metrics, &series)
+}
+
+/// Each connection of a family is one hit, whatever the table, and each packet that is
+/// denied is one.
+#[test]
+fn hits_of_a_rule_survive_tables_and_an_agent_that_stops() {
+    const SWAPS: u64 = 20;
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
+    // Before the other by name, so that its numbers move.
+    let other = DB_CLOSED.replace("db-from-web", "another");
+    let other = other.replace("app: db", "app: web");
+    let tables = [
+        DB_FROM_WEB.to_owned(),
+        [&other, "---\n", DB_FROM_WEB].concat(),
+    ];
+    for swap in 0..SWAPS {
+        scene.assert_reaches("shop/web", "shop/db");
+        let next = &tables[(swap as usize + 1) % 2];
+        scene.agent.document("policies.yaml", next);
+        assert!(scene.agent.sync().enforced);
+        assert_eq!(hits(&scene, "0", "allow"), 2 * (swap + 1));
+    }
+    assert_eq!(hits(&scene, "", "deny"), 0);
+    let closed = DB_FROM_WEB.replace("5432", "5433");
+    scene.agent.document("policies.yaml", &closed);
+    assert!(scene.agent.sync().enforced);
+    scene.assert_blocked("shop/web", "shop/db");
+    let (_, metrics) = scene.agent.http("/metrics");
+    let dropped = "cofferdam_dropped_packets_total{hook=\"from_workload\",reason=\"isolated\"}";
+    let denied = hits(&scene, "", "deny");
+    assert!(denied >= 2);
+    assert_eq!(denied, sum(&metrics, dropped));
+    scene.agent.document("policies.yaml", DB_FROM_WEB);
+    assert!(scene.agent.sync().enforced);
+
+    assert!(scene.agent.stop().success());
+    // Programs count without the agent.
+    scene.assert_reaches("shop/web", "shop/db");
+    scene.agent.start_enforced();
+    scene.assert_reaches("shop/web", "shop/db");
+    assert_eq!(hits(&scene, "0", "allow"), 2 * (SWAPS + 2));
+    assert_eq!(hits(&scene, "", "deny"), denied);
+
+    scene.agent.document("policies.yaml", DB_CLOSED);
+    assert!(scene.agent.sync().enforced);
+    scene.assert_blocked("shop/web", "shop/db");
+    assert_eq!(hits(&scene, "0", "allow"), 2 * (SWAPS + 2));
 }
 
 #[test]

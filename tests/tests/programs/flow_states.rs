@@ -108,6 +108,7 @@ impl Clocked {
             memory,
             partitions: &partitions,
             fragments: &[],
+            rule_counts: &[],
             jiffies: self.now,
         };
         let by = if hook == Hook::ToWorkload {
@@ -496,6 +497,7 @@ fn flows_hold_under_many_threads() {
             memory,
             partitions: &wide,
             fragments: &[],
+            rule_counts: &[],
             jiffies: 5,
         };
         let by = if hook == Hook::ToWorkload {

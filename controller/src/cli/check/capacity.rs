@@ -11,6 +11,7 @@ use cofferdam_policies::compiler::{CompileError, Compiled, Input, SlotPlan, comp
 use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity};
 use cofferdam_policies::inventory::{Inventory, Workload};
 use cofferdam_verdict::capacity::Limits;
+use cofferdam_verdict::verdict::MAX_RULE;
 
 use crate::output::{Capacity, CapacityReport, NodeCapacity};
 
@@ -120,11 +121,12 @@ impl Trial<'_> {
                     "limits.slots",
                 ),
                 "table_pages" => (Some(limits.table_pages.into()), "limits.table_pages"),
+                "rules" => (Some(limits.max_rule().into()), "limits.rules"),
                 _ => (usage.max, ""),
             };
             if let Some(max) = max.filter(|max| usage.used > *max) {
-                // One slot is never used.
-                let needed = usage.used + u64::from(usage.table == "slots");
+                // One slot is never used, and one number of a rule.
+                let needed = usage.used + u64::from(matches!(usage.table, "slots" | "rules"));
                 self.report_needed(usage.table, usage.used, max, setting, needed);
             }
             tables.push(Capacity {
@@ -137,10 +139,13 @@ impl Trial<'_> {
         tables
     }
 
-    /// The table, with as many slots and pages as it takes, so that what does not fit
+    /// The table, with as many slots, rules and pages as it takes, so that what does not fit
     /// can be counted.
     fn compile_roomily(&mut self, limits: &Limits) -> Option<Compiled> {
-        let mut room = *limits;
+        let mut room = Limits {
+            rules: MAX_RULE + 1,
+            ..*limits
+        };
         let owned = u32::try_from(self.plan.len()).unwrap_or(u32::MAX);
         loop {
             match self.compile(room) {

@@ -540,12 +540,19 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
         _ => false,
     };
     if begins {
+        // A SYN that is sent again begins nothing.
+        let again = found == step::REOPENED && entry.initial[0].load() == case.sequence;
         let stored = store(memory, record, case, entry);
         if !stored && found == step::PLACED {
             case.flow_step = step::UNKNOWN;
+        } else if again || !stored {
+            case.marks |= mark::RENEWED;
         }
-    } else if found != step::CROSSED {
-        renew(memory, record, case, entry);
+    } else {
+        case.marks |= mark::RENEWED;
+        if found != step::CROSSED {
+            renew(memory, record, case, entry);
+        }
     }
 }
 

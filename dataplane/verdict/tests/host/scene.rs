@@ -21,6 +21,7 @@ use cofferdam_verdict::{
     flow::FlowSet,
     fragment::{self, FragmentSet},
     hash::Keys,
+    hits::{RuleCount, place},
     judge::{Case, Context},
     memory::Settings,
     pipeline::judge_flow,
@@ -117,6 +118,11 @@ impl Who {
 /// A protocol and port, or all of them.
 pub(crate) type Port = Option<(u8, u16)>;
 
+/// Number of the set of policies that isolate a direction of a workload.
+pub(crate) const fn isolation(subject: Who, direction: Direction) -> u32 {
+    100 + 2 * subject as u32 + direction as u32
+}
+
 /// What a policy says of one direction of a workload.
 #[derive(Clone, Copy)]
 struct Rule {
@@ -198,21 +204,25 @@ impl Policy {
 
     /// The verdict words of one row from this key on.
     fn words(&self, subject: Who, direction: Direction, peer: Who, key: u32) -> [u32; 2] {
-        let fits = |rule: &&Rule| {
+        let fits = |(_, rule): &(usize, &Rule)| {
             let port = rule.port.map(|(protocol, port)| row_key(protocol, port));
             (rule.subject, rule.direction, rule.peer) == (subject, direction, peer)
                 && port.is_none_or(|port| port == key)
         };
-        if let Some(rule) = self.rules.iter().find(fits) {
+        if let Some((place, rule)) = self.rules.iter().enumerate().find(fits) {
             let verdict = Verdict {
                 action: rule.action,
                 reason: Reason::Rule,
-                rule: 1,
+                rule: place as u32 + 1,
             };
             return [verdict.to_word(); 2];
         }
         let word = |isolated: bool| match isolated {
-            true => Verdict::deny(Reason::Isolated).to_word(),
+            true => Verdict {
+                rule: isolation(subject, direction),
+                ..Verdict::deny(Reason::Isolated)
+            }
+            .to_word(),
             false => Verdict::allow(Reason::NotIsolated).to_word(),
         };
         let isolated = self.isolated.contains(&(subject, direction));
@@ -354,6 +364,7 @@ pub(crate) struct Node {
     blocks: Vec<AddressBlock>,
     partitions: Vec<Vec<FlowSet>>,
     fragments: Vec<FragmentSet>,
+    rule_counts: Vec<RuleCount>,
 }
 
 impl Node {
@@ -405,6 +416,7 @@ impl Node {
             fragments: (0..3 * fragment::SETS)
                 .map(|_| FragmentSet::default())
                 .collect(),
+            rule_counts: (0..256).map(|_| RuleCount::default()).collect(),
         };
         node.bind();
         node
@@ -471,15 +483,29 @@ impl Node {
         &self.partitions
     }
 
+    /// How often a rule has decided under the table in force, or the one before it, and
+    /// would have with audit policies in force.
+    pub(crate) fn hits(&self, rule: u32, tables_ago: u32) -> [u64; 2] {
+        let place = place(rule, self.revision - tables_ago);
+        let count = &self.rule_counts[place as usize];
+        [count.hits.load(), count.audited.load()]
+    }
+
+    /// What programs read and write, with these partitions of the flow table.
+    pub(crate) fn flows<'a>(&'a self, partitions: &'a [&'a [FlowSet]]) -> SliceFlows<'a> {
+        SliceFlows {
+            memory: self.memory(),
+            partitions,
+            fragments: &self.fragments,
+            rule_counts: &self.rule_counts,
+            jiffies: self.jiffies,
+        }
+    }
+
     /// Judges a frame on a hook.
     pub(crate) fn judge(&self, bytes: &[u8], context: &Context, hook: Hook) -> Case {
         let partitions: Vec<&[FlowSet]> = self.partitions().iter().map(Vec::as_slice).collect();
-        let flows = SliceFlows {
-            memory: self.memory(),
-            partitions: &partitions,
-            fragments: &self.fragments,
-            jiffies: self.jiffies,
-        };
+        let flows = self.flows(&partitions);
         let frame = SliceFrame { bytes, gso: false };
         judge_flow(&flows, &frame, context, hook)
     }
