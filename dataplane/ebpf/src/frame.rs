@@ -226,6 +226,22 @@ impl Linear {
     }
 }
 
+/// An offset that was computed from the packet, bounded where the verifier sees it.
+#[inline(always)]
+fn masked(offset: u32) -> usize {
+    let mut offset = u64::from(offset);
+    // SAFETY: arithmetic on a register. No offset that is asked for notices the mask; in
+    // Rust the compiler would know that, and leave it out.
+    unsafe {
+        core::arch::asm!(
+            "{o} &= 511",
+            o = inout(reg) offset,
+            options(pure, nomem, nostack),
+        );
+    }
+    offset as usize
+}
+
 impl Frame for Linear {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
@@ -242,17 +258,17 @@ impl Frame for Linear {
 
     #[inline(always)]
     fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut offset = u64::from(offset);
-        // SAFETY: arithmetic on a register. No offset that is asked for notices
-        // the mask; in Rust the compiler would know that, and leave it out.
-        unsafe {
-            core::arch::asm!(
-                "{o} &= 511",
-                o = inout(reg) offset,
-                options(pure, nomem, nostack),
-            );
+        self.read(masked(offset) as u32)
+    }
+
+    #[inline(always)]
+    fn byte(&self, offset: u32) -> Option<u32> {
+        let start = self.data + masked(offset);
+        if start + 1 > self.end {
+            return None;
         }
-        self.read(offset as u32)
+        // SAFETY: the byte lies before the end of the data.
+        Some(u32::from(unsafe { *(start as *const u8) }))
     }
 
     #[inline(always)]

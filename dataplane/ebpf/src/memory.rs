@@ -286,7 +286,7 @@ pub(crate) fn blurred(mut value: u32, unknown: u32) -> u32 {
             "{v} -= {u}",
             v = inout(wreg) value,
             u = in(wreg) unknown,
-            options(pure, nomem, nostack),
+            options(nomem, nostack),
         );
     }
     value

@@ -20,6 +20,8 @@
 //! must then agree with it. Behind bridge, routing and NAT it is the stamp that tells the
 //! sender: `from_workload` writes it, `to_workload` reads it.
 
+use core::hint::black_box;
+
 use crate::{
     address::{Address, Family},
     bucket::{Found, find, find_address},
@@ -123,7 +125,7 @@ pub fn inspect<M: Memory, F: Frame>(
     hook: Hook,
     case: &mut Case,
 ) -> Inspected {
-    let result = match endpoint(memory, context.ifindex) {
+    let word = match endpoint(memory, context.ifindex) {
         Ok((number, record)) => {
             if record.flags.load() & flags::SHARED_HOOKS != 0 {
                 case.marks |= mark::SHARED_HOOKS;
@@ -135,70 +137,83 @@ pub fn inspect<M: Memory, F: Frame>(
             } else {
                 context.stamp
             };
-            open(record, frame, context, hook, case)
+            open(record, frame, context, case)
         }
-        Err(reason) => Err(Verdict::deny(reason)),
+        Err(reason) => denial(reason),
     };
-    match result {
-        Ok(()) => Inspected::Open,
-        Err(verdict) => {
-            case.settle(verdict);
-            Inspected::Decided
-        }
+    if word == OPEN {
+        return Inspected::Open;
     }
+    case.enforced = word;
+    case.audited = word;
+    Inspected::Decided
 }
 
-/// Fills in the case of a frame, or says the verdict that needs no table.
+/// Answer of [`open`] for a packet that the tables must decide: no verdict's word.
+const OPEN: u32 = 0;
+
+/// The word of a denial.
 #[inline(always)]
-fn open<F: Frame>(
-    record: &EndpointRecord,
-    frame: &F,
-    context: &Context,
-    hook: Hook,
-    case: &mut Case,
-) -> Result<(), Verdict> {
-    let sent = matches!(hook, Hook::FromWorkload);
+const fn denial(reason: Reason) -> u32 {
+    Verdict::deny(reason).to_word()
+}
+
+/// Fills in the case of a frame, and returns [`OPEN`], or the word of the verdict that needs
+/// no table. A word, not a `Result`: where that has no error the compiler computes with
+/// whatever the register held, and the kernel's verifier refuses arithmetic on pointers.
+#[inline(always)]
+fn open<F: Frame>(record: &EndpointRecord, frame: &F, context: &Context, case: &mut Case) -> u32 {
+    // Blurred at each use: the compiler would write all that follows twice, and the verifier
+    // follow it twice.
+    let received = case.marks & mark::TO_WORKLOAD;
+    let sent = || frame.blur(received) == 0;
+    // It has been looked at for the mark of a probe.
+    let ingress = frame.blur(context.ingress_ifindex);
     if record.flags.load() & flags::DENY_ALL != 0 {
-        return Err(Verdict::deny(Reason::EndpointDenyAll));
+        return denial(Reason::EndpointDenyAll);
     }
-    let ethernet = packet::ethernet(frame).map_err(Verdict::deny)?;
+    let ethernet = match packet::ethernet(frame) {
+        Ok(ethernet) => ethernet,
+        Err(reason) => return denial(reason),
+    };
     case.kind = u32::from(ethernet.ethertype) << 16;
     if context.tagged || is_tag(ethernet.ethertype) {
-        return Err(Verdict::deny(Reason::VlanTag));
+        return denial(Reason::VlanTag);
     }
-    if sent && ethernet.source != record.mac {
-        return Err(Verdict::deny(Reason::SpoofedMac));
+    if ethernet.source != record.mac && sent() {
+        return denial(Reason::SpoofedMac);
     }
     if ethernet.ethertype == ethertype::ARP {
-        if sent && frame.partial_checksum().is_some() {
-            return Err(Verdict::deny(Reason::PartialChecksum));
+        if frame.partial_checksum().is_some() && sent() {
+            return denial(Reason::PartialChecksum);
         }
-        return Err(signalling::arp(record, frame, sent));
+        return signalling::arp(record, frame, sent()).to_word();
     }
-    let packet = packet::parse(frame, ethernet.ethertype).map_err(Verdict::deny)?;
+    let packet = match packet::parse(frame, ethernet.ethertype) {
+        Ok(packet) => packet,
+        Err(reason) => return denial(reason),
+    };
     case.describe(&packet, ethernet.ethertype);
-    if sent && let Some(left) = frame.partial_checksum() {
-        checksum::check(&packet, left, frame.length()).map_err(Verdict::deny)?;
+    if let Some(left) = frame.partial_checksum()
+        && sent()
+        && let Err(reason) = checksum::check(&packet, left, frame.length())
+    {
+        return denial(reason);
     }
-    case.ingress_ifindex = context.ingress_ifindex & !PROBE;
+    case.ingress_ifindex = ingress & !PROBE;
     let is_group = ethernet.destination >> 40 & 1 != 0 || packet.destination.is_group();
-    case.marks |= if context.has_socket { mark::SOCKET } else { 0 }
-        | match packet.part {
-            Part::Whole => 0,
-            Part::First => mark::FIRST,
-            Part::Later => mark::LATER,
-        }
-        | if is_group { mark::GROUP } else { 0 }
-        | if is_error(&packet) { mark::ERROR } else { 0 }
-        | if matches!(packet.source.family, Family::V6) {
-            mark::V6
-        } else {
-            0
-        };
-    if signalling::is_possible(&packet) {
-        case.marks |= mark::SIGNALLING;
-    }
-    Ok(())
+    // Blurred piece by piece, so that the ways do not double at each.
+    let mut marks = case.marks;
+    let mut note = |is: bool, mark: u32| marks = frame.blur(marks | if is { mark } else { 0 });
+    note(context.has_socket, mark::SOCKET);
+    note(matches!(packet.part, Part::First), mark::FIRST);
+    note(matches!(packet.part, Part::Later), mark::LATER);
+    note(is_group, mark::GROUP);
+    note(is_error(&packet), mark::ERROR);
+    note(matches!(packet.source.family, Family::V6), mark::V6);
+    note(signalling::is_possible(&packet), mark::SIGNALLING);
+    case.marks = marks;
+    OPEN
 }
 
 /// Decides a packet that may be signalling, which needs its bytes once more.
@@ -243,9 +258,13 @@ const fn is_error(packet: &Packet) -> bool {
     }
 }
 
-/// Most questions that one packet takes: a sender's egress to the address named and to
-/// the receiver, and the receiver's ingress.
+/// Most questions that one packet takes: a sender's egress to the group that the packet
+/// names and to the receiver, and the receiver's ingress.
 const QUESTIONS: usize = 3;
+
+/// Directions of the questions, in the order in which their denials count.
+const DIRECTIONS: [Direction; QUESTIONS] =
+    [Direction::Egress, Direction::Egress, Direction::Ingress];
 
 /// Class of a question that is not asked.
 const UNASKED: u32 = u32::MAX;
@@ -254,38 +273,27 @@ const UNASKED: u32 = u32::MAX;
 #[derive(Clone, Copy)]
 struct PolicyQuestion {
     class: u32,
-    direction: Direction,
     atom: u32,
+    /// 1 if it is this hook's to report that audit policies would deny, and to count the
+    /// rule, else 0.
+    reported: u32,
 }
 
 impl PolicyQuestion {
+    const UNASKED: Self = Self {
+        class: UNASKED,
+        atom: 0,
+        reported: 0,
+    };
+
     #[inline(always)]
-    const fn new(subject: &Profile, direction: Direction, peer: &Profile) -> Self {
+    const fn new(subject: &Profile, peer: &Profile, is_reported: bool) -> Self {
         Self {
             class: subject.class,
-            direction,
             atom: peer.atom,
+            reported: is_reported as u32,
         }
     }
-
-    #[inline(always)]
-    const fn unasked() -> Self {
-        Self {
-            class: UNASKED,
-            direction: Direction::Ingress,
-            atom: 0,
-        }
-    }
-}
-
-/// Questions in the order in which their denials count.
-struct Asked {
-    questions: [PolicyQuestion; QUESTIONS],
-    /// Direction of the question whose verdict stands when none denies.
-    principal: Direction,
-    /// Questions of which this hook reports that audit policies would deny, and counts
-    /// the rules.
-    reported: [bool; QUESTIONS],
 }
 
 /// Decides a case from the tables, and writes the answer into it.
@@ -302,14 +310,12 @@ pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
         return;
     }
     case.revision = revision;
-    let asked = if case.is(mark::TO_WORKLOAD) {
-        case.direction = Direction::Ingress as u32;
-        deliver(memory, &table, case)
+    case.direction = if case.is(mark::TO_WORKLOAD) {
+        Direction::Ingress as u32
     } else {
-        case.direction = Direction::Egress as u32;
-        send(memory, &table, case)
+        Direction::Egress as u32
     };
-    let result = match asked {
+    let result = match questions(memory, &table, case) {
         Ok(Some(asked)) => ask(memory, &table, case, &asked),
         Ok(None) => Ok(()),
         Err(reason) => Err(reason),
@@ -319,34 +325,34 @@ pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
     }
 }
 
-/// Asks policy: the first denial counts, else the verdict of the principal direction.
+/// Asks policy: the first denial counts, else the verdict of the direction that the packet
+/// has at this hook.
 #[inline(always)]
 fn ask<M: Memory>(
     memory: &M,
     table: &Table<'_, M>,
     case: &mut Case,
-    asked: &Asked,
+    asked: &[PolicyQuestion; QUESTIONS],
 ) -> Result<(), Reason> {
+    let principal = case.direction;
     let mut denied = 0;
     let mut audit_denied = 0;
     let mut i = 0;
     while i < QUESTIONS {
-        let question = &asked.questions[i];
-        let is_reported = asked.reported[i];
+        let question = &asked[i];
+        let direction = DIRECTIONS[i];
         i += 1;
-        // Blurred, so that the ways that led here, and the answers before, become one.
+        // Blurred, so that the ways which the answers before took become one.
         denied = memory.blur(denied, case.bytes);
         audit_denied = memory.blur(audit_denied, case.bytes);
-        let class = memory.blur(question.class, case.bytes);
-        let atom = memory.blur(question.atom, case.bytes);
-        if class == UNASKED {
+        if question.class == UNASKED {
             continue;
         }
         let words = table
-            .decide_words(class, question.direction, atom, case.key)
+            .decide_words(question.class, direction, question.atom, case.key)
             .ok_or(Reason::TableCorrupt)?;
-        let is_principal = question.direction as u32 == asked.principal as u32;
-        if is_reported && !case.is(mark::ASSUMED) {
+        let is_principal = direction as u32 == principal;
+        if question.reported != 0 && !case.is(mark::ASSUMED) {
             if is_principal {
                 case.marks |= mark::COUNTED;
             } else {
@@ -360,7 +366,7 @@ fn ask<M: Memory>(
             }
             if denies {
                 denied = 1;
-                case.direction = question.direction as u32;
+                case.direction = direction as u32;
             }
         }
         if audit_denied == 0 {
@@ -370,8 +376,8 @@ fn ask<M: Memory>(
             }
             if denies {
                 audit_denied = 1;
-                if is_reported {
-                    case.note_audit(question.direction);
+                if question.reported != 0 {
+                    case.note_audit(direction);
                 }
             }
         }
@@ -393,22 +399,96 @@ fn any_slot<M: Memory>(memory: &M, table: &Table<'_, M>, address: &Address) -> R
     }
 }
 
-/// A packet that a workload sends: its egress policy and, when a workload receives it,
-/// that one's ingress policy too. No flow begins on half a decision.
+/// The questions that policy is asked about a packet; `None` if the case has its answer.
+///
+/// The near end is the hook's workload, the far end is whom it talks to. Both are looked up
+/// by the same code for both hooks, and what is found is put into the case: by the black
+/// boxes the kernel's verifier takes it from there anew, and knows nothing of how it came
+/// there. It follows each part once instead of once for each way that leads to it.
 #[inline(always)]
-fn send<M: Memory>(
+fn questions<M: Memory>(
     memory: &M,
     table: &Table<'_, M>,
     case: &mut Case,
-) -> Result<Option<Asked>, Reason> {
+) -> Result<Option<[PolicyQuestion; QUESTIONS]>, Reason> {
     let record = memory
         .endpoint(case.endpoint)
         .ok_or(Reason::EndpointUnknown)?;
-    let (source, destination) = case.addresses();
-    case.source_slot = own_slot(record, &source);
-    if case.is(mark::BY_INTERFACE) {
-        case.source_slot = family_slot(record, source.family);
+    near_end(record, case)?;
+    let case = black_box(case);
+    far_end(memory, table, case)?;
+    let case = black_box(case);
+    let received = case.is(mark::TO_WORKLOAD);
+    let own = case.destination_slot;
+    let far_slot = if received {
+        case.source_slot
+    } else {
+        case.destination_slot
+    };
+    let far = table.slot(far_slot).ok_or(Reason::TableCorrupt)?;
+    let Some(far) = (if received {
+        deliver(memory, table, record, case, far)?
+    } else {
+        send(memory, case, far)?
+    }) else {
+        return Ok(None);
+    };
+    // Broadcast and multicast name none of the receiver's addresses; they are judged as its
+    // own, to the address they name and to the receiver.
+    let near_slot = if !received {
+        case.source_slot
+    } else if own != 0 {
+        own
+    } else {
+        let (_, destination) = case.addresses();
+        family_slot(record, destination.family)
+    };
+    let near_slot = memory.blur(near_slot, case.bytes);
+    let near = table.slot(near_slot).ok_or(Reason::TableCorrupt)?;
+    let is_local = matches!(far.kind, SlotKind::LocalWorkload);
+    let is_workload = is_local || matches!(far.kind, SlotKind::RemoteWorkload);
+    let mut asked = [PolicyQuestion::UNASKED; QUESTIONS];
+    if received {
+        if is_local {
+            asked[1] = PolicyQuestion::new(&far, &near, true);
+        }
+        if is_local && own == 0 {
+            let (_, destination) = case.addresses();
+            case.destination_slot = any_slot(memory, table, &destination)?;
+            let named = table.slot(case.destination_slot);
+            // The sender's hook has reported its egress to the group that the packet
+            // names: once, not once for each receiver.
+            asked[0] = PolicyQuestion::new(&far, &named.ok_or(Reason::TableCorrupt)?, false);
+        }
+        asked[2] = PolicyQuestion::new(&near, &far, true);
+    } else {
+        // A local receiver's hook reports for both ends, a remote one's node for itself.
+        asked[1] = PolicyQuestion::new(&near, &far, !is_local);
+        if is_workload {
+            asked[2] = PolicyQuestion::new(&far, &near, false);
+        }
     }
+    for question in &mut asked {
+        question.class = memory.blur(question.class, case.bytes);
+        question.atom = memory.blur(question.atom, case.bytes);
+        question.reported = memory.blur(question.reported, case.bytes);
+    }
+    Ok(Some(asked))
+}
+
+/// Finds the slot of the hook's workload: 0 for a receiver that has another address.
+#[inline(always)]
+fn near_end(record: &EndpointRecord, case: &mut Case) -> Result<(), Reason> {
+    let (source, destination) = case.addresses();
+    if case.is(mark::TO_WORKLOAD) {
+        case.destination_slot = own_slot(record, &destination);
+        return Ok(());
+    }
+    case.source_slot = if case.is(mark::BY_INTERFACE) {
+        family_slot(record, source.family)
+    } else {
+        own_slot(record, &source)
+    };
     if case.source_slot == 0 {
         return Err(Reason::SpoofedSource);
     }
@@ -418,12 +498,47 @@ fn send<M: Memory>(
     if own_slot(record, &destination) != 0 {
         return Err(Reason::SelfOnWire);
     }
-    case.destination_slot = any_slot(memory, table, &destination)?;
-    let sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
-    let receiver = table
-        .slot(case.destination_slot)
-        .ok_or(Reason::TableCorrupt)?;
-    let is_local = matches!(receiver.kind, SlotKind::LocalWorkload);
+    Ok(())
+}
+
+/// Finds the slot of the far end.
+#[inline(always)]
+fn far_end<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Result<(), Reason> {
+    let unknown = case.bytes;
+    let is = |case: &Case, mark| memory.blur(case.marks & mark, unknown) != 0;
+    if is(case, mark::TO_WORKLOAD) && is(case, mark::TURNED) && is(case, mark::MASQUERADED) {
+        // The node's address stands for the sender, who is known by the flow.
+        return Ok(());
+    }
+    let mut words = case.destination;
+    if is(case, mark::TO_WORKLOAD) {
+        words = case.source;
+    }
+    let address = Address {
+        family: if is(case, mark::V6) {
+            Family::V6
+        } else {
+            Family::V4
+        },
+        words: words.map(|word| memory.blur(word, unknown)),
+    };
+    let slot = any_slot(memory, table, &address)?;
+    if is(case, mark::TO_WORKLOAD) {
+        case.source_slot = slot;
+    } else {
+        case.destination_slot = slot;
+    }
+    Ok(())
+}
+
+/// A packet that a workload sends: marks what its receiver is. The receiver's ingress policy
+/// is asked too when that is a workload: no flow begins on half a decision.
+#[inline(always)]
+fn send<M: Memory>(
+    memory: &M,
+    case: &mut Case,
+    receiver: Profile,
+) -> Result<Option<Profile>, Reason> {
     if case.is(mark::TURNED) && !case.is(mark::ASSUMED) {
         // The packet is a reply, and the peer its sender.
         agrees(memory, receiver.kind, case.destination_slot, case.stamp)?;
@@ -431,42 +546,22 @@ fn send<M: Memory>(
     if matches!(receiver.kind, SlotKind::OwnNode) {
         case.marks |= mark::NODE_ADDRESS;
     }
-    let ingress = if is_local || matches!(receiver.kind, SlotKind::RemoteWorkload) {
-        PolicyQuestion::new(&receiver, Direction::Ingress, &sender)
-    } else {
-        PolicyQuestion::unasked()
-    };
-    Ok(Some(Asked {
-        questions: [
-            PolicyQuestion::new(&sender, Direction::Egress, &receiver),
-            ingress,
-            PolicyQuestion::unasked(),
-        ],
-        principal: Direction::Egress,
-        // A local receiver's hook reports for both ends, a remote one's node for itself.
-        reported: [!is_local, false, false],
-    }))
+    Ok(Some(receiver))
 }
 
-/// A packet towards a workload: its ingress policy and, when the sender is a workload of
-/// this node, that one's egress policy too.
+/// A packet towards a workload: finds out who sent it, whose egress policy is asked too
+/// when that is a workload of this node. `None` if the node itself may always send it.
 #[inline(always)]
 fn deliver<M: Memory>(
     memory: &M,
     table: &Table<'_, M>,
+    record: &EndpointRecord,
     case: &mut Case,
-) -> Result<Option<Asked>, Reason> {
-    let record = memory
-        .endpoint(case.endpoint)
-        .ok_or(Reason::EndpointUnknown)?;
+    mut sender: Profile,
+) -> Result<Option<Profile>, Reason> {
     let (source, destination) = case.addresses();
-    let own = own_slot(record, &destination);
-    case.destination_slot = own;
+    let own = case.destination_slot;
     let turned = case.is(mark::TURNED);
-    if !(turned && case.is(mark::MASQUERADED)) {
-        case.source_slot = any_slot(memory, table, &source)?;
-    }
-    let mut sender = table.slot(case.source_slot).ok_or(Reason::TableCorrupt)?;
     if !turned {
         let is_node = matches!(sender.kind, SlotKind::OwnNode);
         match sender.kind {
@@ -509,37 +604,7 @@ fn deliver<M: Memory>(
         case.settle(Verdict::allow(Reason::OwnNode));
         return Ok(None);
     }
-    // Broadcast and multicast name none of the receiver's addresses; they are judged as
-    // its own, to the address they name and to the receiver.
-    let subject_slot = if own != 0 {
-        own
-    } else {
-        family_slot(record, destination.family)
-    };
-    let subject = table.slot(subject_slot).ok_or(Reason::TableCorrupt)?;
-    let mut egress = PolicyQuestion::unasked();
-    let mut egress_to_named = PolicyQuestion::unasked();
-    if local {
-        egress = PolicyQuestion::new(&sender, Direction::Egress, &subject);
-        if own == 0 {
-            case.destination_slot = any_slot(memory, table, &destination)?;
-            let named = table
-                .slot(case.destination_slot)
-                .ok_or(Reason::TableCorrupt)?;
-            egress_to_named = PolicyQuestion::new(&sender, Direction::Egress, &named);
-        }
-    }
-    Ok(Some(Asked {
-        questions: [
-            egress_to_named,
-            egress,
-            PolicyQuestion::new(&subject, Direction::Ingress, &sender),
-        ],
-        principal: Direction::Ingress,
-        // The sender's hook has reported its egress to the group that the packet names:
-        // once, not once for each receiver.
-        reported: [false, true, true],
-    }))
+    Ok(Some(sender))
 }
 
 /// Returns `Ok` if the stamp of a packet towards a workload agrees with what its source address

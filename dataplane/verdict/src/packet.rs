@@ -160,6 +160,9 @@ pub trait Frame {
         self.read(offset)
     }
 
+    /// One byte at any offset up to [`MAX_HEADER_BYTES`]; else as [`Frame::read_at`].
+    fn byte(&self, offset: u32) -> Option<u32>;
+
     /// Length of the whole frame in bytes.
     fn length(&self) -> u32;
 
@@ -379,44 +382,35 @@ fn ipv4<F: Frame>(frame: &F) -> Result<Packet, Reason> {
 
 /// Walks the options of an IPv4 header of this many bytes. A source route names the
 /// addresses that the packet goes to after the one that policy is asked about.
-///
-/// Reads whole words at known places and steps from byte to byte inside them: options
-/// begin at odd offsets too.
 #[inline(always)]
 fn options<F: Frame>(frame: &F, header: u32) -> Result<(), Reason> {
-    /// The next byte is an option's length. No count of bytes comes near either.
-    const LENGTH: u32 = 0x200;
-    /// The options have ended.
-    const ENDED: u32 = 0x400 + MAX_OPTION_BYTES;
-    // Bytes of the present option to step over, or one of the two above.
-    let mut over = 0;
-    let mut at = 20;
-    while at < 20 + MAX_OPTION_BYTES && at < frame.blur(header) {
-        let word = frame
-            .read::<4>(ETHERNET_BYTES + at)
-            .ok_or(Reason::Malformed)?;
-        for byte in word {
-            let byte = u32::from(byte);
-            over = frame.blur(over);
-            if over == LENGTH {
-                // It counts the option's type and itself.
-                if byte < 2 {
-                    return Err(Reason::Malformed);
-                }
-                over = byte - 2;
-            } else if over != 0 {
-                over = over.wrapping_sub(1);
-            } else if byte == option::LOOSE_SOURCE_ROUTE || byte == option::STRICT_SOURCE_ROUTE {
-                return Err(Reason::SourceRoute);
-            } else if byte == option::END {
-                over = ENDED;
-            } else if byte != option::NOTHING {
-                over = LENGTH;
+    let end = ETHERNET_BYTES + header;
+    let mut at = ETHERNET_BYTES + 20;
+    let mut walked = 0;
+    while walked < MAX_OPTION_BYTES {
+        at = frame.blur(at);
+        if at >= end {
+            break;
+        }
+        let kind = frame.byte(at).ok_or(Reason::Malformed)?;
+        if kind == option::LOOSE_SOURCE_ROUTE || kind == option::STRICT_SOURCE_ROUTE {
+            return Err(Reason::SourceRoute);
+        }
+        if kind == option::END {
+            return Ok(());
+        }
+        let mut bytes = 1;
+        if kind != option::NOTHING {
+            // It counts the option's type and itself. Behind the header stands none.
+            bytes = frame.byte(frame.blur(at + 1)).ok_or(Reason::Malformed)?;
+            if bytes < 2 || at + 1 == end {
+                return Err(Reason::Malformed);
             }
         }
-        at += 4;
+        at += bytes;
+        walked += 1;
     }
-    if over != 0 && over < ENDED - MAX_OPTION_BYTES {
+    if at > end {
         return Err(Reason::Malformed);
     }
     Ok(())
@@ -505,6 +499,8 @@ fn walk<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
         offset = frame.blur(offset);
         left = frame.blur(left);
         marks = frame.blur(marks);
+        packet.datagram = frame.blur(packet.datagram);
+        packet.fragment = frame.blur(packet.fragment);
         let header = next as u8;
         // What follows a later fragment's header is data, whatever its bytes
         // look like.

@@ -81,6 +81,11 @@ impl Frame for SliceFrame<'_> {
         self.bytes.get(offset as usize..)?.first_chunk().copied()
     }
 
+    fn byte(&self, offset: u32) -> Option<u32> {
+        debug_assert!(offset <= MAX_HEADER_BYTES);
+        self.bytes.get(offset as usize).map(|&byte| u32::from(byte))
+    }
+
     fn length(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
     }

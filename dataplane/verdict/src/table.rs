@@ -346,8 +346,8 @@ impl<'a, M: Memory> Table<'a, M> {
         let enforced = page[(base.wrapping_add(count) & WITHIN) as usize];
         let audited = page[(base.wrapping_add(count).wrapping_add(count) & WITHIN) as usize];
         Some(DecisionWords {
-            enforced: Verdict::row_word(enforced),
-            audited: Verdict::row_word(audited),
+            enforced: self.memory.blur(Verdict::row_word(enforced), enforced),
+            audited: self.memory.blur(Verdict::row_word(audited), audited),
         })
     }
 
@@ -361,11 +361,12 @@ impl<'a, M: Memory> Table<'a, M> {
     /// where the last used one leads. An IPv6 address is walked word by word.
     #[inline(always)]
     pub fn outside_slot(&self, address: &Address) -> Option<u32> {
-        let mut to = match address.family {
+        let root = match address.family {
             Family::V4 => self.header[header::RANGES_V4],
             Family::V6 => self.header[header::RANGES_V6],
         };
-        let mut words = address.words;
+        let mut to = self.memory.blur(root, root);
+        let mut level = 0;
         let mut step = 0;
         while step < MAX_RANGE_STEPS {
             let tag = to >> range_tag::SHIFT;
@@ -373,11 +374,12 @@ impl<'a, M: Memory> Table<'a, M> {
             if tag == range_tag::SLOT {
                 return Some(rest);
             }
-            if tag == range_tag::NEXT_WORD {
-                // Blurred: the verifier would remember how often each was shifted.
-                let blur = |word| self.memory.blur(word, to);
-                words = [blur(words[1]), blur(words[2]), blur(words[3]), words[3]];
-            }
+            // Without a branch, and blurred: the verifier would follow each way through
+            // the levels.
+            level = self
+                .memory
+                .blur(level + self.memory.less(range_tag::NODE, tag), to);
+            let word = address.words[level as usize & 3];
             let offset = rest.wrapping_mul(RANGE_NODE_WORDS);
             let page = self.block.page(offset >> PAGE_SHIFT)?;
             let node = offset & (PAGE_WORDS as u32 - RANGE_NODE_WORDS);
@@ -385,7 +387,7 @@ impl<'a, M: Memory> Table<'a, M> {
             let mut half = RANGE_FAN_OUT as u32 / 2;
             while half > 0 {
                 let first = page[((at + half) & (PAGE_WORDS as u32 - 1)) as usize];
-                at += half * (self.memory.less(words[0], first) ^ 1);
+                at += half * (self.memory.less(word, first) ^ 1);
                 half /= 2;
             }
             to = page[((at + RANGE_FAN_OUT as u32) & (PAGE_WORDS as u32 - 1)) as usize];
