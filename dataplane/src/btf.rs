@@ -12,6 +12,7 @@ mod kind {
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
     pub(super) const ENUM: u32 = 6;
+    pub(super) const FUNC: u32 = 12;
     pub(super) const FUNC_PROTO: u32 = 13;
     pub(super) const VAR: u32 = 14;
     pub(super) const DATASEC: u32 = 15;
@@ -75,6 +76,15 @@ impl<'a> Btf<'a> {
         Some(new)
     }
 
+    /// Number of a function; `None` if the kernel has none of this name.
+    pub(crate) fn function(&self, function: &str) -> Option<u32> {
+        let is_wanted = |&at: &usize| {
+            self.kind(at) == Some(kind::FUNC) && self.name(at) == Some(function.as_bytes())
+        };
+        let index = self.types.iter().position(is_wanted)?;
+        u32::try_from(index + 1).ok()
+    }
+
     /// Bit at which a field of a structure starts, whether it lies in the structure itself
     /// or in one without a name inside it.
     pub(crate) fn field(&self, structure: &str, field: &str) -> Option<u32> {
@@ -130,10 +140,10 @@ mod tests {
     use super::*;
 
     /// `struct s { int a; union { int b; struct { int c:2; int d:2; }; } x; union { … }; }`:
-    /// the last member is the union of the one before, without a name.
+    /// the last member is the union of the one before, without a name. And `int f(void)`.
     fn example() -> Vec<u8> {
-        let strings = b"\0s\0a\0b\0c\0d\0x\0";
-        let (s, a, b, c, d, x) = (1, 3, 5, 7, 9, 11);
+        let strings = b"\0s\0a\0b\0c\0d\0x\0f\0";
+        let (s, a, b, c, d, x, f) = (1, 3, 5, 7, 9, 11, 13);
         let types = [
             // 1: int
             vec![a, kind::INT << 24, 4, 32],
@@ -153,6 +163,10 @@ mod tests {
             vec![0, kind::UNION << 24 | 2, 4, b, 1, 0, 0, 2, 0],
             // 4: struct s
             vec![s, kind::STRUCT << 24 | 3, 12, a, 1, 0, x, 3, 32, 0, 3, 64],
+            // 5: int (*)(void)
+            vec![0, kind::FUNC_PROTO << 24, 1],
+            // 6: f
+            vec![f, kind::FUNC << 24, 5],
         ]
         .concat();
         let length = |words: usize| u32::try_from(4 * words).expect("a few");
@@ -181,6 +195,15 @@ mod tests {
         }
         assert_eq!(btf.field("s", "y"), None);
         assert_eq!(btf.field("t", "a"), None);
+    }
+
+    #[test]
+    fn functions_have_the_numbers_of_their_types() {
+        let bytes = example();
+        let btf = Btf::parse(&bytes).expect("an example");
+        assert_eq!(btf.function("f"), Some(6));
+        assert_eq!(btf.function("s"), None);
+        assert_eq!(btf.function("g"), None);
     }
 
     #[test]

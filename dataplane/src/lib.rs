@@ -36,5 +36,5 @@ pub use flows::FlowUse;
 pub use hooks::{Foreign, HookState};
 pub use kernel::{Kernel, KernelError, RuleHits};
 pub use pins::Adopted;
-pub use programs::{OBJECT, Program, TestContext, TestRun, VerifiedProgram};
-pub use socket_buffer::SocketBufferError;
+pub use programs::{CASTS_SOCKET_BUFFER, OBJECT, Program, TestContext, TestRun, VerifiedProgram};
+pub use socket_buffer::{SocketBufferError, casts_socket_buffer};

@@ -15,6 +15,8 @@ use aya::{
 };
 use cofferdam_verdict::{counter::Hook, judge::probe, memory::Settings};
 
+use zerocopy::IntoBytes as _;
+
 use crate::{
     kernel::{KernelError, Shared, failed},
     maps::MapSet,
@@ -28,6 +30,10 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("COFFERDAM_EBPF_OBJE
 /// Variable of the object: 1 makes the programs read every packet's stamp where a probe's
 /// is ([`TestContext::stamped`]), because a test run cannot set the kernel's own field.
 pub(crate) const STAMP_IN_CONTROL_BUFFER: &str = "STAMP_IN_CONTROL_BUFFER";
+
+/// Variable of the object: 1 makes the programs read the kernel's packet buffer as it is, 0
+/// copy from it, which every kernel lets them do.
+pub const CASTS_SOCKET_BUFFER: &str = "CASTS_SOCKET_BUFFER";
 
 /// A program of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,12 +209,20 @@ impl Programs {
         }
         let shared = Shared(*settings);
         loader.override_global("SETTINGS", &shared, true);
-        let window = Shared(socket_buffer::window()?);
+        let places = socket_buffer::places()?;
+        let window = Shared(places.window);
         loader.override_global("SOCKET_BUFFER", &window, true);
+        let casts = u32::from(places.cast.is_some());
+        loader.override_global(CASTS_SOCKET_BUFFER, &casts, true);
+        let copies = variables
+            .iter()
+            .rfind(|(name, _)| *name == CASTS_SOCKET_BUFFER)
+            .map_or(places.cast.is_none(), |&(_, casts)| casts == 0);
         for (name, value) in variables {
             loader.override_global(name, value, true);
         }
-        let mut ebpf = loader.load(object)?;
+        let object = socket_buffer::with_cast(object, places.cast);
+        let mut ebpf = loader.load(object.as_bytes())?;
         let mut loaded = BTreeMap::new();
         for (name, program) in ebpf.programs_mut().filter(|(name, _)| wanted(name)) {
             let load = |program: &mut aya::programs::Program| {
@@ -220,7 +234,8 @@ impl Programs {
                 Loaded::open(&path)
             };
             let program = load(program).map_err(|error| {
-                socket_buffer::obstacle().map_or_else(|| refused(name)(error), KernelError::from)
+                socket_buffer::obstacle(copies)
+                    .map_or_else(|| refused(name)(error), KernelError::from)
             })?;
             loaded.insert(name.to_owned(), program);
         }

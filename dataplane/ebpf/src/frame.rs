@@ -7,14 +7,14 @@ use aya_ebpf::{
     helpers::{bpf_skb_pull_data, generated::bpf_probe_read_kernel},
 };
 use cofferdam_verdict::{
-    checksum::{PARTIAL, PartialChecksum, WINDOW_BYTES},
+    checksum::{CAST_CALL, PARTIAL, PartialChecksum, WINDOW_BYTES, Window},
     counter::Hook,
     judge::{Case, Context, PROBE, probe, shares_hooks},
     memory::Memory,
     packet::{Frame, MAX_HEADER_BYTES},
 };
 
-use crate::memory::{Maps, blurred, socket_buffer};
+use crate::memory::{Maps, blurred, casts_socket_buffer, socket_buffer};
 
 /// Words of the control buffer that carry the mark from a tcx program to the
 /// filter behind it on the same hook. Nothing runs between the two but other
@@ -26,8 +26,20 @@ const MARK_WORDS: [usize; 2] = [3, 4];
 #[unsafe(no_mangle)]
 static STAMP_IN_CONTROL_BUFFER: u32 = 0;
 
-/// Answer of [`Buffer::left`] for a packet whose checksum is written, or not looked at.
+/// Answer of [`left_at`] for a packet whose checksum is written, or not looked at.
 pub(crate) const NOTHING_LEFT: u64 = 0;
+
+/// The checksum that a packet leaves to be written, in one word: [`NOTHING_LEFT`], or bit 48,
+/// the start above the low 16 bits, and the offset in those. Reads the fields of the kernel's
+/// structure that say so.
+#[inline(always)]
+fn left_at(places: &Window, byte: impl Fn(u32) -> u8, half: impl Fn(u32) -> u16) -> u64 {
+    if u32::from(byte(places.ip_summed)) >> places.ip_summed_shift & 3 != PARTIAL {
+        return NOTHING_LEFT;
+    }
+    let start = u32::from(half(places.csum_start)).wrapping_sub(half(places.mac_header).into());
+    1 << 48 | u64::from(start) << 16 | u64::from(half(places.csum_offset))
+}
 
 /// A packet buffer.
 pub(crate) struct Buffer {
@@ -36,6 +48,7 @@ pub(crate) struct Buffer {
 
 /// The part of a packet that can be read directly.
 pub(crate) struct Linear {
+    skb: *mut __sk_buff,
     left: u64,
     data: usize,
     end: usize,
@@ -91,13 +104,11 @@ impl Buffer {
         }
     }
 
-    /// Says what checksum the packet leaves to be written: [`NOTHING_LEFT`], or bit 48, the
-    /// start above the low 16 bits, and the offset in those.
-    ///
-    /// What says it is in no part of the context that programs are given, but in the
-    /// kernel's own structure, at whose beginning the context points.
+    /// Says what checksum the packet leaves to be written, by a copy of a part of the kernel's
+    /// own structure, at whose beginning the context points: what says it is in no part of
+    /// the context that programs are given.
     #[inline(always)]
-    pub(crate) fn left(&self) -> u64 {
+    pub(crate) fn left_by_copy(&self) -> u64 {
         let places = socket_buffer();
         let mut window = MaybeUninit::<[u8; WINDOW_BYTES as usize]>::uninit();
         let bytes = window.as_mut_ptr().cast::<u8>();
@@ -109,33 +120,63 @@ impl Buffer {
             return u64::MAX >> 15;
         }
         // The masks change no place; the verifier sees by them that it is in the window.
-        let byte = |place: u32| {
-            // SAFETY: in the window, which was written.
-            unsafe {
-                bytes
-                    .add(place as usize & (WINDOW_BYTES as usize - 1))
-                    .read()
-            }
-        };
-        let half = |place: u32| {
-            let at = place as usize & (WINDOW_BYTES as usize - 2);
-            // SAFETY: in the window, which was written; places of half words are even.
-            u32::from(unsafe { bytes.add(at).cast::<u16>().read() })
-        };
-        if u32::from(byte(places.ip_summed)) >> places.ip_summed_shift & 3 != PARTIAL {
-            return NOTHING_LEFT;
-        }
-        let start = half(places.csum_start).wrapping_sub(half(places.mac_header));
-        1 << 48 | u64::from(start) << 16 | u64::from(half(places.csum_offset))
+        left_at(
+            places,
+            |place| {
+                // SAFETY: in the window, which was written.
+                unsafe {
+                    bytes
+                        .add(place as usize & (WINDOW_BYTES as usize - 1))
+                        .read()
+                }
+            },
+            |place| {
+                let at = place as usize & (WINDOW_BYTES as usize - 2);
+                // SAFETY: in the window, which was written; places of half words are even.
+                unsafe { bytes.add(at).cast::<u16>().read() }
+            },
+        )
     }
 
-    /// The linear part as it is now; a view from before a pull is void. `left` is what
-    /// [`Buffer::left`] says.
+    /// Says the same by reading the kernel's own structure, where [`casts_socket_buffer`] says
+    /// that the kernel lets programs do so.
+    #[inline(always)]
+    fn left_by_cast(&self) -> u64 {
+        let places = socket_buffer();
+        let buffer: *const u8;
+        // SAFETY: what stands there when the program is loaded returns its argument, as a
+        // pointer to the kernel's structure. A call keeps registers 6 to 9 alone.
+        unsafe {
+            core::arch::asm!(
+                "call {cast}",
+                cast = const CAST_CALL,
+                inlateout("r1") self.skb => _,
+                lateout("r0") buffer,
+                lateout("r2") _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+                options(nostack),
+            );
+        }
+        let at = |place: u32| buffer.wrapping_add((places.start + place) as usize);
+        left_at(
+            places,
+            // SAFETY: the loader has found the fields there; the verifier checks it again.
+            |place| unsafe { at(place).read_volatile() },
+            // SAFETY: as before.
+            |place| unsafe { at(place).cast::<u16>().read_volatile() },
+        )
+    }
+
+    /// The linear part as it is now; a view from before a pull is void. `left` is the word
+    /// of [`left_at`].
     #[inline(always)]
     pub(crate) fn linear(&self, left: u64) -> Linear {
         // SAFETY: as in `length`.
         let skb = unsafe { &*self.skb };
         Linear {
+            skb: self.skb,
             left,
             data: skb.data as usize,
             end: skb.data_end as usize,
@@ -283,9 +324,16 @@ impl Frame for Linear {
 
     #[inline(always)]
     fn partial_checksum(&self) -> Option<PartialChecksum> {
-        (self.left != NOTHING_LEFT).then_some(PartialChecksum {
-            start: (self.left >> 16) as u32,
-            offset: self.left as u32 & 0xffff,
+        // Not before it is needed: the verifier would follow the headers once for packets
+        // that leave a checksum and once for others.
+        let left = if casts_socket_buffer() {
+            Buffer::new(self.skb).left_by_cast()
+        } else {
+            self.left
+        };
+        (left != NOTHING_LEFT).then_some(PartialChecksum {
+            start: (left >> 16) as u32,
+            offset: left as u32 & 0xffff,
         })
     }
 

@@ -72,8 +72,8 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
         buffer: &buffer,
         hook,
         left: match hook {
-            Hook::FromWorkload => left(buffer.raw()),
-            Hook::ToWorkload | Hook::UplinkIngress => frame::NOTHING_LEFT,
+            Hook::FromWorkload if !memory::casts_socket_buffer() => left(buffer.raw()),
+            _ => frame::NOTHING_LEFT,
         },
     };
     let asked = pipeline::walk(&steps, &mut case, about.is_probe());
@@ -115,7 +115,7 @@ pub fn clear(context: &TcContext) -> i32 {
 struct Programs<'a> {
     buffer: &'a frame::Buffer,
     hook: Hook,
-    /// The word of [`left()`].
+    /// The word of [`left()`], where that must be asked.
     left: u64,
 }
 
@@ -206,7 +206,8 @@ const OPEN: i32 = 1;
 /// could be read.
 const CUT: i32 = 2;
 
-/// Says what checksum a packet leaves to be written, in one word.
+/// Says what checksum a packet leaves to be written, in one word, on kernels where it takes a
+/// copy: the room for that is in a frame of its own on the stack.
 ///
 /// # Safety
 ///
@@ -214,11 +215,14 @@ const CUT: i32 = 2;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn left(skb: *mut __sk_buff) -> u64 {
-    frame::Buffer::new(skb).left()
+    if memory::casts_socket_buffer() {
+        return frame::NOTHING_LEFT;
+    }
+    frame::Buffer::new(skb).left_by_copy()
 }
 
 /// Reads the packet's headers, and returns one of the three numbers above. `left` is the
-/// word of [`left()`].
+/// word of [`left()`], if that was asked.
 ///
 /// # Safety
 ///

@@ -83,6 +83,18 @@ static SOCKET_BUFFER: Window = Window {
     mac_header: 0,
 };
 
+/// 1 if the kernel lets programs read its packet buffer as it is, 0 if they copy from it.
+/// Written by the loader, as the settings are.
+#[unsafe(no_mangle)]
+static CASTS_SOCKET_BUFFER: u32 = 0;
+
+/// Returns `true` if the kernel lets programs read its packet buffer as it is.
+#[inline(always)]
+pub(crate) fn casts_socket_buffer() -> bool {
+    // SAFETY: the loader's value counts, not the one above.
+    unsafe { core::ptr::read_volatile(&raw const CASTS_SOCKET_BUFFER) != 0 }
+}
+
 /// Places in the kernel's packet buffer.
 #[inline(always)]
 pub(crate) fn socket_buffer() -> &'static Window {

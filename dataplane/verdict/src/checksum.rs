@@ -41,6 +41,11 @@ pub struct Window {
 
 const _: () = assert!(size_of::<Window>() == 24);
 
+/// Number of no helper. The compiled programs call it where they mean the kernel's
+/// `bpf_cast_to_kern_ctx`: a call of a function of the kernel names it by its number in the
+/// running kernel's type information, which the loader puts there.
+pub const CAST_CALL: i32 = 0x0c0f_fe12;
+
 /// `CHECKSUM_PARTIAL` of linux/skbuff.h.
 pub const PARTIAL: u32 = 3;
 

@@ -10,8 +10,9 @@ use std::{
     thread,
 };
 
+use cofferdam_dataplane::{Behaviour, CASTS_SOCKET_BUFFER, Kernel, OBJECT, casts_socket_buffer};
 use cofferdam_tests::{
-    firewall::{Firewall, Turn, named},
+    firewall::{Firewall, LIMITS, named},
     packet::{Body, Family, Packet, arp_request, ipip, ping, sctp, tcp, udp},
     skip::Feature,
     skip_unless,
@@ -43,7 +44,7 @@ fn payload(mark: [u8; 8]) -> Vec<u8> {
 }
 
 /// Packets that were dropped for what they leave.
-fn dropped(firewall: &Turn) -> u64 {
+fn dropped(firewall: &Firewall) -> u64 {
     let ledger = firewall.ledger();
     ledger.assert_conserved();
     ledger.judged(Hook::FromWorkload, Action::Deny, Reason::PartialChecksum)
@@ -235,32 +236,36 @@ impl Stage {
 
 /// Runs a test in every wiring and family, with a device behind the hook that writes
 /// checksums itself and one that does not.
-fn everywhere(test: impl Fn(&mut Stage, &mut Turn)) {
+fn everywhere(test: impl Fn(&mut Stage, &mut Firewall)) {
     for wiring in Wiring::BOTH {
-        let (world, pods) = shop(wiring);
-        let mut stage = Stage {
-            world,
-            family: Family::V4,
-            offloads: true,
-            sent: 0,
-        };
-        let mut firewall = Firewall::turn();
-        firewall.enforce(&stage.world, &pods, "");
-        for (family, offloads) in [
-            (Family::V4, true),
-            (Family::V6, true),
-            (Family::V4, false),
-            (Family::V6, false),
-        ] {
-            stage.family = family;
-            stage.offloads = offloads;
-            let behind = &stage.db().host_interface;
-            let node = &stage.world.node().namespace;
-            node.set_offloads(behind, offloads)
-                .expect("offloads are set");
-            test(&mut stage, &mut firewall);
-            firewall.detach();
-        }
+        on_stage(wiring, &mut Firewall::turn(), &test);
+    }
+}
+
+/// Runs a test as [`everywhere`], in one wiring.
+fn on_stage(wiring: Wiring, firewall: &mut Firewall, test: impl Fn(&mut Stage, &mut Firewall)) {
+    let (world, pods) = shop(wiring);
+    let mut stage = Stage {
+        world,
+        family: Family::V4,
+        offloads: true,
+        sent: 0,
+    };
+    firewall.enforce(&stage.world, &pods, "");
+    for (family, offloads) in [
+        (Family::V4, true),
+        (Family::V6, true),
+        (Family::V4, false),
+        (Family::V6, false),
+    ] {
+        stage.family = family;
+        stage.offloads = offloads;
+        let behind = &stage.db().host_interface;
+        let node = &stage.world.node().namespace;
+        node.set_offloads(behind, offloads)
+            .expect("offloads are set");
+        test(&mut stage, firewall);
+        firewall.detach();
     }
 }
 
@@ -277,28 +282,58 @@ fn checksums_are_written_where_no_verdict_has_looked() {
             let is_changed = arrived[at..at + 2] != frame.bytes[at..at + 2];
             assert_eq!(is_changed, !stage.offloads, "{about}: without a firewall");
         }
-        // By links and filters, and by filters alone.
-        for filters_alone in [false, true] {
-            firewall.attach(&stage.world);
-            if filters_alone {
-                for attachments in firewall.attached() {
-                    attachments.drop_links();
-                }
-            }
-            for frame in stage.crafted() {
-                let about = format!("{place}, filters alone {filters_alone}, {}", frame.about);
-                let before = dropped(firewall);
-                let arrived = stage.shoot(&frame).is_some();
-                let dropped = dropped(firewall) - before;
-                assert_eq!(
-                    (arrived, dropped),
-                    (frame.passes, u64::from(!frame.passes)),
-                    "{about}"
-                );
-            }
-            firewall.detach();
-        }
+        are_judged(stage, firewall);
     });
+}
+
+/// By links and filters, and by filters alone.
+fn are_judged(stage: &mut Stage, firewall: &mut Firewall) {
+    for filters_alone in [false, true] {
+        firewall.attach(&stage.world);
+        if filters_alone {
+            for attachments in firewall.attached() {
+                attachments.drop_links();
+            }
+        }
+        for frame in stage.crafted() {
+            let about = format!(
+                "{:?}, offloads {}, filters alone {filters_alone}, {}",
+                stage.family, stage.offloads, frame.about
+            );
+            let before = dropped(firewall);
+            let arrived = stage.shoot(&frame).is_some();
+            let dropped = dropped(firewall) - before;
+            assert_eq!(
+                (arrived, dropped),
+                (frame.passes, u64::from(!frame.passes)),
+                "{about}"
+            );
+        }
+        firewall.detach();
+    }
+}
+
+/// The programs of other tests read the kernel's packet buffer as it is, where the kernel
+/// lets them; these copy from it.
+#[test]
+fn copies_of_the_packet_buffer_say_the_same_of_checksums() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let variables = [(CASTS_SOCKET_BUFFER, 0)];
+    let kernel = Kernel::load_object(OBJECT, LIMITS, &Behaviour::default(), &variables);
+    let mut firewall = Firewall::over(kernel.expect("every kernel copies"));
+    on_stage(Wiring::Bridge, &mut firewall, are_judged);
+}
+
+/// The first kernel with the function that saves the copy is Linux 6.2.
+#[test]
+fn packets_are_not_copied_where_the_kernel_saves_it() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>());
+    let [major, minor] = std::array::from_fn(|_| numbers.next().and_then(Result::ok));
+    let is_new = (major, minor) >= (Some(6), Some(2));
+    let casts = casts_socket_buffer().expect("the kernel tells its types");
+    eprintln!("Linux {}: read as it is: {casts}", release.trim());
+    assert_eq!(casts, is_new);
 }
 
 #[test]
