@@ -430,6 +430,15 @@ impl Firewall {
     ///
     /// When the kernel refuses.
     pub fn attach(&mut self, world: &World) {
+        self.attach_where(world, |_| true);
+    }
+
+    /// Attaches the programs to the interfaces of some workloads.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    pub fn attach_where(&mut self, world: &World, wanted: impl Fn(&Workload) -> bool) {
         let namespace = world.node().namespace.try_clone().expect("a descriptor");
         let inside = namespace
             .enter()
@@ -437,6 +446,7 @@ impl Firewall {
         let interfaces = world
             .workloads()
             .iter()
+            .filter(|workload| wanted(workload))
             .map(|workload| {
                 let attached = self.kernel.attach(&workload.host_interface);
                 attached.unwrap_or_else(|error| panic!("{error}"))

@@ -72,8 +72,11 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
         buffer: &buffer,
         hook,
         left: match hook {
-            Hook::FromWorkload if !memory::casts_socket_buffer() => left(buffer.raw()),
-            _ => frame::NOTHING_LEFT,
+            _ if memory::casts_socket_buffer() => frame::NOTHING_LEFT,
+            // What no interface has brought, sockets of this node have sent.
+            Hook::ToWorkload if about.ingress_ifindex == 0 => frame::NOTHING_LEFT,
+            Hook::FromWorkload | Hook::ToWorkload => left(buffer.raw()),
+            Hook::UplinkIngress => frame::NOTHING_LEFT,
         },
     };
     let asked = pipeline::walk(&steps, &mut case, about.is_probe());

@@ -5,6 +5,13 @@
 //! `PACKET_VNET_HDR` chooses both freely, and a device without checksum offload behind the
 //! hook writes two bytes there *after* the verdict: into a port, an address, a claimed MAC.
 //!
+//! Both hooks of a workload judge it. Where the workload sends, because behind that hook the
+//! packet may leave the node, or meet no other. Where a packet arrives, because it may come
+//! from a container that is not managed, over an uplink that is a veth, or out of a tunnel:
+//! what a tunnel's packet leaves behind its own headers is, once unwrapped, anywhere in the
+//! packet inside, so that no check where packets enter the node replaces this one. Nothing
+//! changes a packet between this hook and the device that writes the sum.
+//!
 //! Input is the parsed packet and what it leaves; output is the reason to drop it, or
 //! none. Nothing that a verdict was made from may change afterwards.
 
@@ -58,7 +65,7 @@ pub struct PartialChecksum {
     pub offset: u32,
 }
 
-/// Judges what a workload's packet leaves.
+/// Judges what a packet from or to a workload leaves.
 ///
 /// Two kinds are honest. The packet's own transport checksum is written into its own
 /// field: of SCTP that is a CRC, and whether a device writes four bytes of CRC there or

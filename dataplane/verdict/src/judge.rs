@@ -184,7 +184,7 @@ fn open<F: Frame>(record: &EndpointRecord, frame: &F, context: &Context, case: &
         return denial(Reason::SpoofedMac);
     }
     if ethernet.ethertype == ethertype::ARP {
-        if frame.partial_checksum().is_some() && sent() {
+        if frame.partial_checksum().is_some() {
             return denial(Reason::PartialChecksum);
         }
         return signalling::arp(record, frame, sent()).to_word();
@@ -195,7 +195,6 @@ fn open<F: Frame>(record: &EndpointRecord, frame: &F, context: &Context, case: &
     };
     case.describe(&packet, ethernet.ethertype);
     if let Some(left) = frame.partial_checksum()
-        && sent()
         && let Err(reason) = checksum::check(&packet, left, frame.length())
     {
         return denial(reason);
