@@ -305,6 +305,7 @@ fn world(
         deny_all: false,
         shared_hooks: false,
         adopt_until,
+        listeners: Default::default(),
     })?;
     Ok(kernel)
 }

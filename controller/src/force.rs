@@ -342,7 +342,7 @@ impl Force {
     pub fn close(
         &mut self,
         endpoint: &crate::endpoint::Endpoint,
-        adopt_until: u32,
+        link: Option<&Link>,
     ) -> Result<(), KernelError> {
         let before = self.deny_all(endpoint.link.host_ifindex);
         self.is_prepared &= before.is_some();
@@ -355,7 +355,8 @@ impl Force {
             link_local: None,
             deny_all: true,
             shared_hooks: before.is_some_and(|before| before.shared_hooks),
-            adopt_until,
+            adopt_until: link.and_then(|link| link.adopt_until).unwrap_or(0),
+            listeners: link.map(|link| link.listeners).unwrap_or_default(),
         })
     }
 
@@ -411,6 +412,7 @@ impl Force {
                 host_mac,
                 stamp: endpoint.stamp,
                 adopt_until: Some(endpoint.adopt_until),
+                listeners: endpoint.listeners,
             };
             links.adopt(endpoint.ifindex, link);
         }
@@ -611,6 +613,7 @@ impl Force {
             deny_all: false,
             shared_hooks,
             adopt_until: link.adopt_until.unwrap_or(0),
+            listeners: link.listeners,
         })?;
         Ok(true)
     }

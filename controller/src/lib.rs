@@ -25,6 +25,7 @@ pub mod force;
 pub mod hits;
 pub mod library;
 pub mod links;
+mod listeners;
 pub mod metrics;
 pub mod names;
 pub mod netlink;

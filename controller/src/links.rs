@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cofferdam_verdict::endpoint::MAX_LISTENERS;
 use serde::{Deserialize, Serialize};
 
 /// Greatest stamp. The one above it is spared, and the bit above that says that the
@@ -31,6 +32,10 @@ pub struct Link {
     /// End of the time in which connections from before are adopted, on the clock of
     /// flows, and 0 once it is over; `None` until filters first go on the interface.
     pub adopt_until: Option<u32>,
+    /// TCP ports at which the workload took connections before filters first went on the
+    /// interface, as the programs have them.
+    #[serde(default)]
+    pub listeners: [u32; MAX_LISTENERS],
 }
 
 /// All links that ever were endpoints' and have not gone, and stamps at rest.
@@ -65,6 +70,7 @@ impl Links {
                 host_mac,
                 stamp,
                 adopt_until: None,
+                listeners: <_>::default(),
             };
             self.living.insert(ifindex, link);
         }
@@ -84,6 +90,22 @@ impl Links {
         let is_known = |known: &Link| known.stamp == link.stamp;
         if !self.living.values().any(is_known) {
             self.living.insert(ifindex, link);
+        }
+    }
+
+    /// Takes note of where the workload behind a link takes TCP connections, if no filters
+    /// have been on its interface.
+    pub fn note_listeners(
+        &mut self,
+        ifindex: u32,
+        host_mac: [u8; 6],
+        listeners: [u32; MAX_LISTENERS],
+        now: u64,
+    ) {
+        if let Some(link) = self.take(ifindex, host_mac, now)
+            && link.adopt_until.is_none()
+        {
+            link.listeners = listeners;
         }
     }
 
@@ -179,6 +201,7 @@ mod tests {
             host_mac: MAC,
             stamp,
             adopt_until: None,
+            listeners: <_>::default(),
         };
         let living = (1..=LAST_STAMP).map(|stamp| (stamp.into(), link(stamp)));
         let mut links = Links {
@@ -218,12 +241,29 @@ mod tests {
     }
 
     #[test]
+    fn listeners_are_those_of_before_the_filters_alone() {
+        let mut links = Links::default();
+        let [first, later] = [[80; MAX_LISTENERS], [81; MAX_LISTENERS]];
+        links.note_listeners(7, MAC, first, 0);
+        links.take(7, MAC, 0).unwrap().adopt_until = Some(10);
+        links.note_listeners(7, MAC, later, 0);
+        assert_eq!(links.get(7).unwrap().listeners, first);
+        links.end_deadlines(10);
+        links.note_listeners(7, MAC, later, 0);
+        assert_eq!(links.get(7).unwrap().listeners, first);
+        // Another link of the same index.
+        links.note_listeners(7, [9; 6], later, 0);
+        assert_eq!(links.get(7).unwrap().listeners, later);
+    }
+
+    #[test]
     fn a_stamp_that_is_in_force_and_not_remembered_is_not_given_to_another() {
         let mut links = Links::default();
         let link = Link {
             host_mac: MAC,
             stamp: 1,
             adopt_until: Some(0),
+            listeners: <_>::default(),
         };
         links.adopt(7, link);
         assert_eq!(stamp(&mut links, 7, 0), Some(1));

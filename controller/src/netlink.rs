@@ -15,6 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use cofferdam_verdict::endpoint::MAX_LISTENERS;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -27,6 +28,8 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
+
+use crate::listeners;
 
 /// The namespace of the calling thread; `/proc/self` would be the main thread's.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
@@ -282,6 +285,8 @@ pub struct Inner {
     pub addresses: Vec<IpAddr>,
     /// Its link-local IPv6 address, if it has one.
     pub link_local: Option<Ipv6Addr>,
+    /// Where its workload takes TCP connections, as the programs have it.
+    pub listeners: [u32; MAX_LISTENERS],
 }
 
 /// Asks the kernel about the namespace it was opened in.
@@ -422,6 +427,7 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
             path: path.to_owned(),
             source: errno.into(),
         })?;
+        let listeners = listeners::here();
         let netlink = Netlink::open()?;
         netlink.wait(async {
             let mut found = None;
@@ -443,6 +449,7 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
                 interface,
                 addresses: addresses.into_iter().map(|(address, _)| address).collect(),
                 link_local: link_local.first().map(|(address, _)| *address),
+                listeners,
             })
         })
     };

@@ -99,6 +99,7 @@ mod tests {
             deny_all: false,
             shared_hooks: false,
             adopt_until: 0,
+            listeners: Default::default(),
         };
         let peer: IpAddr = "fd00::3".parse().unwrap();
         let questions = questions(&endpoint, &[(peer, 8)]);

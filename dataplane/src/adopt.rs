@@ -244,6 +244,7 @@ impl Kernel {
             deny_all: bits & flags::DENY_ALL != 0,
             shared_hooks: bits & flags::SHARED_HOOKS != 0,
             adopt_until: record.adopt_until.load(),
+            listeners: record.listeners,
             addresses,
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use cofferdam_verdict::{
     address::{Address, Family},
     bucket::Full,
-    endpoint::{EndpointRecord, STAMP_KEY, flags},
+    endpoint::{EndpointRecord, MAX_LISTENERS, STAMP_KEY, flags},
     shared::SharedWord,
 };
 
@@ -49,6 +49,9 @@ pub struct Endpoint {
     /// before it was put in force go on, if policy would let them begin in both
     /// directions; 0 = never.
     pub adopt_until: u32,
+    /// TCP ports at which the workload took connections when filters first went on the
+    /// interface, as in [`EndpointRecord::listeners`].
+    pub listeners: [u32; MAX_LISTENERS],
 }
 impl Kernel {
     /// Puts an endpoint in force, in place of the one on the same interface.
@@ -195,6 +198,7 @@ impl Kernel {
             primary_slot: endpoint.addresses.first().map_or(0, |&(_, slot)| slot),
             stamp: endpoint.stamp.into(),
             adopt_until: SharedWord::new(endpoint.adopt_until),
+            listeners: endpoint.listeners,
             link_local: endpoint
                 .link_local
                 .map_or([0; 4], |address| Address::from(IpAddr::V6(address)).words),

@@ -413,6 +413,7 @@ impl Firewall {
             deny_all: false,
             shared_hooks: false,
             adopt_until: 0,
+            listeners: Default::default(),
         }
     }
 

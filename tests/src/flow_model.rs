@@ -39,7 +39,7 @@ use fastrand::Rng;
 use crate::packet::{End, Family, Mac, Packet, ip_protocol, ping, sctp, tcp, time_exceeded, udp};
 
 use node::{Endpoint, Node};
-use region::{PODS, Party, Region, Standing, fixed_address, pod_address};
+use region::{PODS, PORTS, Party, Region, Standing, fixed_address, pod_address};
 use sight::{Kind, Part, Quoted, Segment, Sight};
 use steps::{Fault, Protocol, Step, Talk};
 use truth::{Opinion, Truth, Way};
@@ -111,6 +111,7 @@ impl Coverage {
             Way::ByItself,
             Way::Conversation,
             Way::Adopted,
+            Way::Answer,
             Way::Fragment,
             Way::Related,
             Way::Itself,
@@ -257,6 +258,10 @@ impl<'r> Stage<'r> {
                 0 => node.now.wrapping_add(rng.u32(1..200)),
                 _ => 0,
             },
+            listeners: {
+                let mut listens = |_: &u16| rng.u8(..4) == 0;
+                PORTS.into_iter().filter(|port| listens(port)).collect()
+            },
             addresses: Vec::new(),
         });
         let mut stage = Self {
@@ -276,6 +281,7 @@ impl<'r> Stage<'r> {
         };
         for pod in 0..PODS {
             stage.truth.adopt_until[pod] = stage.endpoints[pod].adopt_until;
+            stage.truth.listeners[pod] = stage.endpoints[pod].listeners.clone();
             stage.stamp(pod);
         }
         stage.change(0);

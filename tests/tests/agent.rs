@@ -15,6 +15,8 @@ mod explain;
 mod identity;
 #[path = "agent/leaving.rs"]
 mod leaving;
+#[path = "agent/listeners.rs"]
+mod listeners;
 #[path = "agent/records.rs"]
 mod records;
 #[path = "agent/reports.rs"]

@@ -189,6 +189,7 @@ fn says(record: &EndpointRecord, endpoint: &Endpoint) -> bool {
         && record.stamp == u32::from(endpoint.stamp)
         && record.link_local == link_local
         && record.adopt_until.load() == endpoint.adopt_until
+        && record.listeners == endpoint.listeners
         && record.incarnation == endpoint.incarnation
         && record.mac == mac
         && is_closed == endpoint.deny_all

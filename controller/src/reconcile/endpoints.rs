@@ -45,7 +45,14 @@ impl Reconciler {
         match place {
             Place::Taken(before) => self.describe_anew(&before.id, endpoint),
             Place::Free => {
-                self.check_room(endpoint.link.host_ifindex)?;
+                let EndpointLink {
+                    host_ifindex,
+                    host_mac,
+                    ..
+                } = endpoint.link;
+                self.check_room(host_ifindex)?;
+                let now = uptime().as_secs();
+                (self.links).note_listeners(host_ifindex, host_mac, inner.listeners, now);
                 self.close(&endpoint)?;
                 for id in replaced {
                     self.leave(&id);
@@ -697,8 +704,7 @@ fn close_record(
     // Asked while there may be no record yet: then this is the time that filters first go
     // there.
     let link = wire(links, force, &endpoint.link);
-    let adopt_until = link.and_then(|link| link.adopt_until);
-    force.close(endpoint, adopt_until.unwrap_or(0))
+    force.close(endpoint, link.as_ref())
 }
 
 /// Returns what packets of a link are to carry, `None` if there is no number for them.

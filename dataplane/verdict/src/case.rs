@@ -274,13 +274,20 @@ impl Case {
     }
 
     /// Returns `true` if the case is a TCP segment that opens nothing, that belongs to no
-    /// flow, and that policy allows.
+    /// flow, and that policy has been asked about.
     #[inline(always)]
     pub(crate) const fn is_midstream(&self) -> bool {
         self.flow_step == step::UNKNOWN
-            && self.is_allowed()
+            && (self.is_allowed() || self.is_denied_by_policy())
             && self.protocol() == protocol::TCP
             && !is_opening(self)
+    }
+
+    /// Returns `true` if policy denies the packet: nothing is wrong with it otherwise.
+    #[inline(always)]
+    pub(crate) const fn is_denied_by_policy(&self) -> bool {
+        let reason = word_reason(self.enforced);
+        !self.is_allowed() && (reason == Reason::Rule as u32 || reason == Reason::Isolated as u32)
     }
 
     /// Whether the flow table wants to know the answer.

@@ -1,11 +1,25 @@
 //! Endpoints and the bindings of slots to them.
 
-use crate::shared::SharedWord;
+use crate::{address::Family, shared::SharedWord};
 
 /// Most IPv4 addresses of one endpoint.
 pub const MAX_ADDRESSES_V4: usize = 8;
 /// Most IPv6 addresses of one endpoint, a link-local one included.
 pub const MAX_ADDRESSES_V6: usize = 8;
+
+/// Most listeners of one endpoint that are remembered.
+pub const MAX_LISTENERS: usize = 10;
+
+/// A word of [`EndpointRecord::listeners`]: a port, and above it a bit for each family
+/// that the listener takes.
+pub mod listener {
+    /// It takes connections by IPv4.
+    pub const V4: u32 = 1 << 16;
+    /// It takes connections by IPv6.
+    pub const V6: u32 = 1 << 17;
+    /// Bits of the port.
+    pub const PORT: u32 = 0xffff;
+}
 
 /// Bits of [`EndpointRecord::flags`].
 pub mod flags {
@@ -56,8 +70,9 @@ pub struct EndpointRecord {
     /// Link-local IPv6 address that stood on the workload's interface when it was added,
     /// host-order words; zero when there was none.
     pub link_local: [u32; 4],
-    /// Zero.
-    pub _pad: [u32; 10],
+    /// TCP ports at which the workload took connections when filters first went on its
+    /// interface, see [`listener`]; 0 = none. Where there were more, the lowest.
+    pub listeners: [u32; MAX_LISTENERS],
     /// IPv4 addresses, host order.
     pub v4: [u32; MAX_ADDRESSES_V4],
     /// Their slots.
@@ -75,6 +90,27 @@ const _: () = assert!(
         && core::mem::offset_of!(EndpointRecord, v4) == 96
         && core::mem::offset_of!(EndpointRecord, v6) == 160
 );
+
+impl EndpointRecord {
+    /// Returns `true` if the workload is known to have taken TCP connections at a port
+    /// when filters first went on its interface.
+    #[inline(always)]
+    pub(crate) fn listened(&self, family: Family, port: u16) -> bool {
+        let bit = match family {
+            Family::V4 => listener::V4,
+            Family::V6 => listener::V6,
+        };
+        let mut i = 0;
+        while i < MAX_LISTENERS {
+            let word = self.listeners[i];
+            if word & listener::PORT == port as u32 && word & bit != 0 {
+                return true;
+            }
+            i += 1;
+        }
+        false
+    }
+}
 
 /// Who owns a slot's address just now. One per slot, kept across policies.
 #[repr(C)]

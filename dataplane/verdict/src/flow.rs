@@ -11,6 +11,7 @@
 //! word again. What the word holds is truncated: before a value comes round
 //! again, the sweep has cleared every entry that carries it.
 
+mod adopt;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
 mod track;
@@ -23,7 +24,8 @@ use crate::{
     verdict::RULE_BITS,
 };
 
-pub use track::{ATTEMPTS, Aside, adopt, choose, give_up, remember, track};
+pub use adopt::{Aside, adopt};
+pub use track::{ATTEMPTS, choose, give_up, remember, track};
 pub(crate) use track::{is_live, is_opening};
 
 /// Entries of a set.

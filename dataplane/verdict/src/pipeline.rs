@@ -12,7 +12,7 @@
 //! 4. [`Steps::track`] settles a packet of a live flow.
 //! 5. [`Steps::relate`] settles an ICMP error about a live flow.
 //! 6. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
-//!    nothing, [`Steps::adopt`] has it asked about the other direction, too.
+//!    nothing, [`Steps::adopt`] may have it asked about the other direction.
 //! 7. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow.
 //! 8. [`Steps::hold`] remembers an allowed first fragment for the later ones.
 //! 9. [`Steps::count`] counts the rules that decided, where policy was asked.

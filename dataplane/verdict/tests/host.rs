@@ -1,6 +1,8 @@
 //! The code of the kernel programs in ordinary memory, where all that it reads is the
 //! test's: bytes, what the kernel says of a packet, tables, the clock.
 
+#[path = "host/adopting.rs"]
+mod adopting;
 #[path = "host/following.rs"]
 mod following;
 #[path = "host/hits.rs"]

@@ -8,7 +8,7 @@ use cofferdam_verdict::{
     address::Address,
     bucket::{AddressBlock, AddressWriter, Bucket, Found, Writer, find_address},
     counter::Hook,
-    endpoint::{Binding, EndpointRecord, STAMP_KEY},
+    endpoint::{Binding, EndpointRecord, STAMP_KEY, listener},
     flow::{FlowSet, IDLE_TIMES, Idle},
     fragment::{self, FragmentSet},
     hash::Keys,
@@ -48,6 +48,8 @@ pub(super) struct Endpoint {
     pub(super) incarnation: u32,
     pub(super) stamp: u32,
     pub(super) adopt_until: u32,
+    /// Ports at which it took TCP connections of both families.
+    pub(super) listeners: Vec<u16>,
     pub(super) addresses: Vec<(IpAddr, u32)>,
 }
 
@@ -193,6 +195,9 @@ impl Node {
             primary_slot: endpoint.addresses.first().map_or(0, |(_, slot)| *slot),
             ..EndpointRecord::default()
         };
+        for (word, &port) in record.listeners.iter_mut().zip(&endpoint.listeners) {
+            *word = u32::from(port) | listener::V4 | listener::V6;
+        }
         let (mut v4, mut v6) = (0, 0);
         for &(address, slot) in &endpoint.addresses {
             let words = Address::from(address).words;

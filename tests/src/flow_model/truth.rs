@@ -141,6 +141,8 @@ pub(super) enum Way {
     Conversation,
     /// A TCP segment from before the endpoint was put in force.
     Adopted,
+    /// The same, of the end that was connected to: its opener has not been heard of yet.
+    Answer,
     /// Its first fragment has passed.
     Fragment,
     /// An ICMP error about a conversation.
@@ -196,6 +198,8 @@ pub(super) struct Truth {
     pub(super) region: Region,
     pub(super) stamps: [u32; PODS],
     pub(super) adopt_until: [u32; PODS],
+    /// Ports at which workloads took TCP connections before they were endpoints.
+    pub(super) listeners: [Vec<u16>; PODS],
     pub(super) own_node_allowed: bool,
     /// Partitions have few sets.
     pub(super) is_small: bool,
@@ -211,6 +215,7 @@ impl Truth {
             region,
             stamps: [0; PODS],
             adopt_until: [0; PODS],
+            listeners: <_>::default(),
             own_node_allowed,
             is_small,
             revision: 0,
@@ -436,9 +441,14 @@ impl Truth {
             Kind::Tcp(_) => {
                 if answers || permitted && !same.is_empty() {
                     Ok(Way::Conversation)
-                } else if permitted && self.is_adopting(sight.pod) && self.lets_back(sight, sender)
-                {
-                    Ok(Way::Adopted)
+                } else if self.is_adopting(sight.pod) && sender != Some(Sender::Unknown) {
+                    let lets_back = self.lets_back(sight, sender);
+                    match self.is_openers(sight, sender) {
+                        Some(true) if permitted => Ok(Way::Adopted),
+                        Some(false) if lets_back => Ok(Way::Answer),
+                        None if permitted && lets_back => Ok(Way::Adopted),
+                        _ => Err("a segment of a connection that policy denies"),
+                    }
                 } else {
                     Err("a segment of no connection")
                 }
@@ -446,6 +456,20 @@ impl Truth {
             _ if permitted => Ok(Way::ByItself),
             _ if answers => Ok(Way::Conversation),
             _ => Err("policy does not allow it, and it answers nothing"),
+        }
+    }
+
+    /// Returns `true` if a segment's sender opened its connection, `false` if the receiver
+    /// did, by who took connections; `None` if that does not tell.
+    fn is_openers(&self, sight: &Sight, sender: Option<Sender>) -> Option<bool> {
+        let ((_, peer), (own, others)) = sight.seen_by_pod();
+        let is_behind_another = matches!(sender, Some(Sender::Masqueraded(_)));
+        match self.region.standing(peer) {
+            Standing::Pod(pod) if !is_behind_another && self.listeners[pod].contains(&others) => {
+                Some(sight.sent)
+            }
+            _ if self.listeners[sight.pod].contains(&own) => Some(!sight.sent),
+            _ => None,
         }
     }
 
@@ -543,7 +567,10 @@ impl Truth {
             let is_answer = !other.is_empty() && sight.kind != Kind::Tcp(Segment::Syn);
             return is_answer.then_some(Tolerance::SharedPorts);
         }
-        if *way == Way::Adopted {
+        if matches!(way, Way::Adopted | Way::Answer) {
+            if !same.is_empty() || !other.is_empty() {
+                return Some(Tolerance::SharedPorts);
+            }
             let is_node = sight.sent && self.region.standing(sight.destination) == Standing::Node;
             return is_node.then_some(Tolerance::AdoptionTowardsNode);
         }

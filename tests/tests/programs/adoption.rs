@@ -335,6 +335,7 @@ fn an_adopted_set_has_the_room_that_it_had() {
         deny_all: ifindex % 2 == 0,
         shared_hooks: ifindex % 3 == 0,
         adopt_until: ifindex % 5,
+        listeners: std::array::from_fn(|place| ifindex + place as u32),
     };
     for ifindex in 1..LIMITS.endpoints {
         kernel
@@ -391,6 +392,7 @@ fn what_the_next_endpoint_needs_is_made_beforehand_and_once() {
             deny_all: true,
             shared_hooks: false,
             adopt_until: 0,
+            listeners: Default::default(),
         };
         kernel.set_endpoint(&endpoint).expect("there is room");
     }
@@ -413,6 +415,7 @@ fn what_an_agent_died_in_the_middle_of_is_undone() {
         deny_all: false,
         shared_hooks: false,
         adopt_until: 0,
+        listeners: Default::default(),
     };
     kernel.set_endpoint(&endpoint).expect("there is room");
     let bound = |kernel: &Kernel, slot: usize| {

@@ -13,7 +13,7 @@
 //! | of a flow | of an older table, or its peer's address or labels changed | yes, in the flow's direction | entry renewed | entry removed |
 //! | TCP SYN from the opener | any | yes | entry renewed, or begun again | entry removed |
 //! | TCP SYN from the other end | any | yes, as new | entry kept; a closing one begun again the other way | entry kept |
-//! | TCP without SYN | none | yes, in both directions | `no_flow`, unless such segments are adopted | – |
+//! | TCP without SYN | none | yes, see [`adopt`](mod@super::adopt) | `no_flow`, unless such segments are adopted | – |
 //!
 //! The stamp tells who sent a packet towards a workload. An entry whose peer is a
 //! workload of this node, or the node itself, counts only for packets that come from
@@ -378,7 +378,7 @@ fn account<M: FlowMemory>(
 /// Turns a case round: the other end's packet to this endpoint becomes this
 /// endpoint's to the other end, with the port that policy asks about.
 #[inline(always)]
-fn turn(case: &mut Case) {
+pub(super) fn turn(case: &mut Case) {
     core::mem::swap(&mut case.source, &mut case.destination);
     case.marks ^= mark::TO_WORKLOAD;
     let (_, port) = case.opener_ports();
@@ -387,69 +387,11 @@ fn turn(case: &mut Case) {
 
 /// Turns a case back, as the packet was.
 #[inline(always)]
-fn turn_back(case: &mut Case) {
+pub(super) fn turn_back(case: &mut Case) {
     core::mem::swap(&mut case.source, &mut case.destination);
     core::mem::swap(&mut case.source_slot, &mut case.destination_slot);
     case.marks ^= mark::TO_WORKLOAD;
     case.key = row_key(case.protocol(), case.ports as u16);
-}
-
-/// Prepares the second question about a TCP segment that opens nothing and that policy
-/// allows: whether the other end could have opened the connection. Turns the case round
-/// for that and returns `true`; denies it as `no_flow` where such segments are not adopted.
-#[inline(always)]
-pub fn adopt<M: FlowMemory>(memory: &M, case: &mut Case) -> bool {
-    let Some(record) = memory.endpoint(case.endpoint) else {
-        return false;
-    };
-    // Jiffies wrap; no deadline comes near half of their range.
-    let end = record.adopt_until.load();
-    let left = end.wrapping_sub(memory.jiffies());
-    if end == 0 || left == 0 || left >> 31 != 0 {
-        refuse(case, Reason::NoFlow);
-        return false;
-    }
-    turn(case);
-    case.marks |= mark::TURNED | mark::ASSUMED;
-    true
-}
-
-/// Answers of a case, put aside while its other direction is asked about.
-#[derive(Clone, Copy, Debug)]
-pub struct Aside {
-    enforced: u32,
-    audited: u32,
-    direction: u32,
-    slots: [u32; 2],
-    marks: u32,
-}
-
-impl Aside {
-    /// Puts a case's answers aside.
-    #[inline(always)]
-    pub const fn of(case: &Case) -> Self {
-        Self {
-            enforced: case.enforced,
-            audited: case.audited,
-            direction: case.direction,
-            slots: [case.source_slot, case.destination_slot],
-            marks: case.marks,
-        }
-    }
-
-    /// Turns the case back. Its answers are those put aside, unless the other direction
-    /// is denied: then the case is, for that reason.
-    #[inline(always)]
-    pub fn restore(&self, case: &mut Case) {
-        turn_back(case);
-        case.marks = self.marks;
-        [case.source_slot, case.destination_slot] = self.slots;
-        if case.is_allowed() {
-            case.enforced = self.enforced;
-            case.audited = self.audited;
-            case.direction = self.direction;
-        }
-    }
 }
 
 /// Denies what could not be remembered.
@@ -461,7 +403,7 @@ pub fn give_up(case: &mut Case) {
 }
 
 #[inline(always)]
-fn refuse(case: &mut Case, reason: Reason) {
+pub(super) fn refuse(case: &mut Case, reason: Reason) {
     case.settle(Verdict::deny(reason));
     case.flow_step = step::SETTLED;
 }
@@ -523,9 +465,7 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
     case.flow_step = step::SETTLED;
     if !case.is_allowed() {
         // Only policy ends a flow: a packet with somebody else's address does not.
-        let reason = word_reason(case.enforced);
-        let by_policy = reason == Reason::Rule as u32 || reason == Reason::Isolated as u32;
-        if by_policy && (found == step::STALE || found == step::REOPENED) {
+        if case.is_denied_by_policy() && (found == step::STALE || found == step::REOPENED) {
             let word = found_word(case);
             let free = word.published(0, 0, 0, FlowState::Free, 0);
             memory.exchange(&entry.state, word.0, free.0);
