@@ -219,6 +219,10 @@ pub struct EndpointStatus {
     /// Why it is not enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Programs of others on its interface, or on the bridge that it is a port of, that can
+    /// hide who sent a packet; normally none.
+    #[serde(default)]
+    pub obstacles: Vec<String>,
 }
 
 /// How full a table is.

@@ -122,7 +122,8 @@ impl Reconciler {
 
     /// Describes others' programs that can take a stamp off or put another one on: behind
     /// or before ours where packets come in, and both ways on what they pass on the node.
-    pub(super) fn stamp_obstacles(&self) -> Vec<String> {
+    /// Returns a sentence for each, with the index of the interface.
+    pub(super) fn stamp_obstacles(&self) -> Vec<(u32, String)> {
         let mut sentences = Vec::new();
         for interface in self.interfaces.by_index.values() {
             let passes_both_ways = matches!(interface.kind, Kind::Bridge | Kind::Tunnel);
@@ -135,11 +136,12 @@ impl Reconciler {
                     continue;
                 }
                 let place = if foreign.before { "before ours " } else { "" };
-                sentences.push(format!(
+                let sentence = format!(
                     "others have programs {place}at {} of {}: one that answers OK or pass can \
                      take off or forge what says who sent a packet",
                     foreign.hook, interface.name
-                ));
+                );
+                sentences.push((interface.ifindex, sentence));
             }
         }
         sentences
@@ -147,7 +149,8 @@ impl Reconciler {
 
     /// Logs sentences about others' programs, each once while it is so.
     pub(super) fn tell_stamp_obstacles(&mut self) {
-        let now: BTreeSet<String> = self.stamp_obstacles().into_iter().collect();
+        let obstacles = self.stamp_obstacles().into_iter();
+        let now: BTreeSet<String> = obstacles.map(|(_, sentence)| sentence).collect();
         for sentence in now.difference(&self.doors.told) {
             tracing::warn!("{sentence}");
         }

@@ -29,6 +29,7 @@ impl Reconciler {
     }
 
     pub(super) fn status_report(&self) -> StatusReport {
+        let obstacles = self.stamp_obstacles();
         StatusReport {
             schema: Schema,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -52,15 +53,27 @@ impl Reconciler {
                         }
                     }),
                     problem: managed.problem.clone(),
+                    obstacles: self.on_the_way(managed, &obstacles),
                 })
                 .collect(),
             capacity: self.capacity(),
             memory_bytes: self.memory_bytes(),
             tamper_events: self.tamper_events,
             uncleared: self.uncleared(),
-            obstacles: self.stamp_obstacles(),
+            obstacles: obstacles.into_iter().map(|(_, text)| text).collect(),
             diagnostics: self.diagnostics(),
         }
+    }
+
+    /// Those obstacles that packets of an endpoint meet on its interface and its bridge.
+    fn on_the_way(&self, managed: &Managed, obstacles: &[(u32, String)]) -> Vec<String> {
+        let own = managed.endpoint.link.host_ifindex;
+        let bridge = self.interfaces.by_index.get(&own);
+        let bridge = bridge.map_or(0, |interface| interface.controller);
+        let met = obstacles
+            .iter()
+            .filter(|(ifindex, _)| *ifindex == own || *ifindex == bridge);
+        met.map(|(_, text)| text.clone()).collect()
     }
 
     fn links(&self, ifindex: u32) -> Vec<Link> {
@@ -187,6 +200,13 @@ impl Reconciler {
             used: (self.endpoints.len() + self.leaving.len()) as u64,
             max: limits.endpoints.into(),
             bytes: bytes(map),
+        });
+        // Among those: each keeps a record that lets nothing pass until its interface has gone.
+        capacity.push(Capacity {
+            table: "endpoints_leaving".to_owned(),
+            used: self.leaving.len() as u64,
+            max: 0,
+            bytes: 0,
         });
         capacity.push(Capacity {
             table: "addresses".to_owned(),

@@ -71,6 +71,11 @@ fn the_interface_of_a_removed_endpoint_stays_closed_until_it_has_gone() {
         let is_web = |one: &&EndpointStatus| one.id == "shop/web/eth0";
         let webs = status.endpoints.iter().filter(is_web);
         assert!(webs.map(|one| one.leaving).eq([true]), "{status:?}");
+        let room = status.capacity.iter().filter_map(|one| {
+            let table = one.table.strip_prefix("endpoints")?;
+            Some((table, one.used))
+        });
+        assert!(room.eq([("", 3), ("_leaving", 1)]), "{status:?}");
         let [left] = &leaving(&scene)[..] else {
             panic!("{:?}", scene.agent.endpoints());
         };

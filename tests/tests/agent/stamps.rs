@@ -239,6 +239,17 @@ fn filters_of_others_that_can_hide_a_sender_are_told() {
     let told = |place: &str| obstacles.iter().any(|one| one.contains(place));
     assert!(told(&format!("clsact_ingress of {web}")), "{obstacles:?}");
     assert!(told("clsact_egress of br0"), "{obstacles:?}");
+    // Each endpoint is told of those on its own way.
+    let status = scene.agent.status();
+    let of = |id: &str| {
+        let endpoint = status.endpoints.iter().find(|one| one.id == id);
+        &endpoint.expect("it was added").obstacles
+    };
+    assert_eq!(*of("shop/web/eth0"), obstacles);
+    let [of_db] = &of("shop/db/eth0")[..] else {
+        panic!("{status:?}");
+    };
+    assert!(of_db.contains("clsact_egress of br0"), "{of_db}");
     // And once in the log, at the latest by the next agent.
     scene.agent.kill();
     scene.agent.start_enforced();
