@@ -103,11 +103,18 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
             })
         })
         .collect();
-    // Of the last tables, each for one changed policy.
-    let mut given = numbers(&agent.log(), " published ", "in_force_us=")?;
-    let given: Vec<f64> = (given.drain(given.len().saturating_sub(samples)..))
-        .map(|us| us / 1e3)
+    let given = last_given(&agent, samples)?;
+    let relabelled: Vec<f64> = (0..=samples)
+        .map(|i| {
+            let pod = cluster.pod_elsewhere(i);
+            timed(&mut || {
+                agent.document("elsewhere.yaml", &pod);
+                assert!(agent.sync().enforced, "{}", agent.log());
+            })
+        })
+        .skip(1) // The pod comes.
         .collect();
+    let relabels = last_given(&agent, samples)?;
     let memory = memory_kib(&agent.pid().to_string(), "RssAnon")?;
     agent.stop();
 
@@ -122,6 +129,8 @@ pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult
         of("sync_unchanged", "ms", &unchanged),
         of("policy_changed_to_in_force", "ms", &given),
         of("policy_changed_and_synced", "ms", &changed),
+        of("relabel_remote", "ms", &relabels),
+        of("relabel_remote_synced", "ms", &relabelled),
         of("rss_anon", "KiB", &[memory]),
     ];
     results.iter().for_each(AgentResult::print);
@@ -175,6 +184,14 @@ fn add_like(agent: &Agent, workload: &Workload, pod: &Pod) {
 /// force: from the desired state before to the address that leads to its slot.
 fn placed_us(log: &str) -> anyhow::Result<Vec<f64>> {
     numbers(log, "added to the table in force", "microseconds=")
+}
+
+/// The milliseconds from a request until the kernel had the table for it, of the last
+/// tables.
+fn last_given(agent: &Agent, tables: usize) -> anyhow::Result<Vec<f64>> {
+    let mut given = numbers(&agent.log(), " published ", "in_force_us=")?;
+    let last = given.drain(given.len().saturating_sub(tables)..);
+    Ok(last.map(|us| us / 1e3).collect())
 }
 
 /// The numbers that lines of a log give for something.

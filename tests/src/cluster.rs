@@ -119,8 +119,24 @@ impl Cluster {
 
     /// A pod like `pod`, one of [`NODE`]'s, with an address nobody has.
     pub fn twin(&self, pod: usize, address: &str) -> String {
-        let text = self.pod(pod * self.nodes_count(), Some(address));
+        let pod = pod * self.nodes_count();
+        let text = self.pod_of(pod, 0, 0, Some(&format!("[{{ip: {address}}}]")));
         text.replace("name: pod-", "name: twin-")
+    }
+
+    /// A pod of another node that is in none of the files, or one that replaces it with
+    /// the labels of another application of its namespace, by turns of `number`.
+    pub fn pod_elsewhere(&self, number: usize) -> String {
+        let applications = PODS_PER_NAMESPACE / PODS_PER_APPLICATION;
+        let pod = number % applications * PODS_PER_APPLICATION;
+        // No pod of a cluster is the 253rd of its node.
+        let text = self.pod_of(
+            pod,
+            1,
+            252,
+            Some("[{ip: 10.0.1.253}, {ip: 'fd00:10:1::fd'}]"),
+        );
+        text.replace(&format!("pod-{pod}"), "elsewhere")
     }
 
     fn namespaces(&self) -> usize {
@@ -183,18 +199,19 @@ impl Cluster {
         );
         let first = namespace * PODS_PER_NAMESPACE;
         for pod in first..(first + PODS_PER_NAMESPACE).min(self.size.pods) {
-            text += &self.pod(pod, None);
+            let nodes = self.nodes_count();
+            text += &self.pod_of(pod, pod % nodes, pod / nodes, None);
         }
         text
     }
 
-    fn pod(&self, pod: usize, address: Option<&str>) -> String {
+    /// A pod, which is so many-th of its node; with addresses other than those that follow.
+    fn pod_of(&self, pod: usize, node: usize, on_node: usize, addresses: Option<&str>) -> String {
         let (namespace, application) = self.place(pod);
         let tier = application % TIERS.len();
-        let (node, on_node) = (pod % self.nodes_count(), pod / self.nodes_count());
         let port = PORTS[tier] + application % 3;
-        let addresses = match address {
-            Some(address) => format!("[{{ip: {address}}}]"),
+        let addresses = match addresses {
+            Some(addresses) => addresses.to_owned(),
             None => format!(
                 "[{{ip: 10.{}.{}.{}}}, {{ip: 'fd00:10:{node:x}::{:x}'}}]",
                 node / 256,
