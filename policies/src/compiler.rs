@@ -63,14 +63,15 @@ use thiserror::Error;
 use crate::inventory::{Inventory, ObjectName, Owner, Workload};
 
 use facts::FactBook;
-use matrix::Matrix;
+use matrix::{Matrix, RemoteRows};
 use owned::{Owned, OwnedSlot};
 use peers::{Atoms, PeerLists};
+use policy::{NamespacePolicies, PolicyPlaces};
 use range_tree::RangeTrees;
 use remote::{Remote, RemoteBook};
 use rules::RuleNumbers;
 use signatures::{KnownSignatures, LastSignatures, Signatures, number};
-use subjects::{KnownClasses, Subjects};
+use subjects::{KnownClasses, Numbering, RuleBook, Subjects};
 
 pub use additions::SlotEntry;
 pub use rules::{PolicyKind, RuleEntry, RuleKey, RuleMeaning, RuleTable};
@@ -232,6 +233,9 @@ pub struct Compiler {
     signatures: Option<LastSignatures>,
     owned: Option<Owned>,
     remote: RemoteBook,
+    remote_rows: RemoteRows,
+    rules: RuleBook,
+    places: PolicyPlaces,
     subjects_alone: bool,
 }
 
@@ -265,17 +269,25 @@ impl Compiler {
 
         let mut lists = PeerLists::default();
         let mut numbers = RuleNumbers::new(limits);
+        let policies = NamespacePolicies::new(inventory, &mut self.places);
         let mut remote = match self.subjects_alone {
             true => Remote::default(),
-            false => Remote::new(inventory, &mut signatures, &owned, &mut self.remote)?,
+            false => {
+                let book = &mut self.remote;
+                Remote::new(inventory, &mut signatures, &owned, &policies, book)?
+            }
         };
         let subjects = Subjects::new(
             inventory,
             &mut signatures,
             owned.local_signatures(),
             &remote,
-            &mut lists,
-            &mut numbers,
+            &policies,
+            Numbering {
+                lists: &mut lists,
+                numbers: &mut numbers,
+                book: &mut self.rules,
+            },
         )?;
         let ranges = lists.ranges();
         let slots = owned.with_ranges(&ranges);
@@ -289,7 +301,14 @@ impl Compiler {
         );
 
         let max_words = u64::from(limits.table_pages) * size_of::<Page>() as u64 / 4;
-        let matrix = Matrix::new(&subjects, &remote, &atoms, &mut numbers, max_words)?;
+        let matrix = Matrix::new(
+            &subjects,
+            &remote,
+            &atoms,
+            &mut numbers,
+            &mut self.remote_rows,
+            max_words,
+        )?;
         let (outside, trees) = outside_sets(&atoms, highest, limits)?;
         let (slots, profiles) = slot_profiles(slots, &outside, &subjects, &matrix, &atoms)?;
         let content = layout::Content {
@@ -305,6 +324,8 @@ impl Compiler {
         let usage = usage(limits, &rules, &content, used_words);
         if self.book.tidy(signatures.facts_in_use()) {
             self.remote = RemoteBook::default();
+            self.rules = RuleBook::default();
+            self.signatures = None;
         }
         self.owned = Some(owned);
         Ok(Compiled {
@@ -437,10 +458,10 @@ fn usage(
 ) -> Vec<Usage> {
     let (matrix, trees) = (content.matrix, content.ranges);
     let (slots, profiles) = (content.slots.len(), content.profiles.len());
-    let rows = &matrix.rows;
+    let rows = matrix.rows.all();
     let row_words: usize = rows.iter().map(|row| row.len()).sum();
-    let blocks = &matrix.blocks;
-    let groups: usize = matrix.groups.iter().map(|list| list.len()).sum();
+    let blocks = matrix.blocks.all();
+    let groups: usize = matrix.groups.all().iter().map(|list| list.len()).sum();
     let usage = |table, used: usize, max: Option<u64>, words: usize| Usage {
         table,
         used: used as u64,

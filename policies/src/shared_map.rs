@@ -18,9 +18,9 @@ use std::fmt;
 use std::ops::Index;
 use std::sync::Arc;
 
-/// Most entries of one chunk: copying one costs some microseconds, and 100 000
-/// entries are a few hundred chunks.
-const CHUNK: usize = 512;
+/// Most entries of one chunk: copying one, and working something out of it again, costs
+/// some microseconds, and 100 000 entries are a thousand chunks.
+const CHUNK: usize = 128;
 
 /// Entries that share their fate.
 pub type Chunk<K, V> = Arc<Vec<(K, V)>>;

@@ -9,9 +9,9 @@
 //!
 //! Invariants: an entry is only ever written where none was; a table with the entries
 //! that [`Compiled::additions`] names says of every packet what a table that is made
-//! anew says. Their words are the same, too, as long as everybody's signature first
-//! appears where it did: atoms are numbered by that, and so are the classes of workloads
-//! elsewhere.
+//! anew says. Their words are the same, too, unless one more own address changes the order
+//! of sets that rules of workloads elsewhere tell apart equally often: atoms of own
+//! addresses are numbered by that.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

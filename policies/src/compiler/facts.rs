@@ -70,6 +70,8 @@ pub(super) struct FactBook {
     values: Vec<HashMap<Box<str>, u32>>,
     port_names: HashMap<Protocol, HashMap<Arc<str>, u32>>,
     port_name_count: u32,
+    /// Counts values and namespaces that are new.
+    word_count: usize,
     numbers: HashMap<Facts, u32>,
     all: Vec<Facts>,
     holders: ByChunk<IpAddr, Holder, u32>,
@@ -190,6 +192,12 @@ impl FactBook {
         &self.all
     }
 
+    /// How many values and namespaces have ever been numbered: while that is the same, every
+    /// word of the same policies has the same number.
+    pub(super) fn word_count(&self) -> usize {
+        self.word_count
+    }
+
     /// The number of a namespace, if it has a workload.
     pub(super) fn namespace(&self, name: &str) -> Option<u32> {
         self.namespaces.get(name).copied()
@@ -232,6 +240,7 @@ impl FactBook {
             None => {
                 let new = number(self.namespaces.len());
                 self.namespaces.insert(name.clone(), new);
+                self.word_count += 1;
                 new
             }
         };
@@ -260,6 +269,7 @@ impl FactBook {
                 None => {
                     let new = number(values.len());
                     values.insert(value.into(), new);
+                    self.word_count += 1;
                     new
                 }
             };

@@ -48,19 +48,19 @@ impl Sections {
     fn new(content: &Content<'_>, limits: &Limits) -> Self {
         let matrix = content.matrix;
         let blocks = limits.slot_pages() as usize * PAGE_WORDS;
-        let ranges = blocks + matrix.blocks.len() * BLOCK_WORDS as usize;
+        let ranges = blocks + matrix.blocks.all().len() * BLOCK_WORDS as usize;
         let profiles_at = ranges + content.ranges.length();
         let profiles = content.profiles.len() + 1;
         let classes = profiles_at + profiles * PROFILE_WORDS as usize;
         let groups = classes + matrix.classes.len() * CLASS_WORDS as usize;
         let mut at = groups;
-        let mut groups_at = Vec::with_capacity(matrix.groups.len());
-        for list in &matrix.groups {
+        let mut groups_at = Vec::with_capacity(matrix.groups.all().len());
+        for list in matrix.groups.all() {
             groups_at.push(at);
             at += list.len();
         }
-        let mut rows_at = Vec::with_capacity(matrix.rows.len());
-        for row in &matrix.rows {
+        let mut rows_at = Vec::with_capacity(matrix.rows.all().len());
+        for row in matrix.rows.all() {
             if at % PAGE_WORDS + row.len() > PAGE_WORDS {
                 at = at.next_multiple_of(PAGE_WORDS);
             }
@@ -113,7 +113,7 @@ pub(super) fn write(
     }
     let mut put = |at: usize, word: u32| words[at] = word;
     let matrix = content.matrix;
-    let rows_of_blocks = matrix.blocks.iter().flatten();
+    let rows_of_blocks = matrix.blocks.all().iter().flatten();
     for (at, row) in (sections.blocks..).zip(rows_of_blocks) {
         put(at, offset(sections.rows_at[*row as usize]));
     }
@@ -123,14 +123,14 @@ pub(super) fn write(
     for (at, groups) in (sections.classes..).zip(matrix.classes.iter().flatten()) {
         put(at, offset(sections.groups_at[*groups as usize]));
     }
-    for (at, block) in (sections.groups..).zip(matrix.groups.iter().flatten()) {
+    for (at, block) in (sections.groups..).zip(matrix.groups.all().iter().flatten()) {
         put(
             at,
             offset(sections.blocks + *block as usize * BLOCK_WORDS as usize),
         );
     }
-    for (at, row) in sections.rows_at.iter().zip(&matrix.rows) {
-        for (at, word) in (*at..).zip(row) {
+    for (at, row) in sections.rows_at.iter().zip(matrix.rows.all()) {
+        for (at, word) in (*at..).zip(&**row) {
             put(at, *word);
         }
     }

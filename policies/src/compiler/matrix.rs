@@ -10,8 +10,10 @@
 
 mod remote;
 
+use std::hash::Hash;
+use std::sync::Arc;
+
 use foldhash::{HashMap, HashMapExt as _};
-use indexmap::IndexSet;
 
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{BLOCK_WORDS, MAX_CLASS, PAGE_WORDS};
@@ -30,20 +32,68 @@ use super::subjects::{Class, DIRECTIONS, Subjects};
 
 use remote::RemoteSide;
 
+pub(super) use remote::RemoteRows;
+
 /// Atoms per block.
 const PIECE: usize = BLOCK_WORDS as usize;
 
 /// A block: the row number of each atom of a piece.
 pub(super) type BlockRows = [u32; PIECE];
 
+/// The words of a row. Rows of workloads elsewhere are the same in many tables.
+pub(super) type Row = Arc<[u32]>;
+
 /// Values that are stored once, by number.
-pub(super) type Interned<T> = IndexSet<T, foldhash::fast::RandomState>;
+#[derive(Debug)]
+pub(super) struct Interned<T> {
+    all: Vec<T>,
+    /// The numbers of values that may come again.
+    numbers: HashMap<T, u32>,
+}
+
+impl<T: Clone + Eq + Hash> Interned<T> {
+    /// All values, in the order of their numbers.
+    pub(super) fn all(&self) -> &[T] {
+        &self.all
+    }
+
+    fn find(&self, value: &T) -> Option<u32> {
+        self.numbers.get(value).copied()
+    }
+
+    /// The number of a value, and whether it is a new one.
+    fn insert(&mut self, value: T) -> (u32, bool) {
+        match self.find(&value) {
+            Some(known) => (known, false),
+            None => {
+                let new = self.push(value.clone());
+                self.numbers.insert(value, new);
+                (new, true)
+            }
+        }
+    }
+
+    /// The number of a value that is new, and does not come again.
+    fn push(&mut self, value: T) -> u32 {
+        self.all.push(value);
+        number(self.all.len() - 1)
+    }
+}
+
+impl<T> Default for Interned<T> {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            numbers: HashMap::new(),
+        }
+    }
+}
 
 /// Everything between classes and rows.
 #[derive(Debug)]
 pub(super) struct Matrix {
     /// Words of each row.
-    pub(super) rows: Interned<Box<[u32]>>,
+    pub(super) rows: Interned<Row>,
     /// Row numbers of each block.
     pub(super) blocks: Interned<BlockRows>,
     /// Block numbers of each groups list.
@@ -85,6 +135,7 @@ impl Matrix {
         remote: &Remote,
         atoms: &Atoms,
         numbers: &mut RuleNumbers,
+        book: &mut RemoteRows,
         max_words: u64,
     ) -> Result<Self, CompileError> {
         let mut matrix = Self {
@@ -141,7 +192,7 @@ impl Matrix {
             first: &subjects.numbers,
             atoms,
             numbers,
-            gaps: atoms.gaps(),
+            book,
         })?;
         if matrix.classes.len() as u64 > u64::from(MAX_CLASS) + 1 {
             return Err(CompileError::Capacity {
@@ -184,11 +235,11 @@ impl Matrix {
                 groups[piece as usize] = self.piece(side, piece, &everybody, here)?;
             }
         }
-        let (at, is_new) = self.groups.insert_full(groups.into_boxed_slice());
+        let (at, is_new) = self.groups.insert(groups.into_boxed_slice());
         if is_new {
             self.count(pieces.into())?;
         }
-        Ok(number(at))
+        Ok(at)
     }
 
     /// One block: atoms of a piece by which rules speak of them.
@@ -235,11 +286,11 @@ impl Matrix {
     }
 
     fn block(&mut self, block: BlockRows) -> Result<u32, CompileError> {
-        let (at, is_new) = self.blocks.insert_full(block);
+        let (at, is_new) = self.blocks.insert(block);
         if is_new {
             self.count(BLOCK_WORDS.into())?;
         }
-        Ok(number(at))
+        Ok(at)
     }
 
     /// The row where these rules match. `ports` are the atom's named ports, which
@@ -277,19 +328,19 @@ impl Matrix {
             })
             .collect();
         let intervals = rows::intervals(&row_rules, side.defaults);
-        let at = self.row_words(rows::bounded_words(&intervals)?)?;
+        let at = self.row_words(rows::bounded_words(&intervals)?.into())?;
         let with_ports = side.known.entry(rules.into()).or_default();
         with_ports.push((named, at));
         Ok(at)
     }
 
-    fn row_words(&mut self, words: Box<[u32]>) -> Result<u32, CompileError> {
+    fn row_words(&mut self, words: Row) -> Result<u32, CompileError> {
         let length = words.len() as u64;
-        let (at, is_new) = self.rows.insert_full(words);
+        let (at, is_new) = self.rows.insert(words);
         if is_new {
             self.count(length)?;
         }
-        Ok(number(at))
+        Ok(at)
     }
 
     /// Keeps memory bounded before the whole table is measured.

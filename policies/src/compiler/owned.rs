@@ -37,8 +37,11 @@ pub(super) struct Owned {
     own_node: Option<Box<str>>,
     signatures: Arc<KnownSignatures>,
     slots: Vec<OwnedSlot>,
+    /// The ranges that are the slots', once they are known.
+    ranges: Option<Ranges>,
     local_signatures: Vec<bool>,
-    remote_signatures: Vec<bool>,
+    /// For each signature how many addresses of workloads elsewhere have it.
+    remote_counts: Vec<u32>,
     own_addresses: Vec<OwnAddress>,
 }
 
@@ -50,6 +53,9 @@ pub(super) struct OwnAddress {
     pub(super) signature: u32,
 }
 
+/// Stands for the signature of a slot whose owner has another one.
+const MOVED: u32 = u32::MAX;
+
 impl Owned {
     /// Finds them, unless they are those of `last`. Their ranges are not known yet.
     pub(super) fn new(
@@ -57,17 +63,25 @@ impl Owned {
         signatures: &Signatures<'_>,
         last: Option<Self>,
     ) -> Result<Self, CompileError> {
-        let known = match last {
+        let last = match last {
             Some(last) if last.follow_from(snapshot, signatures) => return Ok(last),
-            Some(last) => last.renewed(snapshot, signatures),
+            Some(last) => last.renewed(snapshot),
             None => None,
         };
-        let slots = match known {
-            Some(known) => known,
-            None => slots(snapshot, signatures)?,
+        let (slots, ranges) = match last {
+            Some(mut last) => {
+                if last.adapt(snapshot, signatures) {
+                    return Ok(last);
+                }
+                for (slot, signature) in last.slots.iter_mut().zip(signatures.of_holders()) {
+                    slot.signature = signature;
+                }
+                (last.slots, last.ranges)
+            }
+            None => (slots(snapshot, signatures)?, None),
         };
         let mut local_signatures = vec![false; signatures.all().len()];
-        let mut remote_signatures = local_signatures.clone();
+        let mut remote_counts = vec![0; signatures.all().len()];
         let mut own_addresses = Vec::new();
         let local = local_addresses(snapshot);
         let mut local = local.iter();
@@ -81,7 +95,7 @@ impl Owned {
                         signature,
                     }));
                 }
-                SlotKind::RemoteWorkload => remote_signatures[signature as usize] = true,
+                SlotKind::RemoteWorkload => remote_counts[signature as usize] += 1,
                 _ => {}
             }
         }
@@ -92,8 +106,9 @@ impl Owned {
             own_node: snapshot.own_node.map(Box::from),
             signatures: signatures.known().clone(),
             slots,
+            ranges,
             local_signatures,
-            remote_signatures,
+            remote_counts,
             own_addresses,
         })
     }
@@ -107,14 +122,10 @@ impl Owned {
             && self.local == *snapshot.local
     }
 
-    /// The slots for these, if they differ from the last ones in nothing but their
-    /// owners' signatures: where all addresses are the same ones, and those with another
-    /// owner, or another description of it, are and were of workloads elsewhere.
-    fn renewed(
-        self,
-        snapshot: &Snapshot<'_>,
-        signatures: &Signatures<'_>,
-    ) -> Option<Vec<OwnedSlot>> {
+    /// These, if the next ones differ from them in nothing but their owners' signatures:
+    /// where all addresses are the same ones, and those with another owner, or another
+    /// description of it, are and were of workloads elsewhere.
+    fn renewed(self, snapshot: &Snapshot<'_>) -> Option<Self> {
         let is_remote = |holder: Option<&Holder>| match holder {
             Some(Holder::Workload(workload)) => !snapshot.local.contains(&workload.name),
             Some(Holder::Node(..)) | None => false,
@@ -123,14 +134,63 @@ impl Owned {
             && self.own_node.as_deref() == snapshot.own_node
             && self.local == *snapshot.local;
         let mut changes = (self.holders.changes(snapshot.inventory.holders())).into_iter();
-        if !same || !changes.all(|change| is_remote(change.before) && is_remote(change.after)) {
-            return None;
+        let is_renewed =
+            same && changes.all(|change| is_remote(change.before) && is_remote(change.after));
+        is_renewed.then_some(self)
+    }
+
+    /// Makes the next ones of [`Self::renewed`] ones, if it is known of each signature which
+    /// it is now: only addresses whose owners have changed are looked at. Returns `false` if
+    /// it is not; then these are as they were.
+    fn adapt(&mut self, snapshot: &Snapshot<'_>, signatures: &Signatures<'_>) -> bool {
+        let known = signatures.known().clone();
+        let Some(renumbered) = known.renumbered(&self.signatures) else {
+            return false;
+        };
+        for (position, signature) in known.changes(&self.signatures) {
+            let slot = &mut self.slots[position];
+            if slot.kind == SlotKind::RemoteWorkload
+                && renumbered[slot.signature as usize] != Some(signature)
+            {
+                self.remote_counts[slot.signature as usize] -= 1;
+                slot.signature = MOVED;
+            }
         }
-        let mut slots = self.slots;
-        for (slot, signature) in slots.iter_mut().zip(signatures.of_holders()) {
-            slot.signature = signature;
+        let count = signatures.all().len();
+        let mut local_signatures = vec![false; count];
+        let mut remote_counts = vec![0; count];
+        let before = self.local_signatures.iter().zip(&self.remote_counts);
+        for (new, (is_local, remote)) in renumbered.iter().zip(before) {
+            if let Some(new) = new {
+                local_signatures[*new as usize] = *is_local;
+                remote_counts[*new as usize] = *remote;
+            }
         }
-        Some(slots)
+        let number = |before: u32| {
+            let new = renumbered[before as usize];
+            new.expect("an owner that has not changed keeps its signature")
+        };
+        for slot in &mut self.slots {
+            if slot.signature != MOVED {
+                slot.signature = number(slot.signature);
+            }
+        }
+        for (position, signature) in known.changes(&self.signatures) {
+            let slot = &mut self.slots[position];
+            if slot.signature == MOVED {
+                remote_counts[signature as usize] += 1;
+                slot.signature = signature;
+            }
+        }
+        for own in &mut self.own_addresses {
+            own.signature = number(own.signature);
+        }
+        self.holders = snapshot.inventory.holders().clone();
+        self.numbers = snapshot.slots.by_address().clone();
+        self.local_signatures = local_signatures;
+        self.remote_counts = remote_counts;
+        self.signatures = known;
+        true
     }
 
     /// For each signature whether a workload of this node has it.
@@ -138,9 +198,10 @@ impl Owned {
         &self.local_signatures
     }
 
-    /// For each signature whether a workload elsewhere has it.
-    pub(super) fn remote_signatures(&self) -> &[bool] {
-        &self.remote_signatures
+    /// The signatures that workloads elsewhere have, ascending.
+    pub(super) fn remote_signatures(&self) -> impl Iterator<Item = u32> {
+        let counts = (0u32..).zip(&self.remote_counts);
+        counts.filter_map(|(signature, count)| (*count > 0).then_some(signature))
     }
 
     /// The addresses of workloads of this node, in order.
@@ -151,10 +212,14 @@ impl Owned {
     /// The slots, in the order of addresses, each with the one of these ranges that its
     /// address lies in.
     pub(super) fn with_ranges(&mut self, ranges: &Ranges) -> &[OwnedSlot] {
+        if self.ranges.as_ref() == Some(ranges) {
+            return &self.slots;
+        }
         let mut along = ranges.along();
         for (slot, address) in self.slots.iter_mut().zip(self.holders.keys()) {
             slot.range = along.of(*address);
         }
+        self.ranges = Some(ranges.clone());
         &self.slots
     }
 }

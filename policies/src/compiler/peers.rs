@@ -318,6 +318,11 @@ impl Atoms {
         self.of_own[position as usize]
     }
 
+    /// The atoms of all own addresses, by position.
+    pub(super) fn of_own_addresses(&self) -> &[u32] {
+        &self.of_own
+    }
+
     /// The atom of an address that another than the own workloads owns, and that was
     /// among those given to `new`.
     pub(super) fn of_other(&self, range: u32, signature: u32) -> u32 {

@@ -20,11 +20,12 @@ use crate::inventory::{
     ClusterNetworkPolicy, ClusterRule, Inventory, Mode, NetworkPolicy, ObjectName, PortRange,
     Ports, Rule, RuleAction, Tier,
 };
+use crate::selectors::Labels;
+use crate::shared_map::SharedMap;
 
-use super::CompileError;
 use super::peers::{PeerKey, PeerLists};
 use super::rows::{Keys, Outcome};
-use super::rules::{PolicyKind, RuleEntry, RuleKey, RuleNumbers};
+use super::rules::{PolicyKind, RuleEntry, RuleKey};
 use super::signatures::Signatures;
 
 /// Where a policy comes among all policies; their order is that of asking.
@@ -114,42 +115,112 @@ impl CompiledPolicy {
     }
 }
 
-/// Compiles policies, and numbers their rules and peer lists.
+/// How much of a policy applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// It selects nobody.
+    Nothing,
+    /// It selects workloads elsewhere alone: its ingress side.
+    Ingress,
+    /// It selects workloads of this node.
+    Whole,
+}
+
+/// The entries of what applies of a policy of a namespace, in the order of their numbers.
+pub(super) fn namespace_entries(policy: &NetworkPolicy, extent: Extent) -> Vec<RuleEntry> {
+    let entry = |direction, index, place: &Place| RuleEntry {
+        key: RuleKey {
+            kind: PolicyKind::NetworkPolicy,
+            policy: policy.name.clone(),
+            direction,
+            index,
+        },
+        tier: Tier::Namespace,
+        place: place.clone(),
+    };
+    let mut entries = Vec::new();
+    for (direction, rules) in [
+        (Direction::Ingress, &policy.ingress),
+        (Direction::Egress, &policy.egress),
+    ] {
+        let Some(rules) = rules.as_ref().filter(|_| extent.has(direction)) else {
+            continue;
+        };
+        entries.push(entry(direction, None, &policy.place));
+        let rules = (0u32..).zip(rules);
+        entries.extend(rules.map(|(index, rule)| entry(direction, Some(index), &rule.place)));
+    }
+    entries
+}
+
+/// The entries of what applies of a policy of the whole cluster, in the order of their
+/// numbers.
+pub(super) fn cluster_entries(policy: &ClusterNetworkPolicy, extent: Extent) -> Vec<RuleEntry> {
+    let name = Rank::of_cluster(policy).name;
+    let mut entries = Vec::new();
+    for (direction, rules) in [
+        (Direction::Ingress, &policy.ingress),
+        (Direction::Egress, &policy.egress),
+    ] {
+        if extent.has(direction) {
+            let rules = (0u32..).zip(rules);
+            entries.extend(rules.map(|(index, rule)| RuleEntry {
+                key: RuleKey {
+                    kind: PolicyKind::ClusterNetworkPolicy,
+                    policy: name.clone(),
+                    direction,
+                    index: Some(index),
+                },
+                tier: policy.tier,
+                place: rule.place.clone(),
+            }));
+        }
+    }
+    entries
+}
+
+impl Extent {
+    fn has(self, direction: Direction) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Ingress => direction == Direction::Ingress,
+            Self::Whole => true,
+        }
+    }
+}
+
+/// Compiles policies that apply as a whole, and numbers their peer lists.
 pub(super) struct PolicyCompiler<'c, 'a> {
     pub(super) signatures: &'c Signatures<'a>,
     pub(super) lists: &'c mut PeerLists<'a>,
-    pub(super) numbers: &'c mut RuleNumbers,
+    /// The number of the next rule: entries are numbered in the same order.
+    pub(super) next: u32,
 }
 
 /// What all rules of a policy have in common.
-struct Head<'p> {
-    kind: PolicyKind,
-    rank: &'p Rank,
+struct Head {
+    tier: Tier,
     enforced: bool,
 }
 
 impl<'a> PolicyCompiler<'_, 'a> {
     /// A policy of the namespace with this number.
     pub(super) fn of_namespace(
-        &mut self,
+        mut self,
         policy: &'a NetworkPolicy,
         namespace: u32,
         subjects: Vec<u32>,
-    ) -> Result<CompiledPolicy, CompileError> {
-        let rank = Rank::of_namespace(policy);
+    ) -> CompiledPolicy {
         let head = Head {
-            kind: PolicyKind::NetworkPolicy,
-            rank: &rank,
+            tier: Tier::Namespace,
             enforced: policy.mode == Mode::Enforce,
         };
-        let mut side = |direction, rules: Option<&'a [Rule]>| {
-            let Some(rules) = rules else {
-                return Ok(None);
-            };
-            let isolation = self.number(&head, direction, None, &policy.place)?;
+        let mut side = |rules: &'a Option<Vec<Rule>>| {
+            let rules = rules.as_deref()?;
+            let isolation = self.number();
             let mut compiled = Vec::with_capacity(rules.len());
-            for (index, rule) in (0u32..).zip(rules) {
-                let number = self.number(&head, direction, Some(index), &rule.place)?;
+            for rule in rules {
+                let number = self.number();
                 let peers = rule.peers.as_ref().map(|peers| {
                     let keys = peers.iter().map(|peer| PeerKey::of(peer, namespace));
                     self.lists.add(keys.collect())
@@ -157,39 +228,34 @@ impl<'a> PolicyCompiler<'_, 'a> {
                 let outcome = decided(Action::Allow, number);
                 compiled.push(self.rule(&head, outcome, peers, rule.ports.as_deref()));
             }
-            Ok(Some(PolicySide {
+            Some(PolicySide {
                 isolation: Some(isolation),
                 rules: compiled,
-            }))
+            })
         };
-        let sides = [
-            side(Direction::Ingress, policy.ingress.as_deref())?,
-            side(Direction::Egress, policy.egress.as_deref())?,
-        ];
-        Ok(CompiledPolicy {
+        let sides = [side(&policy.ingress), side(&policy.egress)];
+        CompiledPolicy {
+            rank: Rank::of_namespace(policy),
             enforced: head.enforced,
             sides,
             subjects,
-            rank,
-        })
+        }
     }
 
     /// A policy of the whole cluster.
     pub(super) fn of_cluster(
-        &mut self,
+        mut self,
         policy: &'a ClusterNetworkPolicy,
         subjects: Vec<u32>,
-    ) -> Result<CompiledPolicy, CompileError> {
-        let rank = Rank::of_cluster(policy);
+    ) -> CompiledPolicy {
         let head = Head {
-            kind: PolicyKind::ClusterNetworkPolicy,
-            rank: &rank,
+            tier: policy.tier,
             enforced: policy.mode == Mode::Enforce,
         };
-        let mut side = |direction, rules: &'a [ClusterRule]| {
+        let mut side = |rules: &'a [ClusterRule]| {
             let mut compiled = Vec::with_capacity(rules.len());
-            for (index, rule) in (0u32..).zip(rules) {
-                let number = self.number(&head, direction, Some(index), &rule.place)?;
+            for rule in rules {
+                let number = self.number();
                 let peers = rule.peers.as_ref().map(|peers| {
                     let keys = peers.iter().flat_map(PeerKey::of_cluster);
                     self.lists.add(keys.collect())
@@ -201,92 +267,35 @@ impl<'a> PolicyCompiler<'_, 'a> {
                 };
                 compiled.push(self.rule(&head, outcome, peers, rule.ports.as_deref()));
             }
-            Ok((!compiled.is_empty()).then_some(PolicySide {
+            (!compiled.is_empty()).then_some(PolicySide {
                 isolation: None,
                 rules: compiled,
-            }))
+            })
         };
-        let sides = [
-            side(Direction::Ingress, &policy.ingress)?,
-            side(Direction::Egress, &policy.egress)?,
-        ];
-        Ok(CompiledPolicy {
+        let sides = [side(&policy.ingress), side(&policy.egress)];
+        CompiledPolicy {
+            rank: Rank::of_cluster(policy),
             enforced: head.enforced,
             sides,
             subjects,
-            rank,
-        })
-    }
-
-    /// Numbers the ingress side of a policy of a namespace that selects workloads
-    /// elsewhere alone.
-    pub(super) fn number_ingress(&mut self, policy: &NetworkPolicy) -> Result<(), CompileError> {
-        let mut number = |index, place: &Place| {
-            self.numbers.add(RuleEntry {
-                key: RuleKey {
-                    kind: PolicyKind::NetworkPolicy,
-                    policy: policy.name.clone(),
-                    direction: Direction::Ingress,
-                    index,
-                },
-                tier: Tier::Namespace,
-                place: place.clone(),
-            })
-        };
-        number(None, &policy.place)?;
-        for (index, rule) in (0u32..).zip(policy.ingress.iter().flatten()) {
-            number(Some(index), &rule.place)?;
         }
-        Ok(())
     }
 
-    /// Numbers the ingress side of a policy of the whole cluster that selects workloads
-    /// elsewhere alone.
-    pub(super) fn number_cluster_ingress(
-        &mut self,
-        policy: &ClusterNetworkPolicy,
-    ) -> Result<(), CompileError> {
-        let rank = Rank::of_cluster(policy);
-        let head = Head {
-            kind: PolicyKind::ClusterNetworkPolicy,
-            rank: &rank,
-            enforced: policy.mode == Mode::Enforce,
-        };
-        for (index, rule) in (0u32..).zip(&policy.ingress) {
-            self.number(&head, Direction::Ingress, Some(index), &rule.place)?;
-        }
-        Ok(())
-    }
-
-    fn number(
-        &mut self,
-        head: &Head<'_>,
-        direction: Direction,
-        index: Option<u32>,
-        place: &Place,
-    ) -> Result<u32, CompileError> {
-        self.numbers.add(RuleEntry {
-            key: RuleKey {
-                kind: head.kind,
-                policy: head.rank.name.clone(),
-                direction,
-                index,
-            },
-            tier: head.rank.tier,
-            place: place.clone(),
-        })
+    fn number(&mut self) -> u32 {
+        self.next += 1;
+        self.next - 1
     }
 
     fn rule(
         &self,
-        head: &Head<'_>,
+        head: &Head,
         outcome: Outcome,
         peers: Option<u32>,
         ports: Option<&[PortRange]>,
     ) -> CompiledRule {
         let mut compiled = CompiledRule {
             outcome,
-            tier: head.rank.tier,
+            tier: head.tier,
             peers,
             keys: port_keys(ports),
             names: Vec::new(),
@@ -341,4 +350,54 @@ fn decided(action: Action, number: u32) -> Outcome {
         reason: Reason::Rule,
         rule: number,
     })
+}
+
+/// Where the policies of each namespace stand among all, and what that follows from.
+#[derive(Debug, Default)]
+pub(super) struct PolicyPlaces {
+    policies: SharedMap<ObjectName, Arc<NetworkPolicy>>,
+    namespaces: SharedMap<Arc<str>, Arc<Labels>>,
+    /// By namespace the first, and then how many there are.
+    starts: Vec<usize>,
+}
+
+/// The policies of namespaces, in the order of their names.
+#[derive(Debug)]
+pub(super) struct NamespacePolicies<'a> {
+    all: Vec<&'a Arc<NetworkPolicy>>,
+    starts: Vec<usize>,
+}
+
+impl<'a> NamespacePolicies<'a> {
+    /// Finds them; `places` are those of the last table.
+    pub(super) fn new(inventory: &'a Inventory, places: &mut PolicyPlaces) -> Self {
+        let policies = inventory.policies().shared();
+        let namespaces = inventory.namespaces().shared();
+        if !places.policies.is_same(policies) || !places.namespaces.is_same(namespaces) {
+            let mut starts = vec![0];
+            let mut names = policies.keys().peekable();
+            for namespace in namespaces.keys() {
+                let mut at = starts.last().copied().unwrap_or(0);
+                while names.next_if(|name| name.namespace <= *namespace).is_some() {
+                    at += 1;
+                }
+                starts.push(at);
+            }
+            *places = PolicyPlaces {
+                policies: policies.clone(),
+                namespaces: namespaces.clone(),
+                starts,
+            };
+        }
+        Self {
+            all: policies.values().collect(),
+            starts: places.starts.clone(),
+        }
+    }
+
+    /// Those of the namespace with this number.
+    pub(super) fn of(&self, namespace: u32) -> &[&'a Arc<NetworkPolicy>] {
+        let at = namespace as usize;
+        &self.all[self.starts[at]..self.starts[at + 1]]
+    }
 }

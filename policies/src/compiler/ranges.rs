@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::signatures::number;
 
 /// The cuts of both families.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ranges {
     /// First address of each range, ascending; the first is 0.
     v4: Vec<u32>,

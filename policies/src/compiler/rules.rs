@@ -11,6 +11,8 @@
 //! Invariant: number 0 stands for nothing, and a number means one thing in one
 //! table only; over tables a rule is known by its [`RuleKey`].
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 
 use cofferdam_verdict::capacity::Limits;
@@ -90,22 +92,27 @@ pub enum RuleMeaning<'t> {
 /// The side table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuleTable {
-    entries: Vec<RuleEntry>,
-    isolation_sets: Vec<Box<[u32]>>,
+    /// Rules and isolating policies in parts, most of which the next table shares; each
+    /// part with the number of its first.
+    parts: Vec<(u32, Arc<[RuleEntry]>)>,
+    /// How many there are in all parts.
+    rules: u32,
+    isolation_sets: Vec<Arc<[u32]>>,
 }
 
 impl RuleTable {
     /// What a number in a verdict stands for.
     #[must_use]
     pub fn get(&self, number: u32) -> Option<RuleMeaning<'_>> {
-        let index = (number as usize).checked_sub(1)?;
-        match self.entries.get(index) {
-            Some(entry) => Some(RuleMeaning::Rule(entry)),
-            None => {
-                let set = self.isolation_sets.get(index - self.entries.len())?;
-                Some(RuleMeaning::IsolationSet(set))
-            }
+        let index = number.checked_sub(1)?;
+        if let Some(set) = index.checked_sub(self.rules) {
+            let set = self.isolation_sets.get(set as usize)?;
+            return Some(RuleMeaning::IsolationSet(set));
         }
+        let part = self.parts.partition_point(|(first, _)| *first <= number);
+        let (first, entries) = self.parts.get(part.checked_sub(1)?)?;
+        let entry = entries.get((number - first) as usize)?;
+        Some(RuleMeaning::Rule(entry))
     }
 
     /// The rule with this number.
@@ -129,16 +136,17 @@ impl RuleTable {
 
     /// All rules and isolating policies with their numbers, in order.
     pub fn rules(&self) -> impl ExactSizeIterator<Item = (u32, &RuleEntry)> {
-        self.entries
+        let mut parts = self
+            .parts
             .iter()
-            .enumerate()
-            .map(|(index, entry)| (index as u32 + 1, entry))
+            .flat_map(|(first, part)| (*first..).zip(&**part));
+        (0..self.rules).map(move |_| parts.next().expect("the parts have so many rules"))
     }
 
     /// Numbers in use, rules and isolation sets.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len() + self.isolation_sets.len()
+        self.rules as usize + self.isolation_sets.len()
     }
 
     /// Whether no policy is in force here.
@@ -152,7 +160,7 @@ impl RuleTable {
 #[derive(Debug)]
 pub(super) struct RuleNumbers {
     table: RuleTable,
-    sets: HashMap<Box<[u32]>, u32>,
+    sets: HashMap<Arc<[u32]>, u32>,
     max: u32,
 }
 
@@ -166,11 +174,16 @@ impl RuleNumbers {
         }
     }
 
-    /// Numbers the next rule.
-    pub(super) fn add(&mut self, entry: RuleEntry) -> Result<u32, CompileError> {
+    /// Numbers the next rules, the first with what [`Self::next`] said.
+    pub(super) fn add(&mut self, entries: Arc<[RuleEntry]>) -> Result<(), CompileError> {
         debug_assert!(self.table.isolation_sets.is_empty());
-        self.table.entries.push(entry);
-        self.last()
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let first = self.next();
+        self.table.rules = number(self.table.rules as usize + entries.len());
+        self.table.parts.push((first, entries));
+        self.last().map(|_| ())
     }
 
     /// The number that the next rule gets.
@@ -183,9 +196,10 @@ impl RuleNumbers {
         if let Some(number) = self.sets.get(policies) {
             return Ok(*number);
         }
-        self.table.isolation_sets.push(policies.into());
+        let policies: Arc<[u32]> = policies.into();
+        self.table.isolation_sets.push(policies.clone());
         let number = self.last()?;
-        self.sets.insert(policies.into(), number);
+        self.sets.insert(policies, number);
         Ok(number)
     }
 

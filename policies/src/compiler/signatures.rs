@@ -11,10 +11,13 @@
 //! signatures and not workloads, starting from the shortest list that one of its
 //! requirements permits.
 //!
-//! Invariant: signatures are numbered in the order of the addresses they first appear
-//! at, so equal inventories give equal numbers.
+//! Invariant: signatures are numbered in their own order, by namespace, labels and ports,
+//! so equal inventories give equal numbers, and a workload that takes another's labels
+//! changes no number.
 
+use std::iter;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -33,7 +36,7 @@ const OTHER_VALUE: u32 = 0;
 pub(super) type PortNumbers = Box<[(u32, u16)]>;
 
 /// What is left of a workload or node.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Signature {
     /// Number of the namespace.
     pub(super) namespace: u32,
@@ -80,23 +83,45 @@ pub(super) enum Scope<'a> {
     Nodes,
 }
 
-/// The signatures of all owners of addresses, and indexes from what selectors ask to
-/// who has it. Enough to find another workload's again.
+/// Signatures, and indexes from what selectors ask to which have it.
+#[derive(Debug)]
+struct SignatureSet {
+    vocabulary: Arc<Vocabulary>,
+    /// In order: those of one namespace stand together, and nodes' come last.
+    all: Vec<Arc<Signature>>,
+    /// By namespace its first signature, and then the first of nodes.
+    by_namespace: Vec<u32>,
+    by_key: Vec<ByValue>,
+}
+
+/// The signatures that have a key, by the number of the value.
+#[derive(Debug)]
+struct ByValue {
+    /// By value where its signatures begin.
+    starts: Vec<u32>,
+    signatures: Vec<u32>,
+}
+
+impl ByValue {
+    fn of(&self, value: u32) -> &[u32] {
+        let at = |value: u32| self.starts[value as usize] as usize;
+        &self.signatures[at(value)..at(value + 1)]
+    }
+}
+
+/// The signatures of all owners of addresses. Enough to find another workload's again.
 #[derive(Debug)]
 pub(super) struct KnownSignatures {
-    vocabulary: Arc<Vocabulary>,
-    numbers: HashMap<Signature, u32>,
-    all: Vec<Signature>,
+    set: Arc<SignatureSet>,
     /// For the facts of each address in order, chunk by chunk.
     facts: Vec<Arc<[u32]>>,
     /// For all facts the signature, if somebody has them now.
     of_facts: Vec<Option<u32>>,
-    /// For each signature the facts it was first found by.
+    /// For each signature the lowest facts that somebody has it by.
     first_facts: Vec<u32>,
-    by_namespace: Vec<Vec<u32>>,
-    by_key: Vec<Vec<u32>>,
-    by_value: HashMap<(u32, u32), Vec<u32>>,
-    nodes: Vec<u32>,
+    /// The set of the last table, if its words are the same, and for each signature there
+    /// the number here, if it is still one.
+    renumbered: Option<(Arc<SignatureSet>, Vec<Option<u32>>)>,
 }
 
 /// Signatures with all that they follow from: those of the next table are mostly the
@@ -106,6 +131,7 @@ pub(super) struct LastSignatures {
     words: Vec<Arc<[Word]>>,
     namespaces: SharedMap<Arc<str>, Arc<Labels>>,
     holders: SharedMap<IpAddr, Holder>,
+    translation: KnownTranslation,
     known: Arc<KnownSignatures>,
 }
 
@@ -119,16 +145,40 @@ pub(super) struct Signatures<'a> {
 }
 
 /// From the numbers of facts to those of a vocabulary.
+#[derive(Debug)]
 struct Translation {
     namespaces: Vec<Option<u32>>,
     keys: HashMap<u32, TranslatedKey>,
     port_names: HashMap<u32, u32>,
 }
 
+#[derive(Debug)]
 struct TranslatedKey {
     key: u32,
     /// The values that are named.
     values: HashMap<u32, u32>,
+}
+
+/// The last translation, with what it follows from.
+#[derive(Debug, Default)]
+struct KnownTranslation(Option<(usize, Arc<Vocabulary>, Translation)>);
+
+impl KnownTranslation {
+    fn get(&mut self, book: &FactBook, vocabulary: &Arc<Vocabulary>) -> &Translation {
+        let words = book.word_count();
+        let known = self
+            .0
+            .take()
+            .filter(|(before, of, _)| *before == words && Arc::ptr_eq(of, vocabulary));
+        let known = known.unwrap_or_else(|| {
+            (
+                words,
+                vocabulary.clone(),
+                Translation::new(book, vocabulary),
+            )
+        });
+        &self.0.insert(known).2
+    }
 }
 
 impl Translation {
@@ -320,66 +370,200 @@ impl LastSignatures {
     fn vocabulary(&self, inventory: &Inventory, words: &[Arc<[Word]>]) -> Option<Arc<Vocabulary>> {
         let is_same =
             self.namespaces.is_same(inventory.namespaces().shared()) && self.words == words;
-        is_same.then(|| self.known.vocabulary.clone())
+        is_same.then(|| self.known.set.vocabulary.clone())
+    }
+}
+
+impl SignatureSet {
+    /// The set of these, which are in order.
+    fn new(vocabulary: Arc<Vocabulary>, all: Vec<Arc<Signature>>) -> Self {
+        let mut by_namespace = Vec::with_capacity(vocabulary.namespaces.len() + 1);
+        let mut at = 0;
+        for namespace in 0..=number(vocabulary.namespaces.len()) {
+            let before = all[at..].iter();
+            at += before.take_while(|one| one.namespace < namespace).count();
+            by_namespace.push(number(at));
+        }
+        let mut set = Self {
+            by_namespace,
+            by_key: Vec::new(),
+            all,
+            vocabulary,
+        };
+        // For each key and value first how many there are, then where they end.
+        let values = set.vocabulary.values.iter();
+        let mut starts: Vec<Vec<u32>> = values.map(|values| vec![0; values.len() + 2]).collect();
+        let of_workloads = set.all[..at].iter();
+        for (key, value) in of_workloads.flat_map(|one| &one.labels) {
+            starts[*key as usize][*value as usize + 1] += 1;
+        }
+        set.by_key = (starts.into_iter())
+            .map(|mut starts| {
+                let mut sum = 0;
+                for start in &mut starts {
+                    sum += *start;
+                    *start = sum;
+                }
+                let signatures = vec![0; sum as usize];
+                ByValue { starts, signatures }
+            })
+            .collect();
+        let mut next: Vec<Vec<u32>> = set.by_key.iter().map(|one| one.starts.clone()).collect();
+        for (signature, one) in (0u32..).zip(&set.all[..at]) {
+            for (key, value) in &one.labels {
+                let next = &mut next[*key as usize][*value as usize];
+                set.by_key[*key as usize].signatures[*next as usize] = signature;
+                *next += 1;
+            }
+        }
+        set
+    }
+
+    fn position(&self, signature: &Signature) -> Option<u32> {
+        let found = self.all.binary_search_by(|one| (**one).cmp(signature));
+        found.ok().map(number)
+    }
+
+    /// The signatures of a namespace's workloads.
+    fn of_namespace(&self, namespace: u32) -> Range<u32> {
+        let at = namespace as usize;
+        self.by_namespace[at]..self.by_namespace[at + 1]
+    }
+
+    /// Those of nodes.
+    fn nodes(&self) -> Range<u32> {
+        let first = self.by_namespace.last().copied().unwrap_or(0);
+        first..number(self.all.len())
     }
 }
 
 impl KnownSignatures {
-    /// Finds everybody's signature.
-    fn new(inventory: &Inventory, book: &mut FactBook, vocabulary: Arc<Vocabulary>) -> Self {
+    /// Finds everybody's signature. Facts that had one in the `last` table have the same
+    /// one, if the words are the same.
+    fn new(
+        inventory: &Inventory,
+        book: &mut FactBook,
+        vocabulary: Arc<Vocabulary>,
+        translation: &mut KnownTranslation,
+        last: Option<&Self>,
+    ) -> Self {
         let facts = book.of_holders(inventory);
-        let translation = Translation::new(book, &vocabulary);
-        let mut known = Self {
-            numbers: HashMap::with_capacity(book.all().len()),
-            all: Vec::new(),
-            of_facts: vec![None; book.all().len()],
-            first_facts: Vec::new(),
-            by_namespace: vec![Vec::new(); inventory.namespaces().len()],
-            by_key: vec![Vec::new(); vocabulary.keys.len()],
-            by_value: HashMap::new(),
-            nodes: Vec::new(),
-            vocabulary,
-            facts: Vec::new(),
-        };
+        let mut in_use = vec![false; book.all().len()];
         for one in facts.iter().flat_map(|facts| facts.iter()) {
-            if known.of_facts[*one as usize].is_none() {
-                let signature = translation.signature(&book.all()[*one as usize]);
-                let number = known.add(signature);
-                known.of_facts[*one as usize] = Some(number);
-                if known.first_facts.len() < known.all.len() {
-                    known.first_facts.push(*one);
+            in_use[*one as usize] = true;
+        }
+        let last = last.filter(|last| Arc::ptr_eq(&last.set.vocabulary, &vocabulary));
+        let before = |one: usize| *last?.of_facts.get(one)?;
+        let in_use: Vec<usize> = (0..in_use.len()).filter(|one| in_use[*one]).collect();
+        // Those of the last table that somebody still has, and signatures of new facts.
+        let last_set = last.map(|last| &last.set);
+        let mut is_kept = vec![false; last_set.map_or(0, |set| set.all.len())];
+        let mut new: Vec<(usize, Arc<Signature>)> = Vec::new();
+        for one in &in_use {
+            match before(*one) {
+                Some(number) => is_kept[number as usize] = true,
+                None => {
+                    let translation = translation.get(book, &vocabulary);
+                    let signature = translation.signature(&book.all()[*one]);
+                    new.push((*one, Arc::new(signature)));
                 }
             }
         }
-        known.facts = facts;
-        known
-    }
-
-    fn add(&mut self, signature: Signature) -> u32 {
-        if let Some(number) = self.numbers.get(&signature) {
-            return *number;
-        }
-        let new = number(self.all.len());
-        if signature.namespace == NODES {
-            self.nodes.push(new);
-        } else {
-            self.by_namespace[signature.namespace as usize].push(new);
-            for (key, value) in &signature.labels {
-                self.by_key[*key as usize].push(new);
-                self.by_value.entry((*key, *value)).or_default().push(new);
+        let position = |signature: &Signature| last_set.and_then(|set| set.position(signature));
+        let mut added = Vec::new();
+        for (_, signature) in &new {
+            match position(signature) {
+                Some(number) => is_kept[number as usize] = true,
+                None => added.push(signature.clone()),
             }
         }
-        self.all.push(signature.clone());
-        self.numbers.insert(signature, new);
-        new
+        added.sort_unstable();
+        added.dedup();
+        let (set, renumbered) = match last_set {
+            Some(set) if added.is_empty() && is_kept.iter().all(|kept| *kept) => {
+                let same = (0..number(set.all.len())).map(Some);
+                (set.clone(), same.collect())
+            }
+            _ => {
+                let mut all = Vec::with_capacity(is_kept.len() + added.len());
+                let mut renumbered = Vec::with_capacity(is_kept.len());
+                let mut added = added.into_iter().peekable();
+                let last = last_set.iter().flat_map(|set| &set.all);
+                for (signature, is_kept) in last.zip(is_kept) {
+                    while let Some(one) = added.next_if(|one| one < signature) {
+                        all.push(one);
+                    }
+                    renumbered.push(is_kept.then_some(number(all.len())));
+                    all.extend(is_kept.then(|| signature.clone()));
+                }
+                all.extend(added);
+                (Arc::new(SignatureSet::new(vocabulary, all)), renumbered)
+            }
+        };
+        let mut new = new.iter();
+        let mut of_facts = vec![None; book.all().len()];
+        let mut first_facts = vec![u32::MAX; set.all.len()];
+        for one in in_use {
+            let found = match before(one) {
+                Some(before) => renumbered[before as usize],
+                None => new
+                    .next()
+                    .and_then(|(_, signature)| set.position(signature)),
+            };
+            let signature = found.expect("the set has everybody's signature");
+            of_facts[one] = Some(signature);
+            let first = &mut first_facts[signature as usize];
+            *first = number(one).min(*first);
+        }
+        Self {
+            renumbered: last_set.map(|set| (set.clone(), renumbered)),
+            set,
+            facts,
+            of_facts,
+            first_facts,
+        }
     }
 
     /// The number of a workload's signature, and the signature, if some workload had
     /// it when the table was made.
     pub(super) fn find(&self, workload: &Workload) -> Option<(u32, Signature)> {
-        let signature = self.vocabulary.signature(workload)?;
-        let number = *self.numbers.get(&signature)?;
-        Some((number, signature))
+        let signature = self.set.vocabulary.signature(workload)?;
+        Some((self.set.position(&signature)?, signature))
+    }
+
+    /// For each signature of `before`, if that was the last table's, the number it has
+    /// here, if it is still one.
+    pub(super) fn renumbered(&self, before: &Self) -> Option<&[Option<u32>]> {
+        let (last, renumbered) = self.renumbered.as_ref()?;
+        Arc::ptr_eq(last, &before.set).then_some(renumbered)
+    }
+
+    /// The signatures of addresses whose owners are perhaps known by other facts than in
+    /// `before`, by the positions of the addresses, which are the same ones in both. All
+    /// others have the facts that they had.
+    pub(super) fn changes<'s>(
+        &'s self,
+        before: &'s Self,
+    ) -> impl Iterator<Item = (usize, u32)> + 's {
+        let mut at = [0, 0];
+        let old = before.facts.iter().map(Some).chain(iter::repeat(None));
+        let chunks = self.facts.iter().zip(old).filter_map(move |(new, old)| {
+            let [first, first_before] = at;
+            at = [
+                first + new.len(),
+                first_before + old.map_or(0, |old| old.len()),
+            ];
+            let is_same = first == first_before && old.is_some_and(|old| Arc::ptr_eq(new, old));
+            (!is_same).then_some((first, new))
+        });
+        chunks.flat_map(|(first, chunk)| {
+            let signatures = chunk.iter().map(|one| self.of_facts(*one));
+            (first..).zip(signatures)
+        })
+    }
+
+    fn of_facts(&self, facts: u32) -> u32 {
+        self.of_facts[facts as usize].expect("facts that somebody has have a signature")
     }
 }
 
@@ -395,18 +579,28 @@ impl<'a> Signatures<'a> {
         let last_vocabulary = last
             .as_ref()
             .and_then(|last| last.vocabulary(inventory, &words));
-        let known = match (last.take(), last_vocabulary) {
-            (Some(last), Some(_)) if last.holders.is_same(inventory.holders()) => last.known,
-            (_, vocabulary) => {
+        let (known, translation) = match (last.take(), last_vocabulary) {
+            (Some(last), Some(_)) if last.holders.is_same(inventory.holders()) => {
+                (last.known, last.translation)
+            }
+            (last, vocabulary) => {
                 let vocabulary =
                     vocabulary.unwrap_or_else(|| Arc::new(Vocabulary::of(inventory, &words)));
-                Arc::new(KnownSignatures::new(inventory, book, vocabulary))
+                let (last, mut translation) = match last {
+                    Some(last) => (Some(last.known), last.translation),
+                    None => (None, KnownTranslation::default()),
+                };
+                let last = last.as_deref();
+                let translate = &mut translation;
+                let known = KnownSignatures::new(inventory, book, vocabulary, translate, last);
+                (Arc::new(known), translation)
             }
         };
         *last = Some(LastSignatures {
             words,
             namespaces: inventory.namespaces().shared().clone(),
             holders: inventory.holders().clone(),
+            translation,
             known: known.clone(),
         });
         Self {
@@ -425,9 +619,7 @@ impl<'a> Signatures<'a> {
     /// The signatures of all addresses' owners, in the order of addresses.
     pub(super) fn of_holders(&self) -> impl Iterator<Item = u32> {
         let facts = self.known.facts.iter().flat_map(|facts| facts.iter());
-        facts.map(|one| {
-            self.known.of_facts[*one as usize].expect("facts that somebody has have a signature")
-        })
+        facts.map(|one| self.known.of_facts(*one))
     }
 
     /// What was found out, to be kept.
@@ -438,27 +630,28 @@ impl<'a> Signatures<'a> {
     /// The number of a port name that some rule uses.
     pub(super) fn port_name(&self, name: &str, protocol: Protocol) -> u32 {
         self.known
+            .set
             .vocabulary
             .port_name(name, protocol)
             .expect("names of all rules were learnt")
     }
 
     /// All signatures by number.
-    pub(super) fn all(&self) -> &[Signature] {
-        &self.known.all
+    pub(super) fn all(&self) -> &[Arc<Signature>] {
+        &self.known.set.all
     }
 
-    /// The facts that a signature was first found by: while the book of facts is the
-    /// same, their number stands for everything that a policy can ask of it.
+    /// The lowest facts that a signature is had by: while the book of facts is the same,
+    /// their number stands for everything that a policy can ask of it.
     pub(super) fn first_facts(&self, signature: u32) -> u32 {
         self.known.first_facts[signature as usize]
     }
 
     /// Of some signatures those that a selector chooses.
     pub(super) fn select_among(&self, signatures: &[u32], selector: &LabelSelector) -> Vec<u32> {
-        let requirements = self.known.vocabulary.requirements(selector);
+        let requirements = self.known.set.vocabulary.requirements(selector);
         let is_chosen = |one: &u32| {
-            let signature = &self.known.all[*one as usize];
+            let signature = &self.known.set.all[*one as usize];
             requirements.iter().all(|r| r.holds(signature))
         };
         signatures.iter().copied().filter(is_chosen).collect()
@@ -475,67 +668,59 @@ impl<'a> Signatures<'a> {
     }
 
     fn evaluate(&mut self, scope: Scope<'a>, selector: &'a LabelSelector) -> Vec<u32> {
-        let requirements = self.known.vocabulary.requirements(selector);
-        let (namespaces, mut in_scope) = match scope {
-            Scope::Own(namespace) => {
-                let lists = vec![self.known.by_namespace[namespace as usize].as_slice()];
-                (None, Candidates::new(lists))
-            }
-            Scope::Selected(selector) => {
-                let chosen = self.chosen_namespaces(selector);
-                let lists = (self.known.by_namespace.iter().zip(chosen.iter()))
-                    .filter_map(|(list, chosen)| chosen.then_some(list.as_slice()))
-                    .collect();
-                (Some(chosen), Candidates::new(lists))
-            }
-            // Few, and not in the indexes.
-            Scope::Nodes => {
-                let is_selected = |node: &u32| {
-                    (requirements.iter()).all(|r| r.holds(&self.known.all[*node as usize]))
-                };
-                return self
-                    .known
-                    .nodes
-                    .iter()
-                    .copied()
-                    .filter(is_selected)
-                    .collect();
-            }
+        let requirements = self.known.set.vocabulary.requirements(selector);
+        let chosen = match scope {
+            Scope::Selected(selector) => Some(self.chosen_namespaces(selector)),
+            Scope::Own(_) | Scope::Nodes => None,
         };
-        let mut complete = true;
+        let set = &self.known.set;
+        let in_scope: Vec<Range<u32>> = match (scope, &chosen) {
+            (Scope::Own(namespace), _) => vec![set.of_namespace(namespace)],
+            (_, Some(chosen)) => (0u32..)
+                .zip(chosen.iter())
+                .filter(|(_, chosen)| **chosen)
+                .map(|(namespace, _)| set.of_namespace(namespace))
+                .collect(),
+            (_, None) => vec![set.nodes()],
+        };
+        let holds = |one: &u32| {
+            let signature = &set.all[*one as usize];
+            requirements.iter().all(|r| r.holds(signature))
+        };
+        let mut length: usize = in_scope.iter().map(Range::len).sum();
+        let mut shortest = None;
         for requirement in &requirements {
-            let lists = match &requirement.operator {
-                NumberedOperator::In(values) => values
-                    .iter()
-                    .filter_map(|value| self.known.by_value.get(&(requirement.key, *value)))
-                    .map(Vec::as_slice)
-                    .collect(),
-                NumberedOperator::Exists => {
-                    vec![self.known.by_key[requirement.key as usize].as_slice()]
+            // Indexes know of workloads alone.
+            let of_key = &set.by_key[requirement.key as usize];
+            let lists: Vec<&[u32]> = match &requirement.operator {
+                _ if scope == Scope::Nodes => break,
+                NumberedOperator::In(values) => {
+                    values.iter().map(|value| of_key.of(*value)).collect()
                 }
+                NumberedOperator::Exists => vec![&of_key.signatures],
                 NumberedOperator::NotIn(_) | NumberedOperator::DoesNotExist => continue,
             };
-            let candidates = Candidates::new(lists);
-            if candidates.length < in_scope.length {
-                in_scope = candidates;
-                complete = false;
+            let candidates = lists.iter().map(|list| list.len()).sum();
+            if candidates < length {
+                length = candidates;
+                shortest = Some(lists);
             }
         }
-        let mut selected: Vec<u32> = in_scope
-            .lists
-            .iter()
-            .flat_map(|list| list.iter().copied())
-            .filter(|number| {
-                let signature = &self.known.all[*number as usize];
-                // Candidates of a requirement may lie in other namespaces.
-                let scoped = complete
-                    || match (scope, &namespaces) {
-                        (Scope::Own(namespace), _) => signature.namespace == namespace,
-                        (_, Some(chosen)) => chosen[signature.namespace as usize],
-                        (_, None) => false,
-                    };
-                scoped && requirements.iter().all(|r| r.holds(signature))
-            })
+        let Some(shortest) = shortest else {
+            return in_scope.into_iter().flatten().filter(holds).collect();
+        };
+        // Candidates of a requirement may lie in other namespaces.
+        let is_in_scope = |one: &u32| {
+            let namespace = set.all[*one as usize].namespace;
+            match (scope, &chosen) {
+                (Scope::Own(own), _) => namespace == own,
+                (_, Some(chosen)) => chosen[namespace as usize],
+                (_, None) => false,
+            }
+        };
+        let candidates = shortest.into_iter().flatten().copied();
+        let mut selected: Vec<u32> = candidates
+            .filter(|one| is_in_scope(one) && holds(one))
             .collect();
         selected.sort_unstable();
         selected
@@ -553,19 +738,6 @@ impl<'a> Signatures<'a> {
                     .collect()
             })
             .clone()
-    }
-}
-
-/// Lists without common elements, among which the selected are.
-struct Candidates<'l> {
-    lists: Vec<&'l [u32]>,
-    length: usize,
-}
-
-impl<'l> Candidates<'l> {
-    fn new(lists: Vec<&'l [u32]>) -> Self {
-        let length = lists.iter().map(|list| list.len()).sum();
-        Self { lists, length }
     }
 }
 

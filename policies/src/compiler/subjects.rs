@@ -23,9 +23,12 @@ use crate::inventory::{Inventory, NetworkPolicy, ObjectName, Tier, Workload};
 use super::CompileError;
 use super::partition::Partition;
 use super::peers::{PeerLists, restrict};
-use super::policy::{CompiledPolicy, PolicyCompiler, Rank, in_order};
-use super::remote::{PolicyRef, Remote};
-use super::rules::RuleNumbers;
+use super::policy::{
+    CompiledPolicy, Extent, NamespacePolicies, PolicyCompiler, Rank, cluster_entries, in_order,
+    namespace_entries,
+};
+use super::remote::{PolicyRef, Remote, RemoteNamespace};
+use super::rules::{RuleEntry, RuleNumbers};
 use super::signatures::{PortNumbers, Signatures, number};
 
 /// Both directions, in the order of the table's class words.
@@ -56,8 +59,9 @@ pub(super) struct Subjects {
 /// The numbers of the first rules of what applies to workloads elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct IngressNumbers {
-    /// By namespace and position there: of the policy as it isolates; the rules follow.
-    namespaces: Vec<Vec<u32>>,
+    /// By namespace: its first number, and by position there how many numbers come before
+    /// those of the policy as it isolates; the rules follow.
+    namespaces: Vec<(u32, Arc<[u32]>)>,
     /// By position in the order of asking: of the first rule.
     cluster: Vec<u32>,
 }
@@ -73,7 +77,69 @@ impl IngressNumbers {
 
     /// The number of a policy of a namespace as it isolates.
     pub(super) fn isolation(&self, namespace: usize, position: u32) -> u32 {
-        self.namespaces[namespace][position as usize]
+        let (first, before) = &self.namespaces[namespace];
+        first + before[position as usize]
+    }
+}
+
+/// The rules of a namespace that apply, and all that they follow from.
+#[derive(Debug)]
+struct KnownRules {
+    policies: Vec<Arc<NetworkPolicy>>,
+    extents: Vec<Extent>,
+    /// Facts that stand for the signatures of this node's workloads.
+    local: Vec<u32>,
+    /// For each policy which of them it selects, by position; none where it selects none.
+    selected: Vec<Vec<u32>>,
+    /// What was known of its remote workloads.
+    remote: Option<Arc<RemoteNamespace>>,
+    entries: Arc<[RuleEntry]>,
+    /// By policy how many entries come before its own.
+    before: Arc<[u32]>,
+}
+
+/// Rules of the last table, by namespace.
+#[derive(Debug, Default)]
+pub(super) struct RuleBook {
+    namespaces: HashMap<Arc<str>, KnownRules>,
+}
+
+/// Where rules and peer lists get their numbers.
+pub(super) struct Numbering<'n, 'a> {
+    pub(super) lists: &'n mut PeerLists<'a>,
+    pub(super) numbers: &'n mut RuleNumbers,
+    pub(super) book: &'n mut RuleBook,
+}
+
+impl KnownRules {
+    fn new(
+        policies: Vec<Arc<NetworkPolicy>>,
+        remote: Option<&Arc<RemoteNamespace>>,
+        local: Vec<u32>,
+        selected: Vec<Vec<u32>>,
+    ) -> Self {
+        let mut entries = Vec::new();
+        let mut before = Vec::with_capacity(policies.len());
+        let mut extents = Vec::with_capacity(policies.len());
+        for (position, (policy, selected)) in policies.iter().zip(&selected).enumerate() {
+            let extent = match remote {
+                _ if !selected.is_empty() => Extent::Whole,
+                Some(remote) => remote.extent(position),
+                None => Extent::Nothing,
+            };
+            before.push(number(entries.len()));
+            entries.extend(namespace_entries(policy, extent));
+            extents.push(extent);
+        }
+        Self {
+            policies,
+            extents,
+            local,
+            selected,
+            remote: remote.cloned(),
+            entries: entries.into(),
+            before: before.into(),
+        }
     }
 }
 
@@ -85,8 +151,8 @@ impl Subjects {
         signatures: &mut Signatures<'a>,
         local: &[bool],
         remote: &Remote,
-        lists: &mut PeerLists<'a>,
-        numbers: &mut RuleNumbers,
+        policies: &NamespacePolicies<'a>,
+        numbering: Numbering<'_, 'a>,
     ) -> Result<Self, CompileError> {
         let mut by_namespace: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (signature, is_local) in (0u32..).zip(local) {
@@ -100,8 +166,8 @@ impl Subjects {
             signatures,
             by_namespace,
             remote,
-            lists,
-            numbers,
+            of_namespaces: policies,
+            numbering,
             policies: Vec::new(),
             ingress: IngressNumbers::default(),
         };
@@ -161,7 +227,7 @@ impl KnownClasses {
     ) -> Option<u32> {
         let of_namespace = policies_of(inventory, &workload.name.namespace)
             .filter(|policy| policy.subject.matches(&workload.labels))
-            .map(Rank::of_namespace);
+            .map(|policy| Rank::of_namespace(policy));
         let namespace = inventory.namespaces().get(&workload.name.namespace)?;
         let of_cluster = (inventory.cluster_policies().values())
             .filter(|policy| {
@@ -193,15 +259,13 @@ impl KnownClasses {
 fn policies_of<'i>(
     inventory: &'i Inventory,
     namespace: &Arc<str>,
-) -> impl Iterator<Item = &'i NetworkPolicy> {
+) -> impl Iterator<Item = &'i Arc<NetworkPolicy>> {
     let first = ObjectName {
         namespace: namespace.clone(),
         // Before every name.
         name: Arc::from(""),
     };
-    inventory
-        .policies()
-        .starting_at(&first)
+    (inventory.policies().shared().starting_at(&first))
         .map(|(_, policy)| policy)
         .take_while(move |policy| policy.name.namespace == *namespace)
 }
@@ -213,8 +277,8 @@ struct Finder<'f, 'a> {
     /// The signatures of workloads of this node.
     by_namespace: BTreeMap<u32, Vec<u32>>,
     remote: &'f Remote,
-    lists: &'f mut PeerLists<'a>,
-    numbers: &'f mut RuleNumbers,
+    of_namespaces: &'f NamespacePolicies<'a>,
+    numbering: Numbering<'f, 'a>,
     policies: Vec<CompiledPolicy>,
     ingress: IngressNumbers,
 }
@@ -222,31 +286,90 @@ struct Finder<'f, 'a> {
 impl<'a> Finder<'_, 'a> {
     /// Those of namespaces, in the order of their names.
     fn of_namespaces(&mut self) -> Result<(), CompileError> {
-        // Most namespaces of a cluster have no workload on one node.
         let by_namespace = std::mem::take(&mut self.by_namespace);
+        let mut before = std::mem::take(&mut self.numbering.book.namespaces);
         for (namespace, name) in (0u32..).zip(self.inventory.namespaces().keys()) {
             let local = by_namespace.get(&namespace).map_or(&[][..], Vec::as_slice);
             let remote = self.remote.namespace(namespace);
-            let mut ingress = Vec::new();
-            if !local.is_empty() || remote.is_some() {
-                for (position, policy) in policies_of(self.inventory, name).enumerate() {
-                    ingress.push(self.numbers.next());
-                    let subjects = match local {
-                        [] => Vec::new(),
-                        _ => self.signatures.select_among(local, &policy.subject),
-                    };
-                    if !subjects.is_empty() {
-                        let policy = self.compiler().of_namespace(policy, namespace, subjects)?;
-                        self.policies.push(policy);
-                    } else if remote.is_some_and(|remote| remote.applies(position)) {
-                        self.compiler().number_ingress(policy)?;
-                    }
+            let first = self.numbering.numbers.next();
+            // Most namespaces of a cluster have no workload on one node.
+            if local.is_empty() && remote.is_none() {
+                self.ingress.namespaces.push((first, Arc::default()));
+                continue;
+            }
+            let policies = self.of_namespaces.of(namespace);
+            let rules = self.rules_of(policies, local, remote, before.remove(name));
+            for (position, selected) in rules.selected.iter().enumerate() {
+                if !selected.is_empty() {
+                    let subjects = selected.iter().map(|one| local[*one as usize]).collect();
+                    let compiler = self.compiler(first + rules.before[position]);
+                    let policy = compiler.of_namespace(policies[position], namespace, subjects);
+                    self.policies.push(policy);
                 }
             }
-            self.ingress.namespaces.push(ingress);
+            self.numbering.numbers.add(rules.entries.clone())?;
+            self.ingress.namespaces.push((first, rules.before.clone()));
+            self.numbering.book.namespaces.insert(name.clone(), rules);
         }
         self.by_namespace = by_namespace;
         Ok(())
+    }
+
+    /// The rules of a namespace that apply; they are those of the last table if all that
+    /// they follow from is the same.
+    fn rules_of(
+        &self,
+        policies: &[&Arc<NetworkPolicy>],
+        local: &[u32],
+        remote: Option<&Arc<RemoteNamespace>>,
+        known: Option<KnownRules>,
+    ) -> KnownRules {
+        let local_facts: Vec<u32> = (local.iter())
+            .map(|signature| self.signatures.first_facts(*signature))
+            .collect();
+        let known = known.filter(|known| {
+            let mut both = known.policies.iter().zip(policies);
+            known.local == local_facts
+                && known.policies.len() == policies.len()
+                && both.all(|(one, other)| Arc::ptr_eq(one, other))
+        });
+        let is_same = |one: &Option<Arc<RemoteNamespace>>| match (one, remote) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        match known {
+            Some(known) if is_same(&known.remote) => known,
+            // Mostly all its policies apply to the same extent nevertheless.
+            Some(known) => {
+                let extents = (0..).zip(&known.extents).zip(&known.selected);
+                let mut extents = extents.filter(|(_, selected)| selected.is_empty());
+                let of = |position| match remote {
+                    Some(remote) => remote.extent(position),
+                    None => Extent::Nothing,
+                };
+                if extents.all(|((position, extent), _)| of(position) == *extent) {
+                    return KnownRules {
+                        remote: remote.cloned(),
+                        ..known
+                    };
+                }
+                KnownRules::new(known.policies, remote, known.local, known.selected)
+            }
+            None => {
+                let selected = policies.iter().map(|policy| match local {
+                    [] => Vec::new(),
+                    _ => self.signatures.select_among(local, &policy.subject),
+                });
+                let positions = |selected: Vec<u32>| {
+                    let found = selected.iter().map(|one| local.binary_search(one));
+                    found.flatten().map(number).collect()
+                };
+                let selected = selected.map(positions).collect();
+                let policies = policies.iter().map(|one| Arc::clone(one)).collect();
+                KnownRules::new(policies, remote, local_facts, selected)
+            }
+        }
     }
 
     /// Those of the whole cluster in one tier, in the order in which they are asked.
@@ -263,22 +386,29 @@ impl<'a> Finder<'_, 'a> {
                 .collect();
             local.sort_unstable();
             let subjects = self.signatures.select_among(&local, &subject.workloads);
-            self.ingress.cluster.push(self.numbers.next());
-            if !subjects.is_empty() {
-                let policy = self.compiler().of_cluster(policy, subjects)?;
+            let first = self.numbering.numbers.next();
+            self.ingress.cluster.push(first);
+            let extent = match subjects[..] {
+                [] if self.remote.cluster_applies(position) => Extent::Ingress,
+                [] => Extent::Nothing,
+                _ => Extent::Whole,
+            };
+            self.numbering
+                .numbers
+                .add(cluster_entries(policy, extent).into())?;
+            if extent == Extent::Whole {
+                let policy = self.compiler(first).of_cluster(policy, subjects);
                 self.policies.push(policy);
-            } else if self.remote.cluster_applies(position) {
-                self.compiler().number_cluster_ingress(policy)?;
             }
         }
         Ok(())
     }
 
-    fn compiler(&mut self) -> PolicyCompiler<'_, 'a> {
+    fn compiler(&mut self, next: u32) -> PolicyCompiler<'_, 'a> {
         PolicyCompiler {
             signatures: self.signatures,
-            lists: self.lists,
-            numbers: self.numbers,
+            lists: self.numbering.lists,
+            next,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::inventory::Workload;
 mod additions;
 mod again;
 mod cluster;
+mod relabels;
 mod remote;
 
 const PODS: &str = "

@@ -158,6 +158,25 @@ fn a_policy_of_both_ends_has_its_rules_once() {
 }
 
 #[test]
+fn a_row_of_workloads_here_and_elsewhere_is_stored_once() {
+    let world = world_with(
+        &["a"],
+        &[policy(
+            "p",
+            "{podSelector: {}, ingress: [{ports: [{port: 1}]}]}",
+        )],
+    );
+    assert_eq!(world.ingress(A, B, tcp(1)), "p/0");
+    assert_eq!(world.ingress(B, A, tcp(1)), "p/0");
+    let mut usage = world.compiled.usage.iter();
+    let rows = usage.find(|usage| usage.table == "rows").unwrap();
+    assert_eq!(
+        rows.used, 3,
+        "not isolated, `p`'s, and that of a broken table"
+    );
+}
+
+#[test]
 fn what_only_workloads_elsewhere_tell_apart_is_apart_among_own_ones_alone() {
     let pods = [
         pod("d", "{tier: d}", "", "10.0.0.4"),
