@@ -5,6 +5,7 @@
 //! apart; [`Interpreter`] runs one of its functions and writes down every load from a map.
 
 mod interpreter;
+mod loops;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -23,6 +24,12 @@ pub(crate) mod code {
     pub(crate) const CALL: u8 = 0x85;
     pub(crate) const MOVE: u8 = 0xbf;
     pub(crate) const ADD: u8 = 0x07;
+    /// Operation of a jump: back to the caller.
+    pub(crate) const EXIT: u8 = 0x90;
+    /// Operation of a jump: calls a function, and goes on behind.
+    pub(crate) const CALLS: u8 = 0x80;
+    /// Operation of a jump: without a condition.
+    pub(crate) const ALWAYS: u8 = 0x00;
     /// Source register of a call: it is one of a function of the object.
     pub(crate) const TO_FUNCTION: u8 = 1;
 }

@@ -201,17 +201,22 @@ fn open<F: Frame>(record: &EndpointRecord, frame: &F, context: &Context, case: &
     }
     case.ingress_ifindex = ingress & !PROBE;
     let is_group = ethernet.destination >> 40 & 1 != 0 || packet.destination.is_group();
-    // Blurred piece by piece, so that the ways do not double at each.
-    let mut marks = case.marks;
-    let mut note = |is: bool, mark: u32| marks = frame.blur(marks | if is { mark } else { 0 });
-    note(context.has_socket, mark::SOCKET);
-    note(matches!(packet.part, Part::First), mark::FIRST);
-    note(matches!(packet.part, Part::Later), mark::LATER);
-    note(is_group, mark::GROUP);
-    note(is_error(&packet), mark::ERROR);
-    note(matches!(packet.source.family, Family::V6), mark::V6);
-    note(signalling::is_possible(&packet), mark::SIGNALLING);
-    case.marks = marks;
+    case.marks |= if context.has_socket { mark::SOCKET } else { 0 }
+        | match packet.part {
+            Part::Whole => 0,
+            Part::First => mark::FIRST,
+            Part::Later => mark::LATER,
+        }
+        | if is_group { mark::GROUP } else { 0 }
+        | if is_error(&packet) { mark::ERROR } else { 0 }
+        | if matches!(packet.source.family, Family::V6) {
+            mark::V6
+        } else {
+            0
+        };
+    if signalling::is_possible(&packet) {
+        case.marks |= mark::SIGNALLING;
+    }
     OPEN
 }
 
@@ -509,17 +514,18 @@ fn far_end<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Resu
         // The node's address stands for the sender, who is known by the flow.
         return Ok(());
     }
-    let mut words = case.destination;
-    if is(case, mark::TO_WORKLOAD) {
-        words = case.source;
-    }
+    let words = if is(case, mark::TO_WORKLOAD) {
+        case.source
+    } else {
+        case.destination
+    };
     let address = Address {
         family: if is(case, mark::V6) {
             Family::V6
         } else {
             Family::V4
         },
-        words: words.map(|word| memory.blur(word, unknown)),
+        words,
     };
     let slot = any_slot(memory, table, &address)?;
     if is(case, mark::TO_WORKLOAD) {

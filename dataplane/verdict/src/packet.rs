@@ -495,12 +495,7 @@ fn walk<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
     let mut marks = 0;
     let mut walked = 0;
     while walked <= MAX_EXTENSION_HEADERS {
-        next = frame.blur(next) & 0xff;
-        offset = frame.blur(offset);
-        left = frame.blur(left);
-        marks = frame.blur(marks);
-        packet.datagram = frame.blur(packet.datagram);
-        packet.fragment = frame.blur(packet.fragment);
+        next &= 0xff;
         let header = next as u8;
         // What follows a later fragment's header is data, whatever its bytes
         // look like.
@@ -544,9 +539,10 @@ fn walk<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
         if bytes > left {
             return Err(Reason::Malformed);
         }
-        next = u32::from(b[0]);
-        offset += bytes;
-        left -= bytes;
+        next = frame.blur(u32::from(b[0]));
+        offset = frame.blur(offset + bytes);
+        left = frame.blur(left - bytes);
+        marks = frame.blur(marks);
         walked += 1;
     }
     if marks & LATER != 0 {

@@ -161,6 +161,15 @@ fn programs_load_and_their_cost_is_recorded() {
     }
 }
 
+/// Linux 6.1 does not load a program with another loop; newer kernels do, and would not show
+/// it.
+#[test]
+fn loops_go_back_by_a_jump() {
+    let object = Object::parse(OBJECT);
+    let edges = object.plain_back_edges();
+    assert!(edges.is_empty(), "{edges:?}");
+}
+
 #[test]
 fn without_a_table_everything_is_denied() {
     let (world, pods) = shop(Wiring::Ptp);
