@@ -11,6 +11,7 @@ use std::{
 use cofferdam_verdict::{
     capacity::Limits,
     flow::{FlowEntry, FlowSet, FlowState, Idle, StateWord, WAYS},
+    packet::protocol,
 };
 
 use crate::{array::MappedArray, sys};
@@ -158,6 +159,11 @@ impl Flows {
     }
 }
 
+/// Jiffies that an established TCP connection may be silent before a sweep removes it, long
+/// before the clock comes round: 12 days at 1 000 a second. It keeps its place only until
+/// another flow needs it, and policy is asked about it again.
+const LONGEST_SILENCE: u32 = 1 << 30;
+
 /// What a sweep goes by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sweep<'a> {
@@ -181,8 +187,12 @@ impl Sweep<'_> {
         let protocol = entry.key[9].load() as u8;
         let kind = Idle::of(protocol, state) as usize;
         let age = self.now.wrapping_sub(entry.last_seen.load());
+        let longest = match (protocol, state) {
+            (protocol::TCP, FlowState::Established) => self.idle[kind].max(LONGEST_SILENCE),
+            _ => self.idle[kind],
+        };
         // A packet may have come after `now` was read.
-        let is_young = age > u32::MAX / 2 || age <= self.idle[kind];
+        let is_young = age > u32::MAX / 2 || age <= longest;
         let stays = is_young && word.is_of(incarnation);
         let next = if !stays {
             word.published(0, 0, 0, FlowState::Free, 0)
@@ -254,6 +264,19 @@ mod tests {
         let later = entry(1, last_seen + 1);
         let ahead = sweep(last_seen, 1).clean(&later, INCARNATION);
         assert!(!ahead, "its packet came after the clock was read");
+    }
+
+    #[test]
+    fn an_established_connection_may_be_silent_for_days() {
+        for (passed, freed) in [(11, false), (1 << 30, false), ((1 << 30) + 1, true)] {
+            let entry = entry(1, 0);
+            entry.key[9].put(u32::from(protocol::TCP));
+            assert_eq!(
+                sweep(passed, 1).clean(&entry, INCARNATION),
+                freed,
+                "{passed}"
+            );
+        }
     }
 
     #[test]

@@ -430,6 +430,7 @@ impl<'r> Stage<'r> {
             destination: before.1,
             ports: ports(&talk, back),
             kind: kind(&talk, back, segment),
+            numbers,
             part,
             stamp: 0,
             by_node: false,
@@ -441,7 +442,7 @@ impl<'r> Stage<'r> {
             }
             sight.pod = pod;
             let ingress = FIRST_IFINDEX + pod as u32;
-            if !self.pass(&sight, ingress, numbers)? && fault != Fault::Bypass {
+            if !self.pass(&sight, ingress)? && fault != Fault::Bypass {
                 return Ok(());
             }
             stamp = self.truth.stamps[pod];
@@ -473,7 +474,7 @@ impl<'r> Stage<'r> {
             _ => {}
         }
         sight.stamp = stamp;
-        self.pass(&sight, ingress, numbers)?;
+        self.pass(&sight, ingress)?;
         Ok(())
     }
 
@@ -506,6 +507,7 @@ impl<'r> Stage<'r> {
                 quoted: Box::new(quoted),
                 long,
             },
+            numbers: (1, 1),
             part: Part::Whole,
             stamp: 0,
             by_node: false,
@@ -514,7 +516,7 @@ impl<'r> Stage<'r> {
         if let Party::Pod(pod) = reporter {
             sight.pod = pod;
             ingress = FIRST_IFINDEX + pod as u32;
-            if !self.pass(&sight, ingress, (1, 1))? {
+            if !self.pass(&sight, ingress)? {
                 return Ok(());
             }
             sight.stamp = self.truth.stamps[pod];
@@ -524,15 +526,15 @@ impl<'r> Stage<'r> {
             sight.pod = pod;
             sight.by_node = reporter == Party::Node;
             ingress = if sight.by_node { 0 } else { ingress };
-            self.pass(&sight, ingress, (1, 1))?;
+            self.pass(&sight, ingress)?;
         }
         Ok(())
     }
 
     /// Shows a packet to a hook and to the model. Returns `true` if it passed, and
     /// `Err` if they disagree.
-    fn pass(&mut self, sight: &Sight, ingress: u32, numbers: (u32, u32)) -> Result<bool, bool> {
-        let packet = packet(sight, numbers);
+    fn pass(&mut self, sight: &Sight, ingress: u32) -> Result<bool, bool> {
+        let packet = packet(sight);
         let hook = if sight.sent {
             Hook::FromWorkload
         } else {
@@ -627,7 +629,7 @@ fn mac_number(Mac(bytes): Mac) -> u64 {
 }
 
 /// The frame that a hook sees, as the model describes it.
-fn packet(sight: &Sight, numbers: (u32, u32)) -> Packet {
+fn packet(sight: &Sight) -> Packet {
     let own = mac(sight.pod);
     let gateway = Mac::local(8, 1);
     let (from_mac, to_mac) = if sight.sent {
@@ -639,7 +641,7 @@ fn packet(sight: &Sight, numbers: (u32, u32)) -> Packet {
         End::from(sight.source).with_mac(from_mac),
         End::from(sight.destination).with_mac(to_mac),
     );
-    let described = describe(&sight.kind, ends, sight.ports, numbers);
+    let described = describe(&sight.kind, ends, sight.ports, sight.numbers);
     match sight.part {
         Part::Whole => described,
         Part::First { id } => described.fragment(id.into(), 0, true),

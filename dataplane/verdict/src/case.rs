@@ -106,6 +106,11 @@ pub(crate) mod mark {
     pub(crate) const COUNTED: u32 = 1 << 19;
     /// Answer: the packet is one of a flow that there was before.
     pub(crate) const RENEWED: u32 = 1 << 20;
+    /// Answer: policy allows the packet, and the other direction too.
+    pub(crate) const BOTH_WAYS: u32 = 1 << 21;
+    /// Answer: a TCP segment that opens nothing is the opener's, of a connection from before
+    /// the endpoint was put in force.
+    pub(crate) const ADOPTED: u32 = 1 << 22;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a
@@ -159,7 +164,7 @@ pub struct Case {
     pub(crate) flow_step: u32,
     /// Answer of the flow table: set << 2 | way of the packet's entry.
     pub(crate) flow_place: u32,
-    /// Identification of a fragment's datagram.
+    /// [`Packet::datagram`].
     pub(crate) datagram: u32,
     /// [`Packet::fragment`].
     pub(crate) fragment: u32,
@@ -281,6 +286,13 @@ impl Case {
             && (self.is_allowed() || self.is_denied_by_policy())
             && self.protocol() == protocol::TCP
             && !is_opening(self)
+    }
+
+    /// Returns `true` if policy has yet to be asked about the other direction of a packet
+    /// whose flow finds no room.
+    #[inline(always)]
+    pub(crate) const fn asks_back(&self) -> bool {
+        self.flow_step == step::FULL && !self.is(mark::BOTH_WAYS)
     }
 
     /// Returns `true` if policy denies the packet: nothing is wrong with it otherwise.

@@ -14,6 +14,7 @@
 mod adopt;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
+mod room;
 mod track;
 
 use crate::{
@@ -101,10 +102,13 @@ pub enum FlowState {
     Free = 0,
     /// The opener has sent; nothing has come back.
     Embryonic = 1,
-    /// Both ends have sent.
+    /// Both ends have sent, and the opener has shown that it saw the other end's answer.
     Established = 2,
-    /// One end has said goodbye.
+    /// TCP: reset, or finished by both ends.
     Closing = 3,
+    /// The other end has answered. The opener has not shown yet that it saw the answer: its
+    /// address may be spoofed.
+    Answered = 4,
 }
 
 /// Widths of the fields of [`StateWord`], from the lowest bit up.
@@ -222,6 +226,7 @@ impl StateWord {
             1 => FlowState::Embryonic,
             2 => FlowState::Established,
             3 => FlowState::Closing,
+            4 => FlowState::Answered,
             _ => FlowState::Free,
         }
     }
@@ -242,6 +247,14 @@ impl StateWord {
     #[must_use]
     pub const fn with_marks(self, marks: u32) -> Self {
         Self(self.0 | place(marks, MARKS_SHIFT, width::MARKS))
+    }
+
+    /// The same word with the next version.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        let mask = place(u32::MAX, VERSION_SHIFT, width::VERSION);
+        let version = self.version().wrapping_add(1);
+        Self(self.0 & !mask | place(version, VERSION_SHIFT, width::VERSION))
     }
 
     /// What a writer publishes after it stored an entry: the next version.
@@ -287,11 +300,14 @@ pub struct FlowEntry {
     pub bytes: [SharedWord64; 2],
     /// TCP: last acknowledgement seen from the opener, and back.
     pub acknowledged: [SharedWord; 2],
-    /// TCP: initial sequence number of the opener, and of the other end; 0 when it has
-    /// not been seen.
+    /// TCP: initial sequence number of the opener, and of the other end as last seen; 0
+    /// when it has not been seen.
     pub initial: [SharedWord; 2],
+    /// TCP: sequence number behind the last byte that the other end has been seen to send
+    /// while the flow was not established.
+    pub answered: SharedWord,
     /// Zero.
-    pub _pad: [SharedWord; 4],
+    pub _pad: [SharedWord; 3],
 }
 
 /// Bits of a state word that say more of a flow than its state.
@@ -330,6 +346,8 @@ pub(crate) mod step {
     pub(crate) const CROSSED: u32 = 5;
     /// The packet opens a flow, and has a place for it.
     pub(crate) const PLACED: u32 = 6;
+    /// The packet opens a flow, and there is no place for it.
+    pub(crate) const FULL: u32 = 7;
 }
 
 /// A set of entries, the value of a partition's BPF array.
@@ -346,9 +364,9 @@ const _: () = assert!(size_of::<FlowSet>() == 512);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Idle {
-    /// TCP, both ends have sent.
+    /// TCP, the opener has acknowledged the other end's answer.
     TcpEstablished = 0,
-    /// TCP, only the opener has sent.
+    /// TCP, the opener has not.
     TcpEmbryonic = 1,
     /// TCP, reset or finished by both ends.
     TcpClosing = 2,

@@ -229,7 +229,8 @@ pub struct Packet {
     pub hop_limit: u8,
     /// Which part of its datagram it is.
     pub part: Part,
-    /// Identification of the datagram, for fragments.
+    /// Identification of the datagram, for fragments. Of a whole TCP segment, the sequence
+    /// number behind its last byte; SYN and FIN are a byte each (RFC 9293, 3.4).
     pub datagram: u32,
     /// Of a later fragment, where it begins in its datagram's payload, and 1 more when
     /// others follow it; of others, bytes of the transport header that is judged.
@@ -567,12 +568,20 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
     let (ports, needed) = match packet.protocol {
         protocol::TCP => {
             let b = frame.read_at::<20>(at).ok_or(Reason::Malformed)?;
+            let header = u32::from(b[12] >> 4) * 4;
+            let sequence = u32::from_be_bytes([b[4], b[5], b[6], b[7]]);
+            // SYN and FIN.
+            let counted = u32::from(b[13] & 1) + u32::from(b[13] >> 1 & 1);
             packet.segment = Segment {
-                sequence: u32::from_be_bytes([b[4], b[5], b[6], b[7]]),
+                sequence,
                 acknowledged: u32::from_be_bytes([b[8], b[9], b[10], b[11]]),
                 flags: b[13],
             };
-            let header = u32::from(b[12] >> 4) * 4;
+            if matches!(packet.part, Part::Whole) {
+                packet.datagram = sequence
+                    .wrapping_add(left.wrapping_sub(header))
+                    .wrapping_add(counted);
+            }
             if header < 20 {
                 return Err(Reason::Malformed);
             }

@@ -13,7 +13,8 @@
 //! 5. [`Steps::relate`] settles an ICMP error about a live flow.
 //! 6. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
 //!    nothing, [`Steps::adopt`] may have it asked about the other direction.
-//! 7. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow.
+//! 7. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow. About a packet
+//!    whose flow finds no room, policy is asked about the other direction, too.
 //! 8. [`Steps::hold`] remembers an allowed first fragment for the later ones.
 //! 9. [`Steps::count`] counts the rules that decided, where policy was asked.
 //!
@@ -79,15 +80,14 @@ pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
     if asked {
         steps.answer(case);
         if case.is_midstream() {
-            let aside = Aside::of(case);
-            if steps.adopt(case) {
-                steps.answer(case);
-                aside.restore(case);
-            }
+            ask_back(steps, case);
         }
         let mut attempt = 0;
         while case.is_tracked() && attempt < flow::ATTEMPTS {
             steps.choose(case);
+            if case.asks_back() {
+                ask_back(steps, case);
+            }
             steps.remember(case);
             attempt += 1;
         }
@@ -100,6 +100,16 @@ pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
         steps.count(case);
     }
     asked
+}
+
+/// Asks policy about the other direction of a packet, if the answer counts.
+#[inline(always)]
+fn ask_back<S: Steps>(steps: &S, case: &mut Case) {
+    let aside = Aside::of(case);
+    if steps.adopt(case) {
+        steps.answer(case);
+        aside.restore(case);
+    }
 }
 
 /// The steps over ordinary memory: what the host runs.

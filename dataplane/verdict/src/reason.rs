@@ -59,7 +59,7 @@ reasons! {
     19 Ipv6Chain "ipv6_chain" "The IPv6 extension headers are too many, too long, in a forbidden place or unknown."
     20 FragmentNoFirst "fragment_no_first" "A fragment arrived without the first fragment of its datagram."
     21 FragmentTableFull "fragment_table_full" "No room to remember the first fragment of a datagram."
-    22 FlowTableFull "flow_table_full" "No room for a new flow."
+    22 FlowTableFull "flow_table_full" "No room for a new flow. The packet passes, without an entry, if policy allows both directions."
     23 EndpointDenyAll "endpoint_deny_all" "The endpoint's verdicts are not in force yet; until then nothing passes."
     24 EndpointUnknown "endpoint_unknown" "The interface is not an endpoint's."
     25 TableCorrupt "table_corrupt" "The decision table contradicts itself, or none is in force."

@@ -129,6 +129,12 @@ pub const fn word_reason(word: u32) -> u32 {
     word >> REASON_SHIFT & 0xff
 }
 
+/// The word of the same action and rule for another reason.
+#[inline(always)]
+pub(crate) const fn word_for(word: u32, reason: Reason) -> u32 {
+    word & !(0xff << REASON_SHIFT) | (reason as u32) << REASON_SHIFT
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

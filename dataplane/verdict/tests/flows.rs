@@ -53,6 +53,8 @@ fn flow(port: u16, state: FlowState, last_seen: u32) -> Flow {
         state,
         last_seen,
         idle: 100,
+        rest: 60,
+        opener: [u32::from(port), 0, 0, 0],
     }
 }
 
@@ -110,6 +112,34 @@ fn established_flows_are_never_pushed_out() {
     assert_eq!(partition.insert(late, 50), Err(FlowTableFull));
     // Idle for too long: the place is free again.
     assert_eq!(partition.insert(late, 101), Ok(()));
+}
+
+/// One opener cannot hold a set against others, nor lose what it holds within its share.
+#[test]
+fn flows_of_an_opener_with_more_than_its_share_are_pushed_out() {
+    let mut sets = vec![[None; WAYS]; 1];
+    let mut partition = Partition::new(&KEYS, &mut sets).expect("a power of two");
+    let by = |opener: u32, port, last_seen| Flow {
+        opener: [opener, 0, 0, 0],
+        ..flow(port, FlowState::Established, last_seen)
+    };
+    for (opener, port) in [(1, 0), (2, 1), (2, 2), (2, 3)] {
+        let entry = by(opener, port, u32::from(port));
+        partition.insert(entry, 50).expect("there is room");
+    }
+    partition
+        .insert(by(3, 4, 50), 50)
+        .expect("one of three gives way");
+    assert!(
+        partition.find(&key(1), 50).is_none(),
+        "the longest idle one"
+    );
+    let late = by(3, 5, 50);
+    assert_eq!(
+        partition.insert(late, 50),
+        Err(FlowTableFull),
+        "two are a share"
+    );
 }
 
 #[test]

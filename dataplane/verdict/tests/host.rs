@@ -9,6 +9,8 @@ mod following;
 mod hits;
 #[path = "host/judging.rs"]
 mod judging;
+#[path = "host/load.rs"]
+mod load;
 #[path = "host/parsing.rs"]
 mod parsing;
 #[path = "host/scene.rs"]

@@ -62,6 +62,8 @@ pub(super) struct Sight {
     /// Source and destination port.
     pub(super) ports: (u16, u16),
     pub(super) kind: Kind,
+    /// TCP: sequence and acknowledgement number.
+    pub(super) numbers: (u32, u32),
     pub(super) part: Part,
     /// Stamp that it carries.
     pub(super) stamp: u32,

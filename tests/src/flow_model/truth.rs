@@ -11,7 +11,7 @@
 //! model remembers two. It is the most that may pass; [`Tolerance`] names every case in
 //! which the programs may let less pass.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use cofferdam_verdict::{flow::Idle, packet::protocol, reason::Reason};
 
@@ -48,7 +48,10 @@ struct Conversation {
     sender: Sender,
     last_seen: u32,
     answered: bool,
-    /// TCP: the opener has acknowledged the answer.
+    /// TCP: sequence numbers that the opener acknowledges when it has seen an answer, from
+    /// the last SYN of the other end on.
+    answers: RangeInclusive<u32>,
+    /// TCP: the opener has acknowledged one of them.
     confirmed: bool,
     /// TCP: the opener, and the other end, have finished.
     finished: [bool; 2],
@@ -84,10 +87,24 @@ impl Conversation {
         }
     }
 
+    /// The other end has sent a segment without payload.
+    fn note_answer(&mut self, segment: Segment, sequence: u32) {
+        let end = match segment {
+            Segment::SynAck | Segment::Fin => sequence + 1,
+            _ => sequence,
+        };
+        self.answers = match segment {
+            Segment::SynAck => end..=end,
+            _ if !self.answered => sequence..=end,
+            _ => *self.answers.start()..=end.max(*self.answers.end()),
+        };
+        self.answered = true;
+    }
+
     /// Jiffies after which nothing may pass by it: `None` where time does not end it.
     fn most_idle(&self) -> Option<u32> {
         let idle = match self.protocol {
-            protocol::TCP if !self.answered => Idle::TcpEmbryonic,
+            protocol::TCP if !self.confirmed && !self.unsure => Idle::TcpEmbryonic,
             protocol::TCP if self.finished == [true, true] && !self.unsure => Idle::TcpClosing,
             // What policy allows goes on, however long it was silent.
             protocol::TCP => return None,
@@ -109,7 +126,7 @@ impl Conversation {
         if tcp && self.answered && !self.confirmed {
             return IDLE[Idle::TcpEmbryonic as usize];
         }
-        (self.most_idle()).unwrap_or(IDLE[Idle::TcpEstablished as usize])
+        self.most_idle().unwrap_or(u32::MAX)
     }
 }
 
@@ -139,7 +156,7 @@ pub(super) enum Way {
     ByItself,
     /// It goes on with what its sender has opened, or answers the other end.
     Conversation,
-    /// A TCP segment from before the endpoint was put in force.
+    /// A TCP segment from before the endpoint was put in force, or in a full partition.
     Adopted,
     /// The same, of the end that was connected to: its opener has not been heard of yet.
     Answer,
@@ -156,8 +173,11 @@ pub(super) enum Way {
 pub enum Tolerance {
     /// No room in the flow or fragment table.
     NoRoom,
-    /// In a partition of few sets, an unanswered conversation gave way to another.
+    /// In a partition of few sets, a conversation gave way to another.
     GaveWay,
+    /// A segment of no connection found room in a partition of few sets, and was not adopted.
+    /// In a full one it passes if policy allows both directions.
+    HadRoom,
     /// Both ends, or two senders behind one address, use the same ports: one
     /// conversation is remembered, and the packet that shows its end is dropped with it.
     SharedPorts,
@@ -449,6 +469,8 @@ impl Truth {
                         None if permitted && lets_back => Ok(Way::Adopted),
                         _ => Err("a segment of a connection that policy denies"),
                     }
+                } else if permitted && self.is_small && self.lets_back(sight, sender) {
+                    Ok(Way::Adopted)
                 } else {
                     Err("a segment of no connection")
                 }
@@ -572,6 +594,9 @@ impl Truth {
                 return Some(Tolerance::SharedPorts);
             }
             let is_node = sight.sent && self.region.standing(sight.destination) == Standing::Node;
+            if self.is_small && !self.is_adopting(sight.pod) {
+                return Some(Tolerance::HadRoom);
+            }
             return is_node.then_some(Tolerance::AdoptionTowardsNode);
         }
         let &at = same.first().or(other.first())?;
@@ -727,6 +752,7 @@ impl Truth {
             sender: sender.unwrap_or(Sender::Address),
             last_seen: self.now,
             answered: false,
+            answers: 0..=0,
             confirmed: false,
             finished: [false; 2],
             unsure: matches!(sight.kind, Kind::Tcp(Segment::Fin | Segment::Rst)),
@@ -752,6 +778,14 @@ impl Truth {
             one.answered |= !by_opener;
             return;
         };
+        if !matches!(segment, Segment::Syn | Segment::Rst) {
+            let (sequence, acknowledged) = sight.numbers;
+            if by_opener {
+                one.confirmed |= one.answered && one.answers.contains(&acknowledged);
+            } else {
+                one.note_answer(segment, sequence);
+            }
+        }
         match segment {
             Segment::Syn => {
                 if !one.answered || one.finished == [true, true] && !one.unsure {
@@ -763,14 +797,8 @@ impl Truth {
                 }
             }
             Segment::Rst => one.unsure = true,
-            Segment::Fin => {
-                one.answered |= !by_opener;
-                one.finished[usize::from(!by_opener)] = true;
-            }
-            Segment::SynAck | Segment::Ack => {
-                one.answered |= !by_opener;
-                one.confirmed |= one.answered && by_opener;
-            }
+            Segment::Fin => one.finished[usize::from(!by_opener)] = true,
+            Segment::SynAck | Segment::Ack => {}
         }
     }
 }

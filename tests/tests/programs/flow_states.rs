@@ -4,7 +4,7 @@
 
 use cofferdam_tests::{
     firewall::{Turn, named},
-    packet::{Body, Packet, Tcp, tcp, udp},
+    packet::{Body, Packet, Tcp, Udp, tcp, udp},
     world::{Entered, Wiring, Workload, World},
 };
 use cofferdam_verdict::{
@@ -46,6 +46,22 @@ metadata: {name: db, namespace: shop}
 spec:
   podSelector: {matchLabels: {app: db}}
   policyTypes: [Ingress, Egress]
+";
+
+/// The database takes UDP 53 from web, and sends web datagrams to high ports.
+const BUSY_DB: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{protocol: UDP, port: 53}]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{protocol: UDP, port: 20000, endPort: 21000}]
 ";
 
 /// Web and the database may open connections to each other.
@@ -143,6 +159,25 @@ impl Clocked {
         self.judge(packet, Hook::FromWorkload)
     }
 
+    /// A datagram by which web, or from port 20000 on the database, opens a flow.
+    fn question(&self, port: u16) -> Packet<Udp> {
+        let packet = udp().sport(port).dport(53);
+        if port >= 20_000 {
+            packet.from(self.web.1).to(self.db.1).reply()
+        } else {
+            packet.from(self.web.1).to(self.db.1)
+        }
+    }
+
+    /// From the database to web, or the other way.
+    fn meet<S: Body>(&mut self, packet: &Packet<S>, by_db: bool) -> Reason {
+        if by_db {
+            self.answer(packet)
+        } else {
+            self.ask(packet)
+        }
+    }
+
     fn request(&self) -> Packet<Tcp> {
         tcp().from(self.web.1).to(self.db.1).dport(5432)
     }
@@ -195,8 +230,9 @@ fn an_answered_connection_may_be_idle_for_long() {
         assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
     }
     clocked.pass(Idle::TcpEstablished, 1);
-    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Isolated);
-    assert_eq!(clocked.ask(&clocked.request().ack()), Reason::NoFlow);
+    // Policy is asked again about what was silent for longer.
+    assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Rule);
+    assert_eq!(clocked.ask(&clocked.request().ack()), Reason::Flow);
 }
 
 #[test]
@@ -285,6 +321,8 @@ fn a_half_open_connection_is_reset_and_opened_again() {
     assert_eq!(clocked.ask(&syn), Reason::Rule);
     let accepted = clocked.segment().seq(90_000).ack_number(70_001).syn().ack();
     assert_eq!(clocked.answer(&accepted), Reason::Flow);
+    let ack = clocked.request().ack_number(90_001).ack();
+    assert_eq!(clocked.ask(&ack), Reason::Flow);
     clocked.pass(Idle::TcpEstablished, 0);
     assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
 }
@@ -310,8 +348,10 @@ fn a_connection_the_other_way_takes_the_place_of_a_closing_one_only() {
     assert_eq!(clocked.ask(&clocked.request().fin().ack()), Reason::Flow);
     assert_eq!(clocked.answer(&clocked.segment().fin().ack()), Reason::Flow);
     assert_eq!(clocked.answer(&back), Reason::Rule);
-    let accepted = clocked.request().syn().ack();
+    let accepted = clocked.request().seq(70_000).syn().ack();
     assert_eq!(clocked.ask(&accepted), Reason::Flow);
+    let ack = clocked.segment().ack_number(70_001).ack();
+    assert_eq!(clocked.answer(&ack), Reason::Flow);
     clocked.pass(Idle::TcpEstablished, 0);
     assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
 }
@@ -322,8 +362,11 @@ fn a_flow_that_is_decided_again_moves_on_by_the_same_packet() {
     let (_world, mut clocked) = Clocked::open();
     assert_eq!(clocked.ask(&clocked.request().syn()), Reason::Rule);
     clocked.firewall.replace_policies(QUIET_DB);
-    let answer = clocked.segment().syn().ack();
+    let answer = clocked.segment().seq(5000).syn().ack();
     assert_eq!(clocked.answer(&answer), Reason::Rule);
+    clocked.firewall.replace_policies(QUIET_DB);
+    let ack = clocked.request().ack_number(5001).ack();
+    assert_eq!(clocked.ask(&ack), Reason::Rule);
     clocked.pass(Idle::TcpEstablished, 0);
     assert_eq!(clocked.answer(&answer), Reason::Flow);
 }
@@ -392,28 +435,30 @@ fn datagrams_keep_their_flow_alive_from_both_ends() {
 /// On another processor, a packet may come one tick after this one's.
 #[test]
 fn a_full_table_gives_up_no_flow_that_was_seen_a_tick_ahead() {
-    let (_world, mut clocked) = Clocked::open();
-    let question = udp().from(clocked.web.1).to(clocked.db.1).dport(53);
+    let (_world, mut clocked) = Clocked::open_under(BUSY_DB);
+    // Half of each full set is web's, and half the database's.
     let mut refused = Vec::new();
-    for port in 1..2000 {
-        let question = question.clone().sport(port);
-        if clocked.ask(&question) == Reason::FlowTableFull {
-            refused.push(question);
-        } else {
-            clocked.answer(&question.reply());
+    for port in (1..1000).flat_map(|port| [port, 20_000 + port]) {
+        let (question, by_db) = (clocked.question(port), port >= 20_000);
+        if clocked.meet(&question, by_db) == Reason::FlowTableFull {
+            refused.push((question, by_db));
+            continue;
         }
+        clocked.meet(&question.reply(), !by_db);
+        clocked.meet(&question, by_db);
     }
-    assert!(refused.len() > 1000);
+    assert!(refused.len() > 500, "{}", refused.len());
     clocked.now -= 1;
-    for question in refused {
-        assert_eq!(clocked.ask(&question), Reason::FlowTableFull, "{question}");
+    for (question, by_db) in refused {
+        let again = clocked.meet(&question, by_db);
+        assert_eq!(again, Reason::FlowTableFull, "{question}");
     }
 }
 
 /// Random conversations in a small partition, against the table's model.
 #[test]
 fn the_table_places_flows_as_its_model_does() {
-    let (_world, mut clocked) = Clocked::open();
+    let (_world, mut clocked) = Clocked::open_under(BUSY_DB);
     let keys = clocked.firewall.kernel().settings().keys;
     let addresses = [clocked.db.1, clocked.web.1].map(|end| {
         let ip = end.ip(cofferdam_tests::packet::Family::V4);
@@ -421,62 +466,73 @@ fn the_table_places_flows_as_its_model_does() {
     });
     let one_way = clocked.idle(Idle::UdpOneWay);
     let two_way = clocked.idle(Idle::Udp);
+    let rest = clocked.idle(Idle::TcpClosing) / 10;
     let mut model = vec![[None; WAYS]; clocked.sets.len()];
     let mut model = Partition::new(&keys, &mut model).expect("a power of two");
     let mut rng = Rng::with_seed(7);
-    let mut seen = [0; 3];
-    for _ in 0..20_000 {
+    let mut seen = [0; 4];
+    // Most conversations are of three packets, and established by the last.
+    let (mut port, mut by_db, mut left) = (1, false, 0);
+    for _ in 0..40_000 {
         // Slow enough to fill the table, and fast enough for flows to end.
-        if rng.bool() {
-            clocked.now = clocked.now.wrapping_add(rng.u32(0..two_way / 750));
+        if rng.u8(0..16) == 0 {
+            clocked.now = clocked.now.wrapping_add(rng.u32(0..two_way / 3000));
         }
         let now = clocked.now;
-        let port = rng.u16(1..1500);
+        if left == 0 {
+            left = rng.u8(1..5);
+            by_db = rng.bool();
+            port = if by_db {
+                rng.u16(20_000..21_000)
+            } else {
+                rng.u16(1..1500)
+            };
+        }
+        left -= 1;
+        let from_opener = left % 2 == 0;
         let key = FlowKey::new(&addresses[0], &addresses[1], protocol::UDP, 53, port);
-        let known = model.find(&key, now);
-        if rng.bool() {
-            let question = udp()
-                .from(clocked.web.1)
-                .to(clocked.db.1)
-                .sport(port)
-                .dport(53);
-            let expected = match known {
-                Some(flow) => {
-                    flow.last_seen = now;
-                    Reason::Flow
-                }
-                None => {
-                    let flow = Flow {
-                        key,
-                        state: FlowState::Embryonic,
-                        last_seen: now,
-                        idle: one_way,
-                    };
-                    match model.insert(flow, now) {
-                        Ok(()) => Reason::Rule,
-                        Err(_) => Reason::FlowTableFull,
+        let expected = match model.find(&key, now) {
+            Some(flow) => {
+                flow.last_seen = now;
+                match flow.state {
+                    FlowState::Embryonic if !from_opener => {
+                        (flow.state, flow.idle) = (FlowState::Answered, two_way);
                     }
+                    FlowState::Answered if from_opener => flow.state = FlowState::Established,
+                    _ => {}
                 }
-            };
-            assert_eq!(clocked.ask(&question), expected, "port {port}");
-            seen[0] += usize::from(expected == Reason::Rule);
-            seen[1] += usize::from(expected == Reason::FlowTableFull);
-        } else {
-            let answer = udp()
-                .from(clocked.db.1)
-                .to(clocked.web.1)
-                .sport(53)
-                .dport(port);
-            let expected = match known {
-                Some(flow) => {
-                    (flow.last_seen, flow.state, flow.idle) =
-                        (now, FlowState::Established, two_way);
-                    Reason::Flow
+                Reason::Flow
+            }
+            // To web's port it would open a flow of web's own.
+            None if by_db && !from_opener => continue,
+            None if !from_opener => Reason::Isolated,
+            None => {
+                let opener = if by_db { [0; 4] } else { addresses[1].words };
+                let flow = Flow {
+                    key,
+                    state: FlowState::Embryonic,
+                    last_seen: now,
+                    idle: one_way,
+                    rest,
+                    opener,
+                };
+                match model.insert(flow, now) {
+                    Ok(()) => Reason::Rule,
+                    Err(_) => Reason::FlowTableFull,
                 }
-                None => Reason::Isolated,
-            };
-            assert_eq!(clocked.answer(&answer), expected, "port {port}");
-            seen[2] += usize::from(expected == Reason::Flow);
+            }
+        };
+        let mut packet = clocked.question(port);
+        if !from_opener {
+            packet = packet.reply();
+        }
+        let judged = clocked.meet(&packet, by_db == from_opener);
+        assert_eq!(judged, expected, "port {port}");
+        match expected {
+            Reason::Rule => seen[0] += 1,
+            Reason::FlowTableFull if by_db => seen[1] += 1,
+            Reason::FlowTableFull => seen[2] += 1,
+            _ => seen[3] += 1,
         }
     }
     assert!(seen.iter().all(|&times| times > 50), "{seen:?}");
@@ -492,7 +548,7 @@ fn flows_hold_under_many_threads() {
     let (web, db) = (clocked.web, clocked.db);
     let memory = clocked.firewall.kernel().memory();
     let wide: Vec<&[FlowSet]> = vec![&clocked.sets; memory.endpoints.len()];
-    let judge = |packet: &Packet<cofferdam_tests::packet::Udp>, hook| {
+    let judge = |packet: &Packet<Udp>, hook| {
         let flows = SliceFlows {
             memory,
             partitions: &wide,

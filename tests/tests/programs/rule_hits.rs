@@ -157,7 +157,9 @@ fn no_hit_is_lost_or_another_rules_while_tables_are_replaced() {
     let moved = |hook, action, reason| {
         after.judged(hook, action, reason) - before.judged(hook, action, reason)
     };
-    let flows = moved(Hook::ToWorkload, Action::Allow, Reason::Rule);
+    // Those that found no room passed without an entry, because the database may open, too.
+    let flows = moved(Hook::ToWorkload, Action::Allow, Reason::Rule)
+        + moved(Hook::ToWorkload, Action::Allow, Reason::FlowTableFull);
     let [was, is] = [&before, &after].map(|one| judged(one, Action::Deny, Reason::Isolated));
     assert!(totals.tables > SWAPS / 2, "{totals:?}");
     assert!(flows > 100 && is - was > 100, "{flows} {}", is - was);

@@ -24,10 +24,9 @@ use crate::{
     endpoint::{EndpointRecord, STAMP_KEY},
     flow::{
         step,
-        track::{refuse, turn, turn_back},
+        track::{turn, turn_back},
     },
     memory::{BucketSet, FlowMemory, Memory},
-    reason::Reason,
 };
 
 /// Which end opened the connection of a segment.
@@ -37,9 +36,9 @@ enum Opener {
     Unknown,
 }
 
-/// Prepares the second question about a TCP segment that opens nothing: whether the other
-/// end could have opened the connection. Turns the case round for that and returns `true`,
-/// if the answer counts; denies it as `no_flow` where such segments are not adopted.
+/// Prepares the second question about a TCP segment that opens nothing, or about a packet
+/// whose flow finds no room: whether policy allows the other direction. Turns the case round
+/// for that and returns `true`, if the answer counts.
 #[inline(always)]
 pub fn adopt<M: FlowMemory>(memory: &M, case: &mut Case) -> bool {
     let Some(record) = memory.endpoint(case.endpoint) else {
@@ -48,14 +47,20 @@ pub fn adopt<M: FlowMemory>(memory: &M, case: &mut Case) -> bool {
     // Jiffies wrap; no deadline comes near half of their range.
     let end = record.adopt_until.load();
     let left = end.wrapping_sub(memory.jiffies());
-    if end == 0 || left == 0 || left >> 31 != 0 {
-        if case.is_allowed() {
-            refuse(case, Reason::NoFlow);
-        }
+    let is_full = case.flow_step == step::FULL;
+    if !is_full && (end == 0 || left == 0 || left >> 31 != 0) {
         return false;
     }
-    match opener(memory, record, case) {
-        Opener::Sender => return false,
+    let opener = if is_full {
+        Opener::Unknown
+    } else {
+        opener(memory, record, case)
+    };
+    match opener {
+        Opener::Sender => {
+            case.marks |= mark::ADOPTED;
+            return false;
+        }
         // The opener's own segment begins the flow: this one needs no place.
         Opener::Receiver => case.flow_step = step::SETTLED,
         Opener::Unknown if !case.is_allowed() => return false,
@@ -144,6 +149,7 @@ impl Aside {
             case.marks &= !(mark::AUDIT_INGRESS | mark::AUDIT_EGRESS);
             case.marks |= mark::RENEWED;
         } else if case.is_allowed() {
+            case.marks |= mark::BOTH_WAYS;
             case.enforced = self.enforced;
             case.audited = self.audited;
             case.direction = self.direction;

@@ -4,7 +4,7 @@
 //! Tests hold the kernel's flow table against this model.
 
 use super::{FlowKey, FlowState, WAYS};
-use crate::hash::Keys;
+use crate::{hash::Keys, packet::protocol};
 
 /// A flow as the model keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct Flow {
     pub last_seen: u32,
     /// Jiffies it may stay idle.
     pub idle: u32,
+    /// Jiffies for which a closing flow keeps its place.
+    pub rest: u32,
+    /// Who opened it: the other end's address, or zeroes for the endpoint.
+    pub opener: [u32; 4],
 }
 
 impl Flow {
@@ -27,7 +31,7 @@ impl Flow {
     }
 }
 
-/// No room: every flow of both candidate sets is established.
+/// No room: no flow of both candidate sets gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowTableFull;
 
@@ -66,8 +70,10 @@ impl<'a> Partition<'a> {
     }
 
     /// Stores a flow: where its key lies already, else in a free place of the
-    /// emptier set, else in an expired flow's place, else in an embryonic one's,
-    /// the longest idle first.
+    /// emptier set, else in the place of a flow that gives way, in this order: expired, not
+    /// answered for a while, closing for a while, TCP not answered, answered once, others
+    /// not answered, established of an opener with more than half of the set. Among equals
+    /// the longest idle.
     ///
     /// The emptier set, not the first with room: at half load that is the
     /// difference between no refusal and some.
@@ -77,20 +83,34 @@ impl<'a> Partition<'a> {
     /// [`FlowTableFull`] when none of those is there. Nothing has changed then.
     pub fn insert(&mut self, flow: Flow, now: u32) -> Result<(), FlowTableFull> {
         let used = |set: usize| self.sets[set].iter().flatten().count() as u32;
-        let rank = |(set, way): (usize, usize)| match self.sets[set][way] {
-            Some(old) if old.key == flow.key => (0, 0),
-            None => (1, used(set)),
-            Some(old) if old.is_expired(now) => (2, 0),
-            Some(old) if old.state == FlowState::Embryonic => {
-                (3, u32::MAX - now.wrapping_sub(old.last_seen))
-            }
-            Some(_) => (4, 0),
+        let holds = |set: usize, opener: [u32; 4]| {
+            let flows = self.sets[set].iter().flatten();
+            flows.filter(|flow| flow.opener == opener).count()
         };
-        let (set, way) = self
+        let rank = |(set, way): (usize, usize)| {
+            let Some(old) = self.sets[set][way] else {
+                return Some((1, used(set)));
+            };
+            let idle = now.wrapping_sub(old.last_seen);
+            let is_tcp = old.key.kind as u8 == protocol::TCP;
+            let place = match old.state {
+                _ if old.key == flow.key => return Some((0, 0)),
+                _ if old.is_expired(now) => return Some((2, 0)),
+                FlowState::Embryonic if idle >= old.rest => 3,
+                FlowState::Closing if idle >= old.rest => 4,
+                FlowState::Embryonic if is_tcp => 5,
+                FlowState::Answered => 6,
+                FlowState::Embryonic => 7,
+                FlowState::Established if holds(set, old.opener) > WAYS / 2 => 8,
+                _ => return None,
+            };
+            Some((place, u32::MAX - idle))
+        };
+        let places = self
             .places(&flow.key)
-            .min_by_key(|&place| rank(place))
-            .filter(|&place| rank(place).0 < 4)
-            .ok_or(FlowTableFull)?;
+            .filter_map(|place| Some((rank(place)?, place)));
+        // The first of equals.
+        let (_, (set, way)) = places.min_by_key(|&(rank, _)| rank).ok_or(FlowTableFull)?;
         self.sets[set][way] = Some(flow);
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! | opens a flow | none | yes | entry made | – |
 //! | of a flow | current | no | | |
 //! | of a flow | of an older table, or its peer's address or labels changed | yes, in the flow's direction | entry renewed | entry removed |
+//! | of an established TCP connection | idle for too long | yes, in the flow's direction | entry renewed | entry removed |
 //! | TCP SYN from the opener | any | yes | entry renewed, or begun again | entry removed |
 //! | TCP SYN from the other end | any | yes, as new | entry kept; a closing one begun again the other way | entry kept |
 //! | TCP without SYN | none | yes, see [`adopt`](mod@super::adopt) | `no_flow`, unless such segments are adopted | – |
@@ -20,7 +21,8 @@
 //! there; others are decided anew.
 //!
 //! Invariant: no failure allows. An entry that changes while it is read is no
-//! entry; a flow that finds no room is dropped as `flow_table_full`.
+//! entry. A packet whose flow finds no room passes without an entry if policy allows both
+//! directions, so that none is needed, and is dropped as `flow_table_full` otherwise.
 
 use crate::{
     address::{Address, Family},
@@ -28,24 +30,22 @@ use crate::{
     endpoint::EndpointRecord,
     flow::{
         FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, OPENED_BY_PEER, StateWord, WAYS,
-        flow_mark, step,
+        flow_mark, room::best_place, step,
     },
     judge::own_slot,
     memory::FlowMemory,
     packet::{icmp, icmpv6, protocol, tcp_flag},
     reason::Reason,
     table::{SlotKind, Table, row_key},
-    verdict::{Verdict, word_reason},
+    verdict::{Verdict, word_for, word_reason},
 };
 
 /// Times that an insertion is tried when other processors are quicker.
 pub const ATTEMPTS: u32 = 3;
 /// No place in the table.
-const NOWHERE: u32 = u32::MAX;
+pub(super) const NOWHERE: u32 = u32::MAX;
 /// Sequence numbers past the last acknowledged one at which a reset is believed.
 const RESET_WINDOW: u32 = 65_535;
-/// Rank of an entry that may not be replaced.
-const TAKEN: u32 = u32::MAX;
 
 /// The flow that a packet would belong to.
 struct Candidate {
@@ -112,7 +112,7 @@ pub(crate) const fn is_opening(case: &Case) -> bool {
 impl FlowEntry {
     /// Not zero when the entry has another key.
     #[inline(always)]
-    fn differs(&self, key: &FlowKey) -> u32 {
+    pub(super) fn differs(&self, key: &FlowKey) -> u32 {
         let words = key.words();
         let mut difference = 0;
         let mut i = 0;
@@ -125,7 +125,7 @@ impl FlowEntry {
 }
 
 #[inline(always)]
-fn way_of(set: &FlowSet, place: u32) -> &FlowEntry {
+pub(super) fn way_of(set: &FlowSet, place: u32) -> &FlowEntry {
     &set.ways[(place & (WAYS as u32 - 1)) as usize]
 }
 
@@ -218,16 +218,23 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     memory.order_loads();
     let again = entry.state.load();
     let state = word.state();
+    let idle = memory.jiffies().wrapping_sub(last_seen);
+    // Numbers, of which the verifier knows nothing: conditions would double the ways.
+    let kind = idle_kind(memory, case.protocol(), state, case.bytes);
+    let is_idle = memory.less(longest_idle(memory, kind), idle);
+    // An established connection goes on after any silence, if its place was not needed and
+    // policy still allows it.
+    let is_over = is_idle & memory.less(Idle::TcpEstablished as u32, kind);
     let gone = different != 0
         || again != word.0
         || word.is_locked()
         || matches!(state, FlowState::Free)
         || !word.is_of(record.incarnation)
-        || memory.jiffies().wrapping_sub(last_seen)
-            > idle_time(memory, case.protocol(), state, case.bytes);
+        || is_over != 0;
     if gone {
         return;
     }
+    let is_idle = memory.blur(is_idle, case.bytes);
     let Some(table) = Table::open(memory) else {
         return;
     };
@@ -259,7 +266,8 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     } else {
         case.source_slot = peer_slot;
     }
-    if !(word.is_current(table.revision() as u32, record.incarnation) && same_epoch) {
+    let is_current = word.is_current(table.revision() as u32, record.incarnation);
+    if !(is_current && same_epoch) || is_idle != 0 {
         case.flow_step = step::STALE;
         if marks & flow_mark::OWN_NODE != 0 {
             case.marks |= mark::OWN_NODE_FLOW;
@@ -309,13 +317,28 @@ fn is_elsewhere<M: FlowMemory>(table: &Table<'_, M>, slot: u32) -> bool {
     })
 }
 
+/// Number of the idle time that holds for a flow.
+#[inline(always)]
+fn idle_kind<M: FlowMemory>(memory: &M, protocol: u8, state: FlowState, unknown: u32) -> u32 {
+    memory.blur(Idle::of(protocol, state) as u32, unknown)
+}
+
 /// Jiffies that a flow may be idle.
 #[inline(always)]
-fn idle_time<M: FlowMemory>(memory: &M, protocol: u8, state: FlowState, unknown: u32) -> u32 {
-    // Blurred, so that the bound of the index is checked where the verifier of
-    // Linux 6.1 sees it.
-    let kind = memory.blur(Idle::of(protocol, state) as u32, unknown);
+fn longest_idle<M: FlowMemory>(memory: &M, kind: u32) -> u32 {
+    // The bound of the index is checked where the verifier of Linux 6.1 sees it.
     memory.settings().idle[kind as usize & (IDLE_TIMES - 1)]
+}
+
+/// Jiffies that a flow may be idle.
+#[inline(always)]
+pub(super) fn idle_time<M: FlowMemory>(
+    memory: &M,
+    protocol: u8,
+    state: FlowState,
+    unknown: u32,
+) -> u32 {
+    longest_idle(memory, idle_kind(memory, protocol, state, unknown))
 }
 
 /// Counts a packet of a live flow, and moves the flow's state.
@@ -334,37 +357,42 @@ fn account<M: FlowMemory>(
     if entry.last_seen.load() != now {
         entry.last_seen.put(now);
     }
-    let mut next = word.state();
+    let state = word.state();
     let flags = case.tcp_flags();
-    // A reset is no answer: what it ends was never a connection.
-    if matches!(next, FlowState::Embryonic) && !from_opener && flags & tcp_flag::RST == 0 {
-        next = FlowState::Established;
-    }
+    let is_tcp = case.protocol() == protocol::TCP;
+    let is_reset = is_tcp && flags & tcp_flag::RST != 0;
+    let mut next = state;
     let mut finished = 0;
-    if case.protocol() == protocol::TCP {
-        if flags & tcp_flag::RST != 0 {
-            // A reset from outside the window is somebody's guess (RFC 5961, 3).
-            let expected = entry.acknowledged[side ^ 1].load();
-            if case.sequence.wrapping_sub(expected) <= RESET_WINDOW {
-                next = FlowState::Closing;
-            }
-        } else if flags & tcp_flag::ACK != 0 {
+    if is_reset {
+        // A reset from outside the window is somebody's guess (RFC 5961, 3).
+        let expected = entry.acknowledged[side ^ 1].load();
+        if case.sequence.wrapping_sub(expected) <= RESET_WINDOW {
+            next = FlowState::Closing;
+        }
+    } else if from_opener {
+        if matches!(state, FlowState::Answered) && (!is_tcp || has_seen_answer(entry, case)) {
+            next = FlowState::Established;
+        }
+    } else if matches!(state, FlowState::Embryonic | FlowState::Answered) {
+        if is_tcp {
+            note_answer(memory, entry, case, word);
+            return;
+        }
+        next = FlowState::Answered;
+    }
+    if is_tcp && !is_reset {
+        if flags & tcp_flag::ACK != 0 {
             entry.acknowledged[side].put(case.acknowledged);
         }
-        if flags & tcp_flag::SYN != 0 && !from_opener {
-            entry.initial[1].put(case.sequence);
-        }
-        if flags & tcp_flag::FIN != 0 {
-            finished = if from_opener {
-                flow_mark::FIN_OPENER
-            } else {
-                flow_mark::FIN_REPLY
-            };
-            if (word.marks() | finished) & (flow_mark::FIN_OPENER | flow_mark::FIN_REPLY)
-                == flow_mark::FIN_OPENER | flow_mark::FIN_REPLY
-            {
-                next = FlowState::Closing;
-            }
+        let mine = if from_opener {
+            flow_mark::FIN_OPENER
+        } else {
+            flow_mark::FIN_REPLY
+        };
+        let is_over;
+        (finished, is_over) = finish(word, flags, mine);
+        if is_over {
+            next = FlowState::Closing;
         }
     }
     let moved = word.in_state(next).with_marks(finished);
@@ -373,6 +401,59 @@ fn account<M: FlowMemory>(
         // nothing then.
         memory.exchange(&entry.state, word.0, moved.0);
     }
+}
+
+/// Returns `true` if the opener acknowledges the other end's SYN as last seen, or a byte that
+/// the other end has been seen to send after it.
+#[inline(always)]
+fn has_seen_answer(entry: &FlowEntry, case: &Case) -> bool {
+    let first = entry.initial[1].load().wrapping_add(1);
+    let sent = entry.answered.load().wrapping_sub(first);
+    case.tcp_flags() & tcp_flag::ACK != 0 && case.acknowledged.wrapping_sub(first) <= sent
+}
+
+/// The mark of a FIN, if the segment has one, and whether both ends have sent theirs by it.
+#[inline(always)]
+const fn finish(word: StateWord, flags: u8, mark: u32) -> (u32, bool) {
+    const BOTH: u32 = flow_mark::FIN_OPENER | flow_mark::FIN_REPLY;
+    if flags & tcp_flag::FIN == 0 {
+        return (0, false);
+    }
+    (mark, (word.marks() | mark) & BOTH == BOTH)
+}
+
+/// Notes a TCP segment of the other end of a connection that is not established: its SYN and
+/// how far it has sent. The entry is locked for that: its next flow must not inherit them.
+#[inline(always)]
+fn note_answer<M: FlowMemory>(memory: &M, entry: &FlowEntry, case: &Case, word: StateWord) {
+    let flags = case.tcp_flags();
+    let is_syn = flags & tcp_flag::SYN != 0;
+    let is_first = matches!(word.state(), FlowState::Embryonic);
+    let (finished, is_over) = finish(word, flags, flow_mark::FIN_REPLY);
+    let next = if is_over {
+        FlowState::Closing
+    } else {
+        FlowState::Answered
+    };
+    if memory.exchange(&entry.state, word.0, word.locked().0) != word.0 {
+        return;
+    }
+    let end = case.datagram;
+    if is_syn {
+        entry.initial[1].put(case.sequence);
+    } else if is_first {
+        // A connection from before the endpoint was put in force.
+        entry.initial[1].put(case.sequence.wrapping_sub(1));
+    }
+    let further = end.wrapping_sub(entry.answered.load());
+    if is_syn || is_first || further >> 31 == 0 {
+        entry.answered.put(end);
+    }
+    if flags & tcp_flag::ACK != 0 {
+        entry.acknowledged[1].put(case.acknowledged);
+    }
+    let noted = word.next().in_state(next).with_marks(finished);
+    memory.exchange(&entry.state, word.locked().0, noted.0);
 }
 
 /// Turns a case round: the other end's packet to this endpoint becomes this
@@ -439,9 +520,13 @@ pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
     key.ports = memory.blur(key.ports, case.bytes);
     key.kind = memory.blur(key.kind, case.bytes);
     let Some((place, word)) = best_place(memory, record, &key, case.bytes) else {
-        refuse(case, Reason::FlowTableFull);
+        case.flow_step = step::FULL;
         return;
     };
+    if protocol == protocol::TCP && !is_opening(case) && !case.is(mark::ADOPTED | mark::BOTH_WAYS) {
+        refuse(case, Reason::NoFlow);
+        return;
+    }
     case.flow_place = place;
     case.flow_word = [word.0 as u32, (word.0 >> 32) as u32];
     case.flow_step = step::PLACED;
@@ -455,6 +540,10 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
         case.marks &= !mark::TURNED;
     }
     let found = case.flow_step;
+    if found == step::FULL {
+        pass_unremembered(case);
+        return;
+    }
     let Some(record) = memory.endpoint(case.endpoint) else {
         return;
     };
@@ -494,6 +583,26 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
             renew(memory, record, case, entry);
         }
     }
+}
+
+/// Lets a packet pass whose flow finds no room, if no packet of the flow needs an entry:
+/// policy allows both directions by themselves.
+#[inline(always)]
+fn pass_unremembered(case: &mut Case) {
+    if !case.is(mark::BOTH_WAYS) {
+        let opens = case.protocol() != protocol::TCP || is_opening(case);
+        refuse(
+            case,
+            if opens {
+                Reason::FlowTableFull
+            } else {
+                Reason::NoFlow
+            },
+        );
+        return;
+    }
+    case.enforced = word_for(case.enforced, Reason::FlowTableFull);
+    case.flow_step = step::SETTLED;
 }
 
 #[inline(always)]
@@ -588,6 +697,7 @@ fn store<M: FlowMemory>(
     entry.opened.put(now);
     entry.initial[0].put(case.sequence);
     entry.initial[1].put(0);
+    entry.answered.put(0);
     entry.acknowledged[0].put(case.acknowledged);
     entry.acknowledged[1].put(0);
     entry.packets[0].put(1);
@@ -603,100 +713,4 @@ fn store<M: FlowMemory>(
     );
     memory.exchange(&entry.state, word.locked().0, published.0);
     true
-}
-
-/// Where a new flow may lie, and the word that stands there: where its key lies
-/// already, else in a free place of the emptier set, else in an expired flow's
-/// place, else in an embryonic one's, the longest idle first. The same order as in
-/// the table's host model.
-#[inline(always)]
-fn best_place<M: FlowMemory>(
-    memory: &M,
-    record: &EndpointRecord,
-    key: &FlowKey,
-    unknown: u32,
-) -> Option<(u32, StateWord)> {
-    let sets = key.sets(&memory.settings().keys, record.flow_mask);
-    let mut best = TAKEN;
-    let mut place = NOWHERE;
-    let mut choice = 0;
-    while choice < 2 {
-        let index = sets[choice];
-        let set = memory.flow_set(record.flow_partition.wrapping_sub(1), index)?;
-        let mut used = 0;
-        let mut here = TAKEN;
-        let mut here_way = 0;
-        let mut way = 0;
-        while way < WAYS {
-            let rank = memory.blur(rank(memory, record, &set.ways[way], key, unknown), unknown);
-            used += u32::from(rank != FREE);
-            if rank < here {
-                here = rank;
-                here_way = way as u32;
-            }
-            here = memory.blur(here, unknown);
-            here_way = memory.blur(here_way, unknown);
-            used = memory.blur(used, unknown);
-            way += 1;
-        }
-        if here == FREE {
-            here += used;
-        }
-        if here < best {
-            best = here;
-            place = index << 2 | here_way;
-        }
-        best = memory.blur(best, unknown);
-        place = memory.blur(place, unknown);
-        choice += 1;
-    }
-    if best == TAKEN {
-        return None;
-    }
-    let set = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2)?;
-    let entry = way_of(set, place);
-    let word = StateWord(entry.state.load());
-    memory.order_loads();
-    // Another processor may have put a flow there since.
-    (rank(memory, record, entry, key, unknown) <= best).then_some((place, word))
-}
-
-/// Rank of a free entry; one in a set with fewer free ones ranks behind by their
-/// number.
-const FREE: u32 = 1;
-/// Rank of an entry that has been idle for too long.
-const EXPIRED: u32 = 8;
-
-/// How gladly an entry is given to a flow, low numbers first.
-#[inline(always)]
-fn rank<M: FlowMemory>(
-    memory: &M,
-    record: &EndpointRecord,
-    entry: &FlowEntry,
-    key: &FlowKey,
-    unknown: u32,
-) -> u32 {
-    let word = StateWord(entry.state.load());
-    let state = word.state();
-    if word.is_locked() {
-        return TAKEN;
-    }
-    if matches!(state, FlowState::Free) || !word.is_of(record.incarnation) {
-        return FREE;
-    }
-    if entry.differs(key) == 0 {
-        return 0;
-    }
-    let idle = memory.jiffies().wrapping_sub(entry.last_seen.load());
-    // On another processor a packet may have come after the clock was read: not
-    // idle at all. Without a branch, for the verifier's sake.
-    let idle = idle & (idle >> 31).wrapping_sub(1);
-    let protocol = entry.key[9].load() as u8;
-    if idle > idle_time(memory, protocol, state, unknown) {
-        return EXPIRED;
-    }
-    match state {
-        FlowState::Embryonic => TAKEN - 1 - idle,
-        _ => TAKEN,
-    }
 }

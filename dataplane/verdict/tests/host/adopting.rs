@@ -38,7 +38,7 @@ fn node(policy: &Policy, listeners: &[(Who, u16, u32)]) -> Node {
 fn segment(family: Family, from: Who, to: Who, ports: (u16, u16)) -> Packet<Tcp> {
     let packet = tcp().family(family).from(from.end()).to(to.end());
     let packet = packet.sport(ports.0).dport(ports.1);
-    packet.seq(5000).ack_number(7000).ack()
+    packet.seq(5000).ack_number(5000).ack()
 }
 
 fn asks(node: &Node, family: Family) -> Vec<Outcome> {

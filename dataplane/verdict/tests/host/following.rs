@@ -14,43 +14,43 @@ use cofferdam_verdict::{
     verdict::Action::Allow,
 };
 
-const NO_FLOW: Outcome = denied(Reason::NoFlow);
+pub(super) const NO_FLOW: Outcome = denied(Reason::NoFlow);
 const NO_FIRST: Outcome = denied(Reason::FragmentNoFirst);
 const RELATED: Outcome = (Allow, Reason::Related);
 
 /// Web asks the database, by TCP and UDP; nothing else is allowed.
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy::closed()
         .connects(Web, Db, Some((TCP, 5432)))
         .connects(Web, Db, Some((UDP, 53)))
 }
 
-fn question(family: Family) -> Packet<Udp> {
+pub(super) fn question(family: Family) -> Packet<Udp> {
     let packet = udp().family(family).from(Web.end()).to(Db.end());
     packet.sport(4000).dport(53)
 }
 
-fn request() -> Packet<Tcp> {
+pub(super) fn request() -> Packet<Tcp> {
     let packet = tcp().from(Web.end()).to(Db.end());
     packet.sport(40_000).dport(5432)
 }
 
-fn segment() -> Packet<Tcp> {
+pub(super) fn segment() -> Packet<Tcp> {
     let packet = tcp().from(Db.end()).to(Web.end());
     packet.sport(5432).dport(40_000)
 }
 
 /// From web, on the database's hook.
-fn ask(node: &Node, packet: &Packet<Tcp>) -> Outcome {
+pub(super) fn ask(node: &Node, packet: &Packet<Tcp>) -> Outcome {
     node.receives(Db, packet, Way::of(Web))
 }
 
 /// From the database, on its hook.
-fn answer(node: &Node, packet: &Packet<Tcp>) -> Outcome {
+pub(super) fn answer(node: &Node, packet: &Packet<Tcp>) -> Outcome {
     node.sends(Db, packet)
 }
 
-fn connect(node: &Node) {
+pub(super) fn connect(node: &Node) {
     assert_eq!(ask(node, &request().seq(1000).syn()), RULE);
     let answered = segment().seq(5000).ack_number(1001).syn().ack();
     assert_eq!(answer(node, &answered), FLOW);
@@ -58,11 +58,11 @@ fn connect(node: &Node) {
     assert_eq!(ask(node, &ack), FLOW);
 }
 
-fn idle(node: &Node, kind: Idle) -> u32 {
+pub(super) fn idle(node: &Node, kind: Idle) -> u32 {
     node.settings.idle[kind as usize]
 }
 
-fn pass(node: &mut Node, jiffies: u32) {
+pub(super) fn pass(node: &mut Node, jiffies: u32) {
     node.jiffies = node.jiffies.wrapping_add(jiffies);
 }
 
@@ -259,38 +259,6 @@ fn segments_of_no_flow_are_adopted_until_the_deadline_if_either_end_may_open() {
             assert_eq!(ask(&node, &late), NO_FLOW, "{more}");
         }
     }
-}
-
-/// A place for a flow: a free one, an expired one, the embryonic one that was idle for
-/// the longest; never one that is in use.
-#[test]
-fn a_full_set_gives_up_the_oldest_unanswered_flow_and_no_other() {
-    let mut node = Node::under(&policy());
-    // One set: all flows lie in it.
-    node.endpoints[Db as usize].flow_mask = 0;
-    let flow = |port: u16| question(Family::V4).sport(port);
-    let arrives = |node: &Node, port| node.receives(Db, &flow(port), Way::of(Web));
-    let answers = |node: &Node, port| node.sends(Db, &flow(port).reply());
-    for port in 1..=4 {
-        assert_eq!(arrives(&node, port), RULE);
-        pass(&mut node, 1);
-    }
-    for port in [1, 3] {
-        assert_eq!(answers(&node, port), FLOW);
-    }
-    // The flow between 4001 and 4003 is the older one of the two unanswered.
-    assert_eq!(arrives(&node, 5), RULE);
-    assert_eq!(answers(&node, 2), ISOLATED, "it has given way");
-    for port in [4, 5] {
-        assert_eq!(answers(&node, port), FLOW);
-    }
-    assert_eq!(arrives(&node, 6), denied(Reason::FlowTableFull));
-    for port in [1, 3, 4, 5] {
-        assert_eq!(arrives(&node, port), FLOW, "{port}");
-    }
-    let longest = idle(&node, Idle::Udp);
-    pass(&mut node, longest + 1);
-    assert_eq!(arrives(&node, 6), RULE, "all have been idle for too long");
 }
 
 /// An echo reply to a question that nobody asked opens nothing; one identifier serves both

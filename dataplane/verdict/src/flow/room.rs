@@ -1,0 +1,199 @@
+//! Where a flow may lie, and which flow gives way to it where there is no room.
+
+use crate::{
+    endpoint::EndpointRecord,
+    flow::{
+        FlowEntry, FlowKey, FlowSet, FlowState, Idle, StateWord, WAYS, flow_mark,
+        track::{NOWHERE, idle_time, way_of},
+    },
+    memory::FlowMemory,
+    packet::protocol,
+};
+
+/// Rank of an entry that may not be replaced.
+const TAKEN: u32 = u32::MAX;
+
+/// Where a new flow may lie, and the word that stands there: where its key lies already, else
+/// in a free place of the emptier set, else in the place of the flow that gives way first;
+/// see [`Rank`]. The same order as in the table's host model.
+#[inline(always)]
+pub(super) fn best_place<M: FlowMemory>(
+    memory: &M,
+    record: &EndpointRecord,
+    key: &FlowKey,
+    unknown: u32,
+) -> Option<(u32, StateWord)> {
+    let sets = key.sets(&memory.settings().keys, record.flow_mask);
+    let mut best = TAKEN;
+    let mut place = NOWHERE;
+    let mut crowd = 0;
+    let mut choice = 0;
+    while choice < 2 {
+        let index = sets[choice];
+        let set = memory.flow_set(record.flow_partition.wrapping_sub(1), index)?;
+        let crowds = crowds(memory, record, set, unknown);
+        let mut used = 0;
+        let mut here = TAKEN;
+        let mut here_way = 0;
+        let mut way = 0;
+        while way < WAYS {
+            let crowds = crowds >> way & 1;
+            let rank = rank(memory, record, &set.ways[way], key, crowds, unknown);
+            let rank = memory.blur(rank, unknown);
+            used += u32::from(rank != FREE);
+            if rank < here {
+                here = rank;
+                here_way = way as u32;
+            }
+            here = memory.blur(here, unknown);
+            here_way = memory.blur(here_way, unknown);
+            used = memory.blur(used, unknown);
+            way += 1;
+        }
+        if here == FREE {
+            here += used;
+        }
+        if here < best {
+            best = here;
+            place = index << 2 | here_way;
+            crowd = crowds >> here_way & 1;
+        }
+        best = memory.blur(best, unknown);
+        place = memory.blur(place, unknown);
+        crowd = memory.blur(crowd, unknown);
+        choice += 1;
+    }
+    if best == TAKEN {
+        return None;
+    }
+    let set = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2)?;
+    let entry = way_of(set, place);
+    let word = StateWord(entry.state.load());
+    memory.order_loads();
+    // Another processor may have put a flow there since.
+    (rank(memory, record, entry, key, crowd, unknown) <= best).then_some((place, word))
+}
+
+/// The ways of a set, a bit each, whose flow's opener holds more than half of the set. The
+/// endpoint is the opener of all flows that it has opened.
+#[inline(always)]
+fn crowds<M: FlowMemory>(memory: &M, record: &EndpointRecord, set: &FlowSet, unknown: u32) -> u32 {
+    let mut alive = [0; WAYS];
+    let mut by_endpoint = [0; WAYS];
+    let mut i = 0;
+    while i < WAYS {
+        let word = StateWord(set.ways[i].state.load());
+        let is_used = !matches!(word.state(), FlowState::Free) && word.is_of(record.incarnation);
+        alive[i] = memory.blur(u32::from(is_used && !word.is_locked()), unknown);
+        by_endpoint[i] = word.marks() & flow_mark::OPENED_BY_ENDPOINT;
+        i += 1;
+    }
+    let mut equals = [0; WAYS];
+    let mut i = 0;
+    while i < WAYS {
+        let mut j = i + 1;
+        while j < WAYS {
+            let mut difference = 0;
+            let mut word = 0;
+            while word < 4 {
+                difference |= set.ways[i].key[word].load() ^ set.ways[j].key[word].load();
+                word += 1;
+            }
+            let both = by_endpoint[i] & by_endpoint[j];
+            difference = difference & both.wrapping_sub(1) | by_endpoint[i] ^ by_endpoint[j];
+            let same = memory.less(difference, 1) & alive[i] & alive[j];
+            equals[i] += same;
+            equals[j] += same;
+            j += 1;
+        }
+        i += 1;
+    }
+    let mut crowds = 0;
+    let mut i = 0;
+    while i < WAYS {
+        crowds |= memory.less(WAYS as u32 / 2 - 1, equals[i]) << i;
+        i += 1;
+    }
+    crowds
+}
+
+/// Rank of a free entry; one in a set with fewer free ones ranks behind by their
+/// number.
+const FREE: u32 = 1;
+/// Rank of an entry that has been idle for too long.
+const EXPIRED: u32 = 8;
+
+/// Ranks of live flows, in the order in which they give way to a new one. Within a rank the
+/// flow goes first that has been idle for the longest.
+///
+/// A TCP connection that has just been asked for gives way before those that were answered,
+/// because a flood of SYNs is answered by nobody, and behind those that are over. Questions
+/// in other protocols wait for one answer, and are over when it has come.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Rank {
+    /// Not answered, and idle for [`REST`] of the closing time.
+    Unanswered = 1,
+    /// Closing, and idle as long.
+    Closing = 2,
+    /// TCP, not answered.
+    Opening = 3,
+    /// Answered once.
+    Answered = 4,
+    /// Another protocol, not answered.
+    Asking = 5,
+    /// Established, of an opener that holds more than half of the set.
+    Crowding = 6,
+}
+
+/// Part of the closing time for which a closing flow keeps its place, and after which an
+/// unanswered one gives way first: 2 s of 20 unless configured.
+const REST: u32 = 10;
+
+/// Bits of a rank that say how long the flow has been idle.
+const IDLE_BITS: u32 = 28;
+
+/// How gladly an entry is given to a flow, low numbers first. `crowds` is 1 if the entry's
+/// opener holds more than half of the set.
+#[inline(always)]
+fn rank<M: FlowMemory>(
+    memory: &M,
+    record: &EndpointRecord,
+    entry: &FlowEntry,
+    key: &FlowKey,
+    crowds: u32,
+    unknown: u32,
+) -> u32 {
+    let word = StateWord(entry.state.load());
+    let state = word.state();
+    if word.is_locked() {
+        return TAKEN;
+    }
+    if matches!(state, FlowState::Free) || !word.is_of(record.incarnation) {
+        return FREE;
+    }
+    if entry.differs(key) == 0 {
+        return 0;
+    }
+    let idle = memory.jiffies().wrapping_sub(entry.last_seen.load());
+    // On another processor a packet may have come after the clock was read: not
+    // idle at all. Without a branch, for the verifier's sake.
+    let idle = idle & (idle >> 31).wrapping_sub(1);
+    let protocol = entry.key[9].load() as u8;
+    if idle > idle_time(memory, protocol, state, unknown) {
+        return EXPIRED;
+    }
+    let rested = idle >= memory.settings().idle[Idle::TcpClosing as usize] / REST;
+    let rank = match state {
+        FlowState::Embryonic if rested => Rank::Unanswered,
+        FlowState::Embryonic if protocol == protocol::TCP => Rank::Opening,
+        FlowState::Embryonic => Rank::Asking,
+        FlowState::Closing if rested => Rank::Closing,
+        FlowState::Answered => Rank::Answered,
+        FlowState::Established if crowds != 0 => Rank::Crowding,
+        _ => return TAKEN,
+    };
+    let most = (1 << IDLE_BITS) - 1;
+    let idle = if idle < most { idle } else { most };
+    (rank as u32) << IDLE_BITS | (most - idle)
+}
