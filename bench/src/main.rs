@@ -32,6 +32,12 @@ enum Bench {
         /// Packets in each run.
         #[arg(long, default_value_t = 1_000_000)]
         packets: u32,
+        /// Only worlds of so many workloads.
+        #[arg(long)]
+        workloads: Option<u32>,
+        /// Only this case: `established`, `first_packet` and so on.
+        #[arg(long)]
+        case: Option<String>,
     },
     /// What the agent costs its node, and how soon a change is in force.
     Agent {
@@ -77,8 +83,11 @@ fn main() -> anyhow::Result<()> {
             json,
             samples,
             packets,
+            workloads,
+            case,
         } => {
-            let results = packet::run(samples.max(1), packets.max(1))?;
+            let wanted = packet::Wanted { workloads, case };
+            let results = packet::run(samples.max(1), packets.max(1), &wanted)?;
             report::write(&results, json.as_deref())
         }
         Bench::Agent { json, rest } => {

@@ -1,9 +1,9 @@
-//! Programs for the packet benchmark: the body of a hook, and nothing, each
-//! behind the same choice of a source address.
+//! Programs for the packet benchmark: the bodies of the hooks, and nothing, each
+//! behind the same choice of a peer.
 //!
 //! One test run sends one packet many times over. To measure with cold caches,
-//! these programs write another source into the packet before each judgement;
-//! what that costs is in both, and goes out of the difference.
+//! these programs write another peer into the packet before each judgement: its
+//! address, and a port. What that costs is in both, and goes out of the difference.
 
 #![no_std]
 #![no_main]
@@ -20,7 +20,7 @@ use aya_ebpf::{
     macros::{btf_map, classifier},
     programs::TcContext,
 };
-use cofferdam_ebpf::{Attachment, DROP, PASS, answer, find_source, order_loads, run};
+use cofferdam_ebpf::{Attachment, DROP, PASS, answer, clear_flows, find_source, order_loads, run};
 use cofferdam_verdict::{
     address::{Address, Family},
     bucket::Found,
@@ -38,35 +38,51 @@ static BENCH_STATE: Array<u32, 1> = Array::new();
 #[btf_map]
 static BENCH_ARRAY: Array<[u32; 16], 100_000> = Array::new();
 
-/// Number of sources, at most 2^24; the loader writes it.
+/// Number of peers, at most 2^24; the loader writes it.
 #[unsafe(no_mangle)]
-static BENCH_SOURCES: u32 = 1;
+static BENCH_PEERS: u32 = 1;
 
-/// How far apart the sources are: an odd number, 1 for consecutive addresses. The
+/// How far apart the peers' addresses are: an odd number, 1 for consecutive ones. The
 /// loader writes it.
 #[unsafe(no_mangle)]
 static BENCH_STRIDE: u32 = 1;
 
-/// Where the source address lies, behind an Ethernet header.
-const SOURCE_V4: usize = 14 + 12;
-const SOURCE_V6: usize = 14 + 8;
+/// Number of ports for each peer; the loader writes it.
+#[unsafe(no_mangle)]
+static BENCH_PORTS: u32 = 1;
+
+/// The first of these ports.
+const FIRST_PORT: u32 = 20_000;
+
+/// Ports below are a server's, and stay.
+const SERVER_PORTS: u32 = 1024;
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
 
 #[classifier]
 pub fn bench_to_workload(context: TcContext) -> i32 {
-    choose_source(&context);
+    choose_peer(&context, Peer::Source);
     run(&context, Hook::ToWorkload, Attachment::Link)
 }
 
 #[classifier]
 pub fn bench_from_workload(context: TcContext) -> i32 {
-    choose_source(&context);
+    choose_peer(&context, Peer::Destination);
+    run(&context, Hook::FromWorkload, Attachment::Link)
+}
+
+/// The workload's packets in others' names.
+#[classifier]
+pub fn bench_spoofed(context: TcContext) -> i32 {
+    choose_peer(&context, Peer::Source);
     run(&context, Hook::FromWorkload, Attachment::Link)
 }
 
 /// The decision alone: addresses to slots to a row to a verdict, without a packet.
 #[classifier]
 pub fn bench_decision(context: TcContext) -> i32 {
-    let Some(Source { address, .. }) = choose_source(&context) else {
+    let Some(Chosen { address, .. }) = choose_peer(&context, Peer::Source) else {
         return PASS;
     };
     let destination = match address.family {
@@ -85,16 +101,40 @@ pub fn bench_decision(context: TcContext) -> i32 {
     if case.is_allowed() { PASS } else { DROP }
 }
 
+/// Nothing, about packets towards the workload.
 #[classifier]
 pub fn bench_nothing(context: TcContext) -> i32 {
-    choose_source(&context);
+    choose_peer(&context, Peer::Source);
+    PASS
+}
+
+/// Nothing, about packets of the workload.
+#[classifier]
+pub fn bench_nothing_sent(context: TcContext) -> i32 {
+    choose_peer(&context, Peer::Destination);
+    PASS
+}
+
+/// Forgets some of the flows of the first partition: the next sets at each run.
+#[classifier]
+pub fn bench_forget(_: TcContext) -> i32 {
+    let Some(state) = BENCH_STATE.get_ptr_mut(0) else {
+        return DROP;
+    };
+    // SAFETY: a map's value; test runs are one at a time.
+    let state = unsafe { &mut *state };
+    if clear_flows(*state) {
+        *state = state.wrapping_add(1);
+    } else {
+        *state = 0;
+    }
     PASS
 }
 
 /// The lookup of the source address alone.
 #[classifier]
 pub fn bench_address(context: TcContext) -> i32 {
-    let Some(Source { address, .. }) = choose_source(&context) else {
+    let Some(Chosen { address, .. }) = choose_peer(&context, Peer::Source) else {
         return PASS;
     };
     if matches!(find_source(&address), Found::Value(_)) {
@@ -107,7 +147,7 @@ pub fn bench_address(context: TcContext) -> i32 {
 /// One load from an array of cache lines, the least that a lookup can cost.
 #[classifier]
 pub fn bench_array_random(context: TcContext) -> i32 {
-    let Some(Source { number, .. }) = choose_source(&context) else {
+    let Some(Chosen { number, .. }) = choose_peer(&context, Peer::Source) else {
         return PASS;
     };
     match BENCH_ARRAY.get(number) {
@@ -135,17 +175,25 @@ pub fn bench_order(_: TcContext) -> i32 {
     }
 }
 
-/// The source of one packet.
-struct Source {
-    /// Its number among the sources.
+/// Which end of a packet the peer is.
+#[derive(Clone, Copy)]
+enum Peer {
+    Source,
+    Destination,
+}
+
+/// The peer of one packet.
+struct Chosen {
+    /// Its number among the peers.
     number: u32,
     /// Its address.
     address: Address,
 }
 
-/// Writes one of the sources into the packet: of 10.0.0.0/8 or fd00::/64, by number.
+/// Writes one of the peers into the packet, by its number an address of 10.0.0.0/8 or
+/// fd00::/64, and one of the ports, in place of the one that is no server's.
 #[inline(always)]
-fn choose_source(context: &TcContext) -> Option<Source> {
+fn choose_peer(context: &TcContext, peer: Peer) -> Option<Chosen> {
     let state = BENCH_STATE.get_ptr_mut(0)?;
     // SAFETY: a map's value; test runs are one at a time.
     let state = unsafe { &mut *state };
@@ -156,39 +204,69 @@ fn choose_source(context: &TcContext) -> Option<Source> {
     x ^= x << 5;
     *state = x;
     // SAFETY: the loader's values count, not the ones above.
-    let (sources, stride) = unsafe {
+    let (peers, stride, ports) = unsafe {
         (
-            core::ptr::read_volatile(&raw const BENCH_SOURCES),
+            core::ptr::read_volatile(&raw const BENCH_PEERS),
             core::ptr::read_volatile(&raw const BENCH_STRIDE),
+            core::ptr::read_volatile(&raw const BENCH_PORTS),
         )
     };
-    let number = ((u64::from(x) * u64::from(sources)) >> 32) as u32;
+    let number = ((u64::from(x) * u64::from(peers)) >> 32) as u32;
+    let spread = x.wrapping_mul(0x9e37_79b1);
+    let port = FIRST_PORT + ((u64::from(spread) * u64::from(ports)) >> 32) as u32;
     let skb: *mut __sk_buff = context.as_ptr().cast();
     // SAFETY: the kernel hands the program a valid context.
     let (data, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
-    if data + SOURCE_V6 + 16 > end {
+    if data + ETHERNET + 40 > end {
         return None;
     }
     // SAFETY: the check above covers all of these bytes.
     let is_v6 = unsafe { *((data + 12) as *const u8) } == 0x86;
     let apart = u64::from(number) * u64::from(stride);
-    let (at, address) = if is_v6 {
+    let is_source = matches!(peer, Peer::Source);
+    let address = if is_v6 {
         let words = [0xfd00_0000, 0, (apart >> 32) as u32, apart as u32];
-        let family = Family::V6;
-        (SOURCE_V6 + 8, Address { family, words })
+        let at = data + ETHERNET + if is_source { 8 } else { 24 };
+        // SAFETY: as above; packets may be written at any alignment on x86-64.
+        unsafe {
+            *(at as *mut u32) = words[0].to_be();
+            *((at + 4) as *mut u32) = words[1].to_be();
+            *((at + 8) as *mut u32) = words[2].to_be();
+            *((at + 12) as *mut u32) = words[3].to_be();
+        }
+        write_port(data + ETHERNET + 40, end, port);
+        Address {
+            family: Family::V6,
+            words,
+        }
     } else {
         let words = [0x0a00_0000 | apart as u32 & 0xff_ffff, 0, 0, 0];
-        let family = Family::V4;
-        (SOURCE_V4, Address { family, words })
+        let at = data + ETHERNET + if is_source { 12 } else { 16 };
+        // SAFETY: as above.
+        unsafe { *(at as *mut u32) = words[0].to_be() };
+        write_port(data + ETHERNET + 20, end, port);
+        Address {
+            family: Family::V4,
+            words,
+        }
     };
-    // SAFETY: as above; packets may be written at any alignment on x86-64.
+    Some(Chosen { number, address })
+}
+
+/// Writes a port into the transport header at `at`.
+#[inline(always)]
+fn write_port(at: usize, end: usize, port: u32) {
+    if at + 4 > end {
+        return;
+    }
+    // SAFETY: the check above covers both ports.
     unsafe {
-        if is_v6 {
-            *((data + at) as *mut u32) = address.words[2].to_be();
-            *((data + at + 4) as *mut u32) = address.words[3].to_be();
+        let source = at as *mut u16;
+        let destination = (at + 2) as *mut u16;
+        if u32::from(u16::from_be(*source)) < SERVER_PORTS {
+            *destination = (port as u16).to_be();
         } else {
-            *((data + at) as *mut u32) = address.words[0].to_be();
+            *source = (port as u16).to_be();
         }
     }
-    Some(Source { number, address })
 }

@@ -25,7 +25,7 @@ use cofferdam_verdict::{
     event::EventRecord,
     flow, fragment, hits,
     judge::{self, Case, Inspected},
-    memory::Memory as _,
+    memory::{FlowMemory as _, Memory as _},
     packet::MAX_HEADER_BYTES,
     pipeline::{self, Steps},
     related,
@@ -449,6 +449,19 @@ pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
 #[inline(always)]
 pub fn find_source(address: &Address) -> Found {
     find_address(&Maps, address)
+}
+
+/// Forgets the flows of a set of the first partition, for programs that measure. `false`
+/// if there is no such set.
+#[inline(always)]
+pub fn clear_flows(set: u32) -> bool {
+    let Some(set) = Maps.flow_set(0, set) else {
+        return false;
+    };
+    for entry in &set.ways {
+        entry.state.put(0);
+    }
+    true
 }
 
 /// Keeps loads before this call from being done after it, for a program that shows it.
