@@ -40,11 +40,11 @@ use crate::packet::{End, Family, Mac, Packet, ip_protocol, ping, sctp, tcp, time
 
 use node::{Endpoint, Node};
 use region::{PODS, PORTS, Party, Region, Standing, fixed_address, pod_address};
-use sight::{Kind, Part, Quoted, Segment, Sight};
+use sight::{Kind, Part, Quoted, Segment, Sight, Way};
 use steps::{Fault, Protocol, Step, Talk};
-use truth::{Opinion, Truth, Way};
+use truth::{Opinion, Truth};
 
-pub use truth::Tolerance;
+pub use sight::Tolerance;
 
 /// Sequences that go through the same regions, which take longer to make than a
 /// sequence.

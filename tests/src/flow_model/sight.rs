@@ -1,4 +1,4 @@
-//! Packets as the model sees them: at one hook of one workload.
+//! Packets as the model sees them, at one hook of one workload, and why they may pass.
 
 use std::net::IpAddr;
 
@@ -69,6 +69,59 @@ pub(super) struct Sight {
     pub(super) stamp: u32,
     /// It began on the node, with a local socket.
     pub(super) by_node: bool,
+}
+
+/// Why a packet may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Policy lets its sender open a conversation, or needs none.
+    ByItself,
+    /// It goes on with what its sender has opened, or answers the other end.
+    Conversation,
+    /// A TCP segment from before the endpoint was put in force, or in a full partition.
+    Adopted,
+    /// The same, of the end that was connected to: its opener has not been heard of yet.
+    Answer,
+    /// Its first fragment has passed.
+    Fragment,
+    /// An ICMP error about a conversation.
+    Related,
+    /// The workload reaches itself.
+    Itself,
+}
+
+/// A case in which the programs may let less pass than the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tolerance {
+    /// No room in the flow or fragment table.
+    NoRoom,
+    /// In a partition of few sets, a conversation gave way to another.
+    GaveWay,
+    /// A segment of no connection found room in a partition of few sets, and was not adopted.
+    /// In a full one it passes if policy allows both directions.
+    HadRoom,
+    /// Both ends, or two senders behind one address, use the same ports: one
+    /// conversation is remembered, and the packet that shows its end is dropped with it.
+    SharedPorts,
+    /// A TCP connection that was silent for longer than the idle time of a state that it
+    /// may be in: it is gone, though policy would allow it to go on.
+    SilentConnection,
+    /// The labels or addresses of a masqueraded opener have changed.
+    MasqueradeForgotten,
+    /// A workload reaches itself through a Service and the node's address: no
+    /// conversation is remembered.
+    Hairpin,
+    /// An ICMP error about a conversation that has not been seen since the table, or its
+    /// peer, changed.
+    StaleRelated,
+    /// An ICMP error about a conversation that is longer than its RFC allows, from a sender
+    /// whom policy lets send errors.
+    LongError,
+    /// Other datagrams of an endpoint took the place of one.
+    FragmentForgotten,
+    /// A segment to the node from before the endpoint was put in force, where only the
+    /// node's permission to open lets it: not adopted.
+    AdoptionTowardsNode,
 }
 
 impl Kind {

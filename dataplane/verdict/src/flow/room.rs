@@ -26,19 +26,16 @@ pub(super) fn best_place<M: FlowMemory>(
     let sets = key.sets(&memory.settings().keys, record.flow_mask);
     let mut best = TAKEN;
     let mut place = NOWHERE;
-    let mut crowd = 0;
     let mut choice = 0;
     while choice < 2 {
         let index = sets[choice];
         let set = memory.flow_set(record.flow_partition.wrapping_sub(1), index)?;
-        let crowds = crowds(memory, record, set, unknown);
         let mut used = 0;
         let mut here = TAKEN;
         let mut here_way = 0;
         let mut way = 0;
         while way < WAYS {
-            let crowds = crowds >> way & 1;
-            let rank = rank(memory, record, &set.ways[way], key, crowds, unknown);
+            let rank = rank(memory, record, &set.ways[way], key, unknown);
             let rank = memory.blur(rank, unknown);
             used += u32::from(rank != FREE);
             if rank < here {
@@ -56,22 +53,65 @@ pub(super) fn best_place<M: FlowMemory>(
         if here < best {
             best = here;
             place = index << 2 | here_way;
-            crowd = crowds >> here_way & 1;
         }
         best = memory.blur(best, unknown);
         place = memory.blur(place, unknown);
-        crowd = memory.blur(crowd, unknown);
         choice += 1;
     }
     if best == TAKEN {
-        return None;
+        return crowded_place(memory, record, sets, unknown);
     }
     let set = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2)?;
     let entry = way_of(set, place);
     let word = StateWord(entry.state.load());
     memory.order_loads();
     // Another processor may have put a flow there since.
-    (rank(memory, record, entry, key, crowd, unknown) <= best).then_some((place, word))
+    (rank(memory, record, entry, key, unknown) <= best).then_some((place, word))
+}
+
+/// The place of an established flow whose opener holds more than half of the set, the longest
+/// idle first: where no other gives way.
+#[inline(always)]
+fn crowded_place<M: FlowMemory>(
+    memory: &M,
+    record: &EndpointRecord,
+    sets: [u32; 2],
+    unknown: u32,
+) -> Option<(u32, StateWord)> {
+    let mut best = TAKEN;
+    let mut place = NOWHERE;
+    let mut choice = 0;
+    while choice < 2 {
+        let set = memory.flow_set(record.flow_partition.wrapping_sub(1), sets[choice])?;
+        let crowds = crowds(memory, record, set, unknown);
+        let mut way = 0;
+        while way < WAYS {
+            let entry = &set.ways[way];
+            let is_established = matches!(
+                StateWord(entry.state.load()).state(),
+                FlowState::Established
+            );
+            let crowds = memory.blur(u32::from(is_established), unknown) & crowds >> way;
+            // Not idle at all if a packet has come since the clock was read.
+            let idle = memory.jiffies().wrapping_sub(entry.last_seen.load());
+            let idle = idle & (idle >> 31).wrapping_sub(1);
+            let rank = TAKEN - (crowds & 1) * (1 + idle);
+            if rank < best {
+                best = rank;
+                place = sets[choice] << 2 | way as u32;
+            }
+            best = memory.blur(best, unknown);
+            place = memory.blur(place, unknown);
+            way += 1;
+        }
+        choice += 1;
+    }
+    let set = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2)?;
+    let word = StateWord(way_of(set, place).state.load());
+    let stays = word.is_locked()
+        || !matches!(word.state(), FlowState::Established)
+        || !word.is_of(record.incarnation);
+    (best != TAKEN && !stays).then_some((place, word))
 }
 
 /// The ways of a set, a bit each, whose flow's opener holds more than half of the set. The
@@ -124,7 +164,8 @@ const FREE: u32 = 1;
 const EXPIRED: u32 = 8;
 
 /// Ranks of live flows, in the order in which they give way to a new one. Within a rank the
-/// flow goes first that has been idle for the longest.
+/// flow goes first that has been idle for the longest. After all of them comes an established
+/// flow of an opener with more than its share; see [`crowded_place`].
 ///
 /// A TCP connection that has just been asked for gives way before those that were answered,
 /// because a flood of SYNs is answered by nobody, and behind those that are over. Questions
@@ -142,8 +183,6 @@ enum Rank {
     Answered = 4,
     /// Another protocol, not answered.
     Asking = 5,
-    /// Established, of an opener that holds more than half of the set.
-    Crowding = 6,
 }
 
 /// Part of the closing time for which a closing flow keeps its place, and after which an
@@ -153,15 +192,13 @@ const REST: u32 = 10;
 /// Bits of a rank that say how long the flow has been idle.
 const IDLE_BITS: u32 = 28;
 
-/// How gladly an entry is given to a flow, low numbers first. `crowds` is 1 if the entry's
-/// opener holds more than half of the set.
+/// How gladly an entry is given to a flow, low numbers first.
 #[inline(always)]
 fn rank<M: FlowMemory>(
     memory: &M,
     record: &EndpointRecord,
     entry: &FlowEntry,
     key: &FlowKey,
-    crowds: u32,
     unknown: u32,
 ) -> u32 {
     let word = StateWord(entry.state.load());
@@ -190,7 +227,6 @@ fn rank<M: FlowMemory>(
         FlowState::Embryonic => Rank::Asking,
         FlowState::Closing if rested => Rank::Closing,
         FlowState::Answered => Rank::Answered,
-        FlowState::Established if crowds != 0 => Rank::Crowding,
         _ => return TAKEN,
     };
     let most = (1 << IDLE_BITS) - 1;
