@@ -50,7 +50,7 @@ const SPARSE: Addresses = Addresses {
     stride: 0x9e37_79b1,
 };
 
-/// What the packets of a node are among.
+/// Workloads, rules and flows of a measured node.
 #[derive(Clone, Copy)]
 struct World {
     /// Workloads of other nodes.
@@ -243,7 +243,7 @@ const BURST: u32 = 4_000;
 /// Ports of a peer whose packets open flows.
 const PORTS: u32 = 32_768;
 
-/// Which figures are wanted; all that it does not name.
+/// Figures that are wanted; all that it does not name.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     pub(crate) workloads: Option<u32>,

@@ -213,7 +213,7 @@ impl Force {
         self.published.as_ref().map(|(_, compiled)| compiled)
     }
 
-    /// How often rules have decided, under all tables of this agent.
+    /// Rule hits under all tables of this agent.
     #[must_use]
     pub fn hits(&self) -> CountsByRule {
         self.hits.counts(self.kernel.rule_hits(self.revision()))

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 /// Rules whose counts are kept although no table has them any more.
 const KEPT: usize = 16_384;
 
-/// What hits are counted of: a rule, or a policy as it isolates, and what it did.
+/// Subject of a count: a rule, or a policy as it isolates, and what it did.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HitKey {
     /// The rule. Without an index it is the policy as it isolates.
@@ -30,7 +30,7 @@ pub struct HitKey {
     pub action: Action,
 }
 
-/// How often a rule has decided.
+/// Counts of a rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Flows that it allowed, or packets that it denied.
@@ -194,7 +194,7 @@ impl Hits {
 /// Name of the file of [`SavedHits`].
 pub const FILE: &str = "hits.json";
 
-/// What an agent saves for the next one.
+/// Counts that an agent saves for the next one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedHits {
     /// Number of the table in force.

@@ -285,7 +285,7 @@ pub struct Inner {
     pub addresses: Vec<IpAddr>,
     /// Its link-local IPv6 address, if it has one.
     pub link_local: Option<Ipv6Addr>,
-    /// Where its workload takes TCP connections, as the programs have it.
+    /// Ports at which its workload takes TCP connections, as the programs have it.
     pub listeners: [u32; MAX_LISTENERS],
 }
 

@@ -41,9 +41,9 @@ pub struct Endpoint {
     pub stamp: u16,
     /// Link-local address on the workload's interface, if it has one.
     pub link_local: Option<Ipv6Addr>,
-    /// Whether nothing passes yet.
+    /// Nothing passes yet.
     pub deny_all: bool,
-    /// Whether others have filters on its hooks.
+    /// Other programs have filters on its hooks.
     pub shared_hooks: bool,
     /// Time on the clock of flows ([`Kernel::jiffies`]) until which TCP connections from
     /// before it was put in force go on, if policy would let them begin in both
@@ -185,7 +185,7 @@ impl Kernel {
         self.endpoints.values().get(number as usize - 1)
     }
 
-    /// How full an endpoint's partition of the flow table is.
+    /// Returns the fill of an endpoint's partition of the flow table.
     pub fn flows(&self, ifindex: u32) -> Option<FlowUse> {
         let record = self.endpoint_record(ifindex)?;
         let partition = record.flow_partition.checked_sub(1)?;

@@ -166,7 +166,7 @@ pub(crate) struct Shared<T>(pub(crate) T);
 // SAFETY: the bounds refuse padding and invalid bit patterns.
 unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Pod for Shared<T> {}
 
-/// How often a rule of one table has decided.
+/// Counts of a rule of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleHits {
     /// The rule's number in the table, or that of a set of isolating policies.

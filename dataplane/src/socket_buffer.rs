@@ -59,10 +59,10 @@ pub enum SocketBufferError {
     Perfmon,
 }
 
-/// What the programs of this kernel need to read its packet buffer.
+/// Settings that the programs of this kernel need to read its packet buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Places {
-    /// Where the fields are.
+    /// Places of the fields.
     pub(crate) window: Window,
     /// Number of the function [`CAST`], if the kernel has it.
     pub(crate) cast: Option<u32>,

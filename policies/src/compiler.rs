@@ -123,7 +123,7 @@ pub enum CompileError {
 
 /// What the limit of slots is called.
 const SLOTS: &str = "slots";
-/// What the limit of rules is called.
+/// Name of the limit of rules.
 const RULES: &str = "rules";
 
 /// What to do about a table that is full.

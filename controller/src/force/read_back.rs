@@ -29,7 +29,7 @@ const ENDPOINTS_AT_ONCE: usize = 8;
 /// The first in the order of addresses.
 pub(super) const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// How much of what is in the kernel is compared with what was put there.
+/// Extent of a comparison between the kernel's state and what was put there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// The whole table, all records, what is new, and some of the rest by turns.
@@ -38,7 +38,7 @@ pub enum Depth {
     Whole,
 }
 
-/// What the kernel has is not what it was given.
+/// Difference between the kernel's state and what it was given.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{what} in the kernel is not what was put there")]
 pub struct Mismatch {
@@ -161,13 +161,13 @@ impl Force {
     }
 }
 
-/// Whether an interface is in the agent's namespace.
+/// Returns `true` if an interface is in the agent's namespace.
 fn is_there(ifindex: u32) -> bool {
     // An unknown index comes back as an empty name.
     if_indextoname(ifindex).is_ok_and(|name| !name.is_empty())
 }
 
-/// Whether a record is an endpoint's.
+/// Returns `true` if a record is an endpoint's.
 fn says(record: &EndpointRecord, endpoint: &Endpoint) -> bool {
     let mac = (endpoint.mac.iter()).fold(0, |mac, &byte| mac << 8 | u64::from(byte));
     let is_closed = record.flags.load() & flags::DENY_ALL != 0;

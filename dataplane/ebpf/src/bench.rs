@@ -42,7 +42,7 @@ static BENCH_ARRAY: Array<[u32; 16], 100_000> = Array::new();
 #[unsafe(no_mangle)]
 static BENCH_PEERS: u32 = 1;
 
-/// How far apart the peers' addresses are: an odd number, 1 for consecutive ones. The
+/// Distance of the peers' addresses: an odd number, 1 for consecutive ones. The
 /// loader writes it.
 #[unsafe(no_mangle)]
 static BENCH_STRIDE: u32 = 1;
@@ -175,7 +175,7 @@ pub fn bench_order(_: TcContext) -> i32 {
     }
 }
 
-/// Which end of a packet the peer is.
+/// End of a packet that the peer is.
 #[derive(Clone, Copy)]
 enum Peer {
     Source,

@@ -115,7 +115,7 @@ impl CompiledPolicy {
     }
 }
 
-/// How much of a policy applies.
+/// Extent to which a policy applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     /// It selects nobody.
@@ -352,7 +352,7 @@ fn decided(action: Action, number: u32) -> Outcome {
     })
 }
 
-/// Where the policies of each namespace stand among all, and what that follows from.
+/// Places of each namespace's policies among all, and what follows from them.
 #[derive(Debug, Default)]
 pub(super) struct PolicyPlaces {
     policies: SharedMap<ObjectName, Arc<NetworkPolicy>>,

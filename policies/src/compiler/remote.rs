@@ -132,7 +132,7 @@ pub(super) struct Remote {
 }
 
 impl RemoteNamespace {
-    /// How much of the policy at this position applies to remote workloads.
+    /// Extent to which the policy at this position applies to remote workloads.
     pub(super) fn extent(&self, position: usize) -> Extent {
         match self.applies.get(position) {
             Some(true) => Extent::Ingress,

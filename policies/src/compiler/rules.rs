@@ -95,7 +95,7 @@ pub struct RuleTable {
     /// Rules and isolating policies in parts, most of which the next table shares; each
     /// part with the number of its first.
     parts: Vec<(u32, Arc<[RuleEntry]>)>,
-    /// How many there are in all parts.
+    /// Number of entries in all parts.
     rules: u32,
     isolation_sets: Vec<Arc<[u32]>>,
 }

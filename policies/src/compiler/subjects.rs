@@ -104,7 +104,7 @@ pub(super) struct RuleBook {
     namespaces: HashMap<Arc<str>, KnownRules>,
 }
 
-/// Where rules and peer lists get their numbers.
+/// Books that give rules and peer lists their numbers.
 pub(super) struct Numbering<'n, 'a> {
     pub(super) lists: &'n mut PeerLists<'a>,
     pub(super) numbers: &'n mut RuleNumbers,

@@ -14,7 +14,7 @@ pub(super) enum Segment {
     Rst,
 }
 
-/// What a packet carries.
+/// Contents of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Tcp(Segment),
@@ -71,7 +71,7 @@ pub(super) struct Sight {
     pub(super) by_node: bool,
 }
 
-/// Why a packet may pass.
+/// Reason for which a packet may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// Policy lets its sender open a conversation, or needs none.

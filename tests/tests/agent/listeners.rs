@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::scene::Scene;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long what should be dropped is given to arrive.
+/// Time for a packet that should be dropped to arrive.
 const UNTIL_DROPPED: Duration = Duration::from_millis(400);
 
 /// Everybody is isolated both ways; web connects to the database.

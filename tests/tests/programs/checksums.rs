@@ -57,7 +57,7 @@ struct Stage {
     family: Family,
     /// Whether the device behind the hook writes checksums itself.
     offloads: bool,
-    /// Whether web is a workload, with programs on its interface.
+    /// Web is a workload, with programs on its interface.
     is_managed: bool,
     sent: u32,
 }

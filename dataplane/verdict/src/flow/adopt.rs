@@ -29,7 +29,7 @@ use crate::{
     memory::{BucketSet, FlowMemory, Memory},
 };
 
-/// Which end opened the connection of a segment.
+/// End that opened the connection of a segment.
 enum Opener {
     Sender,
     Receiver,

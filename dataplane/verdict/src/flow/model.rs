@@ -19,7 +19,7 @@ pub struct Flow {
     pub idle: u32,
     /// Jiffies for which a closing flow keeps its place.
     pub rest: u32,
-    /// Who opened it: the other end's address, or zeroes for the endpoint.
+    /// Opener: the other end's address, or zeroes for the endpoint.
     pub opener: [u32; 4],
 }
 

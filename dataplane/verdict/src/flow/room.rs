@@ -1,4 +1,4 @@
-//! Where a flow may lie, and which flow gives way to it where there is no room.
+//! Places of flows, and the order in which flows give way where there is no room.
 
 use crate::{
     endpoint::EndpointRecord,
@@ -192,7 +192,7 @@ const REST: u32 = 10;
 /// Bits of a rank that say how long the flow has been idle.
 const IDLE_BITS: u32 = 28;
 
-/// How gladly an entry is given to a flow, low numbers first.
+/// Ranks an entry: the lower the number, the sooner it gives way.
 #[inline(always)]
 fn rank<M: FlowMemory>(
     memory: &M,

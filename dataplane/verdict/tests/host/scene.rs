@@ -491,7 +491,7 @@ impl Node {
         [count.hits.load(), count.audited.load()]
     }
 
-    /// What programs read and write, with these partitions of the flow table.
+    /// Memory that programs read and write, with these partitions of the flow table.
     pub(crate) fn flows<'a>(&'a self, partitions: &'a [&'a [FlowSet]]) -> SliceFlows<'a> {
         SliceFlows {
             memory: self.memory(),

@@ -44,7 +44,7 @@ pub(in super::super) struct RemoteRows {
     namespaces: Vec<NamespaceRows>,
 }
 
-/// Which numbers the atoms of own addresses have.
+/// Numbers of the atoms of own addresses.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct OwnPlaces {
     /// By position among the own addresses.
