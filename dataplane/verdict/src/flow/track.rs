@@ -438,7 +438,12 @@ fn note_answer<M: FlowMemory>(memory: &M, entry: &FlowEntry, case: &Case, word: 
     if memory.exchange(&entry.state, word.0, word.locked().0) != word.0 {
         return;
     }
-    let end = case.datagram;
+    // A first fragment does not show how long its segment is.
+    let end = if case.is(mark::FIRST) {
+        case.sequence.wrapping_add(u32::from(is_syn))
+    } else {
+        case.datagram
+    };
     if is_syn {
         entry.initial[1].put(case.sequence);
     } else if is_first {

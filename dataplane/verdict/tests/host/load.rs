@@ -84,6 +84,22 @@ fn an_answer_alone_makes_no_connection_that_stays() {
     assert!(lasts(&[7, 5001]));
 }
 
+/// A first fragment has its datagram's identification where other segments have their end; any
+/// acknowledgement counted then.
+#[test]
+fn a_fragmented_answer_shows_no_byte_behind_its_number() {
+    let mut node = Node::under(&policy());
+    assert_eq!(ask(&node, &request().seq(1000).syn()), RULE);
+    let answered = segment().seq(5000).ack_number(1001).syn().ack();
+    let first = answered.payload(&[0; 64]).fragment(4999, 0, true);
+    assert_eq!(answer(&node, &first), FLOW);
+    let far = request().seq(1001).ack_number(9_000_000).ack();
+    assert_eq!(ask(&node, &far), FLOW);
+    let embryonic = idle(&node, Idle::TcpEmbryonic);
+    pass(&mut node, embryonic + 1);
+    assert_eq!(answer(&node, &segment().ack()), ISOLATED);
+}
+
 /// The answer that counts is the last one: the server forgot the first, and answered anew.
 #[test]
 fn an_acknowledgement_of_an_earlier_answer_establishes_nothing() {
