@@ -13,7 +13,7 @@ use crate::{
 /// Rank of an entry that may not be replaced.
 const TAKEN: u32 = u32::MAX;
 
-/// Where a new flow may lie, and the word that stands there: where its key lies already, else
+/// Finds a place for a new flow, and the word that stands there: where its key lies already, else
 /// in a free place of the emptier set, else in the place of the flow that gives way first;
 /// see [`Rank`]. The same order as in the table's host model.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The classes of workloads elsewhere: ingress from own addresses.
 //!
-//! What `remote` has found out about a namespace names rules by numbers of its own, and
+//! The findings of `remote` about a namespace name rules by numbers of its own, and
 //! own addresses by their positions; here both get this table's numbers. Blocks follow
 //! from the atoms of own addresses alone, and are kept from table to table as long as
 //! these are the same; rows, as long as all that they name has the same numbers.
