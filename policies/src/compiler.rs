@@ -63,7 +63,7 @@ use thiserror::Error;
 use crate::inventory::{Inventory, ObjectName, Owner, Workload};
 
 use facts::FactBook;
-use matrix::{Matrix, RemoteRows};
+use matrix::{Matrix, RowBook};
 use owned::{Owned, OwnedSlot};
 use peers::{Atoms, PeerLists};
 use policy::{NamespacePolicies, PolicyPlaces};
@@ -233,7 +233,7 @@ pub struct Compiler {
     signatures: Option<LastSignatures>,
     owned: Option<Owned>,
     remote: RemoteBook,
-    remote_rows: RemoteRows,
+    rows: RowBook,
     rules: RuleBook,
     places: PolicyPlaces,
     subjects_alone: bool,
@@ -301,12 +301,12 @@ impl Compiler {
         );
 
         let max_words = u64::from(limits.table_pages) * size_of::<Page>() as u64 / 4;
-        let matrix = Matrix::new(
+        let mut matrix = Matrix::new(
             &subjects,
             &remote,
             &atoms,
             &mut numbers,
-            &mut self.remote_rows,
+            &mut self.rows,
             max_words,
         )?;
         let (outside, trees) = outside_sets(&atoms, highest, limits)?;
@@ -320,8 +320,11 @@ impl Compiler {
             ranges: &trees,
         };
         let (words, used_words) = layout::write(&content, limits)?;
+        let used_rules = numbers.used();
+        let usage = usage(limits, used_rules, &content, used_words);
+        let remote_classes = std::mem::take(&mut matrix.remote_classes);
+        self.rows.keep(matrix, &subjects, &atoms, &numbers);
         let rules = numbers.finish();
-        let usage = usage(limits, &rules, &content, used_words);
         if self.book.tidy(signatures.facts_in_use()) {
             self.remote = RemoteBook::default();
             self.rules = RuleBook::default();
@@ -333,8 +336,8 @@ impl Compiler {
             profiles,
             signatures: signatures.known().clone(),
             classes: subjects.into_known(),
-            remote_classes: matrix.remote_classes,
-            atoms: atoms.into_known(),
+            remote_classes,
+            atoms,
             rules: Arc::new(rules),
             outside,
             usage,
@@ -452,7 +455,7 @@ fn slot_profiles(
 
 fn usage(
     limits: &Limits,
-    rules: &RuleTable,
+    rules: usize,
     content: &layout::Content<'_>,
     used_words: usize,
 ) -> Vec<Usage> {
@@ -470,7 +473,7 @@ fn usage(
     };
     let pages = used_words.div_ceil(size_of::<Page>() / 4);
     vec![
-        usage(RULES, rules.len(), Some(limits.max_rule().into()), 0),
+        usage(RULES, rules, Some(limits.max_rule().into()), 0),
         usage(
             SLOTS,
             slots,

@@ -8,6 +8,7 @@
 //! Invariant: rows, blocks and groups are numbered in the order of classes,
 //! directions and atoms, so equal inputs give equal numbers.
 
+mod local;
 mod remote;
 
 use std::hash::Hash;
@@ -30,9 +31,28 @@ use super::rules::RuleNumbers;
 use super::signatures::{PortNumbers, number};
 use super::subjects::{Class, DIRECTIONS, Subjects};
 
-use remote::RemoteSide;
+use local::{Ends, LocalRows};
+use remote::{RemoteRows, RemoteSide};
 
-pub(super) use remote::RemoteRows;
+/// What matrices had in common so far: the next one is mostly the same.
+#[derive(Debug, Default)]
+pub(super) struct RowBook {
+    local: LocalRows,
+    remote: RemoteRows,
+}
+
+impl RowBook {
+    /// Keeps what the next matrix may have in common with this one.
+    pub(super) fn keep(
+        &mut self,
+        matrix: Matrix,
+        subjects: &Subjects,
+        atoms: &Atoms,
+        numbers: &RuleNumbers,
+    ) {
+        self.local.keep(matrix, subjects, atoms, numbers);
+    }
+}
 
 /// Atoms per block.
 const PIECE: usize = BLOCK_WORDS as usize;
@@ -73,6 +93,12 @@ impl<T: Clone + Eq + Hash> Interned<T> {
         }
     }
 
+    /// Forgets every value from this number on.
+    fn truncate(&mut self, end: usize) {
+        self.all.truncate(end);
+        self.numbers.retain(|_, number| (*number as usize) < end);
+    }
+
     /// The number of a value that is new, and does not come again.
     fn push(&mut self, value: T) -> u32 {
         self.all.push(value);
@@ -103,6 +129,8 @@ pub(super) struct Matrix {
     /// For each signature the class of workloads elsewhere, if some have it. Class 0
     /// for all where none is asked about.
     pub(super) remote_classes: Vec<Option<u32>>,
+    /// Ends of what the classes of this node have come to.
+    local: Ends,
     words: u64,
     max_words: u64,
 }
@@ -135,7 +163,42 @@ impl Matrix {
         remote: &Remote,
         atoms: &Atoms,
         numbers: &mut RuleNumbers,
-        book: &mut RemoteRows,
+        book: &mut RowBook,
+        max_words: u64,
+    ) -> Result<Self, CompileError> {
+        let known = book.local.take(subjects, atoms, numbers, max_words)?;
+        let remote_classes = vec![remote.namespaces.is_empty().then_some(0); atoms.signatures()];
+        let mut matrix = match known {
+            Some(known) => Self {
+                remote_classes,
+                max_words,
+                ..known
+            },
+            None => Self::local(subjects, atoms, numbers, remote_classes, max_words)?,
+        };
+        matrix.remote(&mut RemoteSide {
+            remote,
+            first: &subjects.numbers,
+            atoms,
+            numbers,
+            book: &mut book.remote,
+        })?;
+        if matrix.classes.len() as u64 > u64::from(MAX_CLASS) + 1 {
+            return Err(CompileError::Capacity {
+                table: "classes",
+                used: matrix.classes.len() as u64,
+                max: MAX_CLASS.into(),
+            });
+        }
+        Ok(matrix)
+    }
+
+    /// Works out the rows of this node's classes.
+    fn local(
+        subjects: &Subjects,
+        atoms: &Atoms,
+        numbers: &mut RuleNumbers,
+        remote_classes: Vec<Option<u32>>,
         max_words: u64,
     ) -> Result<Self, CompileError> {
         let mut matrix = Self {
@@ -143,7 +206,8 @@ impl Matrix {
             blocks: Interned::default(),
             groups: Interned::default(),
             classes: Vec::with_capacity(subjects.classes.len() + 1),
-            remote_classes: vec![remote.namespaces.is_empty().then_some(0); atoms.signatures()],
+            remote_classes,
+            local: Ends::default(),
             words: 0,
             max_words,
         };
@@ -152,7 +216,7 @@ impl Matrix {
             ports: PortNumbers::default(),
         };
         let mut known: HashMap<SideKey, u32> = HashMap::new();
-        for class in std::iter::once(&none).chain(&subjects.classes) {
+        for class in std::iter::once(&none).chain(subjects.classes.iter()) {
             let mut groups = [0; 2];
             for direction in DIRECTIONS {
                 let policies: Vec<u32> = class
@@ -187,20 +251,14 @@ impl Matrix {
             }
             matrix.classes.push(groups);
         }
-        matrix.remote(&mut RemoteSide {
-            remote,
-            first: &subjects.numbers,
-            atoms,
-            numbers,
-            book,
-        })?;
-        if matrix.classes.len() as u64 > u64::from(MAX_CLASS) + 1 {
-            return Err(CompileError::Capacity {
-                table: "classes",
-                used: matrix.classes.len() as u64,
-                max: MAX_CLASS.into(),
-            });
-        }
+        matrix.local = Ends {
+            rows: matrix.rows.all.len(),
+            blocks: matrix.blocks.all.len(),
+            groups: matrix.groups.all.len(),
+            classes: matrix.classes.len(),
+            isolation_sets: numbers.isolation_sets().len(),
+            words: matrix.words,
+        };
         Ok(matrix)
     }
 
@@ -216,7 +274,7 @@ impl Matrix {
         let mut spoken: Vec<(u32, u32, u64)> = Vec::new();
         for (index, rule) in (0u32..).zip(&side.rules) {
             if let Some(list) = rule.peers {
-                let members = side.atoms.members(list);
+                let members = side.atoms.sets().members(list);
                 spoken.extend(members.iter().map(|(piece, bits)| (*piece, index, *bits)));
             }
         }
@@ -272,7 +330,7 @@ impl Matrix {
             if side.is_by_name(&rules) {
                 for bit in atoms {
                     let atom = piece * BLOCK_WORDS + bit;
-                    let ports = side.atoms.ports(atom);
+                    let ports = side.atoms.sets().ports(atom);
                     block[bit as usize] = self.row(side, &rules, ports)?;
                 }
             } else {

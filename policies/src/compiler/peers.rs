@@ -19,6 +19,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 
@@ -151,15 +152,21 @@ pub(super) struct Atoms {
     class_of: Vec<u32>,
     /// First range of each class.
     class_first: Vec<u32>,
+    /// For each own address its atom.
+    of_own: Vec<u32>,
+    lots: Lots,
+    sets: Arc<AtomSets>,
+}
+
+/// Numbers of atoms, and everything by which rows tell them apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct AtomSets {
     /// Each atom of own addresses: its lot, its block and range class, in order.
     own: Vec<(u32, (u32, u32))>,
     /// Their numbers, ascending.
     own_numbers: Vec<u32>,
     /// Each other atom's block, or [`OUTSIDE`], and range class, in order.
     pairs: Vec<(u32, u32)>,
-    /// For each own address its atom.
-    of_own: Vec<u32>,
-    lots: Lots,
     /// Numbers of the named ports of each block's workloads.
     block_ports: Vec<PortNumbers>,
     /// For each list its atoms.
@@ -216,79 +223,44 @@ impl Atoms {
             .map(|one| own_numbers[own.partition_point(|other| other < one)])
             .collect();
 
-        let mut atoms = Self {
+        let mut numbered = AtomSets {
+            own,
+            own_numbers,
+            pairs,
+            block_ports,
+            members: Vec::new(),
+        };
+        numbered.members = numbered.members_of(&block_of, &class_first, &chosen, &sets);
+        Self {
             ranges,
             block_of,
             class_of,
             class_first,
-            own,
-            own_numbers,
-            pairs,
             of_own,
             lots,
-            block_ports,
-            members: Vec::new(),
-        };
-        atoms.members = atoms.members_of(&chosen, &sets);
-        atoms
-    }
-
-    fn members_of(&self, chosen: &[Vec<u32>], sets: &[RangeSet]) -> Vec<AtomSet> {
-        let mut by_block = vec![Vec::new(); self.block_ports.len()];
-        let mut by_class = vec![Vec::new(); self.class_first.len()];
-        let own = self.own_numbers.iter().copied();
-        let own = own.zip(self.own.iter().map(|(_, pair)| pair));
-        for (atom, (block, class)) in own.chain((self.first_other()..).zip(&self.pairs)) {
-            by_class[*class as usize].push(atom);
-            if *block != OUTSIDE {
-                by_block[*block as usize].push(atom);
-            }
+            sets: Arc::new(numbered),
         }
-        // The last list that a block was seen in.
-        let mut seen = vec![u32::MAX; self.block_ports.len()];
-        let mut members = Vec::with_capacity(chosen.len());
-        for ((list, chosen), set) in (0u32..).zip(chosen).zip(sets) {
-            let mut atoms: Vec<u32> = Vec::new();
-            for signature in chosen {
-                let block = self.block_of[*signature as usize] as usize;
-                if seen[block] != list {
-                    seen[block] = list;
-                    atoms.extend_from_slice(&by_block[block]);
-                }
-            }
-            if *set != RangeSet::default() {
-                for (class, first) in self.class_first.iter().enumerate() {
-                    if set.contains(*first) {
-                        atoms.extend_from_slice(&by_class[class]);
-                    }
-                }
-            }
-            members.push(pieces(atoms));
-        }
-        members
     }
-
-    /// Without what only the making of rows needs.
-    pub(super) fn into_known(mut self) -> Self {
-        self.members = Vec::new();
-        self
+    /// Numbers of atoms, and everything by which rows tell them apart.
+    pub(super) fn sets(&self) -> &Arc<AtomSets> {
+        &self.sets
     }
 
     /// How many atoms there are, with numbers that none has.
     pub(super) fn count(&self) -> u32 {
-        self.first_other() + number(self.pairs.len())
+        self.sets.count()
     }
 
     /// How many numbers there are for those of own addresses: the first ones.
     pub(super) fn own_count(&self) -> u32 {
-        self.own_numbers.last().map_or(0, |last| last + 1)
+        self.sets.own_count()
     }
 
     /// The numbers below those of other addresses that no atom has, each time to the
     /// end of a block.
     pub(super) fn gaps(&self) -> Vec<Range<u32>> {
-        let next = (self.own_numbers.iter().skip(1).copied()).chain([self.first_other()]);
-        let gaps = self.own_numbers.iter().zip(next);
+        let next = (self.sets.own_numbers.iter().skip(1).copied()).chain([self.sets.first_other()]);
+        let gaps = self.sets.own_numbers.iter().zip(next);
         gaps.filter_map(|(atom, next)| (atom + 1 < next).then_some(atom + 1..next))
             .collect()
     }
@@ -339,8 +311,8 @@ impl Atoms {
     pub(super) fn find_own(&self, address: IpAddr, signature: u32) -> Option<u32> {
         let pair = self.pair(self.ranges.of(address), signature)?;
         let lot = self.lots.find(signature, address)?;
-        let found = self.own.binary_search(&(lot, pair)).ok()?;
-        Some(self.own_numbers[found])
+        let found = self.sets.own.binary_search(&(lot, pair)).ok()?;
+        Some(self.sets.own_numbers[found])
     }
 
     fn pair(&self, range: u32, signature: u32) -> Option<(u32, u32)> {
@@ -357,8 +329,61 @@ impl Atoms {
     }
 
     fn atom(&self, pair: (u32, u32)) -> Option<u32> {
-        let found = self.pairs.binary_search(&pair).ok()?;
-        Some(self.first_other() + number(found))
+        let found = self.sets.pairs.binary_search(&pair).ok()?;
+        Some(self.sets.first_other() + number(found))
+    }
+}
+
+impl AtomSets {
+    fn members_of(
+        &self,
+        block_of: &[u32],
+        class_first: &[u32],
+        chosen: &[Vec<u32>],
+        sets: &[RangeSet],
+    ) -> Vec<AtomSet> {
+        let mut by_block = vec![Vec::new(); self.block_ports.len()];
+        let mut by_class = vec![Vec::new(); class_first.len()];
+        let own = self.own_numbers.iter().copied();
+        let own = own.zip(self.own.iter().map(|(_, pair)| pair));
+        for (atom, (block, class)) in own.chain((self.first_other()..).zip(&self.pairs)) {
+            by_class[*class as usize].push(atom);
+            if *block != OUTSIDE {
+                by_block[*block as usize].push(atom);
+            }
+        }
+        // The last list that a block was seen in.
+        let mut seen = vec![u32::MAX; self.block_ports.len()];
+        let mut members = Vec::with_capacity(chosen.len());
+        for ((list, chosen), set) in (0u32..).zip(chosen).zip(sets) {
+            let mut atoms: Vec<u32> = Vec::new();
+            for signature in chosen {
+                let block = block_of[*signature as usize] as usize;
+                if seen[block] != list {
+                    seen[block] = list;
+                    atoms.extend_from_slice(&by_block[block]);
+                }
+            }
+            if *set != RangeSet::default() {
+                for (class, first) in class_first.iter().enumerate() {
+                    if set.contains(*first) {
+                        atoms.extend_from_slice(&by_class[class]);
+                    }
+                }
+            }
+            members.push(pieces(atoms));
+        }
+        members
+    }
+
+    /// How many atoms there are, with numbers that none has.
+    pub(super) fn count(&self) -> u32 {
+        self.first_other() + number(self.pairs.len())
+    }
+
+    /// How many numbers there are for those of own addresses: the first ones.
+    pub(super) fn own_count(&self) -> u32 {
+        self.own_numbers.last().map_or(0, |last| last + 1)
     }
 
     /// The first atom that is of no own address. It begins a block, so that one block

@@ -62,7 +62,7 @@ impl Rank {
 }
 
 /// A rule, ready to be put into rows.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct CompiledRule {
     /// What it does.
     pub(super) outcome: Outcome,
@@ -79,7 +79,7 @@ pub(super) struct CompiledRule {
 }
 
 /// What a policy does in one direction.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct PolicySide {
     /// The number of the policy as it isolates, if it does.
     pub(super) isolation: Option<u32>,
@@ -99,6 +99,13 @@ pub(super) struct CompiledPolicy {
 }
 
 impl CompiledPolicy {
+    /// Returns `true` if both give the same rows to whom they select.
+    pub(super) fn decides_like(&self, other: &Self) -> bool {
+        self.rank.tier == other.rank.tier
+            && self.enforced == other.enforced
+            && self.sides == other.sides
+    }
+
     /// What it does in one direction.
     pub(super) fn side(&self, direction: Direction) -> Option<&PolicySide> {
         self.sides[direction as usize].as_ref()

@@ -215,6 +215,21 @@ impl RuleNumbers {
         }
     }
 
+    /// Numbers in use, of rules and isolation sets.
+    pub(super) fn used(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The number of the first set of isolating policies.
+    pub(super) fn first_set(&self) -> u32 {
+        self.table.rules + 1
+    }
+
+    /// The sets that were numbered so far, in order.
+    pub(super) fn isolation_sets(&self) -> &[Arc<[u32]>] {
+        &self.table.isolation_sets
+    }
+
     pub(super) fn finish(self) -> RuleTable {
         self.table
     }

@@ -47,9 +47,9 @@ pub(super) struct Class {
 /// The policies that apply, and the classes.
 #[derive(Debug)]
 pub(super) struct Subjects {
-    pub(super) policies: Vec<CompiledPolicy>,
+    pub(super) policies: Arc<[CompiledPolicy]>,
     /// Class number − 1 → class.
-    pub(super) classes: Vec<Class>,
+    pub(super) classes: Arc<[Class]>,
     /// The port names in egress rules.
     pub(super) egress_names: BTreeSet<u32>,
     pub(super) numbers: IngressNumbers,
@@ -180,8 +180,8 @@ impl Subjects {
             .collect();
         let (classes, class_of) = classes(&policies, signatures, local)?;
         Ok(Self {
-            policies,
-            classes,
+            policies: policies.into(),
+            classes: classes.into(),
             egress_names,
             numbers: ingress,
             class_of,
@@ -190,10 +190,10 @@ impl Subjects {
 
     /// What is needed to find classes again.
     pub(super) fn into_known(self) -> KnownClasses {
-        let policies = (self.policies.into_iter())
+        let policies = (self.policies.iter())
             .map(|policy| {
                 let names = policy.port_names(Direction::Ingress);
-                (policy.rank, names)
+                (policy.rank.clone(), names)
             })
             .collect();
         KnownClasses {
@@ -214,7 +214,7 @@ pub(super) struct KnownClasses {
     /// The policies that applied, in order, with the port names in their ingress
     /// rules.
     policies: Vec<(Rank, BTreeSet<u32>)>,
-    classes: Vec<Class>,
+    classes: Arc<[Class]>,
 }
 
 impl KnownClasses {
