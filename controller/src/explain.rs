@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::output::reach::{
-    CellReport, EndReport, ExplainReport, JudgedReport, NearestReport, RuleReport, StepReport,
-    direction_word,
+    BackendReport, CellReport, EndReport, ExplainReport, JudgedReport, NearestReport, RuleReport,
+    StepReport, direction_word,
 };
 use crate::output::{Diagnostic, Schema};
 
@@ -61,6 +61,12 @@ pub enum ExplainError {
         /// The family that was asked for.
         family: Option<u8>,
     },
+    /// Nobody is behind the receiver's address.
+    #[error("{message}")]
+    Nowhere {
+        /// Why.
+        message: String,
+    },
 }
 
 fn family_words(family: Option<u8>) -> String {
@@ -92,24 +98,32 @@ pub fn explain(
     let probe: Probe = question.port.parse()?;
     let externals: &Externals = &question.externals;
     let ends = [question.from.as_str(), question.to.as_str()];
-    let reach = Reach::about(inventory, &ends, externals)?.with_own_node_allowed(own_node_allowed);
-    let reach = &reach;
-    let from = reach.end(&question.from, externals)?;
+    let reach = Reach::about(inventory, &ends, externals, probe)?;
+    let reach = &reach.with_own_node_allowed(own_node_allowed);
+    let from = reach.sender(&question.from, externals)?;
     let to = reach.end(&question.to, externals)?;
     // What is only sent over one family is asked of that one.
     let own_family = probe.family().map(family_number);
     let asked = question.family.or(own_family);
-    let wanted = [Family::V4, Family::V6]
-        .into_iter()
-        .filter(|family| asked.is_none_or(|wanted| wanted == family_number(*family)));
+    let wanted = || {
+        let families = [Family::V4, Family::V6].into_iter();
+        families.filter(|family| asked.is_none_or(|wanted| wanted == family_number(*family)))
+    };
     let mut cells =
-        wanted.filter_map(|family| Some((family, reach.cell(&from, &to, probe, family)?)));
-    let (family, cell) = cells.next().ok_or_else(|| ExplainError::Family {
-        from: from.id().to_owned(),
-        to: to.id().to_owned(),
-        family: asked,
+        wanted().filter_map(|family| Some((family, reach.cell(&from, &to, probe, family)?)));
+    let (family, cell) = cells.next().ok_or_else(|| {
+        if wanted().any(|family| reach.leads_nowhere(&from, &to, probe, family)) {
+            return ExplainError::Nowhere {
+                message: reach.why_nowhere(&to, probe),
+            };
+        }
+        ExplainError::Family {
+            from: from.id().to_owned(),
+            to: to.id().to_owned(),
+            family: asked,
+        }
     })?;
-    let explanation = reach.explain(&cell, probe);
+    let explanation = reach.explain(&cell);
     Ok(report(
         reach,
         (&from, &to),
@@ -149,7 +163,11 @@ fn report(
             });
         }
     }
-    let nearest = reach.nearest(explanation, probe);
+    let backends = reach.backend_cells(from, to, probe, family);
+    for backend in &backends {
+        rules.cell(&backend.cell);
+    }
+    let nearest = reach.nearest(explanation);
     let nearest = nearest.map(|(direction, step)| rules.nearest(direction, &step));
     let mut ends = vec![EndReport::from(from)];
     if from.id() != to.id() {
@@ -158,7 +176,10 @@ fn report(
     ExplainReport {
         schema: Schema,
         family: family_number(family),
-        cell: CellReport::new(reach, from, to, probe, cell),
+        cell: CellReport::new(reach, (from, to), probe, Some(cell)),
+        backends: (backends.iter())
+            .map(|backend| BackendReport::new(reach, backend))
+            .collect(),
         judged: JudgedReport {
             egress: (&cell.egress).into(),
             ingress: (&cell.ingress).into(),

@@ -7,7 +7,7 @@
 //! The modules, in order: `world` sorts workloads into groups that policies
 //! tell apart; `rules` brings the rules of both kinds of policies into one form and
 //! says how two of them lie to each other; then a module for each kind of question,
-//! `selectors`, `ports`, `blocks`, `order`, `isolation` and `settings`. `places` finds
+//! `selectors`, `ports`, `services`, `blocks`, `order`, `isolation` and `settings`. `places` finds
 //! the line again; `gaps` knows what is missing for an error, and `allowed` what the
 //! author says is meant.
 //!
@@ -28,6 +28,7 @@ mod ports;
 mod ranges;
 mod rules;
 mod selectors;
+mod services;
 mod settings;
 mod together;
 mod world;
@@ -38,9 +39,9 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
-use crate::documents::context::{Resource, Service};
+use crate::documents::context::Resource;
 use crate::documents::{Assembled, Identity, Source};
-use crate::inventory::Workload;
+use crate::inventory::{Service, Workload};
 
 pub use allowed::without_allowed;
 
@@ -102,7 +103,7 @@ impl Project<'_> {
 pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
     let inventory = &assembled.inventory;
     let contexts = || sources.iter().map(|source| &source.parsed.context);
-    let services: Vec<&Service> = contexts().flat_map(|context| &context.services).collect();
+    let services: Vec<&Service> = inventory.services().values().collect();
     let templates: Vec<&Workload> = contexts().flat_map(|context| &context.templates).collect();
     let resources: Vec<&Resource> = contexts().flat_map(|context| &context.resources).collect();
     let mut world = World::new(inventory, &templates, &services);
@@ -135,6 +136,7 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
     if !project.gaps.in_objects() {
         selectors::check(&project, &mut findings);
         ports::check(&project, &mut findings);
+        services::check(&project, &mut findings);
     }
     blocks::check(&project, &mut findings);
     order::check(&project, &mut findings);

@@ -195,6 +195,8 @@ codes! {
     Address = "CD0301",
     /// Two workloads, or a workload and a node, have the same address.
     AddressConflict = "CD0302",
+    /// The type of a Service, a family, or the type of a slice's addresses is not valid.
+    ServiceType = "CD0303",
     /// A setting of the agent has no such value.
     Setting = "CD0401",
     /// What the documents say is not in force: it does not fit, or the kernel refuses it.
@@ -225,8 +227,13 @@ codes! {
     PriorityTie = "CD0512",
     /// A setting of ours stands where it has no effect.
     MisplacedSetting = "CD0513",
-    /// An address block is the address of a Service, which no packet has when it is judged.
+    /// An address block is the address of a Service, and the workloads behind it are not
+    /// covered: those are judged.
     ServiceAddress = "CD0514",
+    /// A Service selects no workload.
+    ServiceEmpty = "CD0515",
+    /// A Service leads to a port by a name that no workload behind it has.
+    ServiceTarget = "CD0516",
     /// A statement of a `PolicyTest` cannot be understood.
     Expectation = "CD0601",
     /// A statement of a `PolicyTest` is about nothing that there is.

@@ -22,6 +22,7 @@ mod network_policy;
 mod objects;
 pub mod reader;
 pub(crate) mod selector;
+mod services;
 mod sources;
 
 #[cfg(test)]
@@ -31,7 +32,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::inventory::{ClusterNetworkPolicy, NetworkPolicy, Node, ObjectName, Workload};
+use crate::inventory::{
+    ClusterNetworkPolicy, EndpointSlice, NetworkPolicy, Node, ObjectName, Service, Workload,
+};
 use crate::names;
 use crate::selectors::Labels;
 use crate::yaml::{self, Failure, FailureKind, Mark, Value};
@@ -44,6 +47,7 @@ pub use assemble::{Assembled, assemble};
 pub use cluster_network_policy::{MAX_ITEMS, MAX_RULE_NAME};
 pub use last_good::{KeptFile, LastGood, Settled, Source};
 pub use metadata::KEYS as METADATA_KEYS;
+pub use services::{MAX_ENDPOINT_ADDRESSES, MAX_ENDPOINTS, MAX_SERVICE_PORTS};
 pub use sources::{Found, ReadError, SourceFile, find, read};
 
 /// Largest file that is parsed, in bytes.
@@ -58,6 +62,10 @@ pub enum Kind {
     Node,
     /// `v1 Pod`.
     Pod,
+    /// `v1 Service`.
+    Service,
+    /// `discovery.k8s.io/v1 EndpointSlice`.
+    EndpointSlice,
     /// `networking.k8s.io/v1 NetworkPolicy`.
     NetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`.
@@ -66,10 +74,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
         Self::NetworkPolicy,
         Self::ClusterNetworkPolicy,
     ];
@@ -81,6 +91,8 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
@@ -88,7 +100,8 @@ impl Kind {
 
     fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Node | Self::Pod => "v1",
+            Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
         }
@@ -99,7 +112,7 @@ impl Kind {
     pub fn is_policy(self) -> bool {
         match self {
             Self::NetworkPolicy | Self::ClusterNetworkPolicy => true,
-            Self::Namespace | Self::Node | Self::Pod => false,
+            Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::EndpointSlice => false,
         }
     }
 
@@ -146,6 +159,10 @@ pub enum Content {
     Node(Arc<Node>),
     /// A pod.
     Pod(Arc<Workload>),
+    /// A Service.
+    Service(Arc<Service>),
+    /// A slice of a Service's endpoints.
+    EndpointSlice(Arc<EndpointSlice>),
     /// A policy.
     NetworkPolicy(Arc<NetworkPolicy>),
     /// A policy of the whole cluster.
@@ -401,9 +418,12 @@ impl FileParser {
         }
         let rule = match kind {
             Kind::Namespace => names::dns_label,
-            Kind::Node | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
-                names::subdomain
-            }
+            Kind::Node
+            | Kind::Pod
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy => names::subdomain,
         };
         let name = metadata::name(reader, metadata, rule);
         let namespace = match kind {
@@ -412,7 +432,9 @@ impl FileParser {
                 metadata::no_namespace(reader, metadata, kind);
                 Some("")
             }
-            Kind::Pod | Kind::NetworkPolicy => metadata::namespace(reader, metadata),
+            Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy => {
+                metadata::namespace(reader, metadata)
+            }
         };
         let (Some(name), Some(namespace)) = (name, namespace) else {
             self.reject(node.mark, None);
@@ -433,6 +455,14 @@ impl FileParser {
             Kind::Pod => {
                 let pod = objects::pod(reader, fields, metadata, object_name);
                 Some(Content::Pod(pod.into()))
+            }
+            Kind::Service => {
+                let service = services::service(reader, fields, object_name);
+                service.map(|service| Content::Service(service.into()))
+            }
+            Kind::EndpointSlice => {
+                let slice = services::endpoint_slice(reader, fields, metadata, &object_name);
+                slice.map(|slice| Content::EndpointSlice(slice.into()))
             }
             Kind::NetworkPolicy => {
                 let policy = network_policy::network_policy(reader, fields, metadata, object_name);

@@ -72,7 +72,8 @@ pub struct Choice {
 /// One end by name, or all that a selector matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ends {
-    /// `namespace/pod`, `node/NAME`, `external/NAME`, or an address.
+    /// `namespace/pod`, `node/NAME`, `service/NAMESPACE/NAME`, `external/NAME`, or an
+    /// address.
     Named(String),
     /// Pods by their labels and their namespace's.
     Selected {

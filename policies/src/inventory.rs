@@ -9,6 +9,7 @@
 //! no two workloads that still run, and no workload and node, share an address.
 
 mod cluster;
+mod service;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,6 +25,10 @@ use crate::shared_map::{Objects, SharedMap};
 pub use cluster::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, MAX_PRIORITY, RuleAction, Tier,
     WorkloadSelector,
+};
+pub use service::{
+    Endpoint, EndpointPort, EndpointSlice, Families, Service, ServiceKind, ServicePort, TargetPort,
+    family_of,
 };
 
 /// The label that every namespace carries, with its own name as the value.
@@ -310,6 +315,8 @@ pub struct Inventory {
     nodes: Objects<Arc<str>, Node>,
     policies: Objects<ObjectName, NetworkPolicy>,
     cluster_policies: Objects<Arc<str>, ClusterNetworkPolicy>,
+    services: Objects<ObjectName, Service>,
+    slices: Objects<ObjectName, EndpointSlice>,
     holders: SharedMap<IpAddr, Holder>,
 }
 
@@ -342,6 +349,18 @@ impl Inventory {
     #[must_use]
     pub fn cluster_policies(&self) -> &Objects<Arc<str>, ClusterNetworkPolicy> {
         &self.cluster_policies
+    }
+
+    /// The Services by name.
+    #[must_use]
+    pub fn services(&self) -> &Objects<ObjectName, Service> {
+        &self.services
+    }
+
+    /// The slices of endpoints by name.
+    #[must_use]
+    pub fn slices(&self) -> &Objects<ObjectName, EndpointSlice> {
+        &self.slices
     }
 
     /// All addresses that somebody owns, in order.
@@ -463,6 +482,30 @@ impl Inventory {
         self.cluster_policies.remove(name)
     }
 
+    /// Adds a Service or replaces the one of that name.
+    ///
+    /// Its addresses have no owner here: who owns an address is there under it, and what
+    /// is sent to a Service's arrives somewhere else.
+    pub fn set_service(&mut self, service: impl Into<Arc<Service>>) {
+        let service = service.into();
+        self.services.insert(service.name.clone(), service);
+    }
+
+    /// Removes a Service, if it is there.
+    pub fn remove_service(&mut self, name: &ObjectName) -> Option<Arc<Service>> {
+        self.services.remove(name)
+    }
+
+    /// Adds a slice of endpoints or replaces the one of that name.
+    pub fn set_slice(&mut self, name: ObjectName, slice: impl Into<Arc<EndpointSlice>>) {
+        self.slices.insert(name, slice.into());
+    }
+
+    /// Removes a slice of endpoints, if it is there.
+    pub fn remove_slice(&mut self, name: &ObjectName) -> Option<Arc<EndpointSlice>> {
+        self.slices.remove(name)
+    }
+
     /// The same workloads and nodes under another's policies, and with its namespaces
     /// alone: whoever lies in one that the other does not know has to be set again, or
     /// [`Inventory::refer_to_namespace`] be called for it.
@@ -484,6 +527,8 @@ impl Inventory {
         self.nodes.share_with(&other.nodes);
         self.policies.share_with(&other.policies);
         self.cluster_policies.share_with(&other.cluster_policies);
+        self.services.share_with(&other.services);
+        self.slices.share_with(&other.slices);
         self.holders.share_with(&other.holders);
     }
 

@@ -22,5 +22,6 @@ pub mod names;
 pub mod oracle;
 pub mod reach;
 pub mod selectors;
+pub mod services;
 pub mod shared_map;
 pub mod yaml;

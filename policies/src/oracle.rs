@@ -19,6 +19,7 @@ mod cluster_policy;
 mod labels;
 mod network_policy;
 mod objects;
+mod services;
 mod tree;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,8 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_yaml::Value;
 use thiserror::Error;
+
+pub use services::{Taker, Way};
 
 use objects::{is_finished, is_host_network, labels_of, name_of, namespace_of, node_name};
 use tree::{list, string};
@@ -233,6 +236,8 @@ pub struct Oracle {
     nodes: Vec<Value>,
     network_policies: Vec<Value>,
     cluster_policies: Vec<Value>,
+    services: Vec<Value>,
+    slices: Vec<Value>,
 }
 
 impl Oracle {
@@ -272,6 +277,8 @@ impl Oracle {
             ("v1", "Namespace") => self.namespaces.push(document),
             ("v1", "Pod") => self.pods.push(document),
             ("v1", "Node") => self.nodes.push(document),
+            ("v1", "Service") => self.services.push(document),
+            ("discovery.k8s.io/v1", "EndpointSlice") => self.slices.push(document),
             ("networking.k8s.io/v1", "NetworkPolicy") => self.network_policies.push(document),
             ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
                 self.cluster_policies.push(document);

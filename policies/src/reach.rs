@@ -8,6 +8,7 @@
 //! An *end* is who sends or receives: a pod, a node, an outside host or a bare
 //! address. What counts of it are its addresses, as for the kernel: a bare address
 //! that a pod owns is judged as that pod, and a pod on its node's network as the node.
+//! An address that is translated is judged as what it is translated to.
 //!
 //! Documents in a repository have no addresses yet. A pod or node without any is
 //! judged as if it had one of either family, private and its own: 10.255.255.254 and
@@ -17,6 +18,7 @@
 
 mod ends;
 mod probe;
+mod service;
 mod templates;
 #[cfg(test)]
 mod tests;
@@ -38,9 +40,11 @@ use crate::compiler::{
     CompileError, Compiled, Input, RuleEntry, RuleMeaning, RuleTable, SlotPlan, compile_subjects,
 };
 use crate::inventory::{ClusterPeer, Inventory, ObjectName, Owner, Peer};
+use crate::services::Services;
 
 pub use ends::{End, EndKind, Externals, UnknownEnd};
 pub use probe::{Probe, ProbeError};
+pub use service::{BackendCell, Backends};
 pub use templates::add_templates;
 pub use walk::{Explanation, Field, Step, Walk};
 pub use words::selected;
@@ -75,6 +79,8 @@ pub struct Side {
     pub source: IpAddr,
     /// The receiver's address.
     pub destination: IpAddr,
+    /// What arrives there.
+    pub probe: Probe,
 }
 
 /// May one end open a connection to another?
@@ -85,19 +91,39 @@ pub struct Cell {
     pub egress: Side,
     /// The receiver's ingress, likewise.
     pub ingress: Side,
+    /// Of what is translated, how many backends may be reached; the sides are then those
+    /// of the first that is denied, else of the first.
+    pub backends: Option<Backends>,
+    /// Some address of the receiver is translated to nobody.
+    pub leads_nowhere: bool,
 }
 
 impl Cell {
     /// What is in force: allow only if every pair of addresses may pass both ways.
     #[must_use]
     pub fn action(&self) -> Action {
-        both(self.egress.verdict.action, self.ingress.verdict.action)
+        self.unless_nowhere(both(
+            self.egress.verdict.action,
+            self.ingress.verdict.action,
+        ))
     }
 
     /// What would be with audit policies in force as well.
     #[must_use]
     pub fn audited_action(&self) -> Action {
-        both(self.egress.audited.action, self.ingress.audited.action)
+        self.unless_nowhere(both(
+            self.egress.audited.action,
+            self.ingress.audited.action,
+        ))
+    }
+
+    /// What leads to nobody arrives at nobody.
+    fn unless_nowhere(&self, action: Action) -> Action {
+        if self.leads_nowhere {
+            Action::Deny
+        } else {
+            action
+        }
     }
 
     /// What audit policies would change the verdict to, if they would.
@@ -114,6 +140,12 @@ impl Cell {
             Direction::Egress => &self.egress,
         }
     }
+
+    /// Takes another pair into account.
+    fn join(&mut self, pair: &Self) {
+        keep_denied(&mut self.egress, &pair.egress);
+        keep_denied(&mut self.ingress, &pair.ingress);
+    }
 }
 
 fn both(a: Action, b: Action) -> Action {
@@ -128,6 +160,7 @@ fn both(a: Action, b: Action) -> Action {
 #[derive(Debug, Clone)]
 pub struct Reach {
     inventory: Inventory,
+    services: Services,
     plan: SlotPlan,
     compiled: Compiled,
     /// Positions of workloads in the inventory, which stand for their names.
@@ -147,7 +180,7 @@ impl Reach {
     }
 
     /// Compiles an inventory for questions about these ends alone, called as in
-    /// [`Reach::end`]: of a large cluster that takes a fraction of the time, and fits
+    /// [`Reach::end`], and this probe: of a large cluster that takes a fraction of the time, and fits
     /// where a table about everybody does not. Who else is asked about is denied, as by
     /// a broken table.
     ///
@@ -157,11 +190,12 @@ impl Reach {
         inventory: &Inventory,
         ends: &[&str],
         externals: &Externals,
+        probe: Probe,
     ) -> Result<Self, ReachError> {
-        Self::with_subjects(inventory, |inventory| {
+        Self::with_subjects(inventory, |services| {
             let subjects = ends
                 .iter()
-                .flat_map(|end| ends::subjects(inventory, end, externals));
+                .flat_map(|end| ends::subjects(services, end, externals, probe));
             Some(subjects.collect())
         })
     }
@@ -169,11 +203,12 @@ impl Reach {
     /// Compiles an inventory with these workloads as subjects, or with all.
     fn with_subjects(
         inventory: &Inventory,
-        subjects: impl FnOnce(&Inventory) -> Option<HashSet<ObjectName>>,
+        subjects: impl FnOnce(&Services) -> Option<HashSet<ObjectName>>,
     ) -> Result<Self, ReachError> {
         let mut inventory = inventory.clone();
         let stand_ins = ends::stand_in(&mut inventory)?;
-        let subjects = subjects(&inventory);
+        let services = Services::new(&inventory);
+        let subjects = subjects(&services);
         let plan = SlotPlan::assign(&inventory);
         let slots = plan.len() + outside_bound(&inventory);
         let compiled = compile_subjects(&Input {
@@ -194,6 +229,7 @@ impl Reach {
         let numbers = (inventory.workloads().keys().cloned()).zip(0..).collect();
         let mut reach = Self {
             inventory,
+            services,
             plan,
             compiled,
             numbers,
@@ -246,7 +282,8 @@ impl Reach {
     }
 
     /// May `source` open a connection of this kind to `destination`? `None` when not
-    /// both have an address of the family.
+    /// both have an address of the family, or nobody is behind the receiver's
+    /// ([`Reach::leads_nowhere`]).
     #[must_use]
     pub fn cell(
         &self,
@@ -255,29 +292,37 @@ impl Reach {
         probe: Probe,
         family: Family,
     ) -> Option<Cell> {
+        if destination.may_be_translated() {
+            let targets = self.targets(destination, probe, family)?;
+            return self.cell_of(source, &targets, family);
+        }
         let mut found: Option<Cell> = None;
         for from in source.points(family) {
             for to in destination.points(family) {
-                let pair = self.pair(from, to, probe);
+                let pair = self.pair(from, to, probe, false);
                 match &mut found {
                     None => found = Some(pair),
-                    Some(cell) => {
-                        keep_denied(&mut cell.egress, &pair.egress);
-                        keep_denied(&mut cell.ingress, &pair.ingress);
-                    }
+                    Some(cell) => cell.join(&pair),
                 }
             }
         }
         found
     }
 
-    /// Judges one pair of addresses.
-    fn pair(&self, from: &Point, to: &Point, probe: Probe) -> Cell {
+    /// Judges one pair of addresses; `is_translated` if the receiver's was another.
+    fn pair(&self, from: &Point, to: &Point, probe: Probe, is_translated: bool) -> Cell {
         let side = |decision: Decision| Side {
             verdict: decision.enforced,
             audited: decision.audited,
             source: from.address,
             destination: to.address,
+            probe,
+        };
+        let cell = |egress, ingress| Cell {
+            egress,
+            ingress,
+            backends: None,
+            leads_nowhere: false,
         };
         let settled = |verdict: Verdict| {
             side(Decision {
@@ -285,12 +330,10 @@ impl Reach {
                 audited: verdict,
             })
         };
-        if from.workload.is_some() && from.workload == to.workload {
+        let is_to_itself = from.workload.is_some() && from.workload == to.workload;
+        if is_to_itself && !is_translated {
             let own = settled(Verdict::allow(Reason::SelfTraffic));
-            return Cell {
-                egress: own,
-                ingress: own,
-            };
+            return cell(own, own);
         }
         let discovery = |direction| probe.settled(from.address, direction).map(settled);
         let not_isolated = || settled(Verdict::allow(Reason::NotIsolated));
@@ -305,6 +348,17 @@ impl Reach {
                 audited: broken,
             }))
         };
+        if is_to_itself {
+            let [egress, ingress] = [Direction::Egress, Direction::Ingress].map(|direction| {
+                let side = decide(&from.profile, direction, &to.profile);
+                Side {
+                    verdict: excused(side.verdict),
+                    audited: excused(side.audited),
+                    ..side
+                }
+            });
+            return cell(egress, ingress);
+        }
         let egress = if from.is_subject() {
             discovery(Direction::Egress)
                 .unwrap_or_else(|| decide(&from.profile, Direction::Egress, &to.profile))
@@ -320,7 +374,7 @@ impl Reach {
         } else {
             decide(&to.profile, Direction::Ingress, &from.profile)
         };
-        Cell { egress, ingress }
+        cell(egress, ingress)
     }
 
     /// What the table knows of an address.
@@ -348,7 +402,18 @@ impl Reach {
             profile,
             workload,
             node: node.or(owner_node).cloned(),
+            may_be_translated: self.services.may_translate(address),
         }
+    }
+}
+
+/// The verdict about a workload that reaches itself through a Service. Policies of its
+/// namespace cannot keep it from itself, those of the cluster can; and only those have
+/// rules that deny.
+fn excused(verdict: Verdict) -> Verdict {
+    match (verdict.action, verdict.reason) {
+        (Action::Deny, Reason::Rule | Reason::TableCorrupt) => verdict,
+        _ => Verdict::allow(Reason::SelfTraffic),
     }
 }
 

@@ -212,6 +212,39 @@ fn thousands_of_policies_are_analysed() {
     assert_eq!(found(&text), 0);
 }
 
+/// Each Service was compared with each pod, and each block with each rule.
+fn services_of_thousands_of_pods_are_analysed() {
+    const SERVICE: &str = "apiVersion: v1\nkind: Service\n";
+    let services = text_of(2_000, |i| {
+        let (high, low) = (i / 250, i % 250);
+        format!(
+            "{SERVICE}metadata: {{name: s{i}}}\nspec: {{clusterIP: 10.96.{high}.{low}, selector: \
+             {{app: a, part: p{}}}, ports: [{{port: {}, targetPort: x}}, {{port: 20000}}]}}",
+            i % 50,
+            i + 1
+        )
+    });
+    let pods = text_of(5_000, |i| {
+        let (high, low) = (i / 250, i % 250);
+        format!(
+            "{POD}metadata: {{name: p{i}, labels: {{app: a, part: p{}}}}}\nstatus: {{podIP: \
+             10.0.{high}.{low}}}",
+            i % 50
+        )
+    });
+    let blocks: Vec<String> = (0..1_000)
+        .map(|i| format!("{{ipBlock: {{cidr: 10.96.{}.{}/32}}}}", i / 250, i % 250))
+        .collect();
+    let policy = format!(
+        "{POLICY}metadata: {{name: p}}\nspec: {{podSelector: {{}}, policyTypes: [Egress], egress: \
+         [{{to: [{}]}}]}}",
+        blocks.join(", ")
+    );
+    let text = format!("{services}---\n{pods}---\n{policy}");
+    // A block each, and a port each that nobody has.
+    assert_eq!(found(&text), 1_000 + 2_000);
+}
+
 /// Each was compared with each. Those beyond what is compared are in force, and nothing
 /// is said of them.
 fn rules_without_end_are_compared_up_to_a_bound() {
@@ -291,6 +324,10 @@ fn time_and_memory_are_bounded() {
     );
     case("bombs", bombs_are_refused);
     case("30 000 policies", thousands_of_policies_are_analysed);
+    case(
+        "2 000 Services, 5 000 pods, 1 000 blocks",
+        services_of_thousands_of_pods_are_analysed,
+    );
     case(
         "40 000 rules of one policy, 25 000 of one tier",
         rules_without_end_are_compared_up_to_a_bound,

@@ -5,6 +5,8 @@ use cofferdam_policies::analysis::analyse;
 use cofferdam_policies::compiler::{Input, SlotPlan, compile};
 use cofferdam_policies::diagnostic::Severity;
 use cofferdam_policies::documents::{Parsed, Source, assemble};
+use cofferdam_policies::inventory::{Inventory, ServiceKind};
+use cofferdam_policies::services::Services;
 use cofferdam_verdict::capacity::Limits;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -41,6 +43,33 @@ const LIST: &str = r#"{"apiVersion": "v1", "kind": "List", "metadata": {"resourc
    "status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "phase": "Running"}}
 ]}
 "#;
+
+const SERVICE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: x}
+spec:
+  type: LoadBalancer
+  clusterIPs: [10.96.0.1, 'fd00::96']
+  externalIPs: [192.0.2.1]
+  selector: {app: web}
+  ports: [{name: web, port: 80, targetPort: web, nodePort: 30080}, {port: 53, protocol: UDP}]
+status: {loadBalancer: {ingress: [{ip: 192.0.2.2, ipMode: VIP}, {hostname: a}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s-1, namespace: x, labels: {kubernetes.io/service-name: s}}
+addressType: IPv4
+ports: [{name: web, port: 80}, {name: none, protocol: UDP}]
+endpoints:
+- {addresses: [10.0.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: a}}
+- {addresses: [10.0.0.2], conditions: {ready: false, serving: true, terminating: true}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: x, labels: {app: web}}
+spec: {containers: [{ports: [{name: web, containerPort: 80}]}]}
+status: {podIP: 10.0.0.1}
+";
 
 const POLICY: &str = "apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -122,7 +151,7 @@ fn pieces() -> impl Strategy<Value = String> {
 /// Good documents with a few places cut, doubled or overwritten.
 fn mangled() -> impl Strategy<Value = String> {
     let change = (any::<Index>(), 0usize..12, pieces());
-    let good = select(vec![POLICY, CLUSTER_POLICY, LIST]);
+    let good = select(vec![POLICY, CLUSTER_POLICY, LIST, SERVICE]);
     (good, vec(change, 1..4)).prop_map(|(good, changes)| {
         let mut text: Vec<char> = good.chars().collect();
         for (at, cut, put) in changes {
@@ -138,6 +167,23 @@ fn mangled() -> impl Strategy<Value = String> {
     })
 }
 
+/// Asks who is behind everything that is translated.
+fn translate(inventory: &Inventory) {
+    let services = Services::new(inventory);
+    for service in inventory.services().values() {
+        for (address, port) in service
+            .addresses()
+            .flat_map(|address| service.ports.iter().map(move |port| (address, port)))
+        {
+            let found = services.translate(address, Some((port.protocol, port.port)));
+            assert!(
+                found.is_some() || service.kind != ServiceKind::Virtual,
+                "{service:?}"
+            );
+        }
+    }
+}
+
 /// Reads, puts together, asks for the meaning and compiles.
 fn swallow(bytes: &[u8]) -> Parsed {
     let source = Source::new("a.yaml".into(), bytes.into());
@@ -150,6 +196,7 @@ fn swallow(bytes: &[u8]) -> Parsed {
             "{finding:?}"
         );
     }
+    translate(&assembled.inventory);
     let plan = SlotPlan::assign(&assembled.inventory);
     let compiled = compile(&Input {
         inventory: &assembled.inventory,

@@ -14,6 +14,7 @@ mod offline {
     mod expectations;
     mod explain;
     mod matrix;
+    mod services;
 }
 
 /// A shop of two, a node, and what people forget in manifests.

@@ -17,9 +17,13 @@ use crate::client;
 use crate::config::units;
 use crate::explain::{self, Question};
 use crate::output::reach::{
-    ExplainReport, NearestReport, PairReport, RuleReport, SideReport, StepReport, Word,
+    BackendReport, BackendsReport, ExplainReport, NearestReport, PairReport, RuleReport,
+    SideReport, StepReport, Word,
 };
 use crate::protocol::{Reply, Request};
+
+/// Most backends that are told of one by one.
+const MOST_BACKENDS: usize = 20;
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
@@ -31,7 +35,7 @@ pub(super) struct ExplainArgs {
     /// address.
     #[arg(long, value_name = "END")]
     from: String,
-    /// Whom it is opened to.
+    /// Whom it is opened to; this may be a Service, too: `service/NAMESPACE/NAME`.
     #[arg(long, value_name = "END")]
     to: String,
     /// What: `tcp/443`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
@@ -121,20 +125,20 @@ impl Telling<'_> {
             cell.destination,
             report.family,
         );
-        self.side(
-            &mut text,
-            "egress",
-            &cell.source,
-            &cell.egress,
-            report.judged.egress,
-        );
-        self.side(
-            &mut text,
-            "ingress",
-            &cell.destination,
-            &cell.ingress,
-            report.judged.ingress,
-        );
+        self.backends(&mut text);
+        if let Some(side) = &cell.egress {
+            self.side(
+                &mut text,
+                "egress",
+                &cell.source,
+                side,
+                report.judged.egress,
+            );
+        }
+        if let Some(side) = &cell.ingress {
+            let receiver = self.receiver();
+            self.side(&mut text, "ingress", receiver, side, report.judged.ingress);
+        }
         if let Some(nearest) = &report.nearest {
             put(
                 &mut text,
@@ -183,6 +187,49 @@ impl Telling<'_> {
         text
     }
 
+    /// What each backend says, the first of many.
+    fn backends(&self, text: &mut String) {
+        let Some(BackendsReport { allowed, total }) = self.report.cell.backends else {
+            return;
+        };
+        put(
+            text,
+            format_args!("\n{allowed} of {total} backends may be reached"),
+        );
+        let backends = &self.report.backends;
+        for backend in backends.iter().take(MOST_BACKENDS) {
+            let denied = [("egress", &backend.egress), ("ingress", &backend.ingress)]
+                .into_iter()
+                .find(|(_, side)| side.verdict == Word::Deny);
+            let why = match denied {
+                None => "allowed".to_owned(),
+                Some((direction, side)) => format!("denied, {direction} {}", self.by(side)),
+            };
+            let BackendReport { id, probe, .. } = backend;
+            put(text, format_args!("  {id} on {probe}: {why}"));
+        }
+        let beyond = backends.len().saturating_sub(MOST_BACKENDS);
+        if beyond > 0 {
+            put(text, format_args!("  {beyond} more"));
+        }
+    }
+
+    /// The end whose ingress is told: of backends, the one that decides.
+    fn receiver(&self) -> &str {
+        let address = self.report.judged.ingress.destination;
+        let mut backends = self.report.backends.iter();
+        let deciding = backends.find(|backend| backend.address == address);
+        deciding.map_or(&self.report.cell.destination, |backend| &backend.id)
+    }
+
+    /// What a verdict is put down to.
+    fn by(&self, side: &SideReport) -> String {
+        match side.rule.and_then(|rule| self.report.rule(rule)) {
+            Some(rule) => format!("by {}", named(rule)),
+            None => reason(&side.reason),
+        }
+    }
+
     fn side(
         &self,
         text: &mut String,
@@ -195,10 +242,7 @@ impl Telling<'_> {
             Word::Allow => "allowed",
             Word::Deny => "denied",
         };
-        let by = match side.rule.and_then(|rule| self.report.rule(rule)) {
-            Some(rule) => format!("by {}", named(rule)),
-            None => reason(&side.reason),
-        };
+        let by = self.by(side);
         put(
             text,
             format_args!("\n{direction} of {end}: {verdict}, {by}"),

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use cofferdam_policies::compiler::RuleEntry;
-use cofferdam_policies::reach::{Cell, End, Externals, Probe, Reach, Side};
+use cofferdam_policies::reach::{Cell, End, Externals, Probe, Reach, Side, UnknownEnd};
 use cofferdam_verdict::address::Family;
+use cofferdam_verdict::verdict::Action;
 use serde::{Serialize, Serializer};
 
 use super::offline::{
@@ -38,7 +39,7 @@ pub(super) struct MatrixArgs {
     /// Only from this end: `namespace/pod`, `node/NAME`, `external/NAME` or an address.
     #[arg(long = "from", value_name = "END")]
     from: Vec<String>,
-    /// Only to this end.
+    /// Only to this end, which may be a Service, too: `service/NAMESPACE/NAME`.
     #[arg(long = "to", value_name = "END")]
     to: Vec<String>,
     /// What the agents are configured to do with connections of a workload's own node.
@@ -103,6 +104,31 @@ pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     Ok(documents.are_good())
 }
 
+/// What comes of one cell.
+enum Outcome {
+    /// Policies were asked.
+    Judged(Cell),
+    /// Nobody is behind the receiver's address, so that there is nobody to ask about.
+    Nobody,
+}
+
+impl Outcome {
+    fn cell(&self) -> Option<&Cell> {
+        match self {
+            Self::Judged(cell) => Some(cell),
+            Self::Nobody => None,
+        }
+    }
+
+    fn action(&self) -> Action {
+        self.cell().map_or(Action::Deny, Cell::action)
+    }
+
+    fn audit(&self) -> Option<Action> {
+        self.cell().and_then(Cell::audit)
+    }
+}
+
 impl<'a> Matrix<'a> {
     fn new(
         reach: &'a Reach,
@@ -118,8 +144,8 @@ impl<'a> Matrix<'a> {
             probes: &args.probes,
             family: Family::V4,
         };
-        matrix.sources = matrix.chosen(&args.from, given, known)?;
-        matrix.destinations = matrix.chosen(&args.to, given, known)?;
+        matrix.sources = matrix.chosen(&args.from, given, |name| reach.sender(name, known))?;
+        matrix.destinations = matrix.chosen(&args.to, given, |name| reach.end(name, known))?;
         let any_has = |family| matrix.ends.iter().any(|end| end.has(family));
         let is_v6 = |probe: &Probe| probe.family() == Some(Family::V6);
         if any_has(Family::V6) && (!any_has(Family::V4) || matrix.probes.iter().all(is_v6)) {
@@ -134,14 +160,14 @@ impl<'a> Matrix<'a> {
         &mut self,
         names: &[String],
         given: &Externals,
-        known: &Externals,
+        find: impl Fn(&str) -> Result<End, UnknownEnd>,
     ) -> Result<Vec<usize>> {
         let ends: Vec<End> = if names.is_empty() {
             let hosts = given.iter();
             let hosts = hosts.map(|(name, addresses)| self.reach.external(name, addresses));
             self.reach.ends().iter().cloned().chain(hosts).collect()
         } else {
-            let ends = names.iter().map(|name| self.reach.end(name, known));
+            let ends = names.iter().map(|name| find(name));
             ends.collect::<Result<_, _>>()?
         };
         let listed: HashMap<String, usize> = (self.ends.iter().zip(0..))
@@ -161,7 +187,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// All cells, one probe after the other.
-    fn cells(&self) -> impl Iterator<Item = (Probe, &End, &End, Cell)> {
+    fn cells(&self) -> impl Iterator<Item = (Probe, &End, &End, Outcome)> {
         (self.probes.iter()).flat_map(move |probe| {
             self.sources.iter().flat_map(move |source| {
                 self.destinations.iter().filter_map(move |destination| {
@@ -173,8 +199,15 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    fn cell(&self, probe: Probe, source: &End, destination: &End) -> Option<Cell> {
-        self.reach.cell(source, destination, probe, self.family)
+    /// The cell of two ends; `None` when not both have an address of the family.
+    fn cell(&self, probe: Probe, source: &End, destination: &End) -> Option<Outcome> {
+        let reach = self.reach;
+        match reach.cell(source, destination, probe, self.family) {
+            Some(cell) => Some(Outcome::Judged(cell)),
+            None => reach
+                .leads_nowhere(source, destination, probe, self.family)
+                .then_some(Outcome::Nobody),
+        }
     }
 
     /// One object, of which no more than one cell is in memory at a time.
@@ -210,24 +243,28 @@ impl<'a> Matrix<'a> {
             "audit",
         ])
         .map_err(from_csv)?;
-        for (probe, source, destination, cell) in self.cells() {
-            let word = |side: &Side| Word::from(side.verdict.action).as_str();
-            csv.write_record([
-                source.id(),
-                destination.id(),
-                &probe.to_string(),
-                &family_number(self.family).to_string(),
-                Word::from(cell.action()).as_str(),
-                word(&cell.egress),
-                cell.egress.verdict.reason.name(),
-                &self.by(&cell.egress),
-                word(&cell.ingress),
-                cell.ingress.verdict.reason.name(),
-                &self.by(&cell.ingress),
-                cell.audit()
-                    .map_or("", |action| Word::from(action).as_str()),
-            ])
-            .map_err(from_csv)?;
+        for (probe, source, destination, outcome) in self.cells() {
+            let cell = outcome.cell();
+            let side = |side: Option<&Side>| {
+                let word = side.map_or("", |side| Word::from(side.verdict.action).as_str());
+                let reason = side.map_or("", |side| side.verdict.reason.name());
+                let by = side.map(|side| self.by(side)).unwrap_or_default();
+                [word.to_owned(), reason.to_owned(), by]
+            };
+            let head = [
+                source.id().to_owned(),
+                destination.id().to_owned(),
+                probe.to_string(),
+                family_number(self.family).to_string(),
+                Word::from(outcome.action()).as_str().to_owned(),
+            ];
+            let audit = outcome.audit();
+            let audit = audit.map_or("", |action| Word::from(action).as_str());
+            let fields = (head.into_iter())
+                .chain(side(cell.map(|cell| &cell.egress)))
+                .chain(side(cell.map(|cell| &cell.ingress)))
+                .chain([audit.to_owned()]);
+            csv.write_record(fields).map_err(from_csv)?;
         }
         csv.flush()
     }
@@ -259,8 +296,9 @@ struct CellStream<'a>(&'a Matrix<'a>);
 impl Serialize for CellStream<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let cells = self.0.cells();
-        serializer.collect_seq(cells.map(|(probe, source, destination, cell)| {
-            CellReport::new(self.0.reach, source, destination, probe, &cell)
+        serializer.collect_seq(cells.map(|(probe, source, destination, outcome)| {
+            let ends = (source, destination);
+            CellReport::new(self.0.reach, ends, probe, outcome.cell())
         }))
     }
 }

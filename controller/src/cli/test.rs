@@ -11,7 +11,7 @@ use cofferdam_policies::compiler::{PolicyKind, RuleEntry, RuleKey};
 use cofferdam_policies::diagnostic::Place;
 use cofferdam_policies::expectations::{self, Failure, Outcome, PolicyTest, Results};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Tier};
-use cofferdam_policies::reach::Reach;
+use cofferdam_policies::reach::{Backends, Reach};
 use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::check::{self, Texts};
@@ -164,10 +164,9 @@ fn failure(
         message: message(reach, outcome, failure),
         cell: CellReport::new(
             reach,
-            &failure.source,
-            &failure.destination,
+            (&failure.source, &failure.destination),
             outcome.expectation.probe,
-            cell,
+            Some(cell),
         ),
         nearest: nearest.map(|(direction, step)| rules.nearest(*direction, step)),
     }
@@ -202,7 +201,10 @@ fn message(reach: &Reach, outcome: &Outcome<'_>, failure: &Failure) -> String {
             format!("{direction} {why}")
         })
         .collect();
-    let sides = sides.join("; ");
+    let mut sides = sides.join("; ");
+    if let Some(Backends { allowed, total }) = cell.backends {
+        sides += &format!(" ({allowed} of {total} backends may be reached)");
+    }
     match &outcome.expectation.by {
         Some(by) if failure.is_only_by => {
             format!("{got} as expected, but not by {}: {sides}", by.policy)

@@ -61,9 +61,9 @@ pub fn action_word(action: Action) -> &'static str {
 /// An end of connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndReport {
-    /// `namespace/pod`, `node/NAME`, `external/NAME`, or an address.
+    /// `namespace/pod`, `node/NAME`, `service/NAMESPACE/NAME`, `external/NAME`, or an address.
     pub id: String,
-    /// `pod`, `node` or `external`.
+    /// `pod`, `node`, `service` or `external`.
     pub kind: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
@@ -172,34 +172,89 @@ pub struct CellReport {
     pub destination: String,
     /// What.
     pub probe: String,
-    /// Whether it passes: allow only if both directions of every pair of addresses do.
+    /// Whether it passes: allow only if both directions of every pair of addresses do, and
+    /// of every backend's.
     pub verdict: Word,
-    /// The sender's egress.
-    pub egress: SideReport,
-    /// The receiver's ingress.
-    pub ingress: SideReport,
+    /// Of what is translated, such as a Service's address, how many backends it reaches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backends: Option<BackendsReport>,
+    /// The sender's egress; null where there is no backend.
+    pub egress: Option<SideReport>,
+    /// The receiver's ingress; of backends, that of the first that is denied, else of the
+    /// first. Null where there is none.
+    pub ingress: Option<SideReport>,
     /// What the verdict would be with audit policies in force; null when the same.
     pub audit: Option<Word>,
 }
 
+/// How many backends there are, and how many of them may be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BackendsReport {
+    /// Those that may.
+    pub allowed: u32,
+    /// All.
+    pub total: u32,
+}
+
+impl From<reach::Backends> for BackendsReport {
+    fn from(backends: reach::Backends) -> Self {
+        let reach::Backends { allowed, total } = backends;
+        Self { allowed, total }
+    }
+}
+
+/// One backend, by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BackendReport {
+    /// `namespace/pod`, `node/NAME`, or an address.
+    pub id: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// What arrives there, with the backend's own port.
+    pub probe: String,
+    /// Whether it passes.
+    pub verdict: Word,
+    /// The sender's egress.
+    pub egress: SideReport,
+    /// The backend's ingress.
+    pub ingress: SideReport,
+}
+
+impl BackendReport {
+    /// A backend's part of a cell.
+    #[must_use]
+    pub fn new(reach: &Reach, backend: &reach::BackendCell) -> Self {
+        Self {
+            id: backend.id.clone(),
+            address: backend.address,
+            probe: backend.probe.to_string(),
+            verdict: backend.cell.action().into(),
+            egress: SideReport::new(reach, &backend.cell.egress),
+            ingress: SideReport::new(reach, &backend.cell.ingress),
+        }
+    }
+}
+
 impl CellReport {
-    /// A cell of these ends.
+    /// A cell of these ends; `None` where nobody is behind the receiver's address.
     #[must_use]
     pub fn new(
         reach: &Reach,
-        source: &reach::End,
-        destination: &reach::End,
+        (source, destination): (&reach::End, &reach::End),
         probe: reach::Probe,
-        cell: &reach::Cell,
+        cell: Option<&reach::Cell>,
     ) -> Self {
+        let nobody = || Some(reach::Backends::default());
+        let backends = cell.map_or_else(nobody, |cell| cell.backends);
         Self {
             source: source.id().to_owned(),
             destination: destination.id().to_owned(),
             probe: probe.to_string(),
-            verdict: cell.action().into(),
-            egress: SideReport::new(reach, &cell.egress),
-            ingress: SideReport::new(reach, &cell.ingress),
-            audit: cell.audit().map(Word::from),
+            verdict: cell.map_or(Word::Deny, |cell| cell.action().into()),
+            backends: backends.map(Into::into),
+            egress: cell.map(|cell| SideReport::new(reach, &cell.egress)),
+            ingress: cell.map(|cell| SideReport::new(reach, &cell.ingress)),
+            audit: cell.and_then(|cell| cell.audit()).map(Word::from),
         }
     }
 }
@@ -300,6 +355,10 @@ pub struct ExplainReport {
     /// The cell.
     #[serde(flatten)]
     pub cell: CellReport,
+    /// Of what is translated, each backend by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(rename = "backend_cells")]
+    pub backends: Vec<BackendReport>,
     /// Which pairs of addresses decided.
     pub judged: JudgedReport,
     /// Each rule that was considered: the sender's egress, then the receiver's ingress.

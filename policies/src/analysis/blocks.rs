@@ -3,22 +3,28 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use cofferdam_verdict::verdict::Direction;
 use ipnet::IpNet;
 
 use crate::diagnostic::Code;
-use crate::documents::context::Service;
-use crate::inventory::{ClusterPeer, Peer, RuleAction};
+use crate::inventory::{ClusterPeer, Peer, RuleAction, Service};
 
 use super::places::Step;
 use super::ranges::Ranges;
 use super::rules::{Rule, Written, peers_key};
+use super::services::{self, Gap};
+use super::together::Budget;
 use super::{Findings, Project};
 
+/// Most pairs of workloads and rules that are compared for blocks of Services' addresses.
+const MOST_COMPARED: u64 = 10_000_000;
+
 pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
+    let budget = Budget::new(MOST_COMPARED);
     let mut services = HashMap::new();
     for service in &project.services {
-        for address in &service.addresses {
-            services.insert(*address, *service);
+        for address in service.addresses() {
+            services.insert(address, *service);
         }
     }
     for rule in &project.rules {
@@ -42,7 +48,8 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                     } else {
                         let path = [&block[..], &[Step::Key("cidr"), Step::Value]].concat();
                         covered(project, rule, &path, *cidr, &ranges, findings);
-                        address_of_service(project, rule, &path, *cidr, &services, findings);
+                        let asked = (*cidr, &services, &budget);
+                        address_of_service(project, rule, &path, asked, findings);
                     }
                 }
             }
@@ -58,7 +65,8 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                             Step::Key("networks"),
                             Step::Cidr(*network),
                         ];
-                        address_of_service(project, rule, &path, *network, &services, findings);
+                        let asked = (*network, &services, &budget);
+                        address_of_service(project, rule, &path, asked, findings);
                         // To deny everything there is one says so of all addresses;
                         // Pass decides nothing.
                         let is_meant = match rule.action {
@@ -78,30 +86,51 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
     }
 }
 
-/// A virtual address is translated before anything is judged.
+/// A virtual address is translated before anything is judged: a rule about it does at the
+/// workloads behind it what other rules do, and nothing of its own.
 fn address_of_service(
     project: &Project<'_>,
     rule: &Rule<'_>,
     path: &[Step<'_>],
-    cidr: IpNet,
-    services: &HashMap<IpAddr, &Service>,
+    (cidr, services, budget): (IpNet, &HashMap<IpAddr, &Service>, &Budget),
     findings: &mut Findings,
 ) {
-    let Some(service) = services.get(&cidr.addr()) else {
+    let is_one = cidr.prefix_len() == cidr.max_prefix_len();
+    let Some(service) = services.get(&cidr.addr()).filter(|_| is_one) else {
         return;
     };
-    if cidr.prefix_len() == cidr.max_prefix_len() {
-        findings.warn(
-            project.place_in(rule, path),
-            Code::ServiceAddress,
+    let address = cidr.addr();
+    let name = &service.name;
+    let message = match (rule.direction, rule.action) {
+        (Direction::Ingress, _) => {
+            format!("{address} is the address of Service {name}, which sends nothing")
+        }
+        (Direction::Egress, RuleAction::Pass) => return,
+        (Direction::Egress, action) => {
+            let Some(Gap { subject, backend }) = services::gap(project, rule, service, budget)
+            else {
+                return;
+            };
+            let said = match action {
+                RuleAction::Deny => "keeps",
+                RuleAction::Accept | RuleAction::Pass => "lets",
+            };
+            let to = match action {
+                RuleAction::Deny => "from",
+                RuleAction::Accept | RuleAction::Pass => "reach",
+            };
             format!(
-                "{} is the address of Service {}, which no packet has when it is judged",
-                cidr.addr(),
-                service.name
-            ),
-            "select the workloads behind it by their labels".to_owned(),
-        );
-    }
+                "{address} is the address of Service {name}, and no rule {said} {subject} {to} \
+                 {backend} behind it"
+            )
+        }
+    };
+    findings.warn(
+        project.place_in(rule, path),
+        Code::ServiceAddress,
+        message,
+        "select the workloads behind it by their labels, and write their port".to_owned(),
+    );
 }
 
 fn covered(

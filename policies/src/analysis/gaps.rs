@@ -10,6 +10,7 @@ use crate::documents::{Identity, Kind, Rejected};
 /// Which kinds of documents are missing.
 pub(super) struct Gaps<'a> {
     objects: bool,
+    services: bool,
     cluster_policies: bool,
     /// Where policies are missing.
     namespaces: BTreeSet<&'a str>,
@@ -20,6 +21,7 @@ impl<'a> Gaps<'a> {
     pub(super) fn new(rejected: impl Iterator<Item = &'a Rejected>, templates: bool) -> Self {
         let mut gaps = Self {
             objects: templates,
+            services: false,
             cluster_policies: false,
             namespaces: BTreeSet::new(),
         };
@@ -28,12 +30,14 @@ impl<'a> Gaps<'a> {
                 // It may have been anything.
                 None => {
                     gaps.objects = true;
+                    gaps.services = true;
                     gaps.cluster_policies = true;
                 }
                 Some(Identity {
                     kind, namespace, ..
                 }) => match kind {
                     Kind::Namespace | Kind::Node | Kind::Pod => gaps.objects = true,
+                    Kind::Service | Kind::EndpointSlice => gaps.services = true,
                     Kind::ClusterNetworkPolicy => gaps.cluster_policies = true,
                     Kind::NetworkPolicy => _ = gaps.namespaces.insert(namespace),
                 },
@@ -45,6 +49,11 @@ impl<'a> Gaps<'a> {
     /// Whether workloads, namespaces or nodes may be missing.
     pub(super) fn in_objects(&self) -> bool {
         self.objects
+    }
+
+    /// Whether Services, or who is behind them, may be missing.
+    pub(super) fn in_services(&self) -> bool {
+        self.services
     }
 
     /// Whether policies about a namespace may be missing.

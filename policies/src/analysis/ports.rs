@@ -6,12 +6,14 @@ use std::collections::{BTreeSet, HashMap};
 use cofferdam_verdict::verdict::Direction;
 
 use crate::diagnostic::Code;
-use crate::documents::context::{Service, ServicePort, TargetPort};
-use crate::inventory::{NamedPort, PortRange, Ports, Protocol, RuleAction};
+use crate::inventory::{
+    NamedPort, PortRange, Ports, Protocol, RuleAction, Service, ServicePort, TargetPort,
+};
 
 use super::nearest::nearest;
 use super::places::Step;
 use super::rules::{Policy, Rule, meets};
+use super::services::{self, behind, target};
 use super::world::{Group, Set, World};
 use super::{Findings, Project};
 
@@ -26,7 +28,7 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
         {
             named(project, rule, ports, findings);
         }
-        if rule.action == RuleAction::Accept {
+        if rule.action == RuleAction::Accept && !project.gaps.in_services() {
             services.check(project, rule, ports, findings);
         }
     }
@@ -124,7 +126,7 @@ fn named(project: &Project<'_>, rule: &Rule<'_>, ports: &[PortRange], findings: 
 }
 
 /// The protocol as documents spell it.
-fn word(protocol: Protocol) -> &'static str {
+pub(super) fn word(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
@@ -146,13 +148,10 @@ impl<'a> Services<'a> {
             behind: HashMap::new(),
         };
         for &service in &project.services {
-            let world = &project.world;
-            let is_behind = |group: &u32| {
-                let labels = world.groups[*group as usize].labels();
-                (service.selector.iter()).all(|(key, value)| labels.get(key) == Some(value))
-            };
-            let groups = world.of_namespace(&service.name.namespace).iter().copied();
-            (services.behind).insert(service, groups.filter(is_behind).collect());
+            if !services::has_selector(service) {
+                continue;
+            }
+            (services.behind).insert(service, behind(&project.world, service));
             for port in &service.ports {
                 let key = (port.protocol, port.port);
                 services
@@ -261,7 +260,9 @@ impl<'a> Services<'a> {
         number: u16,
     ) -> bool {
         project.services.iter().any(|service| {
-            let behind = &self.behind[&std::ptr::from_ref(*service)];
+            let Some(behind) = self.behind.get(&std::ptr::from_ref(*service)) else {
+                return false;
+            };
             service.ports.iter().any(|port| {
                 port.protocol == protocol
                     && port.target == TargetPort::Number(number)
@@ -274,14 +275,4 @@ impl<'a> Services<'a> {
 /// Whether a group has a port of this number that has a name.
 fn listens(group: &Group<'_>, protocol: Protocol, number: u16) -> bool {
     (group.ports.iter()).any(|port| port.protocol == protocol && port.number == number)
-}
-
-/// The number that a Service's port leads to at a group.
-fn target(port: &ServicePort, group: &Group<'_>) -> Option<u16> {
-    match &port.target {
-        TargetPort::Number(number) => Some(*number),
-        TargetPort::Name(name) => (group.ports.iter())
-            .find(|own| own.name == *name && own.protocol == port.protocol)
-            .map(|own| own.number),
-    }
 }

@@ -196,6 +196,33 @@ fn selects<'a>(project: &Project<'a>, scope: Scope<'a>, selector: &'a LabelSelec
         })
 }
 
+/// Whether an operator may make what a Service's selector asks for: resources have the
+/// labels of what is made of them.
+pub(super) fn may_be_made(
+    project: &Project<'_>,
+    namespace: &str,
+    selector: &LabelSelector,
+) -> bool {
+    let mut resources = project.resources.iter();
+    resources
+        .any(|resource| &*resource.namespace == namespace && selector.matches(&resource.labels))
+}
+
+/// Which label of a selector no workload of a namespace has, and what was probably meant.
+pub(super) fn labels_to_blame(
+    world: &World<'_>,
+    namespace: &str,
+    selector: &LabelSelector,
+) -> (Option<String>, String, String) {
+    let groups = world.of_namespace(namespace).iter();
+    let labels: Vec<&Labels> = groups
+        .map(|group| world.groups[*group as usize].labels())
+        .collect();
+    let noun = format!("workload of namespace `{namespace}`");
+    let (key, message, hint) = blame(selector, &labels, [], &noun);
+    (key.map(str::to_owned), message, hint)
+}
+
 /// Whether a selector selects the name servers that every cluster has, and the documents
 /// are about none of them. A project's policies let its workloads look names up, and its
 /// documents end before `kube-system`.

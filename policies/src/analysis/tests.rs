@@ -1,6 +1,7 @@
 //! Each code is provoked, at its line, and a near miss is not.
 
 mod selectors;
+mod services;
 mod together;
 
 use std::collections::BTreeSet;
@@ -67,6 +68,13 @@ fn found(text: &str) -> Vec<String> {
         format!("{}:{} {}", one.place.line, one.place.column, one.code)
     });
     shown.collect()
+}
+
+/// A `Service` of namespace `x`, on one line.
+fn service(spec: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: s, namespace: x}}, spec: {{{spec}}}}}"
+    )
 }
 
 /// A `NetworkPolicy` of namespace `x` with this `spec`, whose first line is line 1.
@@ -241,14 +249,20 @@ fn cases() -> Vec<Case> {
                 "egress: [{to: [{namespaceSelector: {}}], ports: [{protocol: TCP, port: 80}]}], policyTypes: [Egress]",
             ),
         },
+        // The pods behind it are what is judged.
         Case {
             code: Code::ServiceAddress,
             wrong: policy(
                 "egress: [{to: [{ipBlock: {cidr: §10.96.0.7/32}}]}], policyTypes: [Egress]",
             ),
             right: policy(
-                "egress: [{to: [{ipBlock: {cidr: 10.96.0.6/31}}]}], policyTypes: [Egress]",
+                "egress: [{to: [{ipBlock: {cidr: 10.96.0.7/32}}]}, {to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: http}]}], policyTypes: [Egress]",
             ),
+        },
+        Case {
+            code: Code::ServiceAddress,
+            wrong: policy("ingress: [{from: [{ipBlock: {cidr: §10.96.0.7/32}}]}]"),
+            right: policy("ingress: [{from: [{ipBlock: {cidr: 10.96.0.8/32}}]}]"),
         },
         Case {
             code: Code::ServiceAddress,
@@ -260,6 +274,16 @@ fn cases() -> Vec<Case> {
                 "c",
                 "tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [10.96.0.8/32, 192.0.2.1/32]}]}]",
             ),
+        },
+        Case {
+            code: Code::ServiceEmpty,
+            wrong: service("selector: {§app: wbe}, ports: [{port: 80}]"),
+            right: service("selector: {app: db}, ports: [{port: 80}]"),
+        },
+        Case {
+            code: Code::ServiceTarget,
+            wrong: service("selector: {app: db}, ports: [{port: 80, targetPort: §http}]"),
+            right: service("selector: {app: db}, ports: [{port: 80, targetPort: pg}]"),
         },
         Case {
             code: Code::MisplacedSetting,
@@ -429,6 +453,7 @@ fn hints_say_what_was_probably_meant() {
 #[test]
 fn what_lies_in_another_namespace_is_pointed_out() {
     let other = WORLD.replace("app: web, tier: front", "app: front");
+    let other = other.replace("selector: {app: web}", "selector: {app: front}");
     let text = policy("ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]");
     let findings = findings(&[&text, &other, CLOSED]);
     let [finding] = findings.as_slice() else {

@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use crate::documents::context::Service;
 use crate::inventory::{
-    ClusterPeer, Inventory, NAMESPACE_NAME_LABEL, NamedPort, Peer, Workload, WorkloadSelector,
+    ClusterPeer, Inventory, NAMESPACE_NAME_LABEL, NamedPort, Peer, Service, Workload,
+    WorkloadSelector,
 };
 use crate::selectors::{LabelSelector, Labels, Operator};
 
@@ -204,6 +204,21 @@ impl<'a> World<'a> {
         (self.by_label.get(key))
             .and_then(|values| values.get(value))
             .map_or(&[], Vec::as_slice)
+    }
+
+    /// The groups of a namespace with all of these labels, for each of which some Service
+    /// or selector asks.
+    pub(super) fn with_labels(&self, namespace: &str, labels: &Labels) -> Set {
+        let lists = labels.iter().map(|(key, value)| self.labelled(key, value));
+        let fewest = (lists.chain([self.of_namespace(namespace)])).min_by_key(|list| list.len());
+        let groups = fewest.unwrap_or_default().iter().copied();
+        let has_all = |group: &u32| {
+            let group = &self.groups[*group as usize];
+            let own = group.labels();
+            let mut wanted = labels.iter();
+            group.namespace == namespace && wanted.all(|(key, value)| own.get(key) == Some(value))
+        };
+        groups.filter(has_all).collect()
     }
 
     /// The groups with the values that one requirement lists, the requirement with

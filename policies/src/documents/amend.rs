@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, ObjectName};
 use crate::shared_map::SharedMap;
 
 use super::assemble::{agree, in_order, repetitions, store};
@@ -172,6 +172,14 @@ fn replace(
             Content::Namespace(_) => _ = namespaces.insert(name),
             Content::Node(_) => _ = inventory.remove_node(name),
             Content::Pod(workload) => _ = inventory.remove_workload(&workload.name),
+            Content::Service(service) => _ = inventory.remove_service(&service.name),
+            Content::EndpointSlice(_) => {
+                let name = ObjectName {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                };
+                inventory.remove_slice(&name);
+            }
             Content::NetworkPolicy(policy) => _ = inventory.remove_policy(&policy.name),
             Content::ClusterNetworkPolicy(_) => _ = inventory.remove_cluster_policy(name),
         }
@@ -221,11 +229,24 @@ mod tests {
                      labels: {{{label}}}}}\nstatus: {{podIP: 10.0.0.{address}, phase: {}}}\n",
                     if has_ended { "Failed" } else { "Running" }
                 )),
-            4 => (namespace, name.clone(), label).prop_map(|(namespace, name, label)| format!(
+            4 => (namespace.clone(), name.clone(), label).prop_map(|(namespace, name, label)| format!(
                 "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
                  metadata: {{name: {name}, namespace: {namespace}}}\n\
                  spec: {{podSelector: {{matchLabels: {{{label}}}}}}}\n"
             )),
+            2 => (namespace.clone(), name.clone(), 1..30u8).prop_map(|(namespace, name, address)| {
+                format!(
+                    "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: \
+                     {namespace}}}\nspec: {{clusterIP: 10.1.0.{address}}}\n"
+                )
+            }),
+            2 => (namespace.clone(), name.clone(), 1..30u8).prop_map(|(namespace, name, address)| {
+                format!(
+                    "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: \
+                     {name}, namespace: {namespace}}}\naddressType: IPv4\n\
+                     endpoints: [{{addresses: [10.0.0.{address}]}}]\n"
+                )
+            }),
             1 => (name, 0..3u8).prop_map(|(name, priority)| format!(
                 "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
                  metadata: {{name: {name}}}\nspec: {{tier: Admin, priority: {priority}, subject: \

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
-use crate::inventory::{AddressTaken, Inventory, Owner};
+use crate::inventory::{AddressTaken, Inventory, ObjectName, Owner};
 use crate::shared_map::SharedMap;
 
 use super::{Content, Document, Identity, Rejected};
@@ -105,6 +105,8 @@ impl Assembled {
                     Owner::Node(identity.name.clone()),
                 ),
                 Content::Namespace(_)
+                | Content::Service(_)
+                | Content::EndpointSlice(_)
                 | Content::NetworkPolicy(_)
                 | Content::ClusterNetworkPolicy(_) => continue,
             };
@@ -215,11 +217,21 @@ pub(super) fn repetitions(same: &[Document]) -> Vec<Diagnostic> {
 
 /// Puts what a document says into a desired state.
 pub(super) fn store(inventory: &mut Inventory, document: &Document) -> Result<(), AddressTaken> {
-    let name = &document.identity.name;
+    let Identity {
+        namespace, name, ..
+    } = &document.identity;
     match &document.content {
         Content::Namespace(labels) => inventory.set_namespace(name, labels),
         Content::Node(node) => inventory.set_node(name, node.clone())?,
         Content::Pod(workload) => inventory.set_workload(workload.clone())?,
+        Content::Service(service) => inventory.set_service(service.clone()),
+        Content::EndpointSlice(slice) => {
+            let name = ObjectName {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            };
+            inventory.set_slice(name, slice.clone());
+        }
         Content::NetworkPolicy(policy) => inventory.set_policy(policy.clone()),
         Content::ClusterNetworkPolicy(policy) => inventory.set_cluster_policy(policy.clone()),
     }

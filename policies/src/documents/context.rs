@@ -1,28 +1,23 @@
 //! What documents say that no policy is made of, and that tells what policies mean:
-//! Services, and the templates that pods are made from.
+//! the templates that pods are made from, and what operators make pods of.
 //!
 //! Read for [`analysis`](crate::analysis) and for questions that are asked of documents
 //! alone ([`reach`](crate::reach)), and leniently: what is wrong in a kind that is not
 //! ours is not for us to report, and is passed over.
 //!
 //! Invariant: nothing here reaches the inventory that documents are put together to, so
-//! that a Service or a template changes nothing that is in force.
+//! that a template changes nothing that is in force.
 
-use std::net::IpAddr;
-
-use crate::inventory::{ObjectName, Protocol, Workload};
+use crate::inventory::{ObjectName, Workload};
 use crate::names;
 use crate::selectors::Labels;
-use crate::yaml::{Node, Value};
 
 use super::reader::{Fields, Reader};
 use super::{metadata, objects};
 
-/// Services and templates of one file.
+/// Templates and custom resources of one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The Services that select pods.
-    pub services: Vec<Service>,
     /// What pods will be made of templates: workloads without addresses, under the
     /// names of what holds the templates.
     pub templates: Vec<Workload>,
@@ -43,45 +38,11 @@ pub struct Resource {
     pub labels: Labels,
 }
 
-/// A `v1 Service`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
-    /// Its name.
-    pub name: ObjectName,
-    /// The labels of the pods behind it, at least one.
-    pub selector: Labels,
-    /// Its ports.
-    pub ports: Vec<ServicePort>,
-    /// Its own addresses, in whose place those of pods stand when a packet is judged.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// A port of a [`Service`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServicePort {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The port that clients use.
-    pub port: u16,
-    /// The port of the pods behind it.
-    pub target: TargetPort,
-}
-
-/// The port of the pods behind a Service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TargetPort {
-    /// A number.
-    Number(u16),
-    /// The port that each pod calls by this name.
-    Name(Box<str>),
-}
-
 impl Context {
-    /// Takes a document, if it is a Service or holds a template.
+    /// Takes a document, if it holds a template or is a custom resource.
     pub(super) fn take(&mut self, api_version: &str, kind: &str, fields: Fields<'_, '_>) {
         let mut reader = Reader::new(&"".into());
         match (api_version, kind) {
-            ("v1", "Service") => self.services.extend(service(&mut reader, fields)),
             ("apps/v1", "Deployment" | "StatefulSet" | "DaemonSet")
             | ("batch/v1", "Job")
             | ("v1", "ReplicationController") => {
@@ -131,66 +92,6 @@ fn object_name<'n, 't>(
     Some((ObjectName::new(namespace, name), metadata))
 }
 
-fn service(reader: &mut Reader, fields: Fields<'_, '_>) -> Option<Service> {
-    let (name, _) = object_name(reader, fields)?;
-    let spec = reader.mapping(fields.get("spec")?, "`spec`")?;
-    let selector: Labels = reader
-        .string_map(spec.get("selector")?, "`selector`")?
-        .iter()
-        .map(|pair| (pair.key, pair.value))
-        .collect();
-    let ports = reader.list(spec.get("ports")?, "`ports`")?;
-    let ports = ports
-        .into_iter()
-        .filter_map(|item| {
-            let fields = reader.mapping(item, "a port")?;
-            let protocol = match fields.get("protocol") {
-                None => Protocol::Tcp,
-                Some(node) => objects::protocol(reader, node)?,
-            };
-            let port = objects::port_number(reader, fields.get("port")?, "`port`")?;
-            let target = match fields.get("targetPort") {
-                None => TargetPort::Number(port),
-                Some(Node {
-                    value: Value::Text(name),
-                    ..
-                }) => TargetPort::Name(Box::from(name.as_ref())),
-                Some(node) => {
-                    TargetPort::Number(objects::port_number(reader, node, "`targetPort`")?)
-                }
-            };
-            Some(ServicePort {
-                protocol,
-                port,
-                target,
-            })
-        })
-        .collect();
-    if selector.iter().len() == 0 {
-        return None;
-    }
-    Some(Service {
-        name,
-        selector,
-        ports,
-        addresses: addresses(reader, spec),
-    })
-}
-
-/// The addresses of a Service; `None`, which it has none of, is no address either.
-fn addresses(reader: &mut Reader, spec: Fields<'_, '_>) -> Vec<IpAddr> {
-    let listed = spec
-        .get("clusterIPs")
-        .and_then(|node| reader.list(node, "`clusterIPs`"));
-    let mut addresses: Vec<IpAddr> = (listed.unwrap_or_default().into_iter())
-        .chain(spec.get("clusterIP"))
-        .filter_map(|node| reader.string(node, "an address")?.parse().ok())
-        .collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses
-}
-
 /// A pod as the template under `path` makes it.
 fn template(reader: &mut Reader, fields: Fields<'_, '_>, path: &[&str]) -> Option<Workload> {
     let (name, _) = object_name(reader, fields)?;
@@ -214,19 +115,6 @@ mod tests {
     use crate::documents::{assemble, parse};
 
     const TEXT: &str = r#"
-apiVersion: v1
-kind: Service
-metadata: {name: api, namespace: shop}
-spec:
-  clusterIP: 10.96.0.1
-  clusterIPs: [10.96.0.1, "fd00:96::1"]
-  selector: {app: api}
-  ports: [{port: 80, targetPort: 8080}, {port: 53, protocol: UDP, targetPort: dns}, {port: 9}]
----
-{apiVersion: v1, kind: Service, metadata: {name: outside}, spec: {type: ExternalName}}
----
-{apiVersion: v1, kind: Service, metadata: {name: Wrong_Name}, spec: {selector: {a: b}, ports: [{port: 1}]}}
----
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: api, namespace: shop}
@@ -250,29 +138,9 @@ spec: {jobTemplate: {spec: {template: {metadata: {labels: {app: nightly}}}}}}
 "#;
 
     #[test]
-    fn services_and_templates_are_read_and_what_is_wrong_in_them_is_passed_over() {
+    fn templates_are_read_and_what_is_wrong_in_them_is_passed_over() {
         let parsed = parse("a.yaml", TEXT.as_bytes());
         let context = &parsed.context;
-        let [service] = context.services.as_slice() else {
-            panic!("{:#?}", context.services);
-        };
-        assert_eq!(service.name, ObjectName::new("shop", "api"));
-        assert_eq!(service.selector.get("app"), Some("api"));
-        let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, ["10.96.0.1", "fd00:96::1"]);
-        let port = |protocol, port, target| ServicePort {
-            protocol,
-            port,
-            target,
-        };
-        assert_eq!(
-            service.ports,
-            [
-                port(Protocol::Tcp, 80, TargetPort::Number(8080)),
-                port(Protocol::Udp, 53, TargetPort::Name("dns".into())),
-                port(Protocol::Tcp, 9, TargetPort::Number(9)),
-            ]
-        );
         let names: Vec<String> = (context.templates.iter())
             .map(|template| template.name.to_string())
             .collect();

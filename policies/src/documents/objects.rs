@@ -5,6 +5,7 @@
 //! is looked at must be right.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -103,7 +104,8 @@ pub(super) fn pod(
     }
 }
 
-/// The named ports of all containers, in order, each once. Of the init containers
+/// The named ports of all containers, in their order, each once: where two have one
+/// name, the first is a Service's. Of the init containers
 /// those count that are restarted and so run beside the others.
 fn ports(reader: &mut Reader, spec: Fields<'_, '_>) -> Vec<NamedPort> {
     let mut containers = Vec::new();
@@ -137,9 +139,7 @@ fn ports(reader: &mut Reader, spec: Fields<'_, '_>) -> Vec<NamedPort> {
             }
         }
     }
-    named.sort();
-    named.dedup();
-    named
+    each_once(named)
 }
 
 fn is_restarted(container: Fields<'_, '_>) -> bool {
@@ -196,17 +196,17 @@ fn addresses(reader: &mut Reader, status: Fields<'_, '_>) -> Vec<IpAddr> {
     each_once(addresses)
 }
 
-/// The addresses without those that stood before, in their order. There may be any
-/// number of them.
-fn each_once(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let mut seen = HashSet::with_capacity(addresses.len());
-    addresses.retain(|address| seen.insert(*address));
-    addresses
+/// The items without those that stood before, in their order. There may be any number of
+/// them.
+pub(super) fn each_once<T: Clone + Eq + Hash>(mut items: Vec<T>) -> Vec<T> {
+    let mut seen = HashSet::with_capacity(items.len());
+    items.retain(|item| seen.insert(item.clone()));
+    items
 }
 
-fn address(reader: &mut Reader, node: &Node<'_>) -> Option<IpAddr> {
+/// Reads an address; none is empty text, as an API server has it until there is one.
+pub(super) fn address(reader: &mut Reader, node: &Node<'_>) -> Option<IpAddr> {
     let text = reader.string(node, "an address")?;
-    // Empty until the pod has one.
     if text.is_empty() {
         return None;
     }

@@ -4,6 +4,7 @@ mod cluster_policies;
 mod manifests;
 mod mistakes;
 mod policies;
+mod services;
 
 use super::*;
 use crate::diagnostic::Severity;
@@ -108,7 +109,7 @@ spec: {x: !y 1, <<: {}}
 ---
 ---
 apiVersion: v1
-kind: Service
+kind: ConfigMap
 ",
     );
     let mut nothing = Parsed::default();

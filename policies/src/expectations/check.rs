@@ -151,11 +151,12 @@ impl Checker<'_> {
             let message = format!("there is no policy `{policy}`");
             outcome.mistakes.push(mistake(&by.place, message, hint));
         }
-        let mut ends = |choice: &Choice| {
-            let found = self.ends(choice, &test.externals);
+        let mut ends = |choice: &Choice, sends: bool| {
+            let found = self.ends(choice, &test.externals, sends);
             found.map_err(|mistake| outcome.mistakes.push(mistake)).ok()
         };
-        let (sources, destinations) = (ends(&expectation.from), ends(&expectation.to));
+        let sources = ends(&expectation.from, true);
+        let destinations = ends(&expectation.to, false);
         let (Some(sources), Some(destinations)) = (sources, destinations) else {
             return outcome;
         };
@@ -170,21 +171,50 @@ impl Checker<'_> {
             }
         }
         if outcome.checked == 0 {
-            outcome.mistakes.push(mistake(
-                &expectation.place,
+            let nowhere = self.nowhere(expectation, &sources, &destinations);
+            let why = nowhere.unwrap_or_else(|| {
                 format!(
-                    "nothing is tried: {} and {} are never two ends with addresses of one family",
+                    "{} and {} are never two ends with addresses of one family",
                     expectation.from, expectation.to
-                ),
-                None,
-            ));
+                )
+            });
+            let message = format!("nothing is tried: {why}");
+            outcome
+                .mistakes
+                .push(mistake(&expectation.place, message, None));
         }
         outcome
     }
 
-    fn ends(&self, choice: &Choice, externals: &Externals) -> Result<Vec<End>, Diagnostic> {
+    /// Why some pair of ends is never tried, when nobody is behind the receiver's address.
+    fn nowhere(
+        &self,
+        expectation: &Expectation,
+        sources: &[End],
+        destinations: &[End],
+    ) -> Option<String> {
+        let probe = expectation.probe;
+        let mut pairs =
+            (sources.iter()).flat_map(|source| destinations.iter().map(move |to| (source, to)));
+        let (_, destination) = pairs.find(|(source, destination)| {
+            let mut families = [Family::V4, Family::V6].into_iter();
+            families.any(|family| (self.reach).leads_nowhere(source, destination, probe, family))
+        })?;
+        Some(self.reach.why_nowhere(destination, probe))
+    }
+
+    fn ends(
+        &self,
+        choice: &Choice,
+        externals: &Externals,
+        sends: bool,
+    ) -> Result<Vec<End>, Diagnostic> {
+        let named = |name: &str| match sends {
+            true => self.reach.sender(name, externals),
+            false => self.reach.end(name, externals),
+        };
         match &choice.ends {
-            Ends::Named(name) => match self.reach.end(name, externals) {
+            Ends::Named(name) => match named(name) {
                 Ok(end) => Ok(vec![end]),
                 Err(unknown) => Err(mistake(&choice.place, unknown.to_string(), None)),
             },
@@ -220,7 +250,7 @@ impl Checker<'_> {
                 }
             }
             if !self.unseen_passes.is_empty() {
-                for key in self.reach.passed_by(&cell, probe) {
+                for key in self.reach.passed_by(&cell) {
                     self.unseen_passes.remove(&key);
                     self.exercised.insert(key);
                 }
@@ -240,13 +270,13 @@ impl Checker<'_> {
                 Some(same) => same.families.push(family),
                 None if is_full => outcome.unlisted += 1,
                 None => {
-                    let explanation = self.reach.explain(&cell, probe);
+                    let explanation = self.reach.explain(&cell);
                     outcome.failures.push(Failure {
                         source: source.clone(),
                         destination: destination.clone(),
                         families: vec![family],
                         is_only_by: is_verdict,
-                        nearest: self.reach.nearest(&explanation, probe),
+                        nearest: self.reach.nearest(&explanation),
                         explanation,
                     });
                 }

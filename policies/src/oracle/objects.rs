@@ -66,6 +66,19 @@ pub(super) fn addresses_of_node(node: &Value) -> Vec<IpAddr> {
         .collect()
 }
 
+/// The addresses in a pod's status.
+pub(super) fn addresses_of_pod(pod: &Value) -> Vec<IpAddr> {
+    let Some(status) = field(pod, "status") else {
+        return Vec::new();
+    };
+    let listed = list(status, "podIPs").iter();
+    listed
+        .filter_map(|entry| string(entry, "ip"))
+        .chain(string(status, "podIP"))
+        .filter_map(|address| address.parse().ok())
+        .collect()
+}
+
 /// The protocols and numbers of the ports that a pod's containers call `name`.
 pub(super) fn ports_named<'v>(pod: &'v Value, name: &str) -> Vec<(&'v str, u64)> {
     let of = |key| field(pod, "spec").map_or(&[][..], |spec| list(spec, key));

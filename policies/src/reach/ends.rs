@@ -10,11 +10,13 @@ use thiserror::Error;
 
 use crate::documents::hints::nearest;
 use crate::documents::reader::Shown;
-use crate::inventory::{Inventory, ObjectName, Owner, Workload};
+use crate::inventory::{Inventory, ObjectName, Owner, Service, Workload};
 
 use crate::selectors::LabelSelector;
+use crate::services::{Backend, Services};
 
-use super::{Reach, ReachError};
+use super::service::{behind, named, service_name};
+use super::{Probe, Reach, ReachError};
 
 /// Addresses of outside hosts, by the names they are given for one question.
 pub type Externals = BTreeMap<String, Vec<IpAddr>>;
@@ -26,6 +28,8 @@ pub enum EndKind {
     Pod,
     /// A node.
     Node,
+    /// A Service, whose backends are judged in its place.
+    Service,
     /// Anything else that has an address.
     External,
 }
@@ -37,6 +41,7 @@ impl EndKind {
         match self {
             Self::Pod => "pod",
             Self::Node => "node",
+            Self::Service => "service",
             Self::External => "external",
         }
     }
@@ -45,10 +50,12 @@ impl EndKind {
 /// Who sends or receives.
 #[derive(Debug, Clone)]
 pub struct End {
-    id: String,
-    kind: EndKind,
-    assumed: bool,
-    points: Vec<Point>,
+    pub(super) id: String,
+    pub(super) kind: EndKind,
+    pub(super) assumed: bool,
+    pub(super) points: Vec<Point>,
+    /// The Service that it is by name.
+    pub(super) service: Option<Arc<Service>>,
 }
 
 /// One address of an end, and what is known of it.
@@ -60,6 +67,8 @@ pub(super) struct Point {
     pub(super) workload: Option<u32>,
     /// The node that this is, or that the workload runs on.
     pub(super) node: Option<Arc<str>>,
+    /// Whether packets to it may go elsewhere.
+    pub(super) may_be_translated: bool,
 }
 
 impl Point {
@@ -79,7 +88,7 @@ impl End {
         node.filter(|_| is_shared)
     }
 
-    /// `namespace/pod`, `node/NAME`, `external/NAME`, or an address.
+    /// `namespace/pod`, `node/NAME`, `service/NAMESPACE/NAME`, `external/NAME`, or an address.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -102,10 +111,24 @@ impl End {
         self.assumed
     }
 
-    /// Whether it has an address of this family.
+    /// Whether it has an address of this family, or is a Service that will have one.
     #[must_use]
     pub fn has(&self, family: Family) -> bool {
-        self.points(family).next().is_some()
+        match &self.service {
+            Some(service) => service.families.has(family),
+            None => self.points(family).next().is_some(),
+        }
+    }
+
+    /// The Service that it is, if it was called by a Service's name.
+    #[must_use]
+    pub fn service(&self) -> Option<&Service> {
+        self.service.as_deref()
+    }
+
+    /// Whether packets to it may go elsewhere.
+    pub(super) fn may_be_translated(&self) -> bool {
+        self.service.is_some() || self.points.iter().any(|point| point.may_be_translated)
     }
 
     pub(super) fn points(&self, family: Family) -> impl Iterator<Item = &Point> {
@@ -119,7 +142,7 @@ impl End {
 pub enum UnknownEnd {
     /// It has none of the forms.
     #[error(
-        "`{text}` is not an end: write namespace/pod, node/NAME, external/NAME or an address{}",
+        "`{text}` is not an end: write namespace/pod, node/NAME, service/NAMESPACE/NAME, external/NAME or an address{}",
         did_you_mean(.near)
     )]
     Form {
@@ -133,7 +156,7 @@ pub enum UnknownEnd {
     Absent {
         /// The text.
         text: String,
-        /// `pod` or `node`.
+        /// `pod`, `node` or `Service`.
         what: &'static str,
         /// What was probably meant.
         near: Option<String>,
@@ -145,6 +168,28 @@ pub enum UnknownEnd {
         text: String,
         /// What was probably meant.
         near: Option<String>,
+    },
+    /// Several Services have the name.
+    #[error("`{text}` is several Services: {first}, {second}")]
+    Several {
+        /// The text.
+        text: String,
+        /// The first of them.
+        first: String,
+        /// The second.
+        second: String,
+    },
+    /// The Service has no address and no backends.
+    #[error("`{text}` is a name for another name: it has no address and nobody behind it")]
+    ExternalName {
+        /// The text.
+        text: String,
+    },
+    /// A Service cannot be who sends.
+    #[error("`{text}` is a Service, which opens no connections: name a pod behind it")]
+    Sends {
+        /// The text.
+        text: String,
     },
     /// The pod has ended, and has no address any more.
     #[error("pod `{text}` has ended, and given up its addresses")]
@@ -161,14 +206,8 @@ fn did_you_mean(near: &Option<String>) -> String {
     }
 }
 
-/// Addresses that no document gives.
-#[derive(Debug, Clone, Default)]
-pub(super) struct StandIns {
-    /// Who has been given some.
-    owners: BTreeSet<Owner>,
-    /// Those of pods on their node's network, which own none.
-    shared: BTreeMap<ObjectName, Vec<IpAddr>>,
-}
+/// Those that were given addresses, because no document gives them any.
+pub(super) type StandIns = BTreeSet<Owner>;
 
 /// Gives an address of either family to every pod and node that has none.
 pub(super) fn stand_in(inventory: &mut Inventory) -> Result<StandIns, ReachError> {
@@ -190,42 +229,81 @@ pub(super) fn stand_in(inventory: &mut Inventory) -> Result<StandIns, ReachError
     let mut given = StandIns::default();
     for mut pod in pods {
         let owner = Owner::Workload(pod.name.clone());
-        let addresses = free.take(inventory, &owner)?;
-        if pod.host_network {
-            given.shared.insert(pod.name, addresses);
-        } else {
-            pod.addresses = addresses;
-            (inventory.set_workload(pod)).expect("nobody owns an address that was free");
-        }
-        given.owners.insert(owner);
+        pod.addresses = free.take(inventory, &owner)?;
+        (inventory.set_workload(pod)).expect("nobody owns an address that was free");
+        given.insert(owner);
     }
     for name in nodes {
         let owner = Owner::Node(name.clone());
         let mut node = inventory.nodes()[&name].clone();
         node.addresses = free.take(inventory, &owner)?;
         (inventory.set_node(&name, node)).expect("nobody owns an address that was free");
-        given.owners.insert(owner);
+        given.insert(owner);
     }
     Ok(given)
 }
 
-/// The workloads that an end of this name is.
-pub(super) fn subjects(inventory: &Inventory, end: &str, externals: &Externals) -> Vec<ObjectName> {
+/// The workloads that an end of this name is, or that what is tried there may end at.
+pub(super) fn subjects(
+    services: &Services,
+    end: &str,
+    externals: &Externals,
+    probe: Probe,
+) -> Vec<ObjectName> {
+    let inventory = services.inventory();
     let owned = |address: &IpAddr| match inventory.owner(*address) {
         Some(Owner::Workload(name)) => Some(name),
         Some(Owner::Node(_)) | None => None,
     };
+    let of_backend = |backend: Backend| owned(&backend.address).or(backend.pod);
+    let at = |address: &IpAddr| {
+        let translated = services.translate(*address, probe.port());
+        let backends = translated.into_iter().flatten().filter_map(of_backend);
+        owned(address)
+            .into_iter()
+            .chain(backends)
+            .collect::<Vec<_>>()
+    };
+    let of_node = |name: &str| {
+        let node = inventory.nodes().get(name);
+        let addresses = node.map_or(&[][..], |node| node.addresses.as_slice());
+        addresses.iter().flat_map(at).collect::<Vec<_>>()
+    };
     if let Ok(address) = end.parse() {
-        return owned(&address).into_iter().collect();
+        return at(&address);
+    }
+    let mut subjects = Vec::new();
+    if let Some(name) = service_name(end) {
+        for service in named(services, name) {
+            for family in [Family::V4, Family::V6] {
+                let backends = behind(services, service, probe, family);
+                subjects.extend(backends.into_iter().filter_map(of_backend));
+            }
+        }
     }
     match end.split_once('/') {
         Some(("external", host)) => {
             let addresses = externals.get(host).into_iter().flatten();
-            addresses.filter_map(owned).collect()
+            subjects.extend(addresses.flat_map(at));
         }
-        Some((namespace, name)) => vec![ObjectName::new(namespace, name)],
-        None => Vec::new(),
+        Some((namespace, name)) => {
+            if namespace == "node" {
+                subjects.extend(of_node(name));
+            }
+            let name = ObjectName::new(namespace, name);
+            if let Some(pod) = inventory
+                .workloads()
+                .get(&name)
+                .filter(|pod| pod.host_network)
+            {
+                subjects.extend(pod.addresses.iter().flat_map(at));
+                subjects.extend(pod.node.iter().flat_map(|node| of_node(node)));
+            }
+            subjects.push(name);
+        }
+        None => {}
     }
+    subjects
 }
 
 /// Whether the node that a pod runs on is known.
@@ -277,15 +355,15 @@ impl Reach {
             let addresses = self.inventory.nodes()[node].addresses.as_slice();
             (addresses, Some(Owner::Node(node.clone())))
         } else {
-            let stand_ins = self.stand_ins.shared.get(&pod.name);
-            (stand_ins.unwrap_or(&pod.addresses).as_slice(), None)
+            (pod.addresses.as_slice(), None)
         };
         let assumed_of = assumed_of.unwrap_or_else(|| Owner::Workload(pod.name.clone()));
         End {
             id: pod.name.to_string(),
             kind: EndKind::Pod,
-            assumed: self.stand_ins.owners.contains(&assumed_of),
+            assumed: self.stand_ins.contains(&assumed_of),
             points: self.points(addresses, node),
+            service: None,
         }
     }
 
@@ -293,8 +371,9 @@ impl Reach {
         End {
             id: format!("node/{name}"),
             kind: EndKind::Node,
-            assumed: self.stand_ins.owners.contains(&Owner::Node(name.clone())),
+            assumed: self.stand_ins.contains(&Owner::Node(name.clone())),
             points: self.points(&self.inventory.nodes()[name].addresses, Some(name)),
+            service: None,
         }
     }
 
@@ -306,6 +385,7 @@ impl Reach {
             kind: EndKind::External,
             assumed: false,
             points: self.points(addresses, None),
+            service: None,
         }
     }
 
@@ -317,20 +397,24 @@ impl Reach {
             kind: match self.inventory.owner(address) {
                 Some(Owner::Workload(_)) => EndKind::Pod,
                 Some(Owner::Node(_)) => EndKind::Node,
+                None if self.services.is_virtual(address) => EndKind::Service,
                 None => EndKind::External,
             },
             assumed: false,
             points: self.points(&[address], None),
+            service: None,
         }
     }
 
-    fn points(&self, addresses: &[IpAddr], node: Option<&Arc<str>>) -> Vec<Point> {
+    pub(super) fn points(&self, addresses: &[IpAddr], node: Option<&Arc<str>>) -> Vec<Point> {
         (addresses.iter())
             .map(|address| self.point(*address, node))
             .collect()
     }
 
-    /// The end of a name: `namespace/pod`, `node/NAME`, `external/NAME`, or an address.
+    /// The end of a name: `namespace/pod`, `node/NAME`, `service/NAMESPACE/NAME`,
+    /// `external/NAME`, or an address. `service/NAME` will do where one Service has the
+    /// name, and no pod of a namespace that is called `service`.
     ///
     /// # Errors
     /// A name that stands for nothing, with what was probably meant.
@@ -355,6 +439,11 @@ impl Reach {
                     near: near(),
                 }),
             };
+        }
+        if let Some(name) = service_name(text)
+            && !(self.inventory.workloads()).contains_key(&ObjectName::new(first, second))
+        {
+            return self.service(name);
         }
         // A namespace may be called `node`; then a node of that name comes first.
         if first == "node"
@@ -392,9 +481,10 @@ impl Reach {
     }
 
     /// The end whose name is nearest to this.
-    fn near(&self, text: &str, externals: &Externals) -> Option<String> {
+    pub(super) fn near(&self, text: &str, externals: &Externals) -> Option<String> {
         let externals: Vec<String> = (externals.keys())
             .map(|name| format!("external/{name}"))
+            .chain(self.service_ids())
             .collect();
         let known: Vec<&str> = (self.ends.iter().map(|end| end.id.as_str()))
             .chain(externals.iter().map(String::as_str))

@@ -75,6 +75,15 @@ impl Probe {
         }
     }
 
+    /// The protocol and port, of protocols that have ports.
+    #[must_use]
+    pub fn port(self) -> Option<(Protocol, u16)> {
+        match self {
+            Self::Port(protocol, port) => Some((protocol, port)),
+            Self::Icmp(..) | Self::Icmpv6(..) | Self::Other(_) => None,
+        }
+    }
+
     /// The only family in which such packets exist.
     #[must_use]
     pub fn family(self) -> Option<Family> {

@@ -328,11 +328,15 @@ fn audit_policies_are_told_apart_from_what_is_in_force() {
 fn every_code_of_an_icmp_type_is_judged_alike() {
     let reach = reach(SHOP);
     for from in ["shop/web", "203.0.113.7"] {
-        let any = v4(&reach, from, "shop/db", "icmp/8");
-        for code in 0..=255 {
-            assert_eq!(v4(&reach, from, "shop/db", &format!("icmp/8/{code}")), any);
-            let back = v4(&reach, "shop/db", from, &format!("icmp/8/{code}"));
-            assert_eq!(back, v4(&reach, "shop/db", from, "icmp/8"));
+        let verdicts = |from: &str, to: &str, probe: &str| {
+            let cell = v4(&reach, from, to, probe);
+            [&cell.egress, &cell.ingress].map(|side| (side.verdict, side.audited))
+        };
+        for (from, to) in [(from, "shop/db"), ("shop/db", from)] {
+            let any = verdicts(from, to, "icmp/8");
+            for code in 0..=255 {
+                assert_eq!(verdicts(from, to, &format!("icmp/8/{code}")), any);
+            }
         }
     }
 }
@@ -415,13 +419,14 @@ fn a_table_about_two_ends_says_of_them_what_the_whole_says() {
         "external/lb",
         "203.0.113.7",
     ];
+    let probes = ["tcp/5432", "tcp/80"].map(|probe| probe.parse::<Probe>().unwrap());
     for (from, to) in ids.iter().flat_map(|from| ids.map(|to| (*from, to))) {
-        let about = Reach::about(&inventory(SHOP), &[from, to], &externals).unwrap();
-        for probe in ["tcp/5432", "tcp/80"] {
+        for probe in probes {
+            let ends = [from, to];
+            let about = Reach::about(&inventory(SHOP), &ends, &externals, probe).unwrap();
             // Rules have other numbers in another table.
             let ask = |reach: &Reach| {
                 let end = |text| reach.end(text, &externals).unwrap();
-                let probe = probe.parse().unwrap();
                 let cell = reach.cell(&end(from), &end(to), probe, Family::V4)?;
                 let side = |side: &Side| {
                     let rule = reach.rule_of(&side.verdict);
@@ -434,7 +439,7 @@ fn a_table_about_two_ends_says_of_them_what_the_whole_says() {
         }
     }
     // Others are not let through.
-    let about = Reach::about(&inventory(SHOP), &["shop/web"], &externals).unwrap();
+    let about = Reach::about(&inventory(SHOP), &["shop/web"], &externals, probes[0]).unwrap();
     let other = v4(&about, "shop/web", "shop/db", "tcp/5432");
     assert_eq!(other.ingress.verdict, Verdict::deny(Reason::TableCorrupt));
 }

@@ -115,22 +115,22 @@ struct Question<'a> {
 impl Reach {
     /// Walks the way to a cell's verdicts.
     #[must_use]
-    pub fn explain(&self, cell: &Cell, probe: Probe) -> Explanation {
+    pub fn explain(&self, cell: &Cell) -> Explanation {
         Explanation {
             cell: *cell,
-            egress: self.walk(&cell.egress, Direction::Egress, probe),
-            ingress: self.walk(&cell.ingress, Direction::Ingress, probe),
+            egress: self.walk(&cell.egress, Direction::Egress),
+            ingress: self.walk(&cell.ingress, Direction::Ingress),
         }
     }
 
-    fn walk(&self, side: &Side, direction: Direction, probe: Probe) -> Walk {
+    fn walk(&self, side: &Side, direction: Direction) -> Walk {
         let mut walk = Walk {
             direction,
             subject: None,
             steps: Vec::new(),
             isolating: Vec::new(),
         };
-        let Some(question) = self.question(side, direction, probe) else {
+        let Some(question) = self.question(side, direction) else {
             return walk;
         };
         walk.subject = Some(question.subject.name.clone());
@@ -143,7 +143,7 @@ impl Reach {
     }
 
     /// What policies were asked, if they were.
-    fn question(&self, side: &Side, direction: Direction, probe: Probe) -> Option<Question<'_>> {
+    fn question(&self, side: &Side, direction: Direction) -> Option<Question<'_>> {
         if !matches!(
             side.verdict.reason,
             Reason::Rule | Reason::Isolated | Reason::NotIsolated
@@ -160,7 +160,7 @@ impl Reach {
             subject: self.workload(subject)?,
             peer,
             destination: self.workload(side.destination),
-            probe,
+            probe: side.probe,
         })
     }
 
@@ -191,10 +191,10 @@ impl Reach {
     /// The rules that hand a cell on to the next tier: no verdict names them, since they
     /// decide that others do. Those that would with audit policies in force count too.
     #[must_use]
-    pub fn passed_by(&self, cell: &Cell, probe: Probe) -> Vec<RuleKey> {
+    pub fn passed_by(&self, cell: &Cell) -> Vec<RuleKey> {
         let mut passed = Vec::new();
         for direction in [Direction::Egress, Direction::Ingress] {
-            if let Some(question) = self.question(cell.side(direction), direction, probe) {
+            if let Some(question) = self.question(cell.side(direction), direction) {
                 for modes in [&[Mode::Enforce][..], &[Mode::Enforce, Mode::Audit]] {
                     question.passing_rules(modes, &mut passed);
                 }
@@ -208,7 +208,7 @@ impl Reach {
     /// the workload has a rule that allows anything, the rules of those that do not
     /// select it count.
     #[must_use]
-    pub fn nearest(&self, explanation: &Explanation, probe: Probe) -> Option<(Direction, Step)> {
+    pub fn nearest(&self, explanation: &Explanation) -> Option<(Direction, Step)> {
         let denied =
             |walk: &&Walk| explanation.cell.side(walk.direction).verdict.action == Action::Deny;
         let walk = explanation.walks().into_iter().find(denied)?;
@@ -228,7 +228,7 @@ impl Reach {
             if side.verdict.reason != Reason::Isolated {
                 return None;
             }
-            let question = self.question(side, walk.direction, probe)?;
+            let question = self.question(side, walk.direction)?;
             fewest(question.rules_of_others())
         });
         nearest.map(|step| (walk.direction, step))

@@ -9,6 +9,7 @@ mod asking;
 mod layout;
 mod misreadings;
 mod reach;
+mod services;
 mod without_effect;
 mod worlds;
 

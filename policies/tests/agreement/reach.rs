@@ -12,7 +12,7 @@ use proptest::test_runner::TestCaseError;
 
 use super::worlds;
 
-fn inventory(texts: &[String]) -> Inventory {
+pub(crate) fn inventory(texts: &[String]) -> Inventory {
     let parsed = texts
         .iter()
         .flat_map(|text| documents::parse("w.yaml", text.as_bytes()).documents);
@@ -74,7 +74,7 @@ impl Asked {
                             format!("{from} > {to} {text} {family:?}: {what}")
                         })?;
                     if let Some(cell) = cell {
-                        self.walk(&cell, probe);
+                        self.walk(&cell);
                     }
                 }
             }
@@ -83,9 +83,9 @@ impl Asked {
     }
 
     /// A debug build refuses a way that does not end at the verdict.
-    fn walk(&self, cell: &Cell, probe: Probe) {
-        let explained = self.reach.explain(cell, probe);
-        let nearest = self.reach.nearest(&explained, probe);
+    fn walk(&self, cell: &Cell) {
+        let explained = self.reach.explain(cell);
+        let nearest = self.reach.nearest(&explained);
         if cell.action() == Action::Allow {
             assert!(nearest.is_none());
         }
@@ -180,7 +180,7 @@ impl Asked {
     }
 }
 
-fn oracle_end(end: &End) -> oracle::End {
+pub(crate) fn oracle_end(end: &End) -> oracle::End {
     let (first, name) = end.id().split_once('/').expect("a name");
     match end.kind() {
         EndKind::Pod => oracle::End::Pod {
@@ -190,7 +190,7 @@ fn oracle_end(end: &End) -> oracle::End {
         EndKind::Node => oracle::End::Node {
             name: name.to_owned(),
         },
-        EndKind::External => oracle::End::External,
+        EndKind::External | EndKind::Service => oracle::End::External,
     }
 }
 

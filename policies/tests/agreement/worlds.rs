@@ -6,6 +6,7 @@
 
 mod cluster;
 mod network;
+mod services;
 
 use proptest::collection::vec;
 use proptest::option::weighted;
@@ -49,6 +50,24 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
     ];
     kinds.prop_map(|kinds| World {
         documents: kinds.concat(),
+    })
+}
+
+/// A world with Services, and with fewer policies, so that more is reached.
+pub(crate) fn world_of_services() -> impl Strategy<Value = World> {
+    let kinds = [
+        nodes().boxed(),
+        numbered(pod(), 4..9).boxed(),
+        numbered(services::service(), 1..4).boxed(),
+        numbered(services::slice(), 0..3).boxed(),
+        numbered(network::policy(), 0..4).boxed(),
+        numbered(cluster::policy(), 0..2).boxed(),
+    ];
+    // Most of them in one namespace: Services find pods in their own alone.
+    kinds.prop_map(|kinds| World {
+        documents: (kinds.concat().iter())
+            .map(|document| document.replace("namespace: y", "namespace: x"))
+            .collect(),
     })
 }
 

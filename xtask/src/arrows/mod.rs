@@ -82,6 +82,7 @@ const MODULES: [ModuleRule; 2] = [
             "cofferdam_policies::names",
             "cofferdam_policies::reach",
             "cofferdam_policies::selectors",
+            "cofferdam_policies::services",
             "cofferdam_policies::shared_map",
             "cofferdam_policies::yaml",
             "cofferdam_verdict",

@@ -5,10 +5,9 @@
 
 use std::io::{self, Write};
 
-use cofferdam_policies::reach::Cell;
 use cofferdam_verdict::verdict::Action;
 
-use super::{Matrix, family_number};
+use super::{Matrix, Outcome, family_number};
 
 /// How a cell is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +30,7 @@ impl Mark {
         Self::WouldBeAllowed,
     ];
 
-    fn of(cell: Option<&Cell>) -> Self {
+    fn of(cell: Option<&Outcome>) -> Self {
         let Some(cell) = cell else {
             return Self::None;
         };

@@ -448,7 +448,9 @@ fn what_was_probably_meant_is_said() {
 #[test]
 fn kinds_that_only_look_like_ours_are_passed_over() {
     for (api, kind) in [
-        ("v1", "Service"),
+        ("serving.knative.dev/v1", "Service"),
+        ("v1", "ServiceAccount"),
+        ("v1", "Endpoints"),
         ("v1", "PodTemplate"),
         ("networking.k8s.io/v1", "Ingress"),
         ("apps/v1", "pod"),

@@ -7,6 +7,7 @@ use super::*;
 
 const NP: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n";
 const CNP: &str = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n";
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n";
 const POD: &str = "apiVersion: v1\nkind: Pod\n";
 
 /// A code with the texts of two files that differ in little.
@@ -259,6 +260,11 @@ fn objects() -> Vec<Mistake> {
             Code::AddressConflict,
             pods("10.0.0.1", "Running"),
             pods("10.0.0.1", "Succeeded"),
+        ),
+        mistake(
+            Code::ServiceType,
+            format!("{SERVICE}spec: {{type: Clusterip}}\n"),
+            format!("{SERVICE}spec: {{type: ClusterIP}}\n"),
         ),
     ]
 }
