@@ -1,6 +1,6 @@
 //! What documents cost on their way to a table: reading, putting together, compiling,
 //! and what a change of one policy, of the labels of one pod elsewhere, or one more pod
-//! costs. In one thread.
+//! costs; of a cluster with Services, who is behind them, too. In one thread.
 //!
 //! Memory is the peak of the process since its documents were made, the texts of all
 //! files included.
@@ -17,15 +17,21 @@ use cofferdam_policies::{
     compiler::{Compiled, Compiler, Input, SlotPlan, Snapshot, compile},
     documents::{Document, Parsed, assemble, parse},
     inventory::{Inventory, ObjectName, Workload},
+    services::Services,
 };
 use cofferdam_tests::cluster::{Cluster, File, NODE, Size};
-use cofferdam_verdict::capacity::Limits;
+use cofferdam_verdict::{address::Family, capacity::Limits};
 use serde::Serialize;
 
 use crate::report::memory_kib;
 
-/// Pods and policies of the clusters.
-const SIZES: [(usize, usize); 3] = [(1_000, 100), (10_000, 1_000), (100_000, 10_000)];
+/// Pods, policies and Services of the clusters.
+const SIZES: [(usize, usize, usize); 4] = [
+    (1_000, 100, 0),
+    (10_000, 1_000, 0),
+    (50_000, 5_000, 10_000),
+    (100_000, 10_000, 0),
+];
 const PODS_PER_NODE: usize = 250;
 
 /// What there is room for: two addresses for each of 100 000 pods.
@@ -45,13 +51,15 @@ pub(crate) struct CompileResult {
     samples: usize,
     pods: usize,
     policies: usize,
+    services: usize,
     local_pods: usize,
 }
 
 /// Measures clusters of at most so many pods.
 pub(crate) fn run(samples: usize, largest: usize) -> anyhow::Result<Vec<CompileResult>> {
     let mut results = Vec::new();
-    for (pods, policies) in SIZES.into_iter().filter(|(pods, _)| *pods <= largest) {
+    let sizes = SIZES.into_iter().filter(|(pods, ..)| *pods <= largest);
+    for (pods, policies, services) in sizes {
         let cluster = Cluster::new(
             Size {
                 pods,
@@ -59,15 +67,16 @@ pub(crate) fn run(samples: usize, largest: usize) -> anyhow::Result<Vec<CompileR
                 pods_per_node: PODS_PER_NODE,
             },
             1,
-        );
-        results.extend(one(&cluster, (pods, policies), samples)?);
+        )
+        .with_services(services);
+        results.extend(one(&cluster, (pods, policies, services), samples)?);
     }
     Ok(results)
 }
 
 fn one(
     cluster: &Cluster,
-    (pods, policies): (usize, usize),
+    (pods, policies, services): (usize, usize, usize),
     samples: usize,
 ) -> anyhow::Result<Vec<CompileResult>> {
     let files = cluster.files();
@@ -151,6 +160,7 @@ fn one(
         }
         black_box(compiled.pages());
     }
+    let (resolving, backends) = resolve(&inventory, samples);
     let used = |table: &str| {
         let usage = compiled.usage.iter().find(|usage| usage.table == table);
         usage.map_or(0.0, |usage| usage.used as f64)
@@ -167,6 +177,7 @@ fn one(
             samples: sorted.len(),
             pods,
             policies,
+            services,
             local_pods: local.len(),
         }
     };
@@ -174,7 +185,7 @@ fn one(
         times.iter().map(|time| time.as_secs_f64() * 1e3).collect()
     };
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    let results = vec![
+    let mut results = vec![
         result("text", "MiB", &[mib(bytes)]),
         result("read", "ms", &ms(&[reading])),
         result("assemble", "ms", &ms(&[assembling])),
@@ -191,7 +202,20 @@ fn one(
             &[memory_kib("self", "VmHWM")? / 1024.0],
         ),
     ];
-    println!("{pods} pods, {policies} policies, {} local:", local.len());
+    if services > 0 {
+        let compiled = compiling.iter().max().copied().unwrap_or_default();
+        let resolved = resolving.iter().max().copied().unwrap_or_default();
+        results.extend([
+            result("backends", "", &[backends as f64]),
+            result("services_resolved", "ms", &ms(&resolving)),
+            // The slowest of each.
+            result("everything", "ms", &ms(&[assembling + compiled + resolved])),
+        ]);
+    }
+    println!(
+        "{pods} pods, {policies} policies, {services} services, {} local:",
+        local.len()
+    );
     for one in &results {
         let (figure, unit) = (one.figure, one.unit);
         println!(
@@ -200,6 +224,25 @@ fn one(
         );
     }
     Ok(results)
+}
+
+/// How long it takes to find who is behind every port of every Service, and how many that
+/// are.
+fn resolve(inventory: &Inventory, samples: usize) -> (Vec<Duration>, usize) {
+    let mut times = Vec::new();
+    let mut count = 0;
+    for _ in 0..samples {
+        let began = Instant::now();
+        let services = Services::new(inventory);
+        let all = inventory.services().values();
+        let ports = all.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let backends = ports.flat_map(|(service, port)| {
+            [Family::V4, Family::V6].map(|family| services.backends(service, port, family).len())
+        });
+        count = backends.sum();
+        times.push(began.elapsed());
+    }
+    (times, count)
 }
 
 fn read(files: &[File]) -> anyhow::Result<Vec<Document>> {

@@ -42,6 +42,8 @@ const STAGES: [&str; 3] = ["prod", "staging", "dev"];
 const TEAMS: usize = 40;
 const PODS_PER_NAMESPACE: usize = 200;
 const PODS_PER_APPLICATION: usize = 20;
+/// Endpoints of each slice of a Service.
+const ENDPOINTS: usize = 5;
 /// Networks of outside services.
 const NETWORKS: usize = 5_000;
 /// Policies that every namespace has.
@@ -52,12 +54,23 @@ const COMMON: usize = 3;
 pub struct Cluster {
     size: Size,
     seed: u64,
+    services: usize,
 }
 
 impl Cluster {
     /// A cluster of a size; the same seed gives the same one.
     pub fn new(size: Size, seed: u64) -> Self {
-        Self { size, seed }
+        Self {
+            size,
+            seed,
+            services: 0,
+        }
+    }
+
+    /// The same with Services, each with a slice of either family that has five pods of one
+    /// application, by turns.
+    pub fn with_services(self, services: usize) -> Self {
+        Self { services, ..self }
     }
 
     /// All its documents.
@@ -89,7 +102,20 @@ impl Cluster {
                 });
             }
         }
+        if self.services > 0 {
+            for namespace in 0..self.namespaces() {
+                files.push(File {
+                    name: format!("{}-services.yaml", namespace_name(namespace)),
+                    text: self.services_of(namespace),
+                });
+            }
+        }
         files
+    }
+
+    /// A slice that replaces that of a Service, with so many of its five endpoints.
+    pub fn slice_of(&self, service: usize, endpoints: usize) -> String {
+        self.slice(service, "IPv4", endpoints)
     }
 
     /// The pods of [`NODE`], as `namespace/name`, without those of the system.
@@ -205,6 +231,65 @@ impl Cluster {
         text
     }
 
+    fn services_of(&self, namespace: usize) -> String {
+        let applications = self.size.pods.div_ceil(PODS_PER_APPLICATION);
+        let of_namespace = PODS_PER_NAMESPACE / PODS_PER_APPLICATION;
+        let own = (namespace * of_namespace)..((namespace + 1) * of_namespace).min(applications);
+        let mut text = String::new();
+        for service in own.flat_map(|first| (first..self.services).step_by(applications)) {
+            let application = service % applications;
+            let tier = TIERS[application % TIERS.len()];
+            write!(
+                text,
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: svc-{service}, namespace: \
+                 {}}}\nspec:\n  clusterIPs: [10.128.{}.{}, 'fd00:96::{service:x}']\n  selector: {{app: \
+                 app-{application}}}\n  ports:\n  - {{name: {tier}, port: 80, targetPort: {tier}}}\n  \
+                 - {{name: metrics, port: 9100, targetPort: metrics}}\n",
+                namespace_name(namespace),
+                service / 250,
+                service % 250 + 1,
+            )
+            .expect("writing to a string");
+            for family in ["IPv4", "IPv6"] {
+                text += &self.slice(service, family, ENDPOINTS);
+            }
+        }
+        text
+    }
+
+    /// A slice of a Service, with the first of its endpoints.
+    fn slice(&self, service: usize, family: &str, endpoints: usize) -> String {
+        let applications = self.size.pods.div_ceil(PODS_PER_APPLICATION);
+        let application = service % applications;
+        let namespace = application * PODS_PER_APPLICATION / PODS_PER_NAMESPACE;
+        let tier = application % TIERS.len();
+        let port = PORTS[tier] + application % 3;
+        let first = service / applications * ENDPOINTS;
+        let endpoints: Vec<String> = (first..first + endpoints)
+            .map(|at| {
+                let pod = application * PODS_PER_APPLICATION + at % PODS_PER_APPLICATION;
+                let nodes = self.nodes_count();
+                let [v4, v6] = addresses_of(pod % nodes, pod / nodes);
+                let address = if family == "IPv4" { v4 } else { v6 };
+                format!(
+                    "{{addresses: ['{address}'], conditions: {{ready: true, serving: true, terminating: \
+                     false}}, targetRef: {{kind: Pod, name: pod-{pod}, namespace: {}}}}}",
+                    namespace_name(namespace)
+                )
+            })
+            .collect();
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: \
+             svc-{service}-{}, namespace: {}, labels: {{kubernetes.io/service-name: \
+             svc-{service}}}}}\naddressType: {family}\nports: [{{name: {}, port: {port}}}, {{name: metrics, \
+             port: 9100}}]\nendpoints: [{}]\n",
+            family.to_lowercase(),
+            namespace_name(namespace),
+            TIERS[tier],
+            endpoints.join(", ")
+        )
+    }
+
     /// A pod, which is so many-th of its node; with addresses other than those that follow.
     fn pod_of(&self, pod: usize, node: usize, on_node: usize, addresses: Option<&str>) -> String {
         let (namespace, application) = self.place(pod);
@@ -212,13 +297,10 @@ impl Cluster {
         let port = PORTS[tier] + application % 3;
         let addresses = match addresses {
             Some(addresses) => addresses.to_owned(),
-            None => format!(
-                "[{{ip: 10.{}.{}.{}}}, {{ip: 'fd00:10:{node:x}::{:x}'}}]",
-                node / 256,
-                node % 256,
-                on_node % 254 + 1,
-                on_node + 1
-            ),
+            None => {
+                let [v4, v6] = addresses_of(node, on_node);
+                format!("[{{ip: {v4}}}, {{ip: '{v6}'}}]")
+            }
         };
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: pod-{pod}\n  namespace: {}\n  labels:\n    \
@@ -256,6 +338,14 @@ impl Cluster {
 
 fn namespace_name(namespace: usize) -> String {
     format!("ns-{namespace}")
+}
+
+/// The addresses of the so many-th pod of a node.
+fn addresses_of(node: usize, on_node: usize) -> [String; 2] {
+    [
+        format!("10.{}.{}.{}", node / 256, node % 256, on_node % 254 + 1),
+        format!("fd00:10:{node:x}::{:x}", on_node + 1),
+    ]
 }
 
 fn node_name(node: usize) -> String {
@@ -411,8 +501,10 @@ fn cluster_policies() -> String {
 mod tests {
     use cofferdam_policies::{
         documents::{assemble, parse},
-        inventory::ObjectName,
+        inventory::{ObjectName, Owner},
+        services::Services,
     };
+    use cofferdam_verdict::address::Family;
 
     use super::*;
 
@@ -446,5 +538,36 @@ mod tests {
         }
         assert_eq!(cluster.local_pods().len(), 210);
         assert_eq!(cluster.files(), Cluster::new(size, 7).files());
+    }
+
+    #[test]
+    fn every_service_leads_to_five_pods_of_its_application() {
+        let size = Size {
+            pods: 1_050,
+            policies: 0,
+            pods_per_node: 250,
+        };
+        let mut documents = Vec::new();
+        for file in Cluster::new(size, 7).with_services(107).files() {
+            let parsed = parse(&file.name, file.text.as_bytes());
+            assert_eq!(parsed.diagnostics, [], "{}", file.text);
+            documents.extend(parsed.documents);
+        }
+        let inventory = assemble(documents).inventory;
+        assert_eq!(inventory.services().len(), 107);
+        let services = Services::new(&inventory);
+        for service in inventory.services().values() {
+            for (port, family) in
+                (service.ports.iter()).flat_map(|port| [Family::V4, Family::V6].map(|f| (port, f)))
+            {
+                let backends = services.backends(service, port, family);
+                assert_eq!(backends.len(), ENDPOINTS, "{}", service.name);
+                for backend in backends {
+                    let owner = inventory.owner(backend.address);
+                    let pod = backend.pod.map(Owner::Workload);
+                    assert_eq!(owner, pod, "the slice and the pod agree");
+                }
+            }
+        }
     }
 }
