@@ -69,28 +69,34 @@ impl Kernel {
             return Err(KernelError::EndpointsFull { room });
         }
         let number = self.free_record()?;
-        let partition =
-            match before.and_then(|value| self.endpoints.values().get(value as usize - 1)) {
-                Some(record) if record.flow_partition != 0 => record.flow_partition - 1,
-                _ => {
-                    let taken = self.flows.take();
-                    if !matches!(taken, Ok(Some(_))) {
-                        self.free.push(number);
-                    }
-                    taken
-                        .map_err(failed("make a partition of the flow table"))?
-                        .ok_or(KernelError::EndpointsFull { room })?
+        let last = before.and_then(|value| self.endpoints.values().get(value as usize - 1));
+        let is_new = last.is_none_or(|last| last.incarnation != endpoint.incarnation);
+        let partition = match last {
+            Some(record) if record.flow_partition != 0 => record.flow_partition - 1,
+            _ => {
+                let taken = self.flows.take();
+                if !matches!(taken, Ok(Some(_))) {
+                    self.free.push(number);
                 }
-            };
+                taken
+                    .map_err(failed("make a partition of the flow table"))?
+                    .ok_or(KernelError::EndpointsFull { room })?
+            }
+        };
         record.flow_partition = partition + 1;
         record.flow_mask = self.flows.mask();
         if let Some(place) = self.endpoints.values_mut().get_mut(number as usize) {
             *place = record;
         }
         for &(_, slot) in &endpoint.addresses {
-            if let Some(binding) = self.bindings.values().get(slot as usize) {
-                binding.stamp.store(endpoint.stamp.into());
-                binding.ifindex.store(endpoint.ifindex);
+            let Some(binding) = self.bindings.values().get(slot as usize) else {
+                continue;
+            };
+            let owner = (u32::from(endpoint.stamp), endpoint.ifindex);
+            // Flows with it are decided again if its owner is another.
+            if is_new || (binding.stamp.load(), binding.ifindex.load()) != owner {
+                binding.stamp.store(owner.0);
+                binding.ifindex.store(owner.1);
                 binding.epoch.add(1);
             }
         }

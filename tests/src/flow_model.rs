@@ -15,6 +15,7 @@
 //! Decision tables come from the compiler of policies, from documents; the model does
 //! not see them. Nothing here needs a kernel.
 
+mod memory;
 mod node;
 mod region;
 mod sight;

@@ -215,11 +215,17 @@ impl Node {
         // A record is never changed once an interface leads to it.
         let number = 2 * partition + usize::from(before == Some(2 * partition as u32 + 1));
         self.records[number] = record;
+        let is_new = before.is_none_or(|before| {
+            self.records[before as usize - 1].incarnation != endpoint.incarnation
+        });
         for &(_, slot) in &endpoint.addresses {
             let binding = &self.bindings[slot as usize];
-            binding.stamp.store(endpoint.stamp);
-            binding.ifindex.store(endpoint.ifindex);
-            binding.epoch.add(1);
+            let owner = (endpoint.stamp, endpoint.ifindex);
+            if is_new || (binding.stamp.load(), binding.ifindex.load()) != owner {
+                binding.stamp.store(owner.0);
+                binding.ifindex.store(owner.1);
+                binding.epoch.add(1);
+            }
         }
         self.set_index(endpoint.ifindex, number as u32 + 1);
         if let Some(before) = before {

@@ -104,7 +104,8 @@ pub enum Tolerance {
     /// conversation is remembered, and the packet that shows its end is dropped with it.
     SharedPorts,
     /// A TCP connection that was silent for longer than the idle time of a state that it
-    /// may be in: it is gone, though policy would allow it to go on.
+    /// may be in: it is gone, though policy would allow it to go on. Or an ICMP error about
+    /// an established one of which nothing was seen for so long.
     SilentConnection,
     /// The labels or addresses of a masqueraded opener have changed.
     MasqueradeForgotten,
@@ -119,6 +120,9 @@ pub enum Tolerance {
     LongError,
     /// Other datagrams of an endpoint took the place of one.
     FragmentForgotten,
+    /// The workload at the other end of a datagram got a new interface between its
+    /// fragments.
+    FragmentOfFormerPeer,
     /// A segment to the node from before the endpoint was put in force, where only the
     /// node's permission to open lets it: not adopted.
     AdoptionTowardsNode,

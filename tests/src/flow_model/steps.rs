@@ -110,7 +110,11 @@ impl fmt::Display for Step {
                 "{reporter:?} reports an error about {talk:?} back={back}"
             ),
             Self::Send {
-                talk, back, fault, ..
+                talk,
+                back,
+                fault,
+                between,
+                ..
             } => {
                 let (from, to) = if *back {
                     (talk.server, talk.client)
@@ -124,6 +128,12 @@ impl fmt::Display for Step {
                 }
                 if *fault != Fault::None {
                     write!(f, ", {fault:?}")?;
+                }
+                if let Some(region) = between {
+                    write!(
+                        f,
+                        ", and region {region} comes into force between the hooks"
+                    )?;
                 }
                 Ok(())
             }

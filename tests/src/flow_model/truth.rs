@@ -11,143 +11,16 @@
 //! model remembers two. It is the most that may pass; [`Tolerance`] names every case in
 //! which the programs may let less pass.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::net::IpAddr;
 
 use cofferdam_verdict::{flow::Idle, packet::protocol, reason::Reason};
 
 use super::{
+    memory::{Conversation, Datagram, Sender},
     node::{FRAGMENT_LIFETIME, IDLE},
     region::{PODS, Region, Service, Standing},
     sight::{Kind, Part, Quoted, Segment, Sight, Tolerance, Way},
 };
-
-/// Who a packet towards a workload comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sender {
-    /// Whom the source address stands for.
-    Address,
-    /// The node, or who uses its address without a stamp.
-    Node { own: bool },
-    /// A workload behind the node's address.
-    Masqueraded(usize),
-    /// The node's address with a stamp that no endpoint has.
-    Unknown,
-}
-
-/// What policy let one end open with the other, at one workload's interface.
-#[derive(Clone, Debug)]
-struct Conversation {
-    pod: usize,
-    local: IpAddr,
-    peer: IpAddr,
-    protocol: u8,
-    /// The workload's port, and the other end's.
-    ports: (u16, u16),
-    /// The workload opened it; otherwise `sender` did.
-    by_pod: bool,
-    sender: Sender,
-    last_seen: u32,
-    answered: bool,
-    /// TCP: sequence numbers that the opener acknowledges when it has seen an answer, from
-    /// the last SYN of the other end on.
-    answers: RangeInclusive<u32>,
-    /// TCP: the opener has acknowledged one of them.
-    confirmed: bool,
-    /// TCP: the opener, and the other end, have finished.
-    finished: [bool; 2],
-    /// TCP: a reset or a second SYN leaves open what the programs make of it.
-    unsure: bool,
-    /// It has had its ports in common with another conversation.
-    is_shared: bool,
-    /// The masqueraded opener has other labels or addresses since.
-    sender_changed: bool,
-    /// Table under which it was last seen.
-    revision: u32,
-}
-
-impl Conversation {
-    /// Returns `true` if this sender, or for `None` the workload, has opened it.
-    fn is_by(&self, sender: Option<Sender>) -> bool {
-        sender.is_none_or(|sender| sender == self.sender)
-    }
-
-    fn service(&self) -> Service {
-        let port = if self.by_pod {
-            self.ports.1
-        } else {
-            self.ports.0
-        };
-        let has_port = matches!(
-            self.protocol,
-            protocol::TCP | protocol::UDP | protocol::SCTP
-        );
-        Service {
-            protocol: self.protocol,
-            port: has_port.then_some(port),
-        }
-    }
-
-    /// The other end has sent a segment without payload.
-    fn note_answer(&mut self, segment: Segment, sequence: u32) {
-        let end = match segment {
-            Segment::SynAck | Segment::Fin => sequence + 1,
-            _ => sequence,
-        };
-        self.answers = match segment {
-            Segment::SynAck => end..=end,
-            _ if !self.answered => sequence..=end,
-            _ => *self.answers.start()..=end.max(*self.answers.end()),
-        };
-        self.answered = true;
-    }
-
-    /// Jiffies after which nothing may pass by it: `None` where time does not end it.
-    fn most_idle(&self) -> Option<u32> {
-        let idle = match self.protocol {
-            protocol::TCP if !self.confirmed && !self.unsure => Idle::TcpEmbryonic,
-            protocol::TCP if self.finished == [true, true] && !self.unsure => Idle::TcpClosing,
-            // What policy allows goes on, however long it was silent.
-            protocol::TCP => return None,
-            protocol::UDP if self.answered => Idle::Udp,
-            protocol::UDP => Idle::UdpOneWay,
-            protocol::SCTP => Idle::Sctp,
-            protocol::ICMP | protocol::ICMPV6 => Idle::Icmp,
-            _ => Idle::Other,
-        };
-        Some(IDLE[idle as usize])
-    }
-
-    /// Jiffies within which it must be remembered.
-    fn sure_idle(&self) -> u32 {
-        let tcp = self.protocol == protocol::TCP;
-        if tcp && (self.unsure || self.finished != [false, false]) {
-            return IDLE[Idle::TcpClosing as usize];
-        }
-        if tcp && self.answered && !self.confirmed {
-            return IDLE[Idle::TcpEmbryonic as usize];
-        }
-        self.most_idle().unwrap_or(u32::MAX)
-    }
-}
-
-/// A datagram whose first fragment has passed.
-#[derive(Clone, Debug)]
-struct Datagram {
-    pod: usize,
-    sent: bool,
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    stamp: u32,
-    id: u16,
-    header: u16,
-    began: u32,
-    revision: u32,
-    /// Its last fragment has passed.
-    done: bool,
-    /// First fragments of others that came after it.
-    since: u32,
-}
 
 /// What the model says of a packet.
 #[derive(Clone, Debug)]
@@ -208,8 +81,13 @@ impl Truth {
         self.stamps[pod] = stamp;
         self.conversations.retain(|one| one.pod != pod);
         self.datagrams.retain(|one| one.pod != pod);
+        for datagram in &mut self.datagrams {
+            datagram.peer_renewed |= datagram.peer == Some(pod);
+        }
         for conversation in &mut self.conversations {
             conversation.sender_changed |= conversation.sender == Sender::Masqueraded(pod);
+            conversation.peer_renewed |=
+                self.region.standing(conversation.peer) == Standing::Pod(pod);
         }
     }
 
@@ -408,24 +286,51 @@ impl Truth {
             Kind::Tcp(_) => {
                 if answers || permitted && !same.is_empty() {
                     Ok(Way::Conversation)
-                } else if self.is_adopting(sight.pod) && sender != Some(Sender::Unknown) {
-                    let lets_back = self.lets_back(sight, sender);
-                    match self.is_openers(sight, sender) {
-                        Some(true) if permitted => Ok(Way::Adopted),
-                        Some(false) if lets_back => Ok(Way::Answer),
-                        None if permitted && lets_back => Ok(Way::Adopted),
-                        _ => Err("a segment of a connection that policy denies"),
-                    }
-                } else if permitted && self.is_small && self.lets_back(sight, sender) {
-                    Ok(Way::Adopted)
                 } else {
-                    Err("a segment of no connection")
+                    self.way_midstream(sight, sender, permitted)
                 }
             }
             _ if permitted => Ok(Way::ByItself),
             _ if answers => Ok(Way::Conversation),
             _ => Err("policy does not allow it, and it answers nothing"),
         }
+    }
+
+    /// What may become of a TCP segment that opens nothing and belongs to no conversation.
+    fn way_midstream(
+        &self,
+        sight: &Sight,
+        sender: Option<Sender>,
+        permitted: bool,
+    ) -> Result<Way, &'static str> {
+        let lets_back = self.lets_back(sight, sender);
+        if self.is_adopting(sight.pod) && sender != Some(Sender::Unknown) {
+            match self.is_openers(sight, sender) {
+                Some(true) if permitted => Ok(Way::Adopted),
+                Some(false) if lets_back => Ok(Way::Answer),
+                None if permitted && lets_back => Ok(Way::Adopted),
+                _ => Err("a segment of a connection that policy denies"),
+            }
+        } else if permitted && self.is_small && lets_back {
+            Ok(Way::Adopted)
+        } else {
+            Err("a segment of no connection")
+        }
+    }
+
+    /// What became of a segment of conversations that may all be forgotten, if they are.
+    fn midstream<'a>(
+        &self,
+        sight: &Sight,
+        opinion: &Opinion,
+        mut known: impl Iterator<Item = &'a usize>,
+    ) -> Option<Way> {
+        let is_forgotten = |&at: &usize| self.excuse_forgotten(&self.conversations[at]).is_some();
+        if !matches!(sight.kind, Kind::Tcp(_)) || !known.all(is_forgotten) {
+            return None;
+        }
+        self.way_midstream(sight, opinion.sender, opinion.permitted)
+            .ok()
     }
 
     /// Returns `true` if a segment's sender opened its connection, `false` if the receiver
@@ -522,6 +427,9 @@ impl Truth {
         }
         if *way == Way::Fragment {
             let first = &self.datagrams[self.datagram(sight)?];
+            if first.peer_renewed {
+                return Some(Tolerance::FragmentOfFormerPeer);
+            }
             let is_forgotten = first.since > u32::from(!first.done);
             return is_forgotten.then_some(Tolerance::FragmentForgotten);
         }
@@ -560,7 +468,7 @@ impl Truth {
         if one.sender_changed {
             return Some(Tolerance::MasqueradeForgotten);
         }
-        if self.now.wrapping_sub(one.last_seen) > one.sure_idle() {
+        if one.is_doubtful || self.now.wrapping_sub(one.last_seen) > one.sure_idle() {
             return Some(Tolerance::SilentConnection);
         }
         self.is_small.then_some(Tolerance::GaveWay)
@@ -568,8 +476,13 @@ impl Truth {
 
     fn excuse_related(&self, sight: &Sight, quoted: &Quoted) -> Option<Tolerance> {
         let one = &self.conversations[self.related(sight, quoted)?];
-        if one.revision != self.revision {
+        if one.revision != self.revision || one.peer_renewed {
             return Some(Tolerance::StaleRelated);
+        }
+        // It would go on with a packet of its own, which policy is asked about.
+        let silence = self.now.wrapping_sub(one.last_seen);
+        if one.protocol == protocol::TCP && silence > IDLE[Idle::TcpEstablished as usize] {
+            return Some(Tolerance::SilentConnection);
         }
         self.excuse_forgotten(one)
     }
@@ -590,7 +503,7 @@ impl Truth {
         if let Part::First { id } = sight.part
             && passed
         {
-            self.hold(sight, id);
+            self.hold(sight, opinion.sender, id);
         }
         match (way, sight.part) {
             (Way::Fragment, Part::Later { more, .. }) => {
@@ -608,12 +521,25 @@ impl Truth {
             return;
         }
         let (same, other) = self.of(sight, opinion.sender);
+        let midstream = match way {
+            Way::Conversation => self.midstream(sight, opinion, same.iter().chain(&other)),
+            way => Some(way.clone()),
+        };
+        if *way == Way::Conversation && midstream.is_some() {
+            for &at in same.iter().chain(&other) {
+                self.conversations[at].is_doubtful = true;
+            }
+        }
         for at in other {
             self.move_on(at, sight, false);
         }
         let opens = match sight.kind {
             Kind::Tcp(Segment::Syn) => true,
-            Kind::Tcp(_) => matches!(way, Way::Adopted | Way::Itself),
+            // Who goes on with what another behind the same address has opened opens it anew.
+            Kind::Tcp(_) => {
+                let goes_on = *way == Way::Conversation && opinion.permitted && !same.is_empty();
+                goes_on || matches!(midstream, Some(Way::Adopted | Way::Itself))
+            }
             Kind::Echo { reply } => !reply,
             _ => opinion.permitted,
         };
@@ -654,7 +580,12 @@ impl Truth {
         }
     }
 
-    fn hold(&mut self, sight: &Sight, id: u16) {
+    fn hold(&mut self, sight: &Sight, sender: Option<Sender>, id: u16) {
+        let ((_, peer), _) = sight.seen_by_pod();
+        let peer = match (sender, self.region.standing(peer)) {
+            (Some(Sender::Masqueraded(pod)), _) | (_, Standing::Pod(pod)) => Some(pod),
+            _ => None,
+        };
         if let Some(before) = self.datagram(sight) {
             self.datagrams.swap_remove(before);
         }
@@ -672,6 +603,8 @@ impl Truth {
             header: sight.kind.header(),
             began: self.now,
             revision: self.revision,
+            peer,
+            peer_renewed: false,
             done: false,
             since: 0,
         });
@@ -705,6 +638,8 @@ impl Truth {
             unsure: matches!(sight.kind, Kind::Tcp(Segment::Fin | Segment::Rst)),
             is_shared: !others.is_empty(),
             sender_changed: false,
+            peer_renewed: false,
+            is_doubtful: false,
             revision: self.revision,
         });
     }
@@ -721,6 +656,7 @@ impl Truth {
         }
         one.last_seen = self.now;
         one.revision = self.revision;
+        one.peer_renewed = false;
         let Kind::Tcp(segment) = sight.kind else {
             one.answered |= !by_opener;
             return;
@@ -735,6 +671,7 @@ impl Truth {
         }
         match segment {
             Segment::Syn => {
+                one.is_doubtful = false;
                 if !one.answered || one.finished == [true, true] && !one.unsure {
                     one.finished = [false; 2];
                     one.answered = false;

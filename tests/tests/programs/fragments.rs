@@ -104,7 +104,8 @@ fn a_remembered_fragment_dies_with_table_sender_and_peer() {
     set.expect("there is room");
     assert_eq!(shop.meet(TO, &later, web, db), NO_FIRST, "another endpoint");
     hold(&mut shop);
-    let peer = shop.firewall.endpoint(&world, "shop/web");
+    let mut peer = shop.firewall.endpoint(&world, "shop/web");
+    peer.incarnation += 1;
     let set = shop.firewall.kernel().set_endpoint(&peer);
     set.expect("there is room");
     assert_eq!(shop.meet(TO, &later, web, db), NO_FIRST, "the peer changed");

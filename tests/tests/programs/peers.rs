@@ -13,18 +13,23 @@ use super::{
     verdicts::{between, leaving},
 };
 
-/// Labels or owner of the peer's address changed: its slot's epoch moved.
+/// The peer is another by its incarnation: its slot's epoch moved. The same endpoint set
+/// again, with another flag, say, is no other.
 #[test]
 fn a_peer_that_changed_is_judged_anew() {
     let (world, mut shop) = Shop::open();
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     shop.connect(web, db, 40000);
-    let endpoint = shop.firewall.endpoint(&world, "shop/web");
-    let set = shop.firewall.kernel().set_endpoint(&endpoint);
-    set.expect("there is room");
+    let mut endpoint = shop.firewall.endpoint(&world, "shop/web");
     let next = request(web, db).ack();
-    assert_eq!(shop.send(&next, web, db), [FLOW, RULE]);
-    assert_eq!(shop.send(&next, web, db), [FLOW, FLOW]);
+    for expected in [FLOW, RULE] {
+        let set = shop.firewall.kernel().set_endpoint(&endpoint);
+        set.expect("there is room");
+        let to = Program::TO_WORKLOAD;
+        assert_eq!(shop.meet(to, &next, web, db), expected);
+        assert_eq!(shop.meet(to, &next, web, db), FLOW);
+        endpoint.incarnation += 1;
+    }
 }
 
 /// A program that was running when an address left its slot may remember a flow with that

@@ -247,7 +247,7 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
         return;
     }
     let same_epoch = binding.epoch.load() == peer_epoch;
-    if marks & flow_mark::MASQUERADED != 0 && !same_epoch && sent {
+    if marks & flow_mark::MASQUERADED != 0 && !same_epoch {
         // Nobody knows any more which workload the node's address stood for.
         return;
     }
@@ -615,6 +615,16 @@ const fn found_word(case: &Case) -> StateWord {
     StateWord(case.flow_word[0] as u64 | (case.flow_word[1] as u64) << 32)
 }
 
+/// The mark of a flow that the node's own permission has allowed, and not policy.
+#[inline(always)]
+const fn by_node(case: &Case) -> u32 {
+    if word_reason(case.enforced) == Reason::OwnNode as u32 {
+        flow_mark::OWN_NODE
+    } else {
+        0
+    }
+}
+
 /// Decided again, and allowed: the entry counts under the table that did.
 #[inline(always)]
 fn renew<M: FlowMemory>(memory: &M, record: &EndpointRecord, case: &Case, entry: &FlowEntry) {
@@ -626,7 +636,7 @@ fn renew<M: FlowMemory>(memory: &M, record: &EndpointRecord, case: &Case, entry:
         record.incarnation,
         case.enforced,
         word.state(),
-        word.marks(),
+        word.marks() | by_node(case),
     );
     if memory.exchange(&entry.state, word.0, word.locked().0) == word.0 {
         let (slot, epoch) = peer(memory, case, sent);
@@ -679,11 +689,6 @@ fn store<M: FlowMemory>(
     } else {
         0
     };
-    let by_node = if word_reason(case.enforced) == Reason::OwnNode as u32 {
-        flow_mark::OWN_NODE
-    } else {
-        0
-    };
     let by_address = if case.is(mark::NODE_ADDRESS) {
         flow_mark::NODE_ADDRESS
     } else {
@@ -714,7 +719,7 @@ fn store<M: FlowMemory>(
         record.incarnation,
         case.enforced,
         FlowState::Embryonic,
-        by_endpoint | by_node | by_address | masqueraded,
+        by_endpoint | by_node(case) | by_address | masqueraded,
     );
     memory.exchange(&entry.state, word.locked().0, published.0);
     true

@@ -280,6 +280,39 @@ fn the_nodes_own_flow_stays_its_own_from_table_to_table() {
     }
 }
 
+/// What goes on by the node's own permission alone is no permission for what it forwards.
+#[test]
+fn a_flow_that_goes_on_by_the_nodes_permission_is_the_nodes_alone() {
+    for family in Family::BOTH {
+        let mut node = Node::under(&Policy::closed().allows(Db, Ingress, ThisNode, None));
+        let packet = question(family, ThisNode);
+        assert_eq!(node.receives(Db, &packet, FROM_UPLINK), RULE);
+        node.publish(&Policy::closed());
+        assert_eq!(node.receives(Db, &packet, FROM_NODE_ITSELF), OWN_NODE);
+        assert_eq!(node.receives(Db, &packet, FROM_UPLINK), ISOLATED);
+        assert_eq!(node.receives(Db, &packet, FROM_NODE_ITSELF), FLOW);
+    }
+}
+
+#[test]
+fn a_masqueraded_flow_does_not_pass_on_to_who_else_has_the_nodes_address() {
+    for family in Family::BOTH {
+        for other in [FROM_UPLINK, FROM_NODE_ITSELF] {
+            let node = Node::under(&Policy::default());
+            let packet = syn(family, ThisNode, Db);
+            assert_eq!(node.receives(Db, &packet, Way::of(Web)), FREE);
+            // Web's address leaves its slot.
+            let binding = &node.bindings[Web.slot(family) as usize];
+            binding.stamp.store(0);
+            binding.epoch.add(1);
+            let segment = tcp().family(family).from(ThisNode.end()).to(Db.end());
+            let segment = segment.dport(5432).ack();
+            let judged = node.receives(Db, &segment, other);
+            assert_eq!(judged, denied(Reason::NoFlow), "{other:?}");
+        }
+    }
+}
+
 #[test]
 fn a_group_needs_the_senders_egress_to_group_and_receiver() {
     let group = Ipv4Addr::new(224, 0, 0, 251);

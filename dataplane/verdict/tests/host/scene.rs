@@ -96,7 +96,8 @@ impl Who {
         101 + self as u32
     }
 
-    const fn slot(self, family: Family) -> u32 {
+    /// The slot of its address.
+    pub(crate) const fn slot(self, family: Family) -> u32 {
         1 + 2 * self as u32 + matches!(family, Family::V6) as u32
     }
 
