@@ -24,7 +24,7 @@ use cofferdam_policies::{
     documents,
     inventory::{Inventory, ObjectName, Owner, Workload},
 };
-use cofferdam_tests::packet::{End, Family, Mac, tcp};
+use cofferdam_tests::packet::{End, Family, Mac, Packet, Tcp, tcp};
 use cofferdam_verdict::capacity::Limits;
 use serde::Serialize;
 
@@ -421,13 +421,17 @@ impl Node {
         Ok(node)
     }
 
-    /// Opens the flows, and has them answered: twelve packets each way for each flow at
-    /// random leave out one of 160 000.
+    /// Opens the flows, has them answered, and acknowledges the answers: twelve packets of each
+    /// kind for each flow at random leave out one of 160 000.
     fn open(&mut self) -> anyhow::Result<()> {
         let packets = self.world.flows.unwrap_or(0) * 12;
         for (program, frame) in [
             (BENCH_TO, self.frame(Sender::Peer, 80, false)),
-            (BENCH_FROM, self.frame(Sender::Endpoint, 80, true)),
+            (
+                BENCH_FROM,
+                self.packet(Sender::Endpoint, 80).syn().ack().bytes(),
+            ),
+            (BENCH_TO, self.frame(Sender::Peer, 80, true)),
         ] {
             let run = self.kernel.test_run(program, &frame, &CONTEXT, packets)?;
             ensure!(run.returned == 0, "flows are allowed");
@@ -435,10 +439,22 @@ impl Node {
         Ok(())
     }
 
-    /// A packet of the server's port, of a connection or one that opens it.
+    /// A frame of the server's port, of a connection or one that opens it.
     fn frame(&self, sender: Sender, port: u16, in_flow: bool) -> Vec<u8> {
+        let packet = self.packet(sender, port);
+        if in_flow {
+            packet.ack().bytes()
+        } else {
+            packet.syn().bytes()
+        }
+    }
+
+    /// A segment of the server's port. Both ends begin at the same number, and have seen each
+    /// other's.
+    fn packet(&self, sender: Sender, port: u16) -> Packet<Tcp> {
         const CLIENT: u16 = 20_000;
-        let packet = tcp().family(self.family);
+        const FIRST: u32 = 1000;
+        let packet = tcp().family(self.family).seq(FIRST).ack_number(FIRST + 1);
         // Peers are chosen by the programs.
         let peer = End::number(9);
         let packet = match sender {
@@ -447,15 +463,10 @@ impl Node {
             Sender::Spoofer => packet.from(peer.with_mac(receiver().mac)).to(receiver()),
         };
         // The endpoint's part in a connection is the server's.
-        let packet = if in_flow && sender == Sender::Endpoint {
+        if self.world.flows.is_some() && sender == Sender::Endpoint {
             packet.sport(port).dport(CLIENT)
         } else {
             packet.sport(CLIENT).dport(port)
-        };
-        if in_flow {
-            packet.ack().bytes()
-        } else {
-            packet.syn().bytes()
         }
     }
 

@@ -192,6 +192,7 @@ impl Kernel {
                 binding.epoch.add(1);
             }
         }
+        self.renew_generation();
     }
 
     /// A stamp that leads to a record which no interface leads to, or which has another

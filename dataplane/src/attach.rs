@@ -481,6 +481,8 @@ impl Kernel {
         if !self.pins.as_ref().is_some_and(|pins| pins.leftovers) {
             return Ok(());
         }
+        // Programs of the agent before may have checked entries in their own way.
+        self.renew_generation();
         let all = interfaces()?;
         let known = self.pins.as_mut().and_then(|pins| pins.behind.take());
         let mut behind = match known {

@@ -28,23 +28,60 @@ impl Kernel {
         }
         let place = address.into();
         let before = self.slot_of(&place);
-        let set = self.addresses().set(&place, slot);
-        set.map_err(|Full| KernelError::AddressesFull { address })?;
-        if before != Some(slot) {
-            self.begin_epoch(before);
-        }
-        Ok(())
+        self.change(|kernel| {
+            let set = kernel.addresses().set(&place, slot);
+            set.map_err(|Full| KernelError::AddressesFull { address })?;
+            if before != Some(slot) {
+                kernel.begin_epoch(before);
+            }
+            Ok(())
+        })
     }
 
     /// Makes an address an outside one; `false` if it was already.
     pub fn release_address(&mut self, address: IpAddr) -> bool {
         let place = address.into();
         let before = self.slot_of(&place);
-        let released = self.addresses().remove(&place);
-        if released {
-            self.begin_epoch(before);
+        self.change(|kernel| {
+            let released = kernel.addresses().remove(&place);
+            if released {
+                kernel.begin_epoch(before);
+            }
+            released
+        })
+    }
+
+    /// Does what changes bindings or records. Until it is done, no entry of the flow table
+    /// counts as checked (the generation of all bindings is odd); afterwards each is checked
+    /// anew. If the agent is killed in between, that stays so until another one adopts.
+    pub(crate) fn change<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let is_part = self.generation() & 1 != 0;
+        if !is_part {
+            self.move_generation();
         }
-        released
+        let done = work(self);
+        if !is_part {
+            self.move_generation();
+        }
+        done
+    }
+
+    /// Ends what an agent before was killed in, and what it has checked.
+    pub(crate) fn renew_generation(&self) {
+        if self.generation() & 1 == 0 {
+            self.move_generation();
+        }
+        self.move_generation();
+    }
+
+    fn generation(&self) -> u32 {
+        (self.bindings.values().first()).map_or(1, |nobody| nobody.epoch.load())
+    }
+
+    fn move_generation(&self) {
+        if let Some(nobody) = self.bindings.values().first() {
+            nobody.epoch.add(1);
+        }
     }
 
     /// The slot that an address leads to, an outside one's by the table in force.
@@ -89,11 +126,13 @@ impl Kernel {
     /// then. To be called from time to time, longer apart than a program can run.
     pub fn end_epochs(&mut self) {
         let [left, before] = std::mem::take(&mut self.left);
-        for slot in before {
-            if let Some(binding) = self.bindings.values().get(slot as usize) {
-                binding.epoch.add(1);
+        self.change(|kernel| {
+            for slot in before {
+                if let Some(binding) = kernel.bindings.values().get(slot as usize) {
+                    binding.epoch.add(1);
+                }
             }
-        }
+        });
         self.left[1] = left;
     }
 

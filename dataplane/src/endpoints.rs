@@ -60,6 +60,11 @@ impl Kernel {
     ///
     /// When there is no room for it; nothing has changed then.
     pub fn set_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        self.change(|kernel| kernel.put_endpoint(endpoint))
+    }
+
+    /// [`Kernel::set_endpoint`], as part of a change.
+    fn put_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
         let mut record = self.record(endpoint)?;
         let key = [endpoint.ifindex];
         let before = writer(&self.settings, &self.endpoint_index).get(&key);
@@ -146,7 +151,7 @@ impl Kernel {
         };
         index.remove(&[ifindex]);
         self.forget_stamp(value - 1, 0);
-        self.unbind(value - 1, |_| false);
+        self.change(|kernel| kernel.unbind(value - 1, |_| false));
         if let Some(record) = self.endpoints.values().get(value as usize - 1)
             && record.flow_partition != 0
         {

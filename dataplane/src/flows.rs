@@ -184,7 +184,7 @@ impl Sweep<'_> {
         if state == FlowState::Free || word.is_locked() {
             return false;
         }
-        let protocol = entry.key[9].load() as u8;
+        let protocol = entry.protocol();
         let kind = Idle::of(protocol, state) as usize;
         let age = self.now.wrapping_sub(entry.last_seen.load());
         let longest = match (protocol, state) {
@@ -207,6 +207,8 @@ impl Sweep<'_> {
 
 #[cfg(test)]
 mod tests {
+    use cofferdam_verdict::flow::KEY_PAIRS;
+
     use super::*;
 
     const IDLE: [u32; 8] = [10; 8];
@@ -270,7 +272,7 @@ mod tests {
     fn an_established_connection_may_be_silent_for_days() {
         for (passed, freed) in [(11, false), (1 << 30, false), ((1 << 30) + 1, true)] {
             let entry = entry(1, 0);
-            entry.key[9].put(u32::from(protocol::TCP));
+            entry.key[KEY_PAIRS - 1].put(u64::from(protocol::TCP) << 32);
             assert_eq!(
                 sweep(passed, 1).clean(&entry, INCARNATION),
                 freed,

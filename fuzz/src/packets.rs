@@ -340,7 +340,8 @@ fn whole(node: &Node) {
             let key = entry.key.each_ref().map(|word| word.load());
             let is_own = Family::BOTH.into_iter().any(|family| {
                 let own = who.end().ip(family).expect("both families");
-                cofferdam_verdict::address::Address::from(own).words == key[4..8]
+                let [a, b, c, d] = cofferdam_verdict::address::Address::from(own).words;
+                key[2..4] == [(a, b), (c, d)].map(|(a, b)| u64::from(a) | u64::from(b) << 32)
             });
             assert!(is_own, "{entry:?} at {who:?}");
             assert!(keys.insert(key), "twice: {entry:?}");

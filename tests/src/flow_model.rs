@@ -37,6 +37,7 @@ use cofferdam_verdict::{
 };
 use fastrand::Rng;
 
+use crate::both_ways::Judged;
 use crate::packet::{End, Family, Mac, Packet, ip_protocol, ping, sctp, tcp, time_exceeded, udp};
 
 use node::{Endpoint, Node};
@@ -118,9 +119,15 @@ impl Coverage {
             Way::Itself,
         ];
         wanted.extend(ways.iter().map(|way| format!("passed: {way:?}")));
+        let hooks = [Hook::FromWorkload, Hook::ToWorkload];
+        wanted.extend(hooks.map(hurried_on));
         wanted.retain(|case| !self.0.contains(case));
         wanted
     }
+}
+
+fn hurried_on(hook: Hook) -> String {
+    format!("passed the short way: {hook:?}")
 }
 
 fn isolation([egress, ingress]: [bool; 2], passed: bool) -> String {
@@ -550,7 +557,10 @@ impl<'r> Stage<'r> {
             tagged: false,
         };
         let table = self.regions[self.in_force].table();
-        let case = self.node.judge(table, &packet.bytes(), &context, hook);
+        let Judged { case, hurried } = self.node.judge(table, &packet.bytes(), &context, hook);
+        if hurried {
+            self.coverage.insert(hurried_on(hook));
+        }
         let verdict = Verdict::from_any_word(case.enforced).expect("every case has an answer");
         let passed = verdict.action == Action::Allow;
         let opinion = self.truth.judge(sight);

@@ -6,6 +6,7 @@
 //! | [`world`] | a node with workloads, of network namespaces |
 //! | [`traffic`] | clients, servers and frames in such a world |
 //! | [`firewall`] | documents compiled and loaded over such a world |
+//! | [`both_ways`] | a packet's short way held against its long way |
 //! | [`bytecode`] | the compiled programs, instruction by instruction |
 //! | [`agent`] | a real agent for such a world, and its command line |
 //! | [`cluster`] | documents of a cluster of any size |
@@ -25,6 +26,7 @@
 //! [`firewall`] and [`ledger`] join them with the crates under test.
 
 pub mod agent;
+pub mod both_ways;
 pub mod bytecode;
 pub mod cluster;
 pub mod conformance;

@@ -21,6 +21,8 @@ mod flows;
 mod fragments;
 #[path = "programs/hosts.rs"]
 mod hosts;
+#[path = "programs/hurrying.rs"]
+mod hurrying;
 #[path = "programs/order.rs"]
 mod order;
 #[path = "programs/peers.rs"]

@@ -9,6 +9,7 @@ use aya_ebpf::{
 use cofferdam_verdict::{
     checksum::{CAST_CALL, PARTIAL, PartialChecksum, WINDOW_BYTES, Window},
     counter::Hook,
+    flow::{Glance, Words},
     judge::{Case, Context, PROBE, probe, shares_hooks},
     memory::Memory,
     packet::{Frame, MAX_HEADER_BYTES},
@@ -39,6 +40,12 @@ fn left_at(places: &Window, byte: impl Fn(u32) -> u8, half: impl Fn(u32) -> u16)
     }
     let start = u32::from(half(places.csum_start)).wrapping_sub(half(places.mac_header).into());
     1 << 48 | u64::from(start) << 16 | u64::from(half(places.csum_offset))
+}
+
+#[inline(always)]
+fn is_stamp_in_control_buffer() -> bool {
+    // SAFETY: the loader's value counts, not the one above.
+    unsafe { core::ptr::read_volatile(&raw const STAMP_IN_CONTROL_BUFFER) != 0 }
 }
 
 /// A packet buffer.
@@ -75,6 +82,13 @@ impl Buffer {
         unsafe { (*self.skb).len }
     }
 
+    /// Returns `true` if the packet is a question of user space.
+    #[inline(always)]
+    pub(crate) fn is_probe(&self) -> bool {
+        // SAFETY: as in `length`. Volatile, so that nothing is kept of it.
+        unsafe { (&raw const (*self.skb).ingress_ifindex).read_volatile() & PROBE != 0 }
+    }
+
     /// What the kernel says about the packet.
     #[inline(always)]
     pub(crate) fn context(&self) -> Context {
@@ -82,15 +96,12 @@ impl Buffer {
         let skb = unsafe { &*self.skb };
         // SAFETY: the union has one member.
         let socket = unsafe { skb.__bindgen_anon_2.sk };
-        // SAFETY: the loader's value counts, not the one above.
-        let in_control_buffer =
-            unsafe { core::ptr::read_volatile(&raw const STAMP_IN_CONTROL_BUFFER) } != 0;
         // SAFETY: as in `length`. Volatile, so that both are loaded: the optimiser makes a
         // load at a chosen offset of a choice between two, which the verifier refuses.
         let carried = unsafe { core::ptr::read_volatile(&raw const skb.tc_index) };
         // SAFETY: as before.
         let asked = unsafe { core::ptr::read_volatile(&raw const skb.cb[probe::STAMP]) };
-        let stamp = if in_control_buffer || skb.ingress_ifindex & PROBE != 0 {
+        let stamp = if is_stamp_in_control_buffer() || skb.ingress_ifindex & PROBE != 0 {
             asked
         } else {
             carried
@@ -252,11 +263,130 @@ impl Buffer {
     }
 }
 
+/// A packet for the short way, which asks for each part where it needs it: what is asked for
+/// beforehand takes room on the stack.
+pub(crate) struct Plain {
+    skb: *mut __sk_buff,
+    left: u64,
+    data: usize,
+    end: usize,
+}
+
+impl Plain {
+    /// `left` is the word of [`left_at`].
+    #[inline(always)]
+    pub(crate) fn new(buffer: &Buffer, left: u64) -> Self {
+        // SAFETY: as in `Buffer::length`.
+        let skb = unsafe { &*buffer.skb };
+        Self {
+            skb: buffer.skb,
+            left,
+            data: skb.data as usize,
+            end: skb.data_end as usize,
+        }
+    }
+}
+
+/// Words of a packet, from an address on.
+pub(crate) struct Here(usize);
+
+impl Words for Here {
+    #[inline(always)]
+    fn word(&self, number: usize) -> u32 {
+        // SAFETY: `Plain::words` has compared the end of the words with that of the data; for
+        // the alignment see `Linear::read`. Volatile, so that a word is loaded again where it
+        // is needed again.
+        u32::from_be(unsafe { ((self.0 + 4 * number) as *const u32).read_volatile() })
+    }
+}
+
+/// Loads a field of the program's context, each time anew.
+macro_rules! field {
+    ($skb:expr, $field:ident $($at:tt)*) => {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (&raw const (*$skb).$field $($at)*).read_volatile() }
+    };
+}
+
+impl Glance for Plain {
+    type Words = Here;
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<Here> {
+        let start = self.data + offset as usize;
+        (start + 4 * N <= self.end).then_some(Here(start))
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        field!(self.skb, len)
+    }
+
+    #[inline(always)]
+    fn is_gso(&self) -> bool {
+        field!(self.skb, gso_size) != 0
+    }
+
+    #[inline(always)]
+    fn partial_checksum(&self) -> Option<PartialChecksum> {
+        partial_checksum(self.skb, self.left)
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        field!(self.skb, ifindex)
+    }
+
+    #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        field!(self.skb, ingress_ifindex)
+    }
+
+    #[inline(always)]
+    fn stamp(&self) -> u32 {
+        // Both, for the reason that `Buffer::context` has.
+        let carried = field!(self.skb, tc_index);
+        let asked = field!(self.skb, cb[probe::STAMP]);
+        if is_stamp_in_control_buffer() {
+            asked
+        } else {
+            carried
+        }
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        field!(self.skb, vlan_present) != 0
+    }
+
+    #[inline(always)]
+    fn has_socket(&self) -> bool {
+        // SAFETY: the union has one member, which is only compared.
+        let socket = unsafe { (*self.skb).__bindgen_anon_2.sk };
+        !socket.is_null()
+    }
+}
+
+/// The checksum that a packet leaves. `left` is the word of [`left_at`], where the kernel does
+/// not let programs read its packet buffer.
+#[inline(always)]
+fn partial_checksum(skb: *mut __sk_buff, left: u64) -> Option<PartialChecksum> {
+    let left = if casts_socket_buffer() {
+        Buffer::new(skb).left_by_cast()
+    } else {
+        left
+    };
+    (left != NOTHING_LEFT).then_some(PartialChecksum {
+        start: (left >> 16) as u32,
+        offset: left as u32 & 0xffff,
+    })
+}
+
 /// Bytes that are loaded four at a time. Byte by byte, the optimiser merges the
 /// loads of neighbouring fields into something the verifier rejects.
 #[repr(C, align(4))]
 #[derive(Clone, Copy)]
-struct Words<const N: usize>([u8; N]);
+struct Aligned<const N: usize>([u8; N]);
 
 impl Linear {
     /// Whether headers may lie behind what can be read.
@@ -294,7 +424,7 @@ impl Frame for Linear {
         // SAFETY: `N` bytes from `start` on lie before the end of the data. The
         // claim of alignment only chooses the width of the loads; the kernels we
         // support allow packet loads of any alignment on x86-64 and arm64.
-        Some(unsafe { *(start as *const Words<N>) }.0)
+        Some(unsafe { *(start as *const Aligned<N>) }.0)
     }
 
     #[inline(always)]
@@ -326,15 +456,7 @@ impl Frame for Linear {
     fn partial_checksum(&self) -> Option<PartialChecksum> {
         // Not before it is needed: the verifier would follow the headers once for packets
         // that leave a checksum and once for others.
-        let left = if casts_socket_buffer() {
-            Buffer::new(self.skb).left_by_cast()
-        } else {
-            self.left
-        };
-        (left != NOTHING_LEFT).then_some(PartialChecksum {
-            start: (left >> 16) as u32,
-            offset: left as u32 & 0xffff,
-        })
+        partial_checksum(self.skb, self.left)
     }
 
     #[inline(always)]

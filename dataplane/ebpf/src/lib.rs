@@ -28,7 +28,9 @@ use cofferdam_verdict::{
     memory::{FlowMemory as _, Memory as _},
     packet::MAX_HEADER_BYTES,
     pipeline::{self, Steps},
+    reason::Reason,
     related,
+    verdict::Action,
 };
 
 use crate::memory::Maps;
@@ -63,28 +65,40 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
         return NEXT;
     }
     let maps = Maps;
-    let about = buffer.context();
-    if !about.is_probe() {
-        maps.count(counter::seen(hook), buffer.length());
-    }
-    let mut case = Case::blank(hook, buffer.length());
     let steps = Programs {
         buffer: &buffer,
         hook,
         left: match hook {
             _ if memory::casts_socket_buffer() => frame::NOTHING_LEFT,
             // What no interface has brought, sockets of this node have sent.
-            Hook::ToWorkload if about.ingress_ifindex == 0 => frame::NOTHING_LEFT,
+            Hook::ToWorkload if buffer.context().ingress_ifindex == 0 => frame::NOTHING_LEFT,
             Hook::FromWorkload | Hook::ToWorkload => left(buffer.raw()),
             Hook::UplinkIngress => frame::NOTHING_LEFT,
         },
     };
-    let asked = pipeline::walk(&steps, &mut case, about.is_probe());
-    // Only where policy was asked: the packets of a flow do not pay for it.
-    if asked && case.is_audited() && !about.is_probe() {
-        report(&raw mut case, about.ifindex, hook as u32);
+    if !buffer.is_probe() {
+        maps.count(counter::seen(hook), buffer.length());
+        if let Some(stamp) = steps.hurry() {
+            let passed = counter::judged(hook, Action::Allow, Reason::Flow);
+            maps.count(passed, buffer.length());
+            if matches!(hook, Hook::FromWorkload) {
+                buffer.stamp(stamp);
+            }
+            return match attachment {
+                Attachment::Filter => NEXT,
+                Attachment::Link => PASS,
+            };
+        }
     }
-    if about.is_probe() {
+    let mut case = Case::blank(hook, buffer.length());
+    // Asked again: what is kept across the short way takes room on the stack.
+    let is_probe = buffer.is_probe();
+    let asked = pipeline::walk(&steps, &mut case, is_probe);
+    // Only where policy was asked: the packets of a flow do not pay for it.
+    if asked && case.is_audited() && !is_probe {
+        report(&raw mut case, buffer.context().ifindex, hook as u32);
+    }
+    if is_probe {
         buffer.answer(&case, maps.jiffies64() as u32);
         return if case.is_allowed() { PASS } else { DROP };
     }
@@ -123,6 +137,11 @@ struct Programs<'a> {
 }
 
 impl Steps for Programs<'_> {
+    #[inline(always)]
+    fn hurry(&self) -> Option<u32> {
+        flow::hurry(&Maps, &frame::Plain::new(self.buffer, self.left), self.hook)
+    }
+
     #[inline(always)]
     fn inspect(&self, case: &mut Case) -> Inspected {
         let raw = self.buffer.raw();

@@ -123,6 +123,18 @@ pub fn find<M: Memory, const K: usize>(memory: &M, set: BucketSet, key: &[u32; K
     find_through(memory, set, key, Some)
 }
 
+/// The value of an interface index in its first bucket, 0 if there is none. Only for who can
+/// tell by what the value leads to that it is the right one: a writer may be at work.
+#[inline(always)]
+pub(crate) fn guess_endpoint<M: Memory>(memory: &M, ifindex: u32) -> u32 {
+    let settings = memory.settings_at_hand();
+    let mask = settings.bucket_masks[BucketSet::Endpoint as usize];
+    let [first, _] = candidates(&settings.keys, mask, &[ifindex]);
+    memory
+        .bucket(BucketSet::Endpoint, first)
+        .map_or(0, |bucket| scan(memory, bucket, &[ifindex]))
+}
+
 /// What the value of a key leads to, by `resolve`, under the same sequence; 0 is
 /// absent. [`Found::Unknown`] when `resolve` fails.
 #[inline(always)]

@@ -396,6 +396,13 @@ impl Case {
         )
     }
 
+    /// Takes over what [`crate::flow::hurry`] has said.
+    pub(crate) const fn pass_hurried(&mut self, stamp: u32) {
+        self.settle(Verdict::allow(Reason::Flow));
+        self.flow_step = step::SETTLED;
+        self.stamp = stamp;
+    }
+
     #[inline(always)]
     pub(crate) const fn settle(&mut self, verdict: Verdict) {
         self.enforced = verdict.to_word();

@@ -12,6 +12,7 @@
 //! again, the sweep has cleared every entry that carries it.
 
 mod adopt;
+mod hurry;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
 mod room;
@@ -21,11 +22,12 @@ use crate::{
     address::Address,
     hash::{Keys, MAX_WORDS, two_choices},
     packet::protocol,
-    shared::{SharedWord, SharedWord64},
+    shared::{SharedByte, SharedWord, SharedWord64},
     verdict::RULE_BITS,
 };
 
 pub use adopt::{Aside, adopt};
+pub use hurry::{Glance, Words, hurry};
 pub use track::{ATTEMPTS, choose, give_up, remember, track};
 pub(crate) use track::{is_live, is_opening};
 
@@ -77,20 +79,58 @@ impl FlowKey {
         [a, b, c, d, e, f, g, h, self.ports, self.kind]
     }
 
-    /// The two candidate sets in a partition of `mask + 1` sets, never the same
-    /// unless there is only one.
+    /// The key as pairs of words, the first of each low.
     #[inline(always)]
-    pub fn sets(&self, keys: &Keys, mask: u32) -> [u32; 2] {
-        let [first, second] = two_choices(keys, &self.words());
+    pub const fn pairs(&self) -> [u64; KEY_PAIRS] {
+        let words = self.words();
+        let mut pairs = [0; KEY_PAIRS];
+        let mut i = 0;
+        while i < KEY_PAIRS {
+            pairs[i] = pair(words[2 * i], words[2 * i + 1]);
+            i += 1;
+        }
+        pairs
+    }
+
+    /// The places of the flow in a partition of `mask + 1` sets.
+    #[inline(always)]
+    pub fn places(&self, keys: &Keys, mask: u32) -> Places {
+        Places::of(two_choices(keys, &self.words()), mask)
+    }
+}
+
+/// Pairs of words of a key.
+pub const KEY_PAIRS: usize = MAX_WORDS / 2;
+
+/// Two words as one, the first low.
+#[inline(always)]
+pub(crate) const fn pair(low: u32, high: u32) -> u64 {
+    low as u64 | (high as u64) << 32
+}
+
+/// The places of a flow, as its key's hash chooses them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Two candidate sets, never the same unless there is only one.
+    pub sets: [u32; 2],
+    /// Tells most keys of a set apart; see [`FlowEntry::tags`].
+    pub tag: u8,
+}
+
+impl Places {
+    #[inline(always)]
+    pub(crate) const fn of([first, second]: [u32; 2], mask: u32) -> Self {
+        let tag = (first >> 24) as u8;
         let (first, second) = (first & mask, second & mask);
-        [
+        let sets = [
             first,
             if first == second {
                 (second ^ 1) & mask
             } else {
                 second
             },
-        ]
+        ];
+        Self { sets, tag }
     }
 }
 
@@ -284,16 +324,18 @@ impl StateWord {
 pub struct FlowEntry {
     /// A [`StateWord`]; moves only by compare-and-swap on the word that was read.
     pub state: SharedWord64,
-    /// The [`FlowKey`], as its words.
-    pub key: [SharedWord; MAX_WORDS],
+    /// The [`FlowKey`], as its pairs of words.
+    pub key: [SharedWord64; KEY_PAIRS],
     /// The peer's slot.
     pub peer_slot: SharedWord,
     /// The peer's binding epoch when the flow was decided.
     pub peer_epoch: SharedWord,
     /// Jiffies, low word, of the last packet; written only when it changes.
     pub last_seen: SharedWord,
-    /// Jiffies, low word, of the first packet.
-    pub opened: SharedWord,
+    /// In the first entry of a set, a [`Places::tag`] for each way: that of the last flow
+    /// there. A reader looks for a key only where its tag stands, so that a key that is not
+    /// in a set costs one cache line.
+    pub tags: [SharedByte; WAYS],
     /// Packets from the opener, and back.
     pub packets: [SharedWord64; 2],
     /// Bytes from the opener, and back.
@@ -306,8 +348,96 @@ pub struct FlowEntry {
     /// TCP: sequence number behind the last byte that the other end has been seen to send
     /// while the flow was not established.
     pub answered: SharedWord,
-    /// Zero.
-    pub _pad: [SharedWord; 3],
+    /// Jiffies, low word, of the first packet.
+    pub opened: SharedWord,
+    /// A [`Checked`]; written by whoever has checked the entry.
+    pub checked: SharedWord64,
+}
+
+/// Under which circumstances an entry was last found to count.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0–31 | [`generation`](crate::memory::generation) of all bindings |
+/// | 32–47 | stamp of the packet to the workload that the entry was checked for |
+/// | 48–59 | version of the entry |
+/// | 62 | a packet to the workload was checked |
+/// | 63 | the entry was checked |
+///
+/// The version tells a flow from the one before in the same place: who has checked that one
+/// may write this word late. Under one version an entry is of one revision at most, so that
+/// all that the table says of the peer is as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked(pub u64);
+
+impl Checked {
+    const TO_WORKLOAD: u64 = 1 << 62;
+    const VALID: u64 = 1 << 63;
+    const VERSION_AT: u32 = 48;
+    const STAMP_AT: u32 = 32;
+    /// Bits that tell nothing about packets from the workload.
+    const RECEIVER: u64 = Self::TO_WORKLOAD | 0xffff << Self::STAMP_AT;
+
+    #[inline(always)]
+    const fn sent(generation: u32, word: StateWord) -> u64 {
+        Self::VALID | (word.version() as u64) << Self::VERSION_AT | generation as u64
+    }
+
+    #[inline(always)]
+    const fn received(generation: u32, word: StateWord, stamp: u32) -> u64 {
+        Self::sent(generation, word) | Self::TO_WORKLOAD | (stamp as u64) << Self::STAMP_AT
+    }
+
+    /// Returns `true` if the entry with this word counts for packets from the workload.
+    #[inline(always)]
+    pub(crate) const fn holds_from_workload(self, generation: u32, word: StateWord) -> bool {
+        self.0 & !Self::RECEIVER == Self::sent(generation, word)
+    }
+
+    /// Returns `true` if the entry with this word counts for packets to the workload with
+    /// this stamp.
+    #[inline(always)]
+    pub(crate) const fn holds_to_workload(
+        self,
+        generation: u32,
+        word: StateWord,
+        stamp: u32,
+    ) -> bool {
+        stamp <= 0xffff && self.0 == Self::received(generation, word, stamp)
+    }
+
+    /// Returns what is known after the entry with this word was found to count for a packet
+    /// to the workload with this stamp, or, without one, for a packet from the workload.
+    #[inline(always)]
+    pub(crate) const fn and(self, generation: u32, word: StateWord, stamp: Option<u32>) -> Self {
+        match stamp {
+            Some(stamp) if stamp <= 0xffff => Self(Self::received(generation, word, stamp)),
+            None if !self.holds_from_workload(generation, word) => {
+                Self(Self::sent(generation, word))
+            }
+            _ => self,
+        }
+    }
+}
+
+impl FlowEntry {
+    /// Returns 0 if the entry has this key.
+    #[inline(always)]
+    pub(crate) fn differs(&self, key: &[u64; KEY_PAIRS]) -> u64 {
+        let mut difference = 0;
+        let mut i = 0;
+        while i < KEY_PAIRS {
+            difference |= self.key[i].load() ^ key[i];
+            i += 1;
+        }
+        difference
+    }
+
+    /// The IP protocol of the entry's key.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        (self.key[KEY_PAIRS - 1].load() >> 32) as u8
+    }
 }
 
 /// Bits of a state word that say more of a flow than its state.
@@ -419,4 +549,5 @@ const _: () = assert!(
         && core::mem::offset_of!(FlowEntry, key) == 8
         && core::mem::offset_of!(FlowEntry, packets) == 64
         && core::mem::offset_of!(FlowEntry, initial) == 104
+        && core::mem::offset_of!(FlowEntry, checked) == 120
 );

@@ -36,11 +36,23 @@ pub fn two_choices<const N: usize>(keys: &Keys, words: &[u32; N]) -> [u32; 2] {
     let mut sum = 0u64;
     let mut i = 0;
     while i + 1 < N {
-        let a = words[i].wrapping_add(keys.words[i]);
-        let b = words[i + 1].wrapping_add(keys.words[i + 1]);
-        sum = sum.wrapping_add(u64::from(a).wrapping_mul(u64::from(b)));
+        sum = sum.wrapping_add(summand(keys, i, words[i], words[i + 1]));
         i += 2;
     }
+    choices(keys, sum)
+}
+
+/// The part of words `i` and `i + 1` in the sum of [`choices`]. `i` is even.
+#[inline(always)]
+pub(crate) const fn summand(keys: &Keys, i: usize, a: u32, b: u32) -> u64 {
+    let a = a.wrapping_add(keys.words[i]) as u64;
+    let b = b.wrapping_add(keys.words[i + 1]) as u64;
+    a.wrapping_mul(b)
+}
+
+/// The two numbers that a wrapping sum of [`summand`]s comes to.
+#[inline(always)]
+pub(crate) const fn choices(keys: &Keys, mut sum: u64) -> [u32; 2] {
     // NH's strength lies in all 64 bits; the multipliers carry them upwards.
     sum ^= sum >> 32;
     [

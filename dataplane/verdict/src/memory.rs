@@ -63,6 +63,13 @@ pub trait Memory {
     /// What was fixed at load.
     fn settings(&self) -> &Settings;
 
+    /// The same, for code that reads few of them: the kernel programs load each where it is
+    /// needed, and keep none on the stack.
+    #[inline(always)]
+    fn settings_at_hand(&self) -> &Settings {
+        self.settings()
+    }
+
     /// One published decision table.
     type Block: Block + ?Sized;
 
@@ -113,6 +120,14 @@ pub trait Memory {
         let _ = unknown;
         value
     }
+}
+
+/// The generation of all bindings: moves with every change of one, of an endpoint's record,
+/// and of the programs that check entries. Odd while a change is under way; nothing counts
+/// as checked then. It is the epoch of slot 0, which is no address's.
+#[inline(always)]
+pub(crate) fn generation<M: Memory>(memory: &M) -> u32 {
+    memory.binding(0).map_or(1, |nobody| nobody.epoch.load())
 }
 
 /// Access to the flow table, which programs write.

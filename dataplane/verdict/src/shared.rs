@@ -8,7 +8,7 @@
 #[cfg(target_arch = "bpf")]
 use core::cell::Cell;
 #[cfg(not(target_arch = "bpf"))]
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Loads a cell by one instruction of its width. The compiler may do an ordinary load
 /// twice, or in halves, because a cell has no other writers.
@@ -27,6 +27,44 @@ fn load<T: Copy>(cell: &Cell<T>) -> T {
 fn put<T: Copy>(cell: &Cell<T>, value: T) {
     // SAFETY: the cell is alive and aligned, and may be written through a shared reference.
     unsafe { cell.as_ptr().write_volatile(value) };
+}
+
+/// One shared byte.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub struct SharedByte(
+    #[cfg(target_arch = "bpf")] Cell<u8>,
+    #[cfg(not(target_arch = "bpf"))] AtomicU8,
+);
+
+const _: () = assert!(size_of::<SharedByte>() == 1);
+
+#[cfg(target_arch = "bpf")]
+impl SharedByte {
+    /// Loads the byte, once.
+    #[inline(always)]
+    pub fn load(&self) -> u8 {
+        load(&self.0)
+    }
+
+    /// Stores the byte, without any order.
+    #[inline(always)]
+    pub fn put(&self, value: u8) {
+        put(&self.0, value);
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl SharedByte {
+    /// Loads the byte, once.
+    pub fn load(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Stores the byte, without any order.
+    pub fn put(&self, value: u8) {
+        self.0.store(value, Ordering::Relaxed);
+    }
 }
 
 /// One shared 32-bit word.

@@ -7,6 +7,8 @@ mod adopting;
 mod following;
 #[path = "host/hits.rs"]
 mod hits;
+#[path = "host/hurrying.rs"]
+mod hurrying;
 #[path = "host/judging.rs"]
 mod judging;
 #[path = "host/load.rs"]

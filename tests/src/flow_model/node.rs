@@ -12,9 +12,8 @@ use cofferdam_verdict::{
     flow::{FlowSet, IDLE_TIMES, Idle},
     fragment::{self, FragmentSet},
     hash::Keys,
-    judge::{Case, Context},
+    judge::Context,
     memory::Settings,
-    pipeline::judge_flow,
     shared::SharedWord,
     slices::{SliceFlows, SliceFrame, SliceMemory},
     table::{Page, Table},
@@ -22,6 +21,7 @@ use cofferdam_verdict::{
 use fastrand::Rng;
 
 use super::region::{LIMITS, PODS};
+use crate::both_ways::{Judged, judge_both_ways};
 
 /// Jiffies that flows may be idle, by [`Idle`].
 pub(super) const IDLE: [u32; IDLE_TIMES] = {
@@ -116,14 +116,14 @@ impl Node {
         }
     }
 
-    /// Judges a frame by the pipeline of the programs.
+    /// Judges a frame by the pipeline of the programs, the short way and the long way.
     pub(super) fn judge(
         &self,
         table: &[Page],
         frame: &[u8],
         context: &Context,
         hook: Hook,
-    ) -> Case {
+    ) -> Judged {
         let partitions: [&[FlowSet]; PODS] = std::array::from_fn(|pod| &*self.partitions[pod]);
         let flows = SliceFlows {
             memory: self.memory(table),
@@ -136,7 +136,7 @@ impl Node {
             bytes: frame,
             gso: false,
         };
-        judge_flow(&flows, &frame, context, hook)
+        judge_both_ways(&flows, &frame, context, hook)
     }
 
     fn index(&self) -> Writer<'_> {
@@ -171,7 +171,13 @@ impl Node {
         for slot in left {
             self.bindings[slot as usize].epoch.add(1);
         }
+        self.end_generation();
         self.bound = slots.to_vec();
+    }
+
+    /// Says that bindings have changed: nothing that was checked before counts as checked.
+    fn end_generation(&self) {
+        self.bindings[0].epoch.add(2);
     }
 
     fn slot_of(&self, table: &[Page], address: &Address) -> Option<u32> {
@@ -243,6 +249,7 @@ impl Node {
                 }
             }
         }
+        self.end_generation();
         self.set_index(STAMP_KEY | endpoint.stamp, number as u32 + 1);
     }
 

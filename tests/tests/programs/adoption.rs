@@ -431,8 +431,15 @@ fn what_an_agent_died_in_the_middle_of_is_undone() {
     let half = &kernel.memory().bindings[6];
     half.stamp.store(3);
     half.ifindex.store(7);
+    // It was killed in a change: no flow takes the short way until the next one has adopted.
+    let generation = &kernel.memory().bindings[0].epoch;
+    generation.add(1);
+    let killed_in = generation.load();
+    assert_eq!(killed_in % 2, 1, "an agent that is alive leaves it even");
     drop(kernel);
     let kernel = open();
+    let generation = kernel.memory().bindings[0].epoch.load();
+    assert!(generation > killed_in && generation.is_multiple_of(2));
     assert_eq!(bound(&kernel, 6), (0, 0, epoch + 1));
     assert_eq!(bound(&kernel, 5), in_force);
     assert_eq!(kernel.endpoints(), [endpoint]);

@@ -13,7 +13,7 @@ use cofferdam_verdict::{
     address::Address,
     bucket::{AddressBlock, BUCKET_WORDS, Bucket},
     endpoint::EndpointRecord,
-    flow::{FlowEntry, FlowKey, FlowSet, FlowState, StateWord},
+    flow::{FlowEntry, FlowKey, FlowSet, FlowState, KEY_PAIRS, StateWord},
     judge::Case,
     memory::{BucketSet, Settings},
     packet::{ethertype, protocol},
@@ -191,12 +191,12 @@ fn an_entry_of_the_flow_table_is_read_between_two_loads_of_its_state() {
     const WAY: usize = 2;
     const START: usize = WAY * size_of::<FlowEntry>();
     let (peer, local) = (Address::v4([10, 0, 0, 19]), Address::v4([10, 0, 0, 2]));
-    let key = FlowKey::new(&local, &peer, protocol::UDP, 53, 40_000).words();
+    let key = FlowKey::new(&local, &peer, protocol::UDP, 53, 40_000);
     // Of another incarnation: nothing is loaded but to see if the entry counts.
     let state = StateWord::new(3, 0, 9, 1, FlowState::Established, 0).0;
     let key_at = START + offset_of!(FlowEntry, key);
     let mut words = vec![(START, state as u32), (START + 4, (state >> 32) as u32)];
-    words.extend((key_at..).step_by(4).zip(key));
+    words.extend((key_at..).step_by(4).zip(key.words()));
     let object = Object::parse(OBJECT);
     let mut run = interpreter(&object);
     run.outer("FLOWS", "partition");
@@ -217,18 +217,20 @@ fn an_entry_of_the_flow_table_is_read_between_two_loads_of_its_state() {
             .all(|&(_, bytes)| bytes == 8),
         "a state word is loaded in one piece: {loads:?}"
     );
-    // Before the first state nothing is loaded; two ways are free; the key is compared
-    // once to find the entry, and read once more with what the entry says.
-    let [before, first, second, found, read, after] = parts[..] else {
+    // Without hash keys every tag is 0, and no way is passed over. Two are free; the key is
+    // compared once to find the entry, and read once more with what the entry says.
+    let [first, second, third, found, read, after] = parts[..] else {
         panic!("three ways are looked at, and the found one read: {loads:?}");
     };
-    assert!(
-        [before, first, second, after]
-            .iter()
-            .all(|part| part.is_empty()),
-        "{loads:?}"
+    let tags = offset_of!(FlowEntry, tags);
+    let looked_at = [first, second, third].map(<[_]>::to_vec);
+    assert_eq!(
+        looked_at,
+        [tags, tags + 1, tags + 2].map(|tag| vec![(tag, 1)]),
+        "no more than its tag is loaded before the state of a way: {loads:?}"
     );
-    let key = (key_at..).step_by(4).take(key.len());
+    assert!(after.is_empty(), "{loads:?}");
+    let key = (key_at..).step_by(8).take(KEY_PAIRS).map(|at| (at, 8));
     let key = key.collect::<Vec<_>>();
     assert_eq!(sorted(found), key, "to find it");
     let told = [
@@ -236,14 +238,13 @@ fn an_entry_of_the_flow_table_is_read_between_two_loads_of_its_state() {
         offset_of!(FlowEntry, peer_epoch),
         offset_of!(FlowEntry, last_seen),
     ];
-    let told = told.map(|offset| START + offset);
+    let told = told.map(|offset| (START + offset, 4));
     assert_eq!(sorted(read), [key, told.to_vec()].concat(), "to read it");
 }
 
-/// Offsets of loads of single words, in ascending order.
-fn sorted(loads: &[(usize, usize)]) -> Vec<usize> {
-    assert!(loads.iter().all(|&(_, bytes)| bytes == 4), "{loads:?}");
-    let mut offsets = loads.iter().map(|&(offset, _)| offset).collect::<Vec<_>>();
-    offsets.sort_unstable();
-    offsets
+/// Loads in the ascending order of their offsets.
+fn sorted(loads: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    let mut loads = loads.to_vec();
+    loads.sort_unstable();
+    loads
 }

@@ -50,7 +50,7 @@ impl<'a> Partition<'a> {
 
     fn places(&self, key: &FlowKey) -> impl Iterator<Item = (usize, usize)> + use<> {
         let mask = (self.sets.len() - 1) as u32;
-        let [first, second] = key.sets(self.keys, mask);
+        let [first, second] = key.places(self.keys, mask).sets;
         let sets = if first == second {
             [Some(first), None]
         } else {

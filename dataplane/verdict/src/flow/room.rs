@@ -3,7 +3,8 @@
 use crate::{
     endpoint::EndpointRecord,
     flow::{
-        FlowEntry, FlowKey, FlowSet, FlowState, Idle, StateWord, WAYS, flow_mark,
+        FlowEntry, FlowKey, FlowSet, FlowState, Idle, KEY_PAIRS, Places, StateWord, WAYS,
+        flow_mark,
         track::{NOWHERE, idle_time, way_of},
     },
     memory::FlowMemory,
@@ -23,7 +24,8 @@ pub(super) fn best_place<M: FlowMemory>(
     key: &FlowKey,
     unknown: u32,
 ) -> Option<(u32, StateWord)> {
-    let sets = key.sets(&memory.settings().keys, record.flow_mask);
+    let Places { sets, .. } = key.places(&memory.settings().keys, record.flow_mask);
+    let pairs = key.pairs();
     let mut best = TAKEN;
     let mut place = NOWHERE;
     let mut choice = 0;
@@ -35,7 +37,7 @@ pub(super) fn best_place<M: FlowMemory>(
         let mut here_way = 0;
         let mut way = 0;
         while way < WAYS {
-            let rank = rank(memory, record, &set.ways[way], key, unknown);
+            let rank = rank(memory, record, &set.ways[way], &pairs, unknown);
             let rank = memory.blur(rank, unknown);
             used += u32::from(rank != FREE);
             if rank < here {
@@ -66,7 +68,7 @@ pub(super) fn best_place<M: FlowMemory>(
     let word = StateWord(entry.state.load());
     memory.order_loads();
     // Another processor may have put a flow there since.
-    (rank(memory, record, entry, key, unknown) <= best).then_some((place, word))
+    (rank(memory, record, entry, &pairs, unknown) <= best).then_some((place, word))
 }
 
 /// The place of an established flow whose opener holds more than half of the set, the longest
@@ -133,12 +135,10 @@ fn crowds<M: FlowMemory>(memory: &M, record: &EndpointRecord, set: &FlowSet, unk
     while i < WAYS {
         let mut j = i + 1;
         while j < WAYS {
-            let mut difference = 0;
-            let mut word = 0;
-            while word < 4 {
-                difference |= set.ways[i].key[word].load() ^ set.ways[j].key[word].load();
-                word += 1;
-            }
+            // The peer's address.
+            let [one, other] = [&set.ways[i].key, &set.ways[j].key];
+            let wide = one[0].load() ^ other[0].load() | one[1].load() ^ other[1].load();
+            let mut difference = wide as u32 | (wide >> 32) as u32;
             let both = by_endpoint[i] & by_endpoint[j];
             difference = difference & both.wrapping_sub(1) | by_endpoint[i] ^ by_endpoint[j];
             let same = memory.less(difference, 1) & alive[i] & alive[j];
@@ -198,7 +198,7 @@ fn rank<M: FlowMemory>(
     memory: &M,
     record: &EndpointRecord,
     entry: &FlowEntry,
-    key: &FlowKey,
+    key: &[u64; KEY_PAIRS],
     unknown: u32,
 ) -> u32 {
     let word = StateWord(entry.state.load());
@@ -216,7 +216,7 @@ fn rank<M: FlowMemory>(
     // On another processor a packet may have come after the clock was read: not
     // idle at all. Without a branch, for the verifier's sake.
     let idle = idle & (idle >> 31).wrapping_sub(1);
-    let protocol = entry.key[9].load() as u8;
+    let protocol = entry.protocol();
     if idle > idle_time(memory, protocol, state, unknown) {
         return EXPIRED;
     }

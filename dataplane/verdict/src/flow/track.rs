@@ -29,11 +29,11 @@ use crate::{
     case::{Case, mark},
     endpoint::EndpointRecord,
     flow::{
-        FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, OPENED_BY_PEER, StateWord, WAYS,
-        flow_mark, room::best_place, step,
+        Checked, FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, KEY_PAIRS,
+        OPENED_BY_PEER, Places, StateWord, WAYS, flow_mark, room::best_place, step,
     },
     judge::own_slot,
-    memory::FlowMemory,
+    memory::{FlowMemory, generation},
     packet::{icmp, icmpv6, protocol, tcp_flag},
     reason::Reason,
     table::{SlotKind, Table, row_key},
@@ -109,21 +109,6 @@ pub(crate) const fn is_opening(case: &Case) -> bool {
         && case.tcp_flags() & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
 }
 
-impl FlowEntry {
-    /// Not zero when the entry has another key.
-    #[inline(always)]
-    pub(super) fn differs(&self, key: &FlowKey) -> u32 {
-        let words = key.words();
-        let mut difference = 0;
-        let mut i = 0;
-        while i < words.len() {
-            difference |= self.key[i].load() ^ words[i];
-            i += 1;
-        }
-        difference
-    }
-}
-
 #[inline(always)]
 pub(super) fn way_of(set: &FlowSet, place: u32) -> &FlowEntry {
     &set.ways[(place & (WAYS as u32 - 1)) as usize]
@@ -132,7 +117,8 @@ pub(super) fn way_of(set: &FlowSet, place: u32) -> &FlowEntry {
 /// The place of a key's entry, by its set and way.
 #[inline(always)]
 fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unknown: u32) -> u32 {
-    let sets = key.sets(&memory.settings().keys, record.flow_mask);
+    let Places { sets, tag } = key.places(&memory.settings().keys, record.flow_mask);
+    let pairs = key.pairs();
     let mut place = NOWHERE;
     let mut choice = 0;
     while choice < 2 && place == NOWHERE {
@@ -142,13 +128,15 @@ fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unkno
         };
         let mut way = 0;
         while way < WAYS {
-            let entry = &set.ways[way];
-            let word = StateWord(entry.state.load());
-            memory.order_loads();
-            let alive = !matches!(word.state(), FlowState::Free) && !word.is_locked();
-            if alive && entry.differs(key) == 0 {
-                place = index << 2 | way as u32;
-                break;
+            if set.ways[0].tags[way].load() == tag {
+                let entry = &set.ways[way];
+                let word = StateWord(entry.state.load());
+                memory.order_loads();
+                let alive = !matches!(word.state(), FlowState::Free) && !word.is_locked();
+                if alive && entry.differs(&pairs) == 0 {
+                    place = index << 2 | way as u32;
+                    break;
+                }
             }
             way += 1;
         }
@@ -174,7 +162,7 @@ pub(crate) fn is_live<M: FlowMemory>(
     let entry = way_of(set, place);
     let word = StateWord(entry.state.load());
     memory.order_loads();
-    let different = entry.differs(key);
+    let different = entry.differs(&key.pairs());
     let peer_slot = entry.peer_slot.load();
     let peer_epoch = entry.peer_epoch.load();
     let last_seen = entry.last_seen.load();
@@ -211,7 +199,7 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     let entry = way_of(set, place);
     let word = StateWord(entry.state.load());
     memory.order_loads();
-    let different = entry.differs(&key);
+    let different = entry.differs(&key.pairs());
     let peer_slot = entry.peer_slot.load();
     let peer_epoch = entry.peer_epoch.load();
     let last_seen = entry.last_seen.load();
@@ -235,6 +223,10 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
         return;
     }
     let is_idle = memory.blur(is_idle, case.bytes);
+    // Before all that it is about: who checks the entry while that changes has checked
+    // nothing.
+    let generation = generation(memory);
+    memory.order_loads();
     let Some(table) = Table::open(memory) else {
         return;
     };
@@ -289,6 +281,11 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     }
     case.flow_step = step::SETTLED;
     case.revision = table.revision() as u32;
+    if generation & 1 == 0 {
+        let stamp = (!sent).then_some(case.stamp);
+        let checked = Checked(entry.checked.load()).and(generation, word, stamp);
+        entry.checked.put(checked.0);
+    }
     account(memory, entry, case, word, from_opener);
     case.settle(Verdict::allow(Reason::Flow));
 }
@@ -553,9 +550,10 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
         return;
     };
     let set = memory.flow_set(record.flow_partition.wrapping_sub(1), case.flow_place >> 2);
-    let Some(entry) = set.map(|set| way_of(set, case.flow_place)) else {
+    let Some(set) = set else {
         return;
     };
+    let entry = way_of(set, case.flow_place);
     case.flow_step = step::SETTLED;
     if !case.is_allowed() {
         // Only policy ends a flow: a packet with somebody else's address does not.
@@ -576,7 +574,7 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
     if begins {
         // A SYN that is sent again begins nothing.
         let again = found == step::REOPENED && entry.initial[0].load() == case.sequence;
-        let stored = store(memory, record, case, entry);
+        let stored = store(memory, record, case, set, entry);
         if !stored && found == step::PLACED {
             case.flow_step = step::UNKNOWN;
         } else if again || !stored {
@@ -642,6 +640,7 @@ fn renew<M: FlowMemory>(memory: &M, record: &EndpointRecord, case: &Case, entry:
         let (slot, epoch) = peer(memory, case, sent);
         entry.peer_slot.put(slot);
         entry.peer_epoch.put(epoch);
+        entry.checked.put(0);
         memory.exchange(&entry.state, word.locked().0, renewed.0);
         account(memory, entry, case, renewed, from_opener);
     }
@@ -669,6 +668,7 @@ fn store<M: FlowMemory>(
     memory: &M,
     record: &EndpointRecord,
     case: &Case,
+    set: &FlowSet,
     entry: &FlowEntry,
 ) -> bool {
     let Some(Candidate { key, sent }) = candidate(record, case) else {
@@ -678,10 +678,12 @@ fn store<M: FlowMemory>(
     if memory.exchange(&entry.state, word.0, word.locked().0) != word.0 {
         return false;
     }
-    let words = key.words();
+    let Places { tag, .. } = key.places(&memory.settings().keys, record.flow_mask);
+    set.ways[0].tags[case.flow_place as usize & (WAYS - 1)].put(tag);
+    let pairs = key.pairs();
     let mut i = 0;
-    while i < words.len() {
-        entry.key[i].put(words[i]);
+    while i < KEY_PAIRS {
+        entry.key[i].put(pairs[i]);
         i += 1;
     }
     let by_endpoint = if sent {
@@ -714,6 +716,7 @@ fn store<M: FlowMemory>(
     entry.packets[1].put(0);
     entry.bytes[0].put(u64::from(case.bytes));
     entry.bytes[1].put(0);
+    entry.checked.put(0);
     let published = word.published(
         case.revision,
         record.incarnation,

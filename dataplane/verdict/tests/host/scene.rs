@@ -12,6 +12,12 @@
 )]
 pub(crate) mod packet;
 
+/// The comparison of the `tests` crate. It knows nothing of that crate.
+#[path = "../../../../tests/src/both_ways.rs"]
+#[expect(unreachable_pub, reason = "written for the `tests` crate")]
+mod both_ways;
+
+pub(crate) use both_ways::{Judged, judge_both_ways};
 use cofferdam_verdict::{
     LAYOUT_VERSION,
     address::Address,
@@ -24,7 +30,7 @@ use cofferdam_verdict::{
     hits::{RuleCount, place},
     judge::{Case, Context},
     memory::Settings,
-    pipeline::judge_flow,
+    packet::Frame,
     reason::Reason,
     slices::{SliceFlows, SliceFrame, SliceMemory},
     table::{
@@ -464,6 +470,7 @@ impl Node {
         for family in Family::BOTH {
             let epoch = &self.bindings[who.slot(family) as usize].epoch;
             epoch.store(epoch.load() + 1);
+            self.move_generation(2);
         }
     }
 
@@ -505,10 +512,19 @@ impl Node {
 
     /// Judges a frame on a hook.
     pub(crate) fn judge(&self, bytes: &[u8], context: &Context, hook: Hook) -> Case {
-        let partitions: Vec<&[FlowSet]> = self.partitions().iter().map(Vec::as_slice).collect();
-        let flows = self.flows(&partitions);
         let frame = SliceFrame { bytes, gso: false };
-        judge_flow(&flows, &frame, context, hook)
+        self.judge_frame(&frame, context, hook).case
+    }
+
+    /// Judges a frame on a hook, the short way and the long way.
+    pub(crate) fn judge_frame<F: Frame>(&self, frame: &F, context: &Context, hook: Hook) -> Judged {
+        let partitions: Vec<&[FlowSet]> = self.partitions().iter().map(Vec::as_slice).collect();
+        judge_both_ways(&self.flows(&partitions), frame, context, hook)
+    }
+
+    /// Moves the generation of all bindings by that many.
+    pub(crate) fn move_generation(&self, by: u32) {
+        self.bindings[0].epoch.add(by);
     }
 
     /// A packet on its sender's interface.
