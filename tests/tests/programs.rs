@@ -11,6 +11,8 @@ mod attached;
 mod audit;
 #[path = "programs/checksums.rs"]
 mod checksums;
+#[path = "programs/contended.rs"]
+mod contended;
 #[path = "programs/differential.rs"]
 mod differential;
 #[path = "programs/flow_states.rs"]

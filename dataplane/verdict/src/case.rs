@@ -7,7 +7,7 @@
 use crate::{
     address::{Address, Family},
     counter::Hook,
-    flow::{is_opening, step},
+    flow::{READS, is_opening, step},
     packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
     table::row_key,
@@ -300,6 +300,20 @@ impl Case {
     pub(crate) const fn is_denied_by_policy(&self) -> bool {
         let reason = word_reason(self.enforced);
         !self.is_allowed() && (reason == Reason::Rule as u32 || reason == Reason::Isolated as u32)
+    }
+
+    /// Returns `true` if the packet's entry must be read again; after the last time, the
+    /// packet has none.
+    #[inline(always)]
+    pub(crate) const fn reads_again(&mut self, reads: u32) -> bool {
+        if self.flow_step != step::CONTENDED {
+            return false;
+        }
+        let is_last = reads >= READS;
+        if is_last {
+            self.flow_step = step::UNKNOWN;
+        }
+        !is_last
     }
 
     /// Whether the flow table wants to know the answer.

@@ -28,7 +28,7 @@ use crate::{
 
 pub use adopt::{Aside, adopt};
 pub use hurry::{Glance, Words, hurry};
-pub use track::{ATTEMPTS, choose, give_up, remember, track};
+pub use track::{ATTEMPTS, READS, choose, give_up, remember, track};
 pub(crate) use track::{is_live, is_opening};
 
 /// Entries of a set.
@@ -478,6 +478,8 @@ pub(crate) mod step {
     pub(crate) const PLACED: u32 = 6;
     /// The packet opens a flow, and there is no place for it.
     pub(crate) const FULL: u32 = 7;
+    /// Another processor was changing the flow's entry: it must be read again.
+    pub(crate) const CONTENDED: u32 = 8;
 }
 
 /// A set of entries, the value of a partition's BPF array.

@@ -11,7 +11,8 @@
 //! 1. [`Steps::inspect`] reads the headers; many packets are decided by them.
 //! 2. [`Steps::signal`] decides what hosts say to find each other.
 //! 3. [`Steps::follow`] settles a later fragment by its first one.
-//! 4. [`Steps::track`] settles a packet of a live flow.
+//! 4. [`Steps::track`] settles a packet of a live flow; where another processor changes the
+//!    flow, it is asked again.
 //! 5. [`Steps::relate`] settles an ICMP error about a live flow.
 //! 6. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
 //!    nothing, [`Steps::adopt`] may have it asked about the other direction.
@@ -80,6 +81,11 @@ pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
             steps.relate(case);
         } else {
             steps.track(case);
+            let mut reads = 1;
+            while case.reads_again(reads) {
+                steps.track(case);
+                reads += 1;
+            }
         }
     }
     let asked = !case.is_settled();

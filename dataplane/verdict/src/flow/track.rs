@@ -20,8 +20,8 @@
 //! workload of this node, or the node itself, counts only for packets that come from
 //! there; others are decided anew.
 //!
-//! Invariant: no failure allows. An entry that changes while it is read is no
-//! entry. A packet whose flow finds no room passes without an entry if policy allows both
+//! Invariant: no failure allows. An entry that changes while it is read is read again, some
+//! times ([`READS`]), and then is no entry. A packet whose flow finds no room passes without an entry if policy allows both
 //! directions, so that none is needed, and is dropped as `flow_table_full` otherwise.
 
 use crate::{
@@ -42,8 +42,13 @@ use crate::{
 
 /// Times that an insertion is tried when other processors are quicker.
 pub const ATTEMPTS: u32 = 3;
+/// Times that an entry is read while other processors change it. A change takes them less
+/// time than a read.
+pub const READS: u32 = 8;
 /// No place in the table.
 pub(super) const NOWHERE: u32 = u32::MAX;
+/// No place in the table, unless it is one whose entry is locked.
+const LOCKED: u32 = u32::MAX - 1;
 /// Sequence numbers past the last acknowledged one at which a reset is believed.
 const RESET_WINDOW: u32 = 65_535;
 
@@ -114,12 +119,14 @@ pub(super) fn way_of(set: &FlowSet, place: u32) -> &FlowEntry {
     &set.ways[(place & (WAYS as u32 - 1)) as usize]
 }
 
-/// The place of a key's entry, by its set and way.
+/// The place of a key's entry, by its set and way; [`LOCKED`] if it is none of those that can
+/// be read.
 #[inline(always)]
 fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unknown: u32) -> u32 {
     let Places { sets, tag } = key.places(&memory.settings().keys, record.flow_mask);
     let pairs = key.pairs();
     let mut place = NOWHERE;
+    let mut locked = 0;
     let mut choice = 0;
     while choice < 2 && place == NOWHERE {
         let index = sets[choice];
@@ -132,6 +139,8 @@ fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unkno
                 let entry = &set.ways[way];
                 let word = StateWord(entry.state.load());
                 memory.order_loads();
+                // What a locked entry holds may be of two flows.
+                locked = memory.blur(locked | word.0 as u32 & 1, unknown);
                 let alive = !matches!(word.state(), FlowState::Free) && !word.is_locked();
                 if alive && entry.differs(&pairs) == 0 {
                     place = index << 2 | way as u32;
@@ -141,6 +150,9 @@ fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unkno
             way += 1;
         }
         choice += 1;
+    }
+    if place == NOWHERE {
+        place = NOWHERE - locked;
     }
     memory.blur(place, unknown)
 }
@@ -193,6 +205,10 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     };
     case.flow_step = step::UNKNOWN;
     let place = find(memory, record, &key, case.bytes);
+    if place == LOCKED {
+        case.flow_step = step::CONTENDED;
+        return;
+    }
     let Some(set) = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2) else {
         return;
     };
@@ -213,9 +229,11 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     // An established connection goes on after any silence, if its place was not needed and
     // policy still allows it.
     let is_over = is_idle & memory.less(Idle::TcpEstablished as u32, kind);
+    if again != word.0 || word.is_locked() {
+        case.flow_step = step::CONTENDED;
+        return;
+    }
     let gone = different != 0
-        || again != word.0
-        || word.is_locked()
         || matches!(state, FlowState::Free)
         || !word.is_of(record.incarnation)
         || is_over != 0;
