@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use cofferdam_policies::{
-    compiler::{Compiled, Compiler, Input, SlotPlan, Snapshot, compile},
+    compiler::{Compiled, Compiler, InForce, Input, SlotPlan, Snapshot, Virtuals, compile},
     documents::{Document, Parsed, assemble, parse},
     inventory::{Inventory, ObjectName, Workload},
     services::Services,
@@ -119,6 +119,10 @@ fn one(
         .map(|i| place(cluster, &inventory, &compiled, i))
         .collect::<anyhow::Result<Vec<_>>>()?;
 
+    let translated = (services > 0)
+        .then(|| translate(cluster, &inventory, &plan, &compiled, &local, samples))
+        .transpose()?;
+
     let mut changing = Vec::new();
     // Another compiler has made the table before.
     let mut compiler = Compiler::default();
@@ -160,7 +164,6 @@ fn one(
         }
         black_box(compiled.pages());
     }
-    let (resolving, backends) = resolve(&inventory, samples);
     let used = |table: &str| {
         let usage = compiled.usage.iter().find(|usage| usage.table == table);
         usage.map_or(0.0, |usage| usage.used as f64)
@@ -202,14 +205,21 @@ fn one(
             &[memory_kib("self", "VmHWM")? / 1024.0],
         ),
     ];
-    if services > 0 {
-        let compiled = compiling.iter().max().copied().unwrap_or_default();
-        let resolved = resolving.iter().max().copied().unwrap_or_default();
+    if let Some(translated) = &translated {
+        let greatest = |times: &[Duration]| times.iter().max().copied().unwrap_or_default();
+        let slowest =
+            [&compiling, &translated.resolving, &translated.deciding].map(|all| greatest(all));
+        let everything = assembling + slowest.iter().sum::<Duration>();
         results.extend([
-            result("backends", "", &[backends as f64]),
-            result("services_resolved", "ms", &ms(&resolving)),
-            // The slowest of each.
-            result("everything", "ms", &ms(&[assembling + compiled + resolved])),
+            result("backends", "", &[translated.backends as f64]),
+            result("services_resolved", "ms", &ms(&translated.resolving)),
+            result("virtual_addresses_decided", "ms", &ms(&translated.deciding)),
+            result("everything", "ms", &ms(&[everything])),
+            result(
+                "backend_changed_to_decided",
+                "ms",
+                &ms(&translated.changing),
+            ),
         ]);
     }
     println!(
@@ -226,11 +236,37 @@ fn one(
     Ok(results)
 }
 
-/// How long it takes to find who is behind every port of every Service, and how many that
-/// are.
-fn resolve(inventory: &Inventory, samples: usize) -> (Vec<Duration>, usize) {
-    let mut times = Vec::new();
-    let mut count = 0;
+/// What Services cost.
+struct Translated {
+    /// Finding who is behind every port of every Service.
+    resolving: Vec<Duration>,
+    /// Working out what this node's workloads may do at every virtual address.
+    deciding: Vec<Duration>,
+    /// Both again after a slice has one endpoint more or less.
+    changing: Vec<Duration>,
+    backends: usize,
+}
+
+fn translate(
+    cluster: &Cluster,
+    inventory: &Inventory,
+    plan: &SlotPlan,
+    compiled: &Compiled,
+    local: &BTreeSet<ObjectName>,
+    samples: usize,
+) -> anyhow::Result<Translated> {
+    let in_force = InForce { compiled, plan };
+    let senders = || {
+        let workloads = inventory.workloads();
+        local.iter().filter_map(|name| workloads.get(name))
+    };
+    let mut translated = Translated {
+        resolving: Vec::new(),
+        deciding: Vec::new(),
+        changing: Vec::new(),
+        backends: 0,
+    };
+    let mut last = None;
     for _ in 0..samples {
         let began = Instant::now();
         let services = Services::new(inventory);
@@ -239,10 +275,28 @@ fn resolve(inventory: &Inventory, samples: usize) -> (Vec<Duration>, usize) {
         let backends = ports.flat_map(|(service, port)| {
             [Family::V4, Family::V6].map(|family| services.backends(service, port, family).len())
         });
-        count = backends.sum();
-        times.push(began.elapsed());
+        translated.backends = backends.sum();
+        translated.resolving.push(began.elapsed());
+        let began = Instant::now();
+        let virtuals = Virtuals::new(&services, in_force, senders());
+        translated.deciding.push(began.elapsed());
+        last = Some((services, virtuals));
     }
-    (times, count)
+    let (mut services, mut virtuals) = last.context("no sample was asked for")?;
+    let mut next = inventory.clone();
+    for i in 0..samples {
+        let began = Instant::now();
+        let text = cluster.slice_of(i, 4);
+        let slices = assembled(good(parse("slice.yaml", text.as_bytes()))?)?;
+        for (name, slice) in slices.slices() {
+            next.set_slice(name.clone(), slice.clone());
+        }
+        let moved = services.follow(&next).context("everything moved")?;
+        virtuals.follow(&services, in_force, &moved);
+        translated.changing.push(began.elapsed());
+        black_box(virtuals.len());
+    }
+    Ok(translated)
 }
 
 fn read(files: &[File]) -> anyhow::Result<Vec<Document>> {

@@ -18,7 +18,8 @@
 //! A [`Compiler`] that has made a table makes the next one faster: it keeps what it
 //! found out about owners of addresses that are still the same. [`compile`] is one
 //! that knows nothing yet. Of a table that has been made, `additions` says whether it
-//! will do for more workloads.
+//! will do for more workloads, and `virtuals` what its subjects may do at addresses of
+//! Services.
 //!
 //! Invariants: the same documents give the same words, whatever their order, and
 //! whatever the compiler has made before; a table that would exceed a limit is refused
@@ -40,6 +41,7 @@ mod rules;
 mod signatures;
 mod slots;
 mod subjects;
+mod virtuals;
 
 #[cfg(test)]
 mod tests;
@@ -76,6 +78,7 @@ use subjects::{KnownClasses, Numbering, RuleBook, Subjects};
 pub use additions::SlotEntry;
 pub use rules::{PolicyKind, RuleEntry, RuleKey, RuleMeaning, RuleTable};
 pub use slots::{Slot, SlotPlan, SlotPlanError};
+pub use virtuals::{InForce, Outcome, Port, Reached, Virtuals};
 
 /// What a table is made of.
 #[derive(Clone, Copy)]

@@ -13,6 +13,7 @@
 //!
 //! Invariant: a connection ends at a backend given here, or nowhere.
 
+mod follow;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,8 @@ use crate::inventory::{
     ServicePort, TargetPort, Workload, family_of,
 };
 
+pub use follow::Moved;
+
 /// Pods of a namespace by a label that a Service of it asks for.
 type Labelled = HashMap<Box<str>, HashMap<Box<str>, Vec<Arc<Workload>>>>;
 
@@ -37,8 +40,8 @@ type PortOfService = (Arc<Service>, usize);
 #[derive(Debug, Clone, Default)]
 pub struct Services {
     inventory: Inventory,
-    /// Slices by the Service that they say they belong to.
-    slices: HashMap<ObjectName, Vec<Arc<EndpointSlice>>>,
+    /// Slices by the Service that they say they belong to, and by their names.
+    slices: HashMap<ObjectName, BTreeMap<Arc<str>, Arc<EndpointSlice>>>,
     pods: HashMap<Arc<str>, Labelled>,
     by_address: HashMap<IpAddr, Vec<Arc<Service>>>,
     by_node_port: HashMap<(Protocol, u16), Vec<PortOfService>>,
@@ -76,7 +79,7 @@ impl Services {
                     name: service.clone(),
                 };
                 let slices = services.slices.entry(service).or_default();
-                slices.push(slice.clone());
+                slices.insert(name.name.clone(), slice.clone());
             }
         }
         for pod in inventory.workloads().shared().values() {
@@ -148,6 +151,34 @@ impl Services {
         services.map(|service| &**service)
     }
 
+    /// The addresses that Services have, each once, in no order.
+    pub fn virtual_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.by_address.keys().copied()
+    }
+
+    /// The ports of nodes that lead to Services, each once, in no order.
+    pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
+        self.by_node_port.keys().copied()
+    }
+
+    /// The ends of connections to a port of any node, in order, each once. `None` if the
+    /// port is the node's own in this family.
+    #[must_use]
+    pub fn behind_node_port(
+        &self,
+        (protocol, number): (Protocol, u16),
+        family: Family,
+    ) -> Option<Vec<Backend>> {
+        let services = self.by_node_port.get(&(protocol, number))?;
+        let serving: Vec<_> = (services.iter())
+            .filter(|(service, _)| service.families.has(family))
+            .collect();
+        let backends = serving
+            .iter()
+            .flat_map(|(service, at)| self.backends(service, &service.ports[*at], family));
+        (!serving.is_empty()).then(|| each_once(backends.collect()))
+    }
+
     fn is_nodes(&self, address: IpAddr) -> bool {
         matches!(self.inventory.owner(address), Some(Owner::Node(_)))
     }
@@ -175,14 +206,10 @@ impl Services {
                 let backends = self.backends(service, port, family);
                 found.get_or_insert_default().extend(backends);
             }
-            if self.is_nodes(address) {
-                let of_nodes = self.by_node_port.get(&(protocol, number));
-                for (service, at) in of_nodes.into_iter().flatten() {
-                    if service.families.has(family) {
-                        let backends = self.backends(service, &service.ports[*at], family);
-                        found.get_or_insert_default().extend(backends);
-                    }
-                }
+            if self.is_nodes(address)
+                && let Some(backends) = self.behind_node_port((protocol, number), family)
+            {
+                found.get_or_insert_default().extend(backends);
             }
         }
         match found {
@@ -199,7 +226,7 @@ impl Services {
         }
         let backends = match self.slices.get(&service.name) {
             Some(slices) => {
-                let ports = slices.iter().flat_map(|slice| {
+                let ports = slices.values().flat_map(|slice| {
                     let ports = slice.ports.iter();
                     let same =
                         ports.filter(|one| one.name == port.name && one.protocol == port.protocol);
@@ -240,7 +267,7 @@ impl Services {
         }
         let members = match self.slices.get(&service.name) {
             Some(slices) => {
-                let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+                let endpoints = slices.values().flat_map(|slice| &slice.endpoints);
                 in_use(endpoints.map(|endpoint| (endpoint, None)), family, false)
             }
             None => (self.selected(service))

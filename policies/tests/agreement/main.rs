@@ -10,6 +10,7 @@ mod layout;
 mod misreadings;
 mod reach;
 mod services;
+mod virtuals;
 mod without_effect;
 mod worlds;
 

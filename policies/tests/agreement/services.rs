@@ -24,7 +24,7 @@ const PROBES: [(&str, Option<(u8, u16)>); 7] = [
 ];
 
 /// Addresses that some Service of a world may have, beside those of nodes and pods.
-const ADDRESSES: [&str; 12] = [
+pub(crate) const ADDRESSES: [&str; 12] = [
     "10.0.2.0",
     "10.0.2.1",
     "10.0.2.2",
@@ -53,7 +53,7 @@ struct Asked {
 
 /// What was seen of the worlds, so that nothing goes unasked.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+struct Seen {
     nobody: usize,
     some: usize,
     all: usize,
