@@ -340,7 +340,7 @@ fn ipv4<F: Frame>(frame: &F) -> Result<Packet, Reason> {
     const OFFSET: u16 = 0x1fff;
     let b = frame.read::<20>(ETHERNET_BYTES).ok_or(Reason::Malformed)?;
     let header = u32::from(b[0] & 15) * 4;
-    if b[0] >> 4 != 4 || header < 20 {
+    if b[0] >> 4 != 4 {
         return Err(Reason::Malformed);
     }
     // Here, before the ways fork: the verifier follows this walk on every way to it.
@@ -382,7 +382,9 @@ fn ipv4<F: Frame>(frame: &F) -> Result<Packet, Reason> {
 }
 
 /// Walks the options of an IPv4 header of this many bytes. A source route names the
-/// addresses that the packet goes to after the one that policy is asked about.
+/// addresses that the packet goes to after the one that policy is asked about. A header of
+/// fewer than twenty bytes ends before its options begin, and is malformed like one that
+/// ends within an option.
 #[inline(always)]
 fn options<F: Frame>(frame: &F, header: u32) -> Result<(), Reason> {
     let end = ETHERNET_BYTES + header;
@@ -604,7 +606,10 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
             let b = frame.read_at::<8>(at).ok_or(Reason::Malformed)?;
             ([b[4], b[5], b[0], b[1]], 8)
         }
-        _ => return Ok(()),
+        _ => {
+            packet.fragment = 0;
+            return Ok(());
+        }
     };
     if needed > left {
         return Err(Reason::Malformed);

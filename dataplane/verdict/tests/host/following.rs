@@ -5,11 +5,13 @@ use super::scene::{
     FLOW, FREE, FROM_UPLINK, ISOLATED, Node, Outcome, Policy, RULE, Way,
     Who::{self, Cache, Db, Far, OtherNode, Outside, Web},
     denied,
-    packet::{Family, Packet, Tcp, Udp, destination_unreachable, packet_too_big, ping, tcp, udp},
+    packet::{
+        Family, Packet, Tcp, Udp, destination_unreachable, packet_too_big, ping, sctp, tcp, udp,
+    },
 };
 use cofferdam_verdict::{
     flow::Idle,
-    packet::protocol::{TCP, UDP},
+    packet::protocol::{SCTP, TCP, UDP},
     reason::Reason,
     verdict::Action::Allow,
 };
@@ -112,6 +114,24 @@ fn a_flow_counts_under_its_table_endpoint_and_peer_alone() {
         // What policy has ended does not come back with the rule, to a reply.
         node.publish(&policy());
         assert_eq!(node.sends(Db, &packet.reply()), ISOLATED);
+    }
+}
+
+/// Each address of a host with several is judged by itself.
+#[test]
+fn an_allowed_sctp_association_does_not_open_a_second_address() {
+    let policy = Policy::closed().connects(Db, Far, Some((SCTP, 36_412)));
+    for family in Family::BOTH {
+        let node = Node::under(&policy);
+        let sent = sctp().family(family).from(Db.end()).to(Far.end());
+        let sent = sent.sport(36_412).dport(36_412).payload(&[0; 16]);
+        assert_eq!(node.sends(Db, &sent), RULE);
+        let answer = sent.reply();
+        assert_eq!(node.receives(Db, &answer, FROM_UPLINK), FLOW);
+        let second = answer.from(OtherNode.end());
+        assert_eq!(node.receives(Db, &second, FROM_UPLINK), ISOLATED);
+        assert_eq!(node.sends(Db, &second.reply()), ISOLATED);
+        assert_eq!(node.sends(Db, &sent), FLOW);
     }
 }
 

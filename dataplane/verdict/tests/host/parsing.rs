@@ -391,6 +391,10 @@ fn other_protocols_are_named_by_number_and_have_no_ports() {
             (number, 0),
             "{packet}"
         );
+        // No header of it is judged, be it whole or the first fragment.
+        let first = packet.fragment(7, 0, true);
+        let first = parse_bytes(&first.bytes()).expect("a good fragment");
+        assert_eq!([parsed.fragment, first.fragment], [0, 0]);
     }
 }
 
