@@ -264,7 +264,7 @@ fn host_tests(options: &Options, progress: &mut Progress) -> Result<()> {
 fn machine_tests(options: &Options, progress: &mut Progress) -> Result<()> {
     let outcome = vm::Job {
         series: vm::OLDEST,
-        program: &vm::test_program()?,
+        program: &vm::kernel_tests()?,
         arguments: &vm::test_arguments(&options.filters),
         limit: Duration::from_secs(options.limit),
         bless: options.bless,

@@ -186,7 +186,7 @@ fn pack(task: &Task<'_>) -> Result<Vec<u8>> {
         archive.program("bin/sh", &shell)?;
     }
     // Ahead of busybox's own in PATH, which know neither clsact nor BPF.
-    for name in ["ip", "tc"] {
+    for name in ["ip", "tc", "nft"] {
         if let Some(tool) = tools::find(name) {
             archive.program(&format!("usr/sbin/{name}"), &tool)?;
         }

@@ -2,8 +2,8 @@
 //!
 //! Kernels are those of Debian, emulated: no KVM is needed, so this runs in any
 //! container, and costs seconds. The machine has no disk and no network of its own;
-//! the one test program that talks to the kernel is packed into its first file
-//! system, the very file that `cargo test` built.
+//! a test program that talks to the kernel is packed into its first file system, the
+//! very file that `cargo test` built.
 
 mod initramfs;
 mod kernel;
@@ -34,17 +34,24 @@ pub(crate) const OLDEST: &str = "6.1";
 /// The integration test of `tests/` that loads programs into the kernel.
 const TARGET: &str = "programs";
 
+/// One that sends real packets through a node, with the node's own tools about it.
+const EVASIONS: &str = "evasions";
+
 /// Arguments of `cargo xtask test-vm`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Kernel series of Debian, for example `6.12`.
     #[arg(default_value = OLDEST)]
     kernels: Vec<String>,
+    /// Run this integration test: `evasions -- stamp::` sends packets through bridges,
+    /// translation and tunnels.
+    #[arg(long, value_name = "TEST", default_value = TARGET, value_parser = [TARGET, EVASIONS])]
+    suite: String,
     /// Put the measured sizes of the kernel programs on record.
     #[arg(long)]
     bless: bool,
     /// Run this program instead of the kernel tests.
-    #[arg(long, value_name = "PATH", conflicts_with = "bless")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["bless", "suite"])]
     program: Option<PathBuf>,
     /// Seconds after which a machine is stopped.
     #[arg(long, default_value_t = 1200)]
@@ -83,8 +90,8 @@ pub(crate) struct Job<'a> {
 
 /// Runs the verb.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if options.bless && !options.arguments.is_empty() {
-        bail!("--bless records all kernel programs: leave out the arguments of the tests");
+    if options.bless && !(options.arguments.is_empty() && options.suite == TARGET) {
+        bail!("--bless records all kernel programs: leave out suite and arguments of the tests");
     }
     setup::ensure(&[
         Need::KernelCompiler,
@@ -94,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let program = match &options.program {
         Some(program) => fs::canonicalize(program)
             .with_context(|| format!("cannot find {}", program.display()))?,
-        None => test_program()?,
+        None => test_program(&options.suite)?,
     };
     let arguments = match &options.program {
         Some(_) => options.arguments.clone(),
@@ -108,7 +115,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             arguments: &arguments,
             limit: Duration::from_secs(options.limit),
             bless: options.bless,
-            complete: options.program.is_none() && options.arguments.is_empty(),
+            complete: options.program.is_none()
+                && options.arguments.is_empty()
+                && options.suite == TARGET,
         };
         match job.run() {
             Ok(outcome) => objections.extend(outcome.objections),
@@ -129,17 +138,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Builds the kernel tests, and says where they are.
-pub(crate) fn test_program() -> Result<PathBuf> {
+pub(crate) fn kernel_tests() -> Result<PathBuf> {
+    test_program(TARGET)
+}
+
+/// Builds an integration test of `tests/`, and says where it is.
+fn test_program(target: &str) -> Result<PathBuf> {
     let mut command = run::cargo();
     command.arg("test").args(run::WORKSPACE).args([
         "--test",
-        TARGET,
+        target,
         "--no-run",
         "--message-format=json-render-diagnostics",
     ]);
     let messages = run::output(&mut command)
-        .with_context(|| format!("cannot build the kernel tests, tests/tests/{TARGET}.rs"))?;
-    executable(&messages, TARGET).with_context(|| format!("cargo built no test program `{TARGET}`"))
+        .with_context(|| format!("cannot build tests/tests/{target}.rs"))?;
+    executable(&messages, target).with_context(|| format!("cargo built no test program `{target}`"))
 }
 
 /// Arguments for the kernel tests to run those with one of `filters` in their names.

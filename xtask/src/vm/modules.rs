@@ -17,7 +17,7 @@ use crate::run;
 /// starts; the tests that need it skip themselves and are counted.
 ///
 /// Nothing loads itself: there is no `modprobe` for the kernel to call.
-const WANTED: [&str; 15] = [
+const WANTED: [&str; 22] = [
     // Interfaces of workloads, and what they are joined by.
     "veth",
     "bridge",
@@ -38,6 +38,14 @@ const WANTED: [&str; 15] = [
     "nf_conntrack",
     "nft_masq",
     "nft_chain_nat",
+    "nft_nat",
+    "nft_ct",
+    "br_netfilter",
+    // Other tools' filters and devices: classes, and the bandwidth plugin's detour.
+    "cls_u32",
+    "act_mirred",
+    "sch_tbf",
+    "ifb",
 ];
 
 /// A module to load.
