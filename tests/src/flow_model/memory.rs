@@ -138,6 +138,8 @@ pub(super) struct Datagram {
     pub(super) peer_renewed: bool,
     /// Its last fragment has passed.
     pub(super) done: bool,
+    /// First fragments of others that came before it at the same time.
+    pub(super) beside: u32,
     /// First fragments of others that came after it.
     pub(super) since: u32,
 }

@@ -430,7 +430,9 @@ impl Truth {
             if first.peer_renewed {
                 return Some(Tolerance::FragmentOfFormerPeer);
             }
-            let is_forgotten = first.since > u32::from(!first.done);
+            // The oldest of a sender's two in a set gives way, or either of the same time.
+            let is_forgotten =
+                first.since > 0 && first.beside + first.since > u32::from(!first.done);
             return is_forgotten.then_some(Tolerance::FragmentForgotten);
         }
         if let Kind::Error { quoted, .. } = &sight.kind {
@@ -589,8 +591,10 @@ impl Truth {
         if let Some(before) = self.datagram(sight) {
             self.datagrams.swap_remove(before);
         }
+        let mut beside = 0;
         for one in &mut self.datagrams {
             one.since += u32::from(one.pod == sight.pod);
+            beside += u32::from(one.pod == sight.pod && one.began == self.now);
         }
         self.datagrams.push(Datagram {
             pod: sight.pod,
@@ -606,6 +610,7 @@ impl Truth {
             peer,
             peer_renewed: false,
             done: false,
+            beside,
             since: 0,
         });
     }
