@@ -1,9 +1,10 @@
 //! Documentation that is generated from the code is what the code says.
 
-use std::{env, fs, path::Path};
+use std::{collections::HashSet, env, fs, path::Path};
 
 use cofferdam_controller::schemas;
 use cofferdam_policies::diagnostic::Code;
+use cofferdam_tests::evasions::Row;
 use cofferdam_verdict::reason::Reason;
 
 /// `docs/reasons.md`, from the one table of reasons.
@@ -80,4 +81,48 @@ fn schemas_are_those_of_what_commands_read_and_print() {
     for schema in schemas::all() {
         assert_written(&format!("schemas/{}", schema.file()), &schema.text);
     }
+}
+
+/// Adds the names of functions in the sources below a folder.
+fn functions(folder: &Path, names: &mut HashSet<String>) {
+    for entry in fs::read_dir(folder).expect("a folder of the repository") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            functions(&path, names);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(&path).expect("a source");
+            let lines = text.lines().map(str::trim_start);
+            let found = lines.filter_map(|line| line.strip_prefix("fn ")?.split('(').next());
+            names.extend(found.map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn every_row_of_the_security_model_names_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("../docs/security-model.md")).expect("the page");
+    let (_, chapter) = (page.split_once("## Which test shows it")).expect("the chapter");
+    let (chapter, _) = chapter.split_once("\n## ").expect("one behind it");
+    let rows = chapter.lines().filter_map(|line| {
+        let mut columns = line.strip_prefix("| ")?.split(" | ");
+        (columns.next() != Some("tried")).then(|| columns.next().unwrap_or_default())
+    });
+    let mut known: HashSet<String> = Row::ALL.iter().map(|row| format!("{row:?}")).collect();
+    let mut unnamed = known.clone();
+    for folder in ["tests", "../dataplane/verdict/tests"] {
+        functions(&root.join(folder), &mut known);
+    }
+    let mut count = 0;
+    for row in rows {
+        let names: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "nothing shows it: {row}");
+        for name in names {
+            assert!(known.contains(name), "there is no {name}");
+            unnamed.remove(name);
+        }
+        count += 1;
+    }
+    assert!(count >= Row::ALL.len(), "{count}");
+    assert!(unnamed.is_empty(), "{unnamed:?}");
 }

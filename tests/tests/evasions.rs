@@ -1,6 +1,8 @@
 //! What nobody may get past the firewall, and what it must not stop, in real network
 //! namespaces: see [`cofferdam_tests::evasions`].
 
+#[path = "evasions/own_interface.rs"]
+mod own_interface;
 #[path = "evasions/stamp.rs"]
 mod stamp;
 #[path = "evasions/unmanaged.rs"]

@@ -24,7 +24,7 @@ use cofferdam_verdict::{counter::Hook, reason::Reason, verdict::Action};
 /// What must come comes within a millisecond; this is for a machine that does other
 /// things.
 const PATIENCE: Duration = Duration::from_secs(5);
-const OPEN: u16 = 80;
+pub(crate) const OPEN: u16 = 80;
 const SHUT: u16 = 22;
 /// Sizes of datagrams: in one packet, and in several that the node puts together, and
 /// apart again, where it tracks connections.
@@ -90,7 +90,7 @@ spec:
 
 /// Who sends where, and what must become of it.
 #[derive(Clone, Copy, Debug)]
-struct Talk {
+pub(crate) struct Talk {
     from: &'static str,
     to: To,
     port: u16,
@@ -98,14 +98,14 @@ struct Talk {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum To {
+pub(crate) enum To {
     /// `b` by its own address.
     B,
     /// `b` by the virtual address.
     Virtual,
 }
 
-const fn passes(from: &'static str, to: To, port: u16) -> Talk {
+pub(crate) const fn passes(from: &'static str, to: To, port: u16) -> Talk {
     Talk {
         from,
         to,
@@ -124,9 +124,9 @@ const fn denied(from: &'static str, to: To, port: u16) -> Talk {
 }
 
 /// A node with workloads, and who listens there.
-struct Scene {
-    world: World,
-    firewall: Turn,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) firewall: Turn,
     listeners: Vec<(Family, u16, UdpSocket)>,
 }
 
@@ -135,7 +135,7 @@ struct Scene {
 static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
 
 impl Scene {
-    fn build(wiring: Wiring, rules: &[&str]) -> Self {
+    pub(crate) fn build(wiring: Wiring, rules: &[&str]) -> Self {
         let world = World::plan(wiring)
             .workloads(["t/a", "t/b", "t/c"])
             .outside()
@@ -162,7 +162,7 @@ impl Scene {
     }
 
     /// Puts policies in force and the programs on every workload's interface.
-    fn guard(&mut self, policies: &str) {
+    pub(crate) fn guard(&mut self, policies: &str) {
         let pods =
             ["a", "b", "c"].map(|name| Pod::new(&format!("t/{name}"), &[&format!("app={name}")]));
         self.firewall.enforce(&self.world, &pods, policies);
@@ -183,7 +183,7 @@ impl Scene {
     }
 
     /// Sends a datagram from a port of its own.
-    fn send(&self, talk: Talk, family: Family, data: &[u8]) {
+    pub(crate) fn send(&self, talk: Talk, family: Family, data: &[u8]) {
         let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
         self.send_from(talk, family, port, data);
     }
@@ -205,7 +205,7 @@ impl Scene {
     }
 
     /// Whether a datagram arrives, which is waited for.
-    fn arrives(&self, talk: Talk, family: Family, data: &[u8]) -> bool {
+    pub(crate) fn arrives(&self, talk: Talk, family: Family, data: &[u8]) -> bool {
         let listener = self.listener(family, talk.port);
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -218,15 +218,23 @@ impl Scene {
         }
     }
 
+    /// The next datagram that arrives.
+    pub(crate) fn next(&self, family: Family, port: u16) -> Vec<u8> {
+        let mut buffer = [0; 100];
+        let heard = self.listener(family, port).recv_from(&mut buffer);
+        let (length, _) = heard.expect("a datagram in time");
+        buffer[..length].to_vec()
+    }
+
     /// Waits until packets have been denied, or some time has passed.
-    fn wait_for_denial(&self, before: u64) {
+    pub(crate) fn wait_for_denial(&self, before: u64) {
         let deadline = Instant::now() + PATIENCE;
         while self.denials() == before && Instant::now() < deadline {
             std::thread::yield_now();
         }
     }
 
-    fn denials(&self) -> u64 {
+    pub(crate) fn denials(&self) -> u64 {
         let ledger = self.firewall.ledger();
         let hooks = [Hook::FromWorkload, Hook::ToWorkload];
         hooks
