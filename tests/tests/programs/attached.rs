@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use cofferdam_dataplane::Kernel;
 use cofferdam_tests::{
-    firewall::{Firewall, named},
+    firewall::{Firewall, Pod, named},
     packet::{Family, tcp, udp},
     skip::Feature,
     skip_unless,
     traffic::{FrameSocket, Matrix, Outcome, Place, Probe, Server, carrying, probe},
     world::{Wiring, World},
 };
-use cofferdam_verdict::{counter::Hook, reason::Reason, verdict::Action};
+use cofferdam_verdict::{counter::Hook, reason::Reason, table::Page, verdict::Action};
 
 use super::verdicts::{DB_FROM_WEB, shop};
 
@@ -175,11 +175,7 @@ fn no_packet_passes_on_a_mix_of_two_tables() {
     let open_ingress = policy("Egress", "app: web");
     let open_egress = policy("Ingress", "app: db");
     let mut firewall = Firewall::turn();
-    let tables = [open_ingress, open_egress].map(|policies| {
-        firewall.enforce(&world, &pods, &policies);
-        firewall.compiled().pages().to_vec()
-    });
-    firewall.attach(&world);
+    let tables = tables(&mut firewall, &world, &pods, [open_ingress, open_egress]);
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let arrivals = FrameSocket::open(&db.namespace, "eth0").expect("a socket");
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -194,12 +190,7 @@ fn no_packet_passes_on_a_mix_of_two_tables() {
                 let _full = out.send_bytes(&frame);
             }
         });
-        for swap in 0..SWAPS {
-            firewall
-                .kernel()
-                .publish(&tables[swap % 2])
-                .expect("a table");
-        }
+        swap(&mut firewall, &tables, SWAPS);
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     let ledger = firewall.ledger();
@@ -233,11 +224,7 @@ fn replacing_all_policies_loses_nothing_that_both_allow() {
     ]
     .concat();
     let one = DB_FROM_WEB.replace("5432}", "5432}, {protocol: UDP, port: 7}");
-    let tables = [one, other].map(|policies| {
-        firewall.enforce(&world, &pods, &policies);
-        firewall.compiled().pages().to_vec()
-    });
-    firewall.attach(&world);
+    let tables = tables(&mut firewall, &world, &pods, [one, other]);
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let arrivals = FrameSocket::open(&db.namespace, "eth0").expect("a socket");
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -264,17 +251,36 @@ fn replacing_all_policies_loses_nothing_that_both_allow() {
             }
             bursts
         });
-        for swap in 0..SWAPS {
-            firewall
-                .kernel()
-                .publish(&tables[swap % 2])
-                .expect("a table");
-        }
+        swap(&mut firewall, &tables, SWAPS);
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         let bursts = sender.join().expect("nothing was lost");
         assert!(bursts > 2, "{bursts} bursts met {SWAPS} tables");
     });
     firewall.ledger().assert_conserved();
+}
+
+/// The decision tables of two sets of policies. The programs are attached, the second in
+/// force.
+fn tables(
+    firewall: &mut Firewall,
+    world: &World,
+    pods: &[Pod],
+    policies: [String; 2],
+) -> [Vec<Page>; 2] {
+    let tables = policies.map(|policies| {
+        firewall.enforce(world, pods, &policies);
+        firewall.compiled().pages().to_vec()
+    });
+    firewall.attach(world);
+    tables
+}
+
+/// Publishes one table after the other.
+fn swap(firewall: &mut Firewall, tables: &[Vec<Page>; 2], times: usize) {
+    for number in 0..times {
+        let published = firewall.kernel().publish(&tables[number % 2]);
+        published.expect("a table");
+    }
 }
 
 /// A policy that isolates pods in one direction and allows nothing there.

@@ -25,38 +25,27 @@ use fastrand::Rng;
 
 use super::verdicts::Scene;
 
-/// The database takes TCP 5432 and UDP 53 from web, and may itself say nothing.
-const QUIET_DB: &str = "\
+/// A policy that isolates the database both ways, but for these rules.
+fn db_but(rules: &str) -> String {
+    let isolated = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: db, namespace: shop}
 spec:
   podSelector: {matchLabels: {app: db}}
   policyTypes: [Ingress, Egress]
-  ingress:
+";
+    [isolated, rules].concat()
+}
+
+/// The database takes TCP 5432 and UDP 53 from web, and may itself say nothing.
+const QUIET_DB: &str = "  ingress:
   - from: [{podSelector: {matchLabels: {app: web}}}]
     ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
 ";
 
-/// The database takes nothing and may say nothing.
-const DENIED_DB: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  policyTypes: [Ingress, Egress]
-";
-
 /// The database takes UDP 53 from web, and sends web datagrams to high ports.
-const BUSY_DB: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  policyTypes: [Ingress, Egress]
-  ingress:
+const BUSY_DB: &str = "  ingress:
   - from: [{podSelector: {matchLabels: {app: web}}}]
     ports: [{protocol: UDP, port: 53}]
   egress:
@@ -65,14 +54,7 @@ spec:
 ";
 
 /// Web and the database may open connections to each other.
-const TALKATIVE_DB: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  policyTypes: [Ingress, Egress]
-  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
+const TALKATIVE_DB: &str = "  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
   egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]
 ";
 
@@ -91,13 +73,14 @@ impl Clocked {
         Self::open_under(QUIET_DB)
     }
 
-    /// Time begins shortly before the clock word wraps.
-    fn open_under(policies: &str) -> (World, Self) {
+    /// Under a policy for the database with these rules. Time begins shortly before the clock
+    /// word wraps.
+    fn open_under(rules: &str) -> (World, Self) {
         let Scene {
             firewall,
             world,
             inside,
-        } = Scene::open(Wiring::Ptp, policies);
+        } = Scene::open(Wiring::Ptp, &db_but(rules));
         let end = |name| {
             let workload: &Workload = named(&world, name);
             (workload.host_ifindex, workload.end)
@@ -200,6 +183,12 @@ impl Clocked {
         self.now = self.now.wrapping_add(idle + more);
     }
 
+    /// Both ends say goodbye.
+    fn finish(&mut self) {
+        self.ask(&self.request().fin().ack());
+        self.answer(&self.segment().fin().ack());
+    }
+
     fn connect(&mut self) {
         assert_eq!(self.ask(&self.request().seq(1000).syn()), Reason::Rule);
         let answer = self.segment().seq(5000).ack_number(1001).syn().ack();
@@ -280,8 +269,7 @@ fn both_ends_must_finish() {
 fn ports_are_used_again_after_a_goodbye() {
     let (_world, mut clocked) = Clocked::open();
     clocked.connect();
-    clocked.ask(&clocked.request().fin().ack());
-    clocked.answer(&clocked.segment().fin().ack());
+    clocked.finish();
     clocked.connect();
     clocked.pass(Idle::TcpClosing, 1);
     assert_eq!(clocked.answer(&clocked.segment().ack()), Reason::Flow);
@@ -292,14 +280,13 @@ fn ports_are_used_again_after_a_goodbye() {
 fn ports_are_not_used_again_after_policy_has_changed() {
     let (_world, mut clocked) = Clocked::open();
     clocked.connect();
-    clocked.ask(&clocked.request().fin().ack());
-    clocked.answer(&clocked.segment().fin().ack());
-    clocked.firewall.replace_policies(DENIED_DB);
+    clocked.finish();
+    clocked.firewall.replace_policies(&db_but(""));
     let syn = clocked.request().seq(9000).syn();
     assert_eq!(clocked.ask(&syn), Reason::Isolated);
     let answer = clocked.segment().syn().ack();
     assert_eq!(clocked.answer(&answer), Reason::Isolated);
-    clocked.firewall.replace_policies(QUIET_DB);
+    clocked.firewall.replace_policies(&db_but(QUIET_DB));
     assert_eq!(clocked.answer(&answer), Reason::Isolated, "forgotten");
 }
 
@@ -361,10 +348,10 @@ fn a_connection_the_other_way_takes_the_place_of_a_closing_one_only() {
 fn a_flow_that_is_decided_again_moves_on_by_the_same_packet() {
     let (_world, mut clocked) = Clocked::open();
     assert_eq!(clocked.ask(&clocked.request().syn()), Reason::Rule);
-    clocked.firewall.replace_policies(QUIET_DB);
+    clocked.firewall.replace_policies(&db_but(QUIET_DB));
     let answer = clocked.segment().seq(5000).syn().ack();
     assert_eq!(clocked.answer(&answer), Reason::Rule);
-    clocked.firewall.replace_policies(QUIET_DB);
+    clocked.firewall.replace_policies(&db_but(QUIET_DB));
     let ack = clocked.request().ack_number(5001).ack();
     assert_eq!(clocked.ask(&ack), Reason::Rule);
     clocked.pass(Idle::TcpEstablished, 0);

@@ -185,21 +185,16 @@ fn without_a_table_everything_is_denied() {
     let expected = denied(Hook::FromWorkload, Reason::EndpointUnknown, 1);
     expect(&mut firewall, to, &packet, &about, expected);
 
-    endpoint.deny_all = true;
-    firewall
-        .kernel()
-        .set_endpoint(&endpoint)
-        .expect("there is room");
-    let expected = denied(Hook::FromWorkload, Reason::EndpointDenyAll, 1);
-    expect(&mut firewall, to, &packet, &about, expected);
-
-    endpoint.deny_all = false;
-    firewall
-        .kernel()
-        .set_endpoint(&endpoint)
-        .expect("there is room");
-    let expected = denied(Hook::FromWorkload, Reason::TableCorrupt, 1);
-    expect(&mut firewall, to, &packet, &about, expected);
+    for (deny_all, reason) in [
+        (true, Reason::EndpointDenyAll),
+        (false, Reason::TableCorrupt),
+    ] {
+        endpoint.deny_all = deny_all;
+        let set = firewall.kernel().set_endpoint(&endpoint);
+        set.expect("there is room");
+        let expected = denied(Hook::FromWorkload, reason, 1);
+        expect(&mut firewall, to, &packet, &about, expected);
+    }
 
     assert!(firewall.kernel().remove_endpoint(endpoint.ifindex));
     let expected = denied(Hook::FromWorkload, Reason::EndpointUnknown, 1);
