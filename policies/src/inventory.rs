@@ -506,8 +506,8 @@ impl Inventory {
         self.slices.remove(name)
     }
 
-    /// The same workloads and nodes under another's policies, and with its namespaces
-    /// alone: whoever lies in one that the other does not know has to be set again, or
+    /// The same workloads and nodes under another's policies, and with its namespaces and
+    /// Services alone: whoever lies in one that the other does not know has to be set again, or
     /// [`Inventory::refer_to_namespace`] be called for it.
     #[must_use]
     pub fn with_policies_of(&self, other: &Self) -> Self {
@@ -515,6 +515,8 @@ impl Inventory {
             namespaces: other.namespaces.clone(),
             policies: other.policies.clone(),
             cluster_policies: other.cluster_policies.clone(),
+            services: other.services.clone(),
+            slices: other.slices.clone(),
             ..self.clone()
         }
     }

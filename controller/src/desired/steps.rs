@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use cofferdam_policies::diagnostic::Place;
-use cofferdam_policies::inventory::{Mode, NamedPort, NetworkPolicy, Protocol};
+use cofferdam_policies::inventory::{
+    EndpointSlice, Families, Mode, NamedPort, NetworkPolicy, Protocol, Service, ServiceKind,
+};
 use cofferdam_policies::selectors::{LabelSelector, Labels};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -20,6 +22,7 @@ enum Step {
     Namespace(u8, Option<u8>),
     Pod((u8, u8), Option<Pod>),
     Policy((u8, u8), bool),
+    Service((u8, u8), bool),
     Node(u8, Option<u8>),
     Endpoint((u8, u8, u8), Option<(u8, Vec<u8>)>),
     OwnAddresses(Vec<u8>),
@@ -50,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => ((0..3u8, 0..6u8), prop::option::weighted(0.7, pod))
             .prop_map(|(name, pod)| Step::Pod(name, pod)),
         2 => ((0..4u8, 0..2u8), any::<bool>()).prop_map(|(name, is)| Step::Policy(name, is)),
+        2 => ((0..4u8, 0..2u8), any::<bool>()).prop_map(|(name, is)| Step::Service(name, is)),
         1 => (1..3u8, prop::option::of(0..48u8)).prop_map(|(name, address)| Step::Node(name, address)),
         6 => (
             (0..5u8, 0..6u8, 0..2u8),
@@ -77,6 +81,7 @@ struct World {
     namespaces: BTreeMap<u8, u8>,
     pods: BTreeMap<(u8, u8), Pod>,
     policies: BTreeSet<(u8, u8)>,
+    services: BTreeSet<(u8, u8)>,
     nodes: BTreeMap<u8, u8>,
     documents: Inventory,
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
@@ -96,6 +101,8 @@ impl World {
             Step::Pod(name, pod) => put(&mut self.pods, name, pod),
             Step::Policy(name, true) => _ = self.policies.insert(name),
             Step::Policy(name, false) => _ = self.policies.remove(&name),
+            Step::Service(name, true) => _ = self.services.insert(name),
+            Step::Service(name, false) => _ = self.services.remove(&name),
             Step::Node(name, address) => put(&mut self.nodes, name, address),
             Step::OwnAddresses(addresses) => {
                 self.own = addresses.into_iter().map(address).collect();
@@ -162,6 +169,24 @@ impl World {
                 subject: LabelSelector::default(),
                 ingress: None,
                 egress: None,
+            });
+        }
+        for (namespace, service) in &self.services {
+            let name = name(*namespace, *service);
+            let slice = EndpointSlice {
+                service: Some(name.name.clone()),
+                ports: Vec::new(),
+                endpoints: Vec::new(),
+            };
+            inventory.set_slice(name.clone(), slice);
+            inventory.set_service(Service {
+                name,
+                kind: ServiceKind::Virtual,
+                selector: Labels::default(),
+                ports: Vec::new(),
+                cluster_addresses: vec![address(*service)],
+                outside_addresses: Vec::new(),
+                families: Families::BOTH,
             });
         }
         inventory.share_with(&self.documents);

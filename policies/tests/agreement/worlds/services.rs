@@ -31,7 +31,7 @@ fn port() -> impl Strategy<Value = (u16, &'static str, &'static str, String)> {
             ", protocol: UDP",
             ", protocol: SCTP",
         ]),
-        select(vec!["", ", name: p", ", name: q"]),
+        select(vec!["", "", ", name: p", ", name: q"]),
         (target, node_port).prop_map(|(target, node_port)| format!("{target}{node_port}")),
     )
 }
@@ -129,15 +129,20 @@ pub(super) fn slice() -> impl Strategy<Value = String> {
                 .collect();
             format!(", conditions: {{{}}}", all.join(", "))
         });
-    let conditions = prop_oneof![1 => Just(String::new()), 2 => conditions];
+    let draining = ", conditions: {ready: false, serving: true, terminating: true}".to_owned();
+    let conditions = prop_oneof![
+        1 => Just(String::new()),
+        2 => Just(draining),
+        2 => conditions,
+    ];
     let family = select(vec!["IPv4", "IPv4", "IPv6", "FQDN"]);
     let ports = vec(
         (
-            select(vec!["name: p, ", "name: q, ", "name: '', ", ""]),
-            select(vec!["", "protocol: TCP, ", "protocol: UDP, "]),
+            select(vec!["name: p, ", "name: q, ", "name: '', ", "", ""]),
+            select(vec!["", "", "protocol: TCP, ", "protocol: UDP, "]),
             select(vec!["port: 80", "port: 81", "port: 443", "port: null"]),
         ),
-        0..3,
+        1..3,
     );
     (family, ports).prop_flat_map(move |(family, ports)| {
         let addresses = match family {
@@ -163,7 +168,7 @@ pub(super) fn slice() -> impl Strategy<Value = String> {
         let ports = ports.join(", ");
         (
             namespace(),
-            select(vec!["s0", "s1", "s9"]),
+            select(vec!["s0", "s0", "s1", "s9"]),
             vec(endpoint, 0..4),
         )
             .prop_map(move |(namespace, service, endpoints)| {
