@@ -11,6 +11,7 @@
 //! as every removal publishes one, what is spare in the table in force has rested.
 
 mod read_back;
+mod sweeper;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,9 +34,17 @@ use crate::names::{Names, SharedNames};
 
 use read_back::FIRST_ADDRESS;
 pub use read_back::{Depth, Mismatch};
+use sweeper::Sweeper;
 
 /// How often flow tables are rid of what is over.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(10);
+
+/// So many tables make a sweep due at once: the kernel side takes no table that is 2 048
+/// ahead of the last one.
+const TABLES_PER_SWEEP: u64 = 500;
+
+/// How long apart sweeps are tried that are due at once.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
 /// How long apart epochs are ended of slots that addresses have left: no program runs
 /// for so long.
@@ -86,6 +95,8 @@ pub struct Force {
     hits: Hits,
     node: String,
     adopt_midstream: Duration,
+    sweeper: Sweeper,
+    /// When a sweep was last begun.
     swept: Instant,
     ended_epochs: Instant,
     /// Whether what the next endpoint needs was made, or cannot be.
@@ -144,6 +155,16 @@ impl Force {
         // The next revision is of the other parity than the one in force: rules are counted
         // by that.
         let mut revision = revision.max(kernel.last_revision());
+        let known = kernel.last_revision();
+        if !endpoints.is_empty() && revision - known >= TABLES_PER_SWEEP {
+            tracing::warn!(
+                revision,
+                known,
+                "flows in force are of a table long before the last one that is remembered; \
+                 tables are numbered from theirs on"
+            );
+            revision = known;
+        }
         if let Some(in_force) = kernel.revision() {
             revision += (revision - in_force) & 1;
         }
@@ -163,6 +184,7 @@ impl Force {
             hits: Hits::default(),
             node: config.node.name.clone(),
             adopt_midstream: config.adopt_midstream,
+            sweeper: Sweeper::start()?,
             swept: Instant::now(),
             ended_epochs: Instant::now(),
             is_prepared: false,
@@ -291,6 +313,7 @@ impl Force {
         // Before the first packet that is judged by it.
         let names = Names::new(revision, &desired.inventory, &plan, &compiled);
         self.names.add(Arc::new(names));
+        self.note_sweeps();
         let before = self.kernel.revision().unwrap_or(0);
         self.in_force_since = Some(self.kernel.publish(compiled.pages())?);
         let meaning = Meaning::new(compiled.rules.clone(), desired.inventory.clone());
@@ -657,11 +680,20 @@ impl Force {
     /// When [`Force::do_chores`] has something to do again.
     #[must_use]
     pub fn next_chore(&self) -> Instant {
-        let mut next = self.swept + BETWEEN_SWEEPS;
+        let mut next = self.next_sweep();
         if self.kernel.has_left_slots() {
             next = next.min(self.ended_epochs + BETWEEN_EPOCHS);
         }
         next
+    }
+
+    fn next_sweep(&self) -> Instant {
+        let is_behind = self.kernel.tables_since_sweep() >= TABLES_PER_SWEEP;
+        self.swept
+            + match is_behind {
+                true => BETWEEN_TRIES,
+                false => BETWEEN_SWEEPS,
+            }
     }
 
     /// Whether [`Force::prepare`] has nothing to do.
@@ -678,20 +710,47 @@ impl Force {
         }
     }
 
-    /// Does what must be done from time to time.
-    pub fn do_chores(&mut self) {
+    /// Does what must be done from time to time. Returns `true` if a sweep of the flow
+    /// tables is over.
+    pub fn do_chores(&mut self) -> bool {
         let now = Instant::now();
         if self.kernel.has_left_slots() && self.ended_epochs + BETWEEN_EPOCHS <= now {
             self.ended_epochs = now;
             self.kernel.end_epochs();
         }
-        if self.swept + BETWEEN_SWEEPS <= now {
+        let is_swept = self.note_sweeps();
+        if self.next_sweep() <= now {
             self.swept = now;
-            match self.kernel.sweep() {
-                Ok(freed) => tracing::debug!(freed, "swept the flow tables"),
-                Err(error) => tracing::error!("cannot sweep the flow tables: {error}"),
-            }
+            self.begin_sweep();
         }
+        is_swept
+    }
+
+    /// Lets the other thread sweep the flow tables, unless it is at it.
+    fn begin_sweep(&mut self) {
+        if self.sweeper.is_busy() {
+            tracing::warn!("the last sweep of the flow tables is not over yet");
+            return;
+        }
+        match self.kernel.begin_sweep() {
+            Ok(sweep) => self.sweeper.begin(sweep),
+            Err(error) => tracing::error!("cannot sweep the flow tables: {error}"),
+        }
+    }
+
+    fn note_sweeps(&mut self) -> bool {
+        let swept = self.sweeper.finished();
+        if let Some(swept) = swept {
+            self.kernel.end_sweep(swept);
+            tracing::debug!(freed = swept.freed, "swept the flow tables");
+        }
+        swept.is_some()
+    }
+
+    /// How full an endpoint's flow table was after the last sweep.
+    #[must_use]
+    pub fn flows_left(&self, ifindex: u32) -> Option<FlowUse> {
+        self.kernel.flows_left(ifindex)
     }
 
     /// How full an endpoint's flow table is.

@@ -11,6 +11,7 @@ mod documents;
 mod doors;
 mod endpoints;
 mod explain;
+mod fills;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,6 +133,8 @@ pub struct Reconciler {
     added_at: Instant,
     /// How often they were looked at.
     looks: u32,
+    /// Endpoints whose flow table is nearly full.
+    filling: BTreeSet<EndpointId>,
     timing: Timing,
     enforced: watch::Sender<bool>,
     names: SharedNames,
@@ -205,6 +208,7 @@ impl Reconciler {
             looked_at_hooks: Instant::now(),
             added_at: Instant::now(),
             looks: 0,
+            filling: BTreeSet::new(),
             timing: Timing::new()?,
             enforced: start.enforced,
             names,
@@ -553,7 +557,9 @@ impl Reconciler {
     }
 
     fn do_chores(&mut self) {
-        self.force.do_chores();
+        if self.force.do_chores() {
+            self.look_at_fills();
+        }
         if self.looked_at_hooks.elapsed() >= BETWEEN_LOOKS {
             self.looked_at_hooks = Instant::now();
             self.looks = self.looks.wrapping_add(1);

@@ -169,6 +169,16 @@ impl Kernel {
             .collect();
         (self.flows.resume(&partitions))
             .map_err(failed("open the partitions of the flow table"))?;
+        for record in self.records() {
+            if let Some(partition) = record.flow_partition.checked_sub(1) {
+                self.flows.assign(partition, record.incarnation);
+            }
+        }
+        self.flows.note_revision(self.last_revision());
+        if !partitions.is_empty() {
+            // Nobody knows when the agent before last did.
+            self.sweep()?;
+        }
         self.end_stray_bindings();
         Ok(())
     }

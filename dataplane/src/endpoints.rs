@@ -88,6 +88,10 @@ impl Kernel {
                     .ok_or(KernelError::EndpointsFull { room })?
             }
         };
+        if !self.flows.assign(partition, endpoint.incarnation) {
+            self.free.push(number);
+            return Err(KernelError::NotSwept);
+        }
         record.flow_partition = partition + 1;
         record.flow_mask = self.flows.mask();
         if let Some(place) = self.endpoints.values_mut().get_mut(number as usize) {
@@ -202,6 +206,17 @@ impl Kernel {
         let partition = record.flow_partition.checked_sub(1)?;
         Some(self.flows.used(partition, record.incarnation))
     }
+
+    /// Returns the fill of an endpoint's partition as the last sweep left it, without
+    /// looking at its entries.
+    pub fn flows_left(&self, ifindex: u32) -> Option<FlowUse> {
+        let partition = self
+            .endpoint_record(ifindex)?
+            .flow_partition
+            .checked_sub(1)?;
+        Some(self.flows.left(partition))
+    }
+
     fn record(&self, endpoint: &Endpoint) -> Result<EndpointRecord, KernelError> {
         let mut record = EndpointRecord {
             ifindex: endpoint.ifindex,

@@ -2,23 +2,36 @@
 //!
 //! A partition is made when an endpoint first needs it, and used again after its
 //! endpoint is gone: by then no program refers to it, and it is cleared.
+//!
+//! A [`Sweep`] goes over all partitions in use on a thread of its own, while packets make
+//! flows, tables are published and endpoints are replaced. It reads an entry's word first
+//! and then what the word is held against: an entry is never newer than that.
 
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering, fence},
+    },
 };
 
 use cofferdam_verdict::{
     capacity::Limits,
-    flow::{FlowEntry, FlowSet, FlowState, Idle, StateWord, WAYS},
+    flow::{FlowEntry, FlowSet, FlowState, IDLE_TIMES, Idle, StateWord, WAYS},
     packet::protocol,
 };
 
 use crate::{array::MappedArray, sys};
 
 /// How far a table's revision may fall behind before the sweep sets entries of it
-/// to one that is neither current nor will be soon: half of what the word holds.
-const STALE_REVISIONS: u32 = 1 << 11;
+/// to one that is neither current nor will be soon: half of what the word holds. No
+/// table is published that is so far ahead of the last sweep.
+pub(crate) const STALE_REVISIONS: u32 = 1 << 11;
+
+/// An endpoint is refused whose incarnation is so far ahead of the last one that its
+/// partition was swept under: half of what the word holds.
+const STALE_INCARNATIONS: u32 = 1 << 9;
 
 /// How full an endpoint's partition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,13 +42,42 @@ pub struct FlowUse {
     pub capacity: u32,
 }
 
+/// The flows of one endpoint.
+#[derive(Debug)]
+struct Partition {
+    sets: MappedArray<FlowSet>,
+    /// That of the endpoint, before any of its flows; 0 if the partition is nobody's.
+    incarnation: AtomicU32,
+    /// The oldest that an entry may be of.
+    oldest: AtomicU32,
+    /// Number of entries that the last sweep left.
+    left: AtomicU32,
+}
+
+impl Partition {
+    fn over(sets: MappedArray<FlowSet>) -> Arc<Self> {
+        Arc::new(Self {
+            sets,
+            incarnation: AtomicU32::new(0),
+            oldest: AtomicU32::new(0),
+            left: AtomicU32::new(0),
+        })
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &FlowEntry> {
+        self.sets.values().iter().flat_map(|set| &set.ways)
+    }
+}
+
 /// All partitions.
 #[derive(Debug)]
 pub(crate) struct Flows {
     outer: OwnedFd,
     sets: u32,
     /// By number.
-    partitions: Vec<Option<MappedArray<FlowSet>>>,
+    partitions: Vec<Option<Arc<Partition>>>,
+    /// Revision of the last table that flows may be decided under, low word.
+    revision: Arc<AtomicU32>,
     /// Numbers that no program can be using.
     free: Vec<u32>,
     /// Numbers that were in use until a while ago.
@@ -51,6 +93,7 @@ impl Flows {
             partitions: (0..count).map(|_| None).collect(),
             free: (0..count).rev().collect(),
             resting: Vec::new(),
+            revision: Arc::default(),
             outer,
         }
     }
@@ -73,7 +116,8 @@ impl Flows {
         for &number in used {
             if let Some(place) = self.partitions.get_mut(number as usize) {
                 let made = inner(self.outer.as_fd(), number)?;
-                *place = made.map(MappedArray::over).transpose()?;
+                let sets = made.map(MappedArray::over).transpose()?;
+                *place = sets.map(Partition::over);
             }
         }
         self.free.retain(|number| !used.contains(number));
@@ -89,18 +133,69 @@ impl Flows {
     /// resting.
     pub(crate) fn take(&mut self) -> io::Result<Option<u32>> {
         if !self.make_next()? {
-            for entry in self.next().flat_map(|set| &set.ways) {
+            let next = self.free.last().and_then(|number| self.partition(*number));
+            for entry in next.into_iter().flat_map(|next| next.entries()) {
                 entry.state.put(0);
             }
         }
         Ok(self.free.pop())
     }
 
-    /// The sets of the partition that is taken next.
-    fn next(&self) -> impl Iterator<Item = &FlowSet> {
-        let number = self.free.last();
-        let next = number.and_then(|number| self.partitions.get(*number as usize));
-        next.into_iter().flatten().flat_map(|sets| sets.values())
+    fn partition(&self, number: u32) -> Option<&Arc<Partition>> {
+        self.partitions.get(number as usize)?.as_ref()
+    }
+
+    /// Gives a partition to an endpoint of this incarnation, which has had it before or
+    /// finds it cleared; to be called before programs can make a flow of it. Returns
+    /// `false` if the partition was not swept for so many incarnations that entries in it
+    /// could be taken for this one's.
+    pub(crate) fn assign(&self, number: u32, incarnation: u32) -> bool {
+        let Some(partition) = self.partition(number) else {
+            return true;
+        };
+        if partition.incarnation.load(Ordering::SeqCst) == 0 {
+            partition.oldest.store(incarnation, Ordering::SeqCst);
+            partition.left.store(0, Ordering::SeqCst);
+        }
+        let oldest = partition.oldest.load(Ordering::SeqCst);
+        if incarnation.saturating_sub(oldest) >= STALE_INCARNATIONS {
+            return false;
+        }
+        partition.incarnation.store(incarnation, Ordering::SeqCst);
+        true
+    }
+
+    /// Notes the revision of the next table, before flows can be decided under it.
+    pub(crate) fn note_revision(&self, revision: u64) {
+        self.revision.store(revision as u32, Ordering::SeqCst);
+    }
+
+    /// How full a partition was after the last sweep.
+    pub(crate) fn left(&self, number: u32) -> FlowUse {
+        let partition = self.partition(number);
+        FlowUse {
+            used: partition.map_or(0, |one| one.left.load(Ordering::SeqCst)),
+            capacity: self.capacity(),
+        }
+    }
+
+    fn capacity(&self) -> u32 {
+        self.sets * WAYS as u32
+    }
+
+    /// A sweep of all partitions that are an endpoint's.
+    pub(crate) fn sweep(&self, idle: [u32; IDLE_TIMES], now: u32, revision: u64) -> Sweep {
+        let all = self.partitions.iter().flatten();
+        let in_use = all.filter(|one| one.incarnation.load(Ordering::SeqCst) != 0);
+        Sweep {
+            partitions: in_use.cloned().collect(),
+            by: Rule {
+                idle,
+                now,
+                revision: self.revision.clone(),
+            },
+            began: revision,
+        }
     }
 
     /// Makes the partition that is taken next, which costs a grace period. `false` if
@@ -115,12 +210,15 @@ impl Flows {
         }
         let sets = MappedArray::new("flows", self.sets)?;
         sys::set_inner(self.outer.as_fd(), number, sets.map())?;
-        *place = Some(sets);
+        *place = Some(Partition::over(sets));
         Ok(true)
     }
 
     /// Gives a partition back whose endpoint is out of force.
     pub(crate) fn rest(&mut self, number: u32) {
+        if let Some(partition) = self.partition(number) {
+            partition.incarnation.store(0, Ordering::SeqCst);
+        }
         self.resting.push(number);
     }
 
@@ -129,33 +227,17 @@ impl Flows {
         self.free.append(&mut self.resting);
     }
 
-    fn entries(&self, number: u32) -> impl Iterator<Item = &FlowEntry> {
-        self.partitions
-            .get(number as usize)
-            .into_iter()
-            .flatten()
-            .flat_map(|sets| sets.values())
-            .flat_map(|set| &set.ways)
-    }
-
     /// How full a partition is, for an endpoint of this incarnation.
     pub(crate) fn used(&self, number: u32, incarnation: u32) -> FlowUse {
-        let used = self.entries(number).filter(|entry| {
+        let entries = self.partition(number).into_iter();
+        let used = entries.flat_map(|one| one.entries()).filter(|entry| {
             let word = StateWord(entry.state.load());
             word.state() != FlowState::Free && word.is_of(incarnation)
         });
         FlowUse {
             used: u32::try_from(used.count()).unwrap_or(u32::MAX),
-            capacity: self.sets * WAYS as u32,
+            capacity: self.capacity(),
         }
-    }
-
-    /// Sweeps the partition of an endpoint of this incarnation. Returns how many
-    /// entries were freed.
-    pub(crate) fn sweep(&self, number: u32, incarnation: u32, by: &Sweep<'_>) -> usize {
-        self.entries(number)
-            .filter(|entry| by.clean(entry, incarnation))
-            .count()
     }
 }
 
@@ -164,25 +246,91 @@ impl Flows {
 /// another flow needs it, and policy is asked about it again.
 const LONGEST_SILENCE: u32 = 1 << 30;
 
-/// What a sweep goes by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sweep<'a> {
-    /// Jiffies that a flow may be idle, by [`Idle`].
-    pub(crate) idle: &'a [u32],
-    /// The clock of flows.
-    pub(crate) now: u32,
-    /// Revision of the table in force, low word.
-    pub(crate) revision: u32,
+/// A look at every flow of this node, on whatever thread has the time.
+#[derive(Debug)]
+pub struct Sweep {
+    partitions: Vec<Arc<Partition>>,
+    by: Rule,
+    /// Revision of the last table when it began.
+    began: u64,
 }
 
-impl Sweep<'_> {
+/// What a sweep has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// Number of entries that were freed.
+    pub freed: usize,
+    /// Revision of the last table when it began.
+    pub(crate) began: u64,
+}
+
+impl Sweep {
+    /// Frees entries that have been idle for too long or are of an earlier incarnation, and
+    /// keeps what entries hold truncated from coming round.
+    #[must_use]
+    pub fn run(self) -> Swept {
+        let freed = self.partitions.iter().map(|partition| {
+            let incarnation = partition.incarnation.load(Ordering::SeqCst);
+            let (mut freed, mut left) = (0, 0);
+            for entry in partition.entries() {
+                match self.by.clean(entry, &partition.incarnation) {
+                    Fate::Free => {}
+                    Fate::Freed => freed += 1,
+                    Fate::Left => left += 1,
+                }
+            }
+            partition.oldest.store(incarnation, Ordering::SeqCst);
+            partition.left.store(left, Ordering::SeqCst);
+            freed
+        });
+        Swept {
+            freed: freed.sum(),
+            began: self.began,
+        }
+    }
+}
+
+/// Fate of an entry in a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// No flow was there.
+    Free,
+    /// Its flow is over.
+    Freed,
+    /// Its flow goes on, or a packet has changed it meanwhile.
+    Left,
+}
+
+/// What a sweep goes by.
+#[derive(Debug)]
+struct Rule {
+    /// Jiffies that a flow may be idle, by [`Idle`].
+    idle: [u32; IDLE_TIMES],
+    /// The clock of flows when the sweep began.
+    now: u32,
+    /// Revision of the last table, low word.
+    revision: Arc<AtomicU32>,
+}
+
+impl Rule {
     /// Frees an entry that has been idle for too long or is of another incarnation,
-    /// and keeps its revision from coming round. Whether it was freed.
-    fn clean(&self, entry: &FlowEntry, incarnation: u32) -> bool {
+    /// and keeps its revision from coming round.
+    fn clean(&self, entry: &FlowEntry, incarnation: &AtomicU32) -> Fate {
         let word = StateWord(entry.state.load());
+        // A program that made the entry knew an incarnation and a table that were noted
+        // before: what is read from here on is no older.
+        fence(Ordering::SeqCst);
+        let incarnation = incarnation.load(Ordering::SeqCst);
+        let revision = self.revision.load(Ordering::SeqCst);
+        if incarnation == 0 {
+            return Fate::Free;
+        }
         let state = word.state();
-        if state == FlowState::Free || word.is_locked() {
-            return false;
+        if state == FlowState::Free {
+            return Fate::Free;
+        }
+        if word.is_locked() {
+            return Fate::Left;
         }
         let protocol = entry.protocol();
         let kind = Idle::of(protocol, state) as usize;
@@ -196,12 +344,15 @@ impl Sweep<'_> {
         let stays = is_young && word.is_of(incarnation);
         let next = if !stays {
             word.published(0, 0, 0, FlowState::Free, 0)
-        } else if word.behind(self.revision) >= STALE_REVISIONS {
-            word.in_revision(self.revision.wrapping_sub(STALE_REVISIONS))
+        } else if word.behind(revision) >= STALE_REVISIONS {
+            word.in_revision(revision.wrapping_sub(STALE_REVISIONS))
         } else {
-            return false;
+            return Fate::Left;
         };
-        entry.state.exchange(word.0, next.0) == word.0 && !stays
+        match entry.state.exchange(word.0, next.0) == word.0 && !stays {
+            true => Fate::Freed,
+            false => Fate::Left,
+        }
     }
 }
 
@@ -211,7 +362,6 @@ mod tests {
 
     use super::*;
 
-    const IDLE: [u32; 8] = [10; 8];
     const INCARNATION: u32 = 7;
 
     fn entry(revision: u32, last_seen: u32) -> FlowEntry {
@@ -222,13 +372,13 @@ mod tests {
         entry
     }
 
-    fn sweep(now: u32, revision: u32) -> Sweep<'static> {
-        let idle = &IDLE;
-        Sweep {
-            idle,
+    fn clean(entry: &FlowEntry, now: u32, revision: u32, incarnation: u32) -> bool {
+        let rule = Rule {
+            idle: [10; IDLE_TIMES],
             now,
-            revision,
-        }
+            revision: Arc::new(AtomicU32::new(revision)),
+        };
+        rule.clean(entry, &AtomicU32::new(incarnation)) == Fate::Freed
     }
 
     fn word(entry: &FlowEntry) -> StateWord {
@@ -260,11 +410,11 @@ mod tests {
         for (passed, freed) in [(0, false), (10, false), (11, true), (1 << 30, true)] {
             let entry = entry(1, last_seen);
             let now = last_seen.wrapping_add(passed);
-            assert_eq!(sweep(now, 1).clean(&entry, INCARNATION), freed, "{passed}");
+            assert_eq!(clean(&entry, now, 1, INCARNATION), freed, "{passed}");
             assert_eq!(word(&entry).state() == FlowState::Free, freed);
         }
         let later = entry(1, last_seen + 1);
-        let ahead = sweep(last_seen, 1).clean(&later, INCARNATION);
+        let ahead = clean(&later, last_seen, 1, INCARNATION);
         assert!(!ahead, "its packet came after the clock was read");
     }
 
@@ -273,11 +423,7 @@ mod tests {
         for (passed, freed) in [(11, false), (1 << 30, false), ((1 << 30) + 1, true)] {
             let entry = entry(1, 0);
             entry.key[KEY_PAIRS - 1].put(u64::from(protocol::TCP) << 32);
-            assert_eq!(
-                sweep(passed, 1).clean(&entry, INCARNATION),
-                freed,
-                "{passed}"
-            );
+            assert_eq!(clean(&entry, passed, 1, INCARNATION), freed, "{passed}");
         }
     }
 
@@ -285,14 +431,14 @@ mod tests {
     fn what_a_writer_holds_is_left_alone() {
         let entry = entry(1, 0);
         entry.state.put(word(&entry).locked().0);
-        assert!(!sweep(100, 1).clean(&entry, INCARNATION));
+        assert!(!clean(&entry, 100, 1, INCARNATION));
     }
 
     /// The word holds ten bits of the incarnation.
     #[test]
     fn no_entry_lives_to_see_its_incarnation_come_round() {
         let entry = entry(1, 0);
-        assert!(sweep(0, 1).clean(&entry, INCARNATION + 1));
+        assert!(clean(&entry, 0, 1, INCARNATION + 1));
         assert_eq!(word(&entry).state(), FlowState::Free);
     }
 
@@ -306,7 +452,7 @@ mod tests {
             let current = word(&entry).is_current(revision, INCARNATION);
             assert!(!current, "{later} tables later");
             if later % 1000 == 0 {
-                assert!(!sweep(0, revision).clean(&entry, INCARNATION));
+                assert!(!clean(&entry, 0, revision, INCARNATION));
             }
         }
         assert_eq!(word(&entry).state(), FlowState::Established);

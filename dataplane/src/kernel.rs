@@ -37,7 +37,7 @@ use crate::{
     attach::AttachError,
     behaviour::{Behaviour, in_jiffies, tick},
     events::Events,
-    flows::{Flows, Sweep},
+    flows::{Flows, STALE_REVISIONS, Sweep, Swept},
     maps::MapSet,
     pins::Pins,
     programs::{
@@ -127,6 +127,13 @@ pub enum KernelError {
     /// What was to be published is not a table of this version.
     #[error("these words are not a decision table of layout version {LAYOUT_VERSION}")]
     NotATable,
+    /// Flows were not swept for so long that they could be taken for flows of the next
+    /// table or endpoint.
+    #[error(
+        "the flow tables have not been swept for too many tables or endpoints; what is in \
+         force goes on until they are"
+    )]
+    NotSwept,
     /// No room for another endpoint.
     #[error("there are {room} endpoints already: raise `limits.endpoints`")]
     EndpointsFull {
@@ -205,6 +212,9 @@ pub struct Kernel {
     events_taken: bool,
     /// Revision of the table of the set that flows were taken over from.
     pub(crate) last_revision: u64,
+    /// Revision of the last table when the last sweep began, or of the first table; `None`
+    /// as long as there is neither.
+    swept: Option<u64>,
     /// Where all of this is pinned, if it is.
     pub(crate) pins: Option<Pins>,
 }
@@ -313,6 +323,7 @@ impl Kernel {
             limits,
             events_taken: false,
             last_revision: 0,
+            swept: None,
             pins: None,
         })
     }
@@ -337,8 +348,8 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When it does not fit, is no table, or the kernel refuses; the table before
-    /// stays in force.
+    /// When it does not fit, is no table, or too far ahead of the last sweep, and when the
+    /// kernel refuses; the table before stays in force.
     pub fn publish(&mut self, table: &[Page]) -> Result<Instant, KernelError> {
         let room = self.limits.table_pages;
         if table.len() > room as usize {
@@ -358,6 +369,13 @@ impl Kernel {
             to.copy_from_slice(from);
         }
         let revision = table.first().and_then(revision_of);
+        if let Some(next) = revision {
+            let swept = *self.swept.get_or_insert(next);
+            if next.saturating_sub(swept) >= STALE_REVISIONS.into() {
+                return Err(KernelError::NotSwept);
+            }
+            self.flows.note_revision(next);
+        }
         if let Some((next, now)) = revision.zip(self.revision())
             && (next ^ now) & 1 == 1
         {
@@ -454,29 +472,40 @@ impl Kernel {
         }
     }
 
-    /// Frees entries of the flow table that have been idle for too long or belong to
-    /// an earlier incarnation, and keeps what entries hold truncated from coming
-    /// round. To be called at least once for every thousand published tables, and
-    /// for every thousand incarnations. Returns how many entries were freed.
+    /// Sweeps the flow table, here and now ([`Sweep::run`]). Returns how many entries were
+    /// freed.
     ///
     /// # Errors
     ///
     /// When the kernel does not say what time it is.
     pub fn sweep(&mut self) -> Result<usize, KernelError> {
+        let swept = self.begin_sweep()?.run();
+        self.end_sweep(swept);
+        Ok(swept.freed)
+    }
+
+    /// Begins a sweep of the flow table, which another thread may run; one at a time. Flows
+    /// must be swept at least once for every thousand published tables and for some hundred
+    /// incarnations of an endpoint: then no other is put in force.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say what time it is.
+    pub fn begin_sweep(&self) -> Result<Sweep, KernelError> {
         let now = self.jiffies()?;
-        let revision = self.last_revision() as u32;
-        let in_use = (0u32..)
-            .zip(self.endpoints.values())
-            .filter(|(number, _)| !self.free.contains(number) && !self.resting.contains(number));
-        let by = Sweep {
-            idle: &self.settings.idle,
-            now,
-            revision,
-        };
-        Ok(in_use
-            .filter_map(|(_, record)| Some((record.flow_partition.checked_sub(1)?, record)))
-            .map(|(partition, record)| self.flows.sweep(partition, record.incarnation, &by))
-            .sum())
+        let revision = self.last_revision();
+        Ok(self.flows.sweep(self.settings.idle, now, revision))
+    }
+
+    /// Notes that a sweep is over.
+    pub fn end_sweep(&mut self, swept: Swept) {
+        self.swept = Some(swept.began);
+    }
+
+    /// Number of tables that were published since the last sweep began.
+    pub fn tables_since_sweep(&self) -> u64 {
+        let swept = self.swept.unwrap_or(u64::MAX);
+        self.last_revision().saturating_sub(swept)
     }
 
     /// The clock of flows and events: jiffies, low word.

@@ -32,7 +32,7 @@ pub use attach::{AttachError, Attachments};
 pub use behaviour::{Behaviour, IdleTimes};
 pub use endpoints::Endpoint;
 pub use events::Events;
-pub use flows::FlowUse;
+pub use flows::{FlowUse, Sweep, Swept};
 pub use hooks::{Foreign, HookState};
 pub use kernel::{Kernel, KernelError, RuleHits};
 pub use pins::Adopted;

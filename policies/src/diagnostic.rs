@@ -201,6 +201,8 @@ codes! {
     Setting = "CD0401",
     /// What the documents say is not in force: it does not fit, or the kernel refuses it.
     NotInForce = "CD0402",
+    /// An endpoint's flow table is nearly full.
+    FlowTableFills = "CD0403",
     /// A policy selects no workload.
     SubjectEmpty = "CD0501",
     /// A peer selects nothing: no workload, or no node.

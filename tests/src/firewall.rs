@@ -35,6 +35,9 @@ use crate::{
     world::{Namespace, Workload, World},
 };
 
+/// So many tables come between two sweeps of the flow table; a kernel side takes 2 048.
+const TABLES_BETWEEN_SWEEPS: u64 = 1_000;
+
 /// The node's name in the documents.
 pub const NODE: &str = "n1";
 
@@ -322,6 +325,11 @@ impl Firewall {
         let inventory = inventory(&documents);
         self.plan = SlotPlan::assign(&inventory);
         self.revision += 1;
+        if self.kernel.tables_since_sweep() >= TABLES_BETWEEN_SWEEPS {
+            self.kernel
+                .sweep()
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
         let compiled = compile(&Input {
             inventory: &inventory,
             slots: &self.plan,

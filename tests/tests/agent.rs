@@ -27,5 +27,7 @@ mod scene;
 mod slots;
 #[path = "agent/stamps.rs"]
 mod stamps;
+#[path = "agent/sweeps.rs"]
+mod sweeps;
 #[path = "agent/traffic.rs"]
 mod traffic;

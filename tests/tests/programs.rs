@@ -37,5 +37,7 @@ mod rule_hits;
 mod signalling;
 #[path = "programs/sources.rs"]
 mod sources;
+#[path = "programs/sweeps.rs"]
+mod sweeps;
 #[path = "programs/verdicts.rs"]
 mod verdicts;

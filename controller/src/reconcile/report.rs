@@ -157,6 +157,7 @@ impl Reconciler {
                 hint: None,
             });
         }
+        diagnostics.extend(self.fill_warnings());
         diagnostics
     }
 
@@ -215,6 +216,7 @@ impl Reconciler {
             bytes: bytes(cofferdam_verdict::capacity::map::ADDRESSES_V4)
                 + bytes(cofferdam_verdict::capacity::map::ADDRESSES_V6),
         });
+        capacity.push(self.fullest(u64::from(limits.flow_sets()) * size_of::<FlowSet>() as u64));
         capacity
     }
 
