@@ -1,7 +1,8 @@
 //! What the agent must know again after a restart, in files.
 //!
 //! A file is written beside its name, flushed, renamed, and the directory flushed:
-//! after a crash there is the old one or the new one, whole. Its first line has the
+//! after a crash there is the old one or the new one, whole. What is void after the next
+//! start of the machine is not flushed: it need only survive the agent. Its first line has the
 //! length and the checksum of the rest, so that a torn or changed file is known for
 //! one. Such a file is as good as none: what is in the kernel stays the truth, and
 //! nothing becomes wider than without it.
@@ -80,6 +81,35 @@ impl Store {
     /// # Errors
     /// When the file system refuses; the old file stays then.
     pub fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        self.write(name, value, File::sync_all)?;
+        let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        directory.map_err(|source| StateError::File {
+            action: "flush",
+            path: self.directory.clone(),
+            source,
+        })
+    }
+
+    /// Writes a value that is void after the next start of the machine, in place of what was
+    /// there. Nothing is flushed: that costs 10 ms and more, and a file that a crash of the
+    /// machine leaves damaged is as void as a whole one.
+    ///
+    /// # Errors
+    /// When the file system refuses; the old file stays then.
+    pub fn save_for_this_start<T: Serialize>(
+        &self,
+        name: &str,
+        value: &T,
+    ) -> Result<(), StateError> {
+        self.write(name, value, |_| Ok(()))
+    }
+
+    fn write<T: Serialize>(
+        &self,
+        name: &str,
+        value: &T,
+        flush: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), StateError> {
         let path = self.directory.join(name);
         let beside = self.directory.join(format!(".{name}.new"));
         let failed = |action| {
@@ -103,16 +133,10 @@ impl Store {
             .open(&beside)
             .and_then(|mut file| {
                 file.write_all(&text)?;
-                file.sync_all()
+                flush(&file)
             });
         written.map_err(failed("write"))?;
-        fs::rename(&beside, &path).map_err(failed("rename"))?;
-        let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        directory.map_err(|source| StateError::File {
-            action: "flush",
-            path: self.directory.clone(),
-            source,
-        })
+        fs::rename(&beside, &path).map_err(failed("rename"))
     }
 
     /// The names of all files.
@@ -273,7 +297,7 @@ mod tests {
         let (path, store) = store();
         assert_eq!(store.load::<Vec<u32>>("a").unwrap(), None);
         store.save("a", &vec![1, 2]).unwrap();
-        store.save("a", &vec![3]).unwrap();
+        store.save_for_this_start("a", &vec![3]).unwrap();
         assert_eq!(store.load::<Vec<u32>>("a").unwrap(), Some(vec![3]));
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&path), mode(&path.join("a"))), (0o700, 0o600));

@@ -25,6 +25,8 @@ const ADDRESSES_AT_ONCE: usize = 1_024;
 /// Endpoints that are asked about after a change, beside those that are new, by turns:
 /// asking about one costs about a millisecond.
 const ENDPOINTS_AT_ONCE: usize = 8;
+/// So many where there are new ones: whoever added them waits for the answer.
+const ENDPOINTS_BESIDE_NEW: usize = 1;
 
 /// The first in the order of addresses.
 pub(super) const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -107,7 +109,11 @@ impl Force {
         let rest = self.bound.starting_at(&next).chain(self.bound.iter());
         let addresses = new.chain(rest.map(pair).take(ADDRESSES_AT_ONCE)).collect();
         let rest = self.endpoints.range(next_endpoint..).chain(&self.endpoints);
-        let rest = rest.map(|(ifindex, _)| *ifindex).take(ENDPOINTS_AT_ONCE);
+        let count = match new_endpoints.is_empty() {
+            true => ENDPOINTS_AT_ONCE,
+            false => ENDPOINTS_BESIDE_NEW,
+        };
+        let rest = rest.map(|(ifindex, _)| *ifindex).take(count);
         let asked = new_endpoints.iter().copied().chain(rest).collect();
         (addresses, asked)
     }

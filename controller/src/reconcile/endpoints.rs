@@ -671,7 +671,7 @@ impl Reconciler {
             leaving: saved.2.iter().map(|endpoint| &**endpoint).collect(),
             links: saved.3.clone(),
         };
-        match self.store.save(state::ENDPOINTS, &state) {
+        match self.store.save_for_this_start(state::ENDPOINTS, &state) {
             Ok(()) => self.saved_endpoints = Some(saved),
             Err(error) => tracing::error!(
                 "{}; after a restart, endpoints must be added again",
