@@ -236,7 +236,7 @@ fn one(
     Ok(results)
 }
 
-/// What Services cost.
+/// Costs of Services.
 struct Translated {
     /// Finding who is behind every port of every Service.
     resolving: Vec<Duration>,

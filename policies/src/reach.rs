@@ -79,7 +79,7 @@ pub struct Side {
     pub source: IpAddr,
     /// The receiver's address.
     pub destination: IpAddr,
-    /// What arrives there.
+    /// The packet that arrives there.
     pub probe: Probe,
 }
 
@@ -117,7 +117,7 @@ impl Cell {
         ))
     }
 
-    /// What leads to nobody arrives at nobody.
+    /// Denies a connection that leads to nobody.
     fn unless_nowhere(&self, action: Action) -> Action {
         if self.leads_nowhere {
             Action::Deny

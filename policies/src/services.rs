@@ -1,4 +1,4 @@
-//! Where connections end that are opened to virtual addresses.
+//! Translation of virtual addresses to backends.
 //!
 //! [`Services`] translates as the proxies of Kubernetes do: an address and port of a
 //! Service, or a node's port that leads to one, becomes the address and port of one of

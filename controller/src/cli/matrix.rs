@@ -104,7 +104,7 @@ pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     Ok(documents.are_good())
 }
 
-/// What comes of one cell.
+/// The outcome of one cell.
 enum Outcome {
     /// Policies were asked.
     Judged(Cell),

@@ -148,7 +148,7 @@ fn place(project: &Project<'_>, name: &ObjectName, path: &[Step<'_>]) -> Option<
     Some(project.places.find_in_document(document, path))
 }
 
-/// Whether labels say who is behind a Service.
+/// Returns `true` if labels say who is behind a Service.
 pub(super) fn has_selector(service: &Service) -> bool {
     service.selector.iter().len() > 0
 }
@@ -228,7 +228,7 @@ pub(super) fn gap<'a>(
     None
 }
 
-/// Whether a group is among a rule's peers, or may be once it has addresses.
+/// Returns `true` if a group is among a rule's peers, or may be once it has addresses.
 fn holds(world: &World<'_>, rule: &Rule<'_>, group: u32) -> bool {
     let blocks = &rule.peers.blocks;
     let mut members = world.groups[group as usize].members.iter();
@@ -240,8 +240,8 @@ fn holds(world: &World<'_>, rule: &Rule<'_>, group: u32) -> bool {
         || is_waiting && ranges.any(|(first, last)| first < last)
 }
 
-/// Whether a rule's ports have one of these, which the group at the receiving end may
-/// have a name for.
+/// Returns `true` if a rule covers a port, which the group at the receiving end may have
+/// a name for.
 fn lists(
     ports: Option<&[PortRange]>,
     protocol: Protocol,

@@ -1,4 +1,4 @@
-//! What the workloads of a node may do at virtual addresses.
+//! Decisions about virtual addresses, before a proxy has chosen a backend.
 //!
 //! The hook of a sender sees the virtual address, and not which backend a proxy will
 //! choose. For each kind of sender and each port of a Service it is worked out here what
@@ -32,7 +32,7 @@ use super::{Compiled, SlotPlan};
 /// A protocol and port.
 pub type Port = (Protocol, u16);
 
-/// How many of a Service's backends may be reached.
+/// Share of a Service's backends that may be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reached {
     /// No backend is known.
@@ -45,19 +45,19 @@ pub enum Reached {
     Some,
 }
 
-/// What is in force at a port of a virtual address, and what would be with audit policies.
+/// Decision about a port of a virtual address, with and without audit policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// What is in force.
+    /// In force.
     pub enforced: Reached,
-    /// What would be with audit policies in force as well.
+    /// With audit policies in force as well.
     pub audited: Reached,
 }
 
-/// What a backend is to policies: its profile, and the key of its port.
+/// A backend as policies see it: its profile, and the key of its port.
 type End = (Profile, u32);
 
-/// Backends, and what each kind of sender may do there, in the order of senders.
+/// Backends, and the decision for each kind of sender, in the order of senders.
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     ends: Box<[End]>,
@@ -73,7 +73,7 @@ pub struct InForce<'a> {
     pub plan: &'a SlotPlan,
 }
 
-/// What the workloads of a node may do at virtual addresses.
+/// Decisions about all virtual addresses for the workloads of a node.
 #[derive(Debug, Clone, Default)]
 pub struct Virtuals {
     /// The kinds of senders, in order.
@@ -82,7 +82,7 @@ pub struct Virtuals {
     siblings: BTreeSet<(Profile, Profile)>,
     addresses: BTreeMap<(IpAddr, Port), Arc<Entry>>,
     node_ports: BTreeMap<(Family, Port), Arc<Entry>>,
-    /// What is known of sets of backends.
+    /// Entries by their backends.
     known: HashMap<Box<[End]>, Arc<Entry>>,
 }
 
@@ -159,7 +159,7 @@ impl Virtuals {
         &self.senders
     }
 
-    /// What a kind of sender may do at a port of a virtual address. `None` when the
+    /// Returns the decision for a kind of sender at a port of a virtual address; `None` if the
     /// address has no such port, or the sender is of no kind that was asked about.
     #[must_use]
     pub fn at_address(&self, sender: Profile, address: IpAddr, port: Port) -> Option<Outcome> {
@@ -211,7 +211,7 @@ impl Virtuals {
         }
     }
 
-    /// What is known of these backends, found out where it is not.
+    /// Returns the entry of these backends, made where there is none.
     fn entry(
         &mut self,
         in_force: InForce<'_>,
@@ -247,16 +247,16 @@ impl Virtuals {
     }
 }
 
-/// What is decided about one backend.
+/// The decision about one backend.
 #[derive(Clone, Copy)]
 struct Judged {
-    /// What denies it.
+    /// The side that denies it.
     denial: Option<(Direction, Verdict)>,
     /// It may be the sender itself, which policies of a namespace cannot keep out.
     is_excused: bool,
 }
 
-/// What a kind of sender may do with backends.
+/// Decides for one kind of sender about backends.
 fn outcome(
     compiled: &Compiled,
     siblings: &BTreeSet<(Profile, Profile)>,

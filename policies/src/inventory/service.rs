@@ -19,7 +19,7 @@ use super::{ObjectName, Protocol};
 pub struct Service {
     /// Its name.
     pub name: ObjectName,
-    /// Where its name leads clients to.
+    /// The kind, by which clients find the backends.
     pub kind: ServiceKind,
     /// The labels of the pods behind it; without any, slices alone say who is.
     pub selector: Labels,
@@ -43,7 +43,7 @@ impl Service {
     }
 }
 
-/// Where the name of a [`Service`] leads clients to.
+/// Ways from the name of a [`Service`] to its backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServiceKind {
     /// To an address of its own, which is translated to a backend's.

@@ -15,10 +15,10 @@ use super::objects::{
 use super::tree::{field, list, string};
 use super::{End, Oracle};
 
-/// Who may take a connection.
+/// An end that may take a connection.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Taker {
-    /// Who it is.
+    /// The end.
     pub end: End,
     /// The address at which the connection arrives; `None` of a pod to which no document
     /// gives any.
@@ -27,7 +27,7 @@ pub struct Taker {
     pub port: Option<u16>,
 }
 
-/// Where a connection is sent to.
+/// The way of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
     /// To the address itself.
@@ -40,8 +40,8 @@ pub enum Way {
 type Port = (u8, u16);
 
 impl Oracle {
-    /// Who may take a connection that is opened to a Service by its name. Of a headless
-    /// one the name leads to everybody behind it, whatever port is meant. `None` when the
+    /// Returns all that may take a connection to a Service by its name. Of a headless one
+    /// the name leads to everybody behind it, whatever port is meant. `None` when the
     /// Service has no address of the family, or there is no such Service.
     #[must_use]
     pub fn takers(
@@ -64,7 +64,7 @@ impl Oracle {
         Some(self.at_ports(service, port, "port", is_ipv4))
     }
 
-    /// Which way a connection takes that is opened to an address.
+    /// Returns the way that a connection to an address takes.
     #[must_use]
     pub fn way(&self, address: IpAddr, port: Option<Port>) -> Way {
         let is_ipv4 = address.is_ipv4();
@@ -115,7 +115,7 @@ impl Oracle {
             .collect()
     }
 
-    /// Who is behind a port of a Service, or behind all of a headless one.
+    /// All ends behind a port of a Service, or behind all of a headless one.
     fn behind(&self, service: &Value, port: Option<&Value>, is_ipv4: bool) -> BTreeSet<Taker> {
         if is_external_name(service) {
             return BTreeSet::new();
@@ -228,7 +228,7 @@ impl Oracle {
         }
     }
 
-    /// Whoever has an address.
+    /// The end that has an address.
     fn end_at(&self, address: IpAddr) -> End {
         if let Some(pod) = self.pod_at(address) {
             return pod_end(pod);
@@ -279,7 +279,7 @@ fn is_headless(service: &Value) -> bool {
     cluster_addresses(service).contains(&"None")
 }
 
-/// Whether a Service is there for clients of a family: its addresses say so, else what
+/// Returns `true` if a Service is there for clients of a family: its addresses say so, else what
 /// it asks for, else it may be either.
 fn serves(service: &Value, is_ipv4: bool) -> bool {
     let addresses: Vec<IpAddr> = cluster_addresses(service)

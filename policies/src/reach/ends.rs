@@ -67,7 +67,7 @@ pub(super) struct Point {
     pub(super) workload: Option<u32>,
     /// The node that this is, or that the workload runs on.
     pub(super) node: Option<Arc<str>>,
-    /// Whether packets to it may go elsewhere.
+    /// Packets to it may go elsewhere.
     pub(super) may_be_translated: bool,
 }
 
@@ -126,7 +126,7 @@ impl End {
         self.service.as_deref()
     }
 
-    /// Whether packets to it may go elsewhere.
+    /// Packets to it may go elsewhere.
     pub(super) fn may_be_translated(&self) -> bool {
         self.service.is_some() || self.points.iter().any(|point| point.may_be_translated)
     }

@@ -22,13 +22,13 @@ use crate::services::{Backend, Services};
 use super::ends::{End, EndKind, Externals, Point, UnknownEnd};
 use super::{Cell, Probe, Reach};
 
-/// What the names of Services as ends begin with.
+/// Prefix of the names of Services as ends.
 const SERVICE: &str = "service";
 
 /// Most ports of a Service that a message lists.
 const MOST_PORTS: usize = 5;
 
-/// How many backends there are, and how many of them may be reached.
+/// Count of backends, and of those that may be reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backends {
     /// Those that may.
@@ -44,13 +44,13 @@ pub struct BackendCell {
     pub id: String,
     /// Its address.
     pub address: IpAddr,
-    /// What arrives there.
+    /// The packet that arrives there.
     pub probe: Probe,
     /// May the sender reach it?
     pub cell: Cell,
 }
 
-/// Where a connection may end.
+/// One end of a connection.
 pub(super) struct Target<'e> {
     point: Cow<'e, Point>,
     probe: Probe,
@@ -58,7 +58,7 @@ pub(super) struct Target<'e> {
     is_translated: bool,
 }
 
-/// Everything where a connection may end.
+/// All ends of a connection.
 #[derive(Default)]
 pub(super) struct Targets<'e> {
     list: Vec<Target<'e>>,
@@ -93,8 +93,8 @@ impl Targets<'_> {
 }
 
 impl Reach {
-    /// Where connections to an end of a family may end; `None` when it has no address of
-    /// the family.
+    /// Returns all ends of connections to an end; `None` if it has no address of the
+    /// family.
     pub(super) fn targets<'e>(
         &self,
         destination: &'e End,
@@ -311,7 +311,7 @@ impl Reach {
     }
 }
 
-/// What a Service is called as an end.
+/// The name of a Service as an end.
 fn id(name: &ObjectName) -> String {
     format!("{SERVICE}/{name}")
 }

@@ -10,7 +10,7 @@ use crate::inventory::{Inventory, ObjectName, Protocol, Service, Workload};
 
 use super::Services;
 
-/// Where connections may end elsewhere than before.
+/// Addresses and ports whose connections may end elsewhere than before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Addresses of Services.
@@ -122,7 +122,7 @@ impl Services {
         }
     }
 
-    /// Whether pods are indexed by all labels that a Service asks for.
+    /// Returns `true` if pods are indexed by all labels that a Service asks for.
     fn is_asked(&self, service: &Service) -> bool {
         let asked = self.pods.get(&service.name.namespace);
         let mut selector = service.selector.iter();

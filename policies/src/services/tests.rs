@@ -1,4 +1,4 @@
-//! Who is behind Services, by their documents.
+//! Backends of Services, by their documents.
 
 use cofferdam_verdict::address::Family;
 
