@@ -34,7 +34,7 @@ use cluster::{Change, Cluster, End};
 use expected::{Expected, Question};
 
 use crate::packet::Family;
-use crate::traffic::Probe;
+use crate::traffic::{Probe, write_attempt};
 
 /// Where a case comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,14 +117,12 @@ pub struct Cell {
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            source,
-            destination,
-            probe,
-            family,
-            ..
-        } = self;
-        write!(f, "{source} > {destination} {probe} {family}")
+        write_attempt(
+            f,
+            [&self.source, &self.destination],
+            self.probe,
+            self.family,
+        )
     }
 }
 

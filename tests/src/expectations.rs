@@ -20,7 +20,10 @@ use cofferdam_policies::{
 };
 use serde::Deserialize;
 
-use crate::{packet::Family, traffic::Probe};
+use crate::{
+    packet::Family,
+    traffic::{Probe, write_attempt},
+};
 
 /// Why expectations cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -91,13 +94,12 @@ pub struct Question {
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            source,
-            destination,
-            probe,
-            family,
-        } = self;
-        write!(f, "{source} > {destination} {probe} {family}")
+        write_attempt(
+            f,
+            [&self.source, &self.destination],
+            self.probe,
+            self.family,
+        )
     }
 }
 

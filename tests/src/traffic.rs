@@ -110,6 +110,16 @@ pub enum Probe {
     Ping,
 }
 
+/// Writes who tries to reach whom, and in which way.
+pub(crate) fn write_attempt(
+    f: &mut fmt::Formatter<'_>,
+    [source, destination]: [&dyn fmt::Display; 2],
+    probe: Probe,
+    family: Family,
+) -> fmt::Result {
+    write!(f, "{source} > {destination} {probe} {family}")
+}
+
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

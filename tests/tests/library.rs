@@ -146,6 +146,16 @@ fn pairs(template: &Template, question: &Question) -> Vec<[IpAddr; 2]> {
     pairs.collect()
 }
 
+/// Nothing of a folder of the library is otherwise than it states.
+fn assert_none(folder: &Path, objections: &[String]) {
+    assert!(
+        objections.is_empty(),
+        "{}:\n{}",
+        folder.display(),
+        objections.join("\n")
+    );
+}
+
 #[test]
 fn library_does_what_is_stated_beside_it() {
     for (folder, template) in templates() {
@@ -156,12 +166,7 @@ fn library_does_what_is_stated_beside_it() {
                 objections.extend(objection(&oracle, stated, pair));
             }
         }
-        assert!(
-            objections.is_empty(),
-            "{}:\n{}",
-            folder.display(),
-            objections.join("\n")
-        );
+        assert_none(&folder, &objections);
     }
 }
 
@@ -524,12 +529,7 @@ fn programs_say_what_is_stated_beside_the_library() {
                 }
             }
         }
-        assert!(
-            objections.is_empty(),
-            "{}:\n{}",
-            folder.display(),
-            objections.join("\n")
-        );
+        assert_none(&folder, &objections);
     }
 }
 

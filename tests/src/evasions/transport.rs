@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use cofferdam_verdict::{counter::Hook, reason::Reason};
 
 use super::{
-    Cast, Isolation, Party, Row, Scenario,
+    Attack, Cast, Isolation, Party, Row, Scenario,
     cast::{OPEN_PORT, SHUT_PORT},
     scenario,
 };
@@ -24,6 +24,14 @@ const NO_OPENINGS: [u16; 6] = [
     flag::SYN | flag::ACK,
     flag::PSH | flag::ACK,
 ];
+
+/// An error about a datagram of `a` to `b`, between others than these.
+fn misdirected(cast: &Cast<'_>, by: Party, to: Party) -> Attack {
+    let about = cast.udp();
+    let open = about.clone().payload(&[]);
+    let error = cast.between(destination_unreachable(&about), by, to);
+    cast.forbidden(error).by(by).after(Party::A, open)
+}
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     scenario(
@@ -311,25 +319,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "an error about another pair's flow is judged like any packet",
         Row::Errors,
         Isolation::CLOSED,
-        |cast| {
-            let about = cast.udp();
-            let open = about.clone().payload(&[]);
-            let error = cast.between(destination_unreachable(&about), Party::C, Party::A);
-            let attack = cast.forbidden(error).by(Party::C);
-            Some(attack.after(Party::A, open))
-        },
+        |cast| Some(misdirected(cast, Party::C, Party::A)),
     ),
     scenario(
         "an error for another than the sender of what it quotes is judged like any packet",
         Row::Errors,
         Isolation::CLOSED,
-        |cast| {
-            let about = cast.udp();
-            let open = about.clone().payload(&[]);
-            let error = cast.between(destination_unreachable(&about), Party::B, Party::C);
-            let attack = cast.forbidden(error).by(Party::B);
-            Some(attack.after(Party::A, open))
-        },
+        |cast| Some(misdirected(cast, Party::B, Party::C)),
     ),
     scenario(
         "an error longer than errors may be is dropped",

@@ -45,13 +45,12 @@ pub struct Cell<'w> {
 
 impl fmt::Display for Cell<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            source,
-            destination,
-            probe,
-            family,
-        } = self;
-        write!(f, "{source} > {destination} {probe} {family}")
+        super::write_attempt(
+            f,
+            [&self.source, &self.destination],
+            self.probe,
+            self.family,
+        )
     }
 }
 

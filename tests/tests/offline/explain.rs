@@ -303,21 +303,22 @@ fn a_question_about_nothing_is_refused() {
 
 #[test]
 fn of_several_addresses_the_pair_that_decides_is_told() {
-    let text = Folder::shop().said(
-        0,
-        &[
+    let asked = |port| {
+        let [from, to, external] = ["external/two", "shop/db", "two=203.0.113.7,203.0.113.8"];
+        [
             "explain",
             ".",
             "--from",
-            "external/two",
+            from,
             "--to",
-            "shop/db",
+            to,
             "--port",
-            "tcp/1",
+            port,
             "--external",
-            "two=203.0.113.7,203.0.113.8",
-        ],
-    );
+            external,
+        ]
+    };
+    let text = Folder::shop().said(0, &asked("tcp/1"));
     let expected = "ingress of shop/db: denied, isolated, and no rule allows it\n  from 203.0.113.7 to 10.0.0.2\n";
     assert!(text.contains(expected), "{text}");
     let block = DB.replace(
@@ -325,22 +326,7 @@ fn of_several_addresses_the_pair_that_decides_is_told() {
         "ipBlock: {cidr: 203.0.113.7/32}",
     );
     let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", &block)]);
-    let report = folder.json(
-        0,
-        "explain.json",
-        &[
-            "explain",
-            ".",
-            "--from",
-            "external/two",
-            "--to",
-            "shop/db",
-            "--port",
-            "tcp/5432",
-            "--external",
-            "two=203.0.113.7,203.0.113.8",
-        ],
-    );
+    let report = folder.json(0, "explain.json", &asked("tcp/5432"));
     assert_eq!(report["verdict"], "deny");
     assert_eq!(
         report["judged"]["ingress"],
