@@ -18,6 +18,7 @@
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
 //! | [`scratch`] | a folder that is gone when the test is |
+//! | [`load`] | honest traffic under load, which must lose nothing |
 //! | [`machine`] | what a figure or a finding was got on |
 //! | [`soak`] | what every soak says |
 //! | [`skip`] | the difference between "passed" and "passed over" |
@@ -37,6 +38,7 @@ pub mod firewall;
 pub mod flow_model;
 pub mod generate;
 pub mod ledger;
+pub mod load;
 pub mod machine;
 pub mod packet;
 pub mod scratch;

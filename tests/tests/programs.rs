@@ -25,6 +25,8 @@ mod fragments;
 mod hosts;
 #[path = "programs/hurrying.rs"]
 mod hurrying;
+#[path = "programs/load.rs"]
+mod load;
 #[path = "programs/order.rs"]
 mod order;
 #[path = "programs/peers.rs"]

@@ -9,6 +9,7 @@
 mod evasions;
 mod flows;
 mod packets;
+mod swaps;
 mod verdicts;
 
 use std::{
@@ -39,6 +40,8 @@ enum Soak {
     Flows(flows::Options),
     /// Try evasions and honest traffic with packets, in every setup of a node.
     Evasions(evasions::Options),
+    /// Ask and answer over lasting flows while all tables are replaced.
+    Swaps(swaps::Options),
 }
 
 /// Exit status when it could not be tried.
@@ -73,6 +76,10 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Evasions(options) => {
             writeln!(output, "{}", heading("evasions", options.seed))?;
             evasions::run(options, &mut output)?
+        }
+        Soak::Swaps(options) => {
+            writeln!(output, "{}", heading("swaps", options.seed))?;
+            swaps::run(options, &mut output)?
         }
     };
     writeln!(output, "{tally}")?;
