@@ -1,5 +1,8 @@
 //! Honest traffic under load: it must lose nothing.
 //!
+//! [`swaps`] replaces tables under flows that last; [`short_flows`] opens more flows than there
+//! is room for, each of which is over soon.
+//!
 //! Both ends are isolated in both directions, so that every answer passes by its flow alone.
 
 use std::{
@@ -9,8 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cofferdam_dataplane::{Behaviour, Kernel};
+use cofferdam_verdict::{capacity::Limits, counter::Hook, verdict::Action};
+
 use crate::{
-    firewall::{Firewall, Pod, named},
+    firewall::{Firewall, LIMITS, Pod, named},
     packet::Family,
     traffic::{Conversation, Probe, Server},
     world::{Wiring, World},
@@ -18,6 +24,8 @@ use crate::{
 
 /// Port of the questions.
 const PORT: u16 = 53;
+/// Port of the connections.
+const TCP_PORT: u16 = 5432;
 /// Conversations of each family.
 const CONVERSATIONS: usize = 32;
 /// Time after which an answer is lost; a loaded machine delays it for some milliseconds.
@@ -36,14 +44,14 @@ metadata: {name: web, namespace: shop}
 spec:
   podSelector: {matchLabels: {app: web}}
   policyTypes: [Egress]
-  egress: [{to: [{podSelector: {matchLabels: {app: db}}}], ports: [{protocol: UDP, port: 53}]}]
+  egress: [{to: [{podSelector: {matchLabels: {app: db}}}], ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 5432}]}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: db, namespace: shop}
 spec:
   podSelector: {matchLabels: {app: db}}
-  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{protocol: UDP, port: 53}]}]
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 5432}]}]
 ";
 
 /// A policy that comes and goes: with it every row, class and rule number is another.
@@ -58,6 +66,15 @@ spec:
   ingress: [{from: [{podSelector: {matchLabels: {app: cache}}}]}]
   egress: [{to: [{podSelector: {matchLabels: {app: cache}}}], ports: [{protocol: TCP, port: 80}]}]
 ";
+
+/// Web and the database.
+fn shop() -> io::Result<(World, [Pod; 2])> {
+    let pods = [("shop/web", "app=web"), ("shop/db", "app=db")];
+    let pods = pods.map(|(name, label)| Pod::new(name, &[label]));
+    let names = pods.iter().map(|pod| pod.name.as_str());
+    let world = World::plan(Wiring::Ptp).workloads(names).build();
+    Ok((world.map_err(io::Error::other)?, pods))
+}
 
 /// What [`swaps`] came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,11 +98,7 @@ pub struct Swapped {
 ///
 /// When the kernel refuses a table.
 pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Swapped> {
-    let pods = [("shop/web", "app=web"), ("shop/db", "app=db")];
-    let pods = pods.map(|(name, label)| Pod::new(name, &[label]));
-    let names = pods.iter().map(|pod| pod.name.as_str());
-    let world = World::plan(Wiring::Ptp).workloads(names).build();
-    let world = world.map_err(io::Error::other)?;
+    let (world, pods) = shop()?;
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let _server = Server::start(db, &[Probe::Udp(PORT)])?;
     let mut firewall = Firewall::turn();
@@ -134,4 +147,118 @@ pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Swapped> {
         answered: answered.into_inner(),
         lost: lost.into_inner(),
     })
+}
+
+/// Questions and connections of [`short_flows`] that a second should bring.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// Datagrams, each from another port.
+    pub questions: u64,
+    /// TCP connections, on which one line is sent and comes back.
+    pub connections: u64,
+}
+
+/// What [`short_flows`] came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Questions asked.
+    pub questions: u64,
+    /// Questions without an answer.
+    pub unanswered: u64,
+    /// Connections begun.
+    pub connections: u64,
+    /// Connections that did not come about, or did not bring their line back.
+    pub failed: u64,
+    /// Packets that the firewall dropped.
+    pub dropped: u64,
+}
+
+/// Threads that connect: one alone waits for answers most of the time.
+const CONNECTING: u64 = 3;
+
+/// Opens that many short flows a second, or as many as the machine can, for some time, with the
+/// room for flows that an endpoint has by default.
+///
+/// # Errors
+///
+/// When sockets or namespaces cannot be made.
+///
+/// # Panics
+///
+/// When the kernel refuses the programs or the table.
+pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
+    let (world, pods) = shop()?;
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    // A client that opens 5 000 connections a second to one port needs its ports again soon.
+    for (parameter, value) in [
+        ("net/ipv4/ip_local_port_range", "1024 65535"),
+        ("net/ipv4/tcp_tw_reuse", "1"),
+    ] {
+        let set = web.namespace.set(parameter, value);
+        set.map_err(io::Error::other)?;
+    }
+    let _server = Server::start(db, &[Probe::Udp(PORT), Probe::Tcp(TCP_PORT)])?;
+    let limits = Limits {
+        flows_per_endpoint: Limits::DEFAULT.flows_per_endpoint,
+        ..LIMITS
+    };
+    let kernel = Kernel::load(limits, &Behaviour::default());
+    let mut firewall = Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")));
+    firewall.enforce(&world, &pods, POLICIES);
+    firewall.attach(&world);
+    let address = db.ip(Family::V4);
+    let ask = || {
+        let mut talk = Conversation::udp(web, address, PORT)?;
+        talk.exchange(b"question;", PATIENCE)
+    };
+    let connect = || {
+        let mut talk = Conversation::tcp(web, address, TCP_PORT, PATIENCE)?;
+        talk.exchange(b"a line;", PATIENCE)
+    };
+    let [asked, unanswered, connected, failed] = [0; 4].map(AtomicU64::new);
+    let end = Instant::now() + long;
+    thread::scope(|scope| {
+        scope.spawn(|| at_rate(rates.questions, end, ask, &asked, &unanswered));
+        for _ in 0..CONNECTING {
+            let rate = rates.connections.div_ceil(CONNECTING);
+            let (connected, failed) = (&connected, &failed);
+            scope.spawn(move || at_rate(rate, end, connect, connected, failed));
+        }
+    });
+    let ledger = firewall.ledger();
+    ledger.assert_conserved();
+    let dropped =
+        [Hook::FromWorkload, Hook::ToWorkload].map(|hook| ledger.total(hook, Action::Deny));
+    Ok(Served {
+        dropped: dropped.iter().sum(),
+        questions: asked.into_inner(),
+        unanswered: unanswered.into_inner(),
+        connections: connected.into_inner(),
+        failed: failed.into_inner(),
+    })
+}
+
+/// Does something that often a second until the end, and counts how often it was done, and how
+/// often it failed.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pace of the traffic; nothing is waited for"
+)]
+fn at_rate(
+    per_second: u64,
+    end: Instant,
+    work: impl Fn() -> io::Result<()>,
+    done: &AtomicU64,
+    failed: &AtomicU64,
+) {
+    let pause = Duration::from_secs(1) / u32::try_from(per_second.max(1)).unwrap_or(u32::MAX);
+    let mut next = Instant::now();
+    while next < end && Instant::now() < end {
+        if work().is_err() {
+            failed.fetch_add(1, Ordering::Relaxed);
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+        next += pause;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
 }

@@ -1,6 +1,12 @@
 //! Honest traffic under load: see [`cofferdam_tests::load`].
 
-use cofferdam_tests::{load, skip::Feature, skip_unless};
+use std::time::Duration;
+
+use cofferdam_tests::{
+    load::{self, Rates, Served},
+    skip::Feature,
+    skip_unless,
+};
 
 /// `cargo xtask soak swaps` publishes 10 000 tables.
 #[test]
@@ -10,4 +16,26 @@ fn no_answer_is_lost_while_tables_are_replaced() {
     let swapped = load::swaps(SWAPS, None).expect("traffic");
     assert!(swapped.answered > SWAPS, "{swapped:?}");
     assert_eq!(swapped.lost, 0, "{swapped:?}");
+}
+
+/// Flows that are over make room for new ones: some thousand a second, where there is room for
+/// 8 192. `cargo xtask soak load` goes on for ten minutes.
+#[test]
+fn a_busy_server_loses_no_question_and_no_connection() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let rates = Rates {
+        questions: 10_000,
+        connections: 5_000,
+    };
+    let served = load::short_flows(rates, Duration::from_secs(5)).expect("traffic");
+    let Served {
+        questions,
+        unanswered,
+        connections,
+        failed,
+        ..
+    } = served;
+    // A busy machine is slower than that, but each is asked for more than there is room for.
+    assert!(questions > 10_000 && connections > 5_000, "{served:?}");
+    assert_eq!((unanswered, failed), (0, 0), "{served:?}");
 }

@@ -69,42 +69,66 @@ impl<'a> Partition<'a> {
         self.sets[set][way].as_mut()
     }
 
-    /// Stores a flow: where its key lies already, else in a free place of the
-    /// emptier set, else in the place of a flow that gives way, in this order: expired, not
-    /// answered for a while, closing for a while, TCP not answered, answered once, others
-    /// not answered, established of an opener with more than half of the set. Among equals
-    /// the longest idle.
+    /// Stores a flow: where its key lies already, else in a free place, else in the place of a
+    /// flow that gives way, in this order: expired, not answered for a while, closing for a
+    /// while, TCP not answered for a moment, answered once, closing for a moment, others not
+    /// answered, established of an opener with more than half of the set. Among equals the
+    /// longest idle.
     ///
-    /// The emptier set, not the first with room: at half load that is the
-    /// difference between no refusal and some.
+    /// Of the two sets the one is taken in which fewer flows stay, not the first with room: at
+    /// half load that is the difference between no refusal and some.
     ///
     /// # Errors
     ///
     /// [`FlowTableFull`] when none of those is there. Nothing has changed then.
     pub fn insert(&mut self, flow: Flow, now: u32) -> Result<(), FlowTableFull> {
-        let used = |set: usize| self.sets[set].iter().flatten().count() as u32;
         let holds = |set: usize, opener: [u32; 4]| {
             let flows = self.sets[set].iter().flatten();
             flows.filter(|flow| flow.opener == opener).count()
         };
+        // The order within a set; none of established flows.
+        let order = |old: &Flow| {
+            let idle = now.wrapping_sub(old.last_seen);
+            let is_young = idle < old.rest / 20;
+            let is_tcp = old.key.kind as u8 == protocol::TCP;
+            match old.state {
+                FlowState::Embryonic if idle >= old.rest => Some(1),
+                FlowState::Closing if idle >= old.rest => Some(2),
+                FlowState::Embryonic if is_tcp && !is_young => Some(3),
+                FlowState::Answered => Some(4),
+                FlowState::Closing if !is_young => Some(5),
+                FlowState::Embryonic => Some(6),
+                _ => None,
+            }
+        };
+        let stay = |set: usize| {
+            let flows = self.sets[set].iter().flatten();
+            let others = flows.filter(|old| old.key != flow.key && !old.is_expired(now));
+            others
+                .filter(|old| order(old).is_none_or(|order| order >= 5))
+                .count() as u32
+        };
         let rank = |(set, way): (usize, usize)| {
             let Some(old) = self.sets[set][way] else {
-                return Some((1, used(set)));
+                return Some((1, stay(set), 0, 0));
             };
-            let idle = now.wrapping_sub(old.last_seen);
-            let is_tcp = old.key.kind as u8 == protocol::TCP;
-            let place = match old.state {
-                _ if old.key == flow.key => return Some((0, 0)),
-                _ if old.is_expired(now) => return Some((2, 0)),
-                FlowState::Embryonic if idle >= old.rest => 3,
-                FlowState::Closing if idle >= old.rest => 4,
-                FlowState::Embryonic if is_tcp => 5,
-                FlowState::Answered => 6,
-                FlowState::Embryonic => 7,
-                FlowState::Established if holds(set, old.opener) > WAYS / 2 => 8,
-                _ => return None,
-            };
-            Some((place, u32::MAX - idle))
+            let idle = u32::MAX - now.wrapping_sub(old.last_seen);
+            if old.key == flow.key {
+                return Some((0, 0, 0, 0));
+            }
+            if old.is_expired(now) {
+                return Some((2, stay(set), 0, 0));
+            }
+            match order(&old) {
+                Some(order @ ..5) => Some((3, stay(set), order, idle)),
+                Some(order) => Some((4, 0, order, idle)),
+                None if old.state == FlowState::Established
+                    && holds(set, old.opener) > WAYS / 2 =>
+                {
+                    Some((5, 0, 0, idle))
+                }
+                None => None,
+            }
         };
         let places = self
             .places(&flow.key)

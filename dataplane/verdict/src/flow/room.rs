@@ -14,16 +14,28 @@ use crate::{
 /// Rank of an entry that may not be replaced.
 const TAKEN: u32 = u32::MAX;
 
+/// What [`best_place`] finds.
+pub(super) enum Room {
+    /// A place, and the word that stands there.
+    At(u32, StateWord),
+    /// Another processor has put a flow into the place, or a packet of its flow has come: there
+    /// may be another place.
+    Changed,
+    /// No flow gives way.
+    Full,
+}
+
 /// Finds a place for a new flow, and the word that stands there: where its key lies already, else
-/// in a free place of the emptier set, else in the place of the flow that gives way first;
-/// see [`Rank`]. The same order as in the table's host model.
+/// in a free place of the set in which fewer flows stay, else in the place of the flow that gives
+/// way first; see [`Rank`]. The same order as in the table's host model.
 #[inline(always)]
 pub(super) fn best_place<M: FlowMemory>(
     memory: &M,
     record: &EndpointRecord,
     key: &FlowKey,
     unknown: u32,
-) -> Option<(u32, StateWord)> {
+) -> Room {
+    let partition = record.flow_partition.wrapping_sub(1);
     let Places { sets, .. } = key.places(&memory.settings().keys, record.flow_mask);
     let pairs = key.pairs();
     let mut best = TAKEN;
@@ -31,26 +43,32 @@ pub(super) fn best_place<M: FlowMemory>(
     let mut choice = 0;
     while choice < 2 {
         let index = sets[choice];
-        let set = memory.flow_set(record.flow_partition.wrapping_sub(1), index)?;
-        let mut used = 0;
+        let Some(set) = memory.flow_set(partition, index) else {
+            return Room::Full;
+        };
+        let mut taken = 0;
         let mut here = TAKEN;
         let mut here_way = 0;
         let mut way = 0;
         while way < WAYS {
             let rank = rank(memory, record, &set.ways[way], &pairs, unknown);
             let rank = memory.blur(rank, unknown);
-            used += u32::from(rank != FREE);
+            taken += u32::from(rank >= LAST_RESORT);
             if rank < here {
                 here = rank;
                 here_way = way as u32;
             }
             here = memory.blur(here, unknown);
             here_way = memory.blur(here_way, unknown);
-            used = memory.blur(used, unknown);
+            taken = memory.blur(taken, unknown);
             way += 1;
         }
-        if here == FREE {
-            here += used;
+        if here != 0 && here >> IDLE_BITS == 0 {
+            here += taken;
+        } else if here != 0 && here < LAST_RESORT {
+            here |= taken << STAYING_AT;
+        } else if here != 0 && here != TAKEN {
+            here |= 1 << LAST_RESORT_AT;
         }
         if here < best {
             best = here;
@@ -61,14 +79,22 @@ pub(super) fn best_place<M: FlowMemory>(
         choice += 1;
     }
     if best == TAKEN {
-        return crowded_place(memory, record, sets, unknown);
+        return match crowded_place(memory, record, sets, unknown) {
+            Some((place, word)) => Room::At(place, word),
+            None => Room::Full,
+        };
     }
-    let set = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2)?;
+    let Some(set) = memory.flow_set(partition, place >> 2) else {
+        return Room::Full;
+    };
     let entry = way_of(set, place);
     let word = StateWord(entry.state.load());
     memory.order_loads();
-    // Another processor may have put a flow there since.
-    (rank(memory, record, entry, &pairs, unknown) <= best).then_some((place, word))
+    if rank(memory, record, entry, &pairs, unknown) <= best & IN_SET {
+        Room::At(place, word)
+    } else {
+        Room::Changed
+    }
 }
 
 /// The place of an established flow whose opener holds more than half of the set, the longest
@@ -157,19 +183,20 @@ fn crowds<M: FlowMemory>(memory: &M, record: &EndpointRecord, set: &FlowSet, unk
     crowds
 }
 
-/// Rank of a free entry; one in a set with fewer free ones ranks behind by their
-/// number.
+/// Rank of a free entry. One in a set in which more flows stay ranks behind, by their number.
 const FREE: u32 = 1;
-/// Rank of an entry that has been idle for too long.
+/// Rank of an entry that has been idle for too long; as before.
 const EXPIRED: u32 = 8;
 
-/// Ranks of live flows, in the order in which they give way to a new one. Within a rank the
-/// flow goes first that has been idle for the longest. After all of them comes an established
+/// Ranks of live flows of a set, in the order in which they give way to a new one. Within a rank
+/// the flow goes first that has been idle for the longest. The last two give way only where both
+/// sets have no other; otherwise the set gives a place in which fewer flows stay: flows that stay
+/// would fill some sets while others have room. After all of them comes an established
 /// flow of an opener with more than its share; see [`crowded_place`].
 ///
-/// A TCP connection that has just been asked for gives way before those that were answered,
-/// because a flood of SYNs is answered by nobody, and behind those that are over. Questions
-/// in other protocols wait for one answer, and are over when it has come.
+/// A TCP connection that was asked for gives way before those that were answered, because a flood
+/// of SYNs is answered by nobody, and behind those that are over; but not before it had time to
+/// be answered. Questions in other protocols wait for one answer, and are over when it has come.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 enum Rank {
@@ -177,20 +204,35 @@ enum Rank {
     Unanswered = 1,
     /// Closing, and idle as long.
     Closing = 2,
-    /// TCP, not answered.
+    /// TCP, not answered, and idle for [`YOUNG`] of the closing time.
     Opening = 3,
     /// Answered once.
     Answered = 4,
-    /// Another protocol, not answered.
-    Asking = 5,
+    /// Closing, and idle for [`YOUNG`] of the closing time: all that may come is a FIN whose
+    /// acknowledgement was lost.
+    Finished = 5,
+    /// Not answered yet.
+    Asking = 6,
 }
 
 /// Part of the closing time for which a closing flow keeps its place, and after which an
 /// unanswered one gives way first: 2 s of 20 unless configured.
 const REST: u32 = 10;
 
-/// Bits of a rank that say how long the flow has been idle.
-const IDLE_BITS: u32 = 28;
+/// Part of the closing time in which an answer comes to whom it comes at all: 0.1 s of 20 unless
+/// configured.
+const YOUNG: u32 = 200;
+
+/// Bits of a rank that say how long the flow has been idle. Above them stands the [`Rank`].
+const IDLE_BITS: u32 = 26;
+/// Where the number of flows of the set stands that stay, at most 3.
+const STAYING_AT: u32 = IDLE_BITS + 3;
+/// Where it stands that no other flow of the set gives way.
+const LAST_RESORT_AT: u32 = STAYING_AT + 2;
+/// The first of the ranks of flows that give way only where no other does.
+const LAST_RESORT: u32 = (Rank::Finished as u32) << IDLE_BITS;
+/// What of it is the rank within a set.
+const IN_SET: u32 = (1 << STAYING_AT) - 1;
 
 /// Ranks an entry: the lower the number, the sooner it gives way.
 #[inline(always)]
@@ -220,12 +262,15 @@ fn rank<M: FlowMemory>(
     if idle > idle_time(memory, protocol, state, unknown) {
         return EXPIRED;
     }
-    let rested = idle >= memory.settings().idle[Idle::TcpClosing as usize] / REST;
+    let closing = memory.settings().idle[Idle::TcpClosing as usize];
+    let rested = idle >= closing / REST;
+    let is_young = idle < closing / YOUNG;
     let rank = match state {
         FlowState::Embryonic if rested => Rank::Unanswered,
-        FlowState::Embryonic if protocol == protocol::TCP => Rank::Opening,
+        FlowState::Embryonic if protocol == protocol::TCP && !is_young => Rank::Opening,
         FlowState::Embryonic => Rank::Asking,
         FlowState::Closing if rested => Rank::Closing,
+        FlowState::Closing if !is_young => Rank::Finished,
         FlowState::Answered => Rank::Answered,
         _ => return TAKEN,
     };

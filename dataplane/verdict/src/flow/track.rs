@@ -30,7 +30,9 @@ use crate::{
     endpoint::EndpointRecord,
     flow::{
         Checked, FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, KEY_PAIRS,
-        OPENED_BY_PEER, Places, StateWord, WAYS, flow_mark, room::best_place, step,
+        OPENED_BY_PEER, Places, StateWord, WAYS, flow_mark,
+        room::{Room, best_place},
+        step,
     },
     judge::own_slot,
     memory::{FlowMemory, generation},
@@ -539,9 +541,13 @@ pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
     // What is known of these differs by protocol, and the search need not know it.
     key.ports = memory.blur(key.ports, case.bytes);
     key.kind = memory.blur(key.kind, case.bytes);
-    let Some((place, word)) = best_place(memory, record, &key, case.bytes) else {
-        case.flow_step = step::FULL;
-        return;
+    let (place, word) = match best_place(memory, record, &key, case.bytes) {
+        Room::At(place, word) => (place, word),
+        Room::Changed => return,
+        Room::Full => {
+            case.flow_step = step::FULL;
+            return;
+        }
     };
     if protocol == protocol::TCP && !is_opening(case) && !case.is(mark::ADOPTED | mark::BOTH_WAYS) {
         refuse(case, Reason::NoFlow);
@@ -562,6 +568,10 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
     let found = case.flow_step;
     if found == step::FULL {
         pass_unremembered(case);
+        return;
+    }
+    if found == step::UNKNOWN {
+        // Its place was taken meanwhile.
         return;
     }
     let Some(record) = memory.endpoint(case.endpoint) else {

@@ -8,6 +8,7 @@
 
 mod evasions;
 mod flows;
+mod load;
 mod packets;
 mod swaps;
 mod verdicts;
@@ -40,6 +41,8 @@ enum Soak {
     Flows(flows::Options),
     /// Try evasions and honest traffic with packets, in every setup of a node.
     Evasions(evasions::Options),
+    /// Open short flows, more than there is room for at a time.
+    Load(load::Options),
     /// Ask and answer over lasting flows while all tables are replaced.
     Swaps(swaps::Options),
 }
@@ -76,6 +79,10 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Evasions(options) => {
             writeln!(output, "{}", heading("evasions", options.seed))?;
             evasions::run(options, &mut output)?
+        }
+        Soak::Load(options) => {
+            writeln!(output, "{}", heading("load", options.seed))?;
+            load::run(options, &mut output)?
         }
         Soak::Swaps(options) => {
             writeln!(output, "{}", heading("swaps", options.seed))?;
