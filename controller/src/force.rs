@@ -43,7 +43,7 @@ const BETWEEN_SWEEPS: Duration = Duration::from_secs(10);
 /// ahead of the last one.
 const TABLES_PER_SWEEP: u64 = 500;
 
-/// How long apart sweeps are tried that are due at once.
+/// Time between two tries of a sweep that is due at once.
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
 /// How long apart epochs are ended of slots that addresses have left: no program runs
@@ -747,7 +747,7 @@ impl Force {
         swept.is_some()
     }
 
-    /// How full an endpoint's flow table was after the last sweep.
+    /// Fill of an endpoint's flow table after the last sweep.
     #[must_use]
     pub fn flows_left(&self, ifindex: u32) -> Option<FlowUse> {
         self.kernel.flows_left(ifindex)

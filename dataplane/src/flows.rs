@@ -170,7 +170,7 @@ impl Flows {
         self.revision.store(revision as u32, Ordering::SeqCst);
     }
 
-    /// How full a partition was after the last sweep.
+    /// Fill of a partition after the last sweep.
     pub(crate) fn left(&self, number: u32) -> FlowUse {
         let partition = self.partition(number);
         FlowUse {
@@ -255,7 +255,7 @@ pub struct Sweep {
     began: u64,
 }
 
-/// What a sweep has done.
+/// Result of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Swept {
     /// Number of entries that were freed.

@@ -187,7 +187,7 @@ impl Telling<'_> {
         text
     }
 
-    /// What each backend says, the first of many.
+    /// Puts down the verdicts of the first backends.
     fn backends(&self, text: &mut String) {
         let Some(BackendsReport { allowed, total }) = self.report.cell.backends else {
             return;
@@ -222,7 +222,7 @@ impl Telling<'_> {
         deciding.map_or(&self.report.cell.destination, |backend| &backend.id)
     }
 
-    /// What a verdict is put down to.
+    /// Names what a verdict is put down to.
     fn by(&self, side: &SideReport) -> String {
         match side.rule.and_then(|rule| self.report.rule(rule)) {
             Some(rule) => format!("by {}", named(rule)),

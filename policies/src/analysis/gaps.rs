@@ -51,7 +51,7 @@ impl<'a> Gaps<'a> {
         self.objects
     }
 
-    /// Whether Services, or who is behind them, may be missing.
+    /// Returns `true` if Services, or their backends, may be missing.
     pub(super) fn in_services(&self) -> bool {
         self.services
     }

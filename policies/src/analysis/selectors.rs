@@ -196,7 +196,7 @@ fn selects<'a>(project: &Project<'a>, scope: Scope<'a>, selector: &'a LabelSelec
         })
 }
 
-/// Whether an operator may make what a Service's selector asks for: resources have the
+/// Returns `true` if an operator may make what a Service's selector asks for: resources have the
 /// labels of what is made of them.
 pub(super) fn may_be_made(
     project: &Project<'_>,
@@ -208,7 +208,8 @@ pub(super) fn may_be_made(
         .any(|resource| &*resource.namespace == namespace && selector.matches(&resource.labels))
 }
 
-/// Which label of a selector no workload of a namespace has, and what was probably meant.
+/// Names the label of a selector that no workload of a namespace has, and the one that was
+/// probably meant.
 pub(super) fn labels_to_blame(
     world: &World<'_>,
     namespace: &str,

@@ -34,7 +34,7 @@ use super::subjects::{Class, DIRECTIONS, Subjects};
 use local::{Ends, LocalRows};
 use remote::{RemoteRows, RemoteSide};
 
-/// What matrices had in common so far: the next one is mostly the same.
+/// Parts that matrices had in common so far: the next one is mostly the same.
 #[derive(Debug, Default)]
 pub(super) struct RowBook {
     local: LocalRows,

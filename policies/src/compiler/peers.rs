@@ -246,12 +246,12 @@ impl Atoms {
         &self.sets
     }
 
-    /// How many atoms there are, with numbers that none has.
+    /// Number of atoms, with numbers that none has.
     pub(super) fn count(&self) -> u32 {
         self.sets.count()
     }
 
-    /// How many numbers there are for those of own addresses: the first ones.
+    /// Number of the first numbers, which are for atoms of own addresses.
     pub(super) fn own_count(&self) -> u32 {
         self.sets.own_count()
     }

@@ -111,7 +111,7 @@ impl End {
         self.assumed
     }
 
-    /// Whether it has an address of this family, or is a Service that will have one.
+    /// Returns `true` if it has an address of this family, or is a Service that will have one.
     #[must_use]
     pub fn has(&self, family: Family) -> bool {
         match &self.service {

@@ -57,12 +57,12 @@ pub trait Words {
     fn word(&self, number: usize) -> u32;
 }
 
-/// Where the transport header of a plain IPv4 packet starts.
+/// Offset of the transport header of a plain IPv4 packet.
 const AFTER_IPV4: u32 = ETHERNET_BYTES + 20;
-/// Where the transport header of a plain IPv6 packet starts.
+/// Offset of the transport header of a plain IPv6 packet.
 const AFTER_IPV6: u32 = ETHERNET_BYTES + 40;
 
-/// Where and what a plain packet's transport header is.
+/// Place and kind of a plain packet's transport header.
 struct Transport {
     /// The endpoint sends the packet.
     sent: bool,

@@ -14,7 +14,7 @@ use crate::{
 /// Rank of an entry that may not be replaced.
 const TAKEN: u32 = u32::MAX;
 
-/// What [`best_place`] finds.
+/// Result of [`best_place`].
 pub(super) enum Room {
     /// A place, and the word that stands there.
     At(u32, StateWord),
@@ -225,13 +225,13 @@ const YOUNG: u32 = 200;
 
 /// Bits of a rank that say how long the flow has been idle. Above them stands the [`Rank`].
 const IDLE_BITS: u32 = 26;
-/// Where the number of flows of the set stands that stay, at most 3.
+/// Lowest bit of the number of flows of the set that stay, at most 3.
 const STAYING_AT: u32 = IDLE_BITS + 3;
-/// Where it stands that no other flow of the set gives way.
+/// Bit that is set if no other flow of the set gives way.
 const LAST_RESORT_AT: u32 = STAYING_AT + 2;
 /// The first of the ranks of flows that give way only where no other does.
 const LAST_RESORT: u32 = (Rank::Finished as u32) << IDLE_BITS;
-/// What of it is the rank within a set.
+/// Bits of the rank within a set.
 const IN_SET: u32 = (1 << STAYING_AT) - 1;
 
 /// Ranks an entry: the lower the number, the sooner it gives way.

@@ -49,7 +49,7 @@ impl Frame for Special<'_> {
     }
 }
 
-/// What the kernel says of a packet to the database.
+/// Context of a packet to the database.
 fn to_db(way: Way) -> Context {
     Context {
         ifindex: Db.ifindex(),
@@ -60,7 +60,7 @@ fn to_db(way: Way) -> Context {
     }
 }
 
-/// What the kernel says of a packet from the database.
+/// Context of a packet from the database.
 fn from_db() -> Context {
     Context {
         stamp: Cache.stamp(),
@@ -442,7 +442,7 @@ fn a_probe_takes_the_long_way() {
     assert!(!hurries(&node, &bytes, &probe, Hook::ToWorkload));
 }
 
-/// Who has checked an entry may be slow to write it down: another flow lies there by then.
+/// A processor that has checked an entry may write that late, when another flow lies there.
 #[test]
 fn a_check_that_is_written_late_counts_for_no_other_flow() {
     let policy = policy().connects(Cache, Db, Some((UDP, 53)));
