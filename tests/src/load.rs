@@ -13,10 +13,11 @@ use std::{
 };
 
 use cofferdam_dataplane::{Behaviour, Kernel};
-use cofferdam_verdict::{capacity::Limits, counter::Hook, verdict::Action};
+use cofferdam_verdict::{capacity::Limits, verdict::Action};
 
 use crate::{
     firewall::{Firewall, LIMITS, Pod, named},
+    ledger::Moved,
     packet::Family,
     traffic::{Conversation, Probe, Server},
     world::{Wiring, World},
@@ -160,7 +161,7 @@ pub struct Rates {
 }
 
 /// What [`short_flows`] came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
     /// Questions asked.
     pub questions: u64,
@@ -170,8 +171,8 @@ pub struct Served {
     pub connections: u64,
     /// Connections that did not come about, or did not bring their line back.
     pub failed: u64,
-    /// Packets that the firewall dropped.
-    pub dropped: u64,
+    /// Packets that the firewall dropped, by hook and reason.
+    pub dropped: Vec<Moved>,
 }
 
 /// Threads that connect: one alone waits for answers most of the time.
@@ -207,6 +208,7 @@ pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
     let mut firewall = Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")));
     firewall.enforce(&world, &pods, POLICIES);
     firewall.attach(&world);
+    let before = firewall.ledger();
     let address = db.ip(Family::V4);
     let ask = || {
         let mut talk = Conversation::udp(web, address, PORT)?;
@@ -228,10 +230,10 @@ pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
     });
     let ledger = firewall.ledger();
     ledger.assert_conserved();
-    let dropped =
-        [Hook::FromWorkload, Hook::ToWorkload].map(|hook| ledger.total(hook, Action::Deny));
+    let mut dropped = ledger.since(&before);
+    dropped.retain(|moved| moved.action == Action::Deny);
     Ok(Served {
-        dropped: dropped.iter().sum(),
+        dropped,
         questions: asked.into_inner(),
         unanswered: unanswered.into_inner(),
         connections: connected.into_inner(),

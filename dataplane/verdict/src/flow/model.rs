@@ -95,6 +95,7 @@ impl<'a> Partition<'a> {
                 FlowState::Embryonic if idle >= old.rest => Some(1),
                 FlowState::Closing if idle >= old.rest => Some(2),
                 FlowState::Embryonic if is_tcp && !is_young => Some(3),
+                FlowState::Answered if is_tcp && is_young => Some(6),
                 FlowState::Answered => Some(4),
                 FlowState::Closing if !is_young => Some(5),
                 FlowState::Embryonic => Some(6),

@@ -206,12 +206,12 @@ enum Rank {
     Closing = 2,
     /// TCP, not answered, and idle for [`YOUNG`] of the closing time.
     Opening = 3,
-    /// Answered once.
+    /// Answered once; TCP, if it was not acknowledged for as long.
     Answered = 4,
     /// Closing, and idle for [`YOUNG`] of the closing time: all that may come is a FIN whose
     /// acknowledgement was lost.
     Finished = 5,
-    /// Not answered yet.
+    /// Not answered yet, or TCP and not acknowledged yet.
     Asking = 6,
 }
 
@@ -265,12 +265,14 @@ fn rank<M: FlowMemory>(
     let closing = memory.settings().idle[Idle::TcpClosing as usize];
     let rested = idle >= closing / REST;
     let is_young = idle < closing / YOUNG;
+    let is_tcp = protocol == protocol::TCP;
     let rank = match state {
         FlowState::Embryonic if rested => Rank::Unanswered,
-        FlowState::Embryonic if protocol == protocol::TCP && !is_young => Rank::Opening,
+        FlowState::Embryonic if is_tcp && !is_young => Rank::Opening,
         FlowState::Embryonic => Rank::Asking,
         FlowState::Closing if rested => Rank::Closing,
         FlowState::Closing if !is_young => Rank::Finished,
+        FlowState::Answered if is_tcp && is_young => Rank::Asking,
         FlowState::Answered => Rank::Answered,
         _ => return TAKEN,
     };

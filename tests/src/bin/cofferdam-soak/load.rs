@@ -4,6 +4,7 @@ use std::{io::Write, num::NonZeroU64, time::Duration};
 
 use anyhow::{Context as _, Result};
 use cofferdam_tests::{
+    ledger::Moved,
     load::{self, Rates},
     skip::Feature,
     soak::Tally,
@@ -39,16 +40,24 @@ pub(crate) fn run(options: &Options, output: &mut impl Write) -> Result<Tally> {
     let served = load::short_flows(rates, Duration::from_secs(seconds))?;
     writeln!(
         output,
-        "{} questions ({} a second), {} unanswered; {} connections ({} a second), {} failed; \
-         {} packets dropped",
+        "{} questions ({} a second), {} unanswered; {} connections ({} a second), {} failed",
         served.questions,
         served.questions / seconds,
         served.unanswered,
         served.connections,
         served.connections / seconds,
-        served.failed,
-        served.dropped
+        served.failed
     )?;
+    for Moved {
+        hook,
+        reason,
+        packets,
+        ..
+    } in &served.dropped
+    {
+        let (hook, reason) = (hook.name(), reason.name());
+        writeln!(output, "dropped at {hook} as {reason}: {packets}")?;
+    }
     let mut tally = Tally::new("load", options.seed);
     tally.runs = served.questions + served.connections;
     tally.lost = served.unanswered + served.failed;
