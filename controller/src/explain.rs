@@ -64,7 +64,7 @@ pub enum ExplainError {
     /// Nobody is behind the receiver's address.
     #[error("{message}")]
     Nowhere {
-        /// Why.
+        /// Reason, for people.
         message: String,
     },
 }

@@ -96,7 +96,7 @@ pub struct Force {
     node: String,
     adopt_midstream: Duration,
     sweeper: Sweeper,
-    /// When a sweep was last begun.
+    /// Time at which a sweep was last begun.
     swept: Instant,
     ended_epochs: Instant,
     /// Whether what the next endpoint needs was made, or cannot be.

@@ -20,6 +20,7 @@
 //! | [`scratch`] | a folder that is gone when the test is |
 //! | [`load`] | honest traffic under load, which must lose nothing |
 //! | [`machine`] | what a figure or a finding was got on |
+//! | [`shop`] | policies of a shop whose every answer passes by its flow |
 //! | [`soak`] | what every soak says |
 //! | [`skip`] | the difference between "passed" and "passed over" |
 //!
@@ -42,6 +43,7 @@ pub mod load;
 pub mod machine;
 pub mod packet;
 pub mod scratch;
+pub mod shop;
 pub mod skip;
 pub mod soak;
 pub mod traffic;

@@ -19,6 +19,7 @@ use crate::{
     firewall::{Firewall, LIMITS, Pod, named},
     ledger::Moved,
     packet::Family,
+    shop::{CLOSED, DB},
     traffic::{Conversation, Probe, Server},
     world::{Wiring, World},
 };
@@ -33,32 +34,8 @@ const CONVERSATIONS: usize = 32;
 /// virtual one may stand still for a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Policies under which web asks the database, and nothing else is allowed.
-const POLICIES: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: closed, namespace: shop}
-spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: web, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: web}}
-  policyTypes: [Egress]
-  egress: [{to: [{podSelector: {matchLabels: {app: db}}}], ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 5432}]}]
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 5432}]}]
-";
-
 /// A policy that comes and goes: with it every row, class and rule number is another.
 const ANOTHER: &str = "\
----
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: another, namespace: shop}
@@ -104,7 +81,7 @@ pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Swapped> {
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let _server = Server::start(db, &[Probe::Udp(PORT)])?;
     let mut firewall = Firewall::turn();
-    firewall.enforce(&world, &pods, POLICIES);
+    firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
     firewall.attach(&world);
     let mut talks = Vec::new();
     for family in Family::BOTH {
@@ -136,9 +113,9 @@ pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Swapped> {
                 }
             });
         }
-        let both = [POLICIES, ANOTHER].concat();
+        let tables = [[CLOSED, DB, ANOTHER].concat(), [CLOSED, DB].concat()];
         while swaps < number && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            firewall.replace_policies(if swaps % 2 == 0 { &both } else { POLICIES });
+            firewall.replace_policies(&tables[swaps as usize % 2]);
             swaps += 1;
         }
         stop.store(true, Ordering::Relaxed);
@@ -206,7 +183,7 @@ pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
     };
     let kernel = Kernel::load(limits, &Behaviour::default());
     let mut firewall = Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")));
-    firewall.enforce(&world, &pods, POLICIES);
+    firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
     firewall.attach(&world);
     let before = firewall.ledger();
     let address = db.ip(Family::V4);

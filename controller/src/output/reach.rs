@@ -139,7 +139,7 @@ impl RuleReport {
 /// How one direction of a cell is judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SideReport {
-    /// Whether it passes.
+    /// Verdict about it.
     pub verdict: Word,
     /// Why; `docs/reasons.md` has the list.
     pub reason: String,
@@ -172,7 +172,7 @@ pub struct CellReport {
     pub destination: String,
     /// What.
     pub probe: String,
-    /// Whether it passes: allow only if both directions of every pair of addresses do, and
+    /// Verdict: allow only if both directions of every pair of addresses do, and
     /// of every backend's.
     pub verdict: Word,
     /// Of what is translated, such as a Service's address, how many backends it reaches.
@@ -183,16 +183,16 @@ pub struct CellReport {
     /// The receiver's ingress; of backends, that of the first that is denied, else of the
     /// first. Null where there is none.
     pub ingress: Option<SideReport>,
-    /// What the verdict would be with audit policies in force; null when the same.
+    /// The verdict with audit policies in force; null when the same.
     pub audit: Option<Word>,
 }
 
-/// How many backends there are, and how many of them may be reached.
+/// Numbers of backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendsReport {
-    /// Those that may.
+    /// Backends that may be reached.
     pub allowed: u32,
-    /// All.
+    /// All backends.
     pub total: u32,
 }
 
@@ -210,7 +210,7 @@ pub struct BackendReport {
     pub id: String,
     /// Its address.
     pub address: IpAddr,
-    /// What arrives there, with the backend's own port.
+    /// Connection that arrives there, with the backend's own port.
     pub probe: String,
     /// Whether it passes.
     pub verdict: Word,

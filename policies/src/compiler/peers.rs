@@ -376,12 +376,12 @@ impl AtomSets {
         members
     }
 
-    /// How many atoms there are, with numbers that none has.
+    /// Number of atoms, with numbers that none has.
     pub(super) fn count(&self) -> u32 {
         self.first_other() + number(self.pairs.len())
     }
 
-    /// How many numbers there are for those of own addresses: the first ones.
+    /// Number of the first numbers, which are for atoms of own addresses.
     pub(super) fn own_count(&self) -> u32 {
         self.own_numbers.last().map_or(0, |last| last + 1)
     }

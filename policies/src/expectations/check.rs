@@ -186,7 +186,7 @@ impl Checker<'_> {
         outcome
     }
 
-    /// Why some pair of ends is never tried, when nobody is behind the receiver's address.
+    /// Says why some pair of ends is never tried, when nobody is behind the receiver's address.
     fn nowhere(
         &self,
         expectation: &Expectation,

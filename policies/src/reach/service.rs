@@ -182,7 +182,7 @@ impl Reach {
         destination.may_be_translated() && source.has(family) && is_nobody()
     }
 
-    /// Why nobody is behind what a connection would be opened to.
+    /// Says why nothing is behind what a connection would be opened to.
     #[must_use]
     pub fn why_nowhere(&self, destination: &End, probe: Probe) -> String {
         let id = Shown(destination.id());

@@ -1,4 +1,4 @@
-//! What workloads may do at virtual addresses against the oracle, and what is worked out
+//! Decisions about virtual addresses against the oracle, and what is worked out
 //! after a change against what is worked out anew.
 
 use std::collections::BTreeSet;
@@ -80,7 +80,7 @@ impl Node {
         slot.expect("every address has one").1
     }
 
-    /// Whether some workload has addresses of both kinds.
+    /// Returns `true` if some workload has addresses of both kinds.
     fn are_one(&self, one: Profile, other: Profile) -> bool {
         self.inventory.workloads().values().any(|pod| {
             let own = || {
@@ -92,7 +92,7 @@ impl Node {
         })
     }
 
-    /// What is known of a port of an address.
+    /// The outcome that is known of a port of an address.
     fn known(&self, sender: Profile, address: IpAddr, port: (Protocol, u16)) -> Option<Outcome> {
         let at_node_port = || {
             let family = if address.is_ipv4() {

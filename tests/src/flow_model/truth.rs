@@ -296,7 +296,7 @@ impl Truth {
         }
     }
 
-    /// What may become of a TCP segment that opens nothing and belongs to no conversation.
+    /// The verdicts that are possible about a TCP segment that opens nothing and belongs to no conversation.
     fn way_midstream(
         &self,
         sight: &Sight,
@@ -318,7 +318,7 @@ impl Truth {
         }
     }
 
-    /// What became of a segment of conversations that may all be forgotten, if they are.
+    /// The verdict about a segment of conversations that may all be forgotten, if they are.
     fn midstream<'a>(
         &self,
         sight: &Sight,

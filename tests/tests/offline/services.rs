@@ -165,16 +165,7 @@ fn what_leads_to_nobody_is_denied_by_no_policy() {
     );
     let table = folder.said(0, &[&["matrix", "."], &arguments[..]].concat());
     assert!(table.contains("0 of 1 allowed"), "{table}");
-    let complaint = folder.complaint(&[
-        "explain",
-        ".",
-        "--from",
-        "shop/web",
-        "--to",
-        "service/api",
-        "--port",
-        "tcp/81",
-    ]);
+    let complaint = folder.complaint(&explain("tcp/81"));
     assert!(
         complaint.contains("service/shop/api has no port tcp/81, only tcp/80"),
         "{complaint}"
@@ -196,10 +187,9 @@ fn a_service_opens_no_connections() {
     );
 }
 
-#[test]
-fn each_backend_is_explained() {
-    let folder = folder();
-    let arguments = [
+/// Asks about web and a port of the Service.
+fn explain(port: &str) -> [&str; 8] {
+    [
         "explain",
         ".",
         "--from",
@@ -207,8 +197,14 @@ fn each_backend_is_explained() {
         "--to",
         "service/api",
         "--port",
-        "tcp/80",
-    ];
+        port,
+    ]
+}
+
+#[test]
+fn each_backend_is_explained() {
+    let folder = folder();
+    let arguments = explain("tcp/80");
     let found = folder.json(0, "explain.json", &arguments);
     assert_eq!(found["backends"], json!({"allowed": 1, "total": 2}));
     let backends = found["backend_cells"].as_array().expect("a list");

@@ -7,6 +7,7 @@ use cofferdam_tests::{
     firewall::{Firewall, LIMITS, Turn, named},
     ledger::allowed,
     packet::{Body, Family, Packet, ip_protocol, ping, tcp, udp},
+    shop::{CLOSED, DB},
     skip::Feature,
     skip_unless,
     traffic::{Conversation, Place, Probe, Server},
@@ -21,34 +22,6 @@ use cofferdam_verdict::{
 };
 
 use super::verdicts::{Scene, between, leaving, shop};
-
-/// Everybody in the shop is isolated both ways; web asks the database by TCP and
-/// UDP, and the cache by anything.
-pub(crate) const CLOSED: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: closed, namespace: shop}
-spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: web, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: web}}
-  policyTypes: [Egress]
-  egress:
-  - to: [{podSelector: {matchLabels: {app: db}}}]
-    ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
-  - to: [{podSelector: {matchLabels: {app: cache}}}]
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: cache, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: cache}}
-  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
----
-";
 
 /// Nobody in the shop receives anything.
 const ALL_INGRESS_CLOSED: &str = "\
@@ -72,19 +45,6 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: closed, namespace: shop}
 spec: {podSelector: {matchLabels: {app: cache}}}
-";
-
-/// The rule that lets web into the database.
-pub(crate) const DB: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  ingress:
-  - from: [{podSelector: {matchLabels: {app: web}}}]
-    ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
----
 ";
 
 pub(crate) const FLOW: (Action, Reason) = (Action::Allow, Reason::Flow);

@@ -6,6 +6,7 @@ use cofferdam_tests::{
     packet::{
         Family, Packet, destination_unreachable, packet_too_big, ping, tcp, time_exceeded, udp,
     },
+    shop::{CLOSED, DB},
     world::Workload,
 };
 use cofferdam_verdict::{
@@ -13,7 +14,7 @@ use cofferdam_verdict::{
     verdict::Action::{self, Allow, Deny},
 };
 
-use super::flows::{CLOSED, DB, FLOW, ISOLATED, RULE, Shop, judged};
+use super::flows::{FLOW, ISOLATED, RULE, Shop, judged};
 use super::verdicts::between;
 
 const NO_FIRST: (Action, Reason) = (Deny, Reason::FragmentNoFirst);

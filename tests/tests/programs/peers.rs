@@ -4,12 +4,13 @@ use cofferdam_dataplane::{Program, TestContext};
 use cofferdam_tests::{
     firewall::{named, stamp},
     packet::{Family, Packet, tcp, udp},
+    shop::{CLOSED, DB},
     world::Workload,
 };
 use cofferdam_verdict::{reason::Reason, verdict::Action};
 
 use super::{
-    flows::{CLOSED, DB, FLOW, ISOLATED, RULE, Shop, judged, request, segment},
+    flows::{FLOW, ISOLATED, RULE, Shop, judged, request, segment},
     verdicts::{between, leaving},
 };
 

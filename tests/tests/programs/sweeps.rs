@@ -3,6 +3,7 @@
 use cofferdam_dataplane::{KernelError, Program};
 use cofferdam_tests::{
     firewall::{Firewall, named},
+    shop::{CLOSED, DB},
     world::{Wiring, Workload, World},
 };
 use cofferdam_verdict::{
@@ -11,7 +12,7 @@ use cofferdam_verdict::{
     verdict::Action,
 };
 
-use super::flows::{CLOSED, DB, FLOW, RULE, judged, request, segment};
+use super::flows::{FLOW, RULE, judged, request, segment};
 use super::verdicts::{between, leaving, shop};
 
 /// A connection of web to the database, up to the answer.

@@ -198,8 +198,9 @@ fn ipv6<M: FlowMemory, G: Glance>(memory: &M, packet: &G, sent: bool) -> Option<
     pass(memory, packet, record, &transport, sum, is_of)
 }
 
-/// Ports of a plain packet, as in [`FlowKey::ports`](super::FlowKey::ports); `None` if the packet is not plain, or
-/// may change its flow. `left` is the bytes from the transport header on.
+/// Ports of a plain packet, as in [`FlowKey::ports`](super::FlowKey::ports); `None` if the
+/// packet is not plain, or may change its flow. `left` is the bytes from the transport header
+/// on.
 #[inline(always)]
 fn ports<G: Glance>(packet: &G, on: &Transport, left: u32) -> Option<u32> {
     let at = on.at;
@@ -246,8 +247,8 @@ const fn is_dhcp(ports: u32) -> bool {
     ports == PAIRS[0] || turned == PAIRS[0] || ports == PAIRS[1] || turned == PAIRS[1]
 }
 
-/// Passes a packet by its flow's entry, counts it there, and returns the stamp that it gets. `sum` is the sum of its key's
-/// [`summand`]s; `is_of` says if an entry has the key.
+/// Passes a packet by its flow's entry, counts it there, and returns the stamp that it gets.
+/// `sum` is the sum of its key's [`summand`]s; `is_of` says if an entry has the key.
 #[inline(always)]
 fn pass<M: FlowMemory, G: Glance>(
     memory: &M,

@@ -280,7 +280,8 @@ fn the_nodes_own_flow_stays_its_own_from_table_to_table() {
     }
 }
 
-/// What goes on by the node's own permission alone is no permission for what it forwards.
+/// A flow that goes on by the node's own permission alone lets nothing pass that the node
+/// forwards.
 #[test]
 fn a_flow_that_goes_on_by_the_nodes_permission_is_the_nodes_alone() {
     for family in Family::BOTH {

@@ -243,7 +243,7 @@ fn a_silent_connection_gives_way() {
 /// answered question is: a busy server lost one in 20 000 that way.
 #[test]
 fn a_connection_that_is_being_opened_outlasts_answered_questions() {
-    let mut node = crowded(&policy());
+    let node = crowded(&policy());
     assert_eq!(ask(&node, &request().seq(1000).syn()), RULE);
     let answered = segment().seq(5000).ack_number(1001).syn().ack();
     assert_eq!(answer(&node, &answered), FLOW);

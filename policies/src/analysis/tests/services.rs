@@ -75,6 +75,21 @@ fn a_service_that_selects_nobody_is_told_where_there_are_workloads() {
     assert_eq!(with(&service("clusterIP: 10.96.0.1")), []);
 }
 
+/// A Service leads to those of its workloads that have the port.
+#[test]
+fn a_port_that_some_workload_has_is_no_mistake() {
+    let more = "---
+{apiVersion: v1, kind: Pod, metadata: {name: bare, namespace: x, labels: {app: web, also: bare}}, spec: {containers: [{name: c}]}}
+";
+    let world = format!("{WORLD}{more}");
+    let found = |name: &str| {
+        let spec = format!("selector: {{app: web}}, ports: [{{port: 1, targetPort: {name}}}]");
+        codes(&[&service(&spec), &world, CLOSED])
+    };
+    assert_eq!(found("http"), []);
+    assert_eq!(found("htpt"), [Code::ServiceTarget]);
+}
+
 #[test]
 fn the_hint_names_what_was_probably_meant() {
     let hint = |spec: &str| {
