@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_dataplane::{
-    Adopted, AttachError, Endpoint, FlowUse, Foreign, HookState, Kernel, KernelError,
+    Adopted, AttachError, Endpoint, FlowUse, Foreign, HookState, Kernel, KernelError, Uplink,
 };
 use cofferdam_policies::compiler::{CompileError, Compiled, Compiler, Slot, SlotPlan, Snapshot};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
@@ -472,20 +472,20 @@ impl Force {
         self.kernel.judges_on(ifindex).unwrap_or(false)
     }
 
-    /// Puts the filter on an interface that is no endpoint's, unless it is there.
+    /// Puts the filters on an interface that is no endpoint's, unless they are there.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn guard_door(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        self.kernel.guard_door(ifindex)
+    pub fn guard_uplink(&mut self, ifindex: u32, uplink: Uplink) -> Result<(), AttachError> {
+        self.kernel.guard_uplink(ifindex, uplink)
     }
 
-    /// Puts filter and link on an interface that is no endpoint's, unless they are there.
+    /// Puts filters and links on an interface that is no endpoint's, unless they are there.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn clear_on(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        self.kernel.clear_on(ifindex)
+    pub fn enforce_uplink(&mut self, ifindex: u32, uplink: Uplink) -> Result<(), AttachError> {
+        self.kernel.enforce_uplink(ifindex, uplink)
     }
 
     /// Repairs what stands on an interface that is no endpoint's, where others changed it;
@@ -494,15 +494,20 @@ impl Force {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn mend_door(&mut self, ifindex: u32, filters: bool) -> Result<bool, AttachError> {
-        if !filters && self.kernel.door_link_stands(ifindex)? {
+    pub fn mend_uplink(
+        &mut self,
+        ifindex: u32,
+        uplink: Uplink,
+        filters: bool,
+    ) -> Result<bool, AttachError> {
+        if !filters && self.kernel.uplink_links_stand(ifindex, uplink)? {
             return Ok(false);
         }
-        let states = self.kernel.door_hooks(ifindex)?;
+        let states = self.kernel.uplink_hooks(ifindex, uplink)?;
         if states.iter().all(|state| state.ok) {
             return Ok(false);
         }
-        self.kernel.clear_on(ifindex)?;
+        self.kernel.enforce_uplink(ifindex, uplink)?;
         Ok(true)
     }
 
@@ -667,7 +672,7 @@ impl Force {
     /// When the programs are not replaced; nothing passes there then.
     pub fn release(&mut self, ifindex: u32) -> Result<(), AttachError> {
         self.forget(ifindex);
-        self.kernel.clear_on(ifindex)
+        self.kernel.enforce_uplink(ifindex, Uplink::Door)
     }
 
     fn forget(&mut self, ifindex: u32) {

@@ -15,6 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use cofferdam_dataplane::Uplink;
 use cofferdam_verdict::endpoint::MAX_LISTENERS;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use nix::sched::{CloneFlags, setns};
@@ -240,11 +241,21 @@ impl Interfaces {
             .and_then(|(_, ifindex)| self.by_index.get(ifindex))
     }
 
+    /// Returns what crosses an interface, if it is an endpoint's no more than others':
+    /// `None` if packets neither leave the node by it nor enter by it.
+    #[must_use]
+    pub fn uplink(&self, interface: &Interface) -> Option<Uplink> {
+        match interface.kind {
+            Kind::Tunnel => Some(Uplink::Tunnel),
+            Kind::Other => Some(Uplink::Exit),
+            _ => self.is_door(interface).then_some(Uplink::Door),
+        }
+    }
+
     /// Returns `true` if packets enter the namespace by an interface with whatever another
     /// namespace wrote into their metadata: it is no bridge, no tunnel, and not over a
     /// bridge, where they have come in by another interface.
-    #[must_use]
-    pub fn is_door(&self, interface: &Interface) -> bool {
+    fn is_door(&self, interface: &Interface) -> bool {
         match interface.kind {
             Kind::Ethernet => true,
             // Of a pair within the namespace both ends are the node's.
@@ -639,9 +650,15 @@ mod tests {
                 .collect(),
             ..Interfaces::default()
         };
-        let doors = interfaces.by_index.values();
-        let doors = doors.filter(|interface| interfaces.is_door(interface));
-        let doors: Vec<u32> = doors.map(|interface| interface.ifindex).collect();
-        assert_eq!(doors, [2, 6, 7, 8, 12, 15]);
+        let of = |uplink| {
+            let all = interfaces.by_index.values();
+            let those = all.filter(|interface| interfaces.uplink(interface) == Some(uplink));
+            those
+                .map(|interface| interface.ifindex)
+                .collect::<Vec<u32>>()
+        };
+        assert_eq!(of(Uplink::Door), [2, 6, 7, 8, 12, 15]);
+        assert_eq!(of(Uplink::Exit), [9]);
+        assert_eq!(of(Uplink::Tunnel), [4, 11]);
     }
 }

@@ -267,8 +267,8 @@ pub struct StatusReport {
     pub memory_bytes: u64,
     /// How often something was found changed by others, and repaired.
     pub tamper_events: u64,
-    /// Interfaces by which packets may come in that claim to be a workload's, with the
-    /// reason; normally none.
+    /// Interfaces by which packets may come in that claim to be a workload's, or leave
+    /// unjudged, with the reason; normally none.
     #[serde(default)]
     pub uncleared: Vec<String>,
     /// Programs of others that can hide who sent a packet, with their place; normally none.

@@ -8,11 +8,11 @@
 //! they asked for, and had been read back.
 
 mod documents;
-mod doors;
 mod endpoints;
 mod explain;
 mod fills;
 mod report;
+mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ use crate::sources::{Sources, Watches};
 use crate::state::{self, Store};
 
 use documents::Documents;
-use doors::Doors;
+use uplinks::Uplinks;
 
 /// How often hooks are looked at: tcx tells nobody of its changes.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -116,7 +116,7 @@ pub struct Reconciler {
     links: Links,
     /// Interfaces on which links are still to be put.
     unlinked: BTreeSet<u32>,
-    doors: Doors,
+    uplinks: Uplinks,
     /// The state of endpoints as it was last saved.
     saved_endpoints: Option<SavedEndpoints>,
     next_incarnation: u32,
@@ -194,7 +194,7 @@ impl Reconciler {
             leaving: BTreeMap::new(),
             links: Links::default(),
             unlinked: BTreeSet::new(),
-            doors: Doors::default(),
+            uplinks: Uplinks::default(),
             saved_endpoints: None,
             next_incarnation: remembered
                 .next_incarnation
@@ -215,7 +215,7 @@ impl Reconciler {
             recorder: recorder.clone(),
         };
         reconciler.take_up(remembered);
-        reconciler.clear_doors();
+        reconciler.guard_uplinks();
         reconciler.tell_stamp_obstacles();
         reconciler.documents.read();
         reconciler.converge(&[], Instant::now());
@@ -248,7 +248,7 @@ impl Reconciler {
     /// endpoints that were added. What the next endpoint needs is made at once: nobody
     /// but that endpoint would wait for it.
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
-        let has_unlinked = !self.unlinked.is_empty() || self.doors.has_unlinked();
+        let has_unlinked = !self.unlinked.is_empty() || self.uplinks.has_unlinked();
         let attach_at = has_unlinked.then(|| self.added_at + BURST);
         let chore = self.force.next_chore();
         let chore = chore.min(self.looked_at_hooks + BETWEEN_LOOKS);
@@ -265,7 +265,7 @@ impl Reconciler {
             } else if attach_at.is_some_and(|at| at <= Instant::now()) {
                 match self.unlinked.pop_first() {
                     Some(ifindex) => self.attach(ifindex),
-                    None => self.attach_door(),
+                    None => self.link_uplink(),
                 }
             }
         }
@@ -322,7 +322,7 @@ impl Reconciler {
             self.look_at_links();
         }
         if links || is_changed {
-            self.clear_doors();
+            self.guard_uplinks();
         }
         if is_everything {
             self.tell_stamp_obstacles();
@@ -565,7 +565,7 @@ impl Reconciler {
             self.looks = self.looks.wrapping_add(1);
             let filters = self.looks.is_multiple_of(LOOKS_AT_LINKS);
             self.mend_hooks(filters);
-            self.mend_doors(filters);
+            self.mend_uplinks(filters);
             if self.looks.is_multiple_of(LOOKS_AT_DEADLINES) {
                 self.force.end_deadlines(&mut self.links);
             }

@@ -60,7 +60,8 @@ impl Kernel {
                         programs
                     }
                     None => {
-                        let programs = Programs::load(OBJECT, &maps, &settings, &[], |_| true)?;
+                        let programs =
+                            Programs::load(OBJECT, &maps, &settings, &[], Programs::are_always)?;
                         pins.pin_programs(&programs)?;
                         pins.adopted = Adopted::Maps;
                         programs
@@ -84,7 +85,7 @@ impl Kernel {
                 }
                 let settings = settings(keys)?;
                 pins.name_programs(loaded_from(&settings));
-                let programs = Programs::load(OBJECT, &maps, &settings, &[], |_| true)?;
+                let programs = Programs::load(OBJECT, &maps, &settings, &[], Programs::are_always)?;
                 pins.pin_set(&maps, &programs)?;
                 (maps, programs, settings)
             }

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::{
     hooks::{FILTER_HANDLES, FILTER_PRIORITY, is_ours, name, parent, side},
     kernel::{Kernel, KernelError},
-    netlink::{self, Qdisc},
+    netlink,
     programs::{OBJECT, Program, Programs},
     sys::tcx::{self, Standing},
 };
@@ -97,8 +97,6 @@ pub(crate) fn failed(
 
 const FILTERS: [Program; 2] = [Program::FROM_WORKLOAD_FILTER, Program::TO_WORKLOAD_FILTER];
 const LINKS: [Program; 2] = [Program::FROM_WORKLOAD, Program::TO_WORKLOAD];
-const DOOR_FILTER: Program = Program::CLEAR_STAMP_FILTER;
-const DOOR_LINK: Program = Program::CLEAR_STAMP;
 
 /// The programs on one interface, for as long as this value lives. They are taken
 /// off when it is dropped, which must be in the network namespace they were
@@ -149,6 +147,16 @@ impl Kernel {
     /// When the kernel refuses; nothing stays attached then. A kernel without tcx
     /// is no error: the filters do all the work there.
     pub fn attach(&self, interface: &str) -> Result<Attachments, AttachError> {
+        self.attach_these(interface, &FILTERS, &LINKS)
+    }
+
+    /// Attaches programs as [`Kernel::attach`] does.
+    pub(crate) fn attach_these(
+        &self,
+        interface: &str,
+        filters: &[Program],
+        links: &[Program],
+    ) -> Result<Attachments, AttachError> {
         let ifindex = if_nametoindex(interface).map_err(|errno| AttachError::Interface {
             interface: interface.to_owned(),
             source: errno.into(),
@@ -159,12 +167,12 @@ impl Kernel {
             links: Vec::new(),
         };
         add_clsact(ifindex)?;
-        for program in FILTERS {
+        for &program in filters {
             attachments.filters.push(program);
             self.put_filter(ifindex, program)
                 .map_err(failed("attach", program, ifindex))?;
         }
-        for program in LINKS {
+        for &program in links {
             let failed = || failed("attach", program, ifindex);
             let has_tcx = tcx::query(ifindex, side(program)).map_err(failed())?;
             if has_tcx.is_some() {
@@ -209,14 +217,16 @@ impl Kernel {
                 .map_err(failed("attach", program, ifindex))
         });
         filters.into_iter().collect::<Result<(), _>>()?;
-        let program = Program::FROM_WORKLOAD;
-        self.take_over_link(ifindex, program)
-            .map_err(failed("attach", program, ifindex))
+        for program in LINKS {
+            self.take_over_link(ifindex, program)
+                .map_err(failed("attach", program, ifindex))?;
+        }
+        Ok(())
     }
 
     /// Gives the link in a place of an interface its program, if a link stands there: one
     /// that was put while the interface was no endpoint's would drop the workload's
-    /// packets. Costs no grace period.
+    /// packets, and take the stamps off those towards it. Costs no grace period.
     fn take_over_link(&self, ifindex: u32, program: Program) -> io::Result<()> {
         let Some((link, id)) = self.find_link(ifindex, program) else {
             return Ok(());
@@ -227,52 +237,6 @@ impl Kernel {
             .any(|one| one.link_id == id && !self.is_current(program, one.program_id));
         if behind {
             tcx::update(link.as_fd(), self.programs.fd(program)?)?;
-        }
-        Ok(())
-    }
-
-    /// Puts the programs on an interface that is no endpoint's and by which packets enter
-    /// the caller's network namespace, to stay: as [`Kernel::enforce_on`] does for
-    /// workloads. What judged a workload there is replaced by one store, and taken off on
-    /// the way out.
-    ///
-    /// # Errors
-    ///
-    /// The first of what the kernel refused; the rest has been done.
-    pub fn clear_on(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        let filter = self.guard_door(ifindex);
-        let link = self.put_link(ifindex, DOOR_LINK);
-        let egress = self.detach_link(ifindex, Program::TO_WORKLOAD);
-        // One of both is enough where others hold the place of the other.
-        let has_tcx = tcx::query(ifindex, side(DOOR_LINK));
-        let has_tcx = has_tcx.map_err(failed("look at", DOOR_LINK, ifindex))?;
-        if has_tcx.is_none() || link.is_err() {
-            filter?;
-        }
-        link?;
-        egress?;
-        self.no_longer_behind(ifindex)
-    }
-
-    /// The quick half of [`Kernel::clear_on`]: the filter, which does as well as the link.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn guard_door(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        if self.pins.is_none() {
-            return Err(AttachError::NotPinned);
-        }
-        let qdisc = netlink::add_ingress(ifindex).map_err(|source| AttachError::Qdisc {
-            interface: interface(ifindex),
-            source,
-        })?;
-        self.put_filter(ifindex, DOOR_FILTER)
-            .map_err(failed("attach", DOOR_FILTER, ifindex))?;
-        // An ingress qdisc has no way out, and shows the filters of the way in there.
-        if qdisc == Qdisc::StoodAsClsact {
-            let egress = Program::TO_WORKLOAD_FILTER;
-            take_filters_off(ifindex, egress).map_err(failed("detach", egress, ifindex))?;
         }
         Ok(())
     }
@@ -345,7 +309,7 @@ impl Kernel {
     }
 
     /// Makes a filter of ours stand first of all filters, and no second one behind.
-    fn put_filter(&self, ifindex: u32, program: Program) -> io::Result<()> {
+    pub(crate) fn put_filter(&self, ifindex: u32, program: Program) -> io::Result<()> {
         let parent = parent(program);
         let filters = netlink::filters(ifindex, parent)?;
         let first = filters.first().filter(|filter| is_ours(filter));
@@ -377,7 +341,7 @@ impl Kernel {
     }
 
     /// Makes a pinned link of ours stand first.
-    fn put_link(&mut self, ifindex: u32, program: Program) -> Result<(), AttachError> {
+    pub(crate) fn put_link(&mut self, ifindex: u32, program: Program) -> Result<(), AttachError> {
         let failed = || failed("attach", program, ifindex);
         let Some(standing) = tcx::query(ifindex, side(program)).map_err(failed())? else {
             return Ok(());
@@ -477,7 +441,7 @@ impl Kernel {
 
     /// Notes that an interface has nothing but what it should have. When none has,
     /// what was pinned for older attachments goes.
-    fn no_longer_behind(&mut self, ifindex: u32) -> Result<(), AttachError> {
+    pub(crate) fn no_longer_behind(&mut self, ifindex: u32) -> Result<(), AttachError> {
         if !self.pins.as_ref().is_some_and(|pins| pins.leftovers) {
             return Ok(());
         }
@@ -526,10 +490,14 @@ fn interfaces() -> Result<BTreeSet<u32>, AttachError> {
 }
 
 fn add_clsact(ifindex: u32) -> Result<(), AttachError> {
-    netlink::add_clsact(ifindex).map_err(|source| AttachError::Qdisc {
+    netlink::add_clsact(ifindex).map_err(qdisc_failed(ifindex))
+}
+
+pub(crate) fn qdisc_failed(ifindex: u32) -> impl FnOnce(io::Error) -> AttachError {
+    move |source| AttachError::Qdisc {
         interface: interface(ifindex),
         source,
-    })
+    }
 }
 
 /// A new link, first in order.

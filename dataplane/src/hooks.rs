@@ -49,8 +49,8 @@ pub struct Foreign {
 /// The name of a program's place.
 pub(crate) fn name(program: Program) -> &'static str {
     match (program.hook, program.filter) {
-        (Hook::ToWorkload, false) => "tcx_egress",
-        (Hook::ToWorkload, true) => "clsact_egress",
+        (Hook::ToWorkload | Hook::UplinkEgress, false) => "tcx_egress",
+        (Hook::ToWorkload | Hook::UplinkEgress, true) => "clsact_egress",
         (_, false) => "tcx_ingress",
         (_, true) => "clsact_ingress",
     }
@@ -60,7 +60,7 @@ pub(crate) fn name(program: Program) -> &'static str {
 pub(crate) fn side(program: Program) -> Side {
     match program.hook {
         Hook::FromWorkload | Hook::UplinkIngress => Side::Ingress,
-        Hook::ToWorkload => Side::Egress,
+        Hook::ToWorkload | Hook::UplinkEgress => Side::Egress,
     }
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn side(program: Program) -> Side {
 pub(crate) fn parent(program: Program) -> Parent {
     match program.hook {
         Hook::FromWorkload | Hook::UplinkIngress => Parent::Ingress,
-        Hook::ToWorkload => Parent::Egress,
+        Hook::ToWorkload | Hook::UplinkEgress => Parent::Egress,
     }
 }
 
@@ -91,16 +91,11 @@ impl Kernel {
         self.states(ifindex, &Program::OF_WORKLOADS)
     }
 
-    /// The same of an interface that is no endpoint's, and on the way in alone.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn door_hooks(&self, ifindex: u32) -> Result<Vec<HookState>, AttachError> {
-        self.states(ifindex, &Program::OF_DOORS)
-    }
-
-    fn states(&self, ifindex: u32, programs: &[Program]) -> Result<Vec<HookState>, AttachError> {
+    pub(crate) fn states(
+        &self,
+        ifindex: u32,
+        programs: &[Program],
+    ) -> Result<Vec<HookState>, AttachError> {
         let states = programs.iter().map(|&program| {
             let looked = if program.filter {
                 self.look_at_filters(ifindex, program).map(Some)
@@ -123,15 +118,6 @@ impl Kernel {
         self.all_links_stand(ifindex, &Program::OF_WORKLOADS)
     }
 
-    /// The same of an interface that is no endpoint's.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn door_link_stands(&self, ifindex: u32) -> Result<bool, AttachError> {
-        self.all_links_stand(ifindex, &Program::OF_DOORS)
-    }
-
     /// Returns `true` if programs that judge a workload stand on an interface, those of an
     /// agent before included.
     ///
@@ -140,8 +126,8 @@ impl Kernel {
     /// As there.
     pub fn judges_on(&self, ifindex: u32) -> Result<bool, AttachError> {
         let clears = |id| {
-            let mut doors = Program::OF_DOORS.into_iter();
-            doors.any(|program| self.is_current(program, id))
+            let mut uplinks = Program::OF_UPLINKS.into_iter();
+            uplinks.any(|program| self.is_current(program, id))
         };
         let states = self.hooks(ifindex)?;
         let mut ids = states.iter().filter_map(|state| state.program_id);
@@ -166,7 +152,11 @@ impl Kernel {
         Ok(foreign)
     }
 
-    fn all_links_stand(&self, ifindex: u32, programs: &[Program]) -> Result<bool, AttachError> {
+    pub(crate) fn all_links_stand(
+        &self,
+        ifindex: u32,
+        programs: &[Program],
+    ) -> Result<bool, AttachError> {
         for &program in programs.iter().filter(|program| !program.filter) {
             let looked = self.look_at_links(ifindex, program);
             let state = looked.map_err(failed("look at", program, ifindex))?;
@@ -224,7 +214,7 @@ impl Kernel {
 
     /// Returns `true` if a number is that of any program of this kernel side.
     pub(crate) fn is_any_current(&self, id: u32) -> bool {
-        let mut programs = Program::ALL.into_iter();
+        let mut programs = Program::ALWAYS.into_iter().chain(Program::LATER);
         programs.any(|program| self.is_current(program, id))
     }
 

@@ -280,7 +280,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let (maps, keys) = make_maps(&limits)?;
         let settings = settings(keys, &limits, behaviour)?;
-        let programs = Programs::load(object, &maps, &settings, variables, |_| true)?;
+        let programs = Programs::load(object, &maps, &settings, variables, Programs::are_always)?;
         Self::over(maps, programs, limits, settings)
     }
 
@@ -602,14 +602,17 @@ impl Kernel {
             .collect()
     }
 
-    /// What the programs cost the verifier.
+    /// What the programs that are loaded cost the verifier.
     ///
     /// # Errors
     ///
     /// When the kernel does not tell about a program.
     pub fn verified(&self) -> Result<Vec<VerifiedProgram>, KernelError> {
-        Program::ALL
+        let later = Program::LATER.into_iter();
+        let later = later.filter(|program| self.programs.has(program.name));
+        Program::ALWAYS
             .into_iter()
+            .chain(later)
             .map(|program| {
                 let verified = self.programs.verified(program);
                 verified.map_err(|source| KernelError::Program {

@@ -26,6 +26,7 @@ mod pins;
 mod programs;
 mod socket_buffer;
 mod sys;
+mod uplinks;
 
 pub use array::MappedArray;
 pub use attach::{AttachError, Attachments};
@@ -38,3 +39,4 @@ pub use kernel::{Kernel, KernelError, RuleHits};
 pub use pins::Adopted;
 pub use programs::{CASTS_SOCKET_BUFFER, OBJECT, Program, TestContext, TestRun, VerifiedProgram};
 pub use socket_buffer::{SocketBufferError, casts_socket_buffer};
+pub use uplinks::Uplink;

@@ -112,16 +112,16 @@ pub(crate) fn add_ingress(ifindex: u32) -> io::Result<Qdisc> {
     match request.send().and_then(done) {
         Ok(()) => Ok(Qdisc::Added),
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(match qdisc(ifindex)? {
-            Some(kind) if kind == b"clsact\0" => Qdisc::StoodAsClsact,
+            Some(Qdisc::StoodAsClsact) => Qdisc::StoodAsClsact,
             _ => Qdisc::StoodAsIngress,
         }),
         Err(error) => Err(error),
     }
 }
 
-/// The kind of the qdisc in clsact's place. An ingress qdisc takes filters for
+/// The qdisc in clsact's place, if there is one. An ingress qdisc takes filters for
 /// the way out as well, and runs them on the way in.
-fn qdisc(ifindex: u32) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn qdisc(ifindex: u32) -> io::Result<Option<Qdisc>> {
     let all = Traffic {
         ifindex,
         handle: 0,
@@ -136,7 +136,10 @@ fn qdisc(ifindex: u32) -> io::Result<Option<Vec<u8>>> {
                 return;
             };
             if about.ifindex == ifindex && about.handle == HANDLE_CLSACT {
-                kind = attribute(attributes, tca::KIND).map(<[u8]>::to_vec);
+                kind = match attribute(attributes, tca::KIND) {
+                    Some(b"clsact\0") => Some(Qdisc::StoodAsClsact),
+                    _ => Some(Qdisc::StoodAsIngress),
+                };
             }
         })?;
     Ok(kind)

@@ -220,7 +220,7 @@ impl Pins {
             Some(pinned.id == used.id)
         };
         maps.names().all(|name| same(name) == Some(true))
-            && Program::ALL
+            && Program::ALWAYS
                 .iter()
                 .all(|program| self.programs.join(program.name).exists())
     }

@@ -85,6 +85,28 @@ impl Program {
         filter: true,
     };
 
+    /// For the tcx link on the way out by an interface that leads off the node.
+    pub const UPLINK_EGRESS: Self = Self {
+        name: "uplink_egress",
+        hook: Hook::UplinkEgress,
+        filter: false,
+    };
+    /// For the clsact filter there: the same program.
+    pub const UPLINK_EGRESS_FILTER: Self = Self {
+        filter: true,
+        ..Self::UPLINK_EGRESS
+    };
+    /// For the tcx link on the way out by a tunnel.
+    pub const TUNNEL_EGRESS: Self = Self {
+        name: "tunnel_egress",
+        ..Self::UPLINK_EGRESS
+    };
+    /// For the clsact filter there: the same program.
+    pub const TUNNEL_EGRESS_FILTER: Self = Self {
+        filter: true,
+        ..Self::TUNNEL_EGRESS
+    };
+
     /// Those on a workload's hooks.
     pub const OF_WORKLOADS: [Self; 4] = [
         Self::FROM_WORKLOAD,
@@ -93,11 +115,24 @@ impl Program {
         Self::TO_WORKLOAD_FILTER,
     ];
 
-    /// Those on the way in by an interface that is no endpoint's.
-    pub const OF_DOORS: [Self; 2] = [Self::CLEAR_STAMP, Self::CLEAR_STAMP_FILTER];
+    /// Those that judge no workload's packets at its own interface.
+    pub const OF_UPLINKS: [Self; 4] = [
+        Self::CLEAR_STAMP,
+        Self::CLEAR_STAMP_FILTER,
+        Self::UPLINK_EGRESS,
+        Self::TUNNEL_EGRESS,
+    ];
 
-    /// All of them.
-    pub const ALL: [Self; 6] = [
+    /// Those that are loaded when the first interface needs them.
+    pub const LATER: [Self; 2] = [Self::UPLINK_EGRESS, Self::TUNNEL_EGRESS];
+
+    /// Returns `true` if a program of this name is one of [`Program::LATER`].
+    pub(crate) fn is_later(name: &str) -> bool {
+        Self::LATER.iter().any(|program| program.name == name)
+    }
+
+    /// Those that are always loaded.
+    pub const ALWAYS: [Self; 6] = [
         Self::FROM_WORKLOAD,
         Self::FROM_WORKLOAD_FILTER,
         Self::TO_WORKLOAD,
@@ -242,13 +277,21 @@ impl Programs {
         Ok(Self { loaded })
     }
 
+    /// Returns `true` if a program of this name is loaded at once.
+    pub(crate) fn are_always(name: &str) -> bool {
+        !Program::is_later(name)
+    }
+
     /// Opens what [`Programs::pin`] left in a directory; none when one of
-    /// [`Program::ALL`] is missing.
+    /// [`Program::ALWAYS`] is missing.
     pub(crate) fn open(directory: &Path) -> Result<Option<Self>, KernelError> {
         let mut loaded = BTreeMap::new();
-        for program in Program::ALL {
+        for program in Program::ALWAYS.into_iter().chain(Program::LATER) {
             let path = directory.join(program.name);
             if !path.exists() {
+                if Program::is_later(program.name) {
+                    continue;
+                }
                 return Ok(None);
             }
             let opened = Loaded::open(&path).map_err(refused(program.name))?;
@@ -263,6 +306,11 @@ impl Programs {
             let pin = || sys::pin(program.fd()?, &directory.join(name)).map_err(Into::into);
             pin().map_err(refused(name))
         })
+    }
+
+    /// Adds programs.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.loaded.extend(more.loaded);
     }
 
     /// Whether there is a program of this name.

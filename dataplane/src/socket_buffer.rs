@@ -121,27 +121,27 @@ pub(crate) fn with_cast(object: &[u8], cast: Option<u32>) -> Vec<u64> {
 fn window_of(bit: &dyn Fn(&str) -> Option<u32>) -> Result<Window, SocketBufferError> {
     let place = |field| bit(field).ok_or(SocketBufferError::Field { field });
     let ip_summed = place("ip_summed")?;
-    let [csum_start, csum_offset, mac_header] =
-        ["csum_start", "csum_offset", "mac_header"].map(|field| {
-            let bit = place(field)?;
-            // Half words, read as such.
-            let aligned = bit.is_multiple_of(16);
-            aligned
-                .then_some(bit / 8)
-                .ok_or(SocketBufferError::Field { field })
-        });
-    let (csum_start, csum_offset, mac_header) = (csum_start?, csum_offset?, mac_header?);
+    let half = |field| {
+        let bit = place(field)?;
+        // Half words, read as such.
+        let aligned = bit.is_multiple_of(16);
+        aligned
+            .then_some(bit / 8)
+            .ok_or(SocketBufferError::Field { field })
+    };
+    const HALVES: [&str; 4] = ["csum_start", "csum_offset", "mac_header", "network_header"];
+    let mut halves = [0; HALVES.len()];
+    for (at, field) in halves.iter_mut().zip(HALVES) {
+        *at = half(field)?;
+    }
     // Even, so that half words are even in the window too.
-    let start = (ip_summed / 8)
-        .min(csum_start)
-        .min(csum_offset)
-        .min(mac_header)
-        & !1;
+    let start = halves.into_iter().fold(ip_summed / 8, u32::min) & !1;
     let within = |field, at: u32, bytes: u32| {
         let at = at - start;
         let fits = at + bytes <= WINDOW_BYTES;
         fits.then_some(at).ok_or(SocketBufferError::Field { field })
     };
+    let [csum_start, csum_offset, mac_header, network_header] = halves;
     // The two bits of `ip_summed` may not lie in two bytes.
     if ip_summed % 8 == 7 {
         return Err(SocketBufferError::Field { field: "ip_summed" });
@@ -153,6 +153,7 @@ fn window_of(bit: &dyn Fn(&str) -> Option<u32>) -> Result<Window, SocketBufferEr
         csum_start: within("csum_start", csum_start, 2)?,
         csum_offset: within("csum_offset", csum_offset, 2)?,
         mac_header: within("mac_header", mac_header, 2)?,
+        network_header: within("network_header", network_header, 2)?,
     })
 }
 
@@ -189,6 +190,7 @@ mod tests {
             "ip_summed" => Some(128 * 8 + 5),
             "csum_start" => Some(136 * 8),
             "csum_offset" => Some(138 * 8),
+            "network_header" => Some(180 * 8),
             "mac_header" => Some(182 * 8),
             _ => None,
         }
@@ -204,6 +206,7 @@ mod tests {
             csum_start: 8,
             csum_offset: 10,
             mac_header: 54,
+            network_header: 52,
         };
         assert_eq!(window, expected);
     }

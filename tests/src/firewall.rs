@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cofferdam_dataplane::{Attachments, Behaviour, Endpoint, Events, Kernel, Program, TestContext};
+use cofferdam_dataplane::{
+    Attachments, Behaviour, Endpoint, Events, Kernel, Program, TestContext, Uplink,
+};
 use cofferdam_policies::{
     compiler::{Compiled, Input, Slot, SlotPlan, compile},
     documents,
@@ -466,6 +468,24 @@ impl Firewall {
             interfaces,
             namespace,
         });
+    }
+
+    /// Attaches programs to an interface of the node that is no endpoint's, beside those of
+    /// the workloads.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses, or no workload has its programs yet.
+    pub fn attach_uplink(&mut self, world: &World, interface: &str, uplink: Uplink) {
+        let inside = world.node().namespace.enter().expect("the node");
+        let attached = self.kernel.attach_uplink(interface, uplink);
+        let attached = attached.unwrap_or_else(|error| panic!("{error}"));
+        drop(inside);
+        let all = self
+            .attached
+            .as_mut()
+            .expect("programs were attached before");
+        all.interfaces.push(attached);
     }
 
     /// What is attached, by interface, in the order of the world's workloads.

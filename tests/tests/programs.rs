@@ -41,5 +41,7 @@ mod signalling;
 mod sources;
 #[path = "programs/sweeps.rs"]
 mod sweeps;
+#[path = "programs/uplinks.rs"]
+mod uplinks;
 #[path = "programs/verdicts.rs"]
 mod verdicts;

@@ -138,8 +138,9 @@ impl Reconciler {
             .filter_map(|managed| Some((managed, managed.problem.as_ref()?)))
             .map(|(managed, problem)| format!("endpoint {}: {problem}", managed.endpoint.id));
         let uncleared = self.uncleared().into_iter();
-        let uncleared =
-            uncleared.map(|text| format!("packets may come in with forged stamps: {text}"));
+        let uncleared = uncleared.map(|text| {
+            format!("packets may come in with forged stamps, or leave unjudged: {text}")
+        });
         for message in self
             .problem
             .iter()

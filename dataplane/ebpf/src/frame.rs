@@ -12,7 +12,7 @@ use cofferdam_verdict::{
     flow::{Glance, Words},
     judge::{Case, Context, PROBE, probe, shares_hooks},
     memory::Memory,
-    packet::{Frame, MAX_HEADER_BYTES},
+    packet::{ETHERNET_BYTES, Frame, MAX_HEADER_BYTES},
 };
 
 use crate::memory::{Maps, blurred, casts_socket_buffer, socket_buffer};
@@ -46,6 +46,14 @@ fn left_at(places: &Window, byte: impl Fn(u32) -> u8, half: impl Fn(u32) -> u16)
 fn is_stamp_in_control_buffer() -> bool {
     // SAFETY: the loader's value counts, not the one above.
     unsafe { core::ptr::read_volatile(&raw const STAMP_IN_CONTROL_BUFFER) != 0 }
+}
+
+/// Loads a field of the program's context, each time anew.
+macro_rules! field {
+    ($skb:expr, $field:ident $($at:tt)*) => {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (&raw const (*$skb).$field $($at)*).read_volatile() }
+    };
 }
 
 /// A packet buffer.
@@ -149,11 +157,10 @@ impl Buffer {
         )
     }
 
-    /// Says the same by reading the kernel's own structure, where [`casts_socket_buffer`] says
-    /// that the kernel lets programs do so.
+    /// The kernel's own structure, where [`casts_socket_buffer`] says that the kernel lets
+    /// programs read it as it is.
     #[inline(always)]
-    fn left_by_cast(&self) -> u64 {
-        let places = socket_buffer();
+    fn cast(&self) -> *const u8 {
         let buffer: *const u8;
         // SAFETY: what stands there when the program is loaded returns its argument, as a
         // pointer to the kernel's structure. A call keeps registers 6 to 9 alone.
@@ -170,6 +177,14 @@ impl Buffer {
                 options(nostack),
             );
         }
+        buffer
+    }
+
+    /// Says the same as [`Buffer::left_by_copy`] by reading the kernel's own structure.
+    #[inline(always)]
+    fn left_by_cast(&self) -> u64 {
+        let places = socket_buffer();
+        let buffer = self.cast();
         let at = |place: u32| buffer.wrapping_add((places.start + place) as usize);
         left_at(
             places,
@@ -204,6 +219,54 @@ impl Buffer {
         let wanted = if length < bytes { length } else { bytes };
         // SAFETY: the context is valid; no view of the packet is used after.
         unsafe { bpf_skb_pull_data(self.skb, wanted) };
+    }
+
+    /// Bytes before the network header of a packet on its way out. An Ethernet header is
+    /// there, with tags or not, or nothing, or what a tunnel has put before the packet.
+    #[inline(always)]
+    pub(crate) fn network_offset(&self) -> u32 {
+        let places = socket_buffer();
+        let (network, mac) = if casts_socket_buffer() {
+            let buffer = self.cast();
+            let half = |place: u32| {
+                let at = buffer.wrapping_add((places.start + place) as usize);
+                // SAFETY: as in `left_by_cast`.
+                unsafe { at.cast::<u16>().read_volatile() }
+            };
+            (half(places.network_header), half(places.mac_header))
+        } else {
+            let half = |place: u32| {
+                let mut value = MaybeUninit::<u16>::uninit();
+                let from = self.skb.cast::<u8>();
+                let from = from.wrapping_add((places.start + place) as usize);
+                // SAFETY: the helper writes both bytes, zeroes where it fails.
+                unsafe {
+                    bpf_probe_read_kernel(value.as_mut_ptr().cast(), 2, from.cast());
+                    value.assume_init()
+                }
+            };
+            (half(places.network_header), half(places.mac_header))
+        };
+        u32::from(network.wrapping_sub(mac))
+    }
+
+    /// The 16 bits that the packet carries on this node.
+    #[inline(always)]
+    pub(crate) fn carried(&self) -> u32 {
+        // Both, for the reason that `Buffer::context` has.
+        let carried = field!(self.skb, tc_index);
+        let asked = field!(self.skb, cb[probe::STAMP]);
+        if is_stamp_in_control_buffer() {
+            asked
+        } else {
+            carried
+        }
+    }
+
+    /// EtherType of the packet, as the kernel knows it.
+    #[inline(always)]
+    pub(crate) fn ethertype(&self) -> u16 {
+        u16::from_be(field!(self.skb, protocol) as u16)
     }
 
     #[inline(always)]
@@ -298,14 +361,6 @@ impl Words for Here {
         // is needed again.
         u32::from_be(unsafe { ((self.0 + 4 * number) as *const u32).read_volatile() })
     }
-}
-
-/// Loads a field of the program's context, each time anew.
-macro_rules! field {
-    ($skb:expr, $field:ident $($at:tt)*) => {
-        // SAFETY: the kernel hands the program a valid context.
-        unsafe { (&raw const (*$skb).$field $($at)*).read_volatile() }
-    };
 }
 
 impl Glance for Plain {
@@ -462,5 +517,66 @@ impl Frame for Linear {
     #[inline(always)]
     fn blur(&self, value: u32) -> u32 {
         blurred(value, self.length)
+    }
+}
+
+/// A packet on its way off the node, as if an Ethernet header without tags stood before its
+/// network header, whatever is there.
+pub(crate) struct Leaving {
+    linear: Linear,
+    /// Bytes before the network header.
+    before: u32,
+}
+
+impl Leaving {
+    /// A view of a packet as it is now. `before` is [`Buffer::network_offset`].
+    #[inline(always)]
+    pub(crate) fn new(buffer: &Buffer, before: u32) -> Self {
+        Self {
+            linear: buffer.linear(NOTHING_LEFT),
+            before,
+        }
+    }
+
+    /// Returns `true` if headers may lie behind what can be read.
+    #[inline(always)]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.linear.is_cut()
+    }
+
+    /// The place of an offset, which is one behind the Ethernet header.
+    #[inline(always)]
+    fn place(&self, offset: u32) -> u32 {
+        offset
+            .wrapping_sub(ETHERNET_BYTES)
+            .wrapping_add(self.before)
+    }
+}
+
+impl Frame for Leaving {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.linear.read_at(self.place(offset))
+    }
+
+    #[inline(always)]
+    fn byte(&self, offset: u32) -> Option<u32> {
+        self.linear.byte(self.place(offset))
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        let before = self.linear.length.wrapping_sub(self.before);
+        before.wrapping_add(ETHERNET_BYTES)
+    }
+
+    #[inline(always)]
+    fn is_gso(&self) -> bool {
+        self.linear.is_gso()
+    }
+
+    #[inline(always)]
+    fn blur(&self, value: u32) -> u32 {
+        self.linear.blur(value)
     }
 }

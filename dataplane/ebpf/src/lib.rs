@@ -29,7 +29,7 @@ use cofferdam_verdict::{
     packet::MAX_HEADER_BYTES,
     pipeline::{self, Steps},
     reason::Reason,
-    related,
+    related, uplink,
     verdict::Action,
 };
 
@@ -73,7 +73,7 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
             // What no interface has brought, sockets of this node have sent.
             Hook::ToWorkload if buffer.context().ingress_ifindex == 0 => frame::NOTHING_LEFT,
             Hook::FromWorkload | Hook::ToWorkload => left(buffer.raw()),
-            Hook::UplinkIngress => frame::NOTHING_LEFT,
+            Hook::UplinkIngress | Hook::UplinkEgress => frame::NOTHING_LEFT,
         },
     };
     if !buffer.is_probe() {
@@ -127,6 +127,44 @@ pub fn clear(context: &TcContext) -> i32 {
     DROP
 }
 
+/// Judges a packet on its way off the node, if nobody has decided about its receiver yet.
+///
+/// Nothing behind this hook asks for the stamp of what it has judged, nor, where
+/// `is_last`, of anything: it is taken off. The stamp stays on what a tunnel wraps, so that
+/// the packet around it is known by its sender. Without the stamp, the filter behind a link
+/// has nothing to judge: a link and a filter are the same program.
+#[inline(always)]
+pub fn leave_node(context: &TcContext, is_last: bool) -> i32 {
+    let buffer = frame::Buffer::new(context.as_ptr().cast());
+    let carried = buffer.carried();
+    if !uplink::is_undecided(carried) {
+        if is_last {
+            buffer.stamp(0);
+        }
+        return NEXT;
+    }
+    let hook = Hook::UplinkEgress;
+    let maps = Maps;
+    let steps = Programs {
+        buffer: &buffer,
+        hook,
+        left: frame::NOTHING_LEFT,
+    };
+    maps.count(counter::seen(hook), buffer.length());
+    let mut case = Case::blank(hook, buffer.length());
+    let asked = pipeline::walk(&steps, &mut case, false);
+    if asked && case.is_audited() {
+        report(&raw mut case, buffer.context().ifindex, hook as u32);
+    }
+    maps.count(counter::judged_word(hook, case.enforced), buffer.length());
+    if !case.is_allowed() {
+        report(&raw mut case, buffer.context().ifindex, hook as u32);
+        return DROP;
+    }
+    buffer.stamp(0);
+    NEXT
+}
+
 /// The steps of a verdict, each a global function: the verifier checks each once, by
 /// itself, and takes no interest in how its callers came here.
 struct Programs<'a> {
@@ -139,18 +177,25 @@ struct Programs<'a> {
 impl Steps for Programs<'_> {
     #[inline(always)]
     fn hurry(&self) -> Option<u32> {
-        flow::hurry(&Maps, &frame::Plain::new(self.buffer, self.left), self.hook)
+        match self.hook {
+            Hook::UplinkEgress => None,
+            hook => flow::hurry(&Maps, &frame::Plain::new(self.buffer, self.left), hook),
+        }
     }
 
     #[inline(always)]
     fn inspect(&self, case: &mut Case) -> Inspected {
         let raw = self.buffer.raw();
-        let mut inspected = inspect(raw, &raw mut *case, self.hook as u32, self.left);
+        let look = |case: &mut Case| match self.hook {
+            Hook::UplinkEgress => inspect_leaving(raw, &raw mut *case),
+            hook => inspect(raw, &raw mut *case, hook as u32, self.left),
+        };
+        let mut inspected = look(case);
         if inspected == CUT {
             // Headers outside the linear part are ordinary input: a frame over 4 KiB
             // from a packet socket shows 14 bytes.
             self.buffer.pull(MAX_HEADER_BYTES);
-            inspected = inspect(raw, &raw mut *case, self.hook as u32, self.left);
+            inspected = look(case);
         }
         if inspected == OPEN {
             Inspected::Open
@@ -191,7 +236,10 @@ impl Steps for Programs<'_> {
 
     #[inline(always)]
     fn answer(&self, case: &mut Case) {
-        answer(&raw mut *case);
+        match self.hook {
+            Hook::UplinkEgress => answer_leaving(&raw mut *case),
+            _ => answer(&raw mut *case),
+        };
     }
 
     #[inline(always)]
@@ -259,20 +307,62 @@ pub extern "C" fn inspect(skb: *mut __sk_buff, case: *mut Case, hook: u32, left:
     };
     let buffer = frame::Buffer::new(skb);
     let linear = buffer.linear(left);
-    match judge::inspect(&Maps, &linear, &buffer.context(), hook_of(hook), case) {
+    match judge::inspect(
+        &Maps,
+        &linear,
+        &buffer.context(),
+        Hook::of_number(hook),
+        case,
+    ) {
         Inspected::Open => OPEN,
         Inspected::Decided if linear.is_cut() && !case.is_allowed() => CUT,
         Inspected::Decided => DECIDED,
     }
 }
 
-#[inline(always)]
-const fn hook_of(number: u32) -> Hook {
-    match number {
-        0 => Hook::FromWorkload,
-        1 => Hook::ToWorkload,
-        _ => Hook::UplinkIngress,
+/// Most bytes before the network header of a packet that leaves the node: those of tags, or
+/// of what a tunnel has put there.
+const MAX_BYTES_BEFORE: u32 = 128;
+
+/// Reads the headers of a packet that leaves the node; otherwise as [`inspect`].
+///
+/// # Safety
+///
+/// As for [`inspect`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_leaving(skb: *mut __sk_buff, case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    let Some(case) = (unsafe { case.as_mut() }) else {
+        return DECIDED;
+    };
+    let buffer = frame::Buffer::new(skb);
+    let before = buffer.network_offset();
+    if before > MAX_BYTES_BEFORE {
+        case.deny(Reason::Malformed);
+        return DECIDED;
     }
+    let packet = frame::Leaving::new(&buffer, before);
+    match uplink::inspect(&Maps, &packet, buffer.ethertype(), buffer.carried(), case) {
+        Inspected::Open => OPEN,
+        Inspected::Decided if packet.is_cut() && !case.is_allowed() => CUT,
+        Inspected::Decided => DECIDED,
+    }
+}
+
+/// Asks policy about a packet that leaves the node.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn answer_leaving(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    if let Some(case) = unsafe { case.as_mut() } {
+        uplink::answer(&Maps, case);
+    }
+    0
 }
 
 /// Asks the flow table.
@@ -446,7 +536,7 @@ pub extern "C" fn remember(case: *mut Case) -> i32 {
 pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
     // SAFETY: see above.
     if let Some(case) = unsafe { case.as_ref() } {
-        let hook = hook_of(hook);
+        let hook = Hook::of_number(hook);
         let maps = Maps;
         let incarnation = maps
             .endpoint(case.endpoint)

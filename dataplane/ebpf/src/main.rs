@@ -9,7 +9,7 @@
 #![expect(unreachable_pub, reason = "programs are found by their symbols")]
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use cofferdam_ebpf::{Attachment, clear, run};
+use cofferdam_ebpf::{Attachment, clear, leave_node, run};
 use cofferdam_verdict::counter::Hook;
 
 /// tc ingress of the host-side veth, by a tcx link.
@@ -46,4 +46,17 @@ pub fn clear_stamp(context: TcContext) -> i32 {
 #[classifier]
 pub fn clear_stamp_f(context: TcContext) -> i32 {
     clear(&context)
+}
+
+/// tc egress of an interface by which packets leave the node for good, by a tcx link or as
+/// a filter.
+#[classifier]
+pub fn uplink_egress(context: TcContext) -> i32 {
+    leave_node(&context, true)
+}
+
+/// The same of a tunnel, whose packets leave inside others.
+#[classifier]
+pub fn tunnel_egress(context: TcContext) -> i32 {
+    leave_node(&context, false)
 }

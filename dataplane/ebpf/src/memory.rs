@@ -81,6 +81,7 @@ static SOCKET_BUFFER: Window = Window {
     csum_start: 0,
     csum_offset: 0,
     mac_header: 0,
+    network_header: 0,
 };
 
 /// 1 if the kernel lets programs read its packet buffer as it is, 0 if they copy from it.

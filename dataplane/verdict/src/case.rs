@@ -111,6 +111,8 @@ pub(crate) mod mark {
     /// Answer: a TCP segment that opens nothing is the opener's, of a connection from before
     /// the endpoint was put in force.
     pub(crate) const ADOPTED: u32 = 1 << 22;
+    /// The packet leaves the node: see [`crate::uplink`].
+    pub(crate) const LEAVING: u32 = 1 << 30;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a
@@ -185,6 +187,7 @@ impl Case {
         let (direction, marks) = match hook {
             Hook::FromWorkload => (Direction::Egress, 0),
             Hook::ToWorkload | Hook::UplinkIngress => (Direction::Ingress, mark::TO_WORKLOAD),
+            Hook::UplinkEgress => (Direction::Egress, mark::LEAVING),
         };
         Self {
             source: [zero; 4],
@@ -285,6 +288,7 @@ impl Case {
         self.flow_step == step::UNKNOWN
             && (self.is_allowed() || self.is_denied_by_policy())
             && self.protocol() == protocol::TCP
+            && !self.is(mark::ADOPTED)
             && !is_opening(self)
     }
 
@@ -415,6 +419,12 @@ impl Case {
         self.settle(Verdict::allow(Reason::Flow));
         self.flow_step = step::SETTLED;
         self.stamp = stamp;
+    }
+
+    /// Denies the packet.
+    #[inline(always)]
+    pub const fn deny(&mut self, reason: Reason) {
+        self.settle(Verdict::deny(reason));
     }
 
     #[inline(always)]

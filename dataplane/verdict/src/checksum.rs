@@ -44,9 +44,11 @@ pub struct Window {
     pub csum_offset: u32,
     /// `mac_header`: 16 bits, counted from the buffer's head.
     pub mac_header: u32,
+    /// `network_header`: 16 bits, counted from the buffer's head.
+    pub network_header: u32,
 }
 
-const _: () = assert!(size_of::<Window>() == 24);
+const _: () = assert!(size_of::<Window>() == 28);
 
 /// Number of no helper. The compiled programs call it where they mean the kernel's
 /// `bpf_cast_to_kern_ctx`: a call of a function of the kernel names it by its number in the

@@ -24,11 +24,18 @@ pub enum Hook {
     ToWorkload = 1,
     /// XDP on an uplink.
     UplinkIngress = 2,
+    /// tc egress of an interface that leads off the node.
+    UplinkEgress = 3,
 }
 
 impl Hook {
     /// All hooks.
-    pub const ALL: [Self; 3] = [Self::FromWorkload, Self::ToWorkload, Self::UplinkIngress];
+    pub const ALL: [Self; 4] = [
+        Self::FromWorkload,
+        Self::ToWorkload,
+        Self::UplinkIngress,
+        Self::UplinkEgress,
+    ];
 
     /// The name in JSON and as the `hook` label of metrics.
     pub const fn name(self) -> &'static str {
@@ -36,6 +43,18 @@ impl Hook {
             Self::FromWorkload => "from_workload",
             Self::ToWorkload => "to_workload",
             Self::UplinkIngress => "uplink_ingress",
+            Self::UplinkEgress => "uplink_egress",
+        }
+    }
+
+    /// The hook with this number; the last one for numbers that no hook has.
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Self {
+        match number {
+            0 => Self::FromWorkload,
+            1 => Self::ToWorkload,
+            2 => Self::UplinkIngress,
+            _ => Self::UplinkEgress,
         }
     }
 }
@@ -57,12 +76,11 @@ const _: () = assert!(size_of::<Counter>() == 16);
 /// Counters per hook: seen, then an allow and a deny for each reason; reason 0 does
 /// not exist, and its deny is the count of unreported packets.
 pub const PER_HOOK: u32 = 2 * MAX_REASONS;
-/// Counters in all, a power of two. There are three hooks: the last quarter is of
-/// audit policies.
-pub const COUNTERS: u32 = 4 * PER_HOOK;
+/// Counters in all, a power of two: those of the hooks, then those of audit policies.
+pub const COUNTERS: u32 = 8 * PER_HOOK;
 
 /// Index of the first counter of audit policies.
-const AUDITED: u32 = 3 * PER_HOOK;
+const AUDITED: u32 = Hook::ALL.len() as u32 * PER_HOOK;
 /// Counters of audit policies per hook, by reason; those of rows have lower numbers.
 /// Reason 0 does not exist, and is the count of unreported packets.
 const AUDITED_PER_HOOK: u32 = 32;
@@ -144,6 +162,7 @@ mod tests {
             );
         };
         for hook in Hook::ALL {
+            assert_eq!(Hook::of_number(hook as u32), hook);
             take(seen(hook));
             take(unreported(hook));
             take(unreported_audit(hook));

@@ -31,8 +31,12 @@ pub mod flags {
 }
 
 /// Greatest stamp of an endpoint: 15 bits. The last bit of the 16 that a packet carries
-/// is reserved for packets whose receiver is not known yet.
+/// is [`UNDECIDED`].
 pub const MAX_STAMP: u32 = 0x7fff;
+
+/// Bit of the 16 that a packet carries which says that no policy has decided about its
+/// receiver yet: the packet goes to a virtual address.
+pub const UNDECIDED: u32 = 0x8000;
 
 /// In the index of endpoints, the bit that tells the key of a stamp from an interface
 /// index: those are positive numbers of 32 bits.

@@ -53,6 +53,10 @@ pub struct FlowKey {
 /// In [`FlowKey::kind`]: an ICMP echo that the other end asked for.
 pub const OPENED_BY_PEER: u32 = 1 << 16;
 
+/// In [`FlowKey::kind`]: a flow as it leaves the node, behind translation; see
+/// [`crate::uplink`]. No packet at a workload's hook belongs to it.
+pub const TRANSLATED: u32 = 1 << 17;
+
 impl FlowKey {
     /// The key of a packet between an endpoint's address and a peer's.
     #[inline(always)]

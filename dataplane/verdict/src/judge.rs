@@ -150,11 +150,11 @@ pub fn inspect<M: Memory, F: Frame>(
 }
 
 /// Answer of [`open`] for a packet that the tables must decide: no verdict's word.
-const OPEN: u32 = 0;
+pub(crate) const OPEN: u32 = 0;
 
 /// The word of a denial.
 #[inline(always)]
-const fn denial(reason: Reason) -> u32 {
+pub(crate) const fn denial(reason: Reason) -> u32 {
     Verdict::deny(reason).to_word()
 }
 
@@ -264,7 +264,7 @@ const fn is_error(packet: &Packet) -> bool {
 
 /// Most questions that one packet takes: a sender's egress to the group that the packet
 /// names and to the receiver, and the receiver's ingress.
-const QUESTIONS: usize = 3;
+pub(crate) const QUESTIONS: usize = 3;
 
 /// Directions of the questions, in the order in which their denials count.
 const DIRECTIONS: [Direction; QUESTIONS] =
@@ -275,7 +275,7 @@ const UNASKED: u32 = u32::MAX;
 
 /// One direction's policy, asked about one packet.
 #[derive(Clone, Copy)]
-struct PolicyQuestion {
+pub(crate) struct PolicyQuestion {
     class: u32,
     atom: u32,
     /// 1 if it is this hook's to report that audit policies would deny, and to count the
@@ -284,25 +284,43 @@ struct PolicyQuestion {
 }
 
 impl PolicyQuestion {
-    const UNASKED: Self = Self {
+    pub(crate) const UNASKED: Self = Self {
         class: UNASKED,
         atom: 0,
         reported: 0,
     };
 
     #[inline(always)]
-    const fn new(subject: &Profile, peer: &Profile, is_reported: bool) -> Self {
+    pub(crate) const fn new(subject: &Profile, peer: &Profile, is_reported: bool) -> Self {
         Self {
             class: subject.class,
             atom: peer.atom,
             reported: is_reported as u32,
         }
     }
+
+    /// Makes the verifier forget what it knows of the question.
+    #[inline(always)]
+    pub(crate) fn blur<M: Memory>(&mut self, memory: &M, unknown: u32) {
+        self.class = memory.blur(self.class, unknown);
+        self.atom = memory.blur(self.atom, unknown);
+        self.reported = memory.blur(self.reported, unknown);
+    }
 }
 
 /// Decides a case from the tables, and writes the answer into it.
 #[inline(always)]
 pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
+    decide(memory, case, questions);
+}
+
+/// Decides a case by these questions, all under one table, and writes the answer into it.
+#[inline(always)]
+pub(crate) fn decide<M: Memory>(
+    memory: &M,
+    case: &mut Case,
+    questions: impl Fn(&M, &Table<'_, M>, &mut Case) -> Asked,
+) {
     let Some(table) = Table::open(memory) else {
         return;
     };
@@ -328,6 +346,9 @@ pub fn answer<M: Memory>(memory: &M, case: &mut Case) {
         case.settle(Verdict::deny(reason));
     }
 }
+
+/// Questions about a packet; `None` if its case has its answer.
+pub(crate) type Asked = Result<Option<[PolicyQuestion; QUESTIONS]>, Reason>;
 
 /// Asks policy: the first denial counts, else the verdict of the direction that the packet
 /// has at this hook.
@@ -395,7 +416,11 @@ fn ask<M: Memory>(
 /// The slot of any address: a workload's or a node's, else of the set of
 /// outside addresses that it belongs to.
 #[inline(always)]
-fn any_slot<M: Memory>(memory: &M, table: &Table<'_, M>, address: &Address) -> Result<u32, Reason> {
+pub(crate) fn any_slot<M: Memory>(
+    memory: &M,
+    table: &Table<'_, M>,
+    address: &Address,
+) -> Result<u32, Reason> {
     match find_address(memory, address) {
         Found::Value(slot) => Ok(slot),
         Found::Absent => table.outside_slot(address).ok_or(Reason::TableCorrupt),
@@ -410,11 +435,7 @@ fn any_slot<M: Memory>(memory: &M, table: &Table<'_, M>, address: &Address) -> R
 /// boxes the kernel's verifier takes it from there anew, and knows nothing of how it came
 /// there. It follows each part once instead of once for each way that leads to it.
 #[inline(always)]
-fn questions<M: Memory>(
-    memory: &M,
-    table: &Table<'_, M>,
-    case: &mut Case,
-) -> Result<Option<[PolicyQuestion; QUESTIONS]>, Reason> {
+fn questions<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> Asked {
     let record = memory
         .endpoint(case.endpoint)
         .ok_or(Reason::EndpointUnknown)?;
@@ -473,9 +494,7 @@ fn questions<M: Memory>(
         }
     }
     for question in &mut asked {
-        question.class = memory.blur(question.class, case.bytes);
-        question.atom = memory.blur(question.atom, case.bytes);
-        question.reported = memory.blur(question.reported, case.bytes);
+        question.blur(memory, case.bytes);
     }
     Ok(Some(asked))
 }
@@ -647,24 +666,30 @@ fn came_from<M: Memory>(memory: &M, slot: u32, stamp: u32) -> Result<(), Reason>
 /// endpoint's first address of the packet's family.
 #[inline(always)]
 fn stamped_slot<M: Memory>(memory: &M, stamp: u32, family: Family) -> Result<u32, Reason> {
-    let Found::Value(value) = find::<_, 1>(memory, BucketSet::Endpoint, &[STAMP_KEY | stamp])
-    else {
-        return Err(Reason::ForeignLocalAddress);
-    };
-    let record = memory
-        .endpoint(value.wrapping_sub(1))
-        .ok_or(Reason::ForeignLocalAddress)?;
+    let (_, record) = stamped(memory, stamp).ok_or(Reason::ForeignLocalAddress)?;
     let slot = family_slot(record, family);
-    if record.stamp != stamp || slot == 0 {
+    if slot == 0 {
         return Err(Reason::ForeignLocalAddress);
     }
     Ok(slot)
 }
 
+/// The number and record of the endpoint that a stamp names.
+#[inline(always)]
+pub(crate) fn stamped<M: Memory>(memory: &M, stamp: u32) -> Option<(u32, &EndpointRecord)> {
+    let Found::Value(value) = find::<_, 1>(memory, BucketSet::Endpoint, &[STAMP_KEY | stamp])
+    else {
+        return None;
+    };
+    let number = value.wrapping_sub(1);
+    let record = memory.endpoint(number)?;
+    (record.stamp == stamp && stamp != 0).then_some((number, record))
+}
+
 /// The slot that an endpoint is judged by when a packet names none of its addresses: that
 /// of its first address of the packet's family, else its primary one.
 #[inline(always)]
-const fn family_slot(record: &EndpointRecord, family: Family) -> u32 {
+pub(crate) const fn family_slot(record: &EndpointRecord, family: Family) -> u32 {
     let slot = match family {
         Family::V4 => record.v4_slots[0],
         Family::V6 => record.v6_slots[0],
@@ -706,6 +731,6 @@ fn is_own_link_local(record: &EndpointRecord, address: &Address) -> bool {
 }
 
 #[inline(always)]
-const fn is_tag(kind: u16) -> bool {
+pub(crate) const fn is_tag(kind: u16) -> bool {
     kind == ethertype::VLAN || kind == ethertype::QINQ
 }

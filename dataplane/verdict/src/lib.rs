@@ -10,8 +10,8 @@
 //! [`pipeline`] has the order in which a packet meets the rest: [`packet`] parses it,
 //! [`endpoint`] says whose interface it is on, `signalling` decides ARP, neighbour
 //! discovery and their like, [`flow`], [`fragment`] and [`related`] know what was allowed
-//! before, [`judge`] asks the [`table`] about the rest, after [`bucket`] has turned
-//! addresses into slots, and the [`verdict`] that comes out is counted ([`counter`], [`hits`])
+//! before, [`judge`] (off the node: [`uplink`]) asks the [`table`] about the rest, after [`bucket`]
+//! has turned addresses into slots, and the [`verdict`] that comes out is counted ([`counter`], [`hits`])
 //! and perhaps reported ([`event`]).
 //!
 //! Invariant, total: every input yields a verdict. Nothing in this crate can
@@ -50,11 +50,12 @@ mod signalling;
 #[cfg(not(target_arch = "bpf"))]
 pub mod slices;
 pub mod table;
+pub mod uplink;
 pub mod verdict;
 
 /// Version of the layouts of tables, counters and event records. It moves with any change
 /// to one of them; memory written under another version is never adopted.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Version of the layouts that flows rest on: flow entries, fragments, bindings,
 /// endpoint records, buckets and blocks of addresses, hash keys. It moves with any change

@@ -31,8 +31,8 @@ use crate::{
     fragment, hits,
     judge::{self, Inspected},
     memory::FlowMemory,
-    packet::Frame,
-    related,
+    packet::{self, Frame},
+    related, uplink,
 };
 
 /// What a packet meets, step by step. Each reads the case and writes its answer there.
@@ -196,11 +196,18 @@ impl<M: FlowMemory, F: Frame> Glance for Host<'_, M, F> {
 
 impl<M: FlowMemory, F: Frame> Steps for Host<'_, M, F> {
     fn hurry(&self) -> Option<u32> {
-        flow::hurry(self.memory, self, self.hook)
+        match self.hook {
+            Hook::UplinkEgress => None,
+            hook => flow::hurry(self.memory, self, hook),
+        }
     }
 
     fn inspect(&self, case: &mut Case) -> Inspected {
-        judge::inspect(self.memory, self.frame, self.context, self.hook, case)
+        if !matches!(self.hook, Hook::UplinkEgress) {
+            return judge::inspect(self.memory, self.frame, self.context, self.hook, case);
+        }
+        let ethertype = packet::ethernet(self.frame).map_or(0, |ethernet| ethernet.ethertype);
+        uplink::inspect(self.memory, self.frame, ethertype, self.context.stamp, case)
     }
 
     fn signal(&self, case: &mut Case) -> Inspected {
@@ -220,7 +227,10 @@ impl<M: FlowMemory, F: Frame> Steps for Host<'_, M, F> {
     }
 
     fn answer(&self, case: &mut Case) {
-        judge::answer(self.memory, case);
+        match self.hook {
+            Hook::UplinkEgress => uplink::answer(self.memory, case),
+            _ => judge::answer(self.memory, case),
+        }
     }
 
     fn adopt(&self, case: &mut Case) -> bool {

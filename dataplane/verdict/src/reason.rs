@@ -61,7 +61,7 @@ reasons! {
     21 FragmentTableFull "fragment_table_full" "No room to remember the first fragment of a datagram."
     22 FlowTableFull "flow_table_full" "No room for a new flow. The packet passes, without an entry, if policy allows both directions."
     23 EndpointDenyAll "endpoint_deny_all" "The endpoint's verdicts are not in force yet; until then nothing passes."
-    24 EndpointUnknown "endpoint_unknown" "The interface is not an endpoint's."
+    24 EndpointUnknown "endpoint_unknown" "The interface is not an endpoint's, or the stamp of a packet that leaves the node names none."
     25 TableCorrupt "table_corrupt" "The decision table contradicts itself, or none is in force."
     26 Arp "arp" "A truthful ARP message."
     27 MulticastListener "multicast_listener" "A report of multicast groups (IGMP, MLD), or towards a workload a query of them."

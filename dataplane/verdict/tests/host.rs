@@ -11,6 +11,8 @@ mod hits;
 mod hurrying;
 #[path = "host/judging.rs"]
 mod judging;
+#[path = "host/leaving.rs"]
+mod leaving;
 #[path = "host/load.rs"]
 mod load;
 #[path = "host/parsing.rs"]

@@ -30,7 +30,7 @@ use crate::{
     endpoint::EndpointRecord,
     flow::{
         Checked, FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, KEY_PAIRS,
-        OPENED_BY_PEER, Places, StateWord, WAYS, flow_mark,
+        OPENED_BY_PEER, Places, StateWord, TRANSLATED, WAYS, flow_mark,
         room::{Room, best_place},
         step,
     },
@@ -75,12 +75,17 @@ fn candidate(record: &EndpointRecord, case: &Case) -> Option<Candidate> {
     } else {
         (destination, source, to, from)
     };
-    // A spoofed source, traffic with itself, and broadcasts are the judge's.
-    if own_slot(record, &local) == 0 || own_slot(record, &peer) != 0 {
+    let leaving = case.is(mark::LEAVING);
+    // A spoofed source, traffic with itself, and broadcasts are the judge's. What leaves the
+    // node may have the node's address.
+    if !leaving && own_slot(record, &local) == 0 || own_slot(record, &peer) != 0 {
         return None;
     }
     let protocol = case.protocol();
     let mut key = FlowKey::new(&local, &peer, protocol, local_port, peer_port);
+    if leaving {
+        key.kind |= TRANSLATED;
+    }
     match protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => {}
         protocol::ICMP | protocol::ICMPV6 => {
@@ -378,16 +383,23 @@ fn account<M: FlowMemory>(
     let flags = case.tcp_flags();
     let is_tcp = case.protocol() == protocol::TCP;
     let is_reset = is_tcp && flags & tcp_flag::RST != 0;
+    // The other end's packets may come back another way.
+    let leaving = case.is(mark::LEAVING);
     let mut next = state;
     let mut finished = 0;
     if is_reset {
         // A reset from outside the window is somebody's guess (RFC 5961, 3).
         let expected = entry.acknowledged[side ^ 1].load();
-        if case.sequence.wrapping_sub(expected) <= RESET_WINDOW {
+        if leaving || case.sequence.wrapping_sub(expected) <= RESET_WINDOW {
             next = FlowState::Closing;
         }
     } else if from_opener {
-        if matches!(state, FlowState::Answered) && (!is_tcp || has_seen_answer(entry, case)) {
+        let goes_on = if leaving {
+            is_tcp && matches!(state, FlowState::Embryonic | FlowState::Answered)
+        } else {
+            matches!(state, FlowState::Answered) && (!is_tcp || has_seen_answer(entry, case))
+        };
+        if goes_on {
             next = FlowState::Established;
         }
     } else if matches!(state, FlowState::Embryonic | FlowState::Answered) {
@@ -401,7 +413,9 @@ fn account<M: FlowMemory>(
         if flags & tcp_flag::ACK != 0 {
             entry.acknowledged[side].put(case.acknowledged);
         }
-        let mine = if from_opener {
+        let mine = if leaving {
+            flow_mark::FIN_OPENER | flow_mark::FIN_REPLY
+        } else if from_opener {
             flow_mark::FIN_OPENER
         } else {
             flow_mark::FIN_REPLY
@@ -621,7 +635,7 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
 #[inline(always)]
 fn pass_unremembered(case: &mut Case) {
     if !case.is(mark::BOTH_WAYS) {
-        let opens = case.protocol() != protocol::TCP || is_opening(case);
+        let opens = case.protocol() != protocol::TCP || is_opening(case) || case.is(mark::ADOPTED);
         refuse(
             case,
             if opens {

@@ -1,22 +1,35 @@
-//! Interfaces that are no endpoint's and by which packets enter: the programs there take
-//! stamps off that only an endpoint's hook may give.
+//! Interfaces that are no endpoint's and by which packets enter the node or leave it.
+//!
+//! Where packets enter, programs take stamps off that only an endpoint's hook may give; where
+//! they leave, programs judge those whose receiver no hook has known before, and take the
+//! stamps off again.
 //!
 //! Filters come first, as soon as an interface is heard of; links follow while nobody asks
 //! for anything. An interface that becomes an endpoint's has them replaced in their place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Reconciler, chain};
-use crate::netlink::{Interface, Kind};
+use cofferdam_dataplane::Uplink;
 
-/// Doors whose filters are looked at in one look; links are looked at on all of them.
+use super::{Reconciler, chain};
+use crate::netlink::Kind;
+
+/// Interfaces whose filters are looked at in one look; links are looked at on all of them.
 const FILTERS_AT_ONCE: usize = 8;
 
-/// Knowledge of the doors.
+/// An interface with programs.
+#[derive(Debug)]
+struct Standing {
+    uplink: Uplink,
+    /// Why not all programs are there.
+    problem: Option<String>,
+}
+
+/// Knowledge of the interfaces that are no endpoint's.
 #[derive(Debug, Default)]
-pub(super) struct Doors {
-    /// Interfaces, and why stamps may come in there.
-    standing: BTreeMap<u32, Option<String>>,
+pub(super) struct Uplinks {
+    /// Interfaces with programs, by their indexes.
+    standing: BTreeMap<u32, Standing>,
     /// Those on which links are still to be put.
     unlinked: BTreeSet<u32>,
     /// The first whose filters are looked at in the next look.
@@ -25,7 +38,7 @@ pub(super) struct Doors {
     told: BTreeSet<String>,
 }
 
-impl Doors {
+impl Uplinks {
     /// Returns `true` if links are still to be put.
     pub(super) fn has_unlinked(&self) -> bool {
         !self.unlinked.is_empty()
@@ -34,67 +47,73 @@ impl Doors {
 
 impl Reconciler {
     /// Puts filters on interfaces that are new, and tries again where that failed.
-    pub(super) fn clear_doors(&mut self) {
+    pub(super) fn guard_uplinks(&mut self) {
         let endpoints = self.endpoints.values().chain(self.leaving.values());
         let managed = endpoints.map(|managed| managed.endpoint.link.host_ifindex);
         let managed: BTreeSet<u32> = managed.collect();
-        let is_door = |interface: &&Interface| {
-            self.interfaces.is_door(interface) && !managed.contains(&interface.ifindex)
-        };
-        let doors = self.interfaces.by_index.values().filter(is_door);
-        let doors: BTreeMap<u32, &str> = doors
-            .map(|interface| (interface.ifindex, interface.name.as_str()))
+        let others = self.interfaces.by_index.values();
+        let others = others.filter(|interface| !managed.contains(&interface.ifindex));
+        let uplinks: BTreeMap<u32, (Uplink, &str)> = others
+            .filter_map(|interface| {
+                let uplink = self.interfaces.uplink(interface)?;
+                Some((interface.ifindex, (uplink, interface.name.as_str())))
+            })
             .collect();
-        let is_one = |ifindex: &u32| doors.contains_key(ifindex);
-        self.doors.standing.retain(|ifindex, _| is_one(ifindex));
-        self.doors.unlinked.retain(is_one);
-        for (&ifindex, name) in &doors {
-            let before = self.doors.standing.get(&ifindex);
-            if before.is_some_and(Option::is_none) {
+        let is_one = |ifindex: &u32| uplinks.contains_key(ifindex);
+        self.uplinks.standing.retain(|ifindex, _| is_one(ifindex));
+        self.uplinks.unlinked.retain(is_one);
+        for (&ifindex, &(uplink, name)) in &uplinks {
+            let before = self.uplinks.standing.get(&ifindex);
+            if before.is_some_and(|one| one.problem.is_none() && one.uplink == uplink) {
                 continue;
             }
-            let problem = match self.force.guard_door(ifindex) {
+            let problem = match self.force.guard_uplink(ifindex, uplink) {
                 Ok(()) => None,
                 Err(error) => Some(format!("interface {name}: {error}")),
             };
-            if before.is_none_or(|before| *before != problem)
+            if before.is_none_or(|before| before.problem != problem)
                 && let Some(problem) = &problem
             {
-                tracing::error!("{problem}; packets that come in there may bear stamps");
+                tracing::error!(
+                    "{problem}; packets may cross this interface with forged stamps, or leave \
+                     by it unjudged"
+                );
             }
-            self.doors.standing.insert(ifindex, problem);
+            let standing = Standing { uplink, problem };
+            self.uplinks.standing.insert(ifindex, standing);
             // Also where the filter failed: the link alone does as well.
-            self.doors.unlinked.insert(ifindex);
+            self.uplinks.unlinked.insert(ifindex);
         }
     }
 
-    /// Puts the link on one of the doors that have none.
-    pub(super) fn attach_door(&mut self) {
-        let Some(ifindex) = self.doors.unlinked.pop_first() else {
+    /// Puts the links on one of the interfaces that have none.
+    pub(super) fn link_uplink(&mut self) {
+        let Some(ifindex) = self.uplinks.unlinked.pop_first() else {
+            return;
+        };
+        let Some(standing) = self.uplinks.standing.get_mut(&ifindex) else {
             return;
         };
         let interface = self.interfaces.by_index.get(&ifindex);
-        let name = interface.map(|interface| interface.name.clone());
-        let problem = match self.force.clear_on(ifindex) {
+        let name = interface.map_or("", |interface| interface.name.as_str());
+        standing.problem = match self.force.enforce_uplink(ifindex, standing.uplink) {
             Ok(()) => None,
-            Err(error) => Some(format!("interface {}: {error}", name.unwrap_or_default())),
+            Err(error) => Some(format!("interface {name}: {error}")),
         };
-        if let Some(standing) = self.doors.standing.get_mut(&ifindex) {
-            *standing = problem;
-        }
     }
 
-    /// Repairs what others did on doors.
-    pub(super) fn mend_doors(&mut self, filters: bool) {
-        let all = || self.doors.standing.keys().copied();
-        let next = self.doors.next;
+    /// Repairs what others did on interfaces that are no endpoint's.
+    pub(super) fn mend_uplinks(&mut self, filters: bool) {
+        let all = || self.uplinks.standing.keys().copied();
+        let next = self.uplinks.next;
         let by_turns = all().filter(|ifindex| *ifindex >= next).chain(all());
         let by_turns: BTreeSet<u32> = by_turns.take(FILTERS_AT_ONCE).collect();
-        let is_linked = |ifindex: &u32| !self.doors.unlinked.contains(ifindex);
-        let doors: Vec<u32> = all().filter(is_linked).collect();
-        for ifindex in doors {
+        for (&ifindex, standing) in &self.uplinks.standing {
+            if self.uplinks.unlinked.contains(&ifindex) {
+                continue;
+            }
             let with_filters = filters && by_turns.contains(&ifindex);
-            match self.force.mend_door(ifindex, with_filters) {
+            match (self.force).mend_uplink(ifindex, standing.uplink, with_filters) {
                 Ok(false) => {}
                 Ok(true) => {
                     self.tamper_events += 1;
@@ -110,18 +129,20 @@ impl Reconciler {
         }
         if filters {
             let last = by_turns.iter().rfind(|ifindex| **ifindex >= next);
-            self.doors.next = last.map_or(0, |last| last + 1);
+            self.uplinks.next = last.map_or(0, |last| last + 1);
         }
     }
 
     /// Describes the interfaces by which packets may come in with stamps that only an
-    /// endpoint's hook may give.
+    /// endpoint's hook may give, or leave unjudged.
     pub(super) fn uncleared(&self) -> Vec<String> {
-        self.doors.standing.values().flatten().cloned().collect()
+        let standing = self.uplinks.standing.values();
+        standing.filter_map(|one| one.problem.clone()).collect()
     }
 
     /// Describes others' programs that can take a stamp off or put another one on: behind
-    /// or before ours where packets come in, and both ways on what they pass on the node.
+    /// or before ours where packets come in, before ours where they leave, and both ways on
+    /// what they pass on the node.
     /// Returns a sentence for each, with the index of the interface.
     pub(super) fn stamp_obstacles(&self) -> Vec<(u32, String)> {
         let mut sentences = Vec::new();
@@ -132,7 +153,8 @@ impl Reconciler {
             }
             // An interface that has just gone will be heard of.
             for foreign in self.force.foreign(interface.ifindex).unwrap_or_default() {
-                if !passes_both_ways && !foreign.hook.ends_with("ingress") {
+                let counts = passes_both_ways || foreign.before;
+                if !counts && !foreign.hook.ends_with("ingress") {
                     continue;
                 }
                 let place = if foreign.before { "before ours " } else { "" };
@@ -151,9 +173,9 @@ impl Reconciler {
     pub(super) fn tell_stamp_obstacles(&mut self) {
         let obstacles = self.stamp_obstacles().into_iter();
         let now: BTreeSet<String> = obstacles.map(|(_, sentence)| sentence).collect();
-        for sentence in now.difference(&self.doors.told) {
+        for sentence in now.difference(&self.uplinks.told) {
             tracing::warn!("{sentence}");
         }
-        self.doors.told = now;
+        self.uplinks.told = now;
     }
 }

@@ -1,0 +1,401 @@
+//! Packets to virtual addresses, judged translated where they leave the node: by a link of
+//! Ethernet, and by tunnels with and without Ethernet inside.
+//!
+//! `from_workload` marks the packets of `a`; here a filter of the test does, behind it.
+
+use std::{net::IpAddr, time::Duration};
+
+use cofferdam_dataplane::{Attachments, Uplink};
+use cofferdam_tests::{
+    evasions::tool,
+    firewall::{Firewall, Pod, Turn, named, stamp},
+    ledger::{Ledger, allowed, denied},
+    packet::Family,
+    skip::Feature,
+    skip_unless,
+    traffic::{Outcome, Place, Probe, Server, probe},
+    world::{Namespace, Wiring, World},
+};
+use cofferdam_verdict::{
+    counter::Hook::UplinkEgress, endpoint::UNDECIDED, reason::Reason, verdict::Action,
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer is waited for that does not come.
+const UNTIL_DENIED: Duration = Duration::from_millis(100);
+const OPEN: u16 = 80;
+const SHUT: u16 = 22;
+const PROBES: [Probe; 4] = [
+    Probe::Tcp(OPEN),
+    Probe::Udp(OPEN),
+    Probe::Tcp(SHUT),
+    Probe::Udp(SHUT),
+];
+
+/// `a` reaches any port of the virtual addresses, and the open port of what is behind them;
+/// nobody reaches `a`.
+fn policies(far: [IpAddr; 2]) -> String {
+    let [v4, v6] = far;
+    format!(
+        "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: a, namespace: t}}
+spec:
+  podSelector: {{matchLabels: {{app: a}}}}
+  policyTypes: [Ingress, Egress]
+  egress:
+  - to: [{{ipBlock: {{cidr: 10.99.0.0/16}}}}, {{ipBlock: {{cidr: fd99::/64}}}}]
+  - to: [{{ipBlock: {{cidr: {v4}/32}}}}, {{ipBlock: {{cidr: {v6}/128}}}}]
+    ports: [{{protocol: TCP, port: {OPEN}}}, {{protocol: UDP, port: {OPEN}}}]
+"
+    )
+}
+
+/// Leads the virtual addresses to another host.
+fn translation(far: [IpAddr; 2], masquerades: bool) -> String {
+    let [v4, v6] = far;
+    let masquerade = if masquerades {
+        "ct status dnat masquerade"
+    } else {
+        ""
+    };
+    format!(
+        "\
+table inet virtual {{
+    chain in {{
+        type nat hook prerouting priority dstnat
+        ip daddr 10.99.0.1 dnat ip to {v4}
+        ip6 daddr fd99::1 dnat ip6 to {v6}
+    }}
+    chain out {{
+        type nat hook postrouting priority srcnat
+        {masquerade}
+    }}
+}}
+"
+    )
+}
+
+fn virtual_address(family: Family) -> IpAddr {
+    let text = match family {
+        Family::V4 => "10.99.0.1",
+        Family::V6 => "fd99::1",
+    };
+    text.parse().expect("an address")
+}
+
+/// A node with the firewall, `a` behind a bridge, and a host outside with a server.
+struct Stage {
+    firewall: Turn,
+    world: World,
+    _server: Server,
+}
+
+impl Stage {
+    /// `prepare` leads to the far addresses over what is to be an uplink.
+    fn open(masquerades: bool, far: Option<[&str; 2]>, prepare: impl Fn(&World)) -> Self {
+        let world = World::plan(Wiring::Bridge)
+            .workloads(["t/a"])
+            .outside()
+            .build()
+            .expect("a world");
+        prepare(&world);
+        let outside = Place::from(world.outside());
+        let mut end = outside.end;
+        if let Some(far) = far {
+            for address in far {
+                end = end.with_ip(address.parse::<IpAddr>().expect("an address"));
+            }
+        }
+        let far = Family::BOTH.map(|family| end.ip(family).expect("both families"));
+        let server = Server::start(Place { end, ..outside }, &PROBES).expect("a server");
+        let node = &world.node().namespace;
+        tool::run(node, "nft", &["-f", "-"], &translation(far, masquerades));
+        let mut firewall = Firewall::turn();
+        let a = Pod::new("t/a", &["app=a"]);
+        firewall.enforce(&world, &[a], &policies(far));
+        firewall.attach(&world);
+        // What the bridge hands up to the node is `a`'s.
+        let carried = UNDECIDED | u32::from(stamp(named(&world, "t/a")));
+        run(node, "tc qdisc add dev br0 clsact");
+        run(
+            node,
+            &format!(
+                "tc filter add dev br0 ingress protocol all prio 1 u32 match u32 0 0 \
+                 classid 1:{carried:x}"
+            ),
+        );
+        Self {
+            firewall,
+            world,
+            _server: server,
+        }
+    }
+
+    fn attach(&mut self, interface: &str, uplink: Uplink) {
+        self.firewall.attach_uplink(&self.world, interface, uplink);
+    }
+
+    #[track_caller]
+    fn ask(&self, family: Family, asked: Probe, patience: Duration) -> bool {
+        let a = named(&self.world, "t/a");
+        let outcome = probe(a, virtual_address(family), asked, patience).expect("a socket");
+        matches!(outcome, Outcome::Reached(name) if name == "outside")
+    }
+
+    #[track_caller]
+    fn reaches(&self, family: Family, asked: Probe) {
+        let reached = self.ask(family, asked, PATIENCE);
+        assert!(reached, "{family} {asked:?}: {}", self.firewall.ledger());
+    }
+
+    #[track_caller]
+    fn is_denied(&self, family: Family, asked: Probe) {
+        let reached = self.ask(family, asked, UNTIL_DENIED);
+        assert!(!reached, "{family} {asked:?}: {}", self.firewall.ledger());
+    }
+
+    /// Tries everything; the hook sees every packet of `a`'s once.
+    #[track_caller]
+    fn hold(&self) {
+        for family in Family::BOTH {
+            let before = self.firewall.ledger();
+            self.reaches(family, Probe::Udp(OPEN));
+            self.moved(&before, &[allowed(UplinkEgress, Reason::Rule, 1)]);
+            let before = self.firewall.ledger();
+            self.is_denied(family, Probe::Udp(SHUT));
+            self.moved(&before, &[denied(UplinkEgress, Reason::Isolated, 1)]);
+            let before = self.firewall.ledger();
+            self.reaches(family, Probe::Tcp(OPEN));
+            let now = self.firewall.ledger();
+            let judged = |reason| {
+                let count = |ledger: &Ledger| ledger.judged(UplinkEgress, Action::Allow, reason);
+                count(&now) - count(&before)
+            };
+            assert_eq!(judged(Reason::Rule), 1, "{now}");
+            assert!(judged(Reason::Flow) > 0, "{now}");
+            self.is_denied(family, Probe::Tcp(SHUT));
+            let denials = |ledger: &Ledger| ledger.total(UplinkEgress, Action::Deny);
+            assert!(denials(&self.firewall.ledger()) > denials(&now), "{now}");
+        }
+        self.firewall.ledger().assert_conserved();
+    }
+
+    /// Checks what has moved at the uplink.
+    #[track_caller]
+    fn moved(&self, before: &Ledger, expected: &[cofferdam_tests::ledger::Moved]) {
+        let moved = self.firewall.ledger().since(before).into_iter();
+        let moved: Vec<_> = moved.filter(|one| one.hook == UplinkEgress).collect();
+        assert_eq!(moved, expected);
+    }
+}
+
+/// Runs a command, written in one line, in a namespace.
+fn run(namespace: &Namespace, command: &str) {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    tool::run(namespace, words[0], &words[1..], "");
+}
+
+/// Far addresses behind a tunnel.
+const BEHIND: [&str; 2] = ["10.200.0.9", "fd02::9"];
+
+/// Makes both ends of a tunnel over the uplink, `local` and `remote` in its words.
+fn tunnel(world: &World, kind: &str, remote: &str) {
+    let ends = [
+        (&world.node().namespace, "198.51.100.1", "198.51.100.2", 1),
+        (
+            &world.outside().namespace,
+            "198.51.100.2",
+            "198.51.100.1",
+            9,
+        ),
+    ];
+    for (namespace, here, there, number) in ends {
+        let remote = remote.replace("THERE", there);
+        run(
+            namespace,
+            &format!("ip link add over0 type {kind} local {here} {remote}"),
+        );
+        run(namespace, "ip link set over0 up");
+        run(
+            namespace,
+            &format!("ip addr add 10.200.0.{number}/24 dev over0"),
+        );
+        run(
+            namespace,
+            &format!("ip addr add fd02::{number}/64 dev over0 nodad"),
+        );
+        if number == 9 {
+            run(namespace, "ip route add 10.64.0.0/16 via 10.200.0.1");
+            run(namespace, "ip route add fd64::/64 via fd02::1");
+        }
+    }
+}
+
+#[test]
+fn translated_packets_are_judged_on_their_way_off_the_node() {
+    skip_unless!(Feature::NetworkNamespaces);
+    for masquerades in [false, true] {
+        let mut stage = Stage::open(masquerades, None, |_| ());
+        stage.attach("uplink0", Uplink::Door);
+        stage.hold();
+    }
+}
+
+#[test]
+fn the_filter_alone_judges_them_too() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut stage = Stage::open(true, None, |_| ());
+    stage.attach("uplink0", Uplink::Door);
+    for attachments in stage.firewall.attached() {
+        attachments.drop_links();
+    }
+    stage.hold();
+}
+
+#[test]
+fn what_a_tunnel_carries_is_judged_once_inside() {
+    skip_unless!(Feature::LinkKind("vxlan"));
+    for masquerades in [false, true] {
+        let mut stage = Stage::open(masquerades, Some(BEHIND), |world| {
+            tunnel(world, "vxlan id 7 dstport 4789", "remote THERE");
+        });
+        stage.attach("uplink0", Uplink::Door);
+        stage.attach("over0", Uplink::Tunnel);
+        stage.hold();
+    }
+}
+
+/// Tunnels of IP have no Ethernet header; of those to several ends, what stands before the
+/// packet is of the tunnel.
+#[test]
+fn what_a_tunnel_without_ethernet_carries_is_judged_too() {
+    skip_unless!(Feature::LinkKind("gre"));
+    let mut stage = Stage::open(false, Some(BEHIND), |world| {
+        tunnel(world, "gre", "remote THERE");
+    });
+    stage.attach("uplink0", Uplink::Door);
+    stage.attach("over0", Uplink::Tunnel);
+    stage.hold();
+}
+
+#[test]
+fn what_a_tunnel_to_several_ends_carries_is_judged_too() {
+    skip_unless!(Feature::LinkKind("gre"));
+    let mut stage = Stage::open(false, Some(BEHIND), |world| {
+        tunnel(world, "gre", "");
+        for (namespace, number, there) in [
+            (&world.node().namespace, 9, "198.51.100.2"),
+            (&world.outside().namespace, 1, "198.51.100.1"),
+        ] {
+            run(
+                namespace,
+                &format!("ip neigh add 10.200.0.{number} lladdr {there} dev over0"),
+            );
+        }
+    });
+    stage.attach("uplink0", Uplink::Door);
+    stage.attach("over0", Uplink::Tunnel);
+    let family = Family::V4;
+    stage.reaches(family, Probe::Udp(OPEN));
+    stage.is_denied(family, Probe::Udp(SHUT));
+    let ledger = stage.firewall.ledger();
+    assert_eq!(
+        ledger.judged(UplinkEgress, Action::Allow, Reason::Rule),
+        1,
+        "{ledger}"
+    );
+    assert_eq!(
+        ledger.judged(UplinkEgress, Action::Deny, Reason::Isolated),
+        1,
+        "{ledger}"
+    );
+}
+
+/// A device without Ethernet whose packets go to a process.
+#[test]
+fn what_leaves_by_a_device_without_ethernet_is_judged() {
+    skip_unless!(Feature::LinkKind("tun"));
+    let mut stage = Stage::open(false, Some(BEHIND), |world| {
+        let node = &world.node().namespace;
+        run(node, "ip tuntap add dev tun0 mode tun");
+        run(node, "ip link set tun0 up");
+        run(node, "ip route add 10.200.0.0/24 dev tun0");
+        run(node, "ip route add fd02::/64 dev tun0");
+        // The server needs its addresses somewhere.
+        for address in BEHIND {
+            run(
+                &world.outside().namespace,
+                &format!("ip addr add {address} dev lo"),
+            );
+        }
+    });
+    stage.attach("tun0", Uplink::Exit);
+    for family in Family::BOTH {
+        for (port, expected) in [
+            (OPEN, allowed(UplinkEgress, Reason::Rule, 1)),
+            (SHUT, denied(UplinkEgress, Reason::Isolated, 1)),
+        ] {
+            let before = stage.firewall.ledger();
+            stage.is_denied(family, Probe::Udp(port));
+            stage.moved(&before, &[expected]);
+        }
+    }
+}
+
+/// What comes to another node, or to the next uplink, bears no mark any more.
+#[test]
+fn nothing_that_has_left_is_judged_again() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut stage = Stage::open(false, None, |_| ());
+    stage.attach("uplink0", Uplink::Door);
+    // The answer of a host outside that sends what it gets back by its own uplink.
+    let outside = &stage.world.outside().namespace;
+    run(outside, "sysctl -qw net.ipv4.ip_forward=1");
+    run(outside, "ip link add next0 type veth peer name next1");
+    run(outside, "ip link set next1 up");
+    run(outside, "ip link set next0 up");
+    run(outside, "ip route add 203.0.113.0/24 dev next0");
+    let nat = "table ip nat { chain in { type nat hook prerouting priority dstnat; \
+               udp dport 80 dnat to 203.0.113.9; } }";
+    tool::run(outside, "nft", &["-f", "-"], nat);
+    run(
+        outside,
+        "ip neigh add 203.0.113.9 lladdr 02:00:00:00:00:09 dev next0",
+    );
+    let inside = outside.enter().expect("a namespace");
+    let next: Attachments = stage
+        .firewall
+        .kernel()
+        .attach_uplink("next0", Uplink::Exit)
+        .expect("it is attached");
+    drop(inside);
+    let before = stage.firewall.ledger();
+    stage.is_denied(Family::V4, Probe::Udp(OPEN));
+    stage.moved(&before, &[allowed(UplinkEgress, Reason::Rule, 1)]);
+    let sent = tool::run(outside, "ip", &["-s", "link", "show", "next0"], "");
+    let inside = outside.enter().expect("a namespace");
+    drop(next);
+    drop(inside);
+    let packets = sent.lines().last().expect("counts of what was sent");
+    assert!(!packets.trim_start().starts_with("0 "), "{sent}");
+}
+
+#[test]
+fn what_bears_no_mark_passes_uncounted() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut stage = Stage::open(false, None, |_| ());
+    stage.attach("uplink0", Uplink::Door);
+    run(&stage.world.node().namespace, "tc qdisc del dev br0 clsact");
+    let before = stage.firewall.ledger();
+    for family in Family::BOTH {
+        // The sender's hook has decided: it does not know what is behind the address.
+        for port in [OPEN, SHUT] {
+            stage.reaches(family, Probe::Udp(port));
+        }
+    }
+    stage.moved(&before, &[]);
+    let now = stage.firewall.ledger();
+    assert_eq!(now.seen(UplinkEgress), before.seen(UplinkEgress));
+}
