@@ -96,13 +96,18 @@ fn metrics_are_text_that_parses_and_packets_are_conserved() {
         let found = samples.iter().filter(|(series, _)| wanted(series));
         found.map(|(_, value)| value).sum()
     };
-    for hook in ["from_workload", "to_workload", "uplink_ingress"] {
+    for hook in [
+        "from_workload",
+        "to_workload",
+        "uplink_ingress",
+        "uplink_egress",
+    ] {
         let label = format!("hook=\"{hook}\"");
         let seen = sum("cofferdam_seen_packets_total", &label);
         let allowed = sum("cofferdam_allowed_packets_total", &label);
         let dropped = sum("cofferdam_dropped_packets_total", &label);
         assert_eq!(seen, allowed + dropped, "{hook}");
-        assert_eq!(seen > 0.0, hook != "uplink_ingress", "{hook}");
+        assert_eq!(seen > 0.0, hook.ends_with("workload"), "{hook}");
     }
     assert!(sum("cofferdam_dropped_packets_total", "reason=\"isolated\"") > 0.0);
     assert_eq!(sum("cofferdam_endpoints", "state=\"enforced\""), 2.0);

@@ -146,13 +146,18 @@ fn filters(scene: &Scene, workload: &str) -> [String; 2] {
             &scene.world.node().namespace,
             &format!("filter show dev {interface} {side}"),
         );
-        let names = ["from_workload_f", "to_workload_f", "clear_stamp_f"];
+        let names = [
+            "from_workload_f",
+            "to_workload_f",
+            "clear_stamp_f",
+            "uplink_egress",
+        ];
         let standing = names.iter().filter(|name| shown.contains(**name));
         standing.copied().collect::<Vec<_>>().join(" ")
     })
 }
 
-const CLEARED: [&str; 2] = ["clear_stamp_f", ""];
+const CLEARED: [&str; 2] = ["clear_stamp_f", "uplink_egress"];
 const JUDGED: [&str; 2] = ["from_workload_f", "to_workload_f"];
 
 #[track_caller]
@@ -197,6 +202,8 @@ fn stamps_are_taken_off_wherever_packets_enter_that_are_no_endpoints() {
     wait_for_filters(&scene, "shop/stranger", CLEARED);
     let bridge = tc(&scene.world.node().namespace, "filter show dev br0 ingress");
     assert!(!bridge.contains("clear_stamp"), "{bridge}");
+    let bridge = tc(&scene.world.node().namespace, "filter show dev br0 egress");
+    assert!(!bridge.contains("uplink_egress"), "{bridge}");
     assert!(scene.agent.stop().success());
     assert_eq!(filters(&scene, "shop/stranger"), CLEARED);
     scene.agent.start(&["--detach"]);

@@ -265,13 +265,14 @@ fn what_a_tunnel_carries_is_judged_once_inside() {
         stage.attach("over0", Uplink::Tunnel);
         stage.hold();
     }
+    if Feature::LinkKind("gre").probe().is_ok() {
+        without_ethernet();
+        to_several_ends();
+    }
 }
 
-/// Tunnels of IP have no Ethernet header; of those to several ends, what stands before the
-/// packet is of the tunnel.
-#[test]
-fn what_a_tunnel_without_ethernet_carries_is_judged_too() {
-    skip_unless!(Feature::LinkKind("gre"));
+/// Tunnels of IP have no Ethernet header.
+fn without_ethernet() {
     let mut stage = Stage::open(false, Some(BEHIND), |world| {
         tunnel(world, "gre", "remote THERE");
     });
@@ -280,9 +281,8 @@ fn what_a_tunnel_without_ethernet_carries_is_judged_too() {
     stage.hold();
 }
 
-#[test]
-fn what_a_tunnel_to_several_ends_carries_is_judged_too() {
-    skip_unless!(Feature::LinkKind("gre"));
+/// A tunnel to several ends puts its own header before the packet.
+fn to_several_ends() {
     let mut stage = Stage::open(false, Some(BEHIND), |world| {
         tunnel(world, "gre", "");
         for (namespace, number, there) in [
@@ -298,25 +298,23 @@ fn what_a_tunnel_to_several_ends_carries_is_judged_too() {
     stage.attach("uplink0", Uplink::Door);
     stage.attach("over0", Uplink::Tunnel);
     let family = Family::V4;
+    let before = stage.firewall.ledger();
     stage.reaches(family, Probe::Udp(OPEN));
     stage.is_denied(family, Probe::Udp(SHUT));
-    let ledger = stage.firewall.ledger();
-    assert_eq!(
-        ledger.judged(UplinkEgress, Action::Allow, Reason::Rule),
-        1,
-        "{ledger}"
-    );
-    assert_eq!(
-        ledger.judged(UplinkEgress, Action::Deny, Reason::Isolated),
-        1,
-        "{ledger}"
-    );
+    let expected = [
+        allowed(UplinkEgress, Reason::Rule, 1),
+        denied(UplinkEgress, Reason::Isolated, 1),
+    ];
+    stage.moved(&before, &expected);
 }
 
 /// A device without Ethernet whose packets go to a process.
 #[test]
 fn what_leaves_by_a_device_without_ethernet_is_judged() {
-    skip_unless!(Feature::LinkKind("tun"));
+    skip_unless!(Feature::Other("tun", || {
+        let opened = std::fs::File::open("/dev/net/tun");
+        opened.map(drop).map_err(|error| error.to_string())
+    }));
     let mut stage = Stage::open(false, Some(BEHIND), |world| {
         let node = &world.node().namespace;
         run(node, "ip tuntap add dev tun0 mode tun");
@@ -357,8 +355,14 @@ fn nothing_that_has_left_is_judged_again() {
     run(outside, "ip link set next1 up");
     run(outside, "ip link set next0 up");
     run(outside, "ip route add 203.0.113.0/24 dev next0");
-    let nat = "table ip nat { chain in { type nat hook prerouting priority dstnat; \
-               udp dport 80 dnat to 203.0.113.9; } }";
+    let nat = "\
+table ip nat {
+    chain in {
+        type nat hook prerouting priority dstnat
+        udp dport 80 dnat to 203.0.113.9
+    }
+}
+";
     tool::run(outside, "nft", &["-f", "-"], nat);
     run(
         outside,

@@ -17,7 +17,7 @@ use crate::run;
 /// starts; the tests that need it skip themselves and are counted.
 ///
 /// Nothing loads itself: there is no `modprobe` for the kernel to call.
-const WANTED: [&str; 22] = [
+const WANTED: [&str; 23] = [
     // Interfaces of workloads, and what they are joined by.
     "veth",
     "bridge",
@@ -27,6 +27,7 @@ const WANTED: [&str; 22] = [
     "tun",
     // Tunnels that a workload may try.
     "ipip",
+    "ip_gre",
     "vxlan",
     // The hooks.
     "sch_ingress",
