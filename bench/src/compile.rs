@@ -14,7 +14,9 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use cofferdam_policies::{
-    compiler::{Compiled, Compiler, InForce, Input, SlotPlan, Snapshot, Virtuals, compile},
+    compiler::{
+        Compiled, Compiler, InForce, Input, Senders, SlotPlan, Snapshot, Virtuals, compile,
+    },
     documents::{Document, Parsed, assemble, parse},
     inventory::{Inventory, ObjectName, Workload},
     services::Services,
@@ -255,7 +257,12 @@ fn translate(
     local: &BTreeSet<ObjectName>,
     samples: usize,
 ) -> anyhow::Result<Translated> {
-    let in_force = InForce { compiled, plan };
+    let in_force = InForce {
+        compiled,
+        plan,
+        added: &[],
+        here: Some((NODE, local)),
+    };
     let senders = || {
         let workloads = inventory.workloads();
         local.iter().filter_map(|name| workloads.get(name))
@@ -278,7 +285,8 @@ fn translate(
         translated.backends = backends.sum();
         translated.resolving.push(began.elapsed());
         let began = Instant::now();
-        let virtuals = Virtuals::new(&services, in_force, senders());
+        let senders = Senders::new(in_force, senders());
+        let virtuals = Virtuals::new(&services, in_force, senders);
         translated.deciding.push(began.elapsed());
         last = Some((services, virtuals));
     }

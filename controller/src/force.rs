@@ -289,7 +289,8 @@ impl Force {
             revision,
         };
         if let Some((before, compiled)) = &mut self.published
-            && let Some(entries) = compiled.additions(&before.inventory, &before.local, &next)
+            && let Some(entries) =
+                (self.compiler).additions(compiled, &before.inventory, &before.local, &next)
         {
             for entry in &entries {
                 self.kernel.set_slot(entry.slot, entry.profile)?;

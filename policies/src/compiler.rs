@@ -9,7 +9,9 @@
 //! 3. `remote`: the ingress of workloads elsewhere from this node's;
 //! 4. `peers`, with `ranges` for CIDRs and `partition` for both: the peer atoms;
 //! 5. `matrix`, with `rows`: what each class may do with each atom;
-//! 6. `owned`, `range_tree` and `layout`: the words.
+//! 6. `owned`, `range_tree` and `layout`: the words;
+//! 7. `virtuals` and `translated`: what this node's workloads may do at addresses of
+//!    Services, behind all that.
 //!
 //! Work is in proportion to what policies select, not to the product of policies,
 //! rules and workloads: a selector is evaluated once over signatures, a class's
@@ -18,8 +20,7 @@
 //! A [`Compiler`] that has made a table makes the next one faster: it keeps what it
 //! found out about owners of addresses that are still the same. [`compile`] is one
 //! that knows nothing yet. Of a table that has been made, `additions` says whether it
-//! will do for more workloads, and `virtuals` what its subjects may do at addresses of
-//! Services.
+//! will do for more workloads.
 //!
 //! Invariants: the same documents give the same words, whatever their order, and
 //! whatever the compiler has made before; a table that would exceed a limit is refused
@@ -41,6 +42,7 @@ mod rules;
 mod signatures;
 mod slots;
 mod subjects;
+mod translated;
 mod virtuals;
 
 #[cfg(test)]
@@ -57,7 +59,8 @@ use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::memory::Settings;
 use cofferdam_verdict::slices::SliceMemory;
 use cofferdam_verdict::table::{
-    Decision, MAX_PROFILES, PROFILE_WORDS, Page, Profile, SLOTS_PER_WORD, SlotKind, Table,
+    Decision, DecisionWords, MAX_PROFILES, PROFILE_WORDS, Page, Profile, SLOTS_PER_WORD, SlotKind,
+    Table,
 };
 use cofferdam_verdict::verdict::{Direction, MAX_RULE};
 use thiserror::Error;
@@ -74,11 +77,12 @@ use remote::{Remote, RemoteBook};
 use rules::RuleNumbers;
 use signatures::{KnownSignatures, LastSignatures, Signatures, number};
 use subjects::{KnownClasses, Numbering, RuleBook, Subjects};
+use translated::Translated;
 
 pub use additions::SlotEntry;
 pub use rules::{PolicyKind, RuleEntry, RuleKey, RuleMeaning, RuleTable};
 pub use slots::{Slot, SlotPlan, SlotPlanError};
-pub use virtuals::{InForce, Outcome, Port, Reached, Virtuals};
+pub use virtuals::{InForce, Outcome, Port, Reached, Senders, Virtuals};
 
 /// What a table is made of.
 #[derive(Clone, Copy)]
@@ -167,9 +171,14 @@ pub struct OutsideSet {
 pub struct Compiled {
     words: Vec<u32>,
     profiles: Vec<Profile>,
+    /// Number of the first profiles, which are in order; those of translated addresses
+    /// follow.
+    ordinary_profiles: usize,
     signatures: Arc<KnownSignatures>,
     classes: KnownClasses,
     remote_classes: Vec<Option<u32>>,
+    /// Number of this node's classes, class 0 included.
+    own_classes: u32,
     atoms: Atoms,
     /// The rules that verdicts name.
     pub rules: Arc<RuleTable>,
@@ -239,12 +248,13 @@ pub struct Compiler {
     rows: RowBook,
     rules: RuleBook,
     places: PolicyPlaces,
+    translated: Translated,
     subjects_alone: bool,
 }
 
 impl Compiler {
-    /// A compiler whose tables know nothing of what workloads elsewhere take in: for
-    /// questions about the subjects alone.
+    /// A compiler whose tables know nothing of Services, and of what workloads elsewhere take
+    /// in: for questions about the subjects alone.
     fn of_subjects_alone() -> Self {
         Self {
             subjects_alone: true,
@@ -326,6 +336,7 @@ impl Compiler {
         let used_rules = numbers.used();
         let usage = usage(limits, used_rules, &content, used_words);
         let remote_classes = std::mem::take(&mut matrix.remote_classes);
+        let own_classes = matrix.own_classes();
         self.rows.keep(matrix, &subjects, &atoms, &numbers);
         let rules = numbers.finish();
         if self.book.tidy(signatures.facts_in_use()) {
@@ -334,17 +345,41 @@ impl Compiler {
             self.signatures = None;
         }
         self.owned = Some(owned);
-        Ok(Compiled {
+        let compiled = Compiled {
             words,
+            ordinary_profiles: profiles.len(),
             profiles,
             signatures: signatures.known().clone(),
             classes: subjects.into_known(),
             remote_classes,
             atoms,
             rules: Arc::new(rules),
+            own_classes,
             outside,
             usage,
-        })
+        };
+        if self.subjects_alone || inventory.services().is_empty() {
+            self.translated = Translated::default();
+            return Ok(compiled);
+        }
+        self.translated.put_behind(compiled, snapshot)
+    }
+
+    /// The entries by which a table of this compiler's, as it is for one desired state,
+    /// becomes one for the next; `None` when only another table will do. See
+    /// [`Compiled::additions`]. The table must be the last one that was made.
+    pub fn additions(
+        &mut self,
+        compiled: &Compiled,
+        inventory: &Inventory,
+        local: &BTreeSet<ObjectName>,
+        after: &Snapshot<'_>,
+    ) -> Option<Vec<SlotEntry>> {
+        let mut entries = compiled.additions(inventory, local, after)?;
+        entries.sort_unstable();
+        let no_services = inventory.services().is_empty() && after.inventory.services().is_empty();
+        let serves = no_services || self.translated.serves(compiled, after, &entries);
+        serves.then_some(entries)
     }
 }
 
@@ -372,14 +407,32 @@ fn outside_sets(
             first: ranges.first_address(classes[class as usize]),
         })
         .collect();
-    let (v4, v6) = atoms.range_classes().split_at(ranges.v4_starts().len());
-    let v4: Vec<(u32, u32)> = (ranges.v4_starts().iter().zip(v4))
-        .map(|(start, class)| (*start, slot_of(*class)))
-        .collect();
-    let v6: Vec<(u128, u32)> = (ranges.v6_starts().iter().zip(v6))
-        .map(|(start, class)| (*start, slot_of(*class)))
-        .collect();
+    let (v4, v6) = range_slots(atoms, slot_of);
     Ok((outside, RangeTrees::new(&v4, &v6)?))
+}
+
+/// Ranges of a family by their first addresses, each with its slot.
+type RangeSlots<T> = Vec<(T, u32)>;
+
+/// The ranges of both families, by the slot of each class.
+fn range_slots(atoms: &Atoms, slot_of: impl Fn(u32) -> u32) -> (RangeSlots<u32>, RangeSlots<u128>) {
+    let ranges = atoms.ranges();
+    let (v4, v6) = atoms.range_classes().split_at(ranges.v4_starts().len());
+    let v4 = ranges.v4_starts().iter().zip(v4);
+    let v6 = ranges.v6_starts().iter().zip(v6);
+    (
+        v4.map(|(start, class)| (*start, slot_of(*class))).collect(),
+        v6.map(|(start, class)| (*start, slot_of(*class))).collect(),
+    )
+}
+
+/// Says that a table does not fit.
+fn pages_error(used: u64, limits: &Limits) -> CompileError {
+    CompileError::Capacity {
+        table: "table pages",
+        used,
+        max: limits.table_pages.into(),
+    }
 }
 
 /// A slot, and the index of its profile.
@@ -531,6 +584,29 @@ impl Compiled {
         ask(&Table::open(&memory)?)
     }
 
+    /// The profile with this number.
+    fn profile_numbered(&self, number: u16) -> Option<Profile> {
+        self.profiles
+            .get(usize::from(number).checked_sub(1)?)
+            .copied()
+    }
+
+    /// Counts what has been put behind the table for translated addresses.
+    fn count_services(&mut self, addresses: usize, words: usize, pages: usize) {
+        for usage in &mut self.usage {
+            if usage.table == "table_pages" {
+                usage.used = pages as u64;
+                usage.bytes = (pages * size_of::<Page>()) as u64;
+            }
+        }
+        self.usage.push(Usage {
+            table: "translated_addresses",
+            used: addresses as u64,
+            max: None,
+            bytes: words as u64 * 4,
+        });
+    }
+
     /// The profile of a slot.
     #[must_use]
     pub fn profile(&self, slot: u32) -> Option<Profile> {
@@ -549,6 +625,19 @@ impl Compiled {
                 let slot = table.outside_slot(&Address::from(address))?;
                 Some((slot, table.slot(slot)?))
             })
+        })
+    }
+
+    /// Reads what the hook of a sender reads about the address that a packet names, which may
+    /// be translated: the sender's egress, or what is known of a Service's backends.
+    #[must_use]
+    pub fn decide_sent(&self, sender: Profile, named: Profile, key: u32) -> Option<DecisionWords> {
+        self.table(|table| {
+            let (class, atom) = match named.is_translated() {
+                true => (table.service_class(sender.class), named.class),
+                false => (sender.class, named.atom),
+            };
+            table.decide_words(class, Direction::Egress, atom, key)
         })
     }
 

@@ -23,6 +23,8 @@ mod records;
 mod reports;
 #[path = "agent/scene.rs"]
 mod scene;
+#[path = "agent/services.rs"]
+mod services;
 #[path = "agent/slots.rs"]
 mod slots;
 #[path = "agent/stamps.rs"]

@@ -3,6 +3,8 @@
 
 #[path = "evasions/own_interface.rs"]
 mod own_interface;
+#[path = "evasions/services.rs"]
+mod services;
 #[path = "evasions/stamp.rs"]
 mod stamp;
 #[path = "evasions/unmanaged.rs"]

@@ -7,6 +7,7 @@
 use crate::{
     address::{Address, Family},
     counter::Hook,
+    endpoint::UNDECIDED,
     flow::{READS, is_opening, step},
     packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
@@ -111,6 +112,9 @@ pub(crate) mod mark {
     /// Answer: a TCP segment that opens nothing is the opener's, of a connection from before
     /// the endpoint was put in force.
     pub(crate) const ADOPTED: u32 = 1 << 22;
+    /// Answer: the packet goes to a port of a Service, whose backends' addresses policy is
+    /// asked about again.
+    pub(crate) const SERVICE: u32 = 1 << 23;
     /// The packet leaves the node: see [`crate::uplink`].
     pub(crate) const LEAVING: u32 = 1 << 30;
 }
@@ -126,7 +130,8 @@ pub struct Case {
     pub destination: [u32; 4],
     /// Interface the packet came in by, 0 if unknown.
     pub ingress_ifindex: u32,
-    /// Stamp that the packet carries, 0 if none.
+    /// Stamp that the packet carries, 0 if none, without [`UNDECIDED`]. Answer: stamp that the
+    /// packet of a workload gets, with it.
     pub stamp: u32,
     /// Answer: [`Direction`] of the policy that decided.
     pub direction: u32,
@@ -303,7 +308,18 @@ impl Case {
     #[inline(always)]
     pub(crate) const fn is_denied_by_policy(&self) -> bool {
         let reason = word_reason(self.enforced);
-        !self.is_allowed() && (reason == Reason::Rule as u32 || reason == Reason::Isolated as u32)
+        !self.is_allowed()
+            && (reason == Reason::Rule as u32
+                || reason == Reason::Isolated as u32
+                || reason == Reason::VirtualUndecided as u32)
+    }
+
+    /// Marks the packet of a workload to a port of a Service as undecided, if it passes.
+    #[inline(always)]
+    pub(crate) const fn mark_undecided(&mut self) {
+        if self.is(mark::SERVICE) && !self.is(mark::TO_WORKLOAD) && self.is_allowed() {
+            self.stamp |= UNDECIDED;
+        }
     }
 
     /// Returns `true` if the packet's entry must be read again; after the last time, the

@@ -30,12 +30,12 @@ pub mod flags {
     pub const SHARED_HOOKS: u32 = 1 << 1;
 }
 
-/// Greatest stamp of an endpoint: 15 bits. The last bit of the 16 that a packet carries
-/// is [`UNDECIDED`].
+/// Greatest stamp of an endpoint: 15 bits. The last of the 16 that a packet carries is
+/// [`UNDECIDED`].
 pub const MAX_STAMP: u32 = 0x7fff;
 
-/// Bit of the 16 that a packet carries which says that no policy has decided about its
-/// receiver yet: the packet goes to a virtual address.
+/// Bit of a stamp: the packet goes to a port of a Service, and the hook that sees it with
+/// the address of a backend has yet to ask policy about that.
 pub const UNDECIDED: u32 = 0x8000;
 
 /// In the index of endpoints, the bit that tells the key of a stamp from an interface

@@ -20,6 +20,7 @@ mod track;
 
 use crate::{
     address::Address,
+    endpoint::UNDECIDED,
     hash::{Keys, MAX_WORDS, two_choices},
     packet::protocol,
     shared::{SharedByte, SharedWord, SharedWord64},
@@ -158,12 +159,12 @@ pub enum FlowState {
 /// Widths of the fields of [`StateWord`], from the lowest bit up.
 mod width {
     pub(super) const LOCK: u32 = 1;
-    pub(super) const VERSION: u32 = 12;
+    pub(super) const VERSION: u32 = 11;
     pub(super) const REVISION: u32 = 12;
     pub(super) const INCARNATION: u32 = 10;
     pub(super) const RULE: u32 = super::RULE_BITS;
     pub(super) const STATE: u32 = 3;
-    pub(super) const MARKS: u32 = 6;
+    pub(super) const MARKS: u32 = 7;
 }
 
 const VERSION_SHIFT: u32 = width::LOCK;
@@ -179,12 +180,12 @@ const _: () = assert!(MARKS_SHIFT + width::MARKS == 64);
 /// | bits | field |
 /// |---|---|
 /// | 0 | locked by a writer |
-/// | 1–12 | version of the entry |
-/// | 13–24 | revision of the table that decided, truncated |
-/// | 25–34 | incarnation of the endpoint, truncated |
-/// | 35–54 | rule that allowed the flow |
-/// | 55–57 | [`FlowState`] |
-/// | 58–63 | [`flow_mark`] |
+/// | 1–11 | version of the entry |
+/// | 12–23 | revision of the table that decided, truncated |
+/// | 24–33 | incarnation of the endpoint, truncated |
+/// | 34–53 | rule that allowed the flow |
+/// | 54–56 | [`FlowState`] |
+/// | 57–63 | [`flow_mark`] |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StateWord(pub u64);
 
@@ -226,7 +227,7 @@ impl StateWord {
         Self(self.0 | 1)
     }
 
-    /// The version, 12 bits.
+    /// The version, 11 bits.
     pub const fn version(self) -> u32 {
         field(self.0, VERSION_SHIFT, width::VERSION)
     }
@@ -280,6 +281,13 @@ impl StateWord {
     pub const fn in_state(self, state: FlowState) -> Self {
         let mask = place(u32::MAX, STATE_SHIFT, width::STATE);
         Self(self.0 & !mask | place(state as u32, STATE_SHIFT, width::STATE))
+    }
+
+    /// [`UNDECIDED`] if packets of the flow bear it, else 0.
+    #[inline(always)]
+    pub(crate) const fn undecided(self) -> u32 {
+        const _: () = assert!(place(flow_mark::UNDECIDED, MARKS_SHIFT, width::MARKS) == 1 << 63);
+        (self.0 >> 63) as u32 * UNDECIDED
     }
 
     /// The bits of [`flow_mark`].
@@ -364,7 +372,7 @@ pub struct FlowEntry {
 /// |---|---|
 /// | 0–31 | [`generation`](crate::memory::generation) of all bindings |
 /// | 32–47 | stamp of the packet to the workload that the entry was checked for |
-/// | 48–59 | version of the entry |
+/// | 48–58 | version of the entry |
 /// | 62 | a packet to the workload was checked |
 /// | 63 | the entry was checked |
 ///
@@ -462,6 +470,9 @@ pub mod flow_mark {
     /// The opener is a local workload behind the node's address (masqueraded), known by
     /// its stamp: the entry's peer slot is that workload's.
     pub const MASQUERADED: u32 = 1 << 5;
+    /// The endpoint opened it to a port of a Service of which some backends may be reached:
+    /// each of its packets bears [`UNDECIDED`](crate::endpoint::UNDECIDED).
+    pub const UNDECIDED: u32 = 1 << 6;
 }
 
 /// How [`track`] left a case.

@@ -28,13 +28,13 @@ use crate::{
     case::mark,
     checksum,
     counter::Hook,
-    endpoint::{EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, STAMP_KEY, flags},
+    endpoint::{EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, MAX_STAMP, STAMP_KEY, flags},
     memory::{BucketSet, Memory},
     packet::{self, Frame, Packet, Part, ethertype, icmp, icmpv6, protocol},
     reason::Reason,
     signalling::{self, Sender, is_own},
     table::{Profile, SlotKind, Table},
-    verdict::{Direction, Verdict},
+    verdict::{Direction, Verdict, row_flag},
 };
 
 pub use crate::case::{Case, Context, PROBE, probe};
@@ -135,7 +135,7 @@ pub fn inspect<M: Memory, F: Frame>(
             case.stamp = if matches!(hook, Hook::FromWorkload) {
                 record.stamp
             } else {
-                context.stamp
+                context.stamp & MAX_STAMP
             };
             open(record, frame, context, case)
         }
@@ -377,7 +377,13 @@ fn ask<M: Memory>(
             .decide_words(question.class, direction, question.atom, case.key)
             .ok_or(Reason::TableCorrupt)?;
         let is_principal = direction as u32 == principal;
-        if question.reported != 0 && !case.is(mark::ASSUMED) {
+        // The hook that sees a backend's address reports, and counts.
+        let is_service = words.flags & row_flag::SERVICE != 0;
+        let is_reported = question.reported != 0 && !is_service;
+        if is_service {
+            case.marks |= mark::SERVICE;
+        }
+        if is_reported && !case.is(mark::ASSUMED) {
             if is_principal {
                 case.marks |= mark::COUNTED;
             } else {
@@ -391,7 +397,11 @@ fn ask<M: Memory>(
             }
             if denies {
                 denied = 1;
-                case.direction = direction as u32;
+                case.direction = if words.flags & row_flag::OF_INGRESS != 0 {
+                    Direction::Ingress as u32
+                } else {
+                    direction as u32
+                };
             }
         }
         if audit_denied == 0 {
@@ -401,7 +411,7 @@ fn ask<M: Memory>(
             }
             if denies {
                 audit_denied = 1;
-                if question.reported != 0 {
+                if is_reported {
                     case.note_audit(direction);
                 }
             }
@@ -489,6 +499,10 @@ fn questions<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> As
     } else {
         // A local receiver's hook reports for both ends, a remote one's node for itself.
         asked[1] = PolicyQuestion::new(&near, &far, !is_local);
+        if far.is_translated() {
+            asked[1].class = table.service_class(near.class);
+            asked[1].atom = far.class;
+        }
         if is_workload {
             asked[2] = PolicyQuestion::new(&far, &near, false);
         }

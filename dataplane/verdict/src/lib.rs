@@ -61,4 +61,4 @@ pub const LAYOUT_VERSION: u32 = 5;
 /// endpoint records, buckets and blocks of addresses, hash keys. It moves with any change
 /// to one of them, and with what their fields mean; as long as it stays, flows survive a
 /// change of everything else.
-pub const STATE_VERSION: u32 = 2;
+pub const STATE_VERSION: u32 = 3;

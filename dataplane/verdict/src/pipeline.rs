@@ -111,6 +111,7 @@ pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
     if asked && !is_probe {
         steps.count(case);
     }
+    case.mark_undecided();
     asked
 }
 

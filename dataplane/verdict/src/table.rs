@@ -30,7 +30,7 @@
 use crate::{
     address::{Address, Family},
     memory::{Block as _, Memory},
-    verdict::{Direction, Verdict},
+    verdict::{Direction, Verdict, row_flag},
 };
 
 /// Words of a page.
@@ -77,6 +77,9 @@ pub mod header {
     pub const PROFILES: usize = 11;
     /// Number of profiles, profile 0 included.
     pub const PROFILE_COUNT: usize = 12;
+    /// Number by which the class of a workload of this node becomes the class of its rows
+    /// for translated addresses; see [`super::Table::service_class`].
+    pub const SERVICE_CLASSES: usize = 13;
     /// Number of words reserved; those not named here are zero.
     pub const LENGTH: usize = 64;
 }
@@ -113,7 +116,7 @@ pub enum SlotKind {
     OwnNode = 4,
     /// Another node.
     OtherNode = 5,
-    /// A virtual address of a service; the class word's number is the service's.
+    /// Virtual addresses of Services.
     Virtual = 6,
 }
 
@@ -122,13 +125,26 @@ pub enum SlotKind {
 pub struct Profile {
     /// What the address is.
     pub kind: SlotKind,
-    /// Subject class, at most [`MAX_CLASS`].
+    /// Subject class, at most [`MAX_CLASS`]. Of a virtual address, or a node whose ports
+    /// lead to Services, the atom in the rows of translated addresses instead; see
+    /// [`Table::service_class`].
     pub class: u32,
     /// Peer atom.
     pub atom: u32,
 }
 
 impl Profile {
+    /// Returns `true` if packets that a workload sends there may be translated to a
+    /// backend's address.
+    #[inline(always)]
+    pub const fn is_translated(&self) -> bool {
+        let may_be = matches!(
+            self.kind,
+            SlotKind::Virtual | SlotKind::OwnNode | SlotKind::OtherNode
+        );
+        may_be && self.class != 0
+    }
+
     /// The two words of the profile.
     pub const fn to_words(self) -> [u32; 2] {
         [
@@ -201,6 +217,8 @@ pub struct DecisionWords {
     pub enforced: u32,
     /// The verdict with audit policies in force as well.
     pub audited: u32,
+    /// The [`row_flag`]s of the verdict in force.
+    pub flags: u32,
 }
 
 impl From<DecisionWords> for Decision {
@@ -284,6 +302,17 @@ impl<'a, M: Memory> Table<'a, M> {
         Profile::from_words([page[at], page[at | 1]])
     }
 
+    /// The class whose egress rows say what workloads of a class of this node may do at
+    /// translated addresses: of virtual addresses, and of nodes whose ports lead to Services.
+    /// The number of such an address stands where its profile has a class
+    /// ([`Profile::is_translated`]), and is that of its atom in these rows. A row has the
+    /// ports of Services, marked [`row_flag::SERVICE`]; at all other keys it is the row of
+    /// the address as it is.
+    #[inline(always)]
+    pub fn service_class(&self, class: u32) -> u32 {
+        class.wrapping_add(self.header[header::SERVICE_CLASSES])
+    }
+
     /// What a subject class may do with a peer atom, for one row key.
     pub fn decide(
         &self,
@@ -348,6 +377,7 @@ impl<'a, M: Memory> Table<'a, M> {
         Some(DecisionWords {
             enforced: self.memory.blur(Verdict::row_word(enforced), enforced),
             audited: self.memory.blur(Verdict::row_word(audited), audited),
+            flags: self.memory.blur(enforced & row_flag::ALL, enforced),
         })
     }
 

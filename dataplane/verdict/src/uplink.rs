@@ -128,6 +128,10 @@ fn questions<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> As
     };
     let near = table.slot(near_slot).ok_or(Reason::TableCorrupt)?;
     let far = table.slot(far_slot).ok_or(Reason::TableCorrupt)?;
+    if matches!(far.kind, SlotKind::Virtual) {
+        // Nothing has translated it, and nothing behind this hook is asked about it.
+        return Err(Reason::VirtualUndecided);
+    }
     let mut asked = [PolicyQuestion::UNASKED; QUESTIONS];
     if returns {
         asked[2] = PolicyQuestion::new(&near, &far, false);

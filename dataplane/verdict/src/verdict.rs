@@ -88,8 +88,8 @@ impl Verdict {
         }
     }
 
-    /// A word of a row as it is, if a compiler can have written it; else, zero above
-    /// all, the word of a denial for a broken table.
+    /// The verdict's word in a row, without [`row_flag`]s, if a compiler can have written
+    /// that; else, zero above all, the word of a denial for a broken table.
     #[inline(always)]
     pub const fn row_word(word: u32) -> u32 {
         const fn kind(action: Action, reason: Reason) -> u32 {
@@ -105,8 +105,11 @@ impl Verdict {
         const NOT_ISOLATED: u32 = kind(Action::Allow, Reason::NotIsolated);
         const DENIED: u32 = kind(Action::Deny, Reason::Rule);
         const ISOLATED: u32 = kind(Action::Deny, Reason::Isolated);
+        const UNDECIDED: u32 = kind(Action::Allow, Reason::VirtualUndecided);
+        const NOWHERE_JUDGED: u32 = kind(Action::Deny, Reason::VirtualUndecided);
+        let word = word & !row_flag::ALL;
         match word >> REASON_SHIFT {
-            ALLOWED | NOT_ISOLATED | DENIED | ISOLATED => word,
+            ALLOWED | NOT_ISOLATED | DENIED | ISOLATED | UNDECIDED | NOWHERE_JUDGED => word,
             _ => Self::deny(Reason::TableCorrupt).to_word(),
         }
     }
@@ -115,6 +118,17 @@ impl Verdict {
     pub fn from_word(word: u32) -> Self {
         Self::from_any_word(Self::row_word(word)).unwrap_or(Self::deny(Reason::TableCorrupt))
     }
+}
+
+/// Bits beside a verdict's word in a row.
+pub mod row_flag {
+    /// The interval is a port of a Service: the verdict is about its backends, which policy
+    /// is asked about again where the packet bears the address of one.
+    pub const SERVICE: u32 = 1 << 31;
+    /// With [`SERVICE`]: it is the backends' ingress that denies.
+    pub const OF_INGRESS: u32 = 1 << 30;
+    /// All of them.
+    pub const ALL: u32 = SERVICE | OF_INGRESS;
 }
 
 /// The action bits of a verdict's word.
@@ -147,6 +161,8 @@ mod tests {
                 (Action::Deny, Reason::Rule),
                 (Action::Allow, Reason::NotIsolated),
                 (Action::Deny, Reason::Isolated),
+                (Action::Allow, Reason::VirtualUndecided),
+                (Action::Deny, Reason::VirtualUndecided),
             ] {
                 let verdict = Verdict {
                     action,
@@ -154,6 +170,8 @@ mod tests {
                     rule,
                 };
                 assert_eq!(Verdict::from_word(verdict.to_word()), verdict);
+                let flagged = verdict.to_word() | row_flag::ALL;
+                assert_eq!(Verdict::from_word(flagged), verdict);
             }
         }
     }
@@ -162,7 +180,7 @@ mod tests {
     fn words_no_compiler_writes_are_denied() {
         let own_node = Verdict::allow(Reason::OwnNode).to_word();
         let isolated = Verdict::allow(Reason::Isolated).to_word();
-        for word in [0, u32::MAX, 1 << 30, own_node, isolated] {
+        for word in [0, u32::MAX, 1 << 30, row_flag::ALL, own_node, isolated] {
             assert_eq!(
                 Verdict::from_word(word),
                 Verdict::deny(Reason::TableCorrupt),

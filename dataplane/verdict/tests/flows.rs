@@ -171,11 +171,11 @@ fn expired_flows_go_before_embryonic_ones() {
 proptest! {
     #[test]
     fn state_word_keeps_its_fields_apart(
-        version in 0u32..1 << 12,
+        version in 0u32..1 << 11,
         revision in 0u32..1 << 12,
         incarnation in 0u32..1 << 10,
         rule in 0u32..1 << 20,
-        marks in 0u32..1 << 6,
+        marks in 0u32..1 << 7,
     ) {
         let word =
             StateWord::new(version, revision, incarnation, rule, FlowState::Closing, marks);
@@ -183,13 +183,13 @@ proptest! {
         prop_assert_eq!(word.rule(), rule);
         prop_assert_eq!(word.state(), FlowState::Closing);
         prop_assert_eq!(word.marks(), marks);
-        prop_assert_eq!(word.with_marks(32).marks(), marks | 32);
+        prop_assert_eq!(word.with_marks(64).marks(), marks | 64);
         prop_assert!(word.is_current(revision, incarnation));
         prop_assert!(!word.is_current(revision ^ 1, incarnation));
         prop_assert!(!word.is_current(revision, incarnation ^ 512));
         prop_assert!(!word.is_locked() && word.locked().is_locked());
         let next = word.published(revision, incarnation, rule, FlowState::Free, 0);
-        prop_assert_eq!(next.version(), (version + 1) % (1 << 12));
+        prop_assert_eq!(next.version(), (version + 1) % (1 << 11));
         prop_assert_ne!(next, word);
     }
 }

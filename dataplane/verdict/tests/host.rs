@@ -19,5 +19,7 @@ mod load;
 mod parsing;
 #[path = "host/scene.rs"]
 mod scene;
+#[path = "host/services.rs"]
+mod services;
 #[path = "host/signalling.rs"]
 mod signalling;

@@ -63,7 +63,8 @@ impl Compiled {
                 atom: self.atoms.find(range, signature)?,
             }
         };
-        let number = self.profiles.binary_search(&profile).ok()? + 1;
+        let ordinary = &self.profiles[..self.ordinary_profiles];
+        let number = ordinary.binary_search(&profile).ok()? + 1;
         Some((u16::try_from(number).ok()?, profile))
     }
 

@@ -89,11 +89,7 @@ pub(super) fn write(
     let sections = Sections::new(content, limits);
     let pages = sections.end.div_ceil(PAGE_WORDS);
     if pages as u64 > limits.table_pages.into() {
-        return Err(CompileError::Capacity {
-            table: "table pages",
-            used: pages as u64,
-            max: limits.table_pages.into(),
-        });
+        return Err(super::pages_error(pages as u64, limits));
     }
     let mut words = vec![0u32; pages * PAGE_WORDS];
     let mut put = |at: usize, word: u32| words[at] = word;

@@ -193,6 +193,11 @@ impl Matrix {
         Ok(matrix)
     }
 
+    /// Number of this node's classes, class 0 included.
+    pub(super) fn own_classes(&self) -> u32 {
+        number(self.local.classes)
+    }
+
     /// Works out the rows of this node's classes.
     fn local(
         subjects: &Subjects,

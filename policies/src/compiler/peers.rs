@@ -251,6 +251,11 @@ impl Atoms {
         self.sets.count()
     }
 
+    /// The atom of addresses that Services alone have.
+    pub(super) fn of_virtual(&self) -> u32 {
+        self.count() - 1
+    }
+
     /// Number of the first numbers, which are for atoms of own addresses.
     pub(super) fn own_count(&self) -> u32 {
         self.sets.own_count()
@@ -376,9 +381,10 @@ impl AtomSets {
         members
     }
 
-    /// Number of atoms, with numbers that none has.
+    /// Number of atoms, with numbers that none has. The last is of virtual addresses, of
+    /// which no peer list speaks.
     pub(super) fn count(&self) -> u32 {
-        self.first_other() + number(self.pairs.len())
+        self.first_other() + number(self.pairs.len()) + 1
     }
 
     /// Number of the first numbers, which are for atoms of own addresses.

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -24,25 +25,42 @@ use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{Decision, Profile, SlotKind, row_key};
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
-use crate::inventory::{Protocol, Workload};
+use crate::inventory::{Inventory, ObjectName, Owner, Protocol, Workload};
 use crate::services::{Backend, Moved, Services};
 
-use super::{Compiled, SlotPlan};
+use super::{Compiled, SlotEntry, SlotPlan};
 
 /// A protocol and port.
 pub type Port = (Protocol, u16);
 
 /// Share of a Service's backends that may be reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reached {
     /// No backend is known.
     Nobody,
-    /// All of them may be.
-    All,
+    /// All of them may be; of the first, what the sender's egress says.
+    All(Verdict),
     /// None may be; of the first, a direction and verdict that deny it to all of the kind.
     None(Direction, Verdict),
     /// Some may be, or which depends on more than the kind of the sender.
     Some,
+    /// As [`Self::Some`], and one that may not be is where no hook sees what is translated
+    /// to it: this node, or a workload here without an endpoint.
+    Unseen,
+}
+
+impl Reached {
+    /// What holds for senders of two kinds.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::All(_), Self::All(_))
+            | (Self::None(..), Self::None(..))
+            | (Self::Nobody, Self::Nobody) => self,
+            (Self::Unseen, _) | (_, Self::Unseen) => Self::Unseen,
+            _ => Self::Some,
+        }
+    }
 }
 
 /// Decision about a port of a virtual address, with and without audit policies.
@@ -54,14 +72,21 @@ pub struct Outcome {
     pub audited: Reached,
 }
 
-/// A backend as policies see it: its profile, and the key of its port.
-type End = (Profile, u32);
+/// A backend as policies see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct End {
+    profile: Profile,
+    /// The key of its port.
+    key: u32,
+    /// A hook sees what is translated to its address.
+    is_seen: bool,
+}
 
 /// Backends, and the decision for each kind of sender, in the order of senders.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+pub(super) struct Entry {
     ends: Box<[End]>,
-    outcomes: Box<[Outcome]>,
+    pub(super) outcomes: Box<[Outcome]>,
 }
 
 /// The table in force, and who has which slot of it.
@@ -71,15 +96,98 @@ pub struct InForce<'a> {
     pub compiled: &'a Compiled,
     /// The slots.
     pub plan: &'a SlotPlan,
+    /// Entries that the table is about to be given, by slot.
+    pub added: &'a [SlotEntry],
+    /// The name of this node, and the workloads that have an endpoint on it.
+    pub here: Option<(&'a str, &'a BTreeSet<ObjectName>)>,
+}
+
+impl InForce<'_> {
+    /// What policies know of an address.
+    fn profile(&self, address: IpAddr) -> Profile {
+        let added = (self.plan.of(address))
+            .and_then(|slot| self.added.binary_search_by_key(&slot, |one| one.slot).ok())
+            .and_then(|at| self.compiled.profile_numbered(self.added[at].profile));
+        let known = added.or_else(|| Some(self.compiled.slot_of(self.plan, address)?.1));
+        match known {
+            Some(profile) if is_workload(profile.kind) => profile,
+            // Only workloads have classes.
+            Some(profile) => Profile {
+                class: 0,
+                ..profile
+            },
+            // As of a broken table: denied to everybody.
+            None => Profile {
+                kind: SlotKind::Spare,
+                class: u32::MAX,
+                atom: u32::MAX,
+            },
+        }
+    }
+
+    /// Returns `true` if a hook sees what is translated to this address: that of a local
+    /// endpoint, or of an interface that leads off the node.
+    fn is_seen(&self, inventory: &Inventory, address: IpAddr, kind: SlotKind) -> bool {
+        match (kind, self.here) {
+            (SlotKind::OwnNode, _) => false,
+            (SlotKind::RemoteWorkload, Some((node, local))) => match inventory.owner(address) {
+                Some(Owner::Workload(name)) => {
+                    let pod = inventory.workloads().get(&name);
+                    let is_here = pod.is_some_and(|pod| pod.node.as_deref() == Some(node));
+                    !is_here || local.contains(&name)
+                }
+                _ => true,
+            },
+            _ => true,
+        }
+    }
+}
+
+const fn is_workload(kind: SlotKind) -> bool {
+    matches!(kind, SlotKind::LocalWorkload | SlotKind::RemoteWorkload)
+}
+
+/// Kinds of senders.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Senders {
+    /// The kinds, in order.
+    kinds: Vec<Profile>,
+    /// Kinds of which one workload may be both, by two of its addresses or by one.
+    siblings: BTreeSet<(Profile, Profile)>,
+}
+
+impl Senders {
+    /// The kinds of workloads of this node.
+    #[must_use]
+    pub fn new<'w>(
+        in_force: InForce<'_>,
+        workloads: impl IntoIterator<Item = &'w Workload>,
+    ) -> Self {
+        let mut kinds = BTreeSet::new();
+        let mut siblings = BTreeSet::new();
+        for workload in workloads {
+            let own = workload.own_addresses().iter();
+            let own: BTreeSet<Profile> = own
+                .map(|address| in_force.profile(*address))
+                .filter(|profile| profile.kind == SlotKind::LocalWorkload)
+                .collect();
+            let pairs = own
+                .iter()
+                .flat_map(|one| own.iter().map(|other| (*one, *other)));
+            siblings.extend(pairs);
+            kinds.extend(own);
+        }
+        Self {
+            kinds: kinds.into_iter().collect(),
+            siblings,
+        }
+    }
 }
 
 /// Decisions about all virtual addresses for the workloads of a node.
 #[derive(Debug, Clone, Default)]
 pub struct Virtuals {
-    /// The kinds of senders, in order.
-    senders: Vec<Profile>,
-    /// Kinds of which one workload may be both, by two of its addresses or by one.
-    siblings: BTreeSet<(Profile, Profile)>,
+    senders: Senders,
     addresses: BTreeMap<(IpAddr, Port), Arc<Entry>>,
     node_ports: BTreeMap<(Family, Port), Arc<Entry>>,
     /// Entries by their backends.
@@ -94,29 +202,13 @@ impl PartialEq for Virtuals {
 }
 
 impl Virtuals {
-    /// Works everything out. `senders` are this node's workloads.
+    /// Works everything out.
     #[must_use]
-    pub fn new<'w>(
-        services: &Services,
-        in_force: InForce<'_>,
-        senders: impl IntoIterator<Item = &'w Workload>,
-    ) -> Self {
-        let mut kinds = BTreeSet::new();
-        let mut virtuals = Self::default();
-        for workload in senders {
-            let own = workload.own_addresses().iter();
-            let slots = own.filter_map(|one| in_force.compiled.slot_of(in_force.plan, *one));
-            let own: BTreeSet<Profile> = slots
-                .map(|(_, profile)| profile)
-                .filter(|profile| profile.kind == SlotKind::LocalWorkload)
-                .collect();
-            let pairs = own
-                .iter()
-                .flat_map(|one| own.iter().map(|other| (*one, *other)));
-            virtuals.siblings.extend(pairs);
-            kinds.extend(own);
-        }
-        virtuals.senders = kinds.into_iter().collect();
+    pub fn new(services: &Services, in_force: InForce<'_>, senders: Senders) -> Self {
+        let mut virtuals = Self {
+            senders,
+            ..Self::default()
+        };
         for address in services.virtual_addresses() {
             virtuals.set_address(services, in_force, address);
         }
@@ -155,8 +247,29 @@ impl Virtuals {
 
     /// The kinds of senders, in order.
     #[must_use]
-    pub fn senders(&self) -> &[Profile] {
+    pub fn kinds(&self) -> &[Profile] {
+        &self.senders.kinds
+    }
+
+    /// The senders that it was worked out for.
+    #[must_use]
+    pub fn senders(&self) -> &Senders {
         &self.senders
+    }
+
+    /// The ports of a virtual address, in order.
+    pub(super) fn ports_of(&self, address: IpAddr) -> impl Iterator<Item = (Port, &Arc<Entry>)> {
+        let ports = self.addresses.range(ports_of(address));
+        ports.map(|((_, port), entry)| (*port, entry))
+    }
+
+    /// The ports of all nodes in a family that lead to Services, in order.
+    pub(super) fn ports_of_nodes(
+        &self,
+        family: Family,
+    ) -> impl Iterator<Item = (Port, &Arc<Entry>)> {
+        let ports = (self.node_ports.iter()).filter(move |((of, _), _)| *of == family);
+        ports.map(|((_, port), entry)| (*port, entry))
     }
 
     /// Returns the decision for a kind of sender at a port of a virtual address; `None` if the
@@ -173,16 +286,12 @@ impl Virtuals {
     }
 
     fn outcome(&self, sender: Profile, entry: &Entry) -> Option<Outcome> {
-        let at = self.senders.binary_search(&sender).ok()?;
+        let at = self.senders.kinds.binary_search(&sender).ok()?;
         entry.outcomes.get(at).copied()
     }
 
     fn set_address(&mut self, services: &Services, in_force: InForce<'_>, address: IpAddr) {
-        let first = (address, (Protocol::Tcp, 0));
-        let last = (address, (Protocol::Sctp, u16::MAX));
-        let gone: Vec<_> = self
-            .addresses
-            .range(first..=last)
+        let gone: Vec<_> = (self.addresses.range(ports_of(address)))
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
@@ -194,7 +303,7 @@ impl Virtuals {
             .collect();
         for port in ports {
             let backends = services.translate(address, Some(port)).unwrap_or_default();
-            let entry = self.entry(in_force, &backends, port.0);
+            let entry = self.entry(services, in_force, &backends, port.0);
             self.addresses.insert((address, port), entry);
         }
     }
@@ -203,7 +312,7 @@ impl Virtuals {
         for family in [Family::V4, Family::V6] {
             match services.behind_node_port(port, family) {
                 Some(backends) => {
-                    let entry = self.entry(in_force, &backends, port.0);
+                    let entry = self.entry(services, in_force, &backends, port.0);
                     self.node_ports.insert((family, port), entry);
                 }
                 None => _ = self.node_ports.remove(&(family, port)),
@@ -214,31 +323,38 @@ impl Virtuals {
     /// Returns the entry of these backends, made where there is none.
     fn entry(
         &mut self,
+        services: &Services,
         in_force: InForce<'_>,
         backends: &[Backend],
         protocol: Protocol,
     ) -> Arc<Entry> {
         let ends = backends.iter().map(|backend| {
-            let slot = in_force.compiled.slot_of(in_force.plan, backend.address);
-            // As of a broken table: denied to everybody.
-            let broken = Profile {
-                kind: SlotKind::Spare,
-                class: u32::MAX,
-                atom: u32::MAX,
+            let profile = if services.is_virtual(backend.address) {
+                // Nothing is translated twice, and no block has an address of a Service.
+                Profile {
+                    kind: SlotKind::Virtual,
+                    class: 0,
+                    atom: in_force.compiled.atoms.of_virtual(),
+                }
+            } else {
+                in_force.profile(backend.address)
             };
-            let profile = slot.map_or(broken, |(_, profile)| profile);
             let port = backend.port.unwrap_or_default();
-            (profile, row_key(protocol.number(), port))
+            End {
+                profile,
+                key: row_key(protocol.number(), port),
+                is_seen: in_force.is_seen(services.inventory(), backend.address, profile.kind),
+            }
         });
         let ends: BTreeSet<End> = ends.collect();
         let ends: Box<[End]> = ends.into_iter().collect();
         if let Some(known) = self.known.get(&ends) {
             return known.clone();
         }
-        let senders = self.senders.iter();
+        let siblings = &self.senders.siblings;
         let entry = Arc::new(Entry {
-            outcomes: senders
-                .map(|sender| outcome(in_force.compiled, &self.siblings, *sender, &ends))
+            outcomes: (self.senders.kinds.iter())
+                .map(|sender| outcome(in_force.compiled, siblings, *sender, &ends))
                 .collect(),
             ends: ends.clone(),
         });
@@ -247,13 +363,22 @@ impl Virtuals {
     }
 }
 
+/// The keys of all ports of an address.
+fn ports_of(address: IpAddr) -> RangeInclusive<(IpAddr, Port)> {
+    (address, (Protocol::Tcp, 0))..=(address, (Protocol::Sctp, u16::MAX))
+}
+
 /// The decision about one backend.
 #[derive(Clone, Copy)]
 struct Judged {
+    /// What the sender's egress says.
+    egress: Verdict,
     /// The side that denies it.
     denial: Option<(Direction, Verdict)>,
     /// It may be the sender itself, which policies of a namespace cannot keep out.
     is_excused: bool,
+    /// A hook sees what is translated to it.
+    is_seen: bool,
 }
 
 /// Decides for one kind of sender about backends.
@@ -265,8 +390,8 @@ fn outcome(
 ) -> Outcome {
     let mut enforced = Summary::default();
     let mut audited = Summary::default();
-    for (end, key) in ends {
-        let [egress, ingress] = decide(compiled, sender, *end, *key);
+    for end in ends {
+        let [egress, ingress] = decide(compiled, sender, end.profile, end.key);
         let judge = |of: fn(&Decision) -> Verdict| {
             let sides = [
                 (Direction::Egress, of(&egress)),
@@ -279,9 +404,11 @@ fn outcome(
                     verdict.action == Action::Deny && !(of_rules && is_by_isolation)
                 })
             };
-            let may_be_itself = siblings.contains(&(sender, *end));
+            let may_be_itself = siblings.contains(&(sender, end.profile));
             let for_all = denied(may_be_itself);
             Judged {
+                egress: of(&egress),
+                is_seen: end.is_seen,
                 denial: for_all.or_else(|| denied(false)),
                 is_excused: may_be_itself && for_all.is_none(),
             }
@@ -318,28 +445,38 @@ fn decide(compiled: &Compiled, sender: Profile, end: Profile, key: u32) -> [Deci
 
 #[derive(Default)]
 struct Summary {
-    allowed: bool,
+    /// The egress of the first that is allowed.
+    allowed: Option<Verdict>,
     depends: bool,
+    /// One is denied where no hook sees it.
+    is_unseen: bool,
     first: Option<(Direction, Verdict)>,
 }
 
 impl Summary {
     fn take(&mut self, judged: Judged) {
         match judged.denial {
-            None => self.allowed = true,
+            None => _ = self.allowed.get_or_insert(judged.egress),
             Some(denial) => {
                 self.depends |= judged.is_excused;
+                self.is_unseen |= !judged.is_seen;
                 self.first.get_or_insert(denial);
             }
         }
     }
 
     fn reached(self) -> Reached {
-        match self.first {
-            None if self.allowed => Reached::All,
-            None => Reached::Nobody,
-            Some(_) if self.allowed || self.depends => Reached::Some,
-            Some((direction, verdict)) => Reached::None(direction, verdict),
+        match (self.first, self.allowed) {
+            (None, Some(egress)) => Reached::All(egress),
+            (None, None) => Reached::Nobody,
+            (Some(_), allowed) if allowed.is_some() || self.depends => {
+                if self.is_unseen {
+                    Reached::Unseen
+                } else {
+                    Reached::Some
+                }
+            }
+            (Some((direction, verdict)), _) => Reached::None(direction, verdict),
         }
     }
 }

@@ -5,16 +5,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cofferdam_policies::compiler::{
-    Compiled, InForce, Input, Outcome, Reached, SlotPlan, Virtuals, compile,
+    Compiled, Compiler, InForce, Input, Outcome, Reached, Senders, SlotPlan, Snapshot, Virtuals,
+    compile,
 };
-use cofferdam_policies::inventory::{Inventory, Protocol, Workload};
+use cofferdam_policies::inventory::{Inventory, ObjectName, Protocol, Workload};
 use cofferdam_policies::oracle::{self, Oracle, Payload, Query, Taker, Way};
 use cofferdam_policies::services::Services;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::reason::Reason;
-use cofferdam_verdict::table::{Profile, SlotKind};
-use cofferdam_verdict::verdict::Direction;
+use cofferdam_verdict::table::{Profile, SlotKind, row_key};
+use cofferdam_verdict::verdict::{Action, Direction, Verdict, row_flag};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{TestCaseError, TestRunner};
@@ -43,6 +44,15 @@ struct Node {
     virtuals: Virtuals,
 }
 
+fn in_force<'a>(compiled: &'a Compiled, plan: &'a SlotPlan) -> InForce<'a> {
+    InForce {
+        compiled,
+        plan,
+        added: &[],
+        here: None,
+    }
+}
+
 impl Node {
     fn new(texts: &[String], is_local: fn(&Workload) -> bool) -> Self {
         let inventory = inventory(texts);
@@ -60,12 +70,9 @@ impl Node {
         })
         .expect("a small world");
         let services = Services::new(&inventory);
-        let in_force = InForce {
-            compiled: &compiled,
-            plan: &plan,
-        };
         let local = inventory.workloads().values().filter(|pod| is_local(pod));
-        let virtuals = Virtuals::new(&services, in_force, local);
+        let in_force = in_force(&compiled, &plan);
+        let virtuals = Virtuals::new(&services, in_force, Senders::new(in_force, local));
         Self {
             inventory,
             plan,
@@ -110,6 +117,63 @@ impl Node {
         };
         (self.virtuals.at_address(sender, address, port)).or_else(at_node_port)
     }
+
+    /// Holds the table's row against what is known for all senders of a class.
+    fn check_table(
+        &self,
+        sender: Profile,
+        address: IpAddr,
+        port: (Protocol, u16),
+        known: Option<Outcome>,
+    ) -> Result<(), String> {
+        let named = self.profile(address);
+        let key = row_key(port.0.number(), port.1);
+        let words = self.compiled.decide_sent(sender, named, key);
+        let words = words.expect("a table without contradictions");
+        let verdict = Verdict::from_word(words.enforced);
+        let what = format!(
+            "{sender:?} > {address} {port:?}: {verdict:?} {:x}",
+            words.flags
+        );
+        // A workload's own address is judged as that.
+        let is_workloads = matches!(
+            named.kind,
+            SlotKind::LocalWorkload | SlotKind::RemoteWorkload
+        );
+        if known.is_none() || is_workloads {
+            return match words.flags {
+                0 => Ok(()),
+                _ => Err(format!("{what}, and no Service is there")),
+            };
+        }
+        let like = (self.virtuals.kinds().iter()).filter(|kind| kind.class == sender.class);
+        let of_class = like
+            .filter_map(|kind| self.known(*kind, address, port))
+            .map(|outcome| outcome.enforced)
+            .reduce(Reached::or);
+        let is_elsewhere = named.kind == SlotKind::OtherNode;
+        let is_right = match of_class.expect("the sender is of its class") {
+            Reached::All(egress) => verdict == egress && verdict.action == Action::Allow,
+            Reached::None(direction, denial) => {
+                let is_ingress = words.flags & row_flag::OF_INGRESS != 0;
+                verdict == denial && is_ingress == (direction == Direction::Ingress)
+            }
+            Reached::Some | Reached::Nobody => {
+                let action = if is_elsewhere {
+                    Action::Deny
+                } else {
+                    Action::Allow
+                };
+                (verdict.action, verdict.reason) == (action, Reason::VirtualUndecided)
+            }
+            Reached::Unseen => verdict == Verdict::deny(Reason::VirtualUndecided),
+        };
+        let is_service = words.flags & row_flag::SERVICE != 0;
+        match is_right && is_service != is_elsewhere {
+            true => Ok(()),
+            false => Err(format!("{what} instead of {of_class:?}")),
+        }
+    }
 }
 
 /// How often each outcome was seen.
@@ -141,6 +205,7 @@ fn check(node: &Node, oracle: &Oracle, seen: &mut Seen) -> Result<(), String> {
             {
                 let number = (port.0.number(), port.1);
                 let known = node.known(sender, address, port);
+                node.check_table(sender, address, port, known)?;
                 let what = || format!("{} {from} > {address} {port:?}: {known:?}", pod.name);
                 let takers = match oracle.way(address, Some(number)) {
                     Way::Straight => BTreeSet::new(),
@@ -205,7 +270,7 @@ fn compare(
             seen.nobody += 1;
             judged.is_empty()
         }
-        Reached::All => {
+        Reached::All(_) => {
             seen.all += 1;
             !judged.is_empty() && allowed == judged.len()
         }
@@ -225,7 +290,7 @@ fn compare(
             });
             allowed == 0 && is_said
         }
-        Reached::Some => {
+        Reached::Some | Reached::Unseen => {
             seen.some += 1;
             (0 < allowed && allowed < judged.len()) || (may_be_itself && !judged.is_empty())
         }
@@ -331,12 +396,96 @@ proptest! {
         let texts = |gone: &[Index]| without(world.texts(), gone, is_of_services);
         let mut node = Node::new(&texts(&before), even);
         let anew = Node::new(&texts(&after), even);
-        let in_force = InForce { compiled: &node.compiled, plan: &node.plan };
+        let in_force = in_force(&node.compiled, &node.plan);
         if let Some(moved) = node.services.follow(&anew.inventory) {
             node.virtuals.follow(&node.services, in_force, &moved);
             prop_assert!(node.virtuals == anew.virtuals, "{:?}", moved);
         }
     }
+
+    #[test]
+    fn a_table_with_services_follows_from_the_documents_alone(
+        world in worlds::world_of_services(),
+        before in prop::collection::vec(any::<Index>(), 0..4),
+        after in prop::collection::vec(any::<Index>(), 0..3),
+    ) {
+        let texts = |gone: &[Index]| without(world.texts(), gone, is_object);
+        let [before, after] = [texts(&before), texts(&after)].map(|texts| inventory(&texts));
+        let [here, here_after] = [&before, &after].map(|inventory| {
+            let pods = inventory.workloads().values().filter(|pod| even(pod));
+            pods.map(|pod| pod.name.clone()).collect::<BTreeSet<_>>()
+        });
+        let plan = SlotPlan::assign(&before);
+        let plan_after = plan.successor(&after);
+        let first = snapshot(&before, &plan, &here);
+        let second = snapshot(&after, &plan_after, &here_after);
+        let mut compiler = Compiler::default();
+        let mut table = compiler.compile(&first).expect("a small world");
+        let anew = Compiler::default().compile(&second).expect("a small world");
+        if let Some(entries) = compiler.additions(&table, &before, &here, &second) {
+            for entry in entries {
+                prop_assert!(table.fill(entry));
+            }
+            same_decisions(&table, &anew, &after, &plan_after)?;
+        }
+        let again = compiler.compile(&second).expect("a small world");
+        prop_assert!(again.pages() == anew.pages());
+        // And back: what was known of the first is not taken for the second's.
+        let back = compiler.compile(&first).expect("a small world");
+        let anew = Compiler::default().compile(&first).expect("a small world");
+        prop_assert!(back.pages() == anew.pages());
+    }
+}
+
+fn snapshot<'a>(
+    inventory: &'a Inventory,
+    slots: &'a SlotPlan,
+    local: &'a BTreeSet<ObjectName>,
+) -> Snapshot<'a> {
+    Snapshot {
+        inventory,
+        slots,
+        local,
+        own_node: Some("n1"),
+        limits: Limits {
+            slots: 256,
+            ..Limits::default()
+        },
+        revision: 1,
+    }
+}
+
+/// Holds two tables against each other: all that senders may do at every translated address.
+fn same_decisions(
+    one: &Compiled,
+    other: &Compiled,
+    inventory: &Inventory,
+    plan: &SlotPlan,
+) -> Result<(), TestCaseError> {
+    let profile = |table: &Compiled, address| {
+        let slot = table.slot_of(plan, address);
+        slot.expect("every address has one").1
+    };
+    for pod in inventory.workloads().values() {
+        for from in pod.own_addresses() {
+            let [sender, sender_after] = [one, other].map(|table| profile(table, *from));
+            if sender.kind != SlotKind::LocalWorkload {
+                continue;
+            }
+            for address in ADDRESSES {
+                let address: IpAddr = address.parse().unwrap();
+                for (protocol, port) in PORTS {
+                    let key = row_key(protocol.number(), port);
+                    let says = |table: &Compiled, sender| {
+                        table.decide_sent(sender, profile(table, address), key)
+                    };
+                    let [was, is] = [says(one, sender), says(other, sender_after)];
+                    prop_assert_eq!(was, is, "{} > {} {:?}", from, address, port);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 #[test]

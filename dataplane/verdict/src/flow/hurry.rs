@@ -14,7 +14,7 @@ use crate::{
     bucket::guess_endpoint,
     checksum::PartialChecksum,
     counter::Hook,
-    endpoint::{EndpointRecord, flags},
+    endpoint::{EndpointRecord, MAX_STAMP, flags},
     flow::{
         Checked, FlowEntry, FlowSet, FlowState, IDLE_TIMES, Idle, KEY_PAIRS, Places, StateWord,
         WAYS, flow_mark, pair,
@@ -292,7 +292,7 @@ fn pass<M: FlowMemory, G: Glance>(
             return None;
         }
     } else {
-        let stamp = packet.stamp();
+        let stamp = packet.stamp() & MAX_STAMP;
         let by_node = from_opener && marks & flow_mark::OWN_NODE != 0;
         if !checked.holds_to_workload(generation, word, stamp)
             || by_node && !(packet.ingress_ifindex() == 0 && stamp == 0 && packet.has_socket())
@@ -323,7 +323,7 @@ fn pass<M: FlowMemory, G: Glance>(
     {
         entry.acknowledged[side].put(segment.word(2));
     }
-    Some(record.stamp)
+    Some(record.stamp | if on.sent { word.undecided() } else { 0 })
 }
 
 /// The way with a key, and its state word, which was loaded before the key; [`WAYS`] if there

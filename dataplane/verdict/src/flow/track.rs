@@ -306,6 +306,9 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     }
     case.flow_step = step::SETTLED;
     case.revision = table.revision() as u32;
+    if sent {
+        case.stamp |= word.undecided();
+    }
     if generation & 1 == 0 {
         let stamp = (!sent).then_some(case.stamp);
         let checked = Checked(entry.checked.load()).and(generation, word, stamp);
@@ -665,6 +668,16 @@ const fn by_node(case: &Case) -> u32 {
     }
 }
 
+/// The mark of a flow to a port of a Service of which some backends may be reached.
+#[inline(always)]
+const fn undecided(case: &Case) -> u32 {
+    if word_reason(case.enforced) == Reason::VirtualUndecided as u32 {
+        flow_mark::UNDECIDED
+    } else {
+        0
+    }
+}
+
 /// Decided again, and allowed: the entry counts under the table that did.
 #[inline(always)]
 fn renew<M: FlowMemory>(memory: &M, record: &EndpointRecord, case: &Case, entry: &FlowEntry) {
@@ -676,7 +689,7 @@ fn renew<M: FlowMemory>(memory: &M, record: &EndpointRecord, case: &Case, entry:
         record.incarnation,
         case.enforced,
         word.state(),
-        word.marks() | by_node(case),
+        word.marks() & !flow_mark::UNDECIDED | by_node(case) | undecided(case),
     );
     if memory.exchange(&entry.state, word.0, word.locked().0) == word.0 {
         let (slot, epoch) = peer(memory, case, sent);
@@ -764,7 +777,7 @@ fn store<M: FlowMemory>(
         record.incarnation,
         case.enforced,
         FlowState::Embryonic,
-        by_endpoint | by_node(case) | by_address | masqueraded,
+        by_endpoint | by_node(case) | by_address | masqueraded | undecided(case),
     );
     memory.exchange(&entry.state, word.locked().0, published.0);
     true

@@ -79,11 +79,13 @@ pub(crate) enum Who {
     OtherNode,
     /// Somebody whose address is nobody's here.
     Outside,
+    /// A virtual address.
+    Service,
 }
 
-use Who::{Cache, Db, Far, Node as ThisNode, OtherNode, Outside, Web};
+use Who::{Cache, Db, Far, Node as ThisNode, OtherNode, Outside, Service, Web};
 
-const EVERYBODY: [Who; 7] = [Web, Db, Cache, Far, ThisNode, OtherNode, Outside];
+const EVERYBODY: [Who; 8] = [Web, Db, Cache, Far, ThisNode, OtherNode, Outside, Service];
 const LOCAL: [Who; 3] = [Web, Db, Cache];
 
 impl Who {
@@ -114,6 +116,7 @@ impl Who {
             ThisNode => SlotKind::OwnNode,
             OtherNode => SlotKind::OtherNode,
             Outside => SlotKind::Outside,
+            Service => SlotKind::Virtual,
         }
     }
 
@@ -146,6 +149,7 @@ pub(crate) struct Policy {
     isolated: Vec<(Who, Direction)>,
     audited: Vec<(Who, Direction)>,
     rules: Vec<Rule>,
+    services: Vec<(Who, Who, (u8, u16), u32)>,
 }
 
 impl Policy {
@@ -189,6 +193,14 @@ impl Policy {
     pub(crate) fn connects(self, from: Who, to: Who, port: Port) -> Self {
         self.allows(from, Egress, to, port)
             .allows(to, Ingress, from, port)
+    }
+
+    /// Leads a port of an address, a Service's or a node's, to backends, with this word for
+    /// the workload that asks.
+    #[must_use]
+    pub(crate) fn serves(mut self, subject: Who, at: Who, port: (u8, u16), word: u32) -> Self {
+        self.services.push((subject, at, port, word));
+        self
     }
 
     fn with(
@@ -239,7 +251,29 @@ impl Policy {
 
     /// The row of a direction of a subject towards a peer; see `Table::row`.
     fn row(&self, subject: Who, direction: Direction, peer: Who) -> Vec<u32> {
-        let ports = self.rules.iter().filter_map(|rule| rule.port);
+        self.row_of(|key| self.words(subject, direction, peer, key))
+    }
+
+    /// The row of a subject towards an address that may be translated.
+    fn service_row(&self, subject: Who, at: Who) -> Vec<u32> {
+        self.row_of(|key| {
+            let here = |(one, other, port, _): &&(Who, Who, (u8, u16), u32)| {
+                (*one, *other) == (subject, at) && row_key(port.0, port.1) == key
+            };
+            match self.services.iter().find(here) {
+                Some((.., word)) => [*word; 2],
+                None => self.words(subject, Egress, at, key),
+            }
+        })
+    }
+
+    fn row_of(&self, words: impl Fn(u32) -> [u32; 2]) -> Vec<u32> {
+        let services = self.services.iter().map(|(_, _, port, _)| *port);
+        let ports = self
+            .rules
+            .iter()
+            .filter_map(|rule| rule.port)
+            .chain(services);
         let cuts = ports.flat_map(|(protocol, port)| {
             let key = row_key(protocol, port);
             [key, key + 1]
@@ -247,9 +281,7 @@ impl Policy {
         let mut firsts: Vec<u32> = cuts.chain([0]).collect();
         firsts.sort_unstable();
         firsts.dedup();
-        let words = firsts
-            .iter()
-            .map(|&key| self.words(subject, direction, peer, key));
+        let words = firsts.iter().map(|&key| words(key));
         let (enforced, audited): (Vec<u32>, Vec<u32>) = words.map(|[a, b]| (a, b)).unzip();
         let count = firsts.len() as u32;
         [vec![count], firsts, enforced, audited].concat()
@@ -264,16 +296,25 @@ impl Policy {
         const BLOCKS: u32 = GROUPS + 64;
         const COUNT: u32 = EVERYBODY.len() as u32;
         let mut words = vec![0; 3 * PAGE_WORDS];
-        let mut at = BLOCKS + 2 * COUNT * BLOCK_WORDS;
+        let mut at = BLOCKS + 3 * COUNT * BLOCK_WORDS;
         for who in EVERYBODY {
             let number = who as u32;
             for family in Family::BOTH {
                 let (offset, shift) = slot_place(who.slot(family));
                 words[offset as usize] |= (number + 1) << shift;
             }
+            let is_translated = self.services.iter().any(|(_, at, ..)| *at == who);
+            let has_class = matches!(
+                who.kind(),
+                SlotKind::LocalWorkload | SlotKind::RemoteWorkload
+            );
             let profile = Profile {
                 kind: who.kind(),
-                class: number,
+                class: if has_class || is_translated {
+                    number
+                } else {
+                    0
+                },
                 atom: number,
             };
             let place = (PROFILES + (number + 1) * PROFILE_WORDS) as usize;
@@ -291,6 +332,18 @@ impl Policy {
                     at += row.len() as u32;
                 }
             }
+            // Classes of rows for translated addresses come after all others.
+            let group = GROUPS + 2 * COUNT + number;
+            let block = BLOCKS + (2 * COUNT + number) * BLOCK_WORDS;
+            words[(CLASSES + CLASS_WORDS * (COUNT + number) + Egress as u32) as usize] = group;
+            words[group as usize] = block;
+            for peer in EVERYBODY {
+                let row = self.service_row(who, peer);
+                words[(block + peer as u32) as usize] = at;
+                let start = at as usize;
+                words[start..start + row.len()].copy_from_slice(&row);
+                at += row.len() as u32;
+            }
         }
         for (place, word) in [
             (header::MAGIC, MAGIC),
@@ -298,7 +351,8 @@ impl Policy {
             (header::REVISION_LOW, revision),
             (header::SLOTS, 2 * (COUNT + 1)),
             (header::CLASSES, CLASSES),
-            (header::CLASS_COUNT, COUNT),
+            (header::CLASS_COUNT, 2 * COUNT),
+            (header::SERVICE_CLASSES, COUNT),
             (header::ATOM_COUNT, COUNT),
             (header::RANGES_V4, Outside.slot(Family::V4)),
             (header::RANGES_V6, Outside.slot(Family::V6)),
@@ -409,14 +463,14 @@ impl Node {
                 idle: [5000, 100, 200, 1000, 400, 3000, 600, 700],
             },
             endpoints: endpoints.into(),
-            bindings: (0..16).map(|_| Binding::new()).collect(),
+            bindings: (0..32).map(|_| Binding::new()).collect(),
             jiffies: u32::MAX - 50,
             revision: 1,
             table: policy.table(1),
             index: buckets(),
             v4: buckets(),
             v6: buckets(),
-            blocks: (0..16).map(|_| AddressBlock::default()).collect(),
+            blocks: (0..32).map(|_| AddressBlock::default()).collect(),
             partitions: LOCAL
                 .map(|_| (0..FLOW_SETS).map(|_| FlowSet::default()).collect())
                 .into(),
