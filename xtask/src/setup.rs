@@ -148,6 +148,7 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     ("ip", "iproute2"),
                     ("tc", "iproute2"),
                     ("nft", "nftables"),
+                    ("iptables-nft-restore", "iptables"),
                 ]));
             }
             Need::NetworkPlugins => {

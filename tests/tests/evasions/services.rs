@@ -3,8 +3,9 @@
 //!
 //! Every test first shows, without the firewall, that what it tries is answered.
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, thread, time::Duration};
 
+use cofferdam_dataplane::Uplink;
 use cofferdam_tests::{
     evasions::tool,
     firewall::{Firewall, Pod, Turn, named},
@@ -12,8 +13,8 @@ use cofferdam_tests::{
     packet::Family,
     skip::Feature,
     skip_unless,
-    traffic::{Outcome, Probe, Server, probe},
-    world::{Wiring, World},
+    traffic::{Outcome, Place, Probe, Server, probe},
+    world::{Namespace, Wiring, World},
 };
 use cofferdam_verdict::{
     counter::Hook,
@@ -40,48 +41,147 @@ enum Masquerade {
     All,
 }
 
-/// Rules like those that kube-proxy writes for nftables, for the Service in [`SERVICE`].
-fn rules(masquerade: Masquerade) -> String {
-    let mut rules = String::from(
-        "table inet services {\n chain in {\n  type nat hook prerouting priority dstnat\n",
-    );
-    for (family, virtual_address, node, backends) in [
-        ("ip", "10.99.0.1", "10.64.0.1", ["10.64.0.3", "10.64.0.4"]),
-        ("ip6", "fd99::1", "fd64::1", ["fd64::3", "fd64::4"]),
-    ] {
-        let [first, second] = backends;
+/// A proxy, by whose rules its own are.
+#[derive(Clone, Copy, Debug)]
+enum Proxy {
+    Nftables,
+    Iptables,
+}
+
+/// How a node translates.
+#[derive(Clone, Copy, Debug)]
+struct Translation {
+    proxy: Proxy,
+    masquerade: Masquerade,
+    /// The second backend is on another node.
+    is_far: bool,
+}
+
+/// What translates one family.
+struct Rules {
+    family: &'static str,
+    virtual_address: &'static str,
+    node: &'static str,
+    backends: [&'static str; 2],
+}
+
+impl Translation {
+    fn families(self) -> [Rules; 2] {
+        let [far_v4, far_v6] = match self.is_far {
+            true => ["198.51.100.2", "fd51::2"],
+            false => ["10.64.0.4", "fd64::4"],
+        };
+        [
+            Rules {
+                family: "ip",
+                virtual_address: "10.99.0.1",
+                node: "10.64.0.1",
+                backends: ["10.64.0.3", far_v4],
+            },
+            Rules {
+                family: "ip6",
+                virtual_address: "fd99::1",
+                node: "fd64::1",
+                backends: ["fd64::3", far_v6],
+            },
+        ]
+    }
+
+    /// Translates on a node, as kube-proxy does it for the Service in [`SERVICE`].
+    fn apply(self, node: &Namespace) {
+        match self.proxy {
+            Proxy::Nftables => {
+                tool::run(node, "nft", &["-f", "-"], &self.nftables());
+            }
+            Proxy::Iptables => {
+                for (rules, tool) in
+                    (self.families().iter()).zip(["iptables-nft-restore", "ip6tables-nft-restore"])
+                {
+                    tool::run(node, tool, &[], &self.iptables(rules));
+                }
+            }
+        }
+    }
+
+    fn nftables(self) -> String {
+        let [mut inner, mut outer] = [String::new(), String::new()];
+        for rules in self.families() {
+            let (family, [first, second]) = (rules.family, rules.backends);
+            for protocol in ["tcp", "udp"] {
+                for (address, port) in [(rules.virtual_address, PORTS[0]), (rules.node, NODE_PORT)]
+                {
+                    writeln!(
+                        inner,
+                        "{family} daddr {address} {protocol} dport {port} dnat {family} to numgen \
+                         random mod 2 map {{ 0 : {first} . {to}, 1 : {second} . {to} }}",
+                        to = PORTS[1]
+                    )
+                    .expect("writing to a string");
+                }
+            }
+            for backend in rules.backends {
+                writeln!(
+                    outer,
+                    "{family} saddr {backend} {family} daddr {backend} ct status dnat masquerade"
+                )
+                .expect("writing to a string");
+            }
+        }
+        if matches!(self.masquerade, Masquerade::All) {
+            outer = "ct status dnat masquerade".to_owned();
+        }
+        format!(
+            "table inet services {{
+ chain in {{
+  type nat hook prerouting priority dstnat
+  {inner}
+ }}
+ chain out {{
+  type nat hook postrouting priority srcnat
+  {outer}
+ }}
+}}
+"
+        )
+    }
+
+    fn iptables(self, rules: &Rules) -> String {
+        let mut text = String::from("*nat\n:SVC - [0:0]\n:SEP-0 - [0:0]\n:SEP-1 - [0:0]\n");
         for protocol in ["tcp", "udp"] {
-            for (address, port) in [(virtual_address, PORTS[0]), (node, NODE_PORT)] {
+            for (address, port) in [(rules.virtual_address, PORTS[0]), (rules.node, NODE_PORT)] {
                 writeln!(
-                    rules,
-                    "  {family} daddr {address} {protocol} dport {port} dnat {family} to \
-                     numgen random mod 2 map {{ 0 : {first} . {inner}, 1 : {second} . {inner} }}",
-                    inner = PORTS[1]
+                    text,
+                    "-A PREROUTING -d {address} -p {protocol} --dport {port} -j SVC"
                 )
                 .expect("writing to a string");
             }
         }
-    }
-    rules.push_str(" }\n chain out {\n  type nat hook postrouting priority srcnat\n");
-    match masquerade {
-        Masquerade::Hairpins => {
-            for (family, backend) in [
-                ("ip", "10.64.0.3"),
-                ("ip", "10.64.0.4"),
-                ("ip6", "fd64::3"),
-                ("ip6", "fd64::4"),
-            ] {
+        if matches!(self.masquerade, Masquerade::All) {
+            text.push_str("-A SVC -j MARK --or-mark 0x4000\n");
+        }
+        text.push_str("-A SVC -m statistic --mode random --probability 0.5 -j SEP-0\n");
+        text.push_str("-A SVC -j SEP-1\n");
+        for (number, backend) in rules.backends.iter().enumerate() {
+            writeln!(
+                text,
+                "-A SEP-{number} -s {backend} -j MARK --or-mark 0x4000"
+            )
+            .expect("writing to a string");
+            for protocol in ["tcp", "udp"] {
+                let to = match rules.family {
+                    "ip" => format!("{backend}:{}", PORTS[1]),
+                    _ => format!("[{backend}]:{}", PORTS[1]),
+                };
                 writeln!(
-                    rules,
-                    "  {family} saddr {backend} {family} daddr {backend} ct status dnat masquerade"
+                    text,
+                    "-A SEP-{number} -p {protocol} -j DNAT --to-destination {to}"
                 )
                 .expect("writing to a string");
             }
         }
-        Masquerade::All => rules.push_str("  ct status dnat masquerade\n"),
+        text.push_str("-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE\nCOMMIT\n");
+        text
     }
-    rules.push_str(" }\n}\n");
-    rules
 }
 
 /// A Service of both families, before two pods.
@@ -99,6 +199,34 @@ spec:
   ports:
   - {name: t, protocol: TCP, port: 80, targetPort: 8080, nodePort: 30080}
   - {name: u, protocol: UDP, port: 80, targetPort: 8080, nodePort: 30080}
+";
+
+/// A backend on another node, behind the Service as well.
+const FAR: &str = "\
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: far, namespace: t, labels: {app: web, which: far}}
+spec: {nodeName: far, containers: [{name: c}]}
+status: {podIPs: [{ip: 198.51.100.2}, {ip: \"fd51::2\"}]}
+";
+
+/// Slices say which backends there are where one is far.
+const FAR_SLICES: &str = "\
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-4, namespace: t, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: t, protocol: TCP, port: 8080}, {name: u, protocol: UDP, port: 8080}]
+endpoints: [{addresses: [10.64.0.3]}, {addresses: [198.51.100.2]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-6, namespace: t, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+ports: [{name: t, protocol: TCP, port: 8080}, {name: u, protocol: UDP, port: 8080}]
+endpoints: [{addresses: [\"fd64::3\"]}, {addresses: [\"fd51::2\"]}]
 ";
 
 /// Isolates workloads in both directions.
@@ -173,17 +301,21 @@ struct Scene {
 }
 
 impl Scene {
-    fn build(wiring: Wiring, masquerade: Masquerade) -> Self {
+    fn build(wiring: Wiring, translation: Translation) -> Self {
         let world = World::plan(wiring)
             .workloads(["t/client", "t/one", "t/two"])
             .outside()
             .build()
             .expect("a world");
-        let node = &world.node().namespace;
-        tool::run(node, "nft", &["-f", "-"], &rules(masquerade));
-        let backends = ["t/one", "t/two"].map(|name| named(&world, name));
+        translation.apply(&world.node().namespace);
+        let backends = ["t/one", "t/two"].map(|name| Place::from(named(&world, name)));
+        let far = Place {
+            name: "t/far",
+            ..Place::from(world.outside())
+        };
         let open = [Probe::Tcp(PORTS[1]), Probe::Udp(PORTS[1])];
-        let servers = Server::start_all(backends, &open).expect("servers");
+        let servers = Server::start_all(backends.into_iter().chain([far]), &open);
+        let servers = servers.expect("servers");
         Self {
             world,
             firewall: Firewall::turn(),
@@ -199,6 +331,7 @@ impl Scene {
         ];
         self.firewall.enforce(&self.world, &pods, policies);
         self.firewall.attach(&self.world);
+        (self.firewall).attach_uplink(&self.world, "uplink0", Uplink::Door);
     }
 
     fn tries(
@@ -214,11 +347,28 @@ impl Scene {
         outcome.expect("a socket")
     }
 
-    /// Tries several times, until both backends or only one may be expected to have
-    /// answered; returns who did.
+    /// Tries several times at once: a backend is chosen for each.
+    fn tries_often(
+        &self,
+        from: &str,
+        at: At,
+        family: Family,
+        what: Probe,
+        patience: Duration,
+    ) -> Vec<Outcome> {
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..TRIES)
+                .map(|_| scope.spawn(|| self.tries(from, at, family, what, patience)))
+                .collect();
+            let ended = all.into_iter().map(|one| one.join());
+            ended.map(|outcome| outcome.expect("an outcome")).collect()
+        })
+    }
+
+    /// The backends that answer one of several tries each; all are answered.
     fn answer(&self, from: &str, at: At, family: Family, what: Probe) -> BTreeSet<String> {
-        let outcomes = (0..TRIES).map(|_| self.tries(from, at, family, what, PATIENCE));
-        let names = outcomes.map(|outcome| match outcome {
+        let outcomes = self.tries_often(from, at, family, what, PATIENCE);
+        let names = outcomes.into_iter().map(|outcome| match outcome {
             Outcome::Reached(name) => name,
             other => panic!(
                 "{at:?} {family} {what}: {other}: {}",
@@ -254,12 +404,35 @@ impl Scene {
 /// Runs a trial in both wirings, with and without masquerade.
 fn everywhere(trial: impl Fn(&mut Scene)) {
     // On a bridge a backend's answer to a neighbour does not come by the node's tables.
-    for (wiring, masquerade) in [
-        (Wiring::Ptp, Masquerade::Hairpins),
-        (Wiring::Ptp, Masquerade::All),
-        (Wiring::Bridge, Masquerade::All),
+    for (wiring, proxy, masquerade) in [
+        (Wiring::Ptp, Proxy::Nftables, Masquerade::Hairpins),
+        (Wiring::Ptp, Proxy::Iptables, Masquerade::All),
+        (Wiring::Bridge, Proxy::Nftables, Masquerade::All),
     ] {
-        let mut scene = Scene::build(wiring, masquerade);
+        let translation = Translation {
+            proxy,
+            masquerade,
+            is_far: false,
+        };
+        let mut scene = Scene::build(wiring, translation);
+        scene.show();
+        trial(&mut scene);
+        scene.firewall.ledger().assert_conserved();
+    }
+}
+
+/// Runs a trial where the second backend is on another node.
+fn with_a_far_backend(trial: impl Fn(&mut Scene)) {
+    for (wiring, proxy, masquerade) in [
+        (Wiring::Ptp, Proxy::Iptables, Masquerade::Hairpins),
+        (Wiring::Bridge, Proxy::Nftables, Masquerade::All),
+    ] {
+        let translation = Translation {
+            proxy,
+            masquerade,
+            is_far: true,
+        };
+        let mut scene = Scene::build(wiring, translation);
         scene.show();
         trial(&mut scene);
         scene.firewall.ledger().assert_conserved();
@@ -315,8 +488,7 @@ fn of_two_backends_the_allowed_one_alone_is_reached() {
         scene.guard(&policies);
         for (at, family, what) in Scene::ways() {
             let before = scene.firewall.ledger();
-            let outcomes = (0..TRIES).map(|_| scene.tries("t/client", at, family, what, SILENCE));
-            let outcomes: Vec<Outcome> = outcomes.collect();
+            let outcomes = scene.tries_often("t/client", at, family, what, SILENCE);
             let allowed = Outcome::Reached("t/one".to_owned());
             let reached = outcomes
                 .iter()
@@ -368,9 +540,7 @@ fn a_workload_reaches_itself_through_its_service() {
         scene.guard(&[SERVICE, CLOSED].concat());
         for family in Family::BOTH {
             for what in [Probe::Tcp(PORTS[0]), Probe::Udp(PORTS[0])] {
-                let outcomes: Vec<Outcome> = (0..TRIES)
-                    .map(|_| scene.tries("t/one", At::Virtual, family, what, SILENCE))
-                    .collect();
+                let outcomes = scene.tries_often("t/one", At::Virtual, family, what, SILENCE);
                 let itself = Outcome::Reached("t/one".to_owned());
                 let only = outcomes
                     .iter()
@@ -414,4 +584,109 @@ spec:
             }
         }
     });
+}
+
+#[test]
+fn both_of_two_backends_are_reached_one_of_them_on_another_node() {
+    skip_unless!(Feature::NetworkNamespaces);
+    with_a_far_backend(|scene| {
+        let allowed = connects("web", "app: web", PORTS[1]);
+        scene.guard(&[SERVICE, FAR, FAR_SLICES, CLOSED, &allowed].concat());
+        let before = scene.firewall.ledger();
+        for (at, family, what) in Scene::ways() {
+            let names = scene.answer("t/client", at, family, what);
+            assert_eq!(names.len(), 2, "{at:?} {family} {what}: {names:?}");
+        }
+        let after = scene.firewall.ledger();
+        let hooks = [Hook::FromWorkload, Hook::ToWorkload, Hook::UplinkEgress];
+        for hook in hooks {
+            assert_eq!(dropped(&after, hook), dropped(&before, hook), "{after}");
+        }
+        assert!(after.total(Hook::UplinkEgress, Allow) > 0, "{after}");
+    });
+}
+
+/// The sender's policy allows one backend, and a proxy chooses the other.
+#[test]
+fn a_denied_backend_on_another_node_is_not_reached() {
+    skip_unless!(Feature::NetworkNamespaces);
+    with_a_far_backend(|scene| {
+        for (allowed, denying) in [("one", Hook::UplinkEgress), ("far", Hook::ToWorkload)] {
+            let rules = connects("one", &format!("which: {allowed}"), PORTS[1]);
+            scene.guard(&[SERVICE, FAR, FAR_SLICES, CLOSED, &rules].concat());
+            for (at, family, what) in Scene::ways() {
+                let before = scene.firewall.ledger();
+                let outcomes = scene.tries_often("t/client", at, family, what, SILENCE);
+                let wanted = Outcome::Reached(format!("t/{allowed}"));
+                let count = |one: &Outcome| outcomes.iter().filter(|other| *other == one).count();
+                let [reached, blocked] = [&wanted, &Outcome::Blocked].map(count);
+                let case = format!("{allowed}: {at:?} {family} {what}: {outcomes:?}");
+                assert!(
+                    reached > 0 && blocked > 0 && reached + blocked == TRIES,
+                    "{case}"
+                );
+                let after = scene.firewall.ledger();
+                let moved = dropped(&after, denying) - dropped(&before, denying);
+                assert!(moved >= blocked as u64, "{case}: {after}");
+            }
+            scene.firewall.detach();
+        }
+    });
+}
+
+/// What looks after names on a node has the address of their Service itself, and nothing
+/// translates it.
+#[test]
+fn a_service_that_the_node_answers_itself_is_judged_by_its_backends() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let world = || {
+        let world = World::plan(Wiring::Ptp)
+            .workloads(["t/client", "t/one", "t/two"])
+            .outside();
+        let world = world.build().expect("a world");
+        let node = &world.node().namespace;
+        for address in ["10.99.0.1/32", "fd99::1/128"] {
+            tool::run(node, "ip", &["addr", "add", address, "dev", "lo"], "");
+        }
+        let untracked = "\
+table inet raw {
+    chain in {
+        type filter hook prerouting priority raw
+        ip daddr 10.99.0.1 notrack
+        ip6 daddr fd99::1 notrack
+    }
+    chain out {
+        type filter hook output priority raw
+        ip saddr 10.99.0.1 notrack
+        ip6 saddr fd99::1 notrack
+    }
+}
+";
+        tool::run(node, "nft", &["-f", "-"], untracked);
+        world
+    };
+    let world = world();
+    let node = Place::from(world.node());
+    let end = (node.end)
+        .with_ip(At::Virtual.address(Family::V4))
+        .with_ip(At::Virtual.address(Family::V6));
+    let open = [Probe::Tcp(PORTS[0]), Probe::Udp(PORTS[0])];
+    let server = Server::start(Place { end, ..node }, &open).expect("a server");
+    let mut scene = Scene {
+        world,
+        firewall: Firewall::turn(),
+        _servers: vec![server],
+    };
+    for (port, is_reached) in [(PORTS[1], true), (PORTS[0], false)] {
+        scene.guard(&[SERVICE, CLOSED, &connects("web", "app: web", port)].concat());
+        for family in Family::BOTH {
+            for what in open {
+                let patience = if is_reached { PATIENCE } else { SILENCE };
+                let outcome = scene.tries("t/client", At::Virtual, family, what, patience);
+                let about = format!("{family} {what}: {}", scene.firewall.ledger());
+                assert_eq!(outcome.is_reached(), is_reached, "{about}");
+            }
+        }
+        scene.firewall.detach();
+    }
 }
