@@ -1,4 +1,4 @@
-//! Compiles the kernel programs that only the packet benchmark loads.
+//! Compiles the kernel programs that only benchmarks load.
 
 #[path = "../dataplane/ebpf/toolchain.rs"]
 mod toolchain;
@@ -6,11 +6,14 @@ mod toolchain;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match toolchain::compile("cofferdam-ebpf-bench", "COFFERDAM_BENCH_OBJECT") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
+    for (binary, variable) in [
+        ("cofferdam-ebpf-bench", "COFFERDAM_BENCH_OBJECT"),
+        ("cofferdam-ebpf-plain", "COFFERDAM_PLAIN_OBJECT"),
+    ] {
+        if let Err(message) = toolchain::compile(binary, variable) {
             eprintln!("{message}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
     }
+    ExitCode::SUCCESS
 }

@@ -3,6 +3,7 @@
 
 mod agent;
 mod compile;
+mod forward;
 mod packet;
 mod report;
 mod scale;
@@ -38,6 +39,23 @@ enum Bench {
         /// Only this case: `established`, `first_packet` and so on.
         #[arg(long)]
         case: Option<String>,
+    },
+    /// Cost of a packet from one workload to another over their node, without a firewall,
+    /// with this one, and with others.
+    Forward {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Rounds; in each, all configurations are measured in turn.
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+        /// Milliseconds for which a configuration is measured in a round.
+        #[arg(long, default_value_t = 40)]
+        milliseconds: u64,
+        /// Only these configurations, beside `none` and `empty_tcx`: `cofferdam_1` and so
+        /// on.
+        #[arg(long, value_delimiter = ',')]
+        config: Vec<String>,
     },
     /// What the agent costs its node, and how soon a change is in force.
     Agent {
@@ -88,6 +106,16 @@ fn main() -> anyhow::Result<()> {
         } => {
             let wanted = packet::Wanted { workloads, case };
             let results = packet::run(samples.max(1), packets.max(1), &wanted)?;
+            report::write(&results, json.as_deref())
+        }
+        Bench::Forward {
+            json,
+            rounds,
+            milliseconds,
+            config,
+        } => {
+            let time = Duration::from_millis(milliseconds.max(1));
+            let results = forward::run(rounds.max(1), time, &config)?;
             report::write(&results, json.as_deref())
         }
         Bench::Agent { json, rest } => {

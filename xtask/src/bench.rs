@@ -33,6 +33,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::KernelCompiler,
         Need::BpfFileSystem,
         Need::NetworkTools,
+        Need::PacketFilters,
     ])?;
     // The agent that a benchmark starts lies beside it.
     let agent = ["build", "--release", "--package", "cofferdam-controller"];

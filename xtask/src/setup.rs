@@ -63,6 +63,8 @@ pub(crate) enum Need {
     BpfFileSystem,
     /// `ip`, `tc` and `nft`.
     NetworkTools,
+    /// The packet filters that a benchmark compares with.
+    PacketFilters,
     /// The standard CNI plugins, and what enters the namespaces that they wire.
     NetworkPlugins,
     /// A virtual machine and what goes into it.
@@ -72,11 +74,12 @@ pub(crate) enum Need {
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 7] = [
+pub(crate) const EVERYTHING: [Need; 8] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
     Need::NetworkTools,
+    Need::PacketFilters,
     Need::NetworkPlugins,
     Need::VirtualMachine,
     Need::CppCompiler,
@@ -149,6 +152,12 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     ("tc", "iproute2"),
                     ("nft", "nftables"),
                     ("iptables-nft-restore", "iptables"),
+                ]));
+            }
+            Need::PacketFilters => {
+                packages.extend(missing_packages(&[
+                    ("iptables-legacy-restore", "iptables"),
+                    ("ipset", "ipset"),
                 ]));
             }
             Need::NetworkPlugins => {
