@@ -43,6 +43,9 @@ use uplinks::Uplinks;
 
 /// How often hooks are looked at: tcx tells nobody of its changes.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// Least time from one table to the next when nobody but files asks for it: each table costs
+/// every flow one look at the policies. A change after a longer pause is read at once.
+const BETWEEN_TABLES: Duration = Duration::from_millis(100);
 /// Endpoints that come closer together than this are a burst.
 const BURST: Duration = Duration::from_millis(50);
 /// Of so many looks one is at the filters behind the links as well.
@@ -107,6 +110,9 @@ pub struct Reconciler {
     netlink: Netlink,
     interfaces: Interfaces,
     documents: Documents,
+    /// When files last changed that are not read yet, because the table in force is newer
+    /// than [`BETWEEN_TABLES`].
+    unread: Option<Instant>,
     made: Made,
     endpoints: BTreeMap<EndpointId, Managed>,
     /// Endpoints that were removed or replaced while their interface is still there, by
@@ -189,6 +195,7 @@ impl Reconciler {
             netlink,
             interfaces,
             documents,
+            unread: None,
             made: Made::default(),
             endpoints: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -252,6 +259,7 @@ impl Reconciler {
         let attach_at = has_unlinked.then(|| self.added_at + BURST);
         let chore = self.force.next_chore();
         let chore = chore.min(self.looked_at_hooks + BETWEEN_LOOKS);
+        let chore = self.reading_at().map_or(chore, |at| at.min(chore));
         let left = if self.force.is_prepared() {
             let next = attach_at.map_or(chore, |at| at.min(chore));
             next.saturating_duration_since(Instant::now())
@@ -260,6 +268,11 @@ impl Reconciler {
         };
         let message = messages.recv_timeout(left);
         if matches!(message, Err(RecvTimeoutError::Timeout)) {
+            if let Some(last) = self.unread
+                && self.reading_at().is_some_and(|at| at <= Instant::now())
+            {
+                return Ok(Message::SourcesChanged(last));
+            }
             if !self.force.is_prepared() {
                 self.force.prepare();
             } else if attach_at.is_some_and(|at| at <= Instant::now()) {
@@ -354,22 +367,44 @@ impl Reconciler {
     ///
     /// Before any endpoint is added: an address that a document gives to another workload
     /// is not for an endpoint that comes with it.
+    ///
+    /// Changed files alone wait until [`Reconciler::reading_at`]. A caller who waits for an
+    /// answer does not wait for that: a sync reads the files, and an endpoint that comes or
+    /// goes takes what has changed with it, so that a table that it needs is the only one.
     fn look_at_sources(&mut self, batch: &[Message]) -> bool {
         let is_everything = |message: &Message| matches!(message, Message::LookAround);
-        let is_wanted = |message: &Message| match message {
-            // Mostly whoever changed a file asks for a sync as well.
-            Message::SourcesChanged(last) => !self.documents.have_seen(*last),
-            Message::Request(Request::Sync, _) => true,
-            message => is_everything(message),
+        let is_sync = |message: &Message| matches!(message, Message::Request(Request::Sync, _));
+        let takes_along = |message: &Message| {
+            matches!(
+                message,
+                Message::Request(Request::EndpointAdd(_) | Request::EndpointRemove(_), _)
+            )
         };
-        if !batch.iter().any(is_wanted) {
+        let changes = batch.iter().filter_map(|message| match message {
+            // Mostly whoever changed a file asks for a sync as well.
+            Message::SourcesChanged(last) if !self.documents.have_seen(*last) => Some(*last),
+            _ => None,
+        });
+        self.unread = changes.max().max(self.unread);
+        let is_due = self.reading_at().is_some_and(|at| at <= Instant::now());
+        let is_wanted = |message: &Message| is_everything(message) || is_sync(message);
+        let is_taken_along = self.unread.is_some() && batch.iter().any(takes_along);
+        if !is_due && !is_taken_along && !batch.iter().any(is_wanted) {
             return false;
         }
         if batch.iter().any(is_everything) {
             self.documents.distrust_metadata();
         }
+        self.unread = None;
         self.documents.read();
         true
+    }
+
+    /// When files that have changed are read; `None` if none have.
+    fn reading_at(&self) -> Option<Instant> {
+        self.unread?;
+        let since = self.force.in_force_since();
+        Some(since.map_or_else(Instant::now, |since| since + BETWEEN_TABLES))
     }
 
     fn take_add(&mut self, spec: &EndpointSpec, added: &mut Vec<EndpointId>) -> Waiting {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use cofferdam_controller::output::{EndpointReport, EndpointState};
+use cofferdam_controller::output::{EndpointReport, EndpointState, StatusReport};
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::world::Wiring;
@@ -82,6 +82,64 @@ fn a_replaced_file_is_in_force_without_sync() {
         .agent
         .wait_until("withdrawn", |status| status.accepted == 1);
     scene.assert_blocked("shop/web", "shop/db");
+}
+
+/// Each table costs every flow one look at the policies.
+#[test]
+fn changes_that_come_fast_become_ten_tables_a_second() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
+    // Files that are left alone for 20 ms are read: each of these changes could be a table.
+    const PACE: Duration = Duration::from_millis(30);
+    const CHANGES: u32 = 40;
+    let before = scene.agent.status().revision;
+    let began = Instant::now();
+    for changes in 0..CHANGES {
+        while began.elapsed() < PACE * changes {
+            std::thread::yield_now();
+        }
+        let port = format!("port: {}", 6000 + changes);
+        let policy = DB_FROM_WEB.replace("port: 5432", &port);
+        scene.agent.document("policies.yaml", &policy);
+    }
+    let took = began.elapsed();
+    let tables = scene.agent.status().revision - before;
+    let most = took.as_millis() as u64 / 100 + 2;
+    assert!(
+        (2..=most).contains(&tables),
+        "{tables} tables in {took:?} for {CHANGES} changes"
+    );
+    // The last one counts, and so does what a caller waits for.
+    scene.agent.document("policies.yaml", DB_FROM_WEB);
+    let reports = [DB_CLOSED, DB_FROM_WEB, DB_CLOSED].map(|policy| {
+        scene.agent.document("policies.yaml", policy);
+        scene.agent.sync().revision
+    });
+    assert!(reports.is_sorted_by(|one, next| one < next), "{reports:?}");
+    scene.assert_blocked("shop/web", "shop/db");
+}
+
+/// A change after a pause does not wait: the quickest of some shows it.
+#[test]
+fn a_single_change_is_in_force_at_once() {
+    const PAUSE: Duration = Duration::from_millis(100);
+    skip_unless!(Feature::NetworkNamespaces);
+    let scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
+    let quickest = (0..8).map(|turn| {
+        let rested = Instant::now() + PAUSE;
+        while Instant::now() < rested {
+            std::thread::yield_now();
+        }
+        let before = scene.agent.status().revision;
+        let began = Instant::now();
+        let policy = [DB_CLOSED, DB_FROM_WEB][turn % 2];
+        scene.agent.document("policies.yaml", policy);
+        let changed = |status: &StatusReport| status.revision > before;
+        scene.agent.wait_until("a new revision", changed);
+        began.elapsed()
+    });
+    let quickest = quickest.min().expect("some turns");
+    assert!(quickest < PAUSE, "{quickest:?}");
 }
 
 #[test]
