@@ -322,8 +322,8 @@ impl Case {
         }
     }
 
-    /// Returns `true` if the packet's entry must be read again; after the last time, the
-    /// packet has none.
+    /// Returns `true` if the entry that the packet rests on must be read again; after the last
+    /// time, there is none.
     #[inline(always)]
     pub(crate) const fn reads_again(&mut self, reads: u32) -> bool {
         if self.flow_step != step::CONTENDED {
@@ -331,7 +331,12 @@ impl Case {
         }
         let is_last = reads >= READS;
         if is_last {
-            self.flow_step = step::UNKNOWN;
+            // A later fragment, or an error, opens no flow of its own.
+            self.flow_step = if self.is(mark::LATER | mark::ERROR) {
+                step::NOTHING
+            } else {
+                step::UNKNOWN
+            };
         }
         !is_last
     }

@@ -30,7 +30,7 @@ use crate::{
 pub use adopt::{Aside, adopt};
 pub use hurry::{Glance, Words, hurry};
 pub use track::{ATTEMPTS, READS, choose, give_up, remember, track};
-pub(crate) use track::{is_live, is_opening};
+pub(crate) use track::{is_opening, look_up};
 
 /// Entries of a set.
 pub const WAYS: usize = 4;
@@ -493,7 +493,8 @@ pub(crate) mod step {
     pub(crate) const PLACED: u32 = 6;
     /// The packet opens a flow, and there is no place for it.
     pub(crate) const FULL: u32 = 7;
-    /// Another processor was changing the flow's entry: it must be read again.
+    /// Another processor was changing the entry that the packet rests on, its flow's or its
+    /// datagram's: it must be read again.
     pub(crate) const CONTENDED: u32 = 8;
 }
 

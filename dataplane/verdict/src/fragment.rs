@@ -196,12 +196,17 @@ pub fn follow<M: FlowMemory>(memory: &M, case: &mut Case) {
     let Some(set) = memory.fragment_set(place(memory, record, &key)) else {
         return;
     };
+    case.flow_step = step::NOTHING;
     let mut way = 0;
     while way < WAYS {
         let entry = &set.ways[way];
         way += 1;
         let word = FragmentWord(entry.word.load());
         memory.order_loads();
+        // It may become this datagram's, unless another one is.
+        if word.0 & FragmentWord::LOCKED != 0 {
+            case.flow_step = step::CONTENDED;
+        }
         if !word.is_current(record.incarnation, revision) || entry.differs(&key) != 0 {
             continue;
         }
@@ -215,7 +220,12 @@ pub fn follow<M: FlowMemory>(memory: &M, case: &mut Case) {
         let Some(binding) = memory.binding(peer_slot) else {
             return;
         };
-        if !is_same || is_old || binding.epoch.load() != peer_epoch {
+        if !is_same {
+            case.flow_step = step::CONTENDED;
+            return;
+        }
+        if is_old || binding.epoch.load() != peer_epoch {
+            case.flow_step = step::NOTHING;
             return;
         }
         case.revision = revision;

@@ -11,9 +11,9 @@
 //! 1. [`Steps::inspect`] reads the headers; many packets are decided by them.
 //! 2. [`Steps::signal`] decides what hosts say to find each other.
 //! 3. [`Steps::follow`] settles a later fragment by its first one.
-//! 4. [`Steps::track`] settles a packet of a live flow; where another processor changes the
-//!    flow, it is asked again.
-//! 5. [`Steps::relate`] settles an ICMP error about a live flow.
+//! 4. [`Steps::track`] settles a packet of a live flow.
+//! 5. [`Steps::relate`] settles an ICMP error about a live flow. Where another processor
+//!    changes the entry that one of these three needs, it is asked again.
 //! 6. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
 //!    nothing, [`Steps::adopt`] may have it asked about the other direction.
 //! 7. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow. About a packet
@@ -75,16 +75,18 @@ pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
         return false;
     }
     if !is_probe {
-        if case.is(mark::LATER) {
-            steps.follow(case);
-        } else if case.is(mark::ERROR) {
-            steps.relate(case);
-        } else {
-            steps.track(case);
-            let mut reads = 1;
-            while case.reads_again(reads) {
+        let mut reads = 0;
+        loop {
+            if case.is(mark::LATER) {
+                steps.follow(case);
+            } else if case.is(mark::ERROR) {
+                steps.relate(case);
+            } else {
                 steps.track(case);
-                reads += 1;
+            }
+            reads += 1;
+            if !case.reads_again(reads) {
+                break;
             }
         }
     }

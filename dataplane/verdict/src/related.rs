@@ -14,7 +14,7 @@ use crate::{
     address::{Address, Family},
     bucket::{Found, find_address},
     case::{Case, mark},
-    flow::{FlowKey, OPENED_BY_PEER, is_live, step},
+    flow::{FlowKey, OPENED_BY_PEER, look_up},
     judge::{agrees, own_slot},
     memory::FlowMemory,
     packet::{ETHERNET_BYTES, Frame, MAX_HEADER_BYTES, icmp, icmpv6, protocol},
@@ -73,10 +73,10 @@ pub fn relate<M: FlowMemory, F: Frame>(memory: &M, frame: &F, case: &mut Case) {
     let Some(table) = Table::open(memory) else {
         return;
     };
-    if !is_live(memory, &table, record, &key, case.bytes) {
+    case.flow_step = look_up(memory, &table, record, &key, case.bytes);
+    if !case.is_settled() {
         return;
     }
-    case.flow_step = step::SETTLED;
     case.revision = table.revision() as u32;
     let verdict = match is_truthful(memory, &table, case, sent) {
         Ok(()) if is_bounded(case, source.family) => Verdict::allow(Reason::Related),

@@ -3,6 +3,8 @@
 
 #[path = "host/adopting.rs"]
 mod adopting;
+#[path = "host/contending.rs"]
+mod contending;
 #[path = "host/following.rs"]
 mod following;
 #[path = "host/hits.rs"]

@@ -164,19 +164,23 @@ fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unkno
     memory.blur(place, unknown)
 }
 
-/// Returns `true` if a flow with this key has an entry that counts now, under the table
-/// in force.
+/// Returns [`step::SETTLED`] if a flow with this key has an entry that counts now, under the
+/// table in force, [`step::CONTENDED`] if its entry must be read again, and
+/// [`step::NOTHING`] otherwise.
 #[inline(always)]
-pub(crate) fn is_live<M: FlowMemory>(
+pub(crate) fn look_up<M: FlowMemory>(
     memory: &M,
     table: &Table<'_, M>,
     record: &EndpointRecord,
     key: &FlowKey,
     unknown: u32,
-) -> bool {
+) -> u32 {
     let place = find(memory, record, key, unknown);
+    if place == LOCKED {
+        return step::CONTENDED;
+    }
     let Some(set) = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2) else {
-        return false;
+        return step::NOTHING;
     };
     let entry = way_of(set, place);
     let word = StateWord(entry.state.load());
@@ -187,17 +191,19 @@ pub(crate) fn is_live<M: FlowMemory>(
     let last_seen = entry.last_seen.load();
     memory.order_loads();
     let again = entry.state.load();
+    if again != word.0 || word.is_locked() {
+        return step::CONTENDED;
+    }
     let idle = memory.jiffies().wrapping_sub(last_seen);
     let Some(binding) = memory.binding(peer_slot) else {
-        return false;
+        return step::NOTHING;
     };
-    different == 0
-        && again == word.0
-        && !word.is_locked()
+    let counts = different == 0
         && !matches!(word.state(), FlowState::Free)
         && word.is_current(table.revision() as u32, record.incarnation)
         && binding.epoch.load() == peer_epoch
-        && idle <= idle_time(memory, key.kind as u8, word.state(), unknown)
+        && idle <= idle_time(memory, key.kind as u8, word.state(), unknown);
+    if counts { step::SETTLED } else { step::NOTHING }
 }
 
 /// Asks the flow table about a packet whose headers are known. Says in the case

@@ -18,7 +18,7 @@ use cofferdam_verdict::{
 
 pub(super) const NO_FLOW: Outcome = denied(Reason::NoFlow);
 const NO_FIRST: Outcome = denied(Reason::FragmentNoFirst);
-const RELATED: Outcome = (Allow, Reason::Related);
+pub(crate) const RELATED: Outcome = (Allow, Reason::Related);
 
 /// Web asks the database, by TCP and UDP; nothing else is allowed.
 pub(super) fn policy() -> Policy {
