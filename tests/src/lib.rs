@@ -15,6 +15,7 @@
 //! | [`differential`] | the loaded programs against the oracle, on random worlds and packets |
 //! | [`evasions`] | packets that must not pass, and honest traffic that must, in every setup |
 //! | [`flow_model`] | flows of several workloads over both hooks, against a model of them |
+//! | [`flood`] | connection requests from senders that do not exist, beside honest traffic |
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
 //! | [`scratch`] | a folder that is gone when the test is |
@@ -36,6 +37,7 @@ pub mod differential;
 pub mod evasions;
 pub mod expectations;
 pub mod firewall;
+pub mod flood;
 pub mod flow_model;
 pub mod generate;
 pub mod ledger;

@@ -1,8 +1,9 @@
-//! Honest traffic under load: see [`cofferdam_tests::load`].
+//! Honest traffic under load: see [`cofferdam_tests::load`] and [`cofferdam_tests::flood`].
 
 use std::time::Duration;
 
 use cofferdam_tests::{
+    flood::{Flooded, flood},
     load::{self, Rates, Served},
     skip::Feature,
     skip_unless,
@@ -38,4 +39,26 @@ fn a_busy_server_loses_no_question_and_no_connection() {
     // An emulated machine is a hundred times slower, and comes to no full table.
     assert!(*questions > 100 && *connections > 100, "{served:?}");
     assert_eq!((*unanswered, *failed), (0, 0), "{served:?}");
+}
+
+/// Requests of senders that do not exist never stay. `cargo xtask soak flood` goes on for a
+/// minute.
+#[test]
+fn a_flood_of_requests_breaks_no_flow_and_keeps_no_client_out() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let flooded = flood(100_000, Duration::from_secs(5), 1).expect("traffic");
+    let Flooded {
+        requests,
+        exchanges,
+        lost,
+        clients,
+        refused,
+        ..
+    } = &flooded;
+    // An emulated machine is a hundred times slower, and comes to no full table.
+    assert!(
+        *requests > 100 && *exchanges > 10 && *clients > 1,
+        "{flooded:?}"
+    );
+    assert_eq!((*lost, *refused), (0, 0), "{flooded:?}");
 }

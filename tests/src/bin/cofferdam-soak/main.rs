@@ -7,6 +7,7 @@
 //! tried.
 
 mod evasions;
+mod flood;
 mod flows;
 mod load;
 mod packets;
@@ -43,6 +44,8 @@ enum Soak {
     Evasions(evasions::Options),
     /// Open short flows, more than there is room for at a time.
     Load(load::Options),
+    /// Ask for connections in the name of senders that do not exist.
+    Flood(flood::Options),
     /// Ask and answer over lasting flows while all tables are replaced.
     Swaps(swaps::Options),
 }
@@ -83,6 +86,10 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Load(options) => {
             writeln!(output, "{}", heading("load", options.seed))?;
             load::run(options, &mut output)?
+        }
+        Soak::Flood(options) => {
+            writeln!(output, "{}", heading("flood", options.seed))?;
+            flood::run(options, &mut output)?
         }
         Soak::Swaps(options) => {
             writeln!(output, "{}", heading("swaps", options.seed))?;
