@@ -12,6 +12,8 @@
 //! again, the sweep has cleared every entry that carries it.
 
 mod adopt;
+#[cfg(test)]
+mod claims;
 mod hurry;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;

@@ -12,7 +12,7 @@ use crate::{
     fragment::FragmentSet,
     hash::Keys,
     hits::RuleCount,
-    shared::SharedWord64,
+    shared::{SharedWord64, order_loads},
     table::Page,
 };
 
@@ -96,7 +96,7 @@ pub trait Memory {
     /// load-acquire (Linux 6.15).
     #[inline(always)]
     fn order_loads(&self) {
-        core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
+        order_loads();
     }
 
     /// 1 when `a < b`, else 0, without a branch.

@@ -4,11 +4,76 @@
 //! there it is a cell with volatile loads and stores, each a single instruction. Order
 //! between loads is [`crate::memory::Memory::order_loads`]'s, between stores that of the
 //! compare-and-swap that publishes them.
+//!
+//! In tests of this crate a model checker may watch words: it then decides which of the values
+//! stored so far a load yields, and which processor goes on.
 
 #[cfg(target_arch = "bpf")]
 use core::cell::Cell;
 #[cfg(not(target_arch = "bpf"))]
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{Ordering, fence};
+
+/// Keeps loads before this call from being done after it.
+#[inline(always)]
+pub(crate) fn order_loads() {
+    fence(Ordering::Acquire);
+    #[cfg(test)]
+    watched::order_loads();
+}
+
+/// Words that a model checker watches.
+#[cfg(test)]
+pub(crate) mod watched {
+    use std::{cell::RefCell, collections::BTreeMap, ptr, rc::Rc};
+
+    use loom::sync::atomic::{AtomicU64, Ordering, fence};
+
+    thread_local! {
+        /// By their places. All threads of a model are one of the system's.
+        static WATCHED: RefCell<BTreeMap<usize, Rc<AtomicU64>>> = RefCell::default();
+    }
+
+    /// Watches a word that has a value, until [`forget`].
+    pub(crate) fn watch<T>(word: &T, value: u64) {
+        let place = ptr::from_ref(word).addr();
+        WATCHED.with_borrow_mut(|all| all.insert(place, Rc::new(AtomicU64::new(value))));
+    }
+
+    /// Watches no word any more.
+    pub(crate) fn forget() {
+        WATCHED.take();
+    }
+
+    fn find<T>(word: &T) -> Option<Rc<AtomicU64>> {
+        let place = ptr::from_ref(word).addr();
+        WATCHED.with_borrow(|all| all.get(&place).cloned())
+    }
+
+    pub(super) fn load<T>(word: &T) -> Option<u64> {
+        find(word).map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// Returns `None` if nobody watches the word.
+    pub(super) fn put<T>(word: &T, value: u64) -> Option<()> {
+        find(word).map(|word| word.store(value, Ordering::Relaxed))
+    }
+
+    /// In order with all loads and stores around it, as the processor's is.
+    pub(super) fn exchange<T>(word: &T, old: u64, new: u64) -> Option<u64> {
+        let word = find(word)?;
+        fence(Ordering::SeqCst);
+        let was = word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Some(was.unwrap_or_else(|was| was))
+    }
+
+    pub(super) fn order_loads() {
+        if WATCHED.with_borrow(|all| !all.is_empty()) {
+            fence(Ordering::Acquire);
+        }
+    }
+}
 
 /// Loads a cell by one instruction of its width. The compiler may do an ordinary load
 /// twice, or in halves, because a cell has no other writers.
@@ -89,6 +154,10 @@ impl SharedWord {
     #[inline(always)]
     #[cfg(not(target_arch = "bpf"))]
     pub fn load(&self) -> u32 {
+        #[cfg(test)]
+        if let Some(value) = watched::load(self) {
+            return value as u32;
+        }
         self.0.load(Ordering::Relaxed)
     }
 
@@ -105,6 +174,10 @@ impl SharedWord {
     #[inline(always)]
     #[cfg(not(target_arch = "bpf"))]
     pub fn put(&self, value: u32) {
+        #[cfg(test)]
+        if watched::put(self, value.into()).is_some() {
+            return;
+        }
         self.0.store(value, Ordering::Relaxed);
     }
 }
@@ -178,11 +251,19 @@ impl SharedWord64 {
 impl SharedWord64 {
     /// Loads the word, once.
     pub fn load(&self) -> u64 {
+        #[cfg(test)]
+        if let Some(value) = watched::load(self) {
+            return value;
+        }
         self.0.load(Ordering::Relaxed)
     }
 
     /// Stores the word in one piece, without any order.
     pub fn put(&self, value: u64) {
+        #[cfg(test)]
+        if watched::put(self, value).is_some() {
+            return;
+        }
         self.0.store(value, Ordering::Relaxed);
     }
 
@@ -194,6 +275,10 @@ impl SharedWord64 {
     /// Compare-and-swap, in order with all loads and stores around it: stores `new`
     /// if the word is `old`. Returns what it was.
     pub fn exchange(&self, old: u64, new: u64) -> u64 {
+        #[cfg(test)]
+        if let Some(was) = watched::exchange(self, old, new) {
+            return was;
+        }
         match (self.0).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(was) | Err(was) => was,
         }
