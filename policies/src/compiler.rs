@@ -186,6 +186,19 @@ pub struct Compiled {
     pub outside: Vec<OutsideSet>,
     /// How much is used of what.
     pub usage: Vec<Usage>,
+    /// Ports of Services that some workloads here are denied as
+    /// [`Reason::VirtualUndecided`](cofferdam_verdict::reason::Reason): policy allows them
+    /// some backends, and no hook sees one that it does not.
+    pub unseen: Vec<UnseenPort>,
+}
+
+/// A port of an address that is translated where no hook of this node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnseenPort {
+    /// The Service's address, or a node's.
+    pub address: IpAddr,
+    /// The port.
+    pub port: Port,
 }
 
 /// What a table is made of, when the workloads with an endpoint here are known by
@@ -357,6 +370,7 @@ impl Compiler {
             own_classes,
             outside,
             usage,
+            unseen: Vec::new(),
         };
         if self.subjects_alone || inventory.services().is_empty() {
             self.translated = Translated::default();

@@ -203,6 +203,9 @@ codes! {
     NotInForce = "CD0402",
     /// An endpoint's flow table is nearly full.
     FlowTableFills = "CD0403",
+    /// A Service is denied to workloads that policy allows some of its backends: no hook sees
+    /// what is translated to one of the others.
+    ServiceUndecided = "CD0404",
     /// A policy selects no workload.
     SubjectEmpty = "CD0501",
     /// A peer selects nothing: no workload, or no node.

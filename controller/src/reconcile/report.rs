@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
+use cofferdam_policies::reach::Probe;
 use cofferdam_verdict::counter::Counter;
 use cofferdam_verdict::flow::FlowSet;
 use cofferdam_verdict::table::PAGE_BYTES;
@@ -159,7 +160,34 @@ impl Reconciler {
             });
         }
         diagnostics.extend(self.fill_warnings());
+        diagnostics.extend(self.service_warnings());
         diagnostics
+    }
+
+    /// A finding about each port of a Service that is denied for want of a hook behind it.
+    fn service_warnings(&self) -> impl Iterator<Item = Diagnostic> {
+        let unseen = self
+            .force
+            .compiled()
+            .map_or(&[][..], |compiled| &compiled.unseen);
+        unseen.iter().map(|one| Diagnostic {
+            code: Code::ServiceUndecided.as_str().to_owned(),
+            severity: Severity::Warning,
+            file: String::new(),
+            line: 0,
+            column: 0,
+            message: format!(
+                "{} of {}: workloads that policy allows some of the backends reach none, \
+                 because no hook on this node sees what is translated to one of the others",
+                Probe::Port(one.port.0, one.port.1),
+                one.address
+            ),
+            hint: Some(
+                "allow all backends, make the workloads of this node endpoints, or keep pods on \
+                 the node's own network out of the Service"
+                    .to_owned(),
+            ),
+        })
     }
 
     /// Why the agent is not ready.

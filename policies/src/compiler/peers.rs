@@ -333,6 +333,12 @@ impl Atoms {
             .expect("every class of ranges has its atom")
     }
 
+    /// The atom of an address as if nothing owned it.
+    pub(super) fn of_outside_address(&self, address: IpAddr) -> u32 {
+        let range = self.ranges.of(address);
+        self.of_outside(self.class_of[range as usize])
+    }
+
     fn atom(&self, pair: (u32, u32)) -> Option<u32> {
         let found = self.sets.pairs.binary_search(&pair).ok()?;
         Some(self.sets.first_other() + number(found))

@@ -33,8 +33,8 @@ use super::rows;
 use super::signatures::number;
 use super::virtuals::{Entry, Port};
 use super::{
-    CompileError, Compiled, InForce, Reached, SLOTS, Senders, SlotEntry, Snapshot, Virtuals,
-    pages_error,
+    CompileError, Compiled, InForce, Reached, SLOTS, Senders, SlotEntry, Snapshot, UnseenPort,
+    Virtuals, pages_error,
 };
 
 /// Number by which a column of verdicts is known.
@@ -54,8 +54,8 @@ type RowsByClass = Arc<[u32]>;
 struct Kind {
     /// The atom of the address as it is.
     atom: u32,
-    /// The key of each port of a Service, ascending, and its column.
-    ports: Box<[(u32, ColumnNumber)]>,
+    /// Each port of a Service, in the order of protocols and ports, and its column.
+    ports: Box<[(Port, ColumnNumber)]>,
 }
 
 /// What tables have in common as long as nothing but Services changes.
@@ -268,10 +268,9 @@ impl Book {
         virtuals: &Virtuals,
         is_elsewhere: bool,
     ) -> Kind {
-        let ports = ports.into_iter().map(|((protocol, port), entry)| {
-            let column = self.column(entry, virtuals, is_elsewhere);
-            (row_key(protocol.number(), port), column)
-        });
+        let ports = ports
+            .into_iter()
+            .map(|(port, entry)| (port, self.column(entry, virtuals, is_elsewhere)));
         let mut ports: Box<[_]> = ports.collect();
         ports.sort_unstable();
         Kind { atom, ports }
@@ -287,7 +286,6 @@ impl Book {
         if let Some((_, known)) = self.by_entry.get(&key) {
             return *known;
         }
-        // A class that no workload has asks nothing.
         let mut reached = vec![[None::<Reached>; 2]; self.own_classes as usize];
         for (sender, outcome) in virtuals.kinds().iter().zip(&entry.outcomes) {
             let of_class = &mut reached[sender.class as usize];
@@ -295,9 +293,10 @@ impl Book {
                 *known = Some(known.map_or(one, |known| known.or(one)));
             }
         }
+        // A class that no workload has asks nothing, and has the word of a broken table.
         let words = reached
             .into_iter()
-            .map(|both| both.map(|reached| word(reached.unwrap_or(Reached::Some), is_elsewhere)));
+            .map(|both| both.map(|reached| reached.map_or(0, |one| word(one, is_elsewhere))));
         let column: Column = words.collect();
         let next = number(self.columns.len());
         let found = *self.column_numbers.entry(column.clone()).or_insert(next);
@@ -306,6 +305,27 @@ impl Book {
         }
         self.by_entry.insert(key, (entry.clone(), found));
         found
+    }
+
+    /// The ports of Services that some class is denied for want of a hook behind it.
+    fn unseen(&self, placed: &Placed) -> Vec<UnseenPort> {
+        let denied = Verdict::deny(Reason::VirtualUndecided).to_word();
+        let is_unseen = |column: ColumnNumber| {
+            let mut words = self.columns[column as usize].iter();
+            words.any(|[enforced, _]| enforced & !row_flag::ALL == denied)
+        };
+        let all = placed.virtuals.iter().chain(&placed.nodes);
+        let ports =
+            all.flat_map(|(address, kind)| kind.ports.iter().map(move |port| (*address, port)));
+        let unseen = ports.filter(|(_, (_, column))| is_unseen(*column));
+        let mut unseen: Vec<UnseenPort> = unseen
+            .map(|(address, (port, _))| UnseenPort {
+                address,
+                port: *port,
+            })
+            .collect();
+        unseen.sort_unstable();
+        unseen
     }
 
     /// The rows of a kind of address, by class.
@@ -318,7 +338,10 @@ impl Book {
             let below = base.row_at(class, kind.atom);
             let ports = kind.ports.iter();
             let over: Over = ports
-                .map(|(key, column)| (*key, self.columns[*column as usize][class as usize]))
+                .map(|((protocol, port), column)| {
+                    let key = row_key(protocol.number(), *port);
+                    (key, self.columns[*column as usize][class as usize])
+                })
                 .collect();
             let key = (below, over);
             let row = match self.over.get(&key) {
@@ -581,6 +604,7 @@ impl Behind<'_> {
             *word = *word & !(0xffff << shift) | (profile + 1) << shift;
         }
         let added = used - base.header(header::WORDS) as usize;
+        compiled.unseen = self.book.unseen(self.placed);
         compiled.words = words;
         compiled.count_services(virtuals.len() + nodes.len(), added, pages);
         compiled.profiles = profiles.all;

@@ -111,6 +111,12 @@ impl InForce<'_> {
         let known = added.or_else(|| Some(self.compiled.slot_of(self.plan, address)?.1));
         match known {
             Some(profile) if is_workload(profile.kind) => profile,
+            // Nothing is translated twice: behind a Service it is an address like any other.
+            Some(profile) if profile.kind == SlotKind::Virtual => Profile {
+                kind: SlotKind::Outside,
+                class: 0,
+                atom: self.compiled.atoms.of_outside_address(address),
+            },
             // Only workloads have classes.
             Some(profile) => Profile {
                 class: 0,
@@ -329,16 +335,7 @@ impl Virtuals {
         protocol: Protocol,
     ) -> Arc<Entry> {
         let ends = backends.iter().map(|backend| {
-            let profile = if services.is_virtual(backend.address) {
-                // Nothing is translated twice, and no block has an address of a Service.
-                Profile {
-                    kind: SlotKind::Virtual,
-                    class: 0,
-                    atom: in_force.compiled.atoms.of_virtual(),
-                }
-            } else {
-                in_force.profile(backend.address)
-            };
+            let profile = in_force.profile(backend.address);
             let port = backend.port.unwrap_or_default();
             End {
                 profile,

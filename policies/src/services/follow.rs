@@ -96,6 +96,12 @@ impl Services {
                 self.index(pod, true);
             }
         }
+        if !moved.node_ports.is_empty() {
+            // A Service may have a node's address: all ports of nodes are its ports, too.
+            let addresses = self.by_address.keys().copied();
+            let of_nodes = addresses.filter(|address| self.is_nodes(*address));
+            moved.addresses.extend(of_nodes);
+        }
         Some(moved)
     }
 

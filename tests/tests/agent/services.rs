@@ -160,6 +160,40 @@ fn a_service_is_judged_by_its_backends() {
     assert!(!reaches(&scene, false), "an outside address again");
 }
 
+/// Nothing sees what is translated to the node's own address, so that a Service which leads
+/// there, too, is denied to workloads that may not reach the node; the status says so.
+#[test]
+fn a_backend_that_no_hook_sees_closes_the_service_to_some() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let scene = shop();
+    scene
+        .agent
+        .document("service.yaml", &service("selector: {}"));
+    scene
+        .agent
+        .document("slice.yaml", &slice(&["10.64.0.3", "10.64.0.1"]));
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: \
+                InternalIP, address: 10.64.0.1}]}\n";
+    scene.agent.document("node.yaml", node);
+    let scene = scene.in_force(POLICIES);
+    assert!(!reaches(&scene, false), "the node would not be asked");
+    let status = scene.agent.status();
+    let unseen = |status: &StatusReport| {
+        let all = status.diagnostics.iter();
+        all.filter(|one| one.code == "CD0404" && one.message.contains("tcp/80 of 10.99.0.1"))
+            .count()
+    };
+    assert_eq!(unseen(&status), 1, "{:?}", status.diagnostics);
+    let records = scene.agent.records();
+    let last = records.last().expect("a record of what was dropped");
+    assert_eq!(last.reason, "virtual_undecided", "{last:?}");
+    change(&scene, || {
+        scene.agent.document("slice.yaml", &slice(&["10.64.0.3"]));
+    });
+    assert!(reaches(&scene, true));
+    assert_eq!(unseen(&scene.agent.status()), 0);
+}
+
 /// A table that has room for one more workload like others knows nothing of its Services.
 #[test]
 fn a_late_backend_opens_its_service() {
