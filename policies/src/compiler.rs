@@ -60,7 +60,7 @@ use cofferdam_verdict::memory::Settings;
 use cofferdam_verdict::slices::SliceMemory;
 use cofferdam_verdict::table::{
     Decision, DecisionWords, MAX_PROFILES, PROFILE_WORDS, Page, Profile, SLOTS_PER_WORD, SlotKind,
-    Table,
+    Table, header,
 };
 use cofferdam_verdict::verdict::{Direction, MAX_RULE};
 use thiserror::Error;
@@ -262,7 +262,47 @@ pub struct Compiler {
     rules: RuleBook,
     places: PolicyPlaces,
     translated: Translated,
+    last: Option<LastTable>,
     subjects_alone: bool,
+}
+
+/// A table without what Services put behind it, and all that it was made of.
+#[derive(Debug)]
+struct LastTable {
+    compiled: Compiled,
+    inventory: Inventory,
+    slots: SlotPlan,
+    local: BTreeSet<ObjectName>,
+    own_node: Option<Box<str>>,
+    limits: Limits,
+}
+
+impl LastTable {
+    fn new(compiled: &Compiled, snapshot: &Snapshot<'_>) -> Self {
+        Self {
+            compiled: compiled.clone(),
+            inventory: snapshot.inventory.clone(),
+            slots: snapshot.slots.clone(),
+            local: snapshot.local.clone(),
+            own_node: snapshot.own_node.map(Box::from),
+            limits: snapshot.limits,
+        }
+    }
+
+    /// Returns `true` if nothing but Services, and what is behind them, is different.
+    fn is_of_all_but_services(&self, snapshot: &Snapshot<'_>) -> bool {
+        let (one, other) = (&self.inventory, snapshot.inventory);
+        let slots = self.slots.by_address();
+        self.own_node.as_deref() == snapshot.own_node
+            && self.limits == snapshot.limits
+            && self.local == *snapshot.local
+            && one.namespaces() == other.namespaces()
+            && one.workloads() == other.workloads()
+            && one.nodes() == other.nodes()
+            && one.policies() == other.policies()
+            && one.cluster_policies() == other.cluster_policies()
+            && slots.changes(snapshot.slots.by_address()).is_empty()
+    }
 }
 
 impl Compiler {
@@ -282,6 +322,13 @@ impl Compiler {
     pub fn compile(&mut self, snapshot: &Snapshot<'_>) -> Result<Compiled, CompileError> {
         let inventory = snapshot.inventory;
         let limits = &snapshot.limits;
+        if let Some(last) = &self.last
+            && !inventory.services().is_empty()
+            && last.is_of_all_but_services(snapshot)
+        {
+            let compiled = last.compiled.renumbered(snapshot.revision);
+            return self.translated.put_behind(compiled, snapshot, true);
+        }
         let highest = snapshot.slots.highest();
         if highest > limits.slots.saturating_sub(1) {
             return Err(CompileError::Capacity {
@@ -374,9 +421,11 @@ impl Compiler {
         };
         if self.subjects_alone || inventory.services().is_empty() {
             self.translated = Translated::default();
+            self.last = None;
             return Ok(compiled);
         }
-        self.translated.put_behind(compiled, snapshot)
+        self.last = Some(LastTable::new(&compiled, snapshot));
+        self.translated.put_behind(compiled, snapshot, false)
     }
 
     /// The entries by which a table of this compiler's, as it is for one desired state,
@@ -596,6 +645,14 @@ impl Compiled {
             bindings: &[],
         };
         ask(&Table::open(&memory)?)
+    }
+
+    /// The same table under another revision.
+    fn renumbered(&self, revision: u64) -> Self {
+        let mut table = self.clone();
+        table.words[header::REVISION_LOW] = revision as u32;
+        table.words[header::REVISION_HIGH] = (revision >> 32) as u32;
+        table
     }
 
     /// The profile with this number.

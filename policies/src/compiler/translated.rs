@@ -10,10 +10,10 @@
 //! Invariants: the same inventory comes to the same words, whatever was made before; a
 //! table with what is put behind it says of every other address what it says without.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use foldhash::{HashMap, HashMapExt as _};
 
@@ -25,7 +25,7 @@ use cofferdam_verdict::table::{
 };
 use cofferdam_verdict::verdict::{Action, Direction, Verdict, row_flag};
 
-use crate::inventory::{Holder, Inventory, family_of};
+use crate::inventory::{Holder, Inventory, ObjectName, Workload, family_of};
 use crate::services::Services;
 
 use super::range_tree::RangeTrees;
@@ -66,8 +66,9 @@ struct Book {
     own_classes: u32,
     columns: Vec<Column>,
     column_numbers: HashMap<Column, ColumnNumber>,
-    /// Columns by entries, which are kept for that; those of other nodes' ports apart.
-    by_entry: HashMap<(usize, bool), (Arc<Entry>, ColumnNumber)>,
+    /// Columns by entries, whose places are not used again while they are known here; those
+    /// of other nodes' ports apart.
+    by_entry: HashMap<(usize, bool), (Weak<Entry>, ColumnNumber)>,
     rows: Vec<Arc<[u32]>>,
     row_numbers: HashMap<Arc<[u32]>, u32>,
     /// Rows by the offset of the row below and the ports put over it.
@@ -81,8 +82,11 @@ pub(super) struct Translated {
     services: Services,
     virtuals: Virtuals,
     book: Book,
-    /// Kinds of the addresses in the table that was made last.
-    placed: Option<Placed>,
+    placed: Placed,
+    /// The workloads that have an endpoint here.
+    local: BTreeSet<ObjectName>,
+    /// The last table is of all that is known.
+    is_written: bool,
 }
 
 /// The translated addresses of an inventory, each with its kind.
@@ -95,7 +99,8 @@ struct Placed {
 }
 
 impl Translated {
-    /// Puts behind a table what its workloads may do at translated addresses.
+    /// Puts behind a table what its workloads may do at translated addresses. `is_last`: the
+    /// table is the last one, but for its revision.
     ///
     /// # Errors
     /// A limit that would be exceeded.
@@ -103,99 +108,129 @@ impl Translated {
         &mut self,
         mut compiled: Compiled,
         snapshot: &Snapshot<'_>,
+        is_last: bool,
     ) -> Result<Compiled, CompileError> {
-        let in_force = in_force(&compiled, snapshot, &[]);
-        self.follow(in_force, snapshot);
-        let placed = self.place(&compiled, snapshot);
-        if !placed.is_empty() {
+        self.is_written = false;
+        let is_same =
+            self.book.is_begun() && (is_last || self.book.is_of(&compiled, snapshot.limits));
+        self.follow(in_force(&compiled, snapshot, &[]), snapshot, is_same);
+        if !self.placed.is_empty() {
             let services = Behind {
                 book: &mut self.book,
-                placed: &placed,
+                placed: &self.placed,
                 snapshot,
             };
             services.write(&mut compiled)?;
         }
-        self.placed = Some(placed);
+        self.is_written = true;
         Ok(compiled)
     }
 
-    /// Returns `true` if a table that this has made serves another inventory as well, with
-    /// these entries added to it.
+    /// Returns `true` if the last table that this has made serves another inventory as well,
+    /// with these entries added to it.
     pub(super) fn serves(
         &mut self,
         compiled: &Compiled,
         snapshot: &Snapshot<'_>,
         added: &[SlotEntry],
     ) -> bool {
-        let in_force = in_force(compiled, snapshot, added);
-        let Some(before) = self.placed.take() else {
-            return false;
-        };
-        let workloads = snapshot.inventory.workloads();
-        let local = snapshot.local.iter().filter_map(|name| workloads.get(name));
-        let is_same = *self.virtuals.senders() == Senders::new(in_force, local)
-            && (self.services.follow(snapshot.inventory))
-                .map(|moved| self.virtuals.follow(&self.services, in_force, &moved))
-                .is_some();
-        if !is_same {
-            self.book = Book::default();
-            return false;
-        }
-        let after = self.place(compiled, snapshot);
-        let serves = before == after;
-        self.placed = serves.then_some(after);
+        let serves = self.is_written
+            && self.try_follow(in_force(compiled, snapshot, added), snapshot) == Some(false);
+        self.is_written = serves;
         serves
     }
 
     /// Works out what holds at translated addresses, as little of it as has changed.
-    fn follow(&mut self, in_force: InForce<'_>, snapshot: &Snapshot<'_>) {
-        let inventory = snapshot.inventory;
-        let workloads = inventory.workloads();
-        let local = snapshot.local.iter().filter_map(|name| workloads.get(name));
-        let senders = Senders::new(in_force, local);
-        let is_same_table = self.book.is_of(in_force.compiled, snapshot.limits)
-            && *self.virtuals.senders() == senders;
-        let moved = self.services.follow(inventory);
-        match moved {
-            Some(moved) if is_same_table => {
-                self.virtuals.follow(&self.services, in_force, &moved);
-            }
-            _ => {
-                self.virtuals = Virtuals::new(&self.services, in_force, senders);
-                self.book = Book::new(in_force.compiled, snapshot.limits);
-            }
+    /// `is_same`: the table says of all kinds of addresses what the last one said.
+    fn follow(&mut self, in_force: InForce<'_>, snapshot: &Snapshot<'_>, is_same: bool) {
+        if is_same && self.try_follow(in_force, snapshot).is_some() {
+            return;
         }
-        self.book.tidy();
+        self.services = Services::new(snapshot.inventory);
+        self.local = snapshot.local.clone();
+        let senders = Senders::new(in_force, local(snapshot));
+        self.virtuals = Virtuals::new(&self.services, in_force, senders);
+        self.book = Book::new(in_force.compiled, snapshot.limits);
+        self.place_all(in_force, snapshot);
     }
 
-    /// Finds the kind of every translated address.
-    fn place(&mut self, compiled: &Compiled, snapshot: &Snapshot<'_>) -> Placed {
-        let mut placed = Placed::default();
-        let virtuals = &self.virtuals;
-        let atom = compiled.atoms.of_virtual();
-        for address in self.services.virtual_addresses() {
-            if self.services.is_virtual(address) {
-                let ports = virtuals.ports_of(address);
-                let kind = self.book.kind(atom, ports, virtuals, false);
-                placed.virtuals.insert(address, kind);
-            }
+    /// Does so where not everything has to be worked out again, and says if anything is
+    /// different in the table; `None`, and nothing holds, where everything has.
+    fn try_follow(&mut self, in_force: InForce<'_>, snapshot: &Snapshot<'_>) -> Option<bool> {
+        if *self.virtuals.senders() != Senders::new(in_force, local(snapshot)) {
+            self.book = Book::default();
+            return None;
         }
-        for (address, holder) in nodes(snapshot.inventory) {
-            let is_own = Some(holder) == snapshot.own_node;
-            let Some((_, profile)) = compiled.slot_of(snapshot.slots, address) else {
-                continue;
-            };
-            // A port of the address itself comes before the same port of every node.
-            let of_all = virtuals.ports_of_nodes(family_of(address));
-            let ports: BTreeMap<Port, &Arc<Entry>> =
-                of_all.chain(virtuals.ports_of(address)).collect();
-            if !ports.is_empty() {
-                let kind = (self.book).kind(profile.atom, ports, virtuals, !is_own);
-                placed.nodes.insert(address, kind);
-            }
+        let Some(mut moved) = self.services.follow(snapshot.inventory) else {
+            self.book = Book::default();
+            return None;
+        };
+        let pods = snapshot.inventory.workloads();
+        let turned = self.local.symmetric_difference(snapshot.local);
+        let turned = turned.filter_map(|name| pods.get(name));
+        self.services.touch(turned, &mut moved);
+        self.local = snapshot.local.clone();
+        self.virtuals.follow(&self.services, in_force, &moved);
+        if self.book.is_worn(&self.placed) {
+            self.book = Book::new(in_force.compiled, snapshot.limits);
+            self.place_all(in_force, snapshot);
+            return Some(true);
         }
-        placed
+        let mut is_different = false;
+        let nodes: Vec<IpAddr> = match moved.node_ports.is_empty() {
+            true => Vec::new(),
+            false => nodes(snapshot.inventory)
+                .map(|(address, _)| address)
+                .collect(),
+        };
+        for address in moved.addresses.into_iter().chain(nodes) {
+            is_different |= self.place(in_force, snapshot, address);
+        }
+        Some(is_different)
     }
+
+    /// Finds the kinds of all translated addresses.
+    fn place_all(&mut self, in_force: InForce<'_>, snapshot: &Snapshot<'_>) {
+        self.placed = Placed::default();
+        let virtuals: Vec<IpAddr> = self.services.virtual_addresses().collect();
+        let nodes = nodes(snapshot.inventory).map(|(address, _)| address);
+        for address in virtuals.into_iter().chain(nodes) {
+            self.place(in_force, snapshot, address);
+        }
+    }
+
+    /// Finds the kind of an address, if it is translated; returns `true` if that is another
+    /// one than before.
+    fn place(&mut self, in_force: InForce<'_>, snapshot: &Snapshot<'_>, address: IpAddr) -> bool {
+        let (services, virtuals) = (&self.services, &self.virtuals);
+        if services.is_virtual(address) {
+            let atom = in_force.compiled.atoms.of_virtual();
+            let kind = self
+                .book
+                .kind(atom, virtuals.ports_of(address), virtuals, false);
+            return self.placed.virtuals.insert(address, kind.clone()) != Some(kind);
+        }
+        let was_virtual = self.placed.virtuals.remove(&address).is_some();
+        let Some(Holder::Node(node, _)) = snapshot.inventory.holders().get(&address) else {
+            return self.placed.nodes.remove(&address).is_some() || was_virtual;
+        };
+        // A port of the address itself comes before the same port of every node.
+        let of_all = virtuals.ports_of_nodes(family_of(address));
+        let ports: BTreeMap<Port, &Arc<Entry>> = of_all.chain(virtuals.ports_of(address)).collect();
+        if ports.is_empty() {
+            return self.placed.nodes.remove(&address).is_some() || was_virtual;
+        }
+        let is_own = Some(&**node) == snapshot.own_node;
+        let atom = in_force.profile(address).atom;
+        let kind = self.book.kind(atom, ports, virtuals, !is_own);
+        self.placed.nodes.insert(address, kind.clone()) != Some(kind) || was_virtual
+    }
+}
+
+/// The workloads with an endpoint on this node.
+fn local<'s>(snapshot: &Snapshot<'s>) -> impl Iterator<Item = &'s Workload> {
+    let workloads = snapshot.inventory.workloads();
+    (snapshot.local.iter()).filter_map(|name| workloads.get(name))
 }
 
 impl Placed {
@@ -236,27 +271,23 @@ impl Book {
         }
     }
 
+    /// Returns `true` if this is of some table.
+    fn is_begun(&self) -> bool {
+        !self.words.is_empty()
+    }
+
     /// Returns `true` if the table has the words that this was begun with, but for its slots.
     fn is_of(&self, compiled: &Compiled, limits: Limits) -> bool {
         self.own_classes == compiled.own_classes && self.words == told_by(compiled, limits)
     }
 
-    /// Forgets what has not been used since so much else has come.
-    fn tidy(&mut self) {
-        let is_used = |entry: &Arc<Entry>| Arc::strong_count(entry) > 1;
-        let unused = |book: &Self| {
-            book.by_entry
-                .values()
-                .filter(|(one, _)| !is_used(one))
-                .count()
-        };
-        if self.by_entry.len() > 64 && unused(self) * 2 > self.by_entry.len() {
-            *self = Self {
-                words: std::mem::take(&mut self.words),
-                own_classes: self.own_classes,
-                ..Self::default()
-            };
-        }
+    /// Returns `true` if most of what is kept is used no more.
+    fn is_worn(&self, placed: &Placed) -> bool {
+        let is_used = |(entry, _): &&(Weak<Entry>, ColumnNumber)| entry.strong_count() > 0;
+        let used = || self.by_entry.values().filter(is_used).count();
+        let addresses = placed.virtuals.len() + placed.nodes.len();
+        self.kinds.len() > 2 * addresses + 64
+            || self.by_entry.len() > 64 && self.by_entry.len() > 2 * used()
     }
 
     /// The kind of an address with these ports. `is_elsewhere`: the address is another
@@ -303,7 +334,7 @@ impl Book {
         if found == next {
             self.columns.push(column);
         }
-        self.by_entry.insert(key, (entry.clone(), found));
+        self.by_entry.insert(key, (Arc::downgrade(entry), found));
         found
     }
 

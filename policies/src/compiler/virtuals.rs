@@ -104,7 +104,7 @@ pub struct InForce<'a> {
 
 impl InForce<'_> {
     /// What policies know of an address.
-    fn profile(&self, address: IpAddr) -> Profile {
+    pub(super) fn profile(&self, address: IpAddr) -> Profile {
         let added = (self.plan.of(address))
             .and_then(|slot| self.added.binary_search_by_key(&slot, |one| one.slot).ok())
             .and_then(|at| self.compiled.profile_numbered(self.added[at].profile));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what comes of following is what indexing anew comes to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -85,10 +85,12 @@ impl Services {
             }
         }
         let pods = before.workloads().shared();
-        for change in pods.changes(after.workloads().shared()) {
-            for pod in [change.before, change.after].into_iter().flatten() {
-                self.find(after, pod, &mut moved);
-            }
+        let changes = pods.changes(after.workloads().shared());
+        let changed = (changes.iter())
+            .flat_map(|change| [change.before, change.after])
+            .flatten();
+        self.touch(changed.map(|pod| &**pod), &mut moved);
+        for change in changes {
             if let Some(pod) = change.before {
                 self.index(pod, false);
             }
@@ -103,6 +105,28 @@ impl Services {
             moved.addresses.extend(of_nodes);
         }
         Some(moved)
+    }
+
+    /// Adds what leads to pods of which something is different, be it known here or not.
+    pub fn touch<'p>(&self, pods: impl IntoIterator<Item = &'p Workload>, moved: &mut Moved) {
+        let mut addresses: HashSet<IpAddr> = HashSet::new();
+        for pod in pods {
+            self.find(&self.inventory, pod, moved);
+            addresses.extend(pod.addresses.iter().copied());
+        }
+        if addresses.is_empty() {
+            return;
+        }
+        // Slices name addresses, whatever the labels behind them are.
+        for (service, slices) in &self.slices {
+            let endpoints = slices.values().flat_map(|slice| &slice.endpoints);
+            let mut endpoints = endpoints.map(|endpoint| endpoint.address);
+            if endpoints.any(|address| addresses.contains(&address))
+                && let Some(service) = self.inventory.services().get(service)
+            {
+                moved.add(service);
+            }
+        }
     }
 
     /// The Services that a pod is behind, by its labels or its address.

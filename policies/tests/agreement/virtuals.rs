@@ -435,6 +435,13 @@ proptest! {
         let back = compiler.compile(&first).expect("a small world");
         let anew = Compiler::default().compile(&first).expect("a small world");
         prop_assert!(back.pages() == anew.pages());
+        // More of the same workloads have an endpoint here.
+        let all = before.workloads().values().map(|pod| pod.name.clone());
+        let all: BTreeSet<ObjectName> = all.collect();
+        let more = snapshot(&before, &plan, &all);
+        let anew = Compiler::default().compile(&more).expect("a small world");
+        let again = compiler.compile(&more).expect("a small world");
+        prop_assert!(again.pages() == anew.pages());
     }
 }
 
