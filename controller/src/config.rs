@@ -38,7 +38,7 @@ pub struct Config {
     #[serde(serialize_with = "metrics_text")]
     pub metrics: Option<SocketAddr>,
     /// Interfaces for early drop.
-    pub uplinks: Vec<String>,
+    pub uplinks: EarlyDrop,
     /// What there is room for.
     pub limits: Room,
     /// Whether a document that is invalid and never was good is left out even at
@@ -79,6 +79,32 @@ pub struct Room {
     pub table_pages: u32,
     /// Rules, and sets of policies that isolate.
     pub rules: u32,
+}
+
+/// Interfaces on which frames are dropped early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EarlyDrop {
+    /// Every device whose driver can.
+    Auto,
+    /// Those of these names, behind the driver where that cannot.
+    Names(Vec<String>),
+}
+
+impl EarlyDrop {
+    /// Returns `true` if there is none.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        matches!(self, Self::Names(names) if names.is_empty())
+    }
+}
+
+impl Serialize for EarlyDrop {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Names(names) => names.serialize(serializer),
+        }
+    }
 }
 
 /// Decision 3 of the semantics.
@@ -147,7 +173,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/cofferdam"),
             bpffs: PathBuf::from("/sys/fs/bpf/cofferdam"),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
-            uplinks: Vec::new(),
+            uplinks: EarlyDrop::Names(Vec::new()),
             limits: Room {
                 endpoints: limits.endpoints,
                 slots: limits.slots,
@@ -219,6 +245,7 @@ impl Config {
         Behaviour {
             own_node_allowed: self.own_node == OwnNode::Allow,
             idle,
+            early_drop: !self.uplinks.is_off(),
         }
     }
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_dataplane::{
     Adopted, AttachError, Endpoint, FlowUse, Foreign, HookState, Kernel, KernelError, Uplink,
+    XdpMode,
 };
 use cofferdam_policies::compiler::{CompileError, Compiled, Compiler, Slot, SlotPlan, Snapshot};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
@@ -510,6 +511,36 @@ impl Force {
         }
         self.kernel.enforce_uplink(ifindex, uplink)?;
         Ok(true)
+    }
+
+    /// Drops frames early on an interface. Returns the mode, and whether the program did not
+    /// stand there before.
+    ///
+    /// # Errors
+    /// When a program of others stands there, and what the kernel refuses.
+    pub fn drop_early_on(
+        &mut self,
+        ifindex: u32,
+        allows_generic: bool,
+    ) -> Result<(XdpMode, bool), AttachError> {
+        if let Some(mode) = self.kernel.drops_early_on(ifindex) {
+            return Ok((mode, false));
+        }
+        let mode = self.kernel.drop_early_on(ifindex, allows_generic)?;
+        Ok((mode, true))
+    }
+
+    /// Stops dropping frames early on all interfaces but some.
+    ///
+    /// # Errors
+    /// When the program does not come off.
+    pub fn stop_early_drop_but(&mut self, wanted: &BTreeSet<u32>) -> Result<(), AttachError> {
+        for ifindex in self.kernel.early_drops()? {
+            if !wanted.contains(&ifindex) {
+                self.kernel.stop_early_drop(ifindex)?;
+            }
+        }
+        Ok(())
     }
 
     /// Lists programs and filters of others on an interface.

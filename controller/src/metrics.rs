@@ -16,7 +16,7 @@ use prometheus::{
 
 use crate::hits::CountsByRule;
 use crate::output::reach::{action_word, direction_word};
-use crate::output::{Capacity, EndpointState, RecordType};
+use crate::output::{Capacity, EndpointState, RecordType, UplinkStatus};
 
 /// What is known at the moment of a scrape.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub memory_bytes: u64,
     /// How often something was found changed by others.
     pub tamper_events: u64,
+    /// Interfaces on which frames are dropped early, or are to be.
+    pub uplinks: Vec<UplinkStatus>,
 }
 
 /// How long it takes to bring the desired state into force.
@@ -138,6 +140,17 @@ pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
         "Bytes of the kernel's maps.",
         facts.memory_bytes,
     )?;
+    let uplinks = gauges(
+        &registry,
+        "cofferdam_uplink_mode",
+        "1 for the mode in which frames are dropped early on an interface (XDP): native, \
+         generic, or none where they are to be and are not.",
+        &["interface", "mode"],
+    )?;
+    for uplink in &facts.uplinks {
+        let mode = uplink.mode.as_deref().unwrap_or("none");
+        set(&uplinks, &[&uplink.interface, mode], 1);
+    }
     let tampering = IntCounter::new(
         "cofferdam_tamper_events_total",
         "How often something in the kernel was found changed by others, and repaired.",
@@ -339,6 +352,7 @@ mod tests {
             }],
             memory_bytes: 4096,
             tamper_events: 0,
+            uplinks: Vec::new(),
         }
     }
 

@@ -238,6 +238,18 @@ pub struct Capacity {
     pub bytes: u64,
 }
 
+/// An interface on which frames are dropped early, or are to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UplinkStatus {
+    /// Its name.
+    pub interface: String,
+    /// `native` or `generic`; null when frames are not dropped early.
+    pub mode: Option<String>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// Answer of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusReport {
@@ -271,6 +283,9 @@ pub struct StatusReport {
     /// unjudged, with the reason; normally none.
     #[serde(default)]
     pub uncleared: Vec<String>,
+    /// Interfaces on which frames are dropped early, or are to be.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkStatus>,
     /// Programs of others that can hide who sent a packet, with their place; normally none.
     #[serde(default)]
     pub obstacles: Vec<String>,

@@ -8,6 +8,7 @@
 //! they asked for, and had been read back.
 
 mod documents;
+mod early_drop;
 mod endpoints;
 mod explain;
 mod fills;
@@ -39,6 +40,7 @@ use crate::sources::{Sources, Watches};
 use crate::state::{self, Store};
 
 use documents::Documents;
+use early_drop::EarlyDrops;
 use uplinks::Uplinks;
 
 /// How often hooks are looked at: tcx tells nobody of its changes.
@@ -123,6 +125,7 @@ pub struct Reconciler {
     /// Interfaces on which links are still to be put.
     unlinked: BTreeSet<u32>,
     uplinks: Uplinks,
+    early_drops: EarlyDrops,
     /// The state of endpoints as it was last saved.
     saved_endpoints: Option<SavedEndpoints>,
     next_incarnation: u32,
@@ -202,6 +205,7 @@ impl Reconciler {
             links: Links::default(),
             unlinked: BTreeSet::new(),
             uplinks: Uplinks::default(),
+            early_drops: EarlyDrops::default(),
             saved_endpoints: None,
             next_incarnation: remembered
                 .next_incarnation
@@ -223,6 +227,7 @@ impl Reconciler {
         };
         reconciler.take_up(remembered);
         reconciler.guard_uplinks();
+        reconciler.drop_early();
         reconciler.tell_stamp_obstacles();
         reconciler.documents.read();
         reconciler.converge(&[], Instant::now());
@@ -336,6 +341,7 @@ impl Reconciler {
         }
         if links || is_changed {
             self.guard_uplinks();
+            self.drop_early();
         }
         if is_everything {
             self.tell_stamp_obstacles();
@@ -601,6 +607,9 @@ impl Reconciler {
             let filters = self.looks.is_multiple_of(LOOKS_AT_LINKS);
             self.mend_hooks(filters);
             self.mend_uplinks(filters);
+            if filters {
+                self.drop_early();
+            }
             if self.looks.is_multiple_of(LOOKS_AT_DEADLINES) {
                 self.force.end_deadlines(&mut self.links);
             }

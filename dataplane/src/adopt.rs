@@ -43,7 +43,10 @@ impl Kernel {
     /// kernel refuses. What was pinned and attached stays as it was.
     pub fn open(root: &Path, limits: Limits, behaviour: &Behaviour) -> Result<Self, KernelError> {
         let shape = maps::shape(&limits);
-        let loaded_from = |settings: &Settings| Digest::new().add(OBJECT).add(settings.as_bytes());
+        let loaded_from = |settings: &Settings| {
+            let digest = Digest::new().add(OBJECT).add(settings.as_bytes());
+            digest.add(&[behaviour.early_drop.into()])
+        };
         let settings = |keys| kernel::settings(keys, &limits, behaviour);
         let mut pins = Pins::prepare(root, shape)?;
         let mut last_revision = 0;
@@ -93,6 +96,7 @@ impl Kernel {
         pins.find_leftovers()?;
         let mut kernel = Self::over(maps, programs, limits, settings)?;
         kernel.pins = Some(pins);
+        kernel.early_drop = behaviour.early_drop;
         kernel.last_revision = last_revision;
         kernel.resume()?;
         Ok(kernel)

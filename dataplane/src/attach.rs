@@ -24,7 +24,7 @@ use crate::{
     hooks::{FILTER_HANDLES, FILTER_PRIORITY, is_ours, name, parent, side},
     kernel::{Kernel, KernelError},
     netlink,
-    programs::{OBJECT, Program, Programs},
+    programs::{NOTES_LEAVING, OBJECT, Program, Programs},
     sys::tcx::{self, Standing},
 };
 
@@ -254,6 +254,7 @@ impl Kernel {
         });
         links
             .into_iter()
+            .chain([self.stop_early_drop(ifindex)])
             .chain(filters)
             .collect::<Result<(), _>>()?;
         self.no_longer_behind(ifindex)
@@ -261,8 +262,17 @@ impl Kernel {
 
     /// Takes the link in a place of an interface off, and unpins it.
     fn detach_link(&mut self, ifindex: u32, program: Program) -> Result<(), AttachError> {
+        self.detach_place(ifindex, name(program), program)
+    }
+
+    /// Takes the link in a place of this name off, and unpins it.
+    pub(crate) fn detach_place(
+        &mut self,
+        ifindex: u32,
+        hook: &'static str,
+        program: Program,
+    ) -> Result<(), AttachError> {
         let pins = self.pins.as_mut().ok_or(AttachError::NotPinned)?;
-        let hook = name(program);
         let held = pins.links.remove(&(ifindex, hook));
         let pinned = pins.pinned_link(ifindex, hook);
         for link in held.into_iter().chain(pinned) {
@@ -408,11 +418,12 @@ impl Kernel {
             Entry::Occupied(twin) => twin.into_mut(),
             Entry::Vacant(place) => {
                 let only = |name: &str| name == program.name;
+                let variables = [(NOTES_LEAVING, u32::from(self.early_drop))];
                 place.insert(Programs::load(
                     OBJECT,
                     &self.maps,
                     &self.settings,
-                    &[],
+                    &variables,
                     only,
                 )?)
             }

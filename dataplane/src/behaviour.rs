@@ -12,6 +12,9 @@ pub struct Behaviour {
     pub own_node_allowed: bool,
     /// How long flows may be idle.
     pub idle: IdleTimes,
+    /// Whether frames are dropped early on some interface: packets that leave the node are
+    /// then noted, so that their replies are not.
+    pub early_drop: bool,
 }
 
 impl Default for Behaviour {
@@ -19,6 +22,7 @@ impl Default for Behaviour {
         Self {
             own_node_allowed: true,
             idle: IdleTimes::default(),
+            early_drop: false,
         }
     }
 }

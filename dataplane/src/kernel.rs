@@ -217,6 +217,8 @@ pub struct Kernel {
     swept: Option<u64>,
     /// Where all of this is pinned, if it is.
     pub(crate) pins: Option<Pins>,
+    /// [`Behaviour::early_drop`].
+    pub(crate) early_drop: bool,
 }
 
 const MAKE_MAPS: &str = "make a BPF map (CAP_BPF and memory are needed)";
@@ -281,7 +283,9 @@ impl Kernel {
         let (maps, keys) = make_maps(&limits)?;
         let settings = settings(keys, &limits, behaviour)?;
         let programs = Programs::load(object, &maps, &settings, variables, Programs::are_always)?;
-        Self::over(maps, programs, limits, settings)
+        let mut kernel = Self::over(maps, programs, limits, settings)?;
+        kernel.early_drop = behaviour.early_drop;
+        Ok(kernel)
     }
 
     /// The maps and the programs that are bound to them.
@@ -325,6 +329,7 @@ impl Kernel {
             last_revision: 0,
             swept: None,
             pins: None,
+            early_drop: false,
         })
     }
 
@@ -641,6 +646,20 @@ impl Kernel {
             self.stand_ins = Some(programs);
         }
         Ok(())
+    }
+
+    /// Runs the program of XDP on a frame, which comes in by the caller's loopback. Returns
+    /// `true` if it passes.
+    ///
+    /// # Errors
+    ///
+    /// When the program is not loaded, or the kernel refuses the frame.
+    pub fn test_run_xdp(&self, frame: &[u8]) -> Result<bool, KernelError> {
+        let run = self.programs.test_run_xdp(frame);
+        run.map_err(|source| KernelError::Program {
+            name: Program::UPLINK_INGRESS.name.to_owned(),
+            source: Box::new(source),
+        })
     }
 
     /// Runs a program on a packet, `repeat` times.

@@ -280,6 +280,17 @@ impl Pins {
             .collect())
     }
 
+    /// The interfaces that links are pinned for at one place.
+    pub(crate) fn linked_at(&self, hook: &str) -> Result<BTreeSet<u32>, KernelError> {
+        let names = list(&self.root.join(LINKS))?.into_iter();
+        Ok(names
+            .filter_map(|(name, _)| {
+                let (ifindex, place) = name.split_once('-')?;
+                (place == hook).then(|| ifindex.parse().ok())?
+            })
+            .collect())
+    }
+
     /// Unpins links whose interface is gone, and those that were about to take
     /// another's place when the agent died.
     fn remove_dead_links(&self) -> Result<(), KernelError> {

@@ -31,6 +31,10 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("COFFERDAM_EBPF_OBJE
 /// is ([`TestContext::stamped`]), because a test run cannot set the kernel's own field.
 pub(crate) const STAMP_IN_CONTROL_BUFFER: &str = "STAMP_IN_CONTROL_BUFFER";
 
+/// Variable of the object: 1 makes the programs on the way out by uplinks note what leaves
+/// translated ([`crate::Behaviour::early_drop`]).
+pub(crate) const NOTES_LEAVING: &str = "NOTES_LEAVING";
+
 /// Variable of the object: 1 makes the programs read the kernel's packet buffer as it is, 0
 /// copy from it, which every kernel lets them do.
 pub const CASTS_SOCKET_BUFFER: &str = "CASTS_SOCKET_BUFFER";
@@ -107,6 +111,13 @@ impl Program {
         ..Self::TUNNEL_EGRESS
     };
 
+    /// For XDP on an uplink.
+    pub const UPLINK_INGRESS: Self = Self {
+        name: "uplink_ingress",
+        hook: Hook::UplinkIngress,
+        filter: false,
+    };
+
     /// Those on a workload's hooks.
     pub const OF_WORKLOADS: [Self; 4] = [
         Self::FROM_WORKLOAD,
@@ -124,7 +135,11 @@ impl Program {
     ];
 
     /// Those that are loaded when the first interface needs them.
-    pub const LATER: [Self; 2] = [Self::UPLINK_EGRESS, Self::TUNNEL_EGRESS];
+    pub const LATER: [Self; 3] = [
+        Self::UPLINK_EGRESS,
+        Self::TUNNEL_EGRESS,
+        Self::UPLINK_INGRESS,
+    ];
 
     /// Returns `true` if a program of this name is one of [`Program::LATER`].
     pub(crate) fn is_later(name: &str) -> bool {
@@ -219,6 +234,7 @@ pub(crate) struct Programs {
     loaded: BTreeMap<String, Loaded>,
 }
 
+/// A loaded program. aya's type stands for its descriptor, whatever kind it is of.
 #[derive(Debug)]
 struct Loaded {
     classifier: SchedClassifier,
@@ -261,11 +277,15 @@ impl Programs {
         let mut loaded = BTreeMap::new();
         for (name, program) in ebpf.programs_mut().filter(|(name, _)| wanted(name)) {
             let load = |program: &mut aya::programs::Program| {
-                let classifier: &mut SchedClassifier = program.try_into()?;
-                classifier.load()?;
+                if let aya::programs::Program::Xdp(xdp) = program {
+                    xdp.load()?;
+                } else {
+                    let classifier: &mut SchedClassifier = program.try_into()?;
+                    classifier.load()?;
+                }
                 // A second hold on the program, which outlives the object.
                 let path = root.join(format!("program_{name}"));
-                sys::pin(classifier.fd()?.as_fd(), &path)?;
+                sys::pin(program.fd()?.as_fd(), &path)?;
                 Loaded::open(&path)
             };
             let program = load(program).map_err(|error| {
@@ -340,6 +360,17 @@ impl Programs {
             program,
             instructions: info.verified_instruction_count(),
         })
+    }
+
+    /// Runs the program of XDP on a frame. Returns `true` if it passes.
+    pub(crate) fn test_run_xdp(&self, frame: &[u8]) -> Result<bool, ProgramError> {
+        /// `XDP_PASS`.
+        const PASS: u32 = 2;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        let program = self.named(Program::UPLINK_INGRESS.name)?;
+        let result = program.classifier.test_run(options)?;
+        Ok(result.return_value == PASS)
     }
 
     /// Runs a program on a packet, `repeat` times (`BPF_PROG_TEST_RUN`).

@@ -2,6 +2,7 @@
 //! known only now, mapping them, opening what is pinned, tcx links that are held by
 //! nothing but their pins, and a BPF file system of our own.
 
+pub(crate) mod ethtool;
 pub(crate) mod tcx;
 
 use std::{

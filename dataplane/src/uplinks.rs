@@ -11,7 +11,7 @@ use crate::{
     hooks::{HookState, side},
     kernel::{Kernel, KernelError},
     netlink::{self, Qdisc},
-    programs::{OBJECT, Program, Programs},
+    programs::{NOTES_LEAVING, OBJECT, Program, Programs},
     sys::tcx,
 };
 
@@ -66,7 +66,8 @@ impl Kernel {
             return Ok(());
         }
         let only = |name: &str| name == program.name;
-        let more = Programs::load(OBJECT, &self.maps, &self.settings, &[], only)?;
+        let variables = [(NOTES_LEAVING, u32::from(self.early_drop))];
+        let more = Programs::load(OBJECT, &self.maps, &self.settings, &variables, only)?;
         let pinned = match &self.pins {
             Some(pins) => more.pin(pins.programs()),
             None => Ok(()),

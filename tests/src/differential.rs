@@ -24,8 +24,10 @@ use cofferdam_policies::{
 };
 use cofferdam_verdict::{
     counter::Hook,
+    door,
     judge::Case,
     reason::Reason,
+    slices::SliceFrame,
     verdict::{Action, Direction, Verdict},
 };
 use fastrand::Rng;
@@ -136,6 +138,63 @@ pub fn run(firewall: &mut Firewall, world: &World, plan: &Plan) -> Outcome {
         }
         go_through(firewall, world, plan, seed, &mut outcome);
         outcome.worlds += 1;
+    }
+    outcome
+}
+
+/// What the comparison of both ways in came to.
+#[derive(Debug, Default)]
+pub struct EarlyOutcome {
+    /// Packets to workloads of the node that passed the uplink.
+    pub passed: u64,
+    /// Packets that were dropped there.
+    pub dropped: u64,
+    /// Packets that were dropped there, and that the workload's hook lets pass.
+    pub lost: Vec<String>,
+}
+
+/// Gives packets that come in by the uplink to the program that drops early, and asks the
+/// workload's hook about the same. The caller is in the node's namespace of `world`, and has
+/// loaded the program.
+///
+/// # Panics
+///
+/// When the kernel refuses a frame.
+pub fn run_early(firewall: &mut Firewall, world: &World, plan: &Plan) -> EarlyOutcome {
+    let mut outcome = EarlyOutcome::default();
+    for seed in (plan.seed..).take(plan.worlds as usize) {
+        let mut rng = Rng::with_seed(seed);
+        let pods: Vec<Pod> = generate::pods(&mut rng);
+        let documents = generate::documents(&mut rng);
+        firewall.enforce(world, &pods, &documents);
+        for _ in 0..plan.packets {
+            let trial = Trial::random(&mut rng, world);
+            let shaped = shapes::random(&mut rng, &trial);
+            let Some((program, context)) = trial.by_uplink() else {
+                continue;
+            };
+            let passes = firewall.kernel().test_run_xdp(&shaped.frame);
+            if passes.unwrap_or_else(|error| panic!("{error}")) {
+                outcome.passed += 1;
+                continue;
+            }
+            outcome.dropped += 1;
+            let frame = SliceFrame {
+                bytes: &shaped.frame,
+                gso: false,
+            };
+            let mut case = Case::blank(Hook::UplinkIngress, 0);
+            if door::refuses(&firewall.kernel().memory(), &frame, &mut case) {
+                // The interface drops a workload's address anyway, signalling too.
+                continue;
+            }
+            let [verdict, _] = firewall.ask(program, &shaped.frame, &context);
+            if verdict.action != Action::Deny {
+                let Shaped { shape, text, .. } = shaped;
+                let said = format!("seed {seed}: {shape}: {text}: {verdict:?}\n{documents}");
+                outcome.lost.push(said);
+            }
+        }
     }
     outcome
 }

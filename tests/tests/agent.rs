@@ -33,3 +33,5 @@ mod stamps;
 mod sweeps;
 #[path = "agent/traffic.rs"]
 mod traffic;
+#[path = "agent/uplinks.rs"]
+mod uplinks;

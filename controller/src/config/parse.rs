@@ -13,7 +13,7 @@ use cofferdam_policies::names;
 use cofferdam_policies::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
 use cofferdam_verdict::verdict::MAX_RULE;
 
-use super::{Config, FlowLog, Guard, Idle, OwnNode, Room, units};
+use super::{Config, EarlyDrop, FlowLog, Guard, Idle, OwnNode, Room, units};
 
 const START: Mark = Mark { line: 1, column: 1 };
 
@@ -131,10 +131,8 @@ fn top(reader: &mut Reader, node: &YamlNode<'_>, config: &mut Config) {
     {
         config.metrics = address;
     }
-    if let Some(items) = list(reader, fields, "uplinks")
-        && let Some(first) = items.first()
-    {
-        unsupported(reader, first.mark, "uplinks", "[]");
+    if let Some(value) = early_drop(reader, fields) {
+        config.uplinks = value;
     }
     if let Some(fields) = section(reader, fields, "limits", LIMITS) {
         limits(reader, fields, &mut config.limits);
@@ -305,6 +303,31 @@ fn list<'n, 't>(
     reader.list(node, &format!("`{key}`"))
 }
 
+/// Names of interfaces, or `auto`.
+fn early_drop(reader: &mut Reader, fields: Fields<'_, '_>) -> Option<EarlyDrop> {
+    const HINT: &str = "names of interfaces, such as [eth0], or auto";
+    let node = fields.get("uplinks")?;
+    if let Value::Text(word) = &node.value {
+        if word == "auto" {
+            return Some(EarlyDrop::Auto);
+        }
+        wrong(reader, node, "uplinks", word, HINT);
+        return None;
+    }
+    let mut names = Vec::new();
+    for item in reader.list(node, "`uplinks`")? {
+        let name = reader.string(item, "an interface")?;
+        // The kernel's bound on names, and what it allows in them.
+        let fits = (1..16).contains(&name.len());
+        if !fits || name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
+            wrong(reader, item, "uplinks", name, HINT);
+            return None;
+        }
+        names.push(name.to_owned());
+    }
+    Some(EarlyDrop::Names(names))
+}
+
 fn text<'n>(reader: &mut Reader, fields: Fields<'n, '_>, key: &str) -> Option<&'n str> {
     let node = fields.get(key)?;
     reader.string(node, &format!("`{key}`"))
@@ -451,7 +474,7 @@ run_dir: /r
 state_dir: /s
 bpffs: /b
 metrics: 127.0.0.1:1
-uplinks: []
+uplinks: [eth0]
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16}
 accept_partial: true
 own_node: policy
@@ -473,10 +496,7 @@ flow_log: {path: "", max_bytes: 1MiB, keep: 2}
         // Every key was given another value than it has without.
         for (given, default) in printed.lines().zip(Config::default().to_string().lines()) {
             let same = given == default && !given.ends_with(':') && !given.contains("none");
-            assert!(
-                !same || given.contains("uplinks") || given.contains("path"),
-                "{given}"
-            );
+            assert!(!same || given.contains("path"), "{given}");
         }
     }
 
@@ -524,8 +544,12 @@ flow_log: {path: "", max_bytes: 1MiB, keep: 2}
                 "c.yaml:1:8: error[CD0401]: `guard` has no effect in this version (leave it out, or at none)",
             ),
             (
-                "uplinks: [eth0]",
-                "c.yaml:1:11: error[CD0401]: `uplinks` has no effect in this version (leave it out, or at [])",
+                "uplinks: all",
+                "c.yaml:1:10: error[CD0401]: `uplinks` cannot be `all` (names of interfaces, such as [eth0], or auto)",
+            ),
+            (
+                "uplinks: [eth0, much-too-long-a-name]",
+                "c.yaml:1:17: error[CD0401]: `uplinks` cannot be `much-too-long-a-name` (names of interfaces, such as [eth0], or auto)",
             ),
             (
                 "flow_log: {path: \"-\"}",

@@ -61,6 +61,7 @@ impl Reconciler {
             memory_bytes: self.memory_bytes(),
             tamper_events: self.tamper_events,
             uncleared: self.uncleared(),
+            uplinks: self.early_drops.report(),
             obstacles: obstacles.into_iter().map(|(_, text)| text).collect(),
             diagnostics: self.diagnostics(),
         }
@@ -293,6 +294,7 @@ impl Reconciler {
             capacity: self.capacity(),
             memory_bytes: self.memory_bytes(),
             tamper_events: self.tamper_events,
+            uplinks: self.early_drops.report(),
         };
         render(&facts, &self.timing).unwrap_or_else(|error| {
             tracing::error!("cannot write metrics: {error}");

@@ -30,7 +30,11 @@ const ABOUT: [(&str, &str); 33] = [
         "metrics",
         "Where metrics and health are served; empty for nowhere.",
     ),
-    ("uplinks", "Interfaces for early drop; of no effect yet."),
+    (
+        "uplinks",
+        "Interfaces on which frames are dropped early (XDP): names, or auto for every \
+         device whose driver can.",
+    ),
     (
         "limits",
         "What there is room for; fixed while the maps exist.",
@@ -118,7 +122,11 @@ fn of(path: &str, default: &Value) -> Value {
                 "node.addresses" => address(),
                 _ => json!({ "type": "string", "minLength": 1 }),
             };
-            json!({ "type": "array", "items": item })
+            let array = json!({ "type": "array", "items": item });
+            match path {
+                "uplinks" => json!({ "oneOf": [{ "const": "auto" }, array] }),
+                _ => array,
+            }
         }
         Value::Bool(_) => json!({ "type": "boolean" }),
         Value::Number(_) => {

@@ -3,8 +3,11 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::{bpf_skb_pull_data, generated::bpf_probe_read_kernel},
+    bindings::{__sk_buff, xdp_md},
+    helpers::{
+        bpf_skb_pull_data,
+        generated::{bpf_probe_read_kernel, bpf_xdp_get_buff_len},
+    },
 };
 use cofferdam_verdict::{
     checksum::{CAST_CALL, PARTIAL, PartialChecksum, WINDOW_BYTES, Window},
@@ -468,18 +471,33 @@ fn masked(offset: u32) -> usize {
     offset as usize
 }
 
+/// Bytes of a packet from an address on; `None` past the end of what can be read.
+#[inline(always)]
+fn read<const N: usize>(start: usize, end: usize) -> Option<[u8; N]> {
+    const { assert!(N.is_multiple_of(4)) };
+    if start + N > end {
+        return None;
+    }
+    // SAFETY: `N` bytes from `start` on lie before the end of the data. The
+    // claim of alignment only chooses the width of the loads; the kernels we
+    // support allow packet loads of any alignment on x86-64 and arm64.
+    Some(unsafe { *(start as *const Aligned<N>) }.0)
+}
+
+/// The byte of a packet at an address; `None` past the end of what can be read.
+#[inline(always)]
+fn byte(at: usize, end: usize) -> Option<u32> {
+    if at + 1 > end {
+        return None;
+    }
+    // SAFETY: the byte lies before the end of the data.
+    Some(u32::from(unsafe { *(at as *const u8) }))
+}
+
 impl Frame for Linear {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        const { assert!(N.is_multiple_of(4)) };
-        let start = self.data + offset as usize;
-        if start + N > self.end {
-            return None;
-        }
-        // SAFETY: `N` bytes from `start` on lie before the end of the data. The
-        // claim of alignment only chooses the width of the loads; the kernels we
-        // support allow packet loads of any alignment on x86-64 and arm64.
-        Some(unsafe { *(start as *const Aligned<N>) }.0)
+        read(self.data + offset as usize, self.end)
     }
 
     #[inline(always)]
@@ -489,12 +507,7 @@ impl Frame for Linear {
 
     #[inline(always)]
     fn byte(&self, offset: u32) -> Option<u32> {
-        let start = self.data + masked(offset);
-        if start + 1 > self.end {
-            return None;
-        }
-        // SAFETY: the byte lies before the end of the data.
-        Some(u32::from(unsafe { *(start as *const u8) }))
+        byte(self.data + masked(offset), self.end)
     }
 
     #[inline(always)]
@@ -578,5 +591,63 @@ impl Frame for Leaving {
     #[inline(always)]
     fn blur(&self, value: u32) -> u32 {
         self.linear.blur(value)
+    }
+}
+
+/// A frame as the driver hands it over, of which the first buffer can be read.
+pub(crate) struct Arriving {
+    data: usize,
+    end: usize,
+    length: u32,
+}
+
+impl Arriving {
+    /// A view of the frame of a program's context.
+    #[inline(always)]
+    pub(crate) fn new(xdp: *mut xdp_md) -> Self {
+        // SAFETY: the kernel hands the program a valid context.
+        let (data, end) = unsafe { ((*xdp).data as usize, (*xdp).data_end as usize) };
+        // SAFETY: the helper only reads the context.
+        let length = unsafe { bpf_xdp_get_buff_len(xdp) } as u32;
+        Self { data, end, length }
+    }
+
+    /// Returns `true` if headers may lie behind what can be read.
+    #[inline(always)]
+    pub(crate) fn is_cut(&self) -> bool {
+        let here = (self.end - self.data) as u32;
+        here < self.length && here < MAX_HEADER_BYTES
+    }
+}
+
+impl Frame for Arriving {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        read(self.data + offset as usize, self.end)
+    }
+
+    #[inline(always)]
+    fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.read(masked(offset) as u32)
+    }
+
+    #[inline(always)]
+    fn byte(&self, offset: u32) -> Option<u32> {
+        byte(self.data + masked(offset), self.end)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.length
+    }
+
+    #[inline(always)]
+    fn is_gso(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn blur(&self, value: u32) -> u32 {
+        blurred(value, self.length)
     }
 }

@@ -16,9 +16,14 @@
 mod frame;
 mod memory;
 
-use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, xdp_action, xdp_md},
+    programs::{TcContext, XdpContext},
+};
 use cofferdam_verdict::{
     address::Address,
+    arrival::{self, Arrived},
     bucket::{Found, find_address},
     counter::{self, Hook},
     door,
@@ -26,7 +31,7 @@ use cofferdam_verdict::{
     flow, fragment, hits,
     judge::{self, Case, Inspected},
     memory::{FlowMemory as _, Memory as _},
-    packet::MAX_HEADER_BYTES,
+    packet::{Frame as _, MAX_HEADER_BYTES},
     pipeline::{self, Steps},
     reason::Reason,
     related, uplink,
@@ -138,6 +143,9 @@ pub fn leave_node(context: &TcContext, is_last: bool) -> i32 {
     let buffer = frame::Buffer::new(context.as_ptr().cast());
     let carried = buffer.carried();
     if !uplink::is_undecided(carried) {
+        if carried != 0 && memory::notes_leaving() {
+            note(&buffer);
+        }
         if is_last {
             buffer.stamp(0);
         }
@@ -163,6 +171,128 @@ pub fn leave_node(context: &TcContext, is_last: bool) -> i32 {
     }
     buffer.stamp(0);
     NEXT
+}
+
+/// Notes a packet that leaves the node translated, so that its reply is known where it comes
+/// in. Where that fails, a reply may be dropped there.
+#[inline(always)]
+fn note(buffer: &frame::Buffer) {
+    let mut case = Case::blank(Hook::UplinkEgress, buffer.length());
+    if inspect_leaving(buffer.raw(), &raw mut case) != OPEN || leaves(&raw mut case) == 0 {
+        return;
+    }
+    choose(&raw mut case);
+    if flow::is_placed(&case) {
+        remember(&raw mut case);
+    }
+}
+
+/// Drops a frame that comes in by an uplink, if the workload's hook is certain to drop it.
+#[inline(always)]
+pub fn arrive(context: &XdpContext) -> u32 {
+    const DROPPED: u32 = xdp_action::XDP_DROP;
+    const PASSED: u32 = xdp_action::XDP_PASS;
+    let hook = Hook::UplinkIngress;
+    let maps = Maps;
+    // Its length is known later.
+    let mut case = Case::blank(hook, 0);
+    let arrived = inspect_arriving(context.ctx, &raw mut case);
+    if arrived == PASSES {
+        return PASSED;
+    }
+    if arrived == OPEN {
+        if cover_arriving(&raw mut case) == 0 {
+            return PASSED;
+        }
+        if !case.is_settled() && answer_arriving(&raw mut case) == 0 {
+            return PASSED;
+        }
+    }
+    maps.count(counter::seen(hook), case.bytes);
+    maps.count(counter::judged_word(hook, case.enforced), case.bytes);
+    if case.is_allowed() {
+        return PASSED;
+    }
+    count(&raw mut case);
+    // SAFETY: the kernel hands the program a valid context.
+    let ifindex = unsafe { (*context.ctx).ingress_ifindex };
+    report(&raw mut case, ifindex, hook as u32);
+    DROPPED
+}
+
+/// What [`inspect_arriving`] returns: the frame passes up.
+const PASSES: i32 = 3;
+
+/// Reads the headers of a frame that comes in by an uplink: returns [`PASSES`], [`DECIDED`]
+/// or [`OPEN`].
+///
+/// # Safety
+///
+/// The kernel's verifier has checked that `xdp` is the program's context, and `case` null or
+/// a case.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_arriving(xdp: *mut xdp_md, case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    let Some(case) = (unsafe { case.as_mut() }) else {
+        return PASSES;
+    };
+    let frame = frame::Arriving::new(xdp);
+    if frame.is_cut() {
+        return PASSES;
+    }
+    case.bytes = frame.length();
+    match arrival::inspect(&Maps, &frame, case) {
+        Arrived::Passes => PASSES,
+        Arrived::Dropped => DECIDED,
+        Arrived::Open => OPEN,
+    }
+}
+
+/// Asks flows about a frame that comes in by an uplink. Returns 0 if it passes up.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cover_arriving(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    match unsafe { case.as_mut() } {
+        Some(case) => i32::from(arrival::cover(&Maps, case)),
+        None => 0,
+    }
+}
+
+/// Asks policy about a frame that comes in by an uplink. Returns 0 if it passes up.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn answer_arriving(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    match unsafe { case.as_mut() } {
+        Some(case) => i32::from(arrival::answer(&Maps, case)),
+        None => 0,
+    }
+}
+
+/// Looks for the flow of a packet that leaves the node, and prepares it for being noted.
+/// Returns 0 if it need not be.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaves(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    match unsafe { case.as_mut() } {
+        Some(case) => i32::from(flow::leaves(&Maps, case)),
+        None => 0,
+    }
 }
 
 /// The steps of a verdict, each a global function: the verifier checks each once, by

@@ -8,8 +8,11 @@
 )]
 #![expect(unreachable_pub, reason = "programs are found by their symbols")]
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
-use cofferdam_ebpf::{Attachment, clear, leave_node, run};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use cofferdam_ebpf::{Attachment, arrive, clear, leave_node, run};
 use cofferdam_verdict::counter::Hook;
 
 /// tc ingress of the host-side veth, by a tcx link.
@@ -59,4 +62,10 @@ pub fn uplink_egress(context: TcContext) -> i32 {
 #[classifier]
 pub fn tunnel_egress(context: TcContext) -> i32 {
     leave_node(&context, false)
+}
+
+/// XDP of an uplink, frames of several buffers included.
+#[xdp(frags)]
+pub fn uplink_ingress(context: XdpContext) -> u32 {
+    arrive(&context)
 }

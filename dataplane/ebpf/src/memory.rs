@@ -96,6 +96,18 @@ pub(crate) fn casts_socket_buffer() -> bool {
     unsafe { core::ptr::read_volatile(&raw const CASTS_SOCKET_BUFFER) != 0 }
 }
 
+/// 1 if packets that leave the node translated are noted. Written by the loader, as the
+/// settings are.
+#[unsafe(no_mangle)]
+static NOTES_LEAVING: u32 = 0;
+
+/// Returns `true` if packets that leave the node translated are noted.
+#[inline(always)]
+pub(crate) fn notes_leaving() -> bool {
+    // SAFETY: the loader's value counts, not the one above.
+    unsafe { core::ptr::read_volatile(&raw const NOTES_LEAVING) != 0 }
+}
+
 /// Places in the kernel's packet buffer.
 #[inline(always)]
 pub(crate) fn socket_buffer() -> &'static Window {

@@ -1,5 +1,5 @@
 //! tcx links (Linux 6.6): making them first in order, what they lead to, and what
-//! stands on a hook.
+//! stands on a hook. And links of XDP (Linux 5.9), of which an interface has one.
 
 use std::{
     io,
@@ -18,6 +18,10 @@ const BPF_LINK_DETACH: c_long = 34;
 
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
+/// `BPF_LINK_TYPE_XDP`.
+const LINK_TYPE_XDP: u32 = 6;
+/// `BPF_XDP`, an attach type.
+const XDP: u32 = 37;
 /// `BPF_F_BEFORE`: before everything, when relative to nothing.
 const BEFORE: u32 = 1 << 3;
 /// Most programs on one hook (`bpf_mprog_max`).
@@ -69,7 +73,7 @@ struct ProgramQuery {
     revision: u64,
 }
 
-/// The beginning of the kernel's `struct bpf_link_info`, for tcx.
+/// The beginning of the kernel's `struct bpf_link_info`, for tcx; for XDP without the last.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Info {
@@ -81,12 +85,13 @@ struct Info {
     attach_type: u32,
 }
 
-/// What a tcx link leads to.
+/// What a link leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LinkInfo {
     pub(crate) id: u32,
     /// 0 when the interface is gone.
     pub(crate) ifindex: u32,
+    pub(crate) program_id: u32,
 }
 
 /// What stands at one place of a hook.
@@ -99,11 +104,25 @@ pub(crate) struct Standing {
 
 /// Makes a link, first in order.
 pub(crate) fn link(program: BorrowedFd<'_>, ifindex: u32, side: Side) -> io::Result<OwnedFd> {
+    create(program, ifindex, side as u32, BEFORE)
+}
+
+/// Makes the XDP link of an interface, if nothing stands there, in the mode of these flags.
+pub(crate) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    create(program, ifindex, XDP, flags)
+}
+
+fn create(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
     let attributes = LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
         target_ifindex: ifindex,
-        attach_type: side as u32,
-        flags: BEFORE,
+        attach_type,
+        flags,
         relative_fd: 0,
         _pad: 0,
         expected_revision: 0,
@@ -129,12 +148,21 @@ pub(crate) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &attributes).map(drop)
 }
 
-/// What a link leads to; none when it is no tcx link.
+/// What a link leads to; none when it is no link of tcx or XDP.
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
     let Info {
-        kind, id, ifindex, ..
+        kind,
+        id,
+        ifindex,
+        program_id,
+        ..
     } = info(link)?;
-    Ok((kind == LINK_TYPE_TCX).then_some(LinkInfo { id, ifindex }))
+    let is_ours = matches!(kind, LINK_TYPE_TCX | LINK_TYPE_XDP);
+    Ok(is_ours.then_some(LinkInfo {
+        id,
+        ifindex,
+        program_id,
+    }))
 }
 
 /// What stands on a hook, in the order packets meet it; none when the kernel has

@@ -14,6 +14,7 @@
 mod adopt;
 #[cfg(test)]
 mod claims;
+mod crossing;
 mod hurry;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use adopt::{Aside, adopt};
+pub use crossing::{covers, is_placed, leaves};
 pub use hurry::{Glance, Words, hurry};
 pub use track::{ATTEMPTS, READS, choose, give_up, remember, track};
 pub(crate) use track::{is_opening, look_up};

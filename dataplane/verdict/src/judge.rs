@@ -245,7 +245,7 @@ pub fn signal<M: Memory, F: Frame>(memory: &M, frame: &F, case: &mut Case) -> In
 
 /// Whether a packet is a whole ICMP error, which quotes the packet that it is about.
 #[inline(always)]
-const fn is_error(packet: &Packet) -> bool {
+pub(crate) const fn is_error(packet: &Packet) -> bool {
     if !matches!(packet.part, Part::Whole) {
         return false;
     }

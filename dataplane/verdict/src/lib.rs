@@ -30,6 +30,7 @@
 extern crate self as cofferdam_verdict;
 
 pub mod address;
+pub mod arrival;
 pub mod bucket;
 pub mod capacity;
 mod case;

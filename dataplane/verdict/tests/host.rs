@@ -3,6 +3,8 @@
 
 #[path = "host/adopting.rs"]
 mod adopting;
+#[path = "host/arriving.rs"]
+mod arriving;
 #[path = "host/contending.rs"]
 mod contending;
 #[path = "host/following.rs"]

@@ -150,6 +150,23 @@ impl<'w> Trial<'w> {
         }
     }
 
+    /// The hook of its receiver, if it comes in by the uplink for a workload of the node; not
+    /// with another one's address, which has no place there.
+    pub(super) fn by_uplink(&self) -> Option<(Program, TestContext)> {
+        let Who::Pod(receiver) = self.destination else {
+            return None;
+        };
+        if self.is_from_here() {
+            return None;
+        }
+        let context = TestContext {
+            ifindex: named(self.world, receiver).host_ifindex,
+            ingress_ifindex: self.world.outside().uplink_ifindex,
+            ..TestContext::default()
+        };
+        Some((Program::TO_WORKLOAD, context))
+    }
+
     /// The hooks that judge it.
     pub(super) fn hooks(&self) -> Vec<(Program, TestContext)> {
         let mut hooks = Vec::new();

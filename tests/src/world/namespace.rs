@@ -208,6 +208,15 @@ impl Namespace {
         })
     }
 
+    /// Lets an interface take VLAN tags off frames that arrive, or not.
+    pub fn strip_tags(&self, interface: &str, on: bool) -> Result<(), Error> {
+        let _inside = self.enter()?;
+        offloads::strip_tags_here(interface, on).map_err(|source| Error::Offloads {
+            interface: interface.into(),
+            source,
+        })
+    }
+
     /// Makes an entry of the neighbour table that nothing arriving changes.
     pub fn pin_neighbour(
         &self,

@@ -5,8 +5,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use cofferdam_dataplane::{Attachments, Uplink};
+use cofferdam_dataplane::{Attachments, Program, Uplink};
 use cofferdam_tests::{
+    differential::{self, Plan},
     evasions::tool,
     firewall::{Firewall, Pod, Turn, named, stamp},
     ledger::{Ledger, allowed, denied},
@@ -17,7 +18,10 @@ use cofferdam_tests::{
     world::{Namespace, Wiring, World},
 };
 use cofferdam_verdict::{
-    counter::Hook::UplinkEgress, endpoint::UNDECIDED, reason::Reason, verdict::Action,
+    counter::Hook::{UplinkEgress, UplinkIngress},
+    endpoint::UNDECIDED,
+    reason::Reason,
+    verdict::Action,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -402,4 +406,29 @@ fn what_bears_no_mark_passes_uncounted() {
     stage.moved(&before, &[]);
     let now = stage.firewall.ledger();
     assert_eq!(now.seen(UplinkEgress), before.seen(UplinkEgress));
+}
+
+/// The same random packets at the uplink and at the workload's hook, without flows.
+#[test]
+fn nothing_is_dropped_early_that_the_workloads_hook_lets_pass() {
+    let world = differential::world().expect("a world");
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::turn();
+    let loaded = firewall.kernel().load_later(Program::UPLINK_INGRESS);
+    loaded.unwrap_or_else(|error| panic!("{error}"));
+    let before = firewall.ledger();
+    let plan = Plan {
+        seed: 0,
+        worlds: 40,
+        packets: 500,
+        deadline: None,
+    };
+    let outcome = differential::run_early(&mut firewall, &world, &plan);
+    assert!(outcome.lost.is_empty(), "{}", outcome.lost.join("\n"));
+    assert!(outcome.dropped > 1000, "{outcome:?}");
+    assert!(outcome.passed > 1000, "{outcome:?}");
+    let now = firewall.ledger();
+    let dropped = |ledger: &Ledger| ledger.total(UplinkIngress, Action::Deny);
+    assert_eq!(dropped(&now) - dropped(&before), outcome.dropped);
+    now.assert_conserved();
 }

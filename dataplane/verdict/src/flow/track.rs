@@ -50,20 +50,20 @@ pub const READS: u32 = 8;
 /// No place in the table.
 pub(super) const NOWHERE: u32 = u32::MAX;
 /// No place in the table, unless it is one whose entry is locked.
-const LOCKED: u32 = u32::MAX - 1;
+pub(super) const LOCKED: u32 = u32::MAX - 1;
 /// Sequence numbers past the last acknowledged one at which a reset is believed.
 const RESET_WINDOW: u32 = 65_535;
 
 /// The flow that a packet would belong to.
-struct Candidate {
-    key: FlowKey,
+pub(super) struct Candidate {
+    pub(super) key: FlowKey,
     /// The endpoint sends the packet.
     sent: bool,
 }
 
 /// The key of a packet's flow; none if packets like it have no flow.
 #[inline(always)]
-fn candidate(record: &EndpointRecord, case: &Case) -> Option<Candidate> {
+pub(super) fn candidate(record: &EndpointRecord, case: &Case) -> Option<Candidate> {
     if case.is(mark::LATER) {
         return None;
     }
@@ -129,7 +129,12 @@ pub(super) fn way_of(set: &FlowSet, place: u32) -> &FlowEntry {
 /// The place of a key's entry, by its set and way; [`LOCKED`] if it is none of those that can
 /// be read.
 #[inline(always)]
-fn find<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey, unknown: u32) -> u32 {
+pub(super) fn find<M: FlowMemory>(
+    memory: &M,
+    record: &EndpointRecord,
+    key: &FlowKey,
+    unknown: u32,
+) -> u32 {
     let Places { sets, tag } = key.places(&memory.settings().keys, record.flow_mask);
     let pairs = key.pairs();
     let mut place = NOWHERE;
@@ -374,7 +379,7 @@ pub(super) fn idle_time<M: FlowMemory>(
 
 /// Counts a packet of a live flow, and moves the flow's state.
 #[inline(always)]
-fn account<M: FlowMemory>(
+pub(super) fn account<M: FlowMemory>(
     memory: &M,
     entry: &FlowEntry,
     case: &Case,
