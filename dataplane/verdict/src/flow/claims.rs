@@ -34,8 +34,10 @@ use scene::{
     packet::{Packet, Udp, udp},
 };
 
-/// Times that the checker stops a processor in the middle, in one order of steps.
-const STOPS: usize = 2;
+/// Times that the checker stops a processor in the middle, in one order of steps. Two are the
+/// least by which two writers mix their words.
+const STOPS_OF_WRITERS: usize = 2;
+const STOPS_OF_READERS: usize = 4;
 
 const DNS: Option<(u8, u16)> = Some((protocol::UDP, 53));
 
@@ -133,8 +135,9 @@ impl Stage {
         &self.partitions[Db as usize][0]
     }
 
-    /// Puts the entry back, and lets the checker watch it.
-    fn begin(&self) {
+    /// Puts the entry back, and lets the checker watch it: the words that readers rest on, or
+    /// those of them that tell two writers apart.
+    fn begin(&self, for_readers: bool) {
         let set = self.set();
         self.first.write(set, 0);
         let FlowEntry {
@@ -145,11 +148,12 @@ impl Stage {
             ..
         } = &set.ways[0];
         watched::watch(state, state.load());
-        for word in [&key[0], &key[KEY_PAIRS - 1]] {
-            watched::watch(word, word.load());
-        }
-        for word in [peer_slot, peer_epoch] {
-            watched::watch(word, word.load().into());
+        watched::watch(&key[0], key[0].load());
+        watched::watch(peer_slot, peer_slot.load().into());
+        if for_readers {
+            let ports = &key[KEY_PAIRS - 1];
+            watched::watch(ports, ports.load());
+            watched::watch(peer_epoch, peer_epoch.load().into());
         }
     }
 
@@ -203,9 +207,9 @@ fn is_same(one: Words, other: Words) -> bool {
         && !StateWord(one.state).is_locked()
 }
 
-fn check(model: impl Fn() + Send + Sync + 'static) {
+fn check(stops: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
-    builder.preemption_bound = Some(STOPS);
+    builder.preemption_bound = Some(stops);
     builder.max_branches = 10_000;
     builder.check(model);
 }
@@ -221,8 +225,8 @@ fn no_reader_takes_one_flows_entry_for_anothers() {
         next.state,
         "the words differ in nothing else"
     );
-    check(move || {
-        stage.begin();
+    check(STOPS_OF_READERS, move || {
+        stage.begin(true);
         let writer = thread::spawn(move || stage.ask(Outside, 4001));
         let answer = question(Far, 4000).reply();
         let read = stage.judge(&answer, Hook::ToWorkload, FROM_UPLINK);
@@ -238,8 +242,8 @@ fn no_reader_takes_one_flows_entry_for_anothers() {
 #[test]
 fn no_reader_finds_a_key_of_two_flows() {
     let stage = Stage::new();
-    check(move || {
-        stage.begin();
+    check(STOPS_OF_READERS, move || {
+        stage.begin(true);
         let writer = thread::spawn(move || stage.ask(Outside, 4001));
         for (peer, port) in [(Far, 4001), (Outside, 4000)] {
             let answer = question(peer, port).reply();
@@ -256,8 +260,8 @@ fn no_reader_finds_a_key_of_two_flows() {
 fn of_two_writers_one_has_the_place() {
     let stage = Stage::new();
     let both = [stage.alone(Outside, 4001), stage.alone(OtherNode, 4002)];
-    check(move || {
-        stage.begin();
+    check(STOPS_OF_WRITERS, move || {
+        stage.begin(false);
         let other = thread::spawn(move || stage.ask(OtherNode, 4002));
         stage.ask(Outside, 4001);
         other.join().expect("the other writer ends");
