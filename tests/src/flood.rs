@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Time in which a client connects that repeats its SYN once: Linux repeats it after 1 s,
 /// and again 2 s later.
 const ONE_REPETITION: Duration = Duration::from_millis(2_900);
+/// Time between two clients of one place: the flood is to have the processor.
+const BETWEEN_CLIENTS: Duration = Duration::from_millis(20);
 /// Requests that are made before the flood begins, and sent again and again: eight times as
 /// many as an endpoint has room for.
 const REQUESTS: usize = 1 << 16;
@@ -160,6 +162,7 @@ pub fn flood(per_second: u64, long: Duration, seed: u64) -> io::Result<Flooded> 
             scope.spawn(move || {
                 while !is_over() {
                     for family in Family::BOTH {
+                        pause();
                         let began = Instant::now();
                         let address = db.ip(family);
                         let talk = Conversation::tcp(place, address, PORT, ONE_REPETITION);
@@ -189,6 +192,14 @@ pub fn flood(per_second: u64, long: Duration, seed: u64) -> io::Result<Flooded> 
         slowest: slowest.into_inner().unwrap_or_else(PoisonError::into_inner),
         dropped,
     })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pace of the clients; nothing is waited for"
+)]
+fn pause() {
+    thread::sleep(BETWEEN_CLIENTS);
 }
 
 /// Frames that ask for connections, of both families, from anybody behind a host.
