@@ -36,6 +36,7 @@ mod peers;
 mod policy;
 mod range_tree;
 mod ranges;
+mod reader;
 mod remote;
 mod rows;
 mod rules;
@@ -73,6 +74,7 @@ use owned::{Owned, OwnedSlot};
 use peers::{Atoms, PeerLists};
 use policy::{NamespacePolicies, PolicyPlaces};
 use range_tree::RangeTrees;
+use reader::Reader;
 use remote::{Remote, RemoteBook};
 use rules::RuleNumbers;
 use signatures::{KnownSignatures, LastSignatures, Signatures, number};
@@ -645,6 +647,10 @@ impl Compiled {
             bindings: &[],
         };
         ask(&Table::open(&memory)?)
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.words)
     }
 
     /// The same table under another revision.

@@ -29,6 +29,7 @@ use crate::inventory::{Holder, Inventory, ObjectName, Workload, family_of};
 use crate::services::Services;
 
 use super::range_tree::RangeTrees;
+use super::reader::Reader;
 use super::rows;
 use super::signatures::number;
 use super::virtuals::{Entry, Port};
@@ -360,39 +361,57 @@ impl Book {
     }
 
     /// The rows of a kind of address, by class.
-    fn rows_of(&mut self, base: &Base<'_>, kind: &Kind) -> Result<RowsByClass, CompileError> {
+    fn rows_of(&mut self, base: &Reader<'_>, kind: &Kind) -> Result<RowsByClass, CompileError> {
         if let Some(known) = self.kinds.get(kind) {
             return Ok(known.clone());
         }
         let mut rows = Vec::with_capacity(self.own_classes as usize);
+        // Classes that are treated differently, each with its row.
+        let mut met: Vec<(u32, u32)> = Vec::new();
         for class in 0..self.own_classes {
-            let below = base.row_at(class, kind.atom);
-            let ports = kind.ports.iter();
-            let over: Over = ports
-                .map(|((protocol, port), column)| {
-                    let key = row_key(protocol.number(), *port);
-                    (key, self.columns[*column as usize][class as usize])
-                })
-                .collect();
-            let key = (below, over);
-            let row = match self.over.get(&key) {
-                Some(known) => *known,
-                None => {
-                    let words: Arc<[u32]> = put_over(base.intervals(below), &key.1)?.into();
-                    let next = number(self.rows.len());
-                    let row = *self.row_numbers.entry(words.clone()).or_insert(next);
-                    if row == next {
-                        self.rows.push(words);
-                    }
-                    self.over.insert(key, row);
-                    row
-                }
+            let below = base.row_at(class, Direction::Egress, kind.atom);
+            let columns = &self.columns;
+            let words = |class: u32| {
+                let ports = kind.ports.iter();
+                ports.map(move |(_, column)| columns[*column as usize][class as usize])
             };
+            // Most classes are treated alike.
+            let like = |(other, row): &(u32, u32)| {
+                (base.row_at(*other, Direction::Egress, kind.atom) == below
+                    && words(*other).eq(words(class)))
+                .then_some(*row)
+            };
+            if let Some(row) = met.iter().find_map(like) {
+                rows.push(row);
+                continue;
+            }
+            let ports = kind.ports.iter().zip(words(class));
+            let over: Over = ports
+                .map(|(((protocol, port), _), words)| (row_key(protocol.number(), *port), words))
+                .collect();
+            let row = self.row_over(base, below, over)?;
+            met.push((class, row));
             rows.push(row);
         }
         let rows: RowsByClass = rows.into();
         self.kinds.insert(kind.clone(), rows.clone());
         Ok(rows)
+    }
+
+    /// The row with these verdicts over another one.
+    fn row_over(&mut self, base: &Reader<'_>, below: u32, over: Over) -> Result<u32, CompileError> {
+        let key = (below, over);
+        if let Some(known) = self.over.get(&key) {
+            return Ok(*known);
+        }
+        let words: Arc<[u32]> = put_over(base.intervals(below), &key.1)?.into();
+        let next = number(self.rows.len());
+        let row = *self.row_numbers.entry(words.clone()).or_insert(next);
+        if row == next {
+            self.rows.push(words);
+        }
+        self.over.insert(key, row);
+        Ok(row)
     }
 }
 
@@ -454,35 +473,6 @@ fn put_over(
     rows::bounded_words(&intervals)
 }
 
-/// Reads the words of a table.
-struct Base<'w> {
-    words: &'w [u32],
-}
-
-impl Base<'_> {
-    fn at(&self, offset: u32) -> u32 {
-        self.words[offset as usize]
-    }
-
-    fn header(&self, word: usize) -> u32 {
-        self.words[word]
-    }
-
-    /// The offset of the row of a class's egress towards an atom.
-    fn row_at(&self, class: u32, atom: u32) -> u32 {
-        let class = self.header(header::CLASSES) + class * CLASS_WORDS;
-        let groups = self.at(class + Direction::Egress as u32);
-        let block = self.at(groups + atom / BLOCK_WORDS);
-        self.at(block + atom % BLOCK_WORDS)
-    }
-
-    fn intervals(&self, row: u32) -> impl Iterator<Item = [u32; 3]> {
-        let count = self.at(row);
-        let words = move |at: u32, part: u32| self.at(row + 1 + part * count + at);
-        (0..count).map(move |at| [words(at, 0), words(at, 1), words(at, 2)])
-    }
-}
-
 /// Writes what is put behind a table.
 struct Behind<'a> {
     book: &'a mut Book,
@@ -517,9 +507,7 @@ impl<T: Clone + Eq + Hash> Once<T> {
 impl Behind<'_> {
     fn write(self, compiled: &mut Compiled) -> Result<(), CompileError> {
         let limits = &self.snapshot.limits;
-        let base = Base {
-            words: &compiled.words,
-        };
+        let base = compiled.reader();
         // Numbers of kinds, from 1.
         let mut kinds: Once<&Kind> = Once::new();
         let mut number_of = |kind| kinds.insert(kind) + 1;

@@ -28,6 +28,7 @@ use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 use crate::inventory::{Inventory, ObjectName, Owner, Protocol, Workload};
 use crate::services::{Backend, Moved, Services};
 
+use super::reader::Reader;
 use super::{Compiled, SlotEntry, SlotPlan};
 
 /// A protocol and port.
@@ -351,7 +352,7 @@ impl Virtuals {
         let siblings = &self.senders.siblings;
         let entry = Arc::new(Entry {
             outcomes: (self.senders.kinds.iter())
-                .map(|sender| outcome(in_force.compiled, siblings, *sender, &ends))
+                .map(|sender| outcome(in_force.compiled.reader(), siblings, *sender, &ends))
                 .collect(),
             ends: ends.clone(),
         });
@@ -380,7 +381,7 @@ struct Judged {
 
 /// Decides for one kind of sender about backends.
 fn outcome(
-    compiled: &Compiled,
+    table: Reader<'_>,
     siblings: &BTreeSet<(Profile, Profile)>,
     sender: Profile,
     ends: &[End],
@@ -388,7 +389,7 @@ fn outcome(
     let mut enforced = Summary::default();
     let mut audited = Summary::default();
     for end in ends {
-        let [egress, ingress] = decide(compiled, sender, end.profile, end.key);
+        let [egress, ingress] = decide(table, sender, end.profile, end.key);
         let judge = |of: fn(&Decision) -> Verdict| {
             let sides = [
                 (Direction::Egress, of(&egress)),
@@ -420,16 +421,16 @@ fn outcome(
 }
 
 /// The sender's egress and the backend's ingress.
-fn decide(compiled: &Compiled, sender: Profile, end: Profile, key: u32) -> [Decision; 2] {
+fn decide(table: Reader<'_>, sender: Profile, end: Profile, key: u32) -> [Decision; 2] {
     let same = |verdict| Decision {
         enforced: verdict,
         audited: verdict,
     };
     let broken = || same(Verdict::deny(Reason::TableCorrupt));
-    let egress = compiled.decide(sender, Direction::Egress, end, key);
+    let egress = table.decide(sender.class, Direction::Egress, end.atom, key);
     let ingress = match end.kind {
         SlotKind::LocalWorkload | SlotKind::RemoteWorkload => {
-            compiled.decide(end, Direction::Ingress, sender, key)
+            table.decide(end.class, Direction::Ingress, sender.atom, key)
         }
         // Policies of what is no workload are nobody's to ask.
         _ => Some(same(Verdict::allow(Reason::NotIsolated))),
