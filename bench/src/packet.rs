@@ -408,6 +408,8 @@ impl Node {
             adopt_until: 0,
             listeners: Default::default(),
         })?;
+        // Bursts open more flows than a new endpoint has room for.
+        kernel.flow_keeper()?.grow_all(limits.flow_sets())?;
         let events = kernel.events()?;
         let mut node = Self {
             kernel,

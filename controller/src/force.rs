@@ -111,7 +111,16 @@ impl Force {
     /// # Errors
     /// Whatever the kernel refuses.
     pub fn open(config: &Config, revision: u64, names: SharedNames) -> Result<Self, KernelError> {
-        let mut kernel = Kernel::open(&config.bpffs, config.limits(), &config.behaviour())?;
+        let limits = config.limits();
+        let mebibytes = |endpoints, sets| limits.memory_bytes(endpoints, sets) >> 20;
+        tracing::info!(
+            without_endpoints = mebibytes(0, 0),
+            all_endpoints_idle = mebibytes(limits.endpoints, limits.chunk_sets()),
+            all_flow_tables_full = mebibytes(limits.endpoints, limits.flow_sets()),
+            another_table = limits.table_bytes() >> 20,
+            "memory of the kernel's maps in MiB; while a table is replaced there is another"
+        );
+        let mut kernel = Kernel::open(&config.bpffs, limits, &config.behaviour())?;
         match kernel.adopted() {
             Adopted::Nothing => tracing::info!("nothing was in force"),
             Adopted::Everything => tracing::info!("took up what was in force"),
@@ -185,7 +194,7 @@ impl Force {
             hits: Hits::default(),
             node: config.node.name.clone(),
             adopt_midstream: config.adopt_midstream,
-            sweeper: Sweeper::start()?,
+            sweeper: Sweeper::start(kernel.flow_keeper()?)?,
             swept: Instant::now(),
             ended_epochs: Instant::now(),
             is_prepared: false,
@@ -782,6 +791,14 @@ impl Force {
             tracing::debug!(freed = swept.freed, "swept the flow tables");
         }
         swept.is_some()
+    }
+
+    /// Bytes of the kernel's maps, as the kernel accounts for them.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn map_bytes(&self) -> Result<u64, KernelError> {
+        self.kernel.map_bytes()
     }
 
     /// Fill of an endpoint's flow table after the last sweep.

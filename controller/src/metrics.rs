@@ -39,7 +39,7 @@ pub struct Facts<'a> {
     pub endpoints: Vec<(EndpointState, u64)>,
     /// How full everything is.
     pub capacity: Vec<Capacity>,
-    /// Bytes of the kernel's maps.
+    /// Bytes of the kernel's maps, as the kernel accounts for them.
     pub memory_bytes: u64,
     /// How often something was found changed by others.
     pub tamper_events: u64,
@@ -137,7 +137,7 @@ pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
     gauge(
         &registry,
         "cofferdam_map_memory_bytes",
-        "Bytes of the kernel's maps.",
+        "Bytes of the kernel's maps, as the kernel accounts for them.",
         facts.memory_bytes,
     )?;
     let uplinks = gauges(

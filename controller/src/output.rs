@@ -197,8 +197,12 @@ pub struct Link {
 pub struct FlowUse {
     /// Entries in use.
     pub used: u64,
-    /// Entries there are.
+    /// Entries there are: room for half as many flows whatever their keys. While no agent
+    /// runs, the table does not grow.
     pub capacity: u64,
+    /// Entries that the agent lets the table grow to.
+    #[serde(default)]
+    pub capacity_max: u64,
 }
 
 /// An endpoint in `status`.
@@ -275,7 +279,7 @@ pub struct StatusReport {
     pub endpoints: Vec<EndpointStatus>,
     /// How full everything is.
     pub capacity: Vec<Capacity>,
-    /// Bytes of the kernel's maps.
+    /// Bytes of the kernel's maps, as the kernel accounts for them.
     pub memory_bytes: u64,
     /// How often something was found changed by others, and repaired.
     pub tamper_events: u64,

@@ -1,6 +1,7 @@
 //! Opening what an agent before has left in force, and reading it back.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd as _,
@@ -11,6 +12,7 @@ use cofferdam_verdict::{
     bucket::Writer,
     capacity::{Limits, map},
     endpoint::{EndpointRecord, STAMP_KEY, flags},
+    flow::Size,
     hash::Keys,
     memory::Settings,
     table::{MAGIC, PAGE_BYTES, Page, header},
@@ -22,6 +24,7 @@ use crate::{
     behaviour::Behaviour,
     digest::Digest,
     endpoints::Endpoint,
+    flows::Led,
     kernel::{self, Kernel, KernelError, failed, writer},
     maps::{self, MapSet, Shape},
     pins::{Adopted, Pins},
@@ -159,7 +162,7 @@ impl Kernel {
             sys::set_inner(self.table.as_fd(), 0, self.published.map())
                 .map_err(failed("wait for a grace period"))?;
         }
-        let used: Vec<u32> = self
+        let used: BTreeSet<u32> = self
             .index()
             .entries::<1>()
             .map(|(_, value)| value - 1)
@@ -168,10 +171,20 @@ impl Kernel {
             .rev()
             .filter(|number| !used.contains(number))
             .collect();
-        let partitions = self.records().map(|record| record.flow_partition);
-        let partitions: Vec<u32> = partitions
-            .filter_map(|number| number.checked_sub(1))
-            .collect();
+        let (least, most) = (self.limits.chunk_sets(), self.limits.flow_sets());
+        let led = used.iter().filter_map(|&number| {
+            let record = self.endpoints.values().get(number as usize)?;
+            let size = Size(record.flow_size.load());
+            let is_whole = size.sets().is_power_of_two() && (least..=most).contains(&size.sets());
+            let size = if is_whole { size } else { Size::of(least) };
+            record.flow_size.store(size.0);
+            Some(Led {
+                record: number,
+                partition: record.flow_partition.checked_sub(1)?,
+                size,
+            })
+        });
+        let partitions: Vec<Led> = led.collect();
         (self.flows.resume(&partitions))
             .map_err(failed("open the partitions of the flow table"))?;
         for record in self.records() {

@@ -45,6 +45,11 @@ unsafe impl MapValue for Page {}
 /// A BPF array of `T`, and its memory.
 pub struct MappedArray<T> {
     map: OwnedFd,
+    memory: MappedValues<T>,
+}
+
+/// The memory of a BPF array of `T`. The array lives as long as it is mapped.
+pub(crate) struct MappedValues<T> {
     memory: NonNull<T>,
     entries: usize,
     _values: PhantomData<T>,
@@ -52,9 +57,9 @@ pub struct MappedArray<T> {
 
 // SAFETY: the mapping belongs to this value alone and may be used on any thread;
 // shared access is bounded by `T` below.
-unsafe impl<T: Send> Send for MappedArray<T> {}
-// SAFETY: `&MappedArray` gives `&T` only.
-unsafe impl<T: Sync> Sync for MappedArray<T> {}
+unsafe impl<T: Send> Send for MappedValues<T> {}
+// SAFETY: `&MappedValues` gives `&T` only.
+unsafe impl<T: Sync> Sync for MappedValues<T> {}
 
 impl<T: MapValue> MappedArray<T> {
     /// Makes an array of zeroes.
@@ -89,23 +94,31 @@ impl<T: MapValue> MappedArray<T> {
         let memory = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
         Ok(Self {
             map,
-            memory,
-            entries,
-            _values: PhantomData,
+            memory: MappedValues {
+                memory,
+                entries,
+                _values: PhantomData,
+            },
         })
     }
 
     /// The values. What programs write meanwhile must be atomic in `T`.
     pub fn values(&self) -> &[T] {
-        // SAFETY: the mapping has that many values, page-aligned, each of them
-        // valid (`MapValue`), until this value is dropped.
-        unsafe { slice::from_raw_parts(self.memory.as_ptr(), self.entries) }
+        self.memory.values()
     }
 
     /// The values, for writing what no program can reach.
     pub fn values_mut(&mut self) -> &mut [T] {
-        // SAFETY: as in `values`, and `self` is borrowed alone.
-        unsafe { slice::from_raw_parts_mut(self.memory.as_ptr(), self.entries) }
+        let MappedValues {
+            memory, entries, ..
+        } = self.memory;
+        // SAFETY: as in `MappedValues::values`, and `self` is borrowed alone.
+        unsafe { slice::from_raw_parts_mut(memory.as_ptr(), entries) }
+    }
+
+    /// The map, and its memory apart.
+    pub(crate) fn into_parts(self) -> (OwnedFd, MappedValues<T>) {
+        (self.map, self.memory)
     }
 
     /// The map.
@@ -115,21 +128,38 @@ impl<T: MapValue> MappedArray<T> {
 
     /// Bytes of the array.
     pub fn bytes(&self) -> usize {
-        self.entries * size_of::<T>()
+        self.memory.entries * size_of::<T>()
     }
 }
 
-impl<T> Drop for MappedArray<T> {
+impl<T: MapValue> MappedValues<T> {
+    /// The values. What programs write meanwhile must be atomic in `T`.
+    pub(crate) fn values(&self) -> &[T] {
+        // SAFETY: the mapping has that many values, page-aligned, each of them
+        // valid (`MapValue`), until this value is dropped.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr(), self.entries) }
+    }
+}
+
+impl<T> Drop for MappedValues<T> {
     fn drop(&mut self) {
         // SAFETY: these are the mapping's, and no borrow outlives the value.
         unsafe { sys::unmap_memory(self.memory.as_ptr().cast(), self.entries * size_of::<T>()) };
     }
 }
 
+impl<T> fmt::Debug for MappedValues<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedValues")
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<T> fmt::Debug for MappedArray<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MappedArray")
-            .field("entries", &self.entries)
+            .field("entries", &self.memory.entries)
             .finish_non_exhaustive()
     }
 }

@@ -93,9 +93,11 @@ impl Kernel {
             return Err(KernelError::NotSwept);
         }
         record.flow_partition = partition + 1;
-        record.flow_mask = self.flows.mask();
         if let Some(place) = self.endpoints.values_mut().get_mut(number as usize) {
-            *place = record;
+            self.flows.lead(partition, number, |size| {
+                record.flow_size.put(size.0);
+                *place = record;
+            });
         }
         for &(_, slot) in &endpoint.addresses {
             let Some(binding) = self.bindings.values().get(slot as usize) else {
@@ -126,6 +128,7 @@ impl Kernel {
                 .set(&stamp, number + 1)
                 .map_err(|Full| KernelError::EndpointsFull { room })?;
         }
+        self.flows.lead_alone(partition);
         if let Some(value) = before {
             self.unbind(value - 1, |slot| {
                 endpoint.addresses.iter().any(|&(_, kept)| kept == slot)

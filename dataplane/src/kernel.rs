@@ -37,7 +37,7 @@ use crate::{
     attach::AttachError,
     behaviour::{Behaviour, in_jiffies, tick},
     events::Events,
-    flows::{Flows, STALE_REVISIONS, Sweep, Swept},
+    flows::{FlowKeeper, Flows, STALE_REVISIONS, Sweep, Swept},
     maps::MapSet,
     pins::Pins,
     programs::{
@@ -254,6 +254,8 @@ pub(crate) fn settings(
             .jiffies()
             .map_err(io::Error::from)
             .map_err(failed("ask how long a jiffy is"))?,
+        flow_chunk_bits: limits.chunk_bits(),
+        _pad: 0,
     })
 }
 
@@ -430,7 +432,6 @@ impl Kernel {
     /// A grace period is over.
     pub(crate) fn rested(&mut self) {
         self.free.append(&mut self.resting);
-        self.flows.rested();
     }
 
     /// Gives a spare slot of the table in force a profile, so that a workload like
@@ -505,6 +506,39 @@ impl Kernel {
     /// Notes that a sweep is over.
     pub fn end_sweep(&mut self, swept: Swept) {
         self.swept = Some(swept.began);
+    }
+
+    /// The one who lets flow tables grow as they fill, and gives back those of endpoints that
+    /// have gone; for a thread of its own. There is to be one.
+    ///
+    /// # Errors
+    ///
+    /// When the records of endpoints cannot be mapped once more.
+    pub fn flow_keeper(&self) -> Result<FlowKeeper, KernelError> {
+        let records = self
+            .maps
+            .share(map::ENDPOINTS)
+            .map_err(failed(SHARE_MAPS))?;
+        let records = MappedArray::over(records).map_err(failed("map the memory of a BPF map"))?;
+        let (_, records) = records.into_parts();
+        Ok(self.flows.keeper(records, self.settings.keys))
+    }
+
+    /// Bytes of memory that the maps take, as the kernel accounts for them. While a table is
+    /// replaced there are two of it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    pub fn map_bytes(&self) -> Result<u64, KernelError> {
+        let asking = || failed("ask how much memory a BPF map takes");
+        let named = self
+            .maps
+            .names()
+            .map(|name| sys::memory_of(self.maps.get(name)));
+        let named: io::Result<u64> = named.sum();
+        let table = sys::memory_of(self.published.map()).map_err(asking())?;
+        Ok(named.map_err(asking())? + table + self.flows.bytes())
     }
 
     /// Number of tables that were published since the last sweep began.

@@ -35,7 +35,7 @@ pub use behaviour::{Behaviour, IdleTimes};
 pub use early_drop::{XdpMode, strips_tags};
 pub use endpoints::Endpoint;
 pub use events::Events;
-pub use flows::{FlowUse, Sweep, Swept};
+pub use flows::{FlowKeeper, FlowUse, Sweep, Swept};
 pub use hooks::{Foreign, HookState};
 pub use kernel::{Kernel, KernelError, RuleHits};
 pub use pins::Adopted;

@@ -117,11 +117,11 @@ pub(crate) fn plans(limits: &Limits) -> Vec<MapPlan> {
     ));
     plans.push(MapPlan::outer(
         map::FLOWS,
-        limits.flow_partitions(),
+        limits.flow_chunks(),
         MapPlan::array(MapSize {
             name: "flows",
             value_bytes: size_of::<FlowSet>() as u32,
-            entries: limits.flow_sets(),
+            entries: limits.chunk_sets(),
         }),
     ));
     plans.push(MapPlan {

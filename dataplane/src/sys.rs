@@ -26,6 +26,7 @@ pub(crate) const MMAPABLE: u32 = 1 << 10;
 const BPF_MAP_CREATE: c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: c_long = 1;
 const BPF_MAP_UPDATE_ELEM: c_long = 2;
+const BPF_MAP_DELETE_ELEM: c_long = 3;
 const BPF_OBJ_PIN: c_long = 6;
 const BPF_OBJ_GET: c_long = 7;
 const BPF_MAP_GET_FD_BY_ID: c_long = 14;
@@ -44,7 +45,7 @@ struct MapCreate {
     map_name: [u8; 16],
 }
 
-/// The attributes of `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_LOOKUP_ELEM`.
+/// The attributes of `BPF_MAP_UPDATE_ELEM`, `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_DELETE_ELEM`.
 #[repr(C)]
 struct MapElement {
     map_fd: u32,
@@ -175,6 +176,31 @@ pub(crate) fn set_inner(
     inner: BorrowedFd<'_>,
 ) -> io::Result<()> {
     set_value(outer, index, &(inner.as_raw_fd() as u32))
+}
+
+/// Takes the map at an index out of an array of maps. Returns after a grace period, at once if
+/// none was there.
+pub(crate) fn remove_inner(outer: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let attributes = MapElement {
+        map_fd: outer.as_raw_fd() as u32,
+        _pad: 0,
+        key: std::ptr::from_ref(&index).addr() as u64,
+        value: 0,
+        flags: 0,
+    };
+    match bpf(BPF_MAP_DELETE_ELEM, &attributes) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// Bytes of memory that a map takes, as the kernel accounts for them.
+pub(crate) fn memory_of(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let path = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
+    let text = std::fs::read_to_string(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    let bytes = line.and_then(|bytes| bytes.trim().parse().ok());
+    bytes.ok_or_else(|| io::Error::other("the kernel does not say how much memory a map takes"))
 }
 
 /// The map that an array of maps has at an index. Needs CAP_SYS_ADMIN, as every

@@ -1,6 +1,7 @@
 //! Honest traffic under load: it must lose nothing.
 //!
-//! [`swaps`] replaces tables under flows that last; [`short_flows`] opens more flows than there
+//! [`swaps`] replaces tables under flows that last, and [`growths`] lets flow tables grow;
+//! [`short_flows`] opens more flows than there
 //! is room for, each of which is over soon.
 //!
 //! Both ends are isolated in both directions, so that every answer passes by its flow alone.
@@ -13,7 +14,7 @@ use std::{
 };
 
 use cofferdam_dataplane::{Behaviour, Kernel};
-use cofferdam_verdict::{capacity::Limits, verdict::Action};
+use cofferdam_verdict::{capacity::Limits, flow::WAYS, verdict::Action};
 
 use crate::{
     firewall::{Firewall, LIMITS, Pod, named},
@@ -26,6 +27,10 @@ use crate::{
 
 /// Port of the questions.
 const PORT: u16 = 53;
+/// Port that answers, and that policy denies.
+const DENIED_PORT: u16 = 54;
+/// Time after which a denied question is asked again.
+const SHORTLY: Duration = Duration::from_millis(5);
 /// Port of the connections.
 const TCP_PORT: u16 = 5432;
 /// Conversations of each family.
@@ -55,15 +60,17 @@ fn shop() -> io::Result<(World, [Pod; 2])> {
     Ok((world.map_err(io::Error::other)?, pods))
 }
 
-/// What [`swaps`] came to.
+/// What happened while flows that last went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swapped {
-    /// Tables published.
-    pub swaps: u64,
+pub struct Lasted {
+    /// Changes made meanwhile: tables published, or growths of flow tables.
+    pub changes: u64,
     /// Questions that were answered.
     pub answered: u64,
     /// Questions without an answer.
     pub lost: u64,
+    /// Questions that policy denies, and that were answered.
+    pub leaked: u64,
 }
 
 /// Publishes that many tables, or as many as there is time for, while two threads ask and
@@ -76,11 +83,55 @@ pub struct Swapped {
 /// # Panics
 ///
 /// When the kernel refuses a table.
-pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Swapped> {
+pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Lasted> {
+    lasting(&mut Firewall::turn(), |firewall| {
+        let tables = [[CLOSED, DB, ANOTHER].concat(), [CLOSED, DB].concat()];
+        let mut swaps = 0;
+        while swaps < number && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            firewall.replace_policies(&tables[swaps as usize % 2]);
+            swaps += 1;
+        }
+        swaps
+    })
+}
+
+/// Lets the flow tables of both ends grow to 32 times their size, by doubling, under the same
+/// questions.
+///
+/// # Errors
+///
+/// As for [`swaps`].
+///
+/// # Panics
+///
+/// When the kernel refuses a table.
+pub fn growths() -> io::Result<Lasted> {
+    let limits = Limits {
+        flows_per_endpoint: 32 * Limits::DEFAULT.chunk_sets() * WAYS as u32 / 2,
+        ..LIMITS
+    };
+    let kernel = Kernel::load(limits, &Behaviour::default());
+    let mut firewall = Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")));
+    lasting(&mut firewall, |firewall| {
+        let mut keeper = firewall.kernel().flow_keeper().expect("memory");
+        let mut growths = 0;
+        for _ in 0..5 {
+            keeper.grow_all(2).expect("memory");
+            growths += 2;
+        }
+        growths
+    })
+}
+
+/// Does something while two threads ask and are answered without a pause, each over its own
+/// conversations, and a third asks what is denied.
+fn lasting(
+    firewall: &mut Firewall,
+    change: impl FnOnce(&mut Firewall) -> u64,
+) -> io::Result<Lasted> {
     let (world, pods) = shop()?;
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
-    let _server = Server::start(db, &[Probe::Udp(PORT)])?;
-    let mut firewall = Firewall::turn();
+    let _server = Server::start(db, &[Probe::Udp(PORT), Probe::Udp(DENIED_PORT)])?;
     firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
     firewall.attach(&world);
     let mut talks = Vec::new();
@@ -93,9 +144,10 @@ pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Swapped> {
                 .collect::<io::Result<Vec<_>>>()?,
         );
     }
+    let denied = || Conversation::udp(web, db.ip(Family::V4), DENIED_PORT);
     let stop = AtomicBool::new(false);
-    let [answered, lost] = [0, 0].map(AtomicU64::new);
-    let mut swaps = 0;
+    let [answered, lost, leaked] = [0, 0, 0].map(AtomicU64::new);
+    let mut changes = 0;
     thread::scope(|scope| {
         for mut talks in talks {
             let (stop, answered, lost) = (&stop, &answered, &lost);
@@ -113,18 +165,23 @@ pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Swapped> {
                 }
             });
         }
-        let tables = [[CLOSED, DB, ANOTHER].concat(), [CLOSED, DB].concat()];
-        while swaps < number && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            firewall.replace_policies(&tables[swaps as usize % 2]);
-            swaps += 1;
-        }
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let asked = denied().and_then(|mut talk| talk.exchange(b"denied;", SHORTLY));
+                leaked.fetch_add(asked.is_ok().into(), Ordering::Relaxed);
+            }
+        });
+        changes = change(firewall);
         stop.store(true, Ordering::Relaxed);
     });
     firewall.ledger().assert_conserved();
-    Ok(Swapped {
-        swaps,
+    // Before the interfaces go.
+    firewall.clear();
+    Ok(Lasted {
+        changes,
         answered: answered.into_inner(),
         lost: lost.into_inner(),
+        leaked: leaked.into_inner(),
     })
 }
 

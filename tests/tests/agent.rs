@@ -17,6 +17,8 @@ mod identity;
 mod leaving;
 #[path = "agent/listeners.rs"]
 mod listeners;
+#[path = "agent/memory.rs"]
+mod memory;
 #[path = "agent/records.rs"]
 mod records;
 #[path = "agent/reports.rs"]

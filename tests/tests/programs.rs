@@ -21,6 +21,8 @@ mod flow_states;
 mod flows;
 #[path = "programs/fragments.rs"]
 mod fragments;
+#[path = "programs/growing.rs"]
+mod growing;
 #[path = "programs/hosts.rs"]
 mod hosts;
 #[path = "programs/hurrying.rs"]

@@ -1,16 +1,23 @@
-//! The thread that sweeps the flow tables.
+//! The thread that keeps the flow tables: it sweeps them, lets them grow as they fill, and
+//! gives them back when their endpoints have gone.
 //!
-//! A sweep reads every entry of every endpoint: 25 ms for 60 endpoints, in which the
-//! reconciling thread would answer nobody.
+//! A sweep reads every entry of every endpoint: 25 ms for 60 endpoints with full tables, in
+//! which the reconciling thread would answer nobody. Growth waits for a grace period at each
+//! step.
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use cofferdam_dataplane::{KernelError, Sweep, Swept};
+use cofferdam_dataplane::{FlowKeeper, KernelError, Sweep, Swept};
 
 /// Name of the thread, as `/proc` has it.
 const NAME: &str = "sweep";
+
+/// Time between two looks at the fill of all flow tables. One that is half full has as much
+/// time to grow as it takes the other half to fill.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// The thread, which does one sweep at a time.
 #[derive(Debug)]
@@ -27,14 +34,21 @@ impl Sweeper {
     ///
     /// # Errors
     /// When the system has no room for a thread.
-    pub(super) fn start() -> Result<Self, KernelError> {
+    pub(super) fn start(mut keeper: FlowKeeper) -> Result<Self, KernelError> {
         let (orders, ordered) = mpsc::channel::<Sweep>();
         let (finish, finished) = mpsc::channel();
         let thread = thread::Builder::new().name(NAME.to_owned());
         let thread = thread.spawn(move || {
-            for sweep in ordered {
-                if finish.send(sweep.run()).is_err() {
-                    return;
+            let mut is_well = true;
+            loop {
+                match ordered.recv_timeout(BETWEEN_LOOKS) {
+                    Ok(sweep) => {
+                        if finish.send(sweep.run()).is_err() {
+                            return;
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => is_well = look(&mut keeper, is_well),
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
         });
@@ -67,6 +81,21 @@ impl Sweeper {
         self.is_busy = false;
         Some(swept)
     }
+}
+
+/// Looks after the flow tables. Returns `true` if they have what they need; says so when that
+/// changes.
+fn look(keeper: &mut FlowKeeper, was_well: bool) -> bool {
+    let looked = keeper.look();
+    match &looked {
+        Err(error) if was_well => tracing::error!(
+            "cannot make a flow table larger, or give one back: {error}; it stays as it is and \
+             is tried again"
+        ),
+        Ok(()) if !was_well => tracing::info!("flow tables grow again, and are given back"),
+        Ok(()) | Err(_) => {}
+    }
+    looked.is_ok()
 }
 
 impl Drop for Sweeper {

@@ -28,7 +28,7 @@ impl Reconciler {
                 tracing::warn!(
                     %endpoint,
                     used = fill.used,
-                    capacity = fill.capacity,
+                    capacity = fill.most,
                     "the flow table is nearly full; when it is, new flows that policy does not \
                      allow both ways are dropped: {REMEDY}"
                 );
@@ -49,9 +49,8 @@ impl Reconciler {
     }
 
     fn filling(&self) -> impl Iterator<Item = (&EndpointId, FlowUse)> {
-        self.fills().filter(|(_, fill)| {
-            u64::from(fill.used) * 100 >= u64::from(fill.capacity) * ALARM_PERCENT
-        })
+        self.fills()
+            .filter(|(_, fill)| u64::from(fill.used) * 100 >= u64::from(fill.most) * ALARM_PERCENT)
     }
 
     /// A finding about each flow table that is nearly full.
@@ -65,7 +64,7 @@ impl Reconciler {
             message: format!(
                 "endpoint {endpoint}: its flow table is nearly full, {} of {} flows; when it is, \
                  new flows that policy does not allow both ways are dropped",
-                fill.used, fill.capacity
+                fill.used, fill.most
             ),
             hint: Some(REMEDY.to_owned()),
         })
@@ -81,7 +80,7 @@ impl Reconciler {
         Capacity {
             table: "flows_of_fullest_endpoint".to_owned(),
             used: fullest.used.into(),
-            max: fullest.capacity.into(),
+            max: fullest.most.into(),
             bytes,
         }
     }

@@ -6,10 +6,8 @@ use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
 use cofferdam_policies::reach::Probe;
 use cofferdam_verdict::counter::Counter;
-use cofferdam_verdict::flow::FlowSet;
-use cofferdam_verdict::table::PAGE_BYTES;
 
-use super::{Managed, Reconciler};
+use super::{Managed, Reconciler, chain};
 use crate::metrics::{Facts, render};
 use crate::output::{
     Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
@@ -51,6 +49,7 @@ impl Reconciler {
                         FlowUse {
                             used: flows.used.into(),
                             capacity: flows.capacity.into(),
+                            capacity_max: flows.most.into(),
                         }
                     }),
                     problem: managed.problem.clone(),
@@ -246,28 +245,16 @@ impl Reconciler {
             bytes: bytes(cofferdam_verdict::capacity::map::ADDRESSES_V4)
                 + bytes(cofferdam_verdict::capacity::map::ADDRESSES_V6),
         });
-        capacity.push(self.fullest(u64::from(limits.flow_sets()) * size_of::<FlowSet>() as u64));
+        capacity.push(self.fullest(limits.partition_bytes(limits.flow_sets())));
         capacity
     }
 
-    /// Bytes of the kernel's maps; while a table is replaced there are two of them.
+    /// Bytes of the kernel's maps, as the kernel accounts for them.
     fn memory_bytes(&self) -> u64 {
-        let limits = self.config.limits();
-        let arrays = limits
-            .arrays()
-            .iter()
-            .map(|array| u64::from(array.value_bytes) * u64::from(array.entries))
-            .sum::<u64>();
-        let counters = limits.counters();
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-        let counters = u64::from(counters.value_bytes) * u64::from(counters.entries) * cpus;
-        let flows = u64::from(limits.flow_sets()) * size_of::<FlowSet>() as u64;
-        let partitions = (self.endpoints.len() + self.leaving.len()) as u64 + 1;
-        arrays
-            + counters
-            + u64::from(limits.table_pages) * PAGE_BYTES as u64
-            + u64::from(limits.ring_bytes())
-            + flows * partitions
+        self.force.map_bytes().unwrap_or_else(|error| {
+            tracing::error!("{}", chain(&error));
+            0
+        })
     }
 
     pub(super) fn metrics(&mut self) -> String {

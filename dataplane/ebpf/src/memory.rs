@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use cofferdam_verdict::{
     bucket::{AddressBlock, Bucket},
+    capacity::CHUNK_SETS,
     checksum::Window,
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     endpoint::{Binding, EndpointRecord},
@@ -41,7 +42,7 @@ static ENDPOINTS: Array<[u64; 40], 1> = Array::new();
 static BINDINGS: Array<[u32; 4], 1> = Array::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { COUNTER_COUNT as usize }> = PerCpuArray::new();
-/// Partitions of the flow table: arrays of flow sets.
+/// Chunks of the partitions of the flow table: arrays of flow sets.
 #[btf_map]
 static FLOWS: ArrayOfMaps<Array<[u64; FLOW_SET_WORDS], 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
@@ -70,6 +71,8 @@ static SETTINGS: Settings = Settings {
     bucket_masks: [0; 3],
     own_node_allowed: 0,
     idle: [0; IDLE_TIMES],
+    flow_chunk_bits: 0,
+    _pad: 0,
 };
 
 /// Places in the kernel's packet buffer. Written by the loader, as the settings are.
@@ -276,7 +279,9 @@ impl Memory for Maps {
 impl FlowMemory for Maps {
     #[inline(always)]
     fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet> {
-        let value = FLOWS.get(partition)?.get_ptr(set);
+        let first = partition << self.settings_at_hand().flow_chunk_bits;
+        let chunk = FLOWS.get(first.wrapping_add(set / CHUNK_SETS))?;
+        let value = chunk.get_ptr(set % CHUNK_SETS);
         // SAFETY: flow sets are atomics throughout.
         unsafe { view(value) }
     }

@@ -5,7 +5,7 @@ use crate::{
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord},
     event::EventRecord,
-    flow::WAYS,
+    flow::{FlowSet, WAYS},
     fragment::{self, FragmentSet},
     hits::{self, RuleCount},
     table::{PAGE_BYTES, SLOTS_PER_WORD},
@@ -30,7 +30,7 @@ pub mod map {
     pub const BINDINGS: &str = "BINDINGS";
     /// Counters, one set per CPU.
     pub const COUNTERS: &str = "COUNTERS";
-    /// Array of maps: the partitions of the flow table, by number.
+    /// Array of maps: the chunks of the partitions of the flow table.
     pub const FLOWS: &str = "FLOWS";
     /// Sets of remembered fragments, of all endpoints.
     pub const FRAGMENTS: &str = "FRAGMENTS";
@@ -41,6 +41,10 @@ pub mod map {
     /// Counts of rules, under tables of both parities.
     pub const RULE_COUNTS: &str = "RULE_COUNTS";
 }
+
+/// Most sets of a chunk: entries for 1 024 flows at half load, in 256 KiB. The programs know
+/// the number, so that finding a set costs them a shift.
+pub const CHUNK_SETS: u32 = 512;
 
 /// What a node has room for. Fixed when the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,7 @@ pub struct Limits {
     /// most 2^20.
     pub rules: u32,
     /// Flows of one endpoint for which there is room whatever their keys. Its
-    /// partition has twice as many entries, because at half load no key is refused.
+    /// partition grows to twice as many entries, because at half load no key is refused.
     pub flows_per_endpoint: u32,
     /// Bytes of the ring buffer of events; rounded up to a power of two.
     pub event_bytes: u32,
@@ -131,15 +135,31 @@ impl Limits {
         self.endpoints * 2
     }
 
-    /// Sets of one endpoint's partition of the flow table.
+    /// Sets that one endpoint's partition of the flow table may grow to.
     pub const fn flow_sets(&self) -> u32 {
         (self.flows_per_endpoint * 2)
             .div_ceil(WAYS as u32)
             .next_power_of_two()
     }
 
-    /// Partitions of the flow table: that of an endpoint just removed rests for a
-    /// grace period. One is made when the first endpoint needs it.
+    /// Sets of a chunk of a partition. A partition begins with one chunk.
+    pub const fn chunk_sets(&self) -> u32 {
+        let sets = self.flow_sets();
+        if sets < CHUNK_SETS { sets } else { CHUNK_SETS }
+    }
+
+    /// Binary logarithm of the number of chunks that a partition may grow to.
+    pub const fn chunk_bits(&self) -> u32 {
+        (self.flow_sets() / self.chunk_sets()).ilog2()
+    }
+
+    /// Places for chunks, of all partitions: those of a partition lie side by side.
+    pub const fn flow_chunks(&self) -> u32 {
+        self.flow_partitions() << self.chunk_bits()
+    }
+
+    /// Partitions of the flow table: that of an endpoint just removed rests until it is
+    /// given back. One is made when the first endpoint needs it.
     pub const fn flow_partitions(&self) -> u32 {
         self.endpoint_records()
     }
@@ -211,6 +231,31 @@ impl Limits {
                 entries: self.rules * hits::SETS,
             },
         ]
+    }
+
+    /// Bytes of a decision table.
+    pub const fn table_bytes(&self) -> u64 {
+        self.table_pages as u64 * PAGE_BYTES as u64
+    }
+
+    /// Bytes of a partition of the flow table with so many sets.
+    pub const fn partition_bytes(&self, sets: u32) -> u64 {
+        sets as u64 * size_of::<FlowSet>() as u64
+    }
+
+    /// Bytes of all maps with so many endpoints, whose partitions have so many sets each, but
+    /// for counters and what the kernel needs for each map. While a table is replaced there are
+    /// two of it.
+    pub fn memory_bytes(&self, endpoints: u32, sets: u32) -> u64 {
+        let arrays = self.arrays();
+        let arrays = arrays
+            .iter()
+            .map(|map| u64::from(map.value_bytes) * u64::from(map.entries));
+        arrays.sum::<u64>()
+            + self.table_bytes()
+            + u64::from(self.ring_bytes())
+            + u64::from(self.flow_chunks()) * 8
+            + u64::from(endpoints) * self.partition_bytes(sets)
     }
 
     /// The counters' map, one set per CPU.

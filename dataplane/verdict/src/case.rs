@@ -322,11 +322,11 @@ impl Case {
         }
     }
 
-    /// Returns `true` if the entry that the packet rests on must be read again; after the last
-    /// time, there is none.
+    /// Returns `true` if the entry that the packet rests on must be read again, or looked for
+    /// elsewhere; after the last time, there is none.
     #[inline(always)]
     pub(crate) const fn reads_again(&mut self, reads: u32) -> bool {
-        if self.flow_step != step::CONTENDED {
+        if self.flow_step < step::CONTENDED {
             return false;
         }
         let is_last = reads >= READS;

@@ -44,8 +44,8 @@ pub const STAMP_KEY: u32 = 1 << 31;
 
 /// What the programs know of an endpoint.
 ///
-/// Never changed once an interface index leads to it, but for `flags` and the end of
-/// `adopt_until`: a change is a new record under another number, and the old number rests
+/// Never changed once an interface index leads to it, but for `flags`, `flow_size` and the end
+/// of `adopt_until`: a change is a new record under another number, and the old number rests
 /// for a grace period. Unused addresses have slot 0.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
@@ -63,8 +63,9 @@ pub struct EndpointRecord {
     pub mac: u64,
     /// The endpoint's partition of the flow table, + 1; 0 when it has none.
     pub flow_partition: u32,
-    /// Number of sets in the partition, a power of two, − 1.
-    pub flow_mask: u32,
+    /// Size of the partition, a [`Size`](crate::flow::Size); user space stores it in one piece
+    /// at any time.
+    pub flow_size: SharedWord,
     /// Number that the endpoint's packets carry on this node (`tc_index`), 1 to
     /// [`MAX_STAMP`]; 0 when the endpoint has none, and its packets count as nobody's.
     pub stamp: u32,

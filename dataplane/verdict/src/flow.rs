@@ -15,10 +15,13 @@ mod adopt;
 #[cfg(test)]
 mod claims;
 mod crossing;
+#[cfg(not(target_arch = "bpf"))]
+pub mod grow;
 mod hurry;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
 mod room;
+mod size;
 mod track;
 
 use crate::{
@@ -33,6 +36,7 @@ use crate::{
 pub use adopt::{Aside, adopt};
 pub use crossing::{covers, is_placed, leaves};
 pub use hurry::{Glance, Words, hurry};
+pub use size::{Size, shortening};
 pub use track::{ATTEMPTS, READS, choose, give_up, remember, track};
 pub(crate) use track::{is_opening, look_up};
 
@@ -190,8 +194,12 @@ const _: () = assert!(MARKS_SHIFT + width::MARKS == 64);
 /// | 34–53 | rule that allowed the flow |
 /// | 54–56 | [`FlowState`] |
 /// | 57–63 | [`flow_mark`] |
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StateWord(pub u64);
+
+/// State and marks of a word whose free place is kept: no flow's, and no free place's
+/// otherwise.
+const RESERVED: u64 = ((1 << width::MARKS) - 1) << width::STATE;
 
 const fn field(word: u64, shift: u32, width: u32) -> u32 {
     (word >> shift & ((1 << width) - 1)) as u32
@@ -221,6 +229,34 @@ impl StateWord {
         )
     }
 
+    /// Returns `true` if user space keeps the free place for a flow that it moves there. No
+    /// program looks for a flow in a free entry, nor puts one into this one.
+    #[inline(always)]
+    pub const fn is_reserved(self) -> bool {
+        self.0 >> STATE_SHIFT == RESERVED
+    }
+
+    /// The word of a free place that user space keeps, in the place of this one.
+    #[must_use]
+    pub const fn reserved(self) -> Self {
+        let free = self.published(0, 0, 0, FlowState::Free, 0);
+        Self(free.0 | RESERVED << STATE_SHIFT)
+    }
+
+    /// The same word in another place, after the word that stands there.
+    #[must_use]
+    pub const fn after(self, other: Self) -> Self {
+        let mask = place(u32::MAX, VERSION_SHIFT, width::VERSION);
+        let version = other.version().wrapping_add(1);
+        Self(self.0 & !mask | place(version, VERSION_SHIFT, width::VERSION))
+    }
+
+    /// The word of a free place, after this one.
+    #[must_use]
+    pub const fn freed(self) -> Self {
+        self.published(0, 0, 0, FlowState::Free, 0)
+    }
+
     /// Whether a writer holds the entry.
     pub const fn is_locked(self) -> bool {
         self.0 & 1 != 0
@@ -240,6 +276,13 @@ impl StateWord {
     pub const fn is_of(self, incarnation: u32) -> bool {
         let mask = place(u32::MAX, INCARNATION_SHIFT, width::INCARNATION);
         self.0 & mask == place(incarnation, INCARNATION_SHIFT, width::INCARNATION)
+    }
+
+    /// Returns `true` if two entries are of the same incarnation of their endpoint.
+    #[cfg(not(target_arch = "bpf"))]
+    pub(crate) const fn has_incarnation_of(self, other: Self) -> bool {
+        let mask = place(u32::MAX, INCARNATION_SHIFT, width::INCARNATION);
+        (self.0 ^ other.0) & mask == 0
     }
 
     /// Whether the entry counts under this revision and incarnation.
@@ -500,6 +543,11 @@ pub(crate) mod step {
     /// Another processor was changing the entry that the packet rests on, its flow's or its
     /// datagram's: it must be read again.
     pub(crate) const CONTENDED: u32 = 8;
+    /// The partition grows, and the packet has no flow where it belongs: it may lie where it
+    /// belonged before.
+    pub(crate) const EARLIER: u32 = 9;
+    /// Nor there: it may have been moved meanwhile to where it belongs.
+    pub(crate) const MOVED: u32 = 10;
 }
 
 /// A set of entries, the value of a partition's BPF array.

@@ -43,13 +43,18 @@ pub struct Settings {
     pub own_node_allowed: u32,
     /// Jiffies that a flow may be idle, by [`crate::flow::Idle`].
     pub idle: [u32; IDLE_TIMES],
+    /// Binary logarithm of the number of chunks that a partition of the flow table may have.
+    pub flow_chunk_bits: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 const _: () = assert!(
-    size_of::<Settings>() == 112
+    size_of::<Settings>() == 120
         && core::mem::offset_of!(Settings, bucket_masks) == 64
         && core::mem::offset_of!(Settings, own_node_allowed) == 76
         && core::mem::offset_of!(Settings, idle) == 80
+        && core::mem::offset_of!(Settings, flow_chunk_bits) == 112
 );
 
 /// The pages of one decision table.

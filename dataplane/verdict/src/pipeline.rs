@@ -13,7 +13,8 @@
 //! 3. [`Steps::follow`] settles a later fragment by its first one.
 //! 4. [`Steps::track`] settles a packet of a live flow.
 //! 5. [`Steps::relate`] settles an ICMP error about a live flow. Where another processor
-//!    changes the entry that one of these three needs, it is asked again.
+//!    changes the entry that one of these three needs, or the flow's partition grows, it is
+//!    asked again.
 //! 6. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
 //!    nothing, [`Steps::adopt`] may have it asked about the other direction.
 //! 7. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow. About a packet

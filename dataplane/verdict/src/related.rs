@@ -73,7 +73,7 @@ pub fn relate<M: FlowMemory, F: Frame>(memory: &M, frame: &F, case: &mut Case) {
     let Some(table) = Table::open(memory) else {
         return;
     };
-    case.flow_step = look_up(memory, &table, record, &key, case.bytes);
+    case.flow_step = look_up(memory, &table, record, &key, case);
     if !case.is_settled() {
         return;
     }

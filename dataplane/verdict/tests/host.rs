@@ -9,6 +9,8 @@ mod arriving;
 mod contending;
 #[path = "host/following.rs"]
 mod following;
+#[path = "host/growing.rs"]
+mod growing;
 #[path = "host/hits.rs"]
 mod hits;
 #[path = "host/hurrying.rs"]

@@ -81,7 +81,7 @@ proptest! {
         slot in 1u32..100,
         ingress in 0u32..3,
     ) {
-        let settings = Settings { keys: KEYS, bucket_masks: [0; 3], own_node_allowed: 1, idle: [1000; 8] };
+        let settings = Settings { keys: KEYS, bucket_masks: [0; 3], own_node_allowed: 1, idle: [1000; 8], ..Settings::default() };
         let index = [Bucket::default()];
         Writer::new(&KEYS, &index).expect("one bucket").set(&[1], 1).expect("an empty bucket");
         let mut record = EndpointRecord { ifindex: 1, mac: MAC, ..EndpointRecord::default() };

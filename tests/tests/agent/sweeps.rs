@@ -44,21 +44,13 @@ fn wait_until(scene: &Scene, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A sweep of 131 072 entries takes more than a millisecond, which the thread that answers
-/// requests does not have.
+/// Looks at all flow tables and sweeps of them take more than a millisecond in the end, which
+/// the thread that answers requests does not have.
 #[test]
-fn another_thread_than_that_of_requests_sweeps_the_flow_tables() {
+fn another_thread_than_that_of_requests_keeps_the_flow_tables() {
     skip_unless!(Feature::NetworkNamespaces);
-    let mut scene = Scene::new(Wiring::Ptp);
-    scene.agent = scene
-        .agent
-        .settings("limits: {flows_per_endpoint: 65536}\n");
-    let scene = scene.in_force(DB_FROM_WEB);
+    let scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
     let before = ran(&scene, "sweep");
-    assert!(
-        before < Duration::from_millis(1),
-        "nothing is due: {before:?}"
-    );
     wait_until(&scene, || {
         ran(&scene, "sweep") - before > Duration::from_millis(1)
     });
@@ -66,14 +58,14 @@ fn another_thread_than_that_of_requests_sweeps_the_flow_tables() {
 }
 
 /// Sends from many ports of web; each datagram begins a flow.
-fn fill(scene: &Scene, flows: u16) {
+pub(super) fn fill(scene: &Scene, flows: std::ops::Range<u16>) {
     let to = scene
         .workload("shop/stranger")
         .end
         .ip(Family::V4)
         .expect("IPv4");
     let _inside = scene.workload("shop/web").namespace.enter().expect("web");
-    for port in 0..flows {
+    for port in flows {
         let socket = UdpSocket::bind(("0.0.0.0", 20_000 + port)).expect("a free port");
         socket.send_to(b"?", (to, 9)).expect("it is sent");
     }
@@ -82,10 +74,12 @@ fn fill(scene: &Scene, flows: u16) {
 #[test]
 fn a_flow_table_that_fills_is_said_before_it_is_full() {
     skip_unless!(Feature::NetworkNamespaces);
+    // Where a flow table is nearly full, an eighth of the idle time holds: 15 s, longer than
+    // a sweep takes to come.
     let mut scene = Scene::new(Wiring::Ptp);
     scene.agent = scene
         .agent
-        .settings("limits: {flows_per_endpoint: 512}\nidle: {udp_one_way: 15s}\n");
+        .settings("limits: {flows_per_endpoint: 512}\nidle: {udp_one_way: 2m}\n");
     let scene = scene.in_force(DB_FROM_WEB);
     let fullest = || -> (u64, u64) {
         let (status, text) = scene.agent.http("/metrics");
@@ -112,7 +106,7 @@ fn a_flow_table_that_fills_is_said_before_it_is_full() {
     };
     assert!(alarms().is_empty());
 
-    fill(&scene, 900);
+    fill(&scene, 0..900);
     wait_until(&scene, || fullest().0 >= 850);
     let alarm = alarms();
     assert_eq!(alarm.len(), 1, "{alarm:?}");

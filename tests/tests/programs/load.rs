@@ -16,7 +16,17 @@ fn no_answer_is_lost_while_tables_are_replaced() {
     skip_unless!(Feature::NetworkNamespaces);
     let swapped = load::swaps(SWAPS, None).expect("traffic");
     assert!(swapped.answered > SWAPS, "{swapped:?}");
-    assert_eq!(swapped.lost, 0, "{swapped:?}");
+    assert_eq!((swapped.lost, swapped.leaked), (0, 0), "{swapped:?}");
+}
+
+/// Flows are moved while packets look for them on other processors.
+#[test]
+fn no_answer_is_lost_while_flow_tables_grow() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let grown = load::growths().expect("traffic");
+    assert_eq!(grown.changes, 10, "{grown:?}");
+    assert!(grown.answered > 100, "{grown:?}");
+    assert_eq!((grown.lost, grown.leaked), (0, 0), "{grown:?}");
 }
 
 /// Flows that are over make room for new ones: some thousand a second, where there is room for

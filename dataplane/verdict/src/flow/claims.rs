@@ -11,7 +11,7 @@ use std::{boxed::Box, vec::Vec};
 
 use cofferdam_verdict::{
     counter::Hook,
-    flow::{FlowEntry, FlowSet, FlowState, KEY_PAIRS, StateWord, WAYS, flow_mark},
+    flow::{FlowEntry, FlowSet, FlowState, KEY_PAIRS, Size, StateWord, WAYS, flow_mark},
     judge::{Case, Context},
     packet::protocol,
     pipeline::judge_flow,
@@ -100,7 +100,7 @@ impl Stage {
             .allows(Db, Egress, Outside, DNS)
             .allows(Db, Egress, OtherNode, DNS);
         let mut node = Node::under(&open.clone().allows(Db, Egress, Far, DNS));
-        node.endpoints[Db as usize].flow_mask = 0;
+        node.endpoints[Db as usize].flow_size.put(Size::of(1).0);
         assert_eq!(node.sends(Db, &question(Far, 4000)), RULE);
         node.publish(&open);
         node.relabel(Far);

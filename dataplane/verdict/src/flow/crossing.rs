@@ -12,7 +12,7 @@ use crate::{
     case::{Case, mark},
     endpoint::EndpointRecord,
     flow::{
-        FlowKey, FlowState, Places, StateWord, TRANSLATED, WAYS, step,
+        FlowKey, FlowState, Places, Size, StateWord, TRANSLATED, WAYS, step,
         track::{Candidate, LOCKED, NOWHERE, account, candidate, find, way_of},
     },
     judge::own_slot,
@@ -41,12 +41,14 @@ pub fn leaves<M: FlowMemory>(memory: &M, case: &mut Case) -> bool {
     let Some(Candidate { mut key, .. }) = candidate(record, case) else {
         return false;
     };
+    // While the partition grows, what was noted may be noted once more.
+    let mask = Size(record.flow_size.load()).mask();
     key.kind &= !TRANSLATED;
-    if find(memory, record, &key, case.bytes) != NOWHERE {
+    if find(memory, record, &key, mask, case.bytes) != NOWHERE {
         return false;
     }
     key.kind |= TRANSLATED;
-    let place = find(memory, record, &key, case.bytes);
+    let place = find(memory, record, &key, mask, case.bytes);
     if place == LOCKED {
         return false;
     }
@@ -66,20 +68,27 @@ pub fn leaves<M: FlowMemory>(memory: &M, case: &mut Case) -> bool {
 }
 
 /// Returns `true` if a packet towards a workload belongs to a flow of the workload's hooks or
-/// to one that was noted as it left, or if the latter may have found no room.
+/// to one that was noted as it left, if the latter may have found no room, or if flows are
+/// being moved.
 #[inline(always)]
 pub fn covers<M: FlowMemory>(memory: &M, case: &Case) -> bool {
     let Some(record) = memory.endpoint(case.endpoint) else {
         return true;
     };
+    let size = Size(record.flow_size.load());
+    if size.growth() != 0 {
+        // Its flow may lie where it lay before.
+        return true;
+    }
+    let mask = size.mask();
     let Some(Candidate { mut key, .. }) = candidate(record, case) else {
         return false;
     };
-    if find(memory, record, &key, case.bytes) != NOWHERE {
+    if find(memory, record, &key, mask, case.bytes) != NOWHERE {
         return true;
     }
     key.kind |= TRANSLATED;
-    let place = find(memory, record, &key, case.bytes);
+    let place = find(memory, record, &key, mask, case.bytes);
     if place == NOWHERE {
         return is_crowded(memory, record, &key);
     }
@@ -103,7 +112,10 @@ pub fn covers<M: FlowMemory>(memory: &M, case: &Case) -> bool {
 /// Returns `true` if a flow would find no free place in its sets.
 #[inline(always)]
 fn is_crowded<M: FlowMemory>(memory: &M, record: &EndpointRecord, key: &FlowKey) -> bool {
-    let Places { sets, .. } = key.places(&memory.settings().keys, record.flow_mask);
+    let Places { sets, .. } = key.places(
+        &memory.settings().keys,
+        Size(record.flow_size.load()).mask(),
+    );
     let mut choice = 0;
     while choice < 2 {
         let Some(set) = memory.flow_set(record.flow_partition.wrapping_sub(1), sets[choice]) else {

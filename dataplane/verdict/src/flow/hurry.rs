@@ -16,8 +16,8 @@ use crate::{
     counter::Hook,
     endpoint::{EndpointRecord, MAX_STAMP, flags},
     flow::{
-        Checked, FlowEntry, FlowSet, FlowState, IDLE_TIMES, Idle, KEY_PAIRS, Places, StateWord,
-        WAYS, flow_mark, pair,
+        Checked, FlowEntry, FlowSet, FlowState, IDLE_TIMES, Idle, KEY_PAIRS, Places, Size,
+        StateWord, WAYS, flow_mark, pair,
     },
     hash::{Keys, choices, summand},
     memory::{FlowMemory, generation},
@@ -260,7 +260,8 @@ fn pass<M: FlowMemory, G: Glance>(
 ) -> Option<u32> {
     let partition = record.flow_partition.wrapping_sub(1);
     let keys = &memory.settings_at_hand().keys;
-    let Places { sets, tag } = Places::of(choices(keys, sum(keys)), record.flow_mask);
+    let size = Size(record.flow_size.load());
+    let Places { sets, tag } = Places::of(choices(keys, sum(keys)), size.mask());
     let mut set = memory.flow_set(partition, sets[0])?;
     let (mut way, mut word) = way_in(memory, set, tag, &is_of);
     if way == WAYS as u32 {
@@ -306,9 +307,10 @@ fn pass<M: FlowMemory, G: Glance>(
     } else {
         Idle::Udp
     };
-    let idle = memory.blur(idle as u32, packet.length()) as usize & (IDLE_TIMES - 1);
+    let kind = memory.blur(idle as u32, packet.length());
+    let idle = memory.settings_at_hand().idle[kind as usize & (IDLE_TIMES - 1)];
     let now = memory.jiffies();
-    if now.wrapping_sub(last_seen) > memory.settings_at_hand().idle[idle] {
+    if now.wrapping_sub(last_seen) > size.shorten(idle, kind) {
         return None;
     }
     let side = usize::from(!from_opener);

@@ -3,7 +3,7 @@
 use crate::{
     endpoint::EndpointRecord,
     flow::{
-        FlowEntry, FlowKey, FlowSet, FlowState, Idle, KEY_PAIRS, Places, StateWord, WAYS,
+        FlowEntry, FlowKey, FlowSet, FlowState, Idle, KEY_PAIRS, Places, Size, StateWord, WAYS,
         flow_mark,
         track::{NOWHERE, idle_time, way_of},
     },
@@ -36,7 +36,8 @@ pub(super) fn best_place<M: FlowMemory>(
     unknown: u32,
 ) -> Room {
     let partition = record.flow_partition.wrapping_sub(1);
-    let Places { sets, .. } = key.places(&memory.settings().keys, record.flow_mask);
+    let mask = Size(record.flow_size.load()).mask();
+    let Places { sets, .. } = key.places(&memory.settings().keys, mask);
     let pairs = key.pairs();
     let mut best = TAKEN;
     let mut place = NOWHERE;
@@ -245,7 +246,7 @@ fn rank<M: FlowMemory>(
 ) -> u32 {
     let word = StateWord(entry.state.load());
     let state = word.state();
-    if word.is_locked() {
+    if word.is_locked() || word.is_reserved() {
         return TAKEN;
     }
     if matches!(state, FlowState::Free) || !word.is_of(record.incarnation) {
@@ -259,7 +260,7 @@ fn rank<M: FlowMemory>(
     // idle at all. Without a branch, for the verifier's sake.
     let idle = idle & (idle >> 31).wrapping_sub(1);
     let protocol = entry.protocol();
-    if idle > idle_time(memory, protocol, state, unknown) {
+    if idle > idle_time(memory, record, protocol, state, unknown) {
         return EXPIRED;
     }
     let closing = memory.settings().idle[Idle::TcpClosing as usize];

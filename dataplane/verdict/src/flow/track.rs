@@ -30,7 +30,7 @@ use crate::{
     endpoint::EndpointRecord,
     flow::{
         Checked, FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, KEY_PAIRS,
-        OPENED_BY_PEER, Places, StateWord, TRANSLATED, WAYS, flow_mark,
+        OPENED_BY_PEER, Places, Size, StateWord, TRANSLATED, WAYS, flow_mark,
         room::{Room, best_place},
         step,
     },
@@ -126,16 +126,17 @@ pub(super) fn way_of(set: &FlowSet, place: u32) -> &FlowEntry {
     &set.ways[(place & (WAYS as u32 - 1)) as usize]
 }
 
-/// The place of a key's entry, by its set and way; [`LOCKED`] if it is none of those that can
-/// be read.
+/// The place of a key's entry among `mask + 1` sets, by its set and way; [`LOCKED`] if it is none
+/// of those that can be read.
 #[inline(always)]
 pub(super) fn find<M: FlowMemory>(
     memory: &M,
     record: &EndpointRecord,
     key: &FlowKey,
+    mask: u32,
     unknown: u32,
 ) -> u32 {
-    let Places { sets, tag } = key.places(&memory.settings().keys, record.flow_mask);
+    let Places { sets, tag } = key.places(&memory.settings().keys, mask);
     let pairs = key.pairs();
     let mut place = NOWHERE;
     let mut locked = 0;
@@ -169,23 +170,63 @@ pub(super) fn find<M: FlowMemory>(
     memory.blur(place, unknown)
 }
 
+/// Where a flow is looked for, and where next if it is not there; see [`Size`].
+///
+/// A flow is found in its place of before until it can be found where it belongs. So one that
+/// was in neither has been moved between the two looks, or is nowhere: a third look tells.
+#[derive(Clone, Copy)]
+struct Search {
+    /// Number of sets − 1.
+    mask: u32,
+    /// A [`step`].
+    next: u32,
+}
+
+impl Search {
+    /// The search that the step of a case asks for. `last` is the step when a flow is nowhere.
+    #[inline(always)]
+    fn of<M: FlowMemory>(
+        memory: &M,
+        record: &EndpointRecord,
+        flow_step: u32,
+        last: u32,
+        unknown: u32,
+    ) -> Self {
+        let size = Size(record.flow_size.load());
+        let is_step = |step: u32| 0u32.wrapping_sub(memory.less(flow_step ^ step, 1));
+        let (earlier, moved) = (is_step(step::EARLIER), is_step(step::MOVED));
+        let grows = memory.less(0, size.growth());
+        let grows = 0u32.wrapping_sub(grows);
+        // Numbers without branches, of which the verifier knows nothing.
+        let again = step::EARLIER & !earlier | step::MOVED & earlier;
+        let again = again & grows & !moved;
+        let next = again | last & 0u32.wrapping_sub(memory.less(again, 1));
+        Self {
+            mask: memory.blur(size.mask_by(earlier), unknown),
+            next: memory.blur(next, unknown),
+        }
+    }
+}
+
 /// Returns [`step::SETTLED`] if a flow with this key has an entry that counts now, under the
-/// table in force, [`step::CONTENDED`] if its entry must be read again, and
-/// [`step::NOTHING`] otherwise.
+/// table in force, [`step::CONTENDED`] if its entry must be read again, and otherwise where else
+/// it may lie, or [`step::NOTHING`].
 #[inline(always)]
 pub(crate) fn look_up<M: FlowMemory>(
     memory: &M,
     table: &Table<'_, M>,
     record: &EndpointRecord,
     key: &FlowKey,
-    unknown: u32,
+    case: &Case,
 ) -> u32 {
-    let place = find(memory, record, key, unknown);
+    let unknown = case.bytes;
+    let Search { mask, next } = Search::of(memory, record, case.flow_step, step::NOTHING, unknown);
+    let place = find(memory, record, key, mask, unknown);
     if place == LOCKED {
         return step::CONTENDED;
     }
     let Some(set) = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2) else {
-        return step::NOTHING;
+        return next;
     };
     let entry = way_of(set, place);
     let word = StateWord(entry.state.load());
@@ -207,8 +248,8 @@ pub(crate) fn look_up<M: FlowMemory>(
         && !matches!(word.state(), FlowState::Free)
         && word.is_current(table.revision() as u32, record.incarnation)
         && binding.epoch.load() == peer_epoch
-        && idle <= idle_time(memory, key.kind as u8, word.state(), unknown);
-    if counts { step::SETTLED } else { step::NOTHING }
+        && idle <= idle_time(memory, record, key.kind as u8, word.state(), unknown);
+    if counts { step::SETTLED } else { next }
 }
 
 /// Asks the flow table about a packet whose headers are known. Says in the case
@@ -221,13 +262,16 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     let Some(Candidate { key, sent }) = candidate(record, case) else {
         return;
     };
+    let Search { mask, next } =
+        Search::of(memory, record, case.flow_step, step::UNKNOWN, case.bytes);
     case.flow_step = step::UNKNOWN;
-    let place = find(memory, record, &key, case.bytes);
+    let place = find(memory, record, &key, mask, case.bytes);
     if place == LOCKED {
         case.flow_step = step::CONTENDED;
         return;
     }
     let Some(set) = memory.flow_set(record.flow_partition.wrapping_sub(1), place >> 2) else {
+        case.flow_step = next;
         return;
     };
     let entry = way_of(set, place);
@@ -243,7 +287,7 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     let idle = memory.jiffies().wrapping_sub(last_seen);
     // Numbers, of which the verifier knows nothing: conditions would double the ways.
     let kind = idle_kind(memory, case.protocol(), state, case.bytes);
-    let is_idle = memory.less(longest_idle(memory, kind), idle);
+    let is_idle = memory.less(longest_idle(memory, record, kind), idle);
     // An established connection goes on after any silence, if its place was not needed and
     // policy still allows it.
     let is_over = is_idle & memory.less(Idle::TcpEstablished as u32, kind);
@@ -256,6 +300,8 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
         || !word.is_of(record.incarnation)
         || is_over != 0;
     if gone {
+        // It may have been moved since it was found.
+        case.flow_step = next;
         return;
     }
     let is_idle = memory.blur(is_idle, case.bytes);
@@ -361,20 +407,22 @@ fn idle_kind<M: FlowMemory>(memory: &M, protocol: u8, state: FlowState, unknown:
 
 /// Jiffies that a flow may be idle.
 #[inline(always)]
-fn longest_idle<M: FlowMemory>(memory: &M, kind: u32) -> u32 {
+fn longest_idle<M: FlowMemory>(memory: &M, record: &EndpointRecord, kind: u32) -> u32 {
     // The bound of the index is checked where the verifier of Linux 6.1 sees it.
-    memory.settings().idle[kind as usize & (IDLE_TIMES - 1)]
+    let idle = memory.settings().idle[kind as usize & (IDLE_TIMES - 1)];
+    Size(record.flow_size.load()).shorten(idle, kind)
 }
 
 /// Jiffies that a flow may be idle.
 #[inline(always)]
 pub(super) fn idle_time<M: FlowMemory>(
     memory: &M,
+    record: &EndpointRecord,
     protocol: u8,
     state: FlowState,
     unknown: u32,
 ) -> u32 {
-    longest_idle(memory, idle_kind(memory, protocol, state, unknown))
+    longest_idle(memory, record, idle_kind(memory, protocol, state, unknown))
 }
 
 /// Counts a packet of a live flow, and moves the flow's state.
@@ -744,7 +792,7 @@ fn store<M: FlowMemory>(
     if memory.exchange(&entry.state, word.0, word.locked().0) != word.0 {
         return false;
     }
-    let Places { tag, .. } = key.places(&memory.settings().keys, record.flow_mask);
+    let Places { tag, .. } = key.places(&memory.settings().keys, 0);
     set.ways[0].tags[case.flow_place as usize & (WAYS - 1)].put(tag);
     let pairs = key.pairs();
     let mut i = 0;

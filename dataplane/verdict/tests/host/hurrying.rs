@@ -15,7 +15,7 @@ use cofferdam_verdict::{
     checksum::PartialChecksum,
     counter::Hook,
     endpoint::flags,
-    flow::{FlowState, Idle, StateWord},
+    flow::{FlowState, Idle, Size, StateWord},
     judge::Context,
     packet::{Frame, protocol::UDP},
     slices::SliceFrame,
@@ -446,8 +446,8 @@ fn a_probe_takes_the_long_way() {
 #[test]
 fn a_check_that_is_written_late_counts_for_no_other_flow() {
     let policy = policy().connects(Cache, Db, Some((UDP, 53)));
-    let mut node = Node::under(&policy);
-    node.endpoints[Db as usize].flow_mask = 0;
+    let node = Node::under(&policy);
+    node.endpoints[Db as usize].flow_size.put(Size::of(1).0);
     let ask = |who: Who| {
         let packet = udp().from(who.end()).to(Db.end());
         packet.sport(4000).dport(53)

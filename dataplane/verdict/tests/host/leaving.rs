@@ -10,7 +10,7 @@ use super::scene::{
 use cofferdam_verdict::{
     counter::Hook,
     endpoint::{UNDECIDED, flags},
-    flow::{FlowState, StateWord, TRANSLATED},
+    flow::{FlowState, Size, StateWord, TRANSLATED},
     judge::Context,
     reason::Reason,
     uplink,
@@ -179,8 +179,8 @@ fn a_flow_that_leaves_is_none_at_the_workloads_hooks() {
 /// A node whose web has one set of flows, with an established flow in each place: two that it
 /// has opened, and two that the cache has.
 fn full(policy: &Policy) -> Node {
-    let mut node = Node::under(policy);
-    node.endpoints[Web as usize].flow_mask = 0;
+    let node = Node::under(policy);
+    node.endpoints[Web as usize].flow_size.put(Size::of(1).0);
     for port in [1, 2] {
         let packet = || tcp().from(Web.end()).to(Outside.end()).sport(port);
         assert_eq!(leaves(&node, &packet().syn()), FREE);

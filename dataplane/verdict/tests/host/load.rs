@@ -10,7 +10,10 @@ use super::{
     },
 };
 use cofferdam_verdict::{
-    flow::Idle, packet::protocol::UDP, reason::Reason, verdict::Action::Allow,
+    flow::{Idle, Size},
+    packet::protocol::UDP,
+    reason::Reason,
+    verdict::Action::Allow,
 };
 
 const FULL: Outcome = denied(Reason::FlowTableFull);
@@ -19,8 +22,8 @@ const UNTRACKED: Outcome = (Allow, Reason::FlowTableFull);
 
 /// A node whose database has one set of flows: all lie in it.
 fn crowded(policy: &Policy) -> Node {
-    let mut node = Node::under(policy);
-    node.endpoints[Db as usize].flow_mask = 0;
+    let node = Node::under(policy);
+    node.endpoints[Db as usize].flow_size.put(Size::of(1).0);
     node
 }
 

@@ -24,7 +24,7 @@ use cofferdam_verdict::{
     bucket::{AddressBlock, AddressWriter, Bucket, Writer},
     counter::Hook,
     endpoint::{Binding, EndpointRecord, STAMP_KEY},
-    flow::FlowSet,
+    flow::{FlowSet, Size},
     fragment::{self, FragmentSet},
     hash::Keys,
     hits::{RuleCount, place},
@@ -32,6 +32,7 @@ use cofferdam_verdict::{
     memory::Settings,
     packet::Frame,
     reason::Reason,
+    shared::SharedWord,
     slices::{SliceFlows, SliceFrame, SliceMemory},
     table::{
         BLOCK_WORDS, CLASS_WORDS, MAGIC, PAGE_WORDS, PROFILE_WORDS, Page, Profile, SLOTS_OFFSET,
@@ -441,7 +442,7 @@ impl Node {
                 primary_slot: who.slot(Family::V4),
                 mac: u64::from_be_bytes([0, 0, a, b, c, d, e, f]),
                 flow_partition: 1 + who as u32,
-                flow_mask: FLOW_SETS as u32 - 1,
+                flow_size: SharedWord::new(Size::of(FLOW_SETS as u32).0),
                 stamp: who.stamp(),
                 ..EndpointRecord::default()
             };
@@ -461,6 +462,7 @@ impl Node {
                 bucket_masks: [15; 3],
                 own_node_allowed: 1,
                 idle: [5000, 100, 200, 1000, 400, 3000, 600, 700],
+                ..Settings::default()
             },
             endpoints: endpoints.into(),
             bindings: (0..32).map(|_| Binding::new()).collect(),

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use cofferdam_tests::{
-    load::{self, Swapped},
+    load::{self, Lasted},
     skip::Feature,
     soak::Tally,
 };
@@ -39,10 +39,11 @@ pub(crate) fn run(options: &Options, output: &mut impl Write) -> Result<Tally> {
     let minutes = options.minutes.map(NonZeroU64::get);
     let deadline = minutes.map(|minutes| started + Duration::from_secs(minutes * 60));
     let runs = options.runs.map_or(SWAPS, NonZeroU64::get);
-    let Swapped {
-        swaps,
+    let Lasted {
+        changes: swaps,
         answered,
         lost,
+        leaked,
     } = load::swaps(runs, deadline)?;
     writeln!(
         output,
@@ -50,6 +51,6 @@ pub(crate) fn run(options: &Options, output: &mut impl Write) -> Result<Tally> {
         started.elapsed().as_secs_f64()
     )?;
     let mut tally = Tally::new("swaps", options.seed);
-    (tally.runs, tally.lost) = (swaps, lost);
+    (tally.runs, tally.lost, tally.leaked) = (swaps, lost, leaked);
     Ok(tally)
 }
