@@ -376,6 +376,9 @@ pub struct FlowRecord {
     /// in audit mode would have denied.
     #[serde(rename = "type")]
     pub kind: String,
+    /// Hook that judged: `from_workload`, `to_workload`, `uplink_ingress`, `uplink_egress`.
+    #[serde(default)]
+    pub hook: String,
     /// `ingress` or `egress`, as the judged workload sees it.
     pub direction: String,
     /// `allow` or `deny`: what happened.

@@ -219,6 +219,7 @@ fn describe(event: &EventRecord, names: &SharedNames, now: SystemTime) -> Option
         schema: Schema,
         time: time::rfc3339(now),
         kind: kind.as_str().to_owned(),
+        hook: Hook::of_number(event.hook.into()).name().to_owned(),
         direction: direction_word(direction).to_owned(),
         verdict: action_word(verdict.action).to_owned(),
         reason: denial.reason.name().to_owned(),
@@ -412,7 +413,8 @@ status: {podIP: 10.0.0.1}
         let value = serde_json::to_value(&record).unwrap();
         let expected = serde_json::json!({
             "schema": "cofferdam/v1", "time": "1970-01-01T00:00:00.000000000Z",
-            "type": "denied", "direction": "ingress", "verdict": "deny", "reason": "isolated",
+            "type": "denied", "hook": "to_workload", "direction": "ingress", "verdict": "deny",
+            "reason": "isolated",
             "revision": 4_294_967_305_u64, "count": 1, "rule": null,
             "isolated_by": [{"kind": "NetworkPolicy", "namespace": "x", "name": "closed",
                              "index": null, "file": "f.yaml", "line": 4}],

@@ -149,6 +149,7 @@ fn no_reply_is_dropped_early_behind_translation() {
         let to_web = records
             .iter()
             .filter(|record| record.destination.workload.as_deref() == Some("web"));
+        let to_web = to_web.filter(|record| record.hook == "uplink_ingress");
         let recorded: u64 = to_web.map(|record| record.packets).sum();
         assert_eq!(recorded, dropped, "{records:?}");
         assert!(metrics.contains("cofferdam_uplink_mode{interface=\"uplink0\",mode=\"native\"} 1"));
