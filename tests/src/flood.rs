@@ -22,6 +22,7 @@ use fastrand::Rng;
 use crate::{
     firewall::{Firewall, LIMITS, Pod, named},
     ledger::Moved,
+    load::Keeping,
     packet::{End, Family, tcp},
     traffic::{Conversation, FrameSocket, Place, Probe, Server},
     world::{Wiring, World},
@@ -119,6 +120,7 @@ pub fn flood(per_second: u64, long: Duration, seed: u64) -> io::Result<Flooded> 
     let mut firewall = Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")));
     firewall.enforce(&world, &pods, POLICIES);
     firewall.attach(&world);
+    let _keeping = Keeping::start(&mut firewall);
     let _server = Server::start(db, &[Probe::Udp(QUESTIONS), Probe::Tcp(PORT)])?;
 
     let mut lasting = Vec::new();

@@ -8,8 +8,11 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    thread,
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -194,6 +197,43 @@ pub struct Rates {
     pub connections: u64,
 }
 
+/// Lets flow tables grow as they fill, on a thread of its own, as the agent does.
+pub(crate) struct Keeping {
+    /// `None` only while it is dropped: the thread ends when this has gone.
+    until: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeping {
+    /// Time between two looks, as of the agent.
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
+
+    /// Starts it.
+    pub(crate) fn start(firewall: &mut Firewall) -> Self {
+        let mut keeper = firewall.kernel().flow_keeper().expect("memory");
+        let (until, over) = mpsc::channel();
+        let looks = move || {
+            while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(Self::BETWEEN_LOOKS) {
+                keeper.look().expect("memory");
+            }
+        };
+        Self {
+            until: Some(until),
+            thread: Some(thread::spawn(looks)),
+        }
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.until = None;
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say but that it panicked, which it has said by then.
+            _ = thread.join();
+        }
+    }
+}
+
 /// What [`short_flows`] came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
@@ -242,6 +282,7 @@ pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
     let mut firewall = Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")));
     firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
     firewall.attach(&world);
+    let _keeping = Keeping::start(&mut firewall);
     let before = firewall.ledger();
     let address = db.ip(Family::V4);
     let ask = || {

@@ -16,8 +16,9 @@ use cofferdam_dataplane::{FlowKeeper, KernelError, Sweep, Swept};
 const NAME: &str = "sweep";
 
 /// Time between two looks at the fill of all flow tables. One that is half full has as much
-/// time to grow as it takes the other half to fill.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// time to grow as it takes the other half to fill: 70 ms for the 1 024 entries of a new one
+/// under 15 000 new flows a second, of which a grace period is some 10 to 30.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 
 /// The thread, which does one sweep at a time.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ const SAMPLE: u32 = 16;
 /// Of those, so many in use have all entries counted: three eighths.
 const SUSPICIOUS: u32 = 6;
 /// A partition that cannot grow is looked at every so many times.
-const PATIENCE: u32 = 10;
+const PATIENCE: u32 = 40;
 /// Times that the flows of a partition are gone over before others have their turn.
 const PASSES: u32 = 16;
 /// Time for emptying places in which an agent before may have left a chunk: some kernels
