@@ -109,7 +109,7 @@ pub(crate) struct ForwardResult {
     rounds: usize,
 }
 
-/// What stands on a node's way.
+/// Firewall on a node's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Config {
     /// Drops everything on the first hook, for the sender's part of the cost.

@@ -12,7 +12,7 @@ pub struct Behaviour {
     pub own_node_allowed: bool,
     /// How long flows may be idle.
     pub idle: IdleTimes,
-    /// Whether frames are dropped early on some interface: packets that leave the node are
+    /// Frames are dropped early on some interface: packets that leave the node are
     /// then noted, so that their replies are not.
     pub early_drop: bool,
 }

@@ -378,7 +378,7 @@ impl Flows {
         self.fill(partition.as_deref(), |one| one.left.load(Ordering::SeqCst))
     }
 
-    /// How full a partition is, for an endpoint of this incarnation.
+    /// Fill of a partition, for an endpoint of this incarnation.
     pub(crate) fn used(&self, number: u32, incarnation: u32) -> FlowUse {
         let partition = self.partition(number);
         self.fill(partition.as_deref(), |one| one.count(incarnation).used)

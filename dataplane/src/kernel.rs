@@ -641,7 +641,7 @@ impl Kernel {
             .collect()
     }
 
-    /// What the programs that are loaded cost the verifier.
+    /// Costs of the loaded programs to the verifier.
     ///
     /// # Errors
     ///

@@ -149,7 +149,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// What stands on an interface that is no endpoint's: a state for each place there is.
+    /// Programs on an interface that is no endpoint's: a state for each place there is.
     ///
     /// # Errors
     ///

@@ -142,7 +142,7 @@ pub fn run(firewall: &mut Firewall, world: &World, plan: &Plan) -> Outcome {
     outcome
 }
 
-/// What the comparison of both ways in came to.
+/// Result of the comparison of both ways in.
 #[derive(Debug, Default)]
 pub struct EarlyOutcome {
     /// Packets to workloads of the node that passed the uplink.

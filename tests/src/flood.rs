@@ -73,7 +73,7 @@ spec:
     ports: [{protocol: UDP, port: 53}]
 ";
 
-/// What a flood came to.
+/// Result of a flood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flooded {
     /// Requests sent.

@@ -63,7 +63,7 @@ fn shop() -> io::Result<(World, [Pod; 2])> {
     Ok((world.map_err(io::Error::other)?, pods))
 }
 
-/// What happened while flows that last went on.
+/// Counts of a run of flows that last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lasted {
     /// Changes made meanwhile: tables published, or growths of flow tables.

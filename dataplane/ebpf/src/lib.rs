@@ -220,7 +220,7 @@ pub fn arrive(context: &XdpContext) -> u32 {
     DROPPED
 }
 
-/// What [`inspect_arriving`] returns: the frame passes up.
+/// Answer of [`inspect_arriving`]: the frame passes up.
 const PASSES: i32 = 3;
 
 /// Reads the headers of a frame that comes in by an uplink: returns [`PASSES`], [`DECIDED`]

@@ -78,7 +78,7 @@ enum Fate {
     Left,
 }
 
-/// What a sweep goes by.
+/// Circumstances that a sweep goes by.
 #[derive(Debug)]
 pub(super) struct Rule {
     /// Jiffies that a flow may be idle, by [`Idle`].

@@ -85,7 +85,7 @@ struct Info {
     attach_type: u32,
 }
 
-/// What a link leads to.
+/// Target of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LinkInfo {
     pub(crate) id: u32,
@@ -148,7 +148,7 @@ pub(crate) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &attributes).map(drop)
 }
 
-/// What a link leads to; none when it is no link of tcx or XDP.
+/// Returns the target of a link; `None` if it is no link of tcx or XDP.
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
     let Info {
         kind,

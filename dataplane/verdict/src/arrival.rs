@@ -29,7 +29,7 @@ use crate::{
     verdict::Verdict,
 };
 
-/// What a look at a frame came to.
+/// Answer of a look at a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrived {
     /// The packet passes up, and is not judged.

@@ -45,7 +45,7 @@ impl<'w> Reader<'w> {
         (0..count).map(move |at| [word(at, 0), word(at, 1), word(at, 2)])
     }
 
-    /// What a class may do with an atom.
+    /// Returns the decision of a class about an atom.
     pub(super) fn decide(
         &self,
         class: u32,

@@ -44,7 +44,7 @@ type ColumnNumber = u32;
 /// Verdicts at one port, by class of this node: in force, and with audit policies.
 type Column = Arc<[[u32; 2]]>;
 
-/// What is put over a row: keys, ascending, each with its verdicts.
+/// Verdicts that are put over a row, by their keys, ascending.
 type Over = Box<[(u32, [u32; 2])]>;
 
 /// Numbers of the rows of one kind of address, by class of this node.
@@ -59,7 +59,7 @@ struct Kind {
     ports: Box<[(Port, ColumnNumber)]>,
 }
 
-/// What tables have in common as long as nothing but Services changes.
+/// Parts that tables have in common as long as nothing but Services changes.
 #[derive(Debug, Default)]
 struct Book {
     /// The words of the table from its blocks on, and its header.
@@ -77,7 +77,7 @@ struct Book {
     kinds: HashMap<Kind, RowsByClass>,
 }
 
-/// What is put behind tables, kept from one to the next.
+/// Rows of translated addresses, kept from one table to the next.
 #[derive(Debug, Default)]
 pub(super) struct Translated {
     services: Services,

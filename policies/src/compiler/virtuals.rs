@@ -51,7 +51,7 @@ pub enum Reached {
 }
 
 impl Reached {
-    /// What holds for senders of two kinds.
+    /// Returns the share that holds for senders of two kinds.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         match (self, other) {
@@ -104,7 +104,7 @@ pub struct InForce<'a> {
 }
 
 impl InForce<'_> {
-    /// What policies know of an address.
+    /// Returns the profile of an address.
     pub(super) fn profile(&self, address: IpAddr) -> Profile {
         let added = (self.plan.of(address))
             .and_then(|slot| self.added.binary_search_by_key(&slot, |one| one.slot).ok())
@@ -369,7 +369,7 @@ fn ports_of(address: IpAddr) -> RangeInclusive<(IpAddr, Port)> {
 /// The decision about one backend.
 #[derive(Clone, Copy)]
 struct Judged {
-    /// What the sender's egress says.
+    /// Verdict of the sender's egress.
     egress: Verdict,
     /// The side that denies it.
     denial: Option<(Direction, Verdict)>,

@@ -86,7 +86,7 @@ fn idle_endpoints_take_little_memory_and_give_it_back() {
     agent.wait_until("it is given back", |status| status.memory_bytes == before);
 }
 
-/// What an endpoint carries while no agent runs is in `status`.
+/// `status` has the flows that an endpoint carries while no agent runs.
 #[test]
 fn a_flow_table_grows_under_an_agent_alone() {
     skip_unless!(Feature::NetworkNamespaces);

@@ -48,7 +48,7 @@ enum Proxy {
     Iptables,
 }
 
-/// How a node translates.
+/// Translation on a node.
 #[derive(Clone, Copy, Debug)]
 struct Translation {
     proxy: Proxy,
@@ -57,7 +57,7 @@ struct Translation {
     is_far: bool,
 }
 
-/// What translates one family.
+/// Addresses of one family.
 struct Rules {
     family: &'static str,
     virtual_address: &'static str,
@@ -265,7 +265,7 @@ spec:
     )
 }
 
-/// Where a Service is reached.
+/// Address by which a Service is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     Virtual,
@@ -634,8 +634,8 @@ fn a_denied_backend_on_another_node_is_not_reached() {
     });
 }
 
-/// What looks after names on a node has the address of their Service itself, and nothing
-/// translates it.
+/// A name server on the node has the address of the Service itself, and nothing translates
+/// it.
 #[test]
 fn a_service_that_the_node_answers_itself_is_judged_by_its_backends() {
     skip_unless!(Feature::NetworkNamespaces);

@@ -25,7 +25,7 @@ use cofferdam_verdict::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long an answer is waited for that does not come.
+/// Time after which no answer is expected any more.
 const UNTIL_DENIED: Duration = Duration::from_millis(100);
 const OPEN: u16 = 80;
 const SHUT: u16 = 22;
@@ -346,7 +346,7 @@ fn what_leaves_by_a_device_without_ethernet_is_judged() {
     }
 }
 
-/// What comes to another node, or to the next uplink, bears no mark any more.
+/// A packet on another node, or at the next uplink, bears no mark any more.
 #[test]
 fn nothing_that_has_left_is_judged_again() {
     skip_unless!(Feature::NetworkNamespaces);

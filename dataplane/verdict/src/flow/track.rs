@@ -170,7 +170,7 @@ pub(super) fn find<M: FlowMemory>(
     memory.blur(place, unknown)
 }
 
-/// Where a flow is looked for, and where next if it is not there; see [`Size`].
+/// Places in which a flow is looked for, one after the other; see [`Size`].
 ///
 /// A flow is found in its place of before until it can be found where it belongs. So one that
 /// was in neither has been moved between the two looks, or is nowhere: a third look tells.

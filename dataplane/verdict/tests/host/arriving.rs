@@ -116,7 +116,7 @@ fn a_reply_is_covered_by_what_was_noted_as_it_left() {
     }
 }
 
-/// What was noted says nothing of policy.
+/// A noted packet says nothing of policy.
 #[test]
 fn what_was_noted_does_not_let_a_marked_packet_leave() {
     for family in Family::BOTH {

@@ -106,7 +106,7 @@ fn places(node: &Node) -> Vec<(u32, &FlowEntry)> {
         .collect()
 }
 
-/// What belongs to the flows passes, and nothing else.
+/// Packets of the flows pass, and no others.
 fn assert_flows_pass(node: &Node, when: &str) {
     for port in PORTS {
         assert_eq!(answers(node, port), FLOW, "{when}: {port}");

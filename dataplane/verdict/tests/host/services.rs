@@ -54,7 +54,7 @@ fn segment(at: Who, family: Family) -> Packet<Tcp> {
     packet.sport(4000).dport(PORT)
 }
 
-/// What becomes of a packet that `Web` sends, and the stamp it gets.
+/// Returns the verdict about a packet that `Web` sends, and the stamp it gets.
 fn sent(node: &Node, bytes: &[u8]) -> (Outcome, u32) {
     let case = node.sent(Web, bytes);
     (outcome(&case), case.stamp)
