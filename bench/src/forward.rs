@@ -1,4 +1,4 @@
-//! What a packet costs on its way from one workload to another, over the node's routing.
+//! Cost of a packet on its way from one workload to another, over the node's routing.
 //!
 //! Each configuration has a node of its own: two namespaces, joined to a third that routes
 //! between them. All stand at the same time and are measured in turn, some milliseconds

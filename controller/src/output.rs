@@ -249,7 +249,7 @@ pub struct UplinkStatus {
     pub interface: String,
     /// `native` or `generic`; null when frames are not dropped early.
     pub mode: Option<String>,
-    /// Why not.
+    /// Reason, if frames are not dropped early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }

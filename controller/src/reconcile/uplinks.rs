@@ -1,8 +1,8 @@
 //! Interfaces that are no endpoint's and by which packets enter the node or leave it.
 //!
-//! Where packets enter, programs take stamps off that only an endpoint's hook may give; where
-//! they leave, programs judge those whose receiver no hook has known before, and take the
-//! stamps off again.
+//! Programs take stamps off packets that enter: only an endpoint's hook may give them. From
+//! packets that leave they take them off again, and judge those whose receiver no hook has
+//! known before.
 //!
 //! Filters come first, as soon as an interface is heard of; links follow while nobody asks
 //! for anything. An interface that becomes an endpoint's has them replaced in their place.
@@ -21,7 +21,7 @@ const FILTERS_AT_ONCE: usize = 8;
 #[derive(Debug)]
 struct Standing {
     uplink: Uplink,
-    /// Why not all programs are there.
+    /// Reason, if not all programs are there.
     problem: Option<String>,
 }
 

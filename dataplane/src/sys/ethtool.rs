@@ -1,4 +1,4 @@
-//! What a device does to frames before programs see them.
+//! Features of devices that change frames before programs see them.
 
 use std::{
     io,

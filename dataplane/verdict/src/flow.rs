@@ -11,6 +11,7 @@
 //! word again. What the word holds is truncated: before a value comes round
 //! again, the sweep has cleared every entry that carries it.
 
+mod account;
 mod adopt;
 #[cfg(test)]
 mod claims;

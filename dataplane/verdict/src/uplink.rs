@@ -9,9 +9,9 @@
 //! masquerade, the source address names it here. Its egress policy is asked about the
 //! receiver, and the receiver's ingress policy if the receiver is a workload of another node.
 //!
-//! What is allowed gets an entry in the endpoint's partition, under the tuple that leaves and
-//! [`TRANSLATED`](crate::flow::TRANSLATED). The reply may come back without passing this hook. So the opener alone
-//! moves such a flow: its second segment of TCP makes it established, and its FIN or RST
+//! An allowed packet gets an entry in the endpoint's partition, under the tuple that leaves and
+//! [`TRANSLATED`](crate::flow::TRANSLATED). The reply may come back without passing this
+//! hook. So the opener alone moves such a flow: its second segment of TCP makes it established, and its FIN or RST
 //! closes it. Every segment of TCP may begin one: `from_workload` has a flow of its own for
 //! the connection, and no reply carries the mark.
 //!

@@ -29,3 +29,5 @@ mod scene;
 mod services;
 #[path = "host/signalling.rs"]
 mod signalling;
+#[path = "host/watched.rs"]
+mod watched;

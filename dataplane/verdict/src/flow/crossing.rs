@@ -12,8 +12,10 @@ use crate::{
     case::{Case, mark},
     endpoint::EndpointRecord,
     flow::{
-        FlowKey, FlowState, Places, Size, StateWord, TRANSLATED, WAYS, step,
-        track::{Candidate, LOCKED, NOWHERE, account, candidate, find, way_of},
+        FlowKey, FlowState, Places, Size, StateWord, TRANSLATED, WAYS,
+        account::account,
+        step,
+        track::{Candidate, LOCKED, NOWHERE, candidate, find, way_of},
     },
     judge::own_slot,
     memory::FlowMemory,

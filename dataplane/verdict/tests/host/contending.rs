@@ -4,100 +4,24 @@
 use std::cell::Cell;
 
 use cofferdam_verdict::{
-    bucket::{AddressBlock, Bucket},
     counter::Hook,
-    endpoint::{Binding, EndpointRecord},
     flow::{FlowSet, StateWord},
-    fragment::FragmentSet,
-    hits::RuleCount,
     judge::Context,
-    memory::{BucketSet, FlowMemory, Memory, Settings},
     packet::protocol,
     pipeline::judge_flow,
     reason::Reason,
-    shared::SharedWord64,
     slices::{SliceFlows, SliceFrame},
-    table::Page,
 };
 
-use super::scene::{
-    FLOW, FROM_UPLINK, ISOLATED, Node, Outcome, Policy, RULE, Way,
-    Who::{Db, Outside, Web},
-    denied, outcome,
-    packet::{Family, Packet, Udp, packet_too_big, udp},
+use super::{
+    scene::{
+        FLOW, FROM_UPLINK, ISOLATED, Node, Outcome, Policy, RULE, Way,
+        Who::{Db, Outside, Web},
+        denied, outcome,
+        packet::{Family, Packet, Udp, packet_too_big, udp},
+    },
+    watched::Watched,
 };
-
-/// Ordinary memory in which something happens at one of the moments that order loads: between
-/// two readings of any entry.
-struct Racing<'a> {
-    flows: SliceFlows<'a>,
-    /// Moments until then.
-    left: Cell<u32>,
-    event: &'a dyn Fn(&SliceFlows<'a>),
-}
-
-impl Memory for Racing<'_> {
-    type Block = [Page];
-
-    fn settings(&self) -> &Settings {
-        self.flows.settings()
-    }
-
-    fn table(&self) -> Option<&[Page]> {
-        self.flows.table()
-    }
-
-    fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket> {
-        self.flows.bucket(set, index)
-    }
-
-    fn address_block(&self, number: u32) -> Option<&AddressBlock> {
-        self.flows.address_block(number)
-    }
-
-    fn endpoint(&self, number: u32) -> Option<&EndpointRecord> {
-        self.flows.endpoint(number)
-    }
-
-    fn binding(&self, slot: u32) -> Option<&Binding> {
-        self.flows.binding(slot)
-    }
-
-    fn order_loads(&self) {
-        if let Some(left) = self.left.get().checked_sub(1) {
-            self.left.set(left);
-            if left == 0 {
-                (self.event)(&self.flows);
-            }
-        }
-    }
-}
-
-impl FlowMemory for Racing<'_> {
-    fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet> {
-        self.flows.flow_set(partition, set)
-    }
-
-    fn fragment_set(&self, number: u32) -> Option<&FragmentSet> {
-        self.flows.fragment_set(number)
-    }
-
-    fn rule_count(&self, place: u32) -> Option<&RuleCount> {
-        self.flows.rule_count(place)
-    }
-
-    fn exchange(&self, word: &SharedWord64, old: u64, new: u64) -> u64 {
-        self.flows.exchange(word, old, new)
-    }
-
-    fn add(&self, count: &SharedWord64, value: u64) {
-        self.flows.add(count, value);
-    }
-
-    fn jiffies(&self) -> u32 {
-        self.flows.jiffies()
-    }
-}
 
 /// Changes the words of all entries in use.
 fn change(flows: &SliceFlows<'_>, to: impl Fn(u64) -> u64) {
@@ -160,10 +84,17 @@ fn judge<'a>(
     (ifindex, way): (u32, Way),
     (moment, event): (u32, &'a dyn Fn(&SliceFlows<'a>)),
 ) -> Outcome {
-    let memory = Racing {
+    let left = Cell::new(moment);
+    let comes = |flows: &SliceFlows<'a>| {
+        if left.get() == 1 {
+            event(flows);
+        }
+        left.set(left.get().saturating_sub(1));
+    };
+    let memory = Watched {
         flows,
-        left: Cell::new(moment),
-        event,
+        between_loads: &comes,
+        before_look: &|| {},
     };
     let context = Context {
         ifindex,

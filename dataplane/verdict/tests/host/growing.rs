@@ -9,22 +9,16 @@ use super::{
         outcome,
         packet::{Family, Packet, Udp, packet_too_big, udp},
     },
+    watched::Watched,
 };
 use cofferdam_verdict::{
     address::Address,
-    bucket::{AddressBlock, Bucket},
     counter::Hook,
-    endpoint::{Binding, EndpointRecord},
     flow::{FlowEntry, FlowKey, FlowSet, FlowState, Idle, Size, StateWord, WAYS, grow::Mover},
-    fragment::FragmentSet,
-    hits::RuleCount,
     judge::Context,
-    memory::{BucketSet, FlowMemory, Memory, Settings},
     pipeline::judge_flow,
     reason::Reason,
-    shared::SharedWord64,
-    slices::{SliceFlows, SliceFrame},
-    table::Page,
+    slices::SliceFrame,
     verdict::Action::{Allow, Deny},
 };
 use std::cell::Cell;
@@ -217,81 +211,20 @@ fn a_connection_is_established_while_it_is_moved() {
     assert!(moved > 0, "some do not stay where they were");
 }
 
-/// Memory in which something else happens before a certain look at the flow table.
-struct Interrupted<'a> {
-    flows: SliceFlows<'a>,
-    looks: Cell<u32>,
-    at: u32,
-    what: &'a dyn Fn(),
-}
-
-impl Memory for Interrupted<'_> {
-    type Block = [Page];
-
-    fn settings(&self) -> &Settings {
-        self.flows.settings()
-    }
-
-    fn table(&self) -> Option<&[Page]> {
-        self.flows.table()
-    }
-
-    fn bucket(&self, set: BucketSet, index: u32) -> Option<&Bucket> {
-        self.flows.bucket(set, index)
-    }
-
-    fn address_block(&self, number: u32) -> Option<&AddressBlock> {
-        self.flows.address_block(number)
-    }
-
-    fn endpoint(&self, number: u32) -> Option<&EndpointRecord> {
-        self.flows.endpoint(number)
-    }
-
-    fn binding(&self, slot: u32) -> Option<&Binding> {
-        self.flows.binding(slot)
-    }
-}
-
-impl FlowMemory for Interrupted<'_> {
-    fn flow_set(&self, partition: u32, set: u32) -> Option<&FlowSet> {
-        if self.looks.replace(self.looks.get() + 1) == self.at {
-            (self.what)();
-        }
-        self.flows.flow_set(partition, set)
-    }
-
-    fn fragment_set(&self, number: u32) -> Option<&FragmentSet> {
-        self.flows.fragment_set(number)
-    }
-
-    fn rule_count(&self, place: u32) -> Option<&RuleCount> {
-        self.flows.rule_count(place)
-    }
-
-    fn exchange(&self, word: &SharedWord64, old: u64, new: u64) -> u64 {
-        self.flows.exchange(word, old, new)
-    }
-
-    fn add(&self, count: &SharedWord64, value: u64) {
-        self.flows.add(count, value);
-    }
-
-    fn jiffies(&self) -> u32 {
-        self.flows.jiffies()
-    }
-}
-
 /// Judges a packet on the database's hook while all flows are moved before its look `at`.
 /// Returns `false` if it had fewer looks.
 fn judge_interrupted(node: &Node, hook: Hook, bytes: &[u8], at: u32) -> (Outcome, bool) {
     let partitions: Vec<&[FlowSet]> = node.partitions().iter().map(Vec::as_slice).collect();
-    let settle = || settle(node);
-    let memory = Interrupted {
+    let looks = Cell::new(0);
+    let settle = || {
+        if looks.replace(looks.get() + 1) == at {
+            settle(node);
+        }
+    };
+    let memory = Watched {
         flows: node.flows(&partitions),
-        looks: Cell::new(0),
-        at,
-        what: &settle,
+        between_loads: &|_| {},
+        before_look: &settle,
     };
     let by = match hook {
         Hook::ToWorkload => Web,
@@ -306,7 +239,7 @@ fn judge_interrupted(node: &Node, hook: Hook, bytes: &[u8], at: u32) -> (Outcome
     };
     let frame = SliceFrame { bytes, gso: false };
     let case = judge_flow(&memory, &frame, &context, hook);
-    (outcome(&case), memory.looks.get() > at)
+    (outcome(&case), looks.get() > at)
 }
 
 /// A program looks where the flow belongs, then where it lay. When it was moved in between, it
