@@ -125,6 +125,17 @@ fn one(
         .then(|| translate(cluster, &inventory, &plan, &compiled, &local, samples))
         .transpose()?;
 
+    let compile_again =
+        |compiler: &mut Compiler, inventory: &Inventory, plan: &SlotPlan, revision| {
+            compiler.compile(&Snapshot {
+                inventory,
+                slots: plan,
+                local: &local,
+                own_node: Some(NODE),
+                limits: LIMITS,
+                revision,
+            })
+        };
     let mut changing = Vec::new();
     // Another compiler has made the table before.
     let mut compiler = Compiler::default();
@@ -134,14 +145,7 @@ fn one(
         let parsed = parse("one.yaml", cluster.one_more_policy(i).as_bytes());
         inventory = changed(inventory, parsed)?;
         plan = plan.successor(&inventory);
-        let compiled = compiler.compile(&Snapshot {
-            inventory: &inventory,
-            slots: &plan,
-            local: &local,
-            own_node: Some(NODE),
-            limits: LIMITS,
-            revision: 2,
-        })?;
+        let compiled = compile_again(&mut compiler, &inventory, &plan, 2)?;
         if i > 0 {
             changing.push(began.elapsed());
         }
@@ -153,14 +157,7 @@ fn one(
         inventory = relabelled(inventory, &local, i)?;
         let began = Instant::now();
         plan = plan.successor(&inventory);
-        let compiled = compiler.compile(&Snapshot {
-            inventory: &inventory,
-            slots: &plan,
-            local: &local,
-            own_node: Some(NODE),
-            limits: LIMITS,
-            revision: 3,
-        })?;
+        let compiled = compile_again(&mut compiler, &inventory, &plan, 3)?;
         if i > 0 {
             relabelling.push(began.elapsed());
         }
@@ -178,14 +175,7 @@ fn one(
             inventory.set_slice(name.clone(), slice.clone());
         }
         plan = plan.successor(&inventory);
-        let compiled = compiler.compile(&Snapshot {
-            inventory: &inventory,
-            slots: &plan,
-            local: &local,
-            own_node: Some(NODE),
-            limits: LIMITS,
-            revision: 4,
-        })?;
+        let compiled = compile_again(&mut compiler, &inventory, &plan, 4)?;
         if i > 0 {
             swapping.push(began.elapsed());
         }

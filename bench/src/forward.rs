@@ -43,6 +43,7 @@ use cofferdam_dataplane::{Behaviour, Kernel};
 use cofferdam_tests::{
     firewall::{Firewall, Pod, named},
     packet::Family,
+    shop::{CLOSED, DB},
     world::{Wiring, Workload, World},
 };
 use cofferdam_verdict::capacity::Limits;
@@ -56,8 +57,10 @@ use self::others::Other;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("COFFERDAM_PLAIN_OBJECT"));
 
-/// Port that the policies allow, and on which the receiver listens.
-const PORT: u16 = 5432;
+/// Port of datagrams that the policies allow.
+const PORT: u16 = 53;
+/// Port of connections that they allow.
+const TCP_PORT: u16 = 5432;
 /// Bytes of a datagram, and of what is said over a connection.
 const PAYLOAD: usize = 64;
 /// Datagrams between two readings of the receiver's socket, whose buffer holds some more.
@@ -68,29 +71,6 @@ const EXCHANGES: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Measured ratio that Cofferdam is to keep to an empty program on each hook.
 const GOAL: f64 = 1.07;
-
-/// Policies under which web asks the database, and nothing else is allowed.
-const POLICIES: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: closed, namespace: shop}
-spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: web, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: web}}
-  policyTypes: [Egress]
-  egress: [{to: [{podSelector: {matchLabels: {app: db}}}], ports: [{protocol: UDP, port: 5432}, {protocol: TCP, port: 5432}]}]
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{protocol: UDP, port: 5432}, {protocol: TCP, port: 5432}]}]
-";
 
 /// A figure.
 #[derive(Debug, Serialize)]
@@ -309,7 +289,7 @@ impl Node {
             Config::Cofferdam(others) => {
                 let kernel = Kernel::load(Limits::default(), &Behaviour::default())?;
                 let mut over = Firewall::over(kernel);
-                over.enforce(&world, &pods, &[POLICIES, &elsewhere(others)].concat());
+                over.enforce(&world, &pods, &[CLOSED, DB, &elsewhere(others)].concat());
                 over.attach(&world);
                 firewall = Some(over);
             }
@@ -403,11 +383,11 @@ impl Link {
         receiver.connect(sender.local_addr()?)?;
         let listener = {
             let _inside = db.namespace.enter()?;
-            TcpListener::bind(at(db, PORT))?
+            TcpListener::bind(at(db, TCP_PORT))?
         };
         let client = {
             let _inside = web.namespace.enter()?;
-            TcpStream::connect_timeout(&at(db, PORT), PATIENCE)?
+            TcpStream::connect_timeout(&at(db, TCP_PORT), PATIENCE)?
         };
         let (server, _) = listener.accept()?;
         for stream in [&client, &server] {

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use cofferdam_dataplane::{
     Adopted, AttachError, Endpoint, FlowUse, Foreign, HookState, Kernel, KernelError, Uplink,
-    XdpMode,
 };
 use cofferdam_policies::compiler::{CompileError, Compiled, Compiler, Slot, SlotPlan, Snapshot};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};

@@ -24,6 +24,7 @@ use crate::{
     ledger::Moved,
     load::Keeping,
     packet::{End, Family, tcp},
+    shop::CLOSED,
     traffic::{Conversation, FrameSocket, Place, Probe, Server},
     world::{Wiring, World},
 };
@@ -47,21 +48,8 @@ const REQUESTS: usize = 1 << 16;
 /// Requests that are sent without a look at the clock.
 const BURST: usize = 32;
 
-/// Policies under which the database takes connections of everybody, and questions of web.
-const POLICIES: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: closed, namespace: shop}
-spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: web, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: web}}
-  policyTypes: [Egress]
-  egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]
----
+/// The database takes connections of everybody, and questions of web.
+const DB_OPEN: &str = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: db, namespace: shop}
@@ -118,7 +106,7 @@ pub fn flood(per_second: u64, long: Duration, seed: u64) -> io::Result<Flooded> 
     };
     let kernel = Kernel::load(limits, &Behaviour::default());
     let mut firewall = Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")));
-    firewall.enforce(&world, &pods, POLICIES);
+    firewall.enforce(&world, &pods, &[CLOSED, DB_OPEN].concat());
     firewall.attach(&world);
     let _keeping = Keeping::start(&mut firewall);
     let _server = Server::start(db, &[Probe::Udp(QUESTIONS), Probe::Tcp(PORT)])?;

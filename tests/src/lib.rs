@@ -5,6 +5,7 @@
 //! | [`packet`] | packets by meaning, right or wrong in one place at a time |
 //! | [`world`] | a node with workloads, of network namespaces |
 //! | [`traffic`] | clients, servers and frames in such a world |
+//! | [`translation`] | rules of a node that lead virtual addresses to a host |
 //! | [`firewall`] | documents compiled and loaded over such a world |
 //! | [`both_ways`] | a packet's short way held against its long way |
 //! | [`bytecode`] | the compiled programs, instruction by instruction |
@@ -49,6 +50,7 @@ pub mod shop;
 pub mod skip;
 pub mod soak;
 pub mod traffic;
+pub mod translation;
 pub mod world;
 
 /// An error with everything that caused it, in one line.

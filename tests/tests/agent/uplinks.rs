@@ -1,6 +1,5 @@
 //! Frames that are dropped early, on uplinks.
 
-use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use cofferdam_tests::evasions::tool;
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::traffic::{Conversation, Place, Probe, Server, probe};
+use cofferdam_tests::translation::{to_host, virtual_address};
 use cofferdam_tests::world::{Wiring, World};
 use cofferdam_tests::{cofferdam, skip_unless};
 
@@ -31,39 +31,6 @@ spec:
   egress:
   - to: [{ipBlock: {cidr: 10.99.0.0/16}}, {ipBlock: {cidr: fd99::/64}}]
 ";
-
-/// Leads the virtual addresses to the host outside.
-fn translation(world: &World, masquerades: bool) -> String {
-    let [v4, v6] = Family::BOTH.map(|family| world.outside().ip(family));
-    let masquerade = if masquerades {
-        "ct status dnat masquerade"
-    } else {
-        ""
-    };
-    format!(
-        "\
-table inet virtual {{
-    chain in {{
-        type nat hook prerouting priority dstnat
-        ip daddr 10.99.0.1 dnat ip to {v4}
-        ip6 daddr fd99::1 dnat ip6 to {v6}
-    }}
-    chain out {{
-        type nat hook postrouting priority srcnat
-        {masquerade}
-    }}
-}}
-"
-    )
-}
-
-fn virtual_address(family: Family) -> IpAddr {
-    let text = match family {
-        Family::V4 => "10.99.0.1",
-        Family::V6 => "fd99::1",
-    };
-    text.parse().expect("an address")
-}
 
 fn world(wiring: Wiring) -> World {
     let world = World::plan(wiring).workloads(["shop/web"]).outside();
@@ -99,7 +66,8 @@ fn no_reply_is_dropped_early_behind_translation() {
     for (masquerades, wiring) in [(false, Wiring::Ptp), (true, Wiring::Bridge)] {
         let world = world(wiring);
         let node = &world.node().namespace;
-        tool::run(node, "nft", &["-f", "-"], &translation(&world, masquerades));
+        let far = Family::BOTH.map(|family| world.outside().ip(family));
+        tool::run(node, "nft", &["-f", "-"], &to_host(far, masquerades));
         let probes = [Probe::Tcp(PORT), Probe::Udp(PORT)];
         let _outside = Server::start(world.outside(), &probes).expect("a server");
         let _web = Server::start(&world["shop/web"], &probes).expect("a server");

@@ -387,53 +387,60 @@ impl Scene {
         })
     }
 
-    /// Shows that both backends answer without the firewall.
-    fn show(&self) {
+    /// Tries once, and finds that the client's own hook denies it by isolation.
+    #[track_caller]
+    fn is_denied_at_once(&self, at: At, family: Family, what: Probe) {
+        let drops = || {
+            let ledger = self.firewall.ledger();
+            ledger.judged(Hook::FromWorkload, Deny, Reason::Isolated)
+        };
+        let before = drops();
+        let outcome = self.tries("t/client", at, family, what, SILENCE);
+        let about = format!("{at:?} {family} {what}: {}", self.firewall.ledger());
+        assert_eq!(outcome, Outcome::Blocked, "{about}");
+        assert!(drops() > before, "{about}");
+    }
+
+    /// Tries every way to the Service often, and finds both backends to answer.
+    #[track_caller]
+    fn reaches_both(&self) {
         for (at, family, what) in Self::ways() {
             let names = self.answer("t/client", at, family, what);
             assert_eq!(names.len(), 2, "{at:?} {family} {what}: {names:?}");
         }
-    }
-
-    /// Packets dropped by a hook for a reason.
-    fn drops(&self, hook: Hook, reason: Reason) -> u64 {
-        self.firewall.ledger().judged(hook, Deny, reason)
     }
 }
 
 /// Runs a trial in both wirings, with and without masquerade.
 fn everywhere(trial: impl Fn(&mut Scene)) {
     // On a bridge a backend's answer to a neighbour does not come by the node's tables.
-    for (wiring, proxy, masquerade) in [
+    let setups = [
         (Wiring::Ptp, Proxy::Nftables, Masquerade::Hairpins),
         (Wiring::Ptp, Proxy::Iptables, Masquerade::All),
         (Wiring::Bridge, Proxy::Nftables, Masquerade::All),
-    ] {
-        let translation = Translation {
-            proxy,
-            masquerade,
-            is_far: false,
-        };
-        let mut scene = Scene::build(wiring, translation);
-        scene.show();
-        trial(&mut scene);
-        scene.firewall.ledger().assert_conserved();
-    }
+    ];
+    run(&setups, false, trial);
 }
 
 /// Runs a trial where the second backend is on another node.
 fn with_a_far_backend(trial: impl Fn(&mut Scene)) {
-    for (wiring, proxy, masquerade) in [
+    let setups = [
         (Wiring::Ptp, Proxy::Iptables, Masquerade::Hairpins),
         (Wiring::Bridge, Proxy::Nftables, Masquerade::All),
-    ] {
+    ];
+    run(&setups, true, trial);
+}
+
+/// Shows in each setup that without the firewall all is answered, and runs a trial there.
+fn run(setups: &[(Wiring, Proxy, Masquerade)], is_far: bool, trial: impl Fn(&mut Scene)) {
+    for (wiring, proxy, masquerade) in setups.iter().copied() {
         let translation = Translation {
             proxy,
             masquerade,
-            is_far: true,
+            is_far,
         };
         let mut scene = Scene::build(wiring, translation);
-        scene.show();
+        scene.reaches_both();
         trial(&mut scene);
         scene.firewall.ledger().assert_conserved();
     }
@@ -451,10 +458,7 @@ fn a_rule_that_names_the_backends_opens_their_service() {
         let policies = [SERVICE, CLOSED, &connects("web", "app: web", PORTS[1])].concat();
         scene.guard(&policies);
         let before = scene.firewall.ledger();
-        for (at, family, what) in Scene::ways() {
-            let names = scene.answer("t/client", at, family, what);
-            assert_eq!(names.len(), 2, "{at:?} {family} {what}: {names:?}");
-        }
+        scene.reaches_both();
         let after = scene.firewall.ledger();
         for hook in [Hook::FromWorkload, Hook::ToWorkload] {
             assert_eq!(dropped(&after, hook), dropped(&before, hook), "{after}");
@@ -472,10 +476,7 @@ fn a_rule_that_names_the_services_port_opens_nothing() {
         let policies = [SERVICE, CLOSED, &connects("web", "app: web", PORTS[0])].concat();
         scene.guard(&policies);
         for (at, family, what) in Scene::ways() {
-            let before = scene.drops(Hook::FromWorkload, Reason::Isolated);
-            let outcome = scene.tries("t/client", at, family, what, SILENCE);
-            assert_eq!(outcome, Outcome::Blocked, "{at:?} {family} {what}");
-            assert!(scene.drops(Hook::FromWorkload, Reason::Isolated) > before);
+            scene.is_denied_at_once(at, family, what);
         }
     });
 }
@@ -521,10 +522,7 @@ fn a_service_whose_backends_are_closed_is_denied_where_it_is_asked_for() {
         scene.guard(&[SERVICE, &ingress_alone].concat());
         scene.firewall.reported();
         for (at, family, what) in Scene::ways() {
-            let before = scene.drops(Hook::FromWorkload, Reason::Isolated);
-            let outcome = scene.tries("t/client", at, family, what, SILENCE);
-            assert_eq!(outcome, Outcome::Blocked, "{at:?} {family} {what}");
-            assert!(scene.drops(Hook::FromWorkload, Reason::Isolated) > before);
+            scene.is_denied_at_once(at, family, what);
         }
         let directions: BTreeSet<u32> = (scene.firewall.reported().iter())
             .map(|event| u32::from(event.direction))
@@ -572,15 +570,7 @@ spec:
         scene.guard(&[SERVICE, CLOSED, block].concat());
         for family in Family::BOTH {
             for what in [Probe::Tcp(80), Probe::Udp(80), Probe::Tcp(81), Probe::Ping] {
-                let before = scene.drops(Hook::FromWorkload, Reason::Isolated);
-                let outcome = scene.tries("t/client", At::Virtual, family, what, SILENCE);
-                assert_eq!(outcome, Outcome::Blocked, "{family} {what}");
-                let after = scene.drops(Hook::FromWorkload, Reason::Isolated);
-                assert!(
-                    after > before,
-                    "{family} {what}: {}",
-                    scene.firewall.ledger()
-                );
+                scene.is_denied_at_once(At::Virtual, family, what);
             }
         }
     });
@@ -593,10 +583,7 @@ fn both_of_two_backends_are_reached_one_of_them_on_another_node() {
         let allowed = connects("web", "app: web", PORTS[1]);
         scene.guard(&[SERVICE, FAR, FAR_SLICES, CLOSED, &allowed].concat());
         let before = scene.firewall.ledger();
-        for (at, family, what) in Scene::ways() {
-            let names = scene.answer("t/client", at, family, what);
-            assert_eq!(names.len(), 2, "{at:?} {family} {what}: {names:?}");
-        }
+        scene.reaches_both();
         let after = scene.firewall.ledger();
         let hooks = [Hook::FromWorkload, Hook::ToWorkload, Hook::UplinkEgress];
         for hook in hooks {

@@ -15,6 +15,7 @@ use cofferdam_tests::{
     skip::Feature,
     skip_unless,
     traffic::{Outcome, Place, Probe, Server, probe},
+    translation::{to_host, virtual_address},
     world::{Namespace, Wiring, World},
 };
 use cofferdam_verdict::{
@@ -56,39 +57,6 @@ spec:
     )
 }
 
-/// Leads the virtual addresses to another host.
-fn translation(far: [IpAddr; 2], masquerades: bool) -> String {
-    let [v4, v6] = far;
-    let masquerade = if masquerades {
-        "ct status dnat masquerade"
-    } else {
-        ""
-    };
-    format!(
-        "\
-table inet virtual {{
-    chain in {{
-        type nat hook prerouting priority dstnat
-        ip daddr 10.99.0.1 dnat ip to {v4}
-        ip6 daddr fd99::1 dnat ip6 to {v6}
-    }}
-    chain out {{
-        type nat hook postrouting priority srcnat
-        {masquerade}
-    }}
-}}
-"
-    )
-}
-
-fn virtual_address(family: Family) -> IpAddr {
-    let text = match family {
-        Family::V4 => "10.99.0.1",
-        Family::V6 => "fd99::1",
-    };
-    text.parse().expect("an address")
-}
-
 /// A node with the firewall, `a` behind a bridge, and a host outside with a server.
 struct Stage {
     firewall: Turn,
@@ -115,7 +83,7 @@ impl Stage {
         let far = Family::BOTH.map(|family| end.ip(family).expect("both families"));
         let server = Server::start(Place { end, ..outside }, &PROBES).expect("a server");
         let node = &world.node().namespace;
-        tool::run(node, "nft", &["-f", "-"], &translation(far, masquerades));
+        tool::run(node, "nft", &["-f", "-"], &to_host(far, masquerades));
         let mut firewall = Firewall::turn();
         let a = Pod::new("t/a", &["app=a"]);
         firewall.enforce(&world, &[a], &policies(far));
