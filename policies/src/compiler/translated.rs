@@ -10,7 +10,7 @@
 //! Invariants: the same inventory comes to the same words, whatever was made before; a
 //! table with what is put behind it says of every other address what it says without.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
@@ -21,11 +21,12 @@ use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{
     BLOCK_WORDS, CLASS_WORDS, MAX_CLASS, MAX_PROFILES, PAGE_WORDS, PROFILE_WORDS, Profile,
-    RANGE_NODE_WORDS, ROW_KEY_END, SlotKind, header, row_key, slot_place,
+    RANGE_NODE_WORDS, ROW_KEY_END, SLOTS_OFFSET, SLOTS_PER_WORD, SlotKind, header, row_key,
+    slot_place,
 };
 use cofferdam_verdict::verdict::{Action, Direction, Verdict, row_flag};
 
-use crate::inventory::{Holder, Inventory, ObjectName, Workload, family_of};
+use crate::inventory::{Holder, Inventory, Owner, Workload, family_of};
 use crate::services::Services;
 
 use super::range_tree::RangeTrees;
@@ -64,6 +65,8 @@ struct Kind {
 struct Book {
     /// The words of the table from its blocks on, and its header.
     words: Vec<u32>,
+    /// The words of its slots: the profiles that addresses were asked about by.
+    slots: Vec<u32>,
     own_classes: u32,
     columns: Vec<Column>,
     column_numbers: HashMap<Column, ColumnNumber>,
@@ -84,8 +87,6 @@ pub(super) struct Translated {
     virtuals: Virtuals,
     book: Book,
     placed: Placed,
-    /// The workloads that have an endpoint here.
-    local: BTreeSet<ObjectName>,
     /// The last table is of all that is known.
     is_written: bool,
 }
@@ -112,9 +113,11 @@ impl Translated {
         is_last: bool,
     ) -> Result<Compiled, CompileError> {
         self.is_written = false;
-        let is_same =
-            self.book.is_begun() && (is_last || self.book.is_of(&compiled, snapshot.limits));
-        self.follow(in_force(&compiled, snapshot, &[]), snapshot, is_same);
+        let others = match is_last && self.book.is_begun() {
+            true => Some(Vec::new()),
+            false => self.book.others_in(&compiled, snapshot),
+        };
+        self.follow(in_force(&compiled, snapshot, &[]), snapshot, others);
         if !self.placed.is_empty() {
             let services = Behind {
                 book: &mut self.book,
@@ -136,19 +139,27 @@ impl Translated {
         added: &[SlotEntry],
     ) -> bool {
         let serves = self.is_written
-            && self.try_follow(in_force(compiled, snapshot, added), snapshot) == Some(false);
+            && self.try_follow(in_force(compiled, snapshot, added), snapshot, &[]) == Some(false);
         self.is_written = serves;
         serves
     }
 
     /// Works out what holds at translated addresses, as little of it as has changed.
-    /// `is_same`: the table says of all kinds of addresses what the last one said.
-    fn follow(&mut self, in_force: InForce<'_>, snapshot: &Snapshot<'_>, is_same: bool) {
-        if is_same && self.try_follow(in_force, snapshot).is_some() {
+    /// `others`: the workloads that the table takes for others than the last one did, where
+    /// that is all that they differ in.
+    fn follow(
+        &mut self,
+        in_force: InForce<'_>,
+        snapshot: &Snapshot<'_>,
+        others: Option<Vec<&Workload>>,
+    ) {
+        if let Some(others) = others
+            && self.try_follow(in_force, snapshot, &others).is_some()
+        {
+            self.book.slots = slot_words(in_force.compiled, snapshot.limits).to_vec();
             return;
         }
         self.services = Services::new(snapshot.inventory);
-        self.local = snapshot.local.clone();
         let senders = Senders::new(in_force, local(snapshot));
         self.virtuals = Virtuals::new(&self.services, in_force, senders);
         self.book = Book::new(in_force.compiled, snapshot.limits);
@@ -157,7 +168,12 @@ impl Translated {
 
     /// Does so where not everything has to be worked out again, and says if anything is
     /// different in the table; `None`, and nothing holds, where everything has.
-    fn try_follow(&mut self, in_force: InForce<'_>, snapshot: &Snapshot<'_>) -> Option<bool> {
+    fn try_follow(
+        &mut self,
+        in_force: InForce<'_>,
+        snapshot: &Snapshot<'_>,
+        others: &[&Workload],
+    ) -> Option<bool> {
         if *self.virtuals.senders() != Senders::new(in_force, local(snapshot)) {
             self.book = Book::default();
             return None;
@@ -166,11 +182,7 @@ impl Translated {
             self.book = Book::default();
             return None;
         };
-        let pods = snapshot.inventory.workloads();
-        let turned = self.local.symmetric_difference(snapshot.local);
-        let turned = turned.filter_map(|name| pods.get(name));
-        self.services.touch(turned, &mut moved);
-        self.local = snapshot.local.clone();
+        self.services.touch(others.iter().copied(), &mut moved);
         self.virtuals.follow(&self.services, in_force, &moved);
         if self.book.is_worn(&self.placed) {
             self.book = Book::new(in_force.compiled, snapshot.limits);
@@ -267,6 +279,7 @@ impl Book {
     fn new(compiled: &Compiled, limits: Limits) -> Self {
         Self {
             words: told_by(compiled, limits),
+            slots: slot_words(compiled, limits).to_vec(),
             own_classes: compiled.own_classes,
             ..Self::default()
         }
@@ -277,9 +290,40 @@ impl Book {
         !self.words.is_empty()
     }
 
-    /// Returns `true` if the table has the words that this was begun with, but for its slots.
-    fn is_of(&self, compiled: &Compiled, limits: Limits) -> bool {
-        self.own_classes == compiled.own_classes && self.words == told_by(compiled, limits)
+    /// The workloads that a table takes for others than the table of this did; `None` if they
+    /// differ in more than that.
+    fn others_in<'s>(
+        &self,
+        compiled: &Compiled,
+        snapshot: &Snapshot<'s>,
+    ) -> Option<Vec<&'s Workload>> {
+        let slots = slot_words(compiled, snapshot.limits);
+        if self.own_classes != compiled.own_classes
+            || self.slots.len() != slots.len()
+            || self.words != told_by(compiled, snapshot.limits)
+        {
+            return None;
+        }
+        let mut others = Vec::new();
+        let words = (0..).zip(self.slots.iter().zip(slots));
+        for (at, (was, is)) in words.filter(|(_, (was, is))| was != is) {
+            for slot in SLOTS_PER_WORD * at..SLOTS_PER_WORD * (at + 1) {
+                let shift = slot_place(slot).1;
+                let [was, is] = [was, is].map(|word| (word >> shift) as u16);
+                if was == is {
+                    continue;
+                }
+                match snapshot.slots.holder(slot) {
+                    Some((Owner::Workload(name), _)) => {
+                        others.push(snapshot.inventory.workloads().get(name)?);
+                    }
+                    // Whoever had it has gone, and that is heard of elsewhere.
+                    None if is == 0 => {}
+                    Some((Owner::Node(_), _)) | None => return None,
+                }
+            }
+        }
+        Some(others)
     }
 
     /// Returns `true` if most of what is kept is used no more.
@@ -423,6 +467,11 @@ fn told_by(compiled: &Compiled, limits: Limits) -> Vec<u32> {
     let blocks = limits.slot_pages() as usize * PAGE_WORDS;
     words.extend_from_slice(&compiled.words[blocks..]);
     words
+}
+
+/// The words of a table's slots. The first are those of slot 0 on.
+fn slot_words(compiled: &Compiled, limits: Limits) -> &[u32] {
+    &compiled.words[SLOTS_OFFSET as usize..limits.slot_pages() as usize * PAGE_WORDS]
 }
 
 /// The word of a row at a port of a Service.

@@ -6,6 +6,7 @@
 //! and without audit policies.
 
 mod asking;
+mod followed;
 mod layout;
 mod misreadings;
 mod reach;

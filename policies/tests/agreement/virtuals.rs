@@ -141,9 +141,13 @@ impl Node {
             SlotKind::LocalWorkload | SlotKind::RemoteWorkload
         );
         if known.is_none() || is_workloads {
-            return match words.flags {
-                0 => Ok(()),
-                _ => Err(format!("{what}, and no Service is there")),
+            // What no Service has is decided as the address itself is.
+            let own = (self.compiled).decide(sender, Direction::Egress, named, key);
+            let own = own.expect("a table without contradictions");
+            let said = [words.enforced, words.audited].map(Verdict::from_word);
+            return match words.flags == 0 && said == [own.enforced, own.audited] {
+                true => Ok(()),
+                false => Err(format!("{what}, and no Service is there: {own:?}")),
             };
         }
         let like = (self.virtuals.kinds().iter()).filter(|kind| kind.class == sender.class);
@@ -445,7 +449,7 @@ proptest! {
     }
 }
 
-fn snapshot<'a>(
+pub(super) fn snapshot<'a>(
     inventory: &'a Inventory,
     slots: &'a SlotPlan,
     local: &'a BTreeSet<ObjectName>,
