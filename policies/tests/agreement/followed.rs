@@ -156,10 +156,10 @@ fn a_nodes_port_is_one_of_the_services_with_its_address() {
             "{type: NodePort, clusterIP: 10.0.2.1, ports: [{port: 80, nodePort: 30080, protocol: TCP}]}",
             &[backend],
         );
-        // Port 81 of a node's address leads to another Service.
+        // The same port of one node's address leads to another Service, too.
         let outer = service(
             "outer",
-            "{clusterIP: 10.0.2.2, externalIPs: [192.0.2.2], ports: [{port: 81, protocol: TCP}]}",
+            "{clusterIP: 10.0.2.2, externalIPs: [192.0.2.2], ports: [{port: 30080, protocol: TCP}]}",
             &["10.0.1.2"],
         );
         let more = more.into_iter().chain(outer).chain([kept_apart("db")]);

@@ -513,3 +513,28 @@ fn worlds_have_every_outcome_in_them() {
     let counts = [seen.nobody, seen.all, seen.none, seen.some];
     assert!(counts.iter().all(|count| *count > 20), "{seen:?}");
 }
+
+/// Senders of one class share a row: it says no more than holds for each of them.
+#[test]
+fn what_no_hook_sees_is_denied_to_all_senders_of_a_class() {
+    let allowed = Reached::All(Verdict::allow(Reason::Rule));
+    let denied = Reached::None(Direction::Egress, Verdict::deny(Reason::Isolated));
+    let all = [
+        allowed,
+        denied,
+        Reached::Some,
+        Reached::Nobody,
+        Reached::Unseen,
+    ];
+    for one in all {
+        for other in all {
+            let of_both = one.or(other);
+            let expected = match one == other {
+                true => one,
+                false if [one, other].contains(&Reached::Unseen) => Reached::Unseen,
+                false => Reached::Some,
+            };
+            assert_eq!(of_both, expected, "{one:?}, {other:?}");
+        }
+    }
+}
