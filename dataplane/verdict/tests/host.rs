@@ -23,6 +23,8 @@ mod leaving;
 mod load;
 #[path = "host/parsing.rs"]
 mod parsing;
+#[path = "host/resolving.rs"]
+mod resolving;
 #[path = "host/scene.rs"]
 mod scene;
 #[path = "host/services.rs"]

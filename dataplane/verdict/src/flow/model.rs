@@ -73,7 +73,8 @@ impl<'a> Partition<'a> {
     /// flow that gives way, in this order: expired, not answered for a while, closing for a
     /// while, TCP not answered for a moment, answered once, closing for a moment, others not
     /// answered, established of an opener with more than half of the set. Among equals the
-    /// longest idle.
+    /// longest idle. Of the last, flows of the new one's opener rank with those not answered,
+    /// but for TCP.
     ///
     /// Of the two sets the one is taken in which fewer flows stay, not the first with room: at
     /// half load that is the difference between no refusal and some.
@@ -86,16 +87,16 @@ impl<'a> Partition<'a> {
             let flows = self.sets[set].iter().flatten();
             flows.filter(|flow| flow.opener == opener).count()
         };
+        let is_tcp = |old: &Flow| old.key.kind as u8 == protocol::TCP;
         // The order within a set; none of established flows.
         let order = |old: &Flow| {
             let idle = now.wrapping_sub(old.last_seen);
             let is_young = idle < old.rest / 20;
-            let is_tcp = old.key.kind as u8 == protocol::TCP;
             match old.state {
                 FlowState::Embryonic if idle >= old.rest => Some(1),
                 FlowState::Closing if idle >= old.rest => Some(2),
-                FlowState::Embryonic if is_tcp && !is_young => Some(3),
-                FlowState::Answered if is_tcp && is_young => Some(6),
+                FlowState::Embryonic if is_tcp(old) && !is_young => Some(3),
+                FlowState::Answered if is_tcp(old) && is_young => Some(6),
                 FlowState::Answered => Some(4),
                 FlowState::Closing if !is_young => Some(5),
                 FlowState::Embryonic => Some(6),
@@ -111,24 +112,22 @@ impl<'a> Partition<'a> {
         };
         let rank = |(set, way): (usize, usize)| {
             let Some(old) = self.sets[set][way] else {
-                return Some((1, stay(set), 0, 0));
+                return Some((1, stay(set), 0, 0, 0));
             };
             let idle = u32::MAX - now.wrapping_sub(old.last_seen);
             if old.key == flow.key {
-                return Some((0, 0, 0, 0));
+                return Some((0, 0, 0, 0, 0));
             }
             if old.is_expired(now) {
-                return Some((2, stay(set), 0, 0));
+                return Some((2, stay(set), 0, 0, 0));
             }
             match order(&old) {
-                Some(order @ ..5) => Some((3, stay(set), order, idle)),
-                Some(order) => Some((4, 0, order, idle)),
-                None if old.state == FlowState::Established
-                    && holds(set, old.opener) > WAYS / 2 =>
-                {
-                    Some((5, 0, 0, idle))
-                }
-                None => None,
+                Some(order @ ..5) => Some((3, stay(set), order, idle, 0)),
+                Some(order) => Some((4, 0, order, idle, 0)),
+                None if old.state != FlowState::Established => None,
+                None if holds(set, old.opener) <= WAYS / 2 => None,
+                None if old.opener == flow.opener && !is_tcp(&old) => Some((4, 0, 6, idle, 1)),
+                None => Some((5, 0, 0, idle, 0)),
             }
         };
         let places = self

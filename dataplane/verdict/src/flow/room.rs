@@ -27,12 +27,14 @@ pub(super) enum Room {
 
 /// Finds a place for a new flow, and the word that stands there: where its key lies already, else
 /// in a free place of the set in which fewer flows stay, else in the place of the flow that gives
-/// way first; see [`Rank`]. The same order as in the table's host model.
+/// way first; see [`Rank`]. The same order as in the table's host model. `by_endpoint` says if the
+/// endpoint opens the flow.
 #[inline(always)]
 pub(super) fn best_place<M: FlowMemory>(
     memory: &M,
     record: &EndpointRecord,
     key: &FlowKey,
+    by_endpoint: bool,
     unknown: u32,
 ) -> Room {
     let partition = record.flow_partition.wrapping_sub(1);
@@ -79,11 +81,14 @@ pub(super) fn best_place<M: FlowMemory>(
         place = memory.blur(place, unknown);
         choice += 1;
     }
-    if best == TAKEN {
-        return match crowded_place(memory, record, sets, unknown) {
-            Some((place, word)) => Room::At(place, word),
-            None => Room::Full,
-        };
+    if best >= ASKING {
+        let place = crowded_place(memory, record, sets, (&pairs, by_endpoint), best, unknown);
+        if let Some((place, word)) = place {
+            return Room::At(place, word);
+        }
+        if best == TAKEN {
+            return Room::Full;
+        }
     }
     let Some(set) = memory.flow_set(partition, place >> 2) else {
         return Room::Full;
@@ -98,21 +103,31 @@ pub(super) fn best_place<M: FlowMemory>(
     }
 }
 
-/// The place of an established flow whose opener holds more than half of the set, the longest
-/// idle first: where no other gives way.
+/// The place of an established flow whose opener holds more than half of the set, if it gives way
+/// before a rank.
+///
+/// A flow of the new one's opener, but of TCP, ranks with questions that wait for an answer.
+/// Otherwise a client whose ports come again soon fills both sets with flows that last, and its
+/// next question takes the place of the one before, whose answer is then lost.
 #[inline(always)]
 fn crowded_place<M: FlowMemory>(
     memory: &M,
     record: &EndpointRecord,
     sets: [u32; 2],
+    (key, by_endpoint): (&[u64; KEY_PAIRS], bool),
+    before: u32,
     unknown: u32,
 ) -> Option<(u32, StateWord)> {
-    let mut best = TAKEN;
+    let mut best = before;
     let mut place = NOWHERE;
     let mut choice = 0;
     while choice < 2 {
         let set = memory.flow_set(record.flow_partition.wrapping_sub(1), sets[choice])?;
-        let crowds = crowds(memory, record, set, unknown);
+        let Crowd { ways, one } = Crowd::of(memory, record, set, unknown);
+        let one = &set.ways[(one & (WAYS as u32 - 1)) as usize];
+        let peers = [[key[0], key[1]], peer_of(one)];
+        let by = [u32::from(by_endpoint), by_endpoint_of(one)];
+        let is_anothers = memory.less(0, openers_differ(peers, by));
         let mut way = 0;
         while way < WAYS {
             let entry = &set.ways[way];
@@ -120,11 +135,13 @@ fn crowded_place<M: FlowMemory>(
                 StateWord(entry.state.load()).state(),
                 FlowState::Established
             );
-            let crowds = memory.blur(u32::from(is_established), unknown) & crowds >> way;
+            let crowds = memory.blur(u32::from(is_established), unknown) & ways >> way;
             // Not idle at all if a packet has come since the clock was read.
             let idle = memory.jiffies().wrapping_sub(entry.last_seen.load());
             let idle = idle & (idle >> 31).wrapping_sub(1);
-            let rank = TAKEN - (crowds & 1) * (1 + idle);
+            let is_tcp = memory.less(u32::from(entry.protocol() ^ protocol::TCP), 1);
+            let rank = ASKING + ((is_tcp | is_anothers) << IDLE_BITS) + idle_rank(idle);
+            let rank = TAKEN - (crowds & 1) * (TAKEN - rank);
             if rank < best {
                 best = rank;
                 place = sets[choice] << 2 | way as u32;
@@ -140,48 +157,75 @@ fn crowded_place<M: FlowMemory>(
     let stays = word.is_locked()
         || !matches!(word.state(), FlowState::Established)
         || !word.is_of(record.incarnation);
-    (best != TAKEN && !stays).then_some((place, word))
+    (place != NOWHERE && !stays).then_some((place, word))
 }
 
-/// The ways of a set, a bit each, whose flow's opener holds more than half of the set. The
-/// endpoint is the opener of all flows that it has opened.
-#[inline(always)]
-fn crowds<M: FlowMemory>(memory: &M, record: &EndpointRecord, set: &FlowSet, unknown: u32) -> u32 {
-    let mut alive = [0; WAYS];
-    let mut by_endpoint = [0; WAYS];
-    let mut i = 0;
-    while i < WAYS {
-        let word = StateWord(set.ways[i].state.load());
-        let is_used = !matches!(word.state(), FlowState::Free) && word.is_of(record.incarnation);
-        alive[i] = memory.blur(u32::from(is_used && !word.is_locked()), unknown);
-        by_endpoint[i] = word.marks() & flow_mark::OPENED_BY_ENDPOINT;
-        i += 1;
-    }
-    let mut equals = [0; WAYS];
-    let mut i = 0;
-    while i < WAYS {
-        let mut j = i + 1;
-        while j < WAYS {
-            // The peer's address.
-            let [one, other] = [&set.ways[i].key, &set.ways[j].key];
-            let wide = one[0].load() ^ other[0].load() | one[1].load() ^ other[1].load();
-            let mut difference = wide as u32 | (wide >> 32) as u32;
-            let both = by_endpoint[i] & by_endpoint[j];
-            difference = difference & both.wrapping_sub(1) | by_endpoint[i] ^ by_endpoint[j];
-            let same = memory.less(difference, 1) & alive[i] & alive[j];
-            equals[i] += same;
-            equals[j] += same;
-            j += 1;
+/// Flows of an opener that holds more than half of their set.
+struct Crowd {
+    /// Their ways, a bit each; none if no opener holds so many.
+    ways: u32,
+    /// One of them.
+    one: u32,
+}
+
+impl Crowd {
+    #[inline(always)]
+    fn of<M: FlowMemory>(memory: &M, record: &EndpointRecord, set: &FlowSet, unknown: u32) -> Self {
+        let mut alive = 0;
+        let mut way = 0;
+        while way < WAYS {
+            let word = StateWord(set.ways[way].state.load());
+            let is_used =
+                !matches!(word.state(), FlowState::Free) && word.is_of(record.incarnation);
+            alive |= memory.blur(u32::from(is_used && !word.is_locked()), unknown) << way;
+            way += 1;
         }
-        i += 1;
+        let same = |one: &FlowEntry, other: &FlowEntry| {
+            let peers = [peer_of(one), peer_of(other)];
+            let by_endpoint = [by_endpoint_of(one), by_endpoint_of(other)];
+            memory.less(openers_differ(peers, by_endpoint), 1)
+        };
+        // Of four flows at least three are of the opener: the first two, or the last two.
+        const _: () = assert!(WAYS == 4);
+        let are_first = same(&set.ways[0], &set.ways[1]) & alive & alive >> 1;
+        let one = memory.blur(2 - 2 * are_first, unknown);
+        let opened = &set.ways[(one & (WAYS as u32 - 1)) as usize];
+        let mut ways = 0;
+        let mut count = 0;
+        let mut way = 0;
+        while way < WAYS {
+            let crowds = same(opened, &set.ways[way]) & alive >> way;
+            ways |= crowds << way;
+            count += crowds;
+            way += 1;
+        }
+        Self {
+            ways: ways * memory.less(WAYS as u32 / 2, count),
+            one,
+        }
     }
-    let mut crowds = 0;
-    let mut i = 0;
-    while i < WAYS {
-        crowds |= memory.less(WAYS as u32 / 2 - 1, equals[i]) << i;
-        i += 1;
-    }
-    crowds
+}
+
+/// Returns 0 if two flows have one opener: the endpoint, or a peer. `peers` are the peers'
+/// addresses as in [`FlowKey::pairs`], `by_endpoint` is 1 for a flow that the endpoint has opened.
+#[inline(always)]
+const fn openers_differ(peers: [[u64; 2]; 2], by_endpoint: [u32; 2]) -> u32 {
+    let wide = peers[0][0] ^ peers[1][0] | peers[0][1] ^ peers[1][1];
+    let difference = wide as u32 | (wide >> 32) as u32;
+    let both = by_endpoint[0] & by_endpoint[1];
+    difference & both.wrapping_sub(1) | by_endpoint[0] ^ by_endpoint[1]
+}
+
+/// The peer's address in an entry's key.
+#[inline(always)]
+fn peer_of(entry: &FlowEntry) -> [u64; 2] {
+    [entry.key[0].load(), entry.key[1].load()]
+}
+
+/// 1 if the endpoint has opened an entry's flow, else 0.
+#[inline(always)]
+fn by_endpoint_of(entry: &FlowEntry) -> u32 {
+    StateWord(entry.state.load()).marks() & flow_mark::OPENED_BY_ENDPOINT
 }
 
 /// Rank of a free entry. One in a set in which more flows stay ranks behind, by their number.
@@ -192,7 +236,7 @@ const EXPIRED: u32 = 8;
 /// Ranks of live flows of a set, in the order in which they give way to a new one. Within a rank
 /// the flow goes first that has been idle for the longest. The last two give way only where both
 /// sets have no other; otherwise the set gives a place in which fewer flows stay: flows that stay
-/// would fill some sets while others have room. After all of them comes an established
+/// would fill some sets while others have room. After all of them comes any established
 /// flow of an opener with more than its share; see [`crowded_place`].
 ///
 /// A TCP connection that was asked for gives way before those that were answered, because a flood
@@ -212,7 +256,8 @@ enum Rank {
     /// Closing, and idle for [`YOUNG`] of the closing time: all that may come is a FIN whose
     /// acknowledgement was lost.
     Finished = 5,
-    /// Not answered yet, or TCP and not acknowledged yet.
+    /// Not answered yet, or TCP and not acknowledged yet. An established flow that is not TCP
+    /// ranks here, too, if its opener opens the new flow and has more than its share.
     Asking = 6,
 }
 
@@ -232,6 +277,8 @@ const STAYING_AT: u32 = IDLE_BITS + 3;
 const LAST_RESORT_AT: u32 = STAYING_AT + 2;
 /// The first of the ranks of flows that give way only where no other does.
 const LAST_RESORT: u32 = (Rank::Finished as u32) << IDLE_BITS;
+/// The first rank of questions that wait for an answer, as [`best_place`] compares two sets.
+const ASKING: u32 = 1 << LAST_RESORT_AT | (Rank::Asking as u32) << IDLE_BITS;
 /// Bits of the rank within a set.
 const IN_SET: u32 = (1 << STAYING_AT) - 1;
 
@@ -277,7 +324,12 @@ fn rank<M: FlowMemory>(
         FlowState::Answered => Rank::Answered,
         _ => return TAKEN,
     };
+    (rank as u32) << IDLE_BITS | idle_rank(idle)
+}
+
+/// The part of a rank by which the longest idle flow comes first.
+#[inline(always)]
+const fn idle_rank(idle: u32) -> u32 {
     let most = (1 << IDLE_BITS) - 1;
-    let idle = if idle < most { idle } else { most };
-    (rank as u32) << IDLE_BITS | (most - idle)
+    most - if idle < most { idle } else { most }
 }

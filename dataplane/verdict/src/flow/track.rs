@@ -489,7 +489,7 @@ pub fn choose<M: FlowMemory>(memory: &M, case: &mut Case) {
     // What is known of these differs by protocol, and the search need not know it.
     key.ports = memory.blur(key.ports, case.bytes);
     key.kind = memory.blur(key.kind, case.bytes);
-    let (place, word) = match best_place(memory, record, &key, case.bytes) {
+    let (place, word) = match best_place(memory, record, &key, sent, case.bytes) {
         Room::At(place, word) => (place, word),
         Room::Changed => return,
         Room::Full => {

@@ -173,6 +173,78 @@ fn an_established_flow_within_its_openers_share_keeps_its_place() {
     assert_eq!(asks(&node, Web, 1), RULE, "all have been idle for too long");
 }
 
+/// A node whose database has a full set: three established flows of web's, each idle for longer
+/// than the next, and a question.
+fn three_and_a_question(policy: &Policy, who: Who) -> Node {
+    let mut node = crowded(policy);
+    for port in 1..=3 {
+        establish(&mut node, Web, port);
+    }
+    assert_eq!(asks(&node, who, 4), RULE);
+    node
+}
+
+/// Otherwise a client whose ports come again fills its sets with flows that last, and its
+/// questions take each other's places.
+#[test]
+fn an_openers_resting_flow_gives_way_before_its_question() {
+    let node = three_and_a_question(&policy(), Web);
+    let answers = |port| node.sends(Db, &from_port(Web, port).reply());
+    assert_eq!(asks(&node, Web, 5), RULE);
+    assert_eq!(answers(1), ISOLATED, "the longest idle of its flows");
+    for port in 2..=5 {
+        assert_eq!(answers(port), FLOW, "{port}");
+    }
+    // A flow of which a packet has come since the question is not resting.
+    let mut node = three_and_a_question(&policy(), Web);
+    pass(&mut node, 1);
+    for port in 1..=3 {
+        assert_eq!(asks(&node, Web, port), FLOW, "{port}");
+    }
+    assert_eq!(asks(&node, Web, 5), RULE);
+    let answers = |port| node.sends(Db, &from_port(Web, port).reply());
+    assert_eq!(answers(4), ISOLATED);
+    for port in [1, 2, 3, 5] {
+        assert_eq!(answers(port), FLOW, "{port}");
+    }
+}
+
+/// What is lost with a question is asked again; a connection is lost for good.
+#[test]
+fn a_question_gives_way_before_its_openers_connections() {
+    let mut node = crowded(&policy());
+    let from = |port| (request().sport(port), segment().dport(port));
+    for port in 1..=3 {
+        let (ask_by, answer_by) = from(port);
+        assert_eq!(ask(&node, &ask_by.clone().seq(1000).syn()), RULE);
+        let answered = answer_by.seq(5000).ack_number(1001).syn().ack();
+        assert_eq!(answer(&node, &answered), FLOW);
+        assert_eq!(ask(&node, &ask_by.seq(1001).ack_number(5001).ack()), FLOW);
+        pass(&mut node, 1);
+    }
+    for port in [4, 5] {
+        assert_eq!(asks(&node, Web, port), RULE);
+    }
+    let late = node.sends(Db, &from_port(Web, 4).reply());
+    assert_eq!(late, ISOLATED, "the question has given way");
+    for port in 1..=3 {
+        assert_eq!(answer(&node, &from(port).1.ack()), FLOW, "{port}");
+    }
+}
+
+/// A question takes no place of another opener's flow while one of its own opener's questions
+/// has one, however many places the other holds.
+#[test]
+fn a_question_gives_way_before_another_openers_flows() {
+    let node = three_and_a_question(&policy().connects(Cache, Db, Some((UDP, 53))), Cache);
+    assert_eq!(asks(&node, Cache, 5), RULE);
+    let answers = |who, port| node.sends(Db, &from_port(who, port).reply());
+    assert_eq!(answers(Cache, 4), ISOLATED);
+    for (who, port) in [(Web, 1), (Web, 2), (Web, 3), (Cache, 5)] {
+        assert_eq!(answers(who, port), FLOW, "{port}");
+    }
+}
+
 /// Where policy lets both ends open, a full set denies neither end anything, because no
 /// packet needs an entry.
 #[test]
