@@ -161,6 +161,8 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
         is_enforced,
         recorder: recorder.clone(),
     };
+    // Before any request: an attachment may be made again under the same name.
+    tell(|| Message::RemovalsNoted)();
     tokio::spawn(control::serve(listener, known));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

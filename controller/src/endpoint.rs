@@ -11,14 +11,13 @@ use cofferdam_verdict::endpoint::{MAX_ADDRESSES_V4, MAX_ADDRESSES_V6};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::protocol::{EndpointSpec, PortSpec};
+use crate::protocol::names as runtime;
+use crate::protocol::{Attachment, EndpointSpec, Membership, PortSpec};
 
 /// Most labels of one endpoint.
 const MAX_LABELS: usize = 256;
 /// Most named ports of one endpoint.
 const MAX_PORTS: usize = 256;
-/// Longest id of a container, in bytes: runtimes use 64.
-const MAX_CONTAINER_ID: usize = 256;
 
 /// Which endpoint: a workload's interface.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,6 +73,9 @@ pub struct Endpoint {
     /// The runtime's id of its container, if the caller knew it.
     #[serde(default)]
     pub container_id: Option<String>,
+    /// The network that a plugin added it for.
+    #[serde(default)]
+    pub member_of: Option<Membership>,
     /// Its link.
     pub link: EndpointLink,
     /// Its addresses.
@@ -130,22 +132,37 @@ pub enum SpecError {
     },
 }
 
+impl SpecError {
+    fn name(what: &'static str, text: &str, expected: &dyn fmt::Display) -> Self {
+        Self::Name {
+            what,
+            text: text.to_owned(),
+            expected: expected.to_string(),
+        }
+    }
+}
+
 /// Checks what a caller says of an endpoint; nothing of it is believed before.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(spec: &EndpointSpec) -> Result<(), SpecError> {
-    let name = |what, text: &str, rule: fn(&str) -> Result<(), names::NameError>| {
-        rule(text).map_err(|expected| SpecError::Name {
-            what,
-            text: text.to_owned(),
-            expected: expected.to_string(),
-        })
+    let of_runtimes = |what, text: &str, rule: fn(&str) -> Result<(), runtime::NameError>| {
+        rule(text).map_err(|expected| SpecError::name(what, text, &expected))
     };
-    name("namespace", &spec.namespace, names::dns_label)?;
-    name("name", &spec.name, names::subdomain)?;
-    interface_name(&spec.interface)?;
-    spec.container_id.as_deref().map_or(Ok(()), container_id)?;
+    let name = |what, text: &str, rule: fn(&str) -> Result<(), names::NameError>| {
+        rule(text).map_err(|expected| SpecError::name(what, text, &expected))
+    };
+    of_runtimes("namespace", &spec.namespace, runtime::namespace)?;
+    of_runtimes("name", &spec.name, runtime::workload)?;
+    of_runtimes("interface", &spec.interface, runtime::interface)?;
+    if let Some(id) = &spec.container_id {
+        of_runtimes("container id", id, runtime::container_id)?;
+    }
+    if let Some(member_of) = &spec.member_of {
+        of_runtimes("network", &member_of.network, runtime::network)?;
+        of_runtimes("interface", &member_of.interface, runtime::interface)?;
+    }
     for (what, count, max) in [
         ("labels", spec.labels.len(), MAX_LABELS),
         ("ports", spec.ports.len(), MAX_PORTS),
@@ -201,42 +218,6 @@ pub fn check_addresses(addresses: &[IpAddr]) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Names of interfaces are the kernel's: at most 15 bytes, no slash, no space.
-fn interface_name(text: &str) -> Result<(), SpecError> {
-    let valid = (1..16).contains(&text.len())
-        && !matches!(text, "." | "..")
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':'));
-    if valid {
-        return Ok(());
-    }
-    Err(SpecError::Name {
-        what: "interface",
-        text: text.to_owned(),
-        expected: "1 to 15 characters, no space, slash or colon".to_owned(),
-    })
-}
-
-/// Container ids are of the form that the CNI specification gives them.
-fn container_id(text: &str) -> Result<(), SpecError> {
-    let is_valid = (1..=MAX_CONTAINER_ID).contains(&text.len())
-        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
-    if is_valid {
-        return Ok(());
-    }
-    Err(SpecError::Name {
-        what: "container id",
-        text: text.to_owned(),
-        expected: format!(
-            "at most {MAX_CONTAINER_ID} letters, digits and _ . -, a letter or digit first"
-        ),
-    })
-}
-
 impl Endpoint {
     /// Returns `true` unless the endpoint and a call name different containers. Where one
     /// of them names none, the workload's name says what is meant.
@@ -244,6 +225,15 @@ impl Endpoint {
     pub fn may_be_of(&self, container_id: Option<&str>) -> bool {
         let own = self.container_id.as_deref();
         own.zip(container_id).is_none_or(|(own, id)| own == id)
+    }
+
+    /// Returns `true` if the endpoint belongs to an attachment: to the one that a plugin
+    /// added it for, or else to that of its own interface.
+    #[must_use]
+    pub fn is_of(&self, attachment: &Attachment) -> bool {
+        let interface = self.member_of.as_ref().map(|member| &member.interface);
+        self.container_id.as_ref() == Some(&attachment.container_id)
+            && interface.unwrap_or(&self.id.interface) == &attachment.interface
     }
 
     /// The workload as the caller described it, with this endpoint's addresses.
@@ -290,6 +280,7 @@ impl Endpoint {
                 interface: interface.to_owned(),
             },
             container_id: None,
+            member_of: None,
             link: EndpointLink {
                 netns: "/n".into(),
                 netns_inode: 1,
@@ -319,6 +310,7 @@ mod tests {
             namespace: "x".to_owned(),
             name: "a.b".to_owned(),
             container_id: Some("0a1b".to_owned()),
+            member_of: None,
             labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             ports: vec![PortSpec {
@@ -338,7 +330,7 @@ mod tests {
             |spec| spec.name = "a\nb".to_owned(),
             |spec| spec.interface = "a/b".to_owned(),
             |spec| spec.container_id = Some("../a".to_owned()),
-            |spec| spec.container_id = Some("a".repeat(MAX_CONTAINER_ID + 1)),
+            |spec| spec.container_id = Some("a".repeat(runtime::MAX_CONTAINER_ID + 1)),
             |spec| spec.interface = "sixteen-letters-".to_owned(),
             |spec| drop(spec.labels.insert("a b".to_owned(), String::new())),
             |spec| drop(spec.labels.insert("a".to_owned(), "\u{430}".to_owned())),

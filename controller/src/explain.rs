@@ -4,7 +4,6 @@
 //! about what it has in force.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use cofferdam_policies::compiler::{RuleEntry, RuleKey};
 use cofferdam_policies::inventory::Inventory;
@@ -13,7 +12,6 @@ use cofferdam_policies::reach::{
 };
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Direction;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::output::reach::{
@@ -21,23 +19,7 @@ use crate::output::reach::{
     StepReport, direction_word,
 };
 use crate::output::{Diagnostic, Schema};
-
-/// What is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Question {
-    /// Who sends.
-    pub from: String,
-    /// Who receives.
-    pub to: String,
-    /// What: `tcp/443`.
-    pub port: String,
-    /// Over which family, 4 or 6; unless told, the one that the probe is of, else the
-    /// first that both have.
-    pub family: Option<u8>,
-    /// Addresses of outside hosts.
-    pub externals: BTreeMap<String, Vec<IpAddr>>,
-}
+use crate::protocol::Question;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

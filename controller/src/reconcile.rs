@@ -7,6 +7,7 @@
 //! Invariant: whoever is answered "enforced" was so after the table in force knew what
 //! they asked for, and had been read back.
 
+mod attachments;
 mod documents;
 mod early_drop;
 mod endpoints;
@@ -64,6 +65,8 @@ pub enum Message {
     SourcesChanged(Instant),
     /// Interfaces or addresses may have changed.
     LinksChanged,
+    /// The agent listens: attachments that ended before are read from their notes.
+    RemovalsNoted,
     /// Time to look at everything, whether anybody said so or not.
     LookAround,
     /// Metrics as text.
@@ -297,6 +300,7 @@ impl Reconciler {
         let mut questions = Vec::new();
         let mut inquiries = Vec::new();
         let mut added = Vec::new();
+        let mut ended = Vec::new();
         let mut stop = None;
         let sources = self.look_at_sources(&batch);
         let (mut links, mut is_changed, mut is_everything) = (false, false, false);
@@ -304,6 +308,10 @@ impl Reconciler {
             match message {
                 Message::SourcesChanged(_) => {}
                 Message::LinksChanged => links = true,
+                Message::RemovalsNoted => {
+                    ended = self.read_removals();
+                    is_changed |= !ended.is_empty();
+                }
                 Message::LookAround => {
                     is_everything = true;
                     links = true;
@@ -324,6 +332,16 @@ impl Reconciler {
                     }
                     Request::EndpointRemove(removal) => {
                         let report = self.remove(&removal);
+                        is_changed |= !report.removed.is_empty();
+                        waiting.push((Waiting::Removed(report), reply));
+                    }
+                    Request::Detach(attachment) => {
+                        let report = self.detach(&attachment);
+                        is_changed |= !report.removed.is_empty();
+                        waiting.push((Waiting::Removed(report), reply));
+                    }
+                    Request::Collect(collection) => {
+                        let report = self.collect(&collection);
                         is_changed |= !report.removed.is_empty();
                         waiting.push((Waiting::Removed(report), reply));
                     }
@@ -349,6 +367,9 @@ impl Reconciler {
         if sources || links || is_changed {
             self.converge(&added, arrived);
             self.depth = Depth::Change;
+        }
+        for attachment in &ended {
+            self.forget_removal(attachment);
         }
         // Whatever was reported until now is read before anybody is answered.
         self.recorder.drain();
@@ -383,7 +404,13 @@ impl Reconciler {
         let takes_along = |message: &Message| {
             matches!(
                 message,
-                Message::Request(Request::EndpointAdd(_) | Request::EndpointRemove(_), _)
+                Message::Request(
+                    Request::EndpointAdd(_)
+                        | Request::EndpointRemove(_)
+                        | Request::Detach(_)
+                        | Request::Collect(_),
+                    _
+                )
             )
         };
         let changes = batch.iter().filter_map(|message| match message {

@@ -10,6 +10,7 @@
 //! | [`both_ways`] | a packet's short way held against its long way |
 //! | [`bytecode`] | the compiled programs, instruction by instruction |
 //! | [`agent`] | a real agent for such a world, and its command line |
+//! | [`cni`] | a container runtime that runs chains of network plugins |
 //! | [`cluster`] | documents of a cluster of any size |
 //! | [`conformance`] | who may reach whom, by the public conformance suites |
 //! | [`expectations`] | files of statements about who may reach whom |
@@ -33,6 +34,7 @@ pub mod agent;
 pub mod both_ways;
 pub mod bytecode;
 pub mod cluster;
+pub mod cni;
 pub mod conformance;
 pub mod differential;
 pub mod evasions;

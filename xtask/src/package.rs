@@ -2,7 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `cofferdam`, … | the binaries: static, with the kernel programs inside |
+//! | `cofferdam`, `cofferdam-cni` | the binaries: static, the first with the kernel programs inside |
 //! | `cofferdam-VERSION-TARGET.tar.gz` | the binaries, the licences, the guides, the policy library, man pages and completions |
 //! | `cofferdam-VERSION.cdx.json` | every crate that is in the binaries (CycloneDX) |
 //! | `SHA256SUMS` | checksums of all of these |
@@ -38,8 +38,9 @@ use crate::{
     tools,
 };
 
-/// Folder of the crate whose binaries are shipped, and of the programs inside them.
-const SHIPPED: &str = "controller";
+/// Folders of the crates whose binaries are shipped: of the one that has the kernel programs
+/// inside, and of the one that has not.
+const SHIPPED: [&str; 2] = ["controller", "controller/plugin"];
 const KERNEL_PROGRAMS: &str = "dataplane/ebpf";
 /// What goes into the archive beside the binaries, and what it is called there.
 const BESIDE: [(&str, &str); 5] = [
@@ -94,9 +95,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         fs::copy(built.join(name), &packed)
             .with_context(|| format!("cannot copy {name} to {}", dist.display()))?;
         check::is_static(&packed)?;
-        check::has_kernel_programs(&packed)?;
+        let inside = if name == COMMAND_LINE {
+            check::has_kernel_programs(&packed)?;
+            " kernel programs inside,"
+        } else {
+            ""
+        };
         let says = check::runs_alone(&packed)?;
-        println!("  {name}: static, kernel programs inside, runs alone: {says}");
+        println!("  {name}: static,{inside} runs alone: {says}");
         files.push(name.clone());
     }
 
@@ -117,8 +123,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// What is built and under which name.
 struct Shipped {
-    /// The package of the binaries.
-    package: String,
+    /// The packages of the binaries.
+    packages: Vec<String>,
     version: String,
     binaries: Vec<String>,
     /// What cargo says of the binaries, and of the kernel programs inside.
@@ -127,28 +133,35 @@ struct Shipped {
 
 impl Shipped {
     fn read(target: &str) -> Result<Self> {
-        let binaries = sbom::Source::read(SHIPPED, target)?;
-        let programs = sbom::Source::read(KERNEL_PROGRAMS, "bpfel-unknown-none")?;
-        let package = binaries.root()?;
-        let text = |key: &str| package[key].as_str().unwrap_or_default().to_owned();
-        let (name, version) = (text("name"), text("version"));
-        let targets = package["targets"].as_array().map(Vec::as_slice);
-        let mut names: Vec<String> = targets
-            .unwrap_or_default()
-            .iter()
-            .filter(|target| target["kind"] == Value::from(vec!["bin"]))
-            .filter_map(|target| Some(target["name"].as_str()?.to_owned()))
-            .collect();
-        names.sort();
-        if names.is_empty() {
-            bail!("the package {name} has no binaries");
+        let mut shipped = Self {
+            packages: Vec::new(),
+            version: String::new(),
+            binaries: Vec::new(),
+            sources: Vec::new(),
+        };
+        for folder in SHIPPED {
+            let source = sbom::Source::read(folder, target)?;
+            let package = source.root()?;
+            let text = |key: &str| package[key].as_str().unwrap_or_default().to_owned();
+            let targets = package["targets"].as_array().map(Vec::as_slice);
+            let names = targets
+                .unwrap_or_default()
+                .iter()
+                .filter(|target| target["kind"] == Value::from(vec!["bin"]))
+                .filter_map(|target| Some(target["name"].as_str()?.to_owned()));
+            let before = shipped.binaries.len();
+            shipped.binaries.extend(names);
+            if shipped.binaries.len() == before {
+                bail!("the package {} has no binaries", text("name"));
+            }
+            shipped.packages.push(text("name"));
+            shipped.version = text("version");
+            shipped.sources.push(source);
         }
-        Ok(Self {
-            package: name,
-            version,
-            binaries: names,
-            sources: vec![binaries, programs],
-        })
+        shipped.binaries.sort();
+        let programs = sbom::Source::read(KERNEL_PROGRAMS, "bpfel-unknown-none")?;
+        shipped.sources.push(programs);
+        Ok(shipped)
     }
 
     fn title(&self) -> String {
@@ -211,7 +224,7 @@ fn build(shipped: &Shipped, target: &str) -> Result<PathBuf> {
     let mut command = run::cargo();
     command
         .args(["build", "--release", "--locked", "--bins"])
-        .args(["--package", &shipped.package])
+        .args(shipped.packages.iter().flat_map(|name| ["--package", name]))
         // An explicit target: the flags are for what is shipped, and not for the
         // build scripts and macros that run here.
         .args(["--target", target])

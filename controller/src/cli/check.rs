@@ -106,7 +106,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
         rejected: rejected as u64,
         errors: count(Severity::Error),
         warnings: count(Severity::Warning),
-        diagnostics: diagnostics.iter().map(Into::into).collect(),
+        diagnostics: diagnostics.iter().map(crate::output::diagnostic).collect(),
         capacity,
     };
     let is_good = report.errors == 0 && (report.warnings == 0 || args.deny != Some(Deny::Warnings));

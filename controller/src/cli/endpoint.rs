@@ -1,7 +1,7 @@
 //! `cofferdam endpoint`.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,7 +11,7 @@ use super::{Common, show, text, wait};
 use crate::client;
 use crate::config::units;
 use crate::output::EndpointState;
-use crate::protocol::{EndpointSpec, PortSpec, Removal, Reply, Request};
+use crate::protocol::{EndpointSpec, PortSpec, Removal, Reply, Request, for_the_agent};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EndpointCommand {
@@ -112,17 +112,6 @@ fn port(text: &str) -> Result<PortSpec, String> {
     })
 }
 
-/// The path as the agent can open it: what is ours is another's to it.
-fn for_the_agent(path: &Path) -> Result<PathBuf> {
-    let own = format!("/proc/{}", std::process::id());
-    for prefix in ["/proc/self", "/proc/thread-self"] {
-        if let Ok(rest) = path.strip_prefix(prefix) {
-            return Ok(Path::new(&own).join(rest));
-        }
-    }
-    std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
-}
-
 pub(super) fn run(command: EndpointCommand) -> Result<bool> {
     match command {
         EndpointCommand::Add(args) => add(args),
@@ -132,16 +121,18 @@ pub(super) fn run(command: EndpointCommand) -> Result<bool> {
 }
 
 fn add(args: AddArgs) -> Result<bool> {
-    let request = Request::EndpointAdd(EndpointSpec {
-        netns: for_the_agent(&args.netns)?,
+    let request = Request::EndpointAdd(Box::new(EndpointSpec {
+        netns: for_the_agent(&args.netns)
+            .with_context(|| format!("{} is no path", args.netns.display()))?,
         interface: args.ifname,
         namespace: args.namespace,
         name: args.name,
         container_id: args.container_id,
+        member_of: None,
         labels: args.labels.into_iter().collect(),
         addresses: args.addresses,
         ports: args.ports,
-    });
+    }));
     let reply = wait(client::ask(&args.common.run_dir, request, args.timeout))?;
     let Reply::Endpoint(report) = reply else {
         bail!("the agent answered something else");
@@ -200,17 +191,5 @@ mod tests {
         for wrong in ["tcp/80", "a=80", "a=tcp/http", "a=icmp/8", "a=tcp/70000"] {
             assert!(port(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_path_of_the_command_becomes_one_that_the_agent_can_open() {
-        let own = for_the_agent(Path::new("/proc/self/ns/net")).unwrap();
-        assert_eq!(
-            own,
-            PathBuf::from(format!("/proc/{}/ns/net", std::process::id()))
-        );
-        assert!(for_the_agent(Path::new("n")).unwrap().is_absolute());
-        let other = Path::new("/run/netns/a");
-        assert_eq!(for_the_agent(other).unwrap(), other);
     }
 }

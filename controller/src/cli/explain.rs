@@ -15,12 +15,12 @@ use super::offline::{
 use super::{Common, Format, print, show, wait};
 use crate::client;
 use crate::config::units;
-use crate::explain::{self, Question};
+use crate::explain;
 use crate::output::reach::{
     BackendReport, BackendsReport, ExplainReport, NearestReport, PairReport, RuleReport,
     SideReport, StepReport, Word,
 };
-use crate::protocol::{Reply, Request};
+use crate::protocol::{Question, Reply, Request};
 
 /// Most backends that are told of one by one.
 const MOST_BACKENDS: usize = 20;

@@ -87,7 +87,10 @@ impl Documents {
 
     /// The same for programs.
     pub(super) fn reported(&self) -> Vec<crate::output::Diagnostic> {
-        self.diagnostics.iter().map(Into::into).collect()
+        self.diagnostics
+            .iter()
+            .map(crate::output::diagnostic)
+            .collect()
     }
 
     /// Makes the good ones ready to be asked.

@@ -141,7 +141,11 @@ fn expectation(reach: &Reach, rules: &mut Rules<'_>, outcome: &Outcome<'_>) -> E
             .map(|failed| failure(reach, rules, outcome, failed))
             .collect(),
         unlisted: outcome.unlisted as u64,
-        mistakes: outcome.mistakes.iter().map(Into::into).collect(),
+        mistakes: outcome
+            .mistakes
+            .iter()
+            .map(crate::output::diagnostic)
+            .collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use cofferdam_policies::documents::{LastGood, Settled};
 use cofferdam_policies::inventory::Inventory;
 
 use super::chain;
-use crate::output::Diagnostic;
+use crate::output::{self, Diagnostic};
 use crate::sources::Sources;
 use crate::state::Store;
 use crate::state::documents::StoredDocuments;
@@ -116,7 +116,7 @@ impl Documents {
     }
 
     pub(super) fn diagnostics(&self) -> impl Iterator<Item = Diagnostic> {
-        self.settled.diagnostics.iter().map(Diagnostic::from)
+        self.settled.diagnostics.iter().map(output::diagnostic)
     }
 
     /// Remembers what is good now, for the next start.

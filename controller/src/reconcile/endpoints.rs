@@ -32,6 +32,7 @@ impl Reconciler {
     /// passes there.
     pub(super) fn add(&mut self, spec: &EndpointSpec) -> Result<EndpointId> {
         check(spec)?;
+        self.forget_removal_of(spec);
         // Listed now: the link was made before the call.
         self.look_at_links();
         let (inner, host) =
@@ -97,6 +98,7 @@ impl Reconciler {
             Place::Free => Endpoint {
                 id: named(spec),
                 container_id: None,
+                member_of: None,
                 link: link(spec, inner, host)?,
                 addresses: inner.addresses.clone(),
                 link_local: self.own_link_local(inner, host),
@@ -111,6 +113,9 @@ impl Reconciler {
         }
         if spec.container_id.is_some() {
             endpoint.container_id.clone_from(&spec.container_id);
+        }
+        if spec.member_of.is_some() {
+            endpoint.member_of.clone_from(&spec.member_of);
         }
         endpoint.labels.clone_from(&spec.labels);
         endpoint.ports.clone_from(&spec.ports);
@@ -291,27 +296,36 @@ impl Reconciler {
                 && interface.is_none_or(|interface| id.interface == *interface)
                 && endpoint.may_be_of(removal.container_id.as_deref())
         };
-        let meant = |managed: &&Managed| is_meant(&managed.endpoint);
-        let in_force: Vec<Arc<Endpoint>> = (self.endpoints.values().filter(meant))
-            .map(|managed| managed.endpoint.clone())
+        if !removal.release {
+            return self.leave_those(is_meant);
+        }
+        let all = self.endpoints.values().chain(self.leaving.values());
+        let meant: Vec<Arc<Endpoint>> = (all.map(|managed| &managed.endpoint))
+            .filter(|endpoint| is_meant(endpoint))
+            .cloned()
             .collect();
-        let left: Vec<Arc<Endpoint>> = (self.leaving.values().filter(meant))
-            .map(|managed| managed.endpoint.clone())
+        for endpoint in &meant {
+            self.release(endpoint);
+        }
+        RemoveReport {
+            schema: Schema,
+            removed: meant.iter().map(|one| one.id.to_string()).collect(),
+            leaving: Vec::new(),
+        }
+    }
+
+    /// Removes endpoints, whose interfaces stay closed until they have gone.
+    pub(super) fn leave_those(&mut self, is_meant: impl Fn(&Endpoint) -> bool) -> RemoveReport {
+        let endpoints = self.endpoints.values().map(|managed| &managed.endpoint);
+        let in_force: Vec<Arc<Endpoint>> = endpoints
+            .filter(|endpoint| is_meant(endpoint))
+            .cloned()
             .collect();
         let mut report = RemoveReport {
             schema: Schema,
             removed: in_force.iter().map(|one| one.id.to_string()).collect(),
             leaving: Vec::new(),
         };
-        if removal.release {
-            for endpoint in in_force.iter().chain(&left) {
-                self.release(endpoint);
-            }
-            report
-                .removed
-                .extend(left.iter().map(|one| one.id.to_string()));
-            return report;
-        }
         for endpoint in &in_force {
             self.leave(&endpoint.id);
             tracing::info!(

@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::Reconciler;
 use crate::config::OwnNode;
-use crate::explain::{Question, explain};
-use crate::protocol::Reply;
+use crate::explain::explain;
+use crate::protocol::{Question, Reply};
 
 impl Reconciler {
     /// Answers a question by what is in force.

@@ -121,6 +121,7 @@ impl Reconciler {
             schema: Schema,
             id: endpoint.id.to_string(),
             container_id: endpoint.container_id.clone(),
+            network: (endpoint.member_of.as_ref()).map(|member| member.network.clone()),
             host_ifindex: endpoint.link.host_ifindex,
             mac: endpoint.mac_text(),
             addresses: endpoint.addresses.clone(),

@@ -19,11 +19,19 @@ use serde_json::Value;
 use crate::{outcome::Failed, run};
 
 /// Crates, by folder, and the folders of those they may depend on.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 11] = [
     (
         "controller",
-        &["policies", "dataplane", "dataplane/verdict"],
+        &[
+            "controller/protocol",
+            "policies",
+            "dataplane",
+            "dataplane/verdict",
+        ],
     ),
+    // What runs for each container is small: it knows how to ask the agent, and no more.
+    ("controller/plugin", &["controller/protocol"]),
+    ("controller/protocol", &[]),
     ("policies", &["dataplane/verdict"]),
     ("dataplane", &["dataplane/verdict"]),
     ("dataplane/ebpf", &["dataplane/verdict"]),
@@ -41,6 +49,8 @@ const CRATES: [(&str, &[&str]); 9] = [
 /// benchmarks.
 const EVERY_LIBRARY: &[&str] = &[
     "controller",
+    "controller/plugin",
+    "controller/protocol",
     "policies",
     "dataplane",
     "dataplane/verdict",

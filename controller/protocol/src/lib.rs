@@ -1,0 +1,271 @@
+//! What goes over an agent's control socket: a JSON object a line, both ways.
+//!
+//! A connection carries one request. The agent answers with one line, or, to
+//! [`Request::Observe`], with a line for each record and [`Reply::End`]. Agent and
+//! command line are one binary, the CNI plugin is another; the version is there for an
+//! agent that was not restarted after an upgrade.
+//!
+//! Invariant: a program that only talks to an agent needs nothing but this crate, neither
+//! the compiler nor the kernel side.
+
+#![forbid(unsafe_code)]
+
+pub mod names;
+pub mod output;
+pub mod removals;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use output::{
+    EndpointList, EndpointReport, FlowRecord, RecordType, RemoveReport, StatusReport, SyncReport,
+};
+
+/// Version of the requests.
+pub const VERSION: u32 = 1;
+
+/// Versions of the CNI specification that the plugin knows, oldest first.
+pub const CNI_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// Longest request, in bytes.
+pub const MAX_REQUEST: usize = 1 << 20;
+
+/// The control socket in a run directory.
+#[must_use]
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("control.sock")
+}
+
+/// One request with its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What may be asked of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Read all sources again, and answer when they are in force.
+    Sync,
+    /// What is in force.
+    Status {
+        /// Answer when it is enforced, or after so many milliseconds.
+        wait_enforced_ms: Option<u64>,
+    },
+    /// Put an endpoint in force, or give it other labels.
+    EndpointAdd(Box<EndpointSpec>),
+    /// Take a workload's endpoints out of force.
+    EndpointRemove(Removal),
+    /// Take the endpoints of an attachment out of force.
+    Detach(Attachment),
+    /// Take the endpoints of a network out of force, but for those of valid attachments.
+    Collect(Collection),
+    /// All endpoints.
+    EndpointList,
+    /// Why one end reaches another, by what is in force.
+    Explain(Question),
+    /// Flow records.
+    Observe(Observation),
+}
+
+/// A question about two ends, for [`Request::Explain`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// Who sends.
+    pub from: String,
+    /// Who receives.
+    pub to: String,
+    /// What: `tcp/443`.
+    pub port: String,
+    /// Over which family, 4 or 6; unless told, the one that the probe is of, else the
+    /// first that both have.
+    pub family: Option<u8>,
+    /// Addresses of outside hosts.
+    pub externals: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// Which flow records are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observation {
+    /// At most so many of the past, the newest.
+    pub last: Option<u64>,
+    /// Of the past only those of so many milliseconds.
+    pub since_ms: Option<u64>,
+    /// Go on with those to come.
+    pub follow: bool,
+    /// Only those of this type. Left out when there is none, for an older agent.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<RecordType>,
+}
+
+impl Observation {
+    /// Whether a record is of the type that is asked for.
+    #[must_use]
+    pub fn is_for(&self, record: &FlowRecord) -> bool {
+        self.kind.is_none_or(|kind| record.kind == kind.as_str())
+    }
+}
+
+/// The endpoints that are to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The workload's name.
+    pub name: String,
+    /// Only the one on this interface.
+    pub interface: Option<String>,
+    /// Only those of this container. Left out when there is none, for an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// Open their interfaces instead of keeping them closed. Left out when it is not
+    /// asked for, for an older agent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub release: bool,
+}
+
+/// An attachment of a container to a network, as the CNI specification identifies it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// The runtime's id of the container.
+    pub container_id: String,
+    /// The interface that the runtime asked for.
+    pub interface: String,
+}
+
+/// The attachments of a network that a runtime still knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collection {
+    /// The network.
+    pub network: String,
+    /// Its valid attachments.
+    pub valid: Vec<Attachment>,
+}
+
+/// The network that an endpoint was added for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// The network's name.
+    pub network: String,
+    /// The interface of the attachment. Other interfaces of the endpoint's container may
+    /// belong to the same attachment.
+    pub interface: String,
+}
+
+/// An endpoint as the caller knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSpec {
+    /// Path of the workload's network namespace.
+    pub netns: PathBuf,
+    /// Its interface there.
+    pub interface: String,
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The workload's name.
+    pub name: String,
+    /// The runtime's id of the container. Left out when there is none, for an older
+    /// agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// The network that it is added for. Left out when there is none, for an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_of: Option<Membership>,
+    /// Its labels, unless a Pod document has them.
+    pub labels: BTreeMap<String, String>,
+    /// Its addresses; empty for those it has as an endpoint already, or else those on the
+    /// interface.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports with names, unless a Pod document has them.
+    pub ports: Vec<PortSpec>,
+}
+
+/// A port with a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// The name.
+    pub name: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The number.
+    pub number: u16,
+}
+
+/// Returns a path as the agent can open it: `/proc/self` is another process there.
+///
+/// # Errors
+/// If the path is relative and there is no current directory.
+pub fn for_the_agent(path: &Path) -> io::Result<PathBuf> {
+    let own = format!("/proc/{}", std::process::id());
+    for prefix in ["/proc/self", "/proc/thread-self"] {
+        if let Ok(rest) = path.strip_prefix(prefix) {
+            return Ok(Path::new(&own).join(rest));
+        }
+    }
+    std::path::absolute(path)
+}
+
+/// An answer. `Explanation` is what [`Request::Explain`] is answered with, which only the
+/// agent and the command line know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply<Explanation = serde::de::IgnoredAny> {
+    /// To [`Request::Sync`].
+    Sync(SyncReport),
+    /// To [`Request::Status`].
+    Status(StatusReport),
+    /// To [`Request::EndpointAdd`].
+    Endpoint(EndpointReport),
+    /// To [`Request::EndpointRemove`], [`Request::Detach`] and [`Request::Collect`].
+    Removed(RemoveReport),
+    /// To [`Request::EndpointList`].
+    Endpoints(EndpointList),
+    /// To [`Request::Explain`].
+    Explanation(Box<Explanation>),
+    /// To [`Request::Explain`]: the question is about nothing.
+    NotExplained {
+        /// Why, and what was probably meant.
+        message: String,
+    },
+    /// To [`Request::Observe`], many times.
+    Record(Box<FlowRecord>),
+    /// The last to [`Request::Observe`].
+    End,
+    /// To any: it was not done.
+    Failed {
+        /// Why, and what to do.
+        message: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_the_caller_becomes_one_that_the_agent_can_open() {
+        let own = for_the_agent(Path::new("/proc/self/ns/net")).unwrap();
+        assert_eq!(
+            own,
+            PathBuf::from(format!("/proc/{}/ns/net", std::process::id()))
+        );
+        assert!(for_the_agent(Path::new("n")).unwrap().is_absolute());
+        let other = Path::new("/run/netns/a");
+        assert_eq!(for_the_agent(other).unwrap(), other);
+    }
+}

@@ -1,0 +1,446 @@
+//! What an agent answers: a promise to scripts.
+//!
+//! Fields are added, never renamed or given another meaning within
+//! [`SCHEMA`]. The JSON Schemas in `docs/schemas` are derived from these types.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+#[cfg(feature = "flags")]
+use clap::ValueEnum;
+#[cfg(feature = "schemas")]
+use schemars::{JsonSchema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The version of everything here, first field of every object.
+pub const SCHEMA: &str = "cofferdam/v1";
+
+/// The field `schema`: always [`SCHEMA`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Schema;
+
+impl Serialize for Schema {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(SCHEMA)
+    }
+}
+
+impl<'de> Deserialize<'de> for Schema {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        if text == SCHEMA {
+            Ok(Self)
+        } else {
+            Err(de::Error::custom(format!(
+                "schema {text:?} instead of {SCHEMA:?}: command and agent differ in version"
+            )))
+        }
+    }
+}
+
+#[cfg(feature = "schemas")]
+impl JsonSchema for Schema {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Schema".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> schemars::Schema {
+        json_schema!({ "const": SCHEMA })
+    }
+}
+
+/// Whether something is left out because of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// What it is about is not in force.
+    Error,
+    /// It is in force, and probably not as intended.
+    Warning,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct Diagnostic {
+    /// The kind of mistake; keeps its meaning for ever.
+    pub code: String,
+    /// Whether something is left out because of it.
+    pub severity: Severity,
+    /// The file; empty when it is not about one.
+    pub file: String,
+    /// Line, from 1; 0 when it is not about a file.
+    pub line: u32,
+    /// Column, from 1; 0 when it is not about a file.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+    /// What was probably meant, or what to do.
+    pub hint: Option<String>,
+}
+
+/// Answer of `sync`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct SyncReport {
+    /// The version of this object.
+    pub schema: Schema,
+    /// Revision in force, 0 when there is none.
+    pub revision: u64,
+    /// Whether what the sources say is in force and has been read back.
+    pub enforced: bool,
+    /// Documents that count as they are.
+    pub accepted: u64,
+    /// Documents that do not.
+    pub rejected: u64,
+    /// What is wrong.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// How far an endpoint is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    /// Its verdicts are in force and have been read back.
+    Enforced,
+    /// Nothing passes.
+    DenyAll,
+    /// The programs are not on its interface.
+    Unmanaged,
+}
+
+impl EndpointState {
+    /// The word in JSON and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::DenyAll => "deny_all",
+            Self::Unmanaged => "unmanaged",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Enforced, Self::DenyAll, Self::Unmanaged];
+}
+
+/// Answer of `endpoint add`, and an entry of `endpoint list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct EndpointReport {
+    /// The version of this object.
+    pub schema: Schema,
+    /// `namespace/name/interface`.
+    pub id: String,
+    /// The runtime's id of its container; null when it was added without one.
+    #[serde(default)]
+    pub container_id: Option<String>,
+    /// The network that the CNI plugin added it for; null when it was added otherwise.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// Index of its interface on the node's side.
+    pub host_ifindex: u32,
+    /// MAC address of the workload's side.
+    pub mac: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// How far it is in force.
+    pub state: EndpointState,
+    /// Whether it was removed or replaced: nothing passes until its interface has gone.
+    #[serde(default)]
+    pub leaving: bool,
+    /// Revision in force, 0 when there is none.
+    pub revision: u64,
+}
+
+/// Answer of `endpoint list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct EndpointList {
+    /// The version of this object.
+    pub schema: Schema,
+    /// The endpoints, in the order of their names.
+    pub endpoints: Vec<EndpointReport>,
+}
+
+/// Answer of `endpoint remove`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct RemoveReport {
+    /// The version of this object.
+    pub schema: Schema,
+    /// Which endpoints there were; none when there was nothing to remove.
+    pub removed: Vec<String>,
+    /// Those of them whose interface is still there: nothing passes until it has gone.
+    #[serde(default)]
+    pub leaving: Vec<String>,
+}
+
+/// What stands on one hook of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct Link {
+    /// The hook: `tcx_ingress`, `tcx_egress`, `clsact_ingress`, `clsact_egress`.
+    pub hook: String,
+    /// Our program there, 0 when there is none.
+    pub program_id: u32,
+    /// Whether it is the first there.
+    pub first: bool,
+    /// Whether it is as it should be.
+    pub ok: bool,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct FlowUse {
+    /// Entries in use.
+    pub used: u64,
+    /// Entries there are: room for half as many flows whatever their keys. While no agent
+    /// runs, the table does not grow.
+    pub capacity: u64,
+    /// Entries that the agent lets the table grow to.
+    #[serde(default)]
+    pub capacity_max: u64,
+}
+
+/// An endpoint in `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct EndpointStatus {
+    /// `namespace/name/interface`.
+    pub id: String,
+    /// How far it is in force.
+    pub state: EndpointState,
+    /// Whether it was removed or replaced: nothing passes until its interface has gone.
+    #[serde(default)]
+    pub leaving: bool,
+    /// What stands on its hooks.
+    pub links: Vec<Link>,
+    /// Its flow table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows: Option<FlowUse>,
+    /// Why it is not enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Programs of others on its interface, or on the bridge that it is a port of, that can
+    /// hide who sent a packet; normally none.
+    #[serde(default)]
+    pub obstacles: Vec<String>,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct Capacity {
+    /// Which one.
+    pub table: String,
+    /// Entries in use.
+    pub used: u64,
+    /// Entries there is room for, 0 where only the size of the whole counts.
+    pub max: u64,
+    /// Bytes they take.
+    pub bytes: u64,
+}
+
+/// An interface on which frames are dropped early, or are to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct UplinkStatus {
+    /// Its name.
+    pub interface: String,
+    /// `native` or `generic`; null when frames are not dropped early.
+    pub mode: Option<String>,
+    /// Reason, if frames are not dropped early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Answer of `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct StatusReport {
+    /// The version of this object.
+    pub schema: Schema,
+    /// Version of the agent.
+    pub version: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Revision in force, 0 when there is none.
+    pub revision: u64,
+    /// Whether the newest desired state is in force and has been read back.
+    pub enforced: bool,
+    /// Whether `/readyz` says yes.
+    pub ready: bool,
+    /// When what is in force was last read back, RFC 3339.
+    pub verified_at: Option<String>,
+    /// Documents that count as they are.
+    pub accepted: u64,
+    /// Documents that do not.
+    pub rejected: u64,
+    /// The endpoints, in the order of their names.
+    pub endpoints: Vec<EndpointStatus>,
+    /// How full everything is.
+    pub capacity: Vec<Capacity>,
+    /// Bytes of the kernel's maps, as the kernel accounts for them.
+    pub memory_bytes: u64,
+    /// How often something was found changed by others, and repaired.
+    pub tamper_events: u64,
+    /// Interfaces by which packets may come in that claim to be a workload's, or leave
+    /// unjudged, with the reason; normally none.
+    #[serde(default)]
+    pub uncleared: Vec<String>,
+    /// Interfaces on which frames are dropped early, or are to be.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkStatus>,
+    /// Programs of others that can hide who sent a packet, with their place; normally none.
+    #[serde(default)]
+    pub obstacles: Vec<String>,
+    /// What is wrong with documents, and what keeps the newest desired state from
+    /// being in force.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// An end of a reported packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct FlowEnd {
+    /// Namespace of the workload that has the address.
+    pub namespace: Option<String>,
+    /// Name of the workload that has the address.
+    pub workload: Option<String>,
+    /// The node that has the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The address; null when the packet is not IP.
+    pub address: Option<IpAddr>,
+    /// The port; null where there is none.
+    pub port: Option<u16>,
+    /// The workload's labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A rule, or a policy as it isolates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct RuleName {
+    /// The policy's kind.
+    pub kind: String,
+    /// The policy's namespace; null of one of the whole cluster.
+    pub namespace: Option<String>,
+    /// The policy's name.
+    pub name: String,
+    /// Position among the policy's rules of this direction, from 0; null is the
+    /// policy itself.
+    pub index: Option<u32>,
+    /// Where it stands.
+    pub file: String,
+    /// The line.
+    pub line: u32,
+}
+
+/// Type and code of ICMP or ICMPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct IcmpKind {
+    /// The type.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// The code.
+    pub code: u8,
+}
+
+/// The types of flow records there are so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "flags", derive(ValueEnum))]
+#[serde(rename_all = "snake_case")]
+pub enum RecordType {
+    /// What was denied.
+    Denied,
+    /// What was allowed and policies in audit mode would have denied.
+    Audit,
+}
+
+impl RecordType {
+    /// Its name in JSON, in flags, and as the `type` label of metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// A line of `observe`, and of the flow log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct FlowRecord {
+    /// The version of this object.
+    pub schema: Schema,
+    /// When, RFC 3339.
+    pub time: String,
+    /// `new`, `denied`, `audit`, `ended`. `audit` is what was allowed and what policies
+    /// in audit mode would have denied.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Hook that judged: `from_workload`, `to_workload`, `uplink_ingress`, `uplink_egress`.
+    #[serde(default)]
+    pub hook: String,
+    /// `ingress` or `egress`, as the judged workload sees it.
+    pub direction: String,
+    /// `allow` or `deny`: what happened.
+    pub verdict: String,
+    /// Why, for `audit` of the denial; `docs/reasons.md` has the list.
+    pub reason: String,
+    /// Revision that decided, 0 when none was asked.
+    pub revision: u64,
+    /// Number of equal records joined.
+    pub count: u64,
+    /// The rule that decided, for `audit` the one that would have denied.
+    pub rule: Option<RuleName>,
+    /// The policies that a default denial is due to, for `audit` would be.
+    pub isolated_by: Vec<RuleName>,
+    /// Where it came from.
+    pub source: FlowEnd,
+    /// Where it was going.
+    pub destination: FlowEnd,
+    /// The protocol's name, or its number.
+    pub protocol: String,
+    /// TCP flags as letters; null for other protocols.
+    pub tcp_flags: Option<String>,
+    /// Type and code of ICMP and ICMPv6; null for other protocols.
+    pub icmp: Option<IcmpKind>,
+    /// Packets that the records cover.
+    pub packets: u64,
+    /// Bytes of those packets from the Ethernet header on.
+    pub bytes: u64,
+    /// From the first to the last of them.
+    pub duration_ms: u64,
+}
+
+impl std::fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.file.is_empty() {
+            write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
+        }
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{severity}[{}]: {}", self.code, self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
