@@ -10,6 +10,8 @@ mod checks;
 mod input;
 #[path = "cni/labels.rs"]
 mod labels;
+#[path = "cni/runtimes.rs"]
+mod runtimes;
 #[path = "cni/scene.rs"]
 mod scene;
 #[path = "cni/without_agent.rs"]

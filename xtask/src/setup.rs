@@ -67,6 +67,8 @@ pub(crate) enum Need {
     PacketFilters,
     /// The standard CNI plugins, and what enters the namespaces that they wire.
     NetworkPlugins,
+    /// The container runtimes that tests start containers with.
+    ContainerRuntimes,
     /// A virtual machine and what goes into it.
     VirtualMachine,
     /// A compiler for the engine of the fuzzer.
@@ -74,13 +76,14 @@ pub(crate) enum Need {
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 8] = [
+pub(crate) const EVERYTHING: [Need; 9] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
     Need::NetworkTools,
     Need::PacketFilters,
     Need::NetworkPlugins,
+    Need::ContainerRuntimes,
     Need::VirtualMachine,
     Need::CppCompiler,
 ];
@@ -173,6 +176,14 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     packages.push("containernetworking-plugins");
                 }
             }
+            Need::ContainerRuntimes => packages.extend(missing_packages(&[
+                ("ctr", "containerd"),
+                ("podman", "podman"),
+                ("runc", "runc"),
+                ("conmon", "conmon"),
+                // What runs in the containers.
+                ("busybox", "busybox-static"),
+            ])),
             Need::VirtualMachine => packages.extend(missing_packages(&[
                 ("qemu-system-x86_64", "qemu-system-x86"),
                 ("busybox", "busybox-static"),

@@ -153,6 +153,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         needs.push(Need::VirtualMachine);
     }
     setup::ensure(&needs)?;
+    // Tests that start containers skip themselves, counted, where there are no runtimes.
+    if !options.quick
+        && let Err(error) = setup::ensure(&[Need::ContainerRuntimes])
+    {
+        eprintln!("xtask: tests with container runtimes are skipped: {error:#}");
+    }
 
     let mut progress = Progress::default();
     progress.step("format", |_| formatted());
