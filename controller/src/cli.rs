@@ -5,6 +5,7 @@ mod completions;
 mod endpoint;
 mod explain;
 mod init;
+mod install;
 mod man;
 mod matrix;
 mod observe;
@@ -64,6 +65,10 @@ enum Command {
     Test(test::TestArgs),
     /// Copies policies of the library, with their tests, to begin with.
     Init(init::InitArgs),
+    /// Puts the network plugin into a runtime's configuration.
+    Install(install::InstallArgs),
+    /// Takes the network plugin out again; everything is as it was.
+    Uninstall(install::Places),
     /// Prints JSON Schemas, of documents for editors and of what commands print.
     Schema(schema::SchemaArgs),
     /// Prints a script that completes the command line in a shell.
@@ -162,6 +167,8 @@ pub fn main() -> ExitCode {
         Command::Matrix(args) => matrix::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Init(args) => init::run(&args),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -23,6 +23,7 @@ pub mod endpoint;
 pub mod explain;
 pub mod force;
 pub mod hits;
+pub mod install;
 pub mod library;
 pub mod links;
 mod listeners;

@@ -8,6 +8,8 @@ mod chains;
 mod checks;
 #[path = "cni/input.rs"]
 mod input;
+#[path = "cni/install.rs"]
+mod install;
 #[path = "cni/labels.rs"]
 mod labels;
 #[path = "cni/runtimes.rs"]
