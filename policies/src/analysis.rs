@@ -7,8 +7,8 @@
 //! The modules, in order: `world` sorts workloads into groups that policies
 //! tell apart; `rules` brings the rules of both kinds of policies into one form and
 //! says how two of them lie to each other; then a module for each kind of question,
-//! `selectors`, `ports`, `services`, `blocks`, `order`, `isolation` and `settings`. `places` finds
-//! the line again; `gaps` knows what is missing for an error, and `allowed` what the
+//! `selectors`, `ports`, `services`, `unseen`, `blocks`, `order`, `isolation` and `settings`.
+//! `places` finds the line again; `gaps` knows what is missing for an error, and `allowed` what the
 //! author says is meant.
 //!
 //! Invariants, sound: a rule is only said to be without effect when taking it out
@@ -31,6 +31,7 @@ mod selectors;
 mod services;
 mod settings;
 mod together;
+mod unseen;
 mod world;
 
 #[cfg(test)]
@@ -137,6 +138,7 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
         selectors::check(&project, &mut findings);
         ports::check(&project, &mut findings);
         services::check(&project, &mut findings);
+        unseen::check(&project, &mut findings);
     }
     blocks::check(&project, &mut findings);
     order::check(&project, &mut findings);

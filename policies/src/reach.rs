@@ -201,7 +201,7 @@ impl Reach {
     }
 
     /// Compiles an inventory with these workloads as subjects, or with all.
-    fn with_subjects(
+    pub(crate) fn with_subjects(
         inventory: &Inventory,
         subjects: impl FnOnce(&Services) -> Option<HashSet<ObjectName>>,
     ) -> Result<Self, ReachError> {

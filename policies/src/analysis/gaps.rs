@@ -56,6 +56,11 @@ impl<'a> Gaps<'a> {
         self.services
     }
 
+    /// Returns `true` if policies may be missing.
+    pub(super) fn in_policies(&self) -> bool {
+        self.cluster_policies || !self.namespaces.is_empty()
+    }
+
     /// Whether policies about a namespace may be missing.
     pub(super) fn in_policies_of(&self, namespace: &str) -> bool {
         self.cluster_policies || self.namespaces.contains(namespace)

@@ -3,6 +3,7 @@
 mod selectors;
 mod services;
 mod together;
+mod unseen;
 
 use std::collections::BTreeSet;
 

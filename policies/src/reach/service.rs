@@ -16,7 +16,7 @@ use cofferdam_verdict::verdict::Action;
 
 use crate::documents::hints::nearest;
 use crate::documents::reader::Shown;
-use crate::inventory::{ObjectName, Owner, Service, ServiceKind, family_of};
+use crate::inventory::{ObjectName, Owner, Protocol, Service, ServiceKind, family_of};
 use crate::services::{Backend, Services};
 
 use super::ends::{End, EndKind, Externals, Point, UnknownEnd};
@@ -231,6 +231,24 @@ impl Reach {
             })
         });
         cells.collect()
+    }
+
+    /// May `source` open a connection that is translated to this backend? `None` when it has
+    /// no address of the family.
+    pub(crate) fn backend_cell(
+        &self,
+        source: &End,
+        backend: &Backend,
+        protocol: Protocol,
+    ) -> Option<Cell> {
+        let family = family_of(backend.address);
+        let target = Target {
+            point: Cow::Owned(self.backend(backend, family)),
+            probe: Probe::Port(protocol, backend.port?),
+            is_backend: true,
+            is_translated: true,
+        };
+        self.target(source, &target, family)
     }
 
     /// A backend as an end of packets. Where the documents give a pod no address, and a
