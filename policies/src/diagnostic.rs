@@ -193,7 +193,8 @@ codes! {
     Namespaced = "CD0225",
     /// An address is not valid.
     Address = "CD0301",
-    /// Two workloads, or a workload and a node, have the same address.
+    /// Two workloads, or a workload and a node, have the same address; or a Service has a
+    /// workload's.
     AddressConflict = "CD0302",
     /// The type of a Service, a family, or the type of a slice's addresses is not valid.
     ServiceType = "CD0303",

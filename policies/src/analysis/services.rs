@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use crate::diagnostic::{Code, Place};
 use crate::documents::{Identity, Kind};
 use crate::inventory::{
-    ObjectName, PortRange, Ports, Protocol, Service, ServiceKind, ServicePort, TargetPort,
+    ObjectName, Owner, PortRange, Ports, Protocol, Service, ServiceKind, ServicePort, TargetPort,
 };
 use crate::selectors::{LabelSelector, Operator, Requirement};
 
@@ -31,6 +31,7 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
         .filter_map(|(name, slice)| Some((&*name.namespace, slice.service.as_deref()?)))
         .collect();
     for service in &project.services {
+        shares_address(project, service, findings);
         let name = (&*service.name.namespace, &*service.name.name);
         // Without workloads of its namespace the documents are not about who is behind it.
         let is_told = has_selector(service)
@@ -45,6 +46,34 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
             selects_nobody(project, service, findings);
         } else {
             leads_to_no_port(project, service, &behind, findings);
+        }
+    }
+}
+
+/// Proxies translate the address, and hooks take it for the workload's.
+fn shares_address(project: &Project<'_>, service: &Service, findings: &mut Findings) {
+    if service.kind != ServiceKind::Virtual {
+        return;
+    }
+    for address in service.addresses() {
+        let Some(Owner::Workload(owner)) = project.world.inventory.owner(address) else {
+            continue;
+        };
+        let key = match service.cluster_addresses.contains(&address) {
+            true => "clusterIP",
+            false => "externalIPs",
+        };
+        let path = [Step::Key("spec"), Step::Key(key)];
+        if let Some(place) = place(project, &service.name, &path) {
+            findings.warn(
+                place,
+                Code::AddressConflict,
+                format!(
+                    "{address} is the address of {owner}, too: proxies translate the Service's \
+                     ports there, and the hook of a sender takes them for the workload's"
+                ),
+                "give the Service an address that nothing else has".to_owned(),
+            );
         }
     }
 }
@@ -138,7 +167,7 @@ fn leads_to_no_port(
 }
 
 /// A place in a Service's document.
-fn place(project: &Project<'_>, name: &ObjectName, path: &[Step<'_>]) -> Option<Place> {
+pub(super) fn place(project: &Project<'_>, name: &ObjectName, path: &[Step<'_>]) -> Option<Place> {
     let identity = Identity {
         kind: Kind::Service,
         namespace: name.namespace.clone(),

@@ -59,7 +59,7 @@ pub(super) fn service(
             (false, false)
         }
     };
-    let cluster = cluster_addresses(reader, spec);
+    let cluster = cluster_addresses(reader, spec, has_node_ports);
     let kind = match cluster {
         _ if is_elsewhere => ServiceKind::ExternalName,
         None => ServiceKind::Headless,
@@ -105,19 +105,82 @@ pub(super) fn service(
 }
 
 /// `clusterIPs`, and `clusterIP` where that is all there is; `None` when the Service is
-/// headless, and none when it has yet to be given one.
-fn cluster_addresses(reader: &mut Reader, spec: Fields<'_, '_>) -> Option<Vec<IpAddr>> {
+/// headless, and none when it has yet to be given one. `has_node_ports`: its type cannot be
+/// without.
+fn cluster_addresses(
+    reader: &mut Reader,
+    spec: Fields<'_, '_>,
+    has_node_ports: bool,
+) -> Option<Vec<IpAddr>> {
+    let is_none = |node: &Node<'_>| matches!(&node.value, Value::Text(text) if text == NO_ADDRESS);
     let list = spec
         .get("clusterIPs")
         .and_then(|node| reader.counted_list(node, "`spec.clusterIPs`", 0, MAX_ENDPOINT_ADDRESSES));
-    let mut addresses = Vec::new();
-    for node in list.into_iter().flatten().chain(spec.get("clusterIP")) {
-        if matches!(&node.value, Value::Text(text) if text == NO_ADDRESS) {
-            return None;
-        }
-        addresses.extend(address(reader, node));
+    let mut all = list.unwrap_or_default();
+    let first = all.first().copied();
+    let own = (spec.get("clusterIP"))
+        .filter(|node| !matches!(&node.value, Value::Text(text) if text.is_empty()));
+    all.extend(own);
+    if all.is_empty() {
+        return Some(Vec::new());
     }
-    Some(each_once(addresses))
+    let addresses: Vec<IpAddr> = (all.iter())
+        .filter(|node| !is_none(node))
+        .filter_map(|node| address(reader, node))
+        .collect();
+    let without = all.iter().find(|node| is_none(node));
+    let is_first = |own: &Node<'_>, first: &Node<'_>| match (&own.value, &first.value) {
+        (Value::Text(own), Value::Text(first)) => {
+            own == first || own.parse::<IpAddr>().ok() == first.parse().ok()
+        }
+        _ => true,
+    };
+    let is_torn = own
+        .zip(first)
+        .is_some_and(|(own, first)| !is_first(own, first));
+    match (without, own) {
+        (Some(node), _) if has_node_ports => reader.error_hint(
+            node.mark,
+            Code::ServiceType,
+            "a Service with ports of nodes cannot be without an address".to_owned(),
+            "leave `clusterIP` out, or make it of type `ClusterIP`".to_owned(),
+        ),
+        (_, Some(own)) if is_torn => reader.error(
+            own.mark,
+            Code::Address,
+            "`clusterIP` is not the first of `clusterIPs`".to_owned(),
+        ),
+        (Some(node), _) if !addresses.is_empty() => reader.error(
+            node.mark,
+            Code::Address,
+            "a Service is without an address, or has some".to_owned(),
+        ),
+        _ => {}
+    }
+    without.is_none().then(|| each_once(addresses))
+}
+
+/// Reads an address that proxies translate, or translate to. An API server refuses those that
+/// are every host's own, and so does this: the node would be meant, behind all hooks.
+fn unicast(reader: &mut Reader, node: &Node<'_>) -> Option<IpAddr> {
+    let address = address(reader, node)?;
+    let is_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => {
+            v6.is_unicast_link_local()
+                || v6.segments()[0] & 0xff0f == 0xff02
+                || v6.to_ipv4_mapped().is_some()
+        }
+    };
+    if is_local || address.is_unspecified() || address.is_loopback() {
+        reader.error(
+            node.mark,
+            Code::Address,
+            format!("{address} is no address of a Service or its endpoints"),
+        );
+        return None;
+    }
+    Some(address)
 }
 
 /// `ipFamilies`, if they are given.
@@ -144,7 +207,7 @@ fn external_addresses(reader: &mut Reader, spec: Fields<'_, '_>) -> Vec<IpAddr> 
         reader.counted_list(node, "`spec.externalIPs`", 0, MAX_ENDPOINT_ADDRESSES)
     });
     let list = list.unwrap_or_default().into_iter();
-    list.filter_map(|node| address(reader, node)).collect()
+    list.filter_map(|node| unicast(reader, node)).collect()
 }
 
 /// The addresses of a load balancer, but for those of one that opens connections of its
@@ -309,7 +372,7 @@ fn endpoint(
         .counted_list(node, "`addresses`", 1, MAX_ENDPOINT_ADDRESSES)?
         .into_iter()
         .next()?;
-    let address = address(reader, first)?;
+    let address = unicast(reader, first)?;
     if family_of(address) != family {
         reader.error(
             first.mark,

@@ -175,7 +175,9 @@ fn slices_say_who_is_behind_a_service_instead_of_labels() {
 
 #[test]
 fn a_headless_service_is_the_addresses_behind_it() {
-    let text = API.replace("clusterIPs: [10.96.0.1, 'fd00:96::1']", "clusterIP: None");
+    let text = API
+        .replace("clusterIPs: [10.96.0.1, 'fd00:96::1']", "clusterIP: None")
+        .replace("  type: NodePort\n", "");
     let services = services(&text);
     assert!(services.is_empty(), "nothing is translated");
     assert_eq!(to(&services, "192.0.2.1", 30080), None);

@@ -24,10 +24,11 @@ const PROBES: [(&str, Option<(u8, u16)>); 7] = [
 ];
 
 /// Addresses that some Service of a world may have, beside those of nodes and pods.
-pub(crate) const ADDRESSES: [&str; 12] = [
+pub(crate) const ADDRESSES: [&str; 13] = [
     "10.0.2.0",
     "10.0.2.1",
     "10.0.2.2",
+    "10.0.2.9",
     "fd00:0:0:2::10",
     "fd00:0:0:2::11",
     "198.51.100.9",

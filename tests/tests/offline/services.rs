@@ -292,3 +292,213 @@ fn expectations_are_about_services_too() {
         ]
     );
 }
+
+/// A proxy's node is a backend of its own Service, and a policy is about the pods alone.
+#[test]
+fn check_tells_of_a_backend_that_no_hook_sees() {
+    let policy = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress: [{to: [{podSelector: {matchLabels: {app: api}}}]}]
+";
+    let slice = "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: api-1, namespace: shop, labels: {kubernetes.io/service-name: api}}
+addressType: IPv4
+ports: [{name: web, port: 8080, protocol: TCP}]
+endpoints: [{addresses: [10.0.0.11]}, {addresses: [192.0.2.1]}]
+";
+    let told = |shop: &str| {
+        let folder = Folder::new(&[
+            ("shop.yaml", shop),
+            ("services.yaml", SERVICES),
+            ("policy.yaml", policy),
+            ("slice.yaml", slice),
+        ]);
+        let report = folder.json(0, "check.json", &["check", "."]);
+        let found = report["diagnostics"].as_array().expect("a list").iter();
+        let found = found.filter(|one| one["code"] == "CD0404");
+        found.cloned().collect::<Vec<Value>>()
+    };
+    let found = told(SHOP);
+    let [found] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    let place = ["file", "line", "column", "severity"].map(|key| &found[key]);
+    assert_eq!(
+        place.map(ToString::to_string),
+        ["\"./services.yaml\"", "26", "31", "\"warning\""]
+    );
+    let message = found["message"].as_str().expect("a message");
+    assert!(
+        message.contains("such as shop/web: it may not open tcp/8080 to the backend 192.0.2.1"),
+        "{message}"
+    );
+    let elsewhere = SHOP.replace("nodeName: n1", "nodeName: n2");
+    assert_eq!(told(&elsewhere), [] as [Value; 0]);
+}
+
+/// A slice of `edge` with these ports and endpoints.
+fn slice_of_edge(name: &str, rest: &str) -> String {
+    format!(
+        "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, \
+         namespace: shop, labels: {{kubernetes.io/service-name: edge}}}}, {rest}}}\n"
+    )
+}
+
+/// What proxies do in cases that seldom are, as they do it.
+#[test]
+fn backends_are_those_of_proxies() {
+    let edge = |spec: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: edge, namespace: shop}}, spec: {{{spec}}}}}\n"
+        )
+    };
+    let counted = |documents: &str, to: &str, probe: &str| {
+        let folder = folder();
+        std::fs::write(folder.0.path().join("edge.yaml"), documents).expect("a file");
+        let found = matrix(
+            &folder,
+            &["--probe", probe, "--from", "shop/web", "--to", to],
+        );
+        let cell = &found["cells"][0];
+        let count = |key: &str| cell["backends"][key].as_u64();
+        let verdict = cell["verdict"].as_str().expect("a verdict").to_owned();
+        (verdict, count("allowed"), count("total"))
+    };
+    let is = |verdict: &str, allowed, total| (verdict.to_owned(), Some(allowed), Some(total));
+    let plain = edge("clusterIP: 10.96.0.9, ports: [{port: 80}]");
+    let v4 = "addressType: IPv4, ports: [{port: 80}], endpoints:";
+    let slices = |rest: &[&str]| {
+        let slices = rest.iter().enumerate();
+        let slices = slices.map(|(at, rest)| slice_of_edge(&format!("edge-{at}"), rest));
+        plain.clone() + &slices.collect::<String>()
+    };
+
+    // One that two slices have is one; not ready in one of them is ready all the same.
+    let twice = slices(&[
+        &format!("{v4} [{{addresses: [203.0.113.9]}}]"),
+        &format!("{v4} [{{addresses: [203.0.113.9], conditions: {{ready: false}}}}]"),
+    ]);
+    assert_eq!(counted(&twice, "service/edge", "tcp/80"), is("allow", 1, 1));
+    // Ports are those of each slice: `api` is open to web on 8080 alone.
+    let ports = slices(&[
+        "addressType: IPv4, ports: [{port: 8080}], endpoints: [{addresses: [10.0.0.11]}]",
+        "addressType: IPv4, ports: [{port: 9090}], endpoints: [{addresses: [10.0.0.12]}]",
+    ]);
+    assert_eq!(counted(&ports, "service/edge", "tcp/80"), is("deny", 1, 2));
+    // A port without a number, an address that is a name, or another Service's name of a port.
+    for rest in [
+        "addressType: IPv4, ports: [{port: null}], endpoints: [{addresses: [203.0.113.9]}]",
+        "addressType: FQDN, ports: [{port: 80}], endpoints: [{addresses: [edge.example]}]",
+        "addressType: IPv4, ports: [{name: web, port: 80}], endpoints: [{addresses: [203.0.113.9]}]",
+    ] {
+        let nobody = counted(&slices(&[rest]), "service/edge", "tcp/80");
+        assert_eq!(nobody, is("deny", 0, 0), "{rest}");
+    }
+    // Those about to end only where nothing is ready; one that is not ready never.
+    let ending =
+        "{addresses: [10.0.0.12], conditions: {ready: false, serving: true, terminating: true}}";
+    let late = slices(&[&format!("{v4} [{ending}]")]);
+    assert_eq!(counted(&late, "service/edge", "tcp/80"), is("deny", 0, 1));
+    let beside = slices(&[&format!("{v4} [{ending}, {{addresses: [203.0.113.9]}}]")]);
+    assert_eq!(
+        counted(&beside, "service/edge", "tcp/80"),
+        is("allow", 1, 1)
+    );
+    // A node, and an address that nothing has.
+    let outside = slices(&[&format!(
+        "{v4} [{{addresses: [192.0.2.1]}}, {{addresses: [203.0.113.9]}}]"
+    )]);
+    assert_eq!(
+        counted(&outside, "service/edge", "tcp/80"),
+        is("allow", 2, 2)
+    );
+
+    // Two Services at one address and port: either may be the next.
+    let shared =
+        edge("clusterIP: 10.96.0.2, selector: {app: api}, ports: [{port: 443, targetPort: 8080}]");
+    assert_eq!(counted(&shared, "10.96.0.2", "tcp/443"), is("allow", 3, 3));
+    assert_eq!(
+        counted(&shared, "service/edge", "tcp/443"),
+        is("allow", 2, 2)
+    );
+    // A pod's own address is the Service's at its ports alone.
+    let pods = edge(
+        "externalIPs: [10.0.0.12], selector: {app: api}, ports: [{port: 80, targetPort: 8080}]",
+    );
+    assert_eq!(counted(&pods, "10.0.0.12", "tcp/80"), is("allow", 2, 2));
+    let own = counted(&pods, "10.0.0.12", "tcp/81");
+    assert_eq!(own, ("deny".to_owned(), None, None));
+    // A headless one is its pods, on the port that is meant.
+    let headless =
+        edge("clusterIP: None, selector: {app: api}, ports: [{port: 80, targetPort: 8080}]");
+    assert_eq!(
+        counted(&headless, "service/edge", "tcp/8080"),
+        is("allow", 2, 2)
+    );
+    assert_eq!(
+        counted(&headless, "service/edge", "tcp/80"),
+        is("deny", 0, 2)
+    );
+    // What chooses among backends changes nothing.
+    let local = edge(
+        "type: LoadBalancer, internalTrafficPolicy: Local, externalTrafficPolicy: Local, \
+         allocateLoadBalancerNodePorts: false, sessionAffinity: ClientIP, \
+         publishNotReadyAddresses: true, ipFamilyPolicy: SingleStack, clusterIP: 10.96.0.9, \
+         selector: {app: api}, ports: [{port: 80, targetPort: 8080, nodePort: 0, appProtocol: http}]",
+    );
+    assert_eq!(counted(&local, "service/edge", "tcp/80"), is("allow", 2, 2));
+}
+
+/// What would be left out is told at its place, and everything else counts.
+#[test]
+fn documents_that_cannot_be_used_are_told_at_their_place() {
+    for (spec, place) in [
+        ("type: NodePort, clusterIP: None", (5, 31)),
+        ("clusterIP: 10.96.0.9, clusterIPs: [10.96.0.8]", (5, 15)),
+        ("externalIPs: [127.0.0.1]", (5, 18)),
+        ("ports: [{port: 80, protocol: HTTP}]", (5, 33)),
+    ] {
+        let folder = folder();
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: edge, namespace: shop}}\nspec:\n  {{{spec}}}\n"
+        );
+        std::fs::write(folder.0.path().join("edge.yaml"), text).expect("a file");
+        let report = folder.json(1, "check.json", &["check", "."]);
+        let found = report["diagnostics"].as_array().expect("a list").iter();
+        let found: Vec<_> = found
+            .filter(|one| one["severity"] == "error")
+            .map(|one| {
+                (
+                    one["file"].as_str(),
+                    one["line"].as_u64(),
+                    one["column"].as_u64(),
+                )
+            })
+            .collect();
+        let (line, column) = place;
+        assert_eq!(
+            found,
+            [(Some("./edge.yaml"), Some(line), Some(column))],
+            "{spec}"
+        );
+        let arguments = [
+            "matrix",
+            ".",
+            "--probe",
+            "tcp/80",
+            "--from",
+            "shop/web",
+            "--to",
+            "service/api",
+        ];
+        let found = folder.json(1, "matrix.json", &arguments);
+        assert_eq!(found["cells"][0]["backends"]["total"], 2, "{spec}");
+    }
+}

@@ -104,3 +104,23 @@ fn the_hint_names_what_was_probably_meant() {
         "it is one of UDP: did you mean that?"
     );
 }
+
+/// Hooks cannot tell whom a packet to such an address is for.
+#[test]
+fn a_service_with_a_workloads_address_is_told() {
+    let found = |spec: &str| {
+        let found = findings(&[&service(spec), WORLD, CLOSED]);
+        let places = found.iter().map(|one| {
+            let place = (one.place.line, one.place.column);
+            (place, one.code)
+        });
+        places.collect::<Vec<_>>()
+    };
+    let told = |column| [((1, column), Code::AddressConflict)];
+    assert_eq!(found("externalIPs: [10.0.0.2]"), told(75));
+    assert_eq!(found("clusterIP: 10.0.0.2"), told(75));
+    // A node's address, nobody's, or a family that is not served.
+    assert_eq!(found("externalIPs: [192.168.0.1, 192.0.2.1]"), []);
+    assert_eq!(found("clusterIP: 10.96.0.1, externalIPs: ['fd00::2']"), []);
+    assert_eq!(found("clusterIP: None, externalIPs: [10.0.0.2]"), []);
+}

@@ -142,6 +142,8 @@ fn some_services_have_no_address() {
         assert_eq!(headless.kind, ServiceKind::Headless);
         assert_eq!(headless.addresses().count(), 0);
     }
+    let both = service("spec: {clusterIP: 'fd00:96:0::1', clusterIPs: ['fd00:96::1', 10.96.0.1]}");
+    assert_eq!(both.addresses().count(), 2);
     let named = service("spec: {type: ExternalName, externalName: example.com}");
     assert_eq!(named.kind, ServiceKind::ExternalName);
 }
@@ -233,6 +235,22 @@ fn what_cannot_be_used_is_told_with_its_place() {
             "spec: {type: NodePort, ports: [{port: 80, nodePort: x}]}",
             "4:53 CD0107",
         ),
+        ("spec: {type: NodePort, clusterIP: None}", "4:35 CD0303"),
+        (
+            "spec: {type: LoadBalancer, clusterIPs: [None]}",
+            "4:41 CD0303",
+        ),
+        (
+            "spec: {clusterIP: 10.96.0.1, clusterIPs: [None]}",
+            "4:19 CD0301",
+        ),
+        (
+            "spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.2, 10.96.0.1]}",
+            "4:19 CD0301",
+        ),
+        ("spec: {clusterIPs: [10.96.0.1, None]}", "4:32 CD0301"),
+        ("spec: {externalIPs: [127.0.0.1]}", "4:22 CD0301"),
+        ("spec: {externalIPs: ['fe80::1']}", "4:22 CD0301"),
         (
             "spec: {}\nstatus: {loadBalancer: {ingress: [{ip: x}]}}",
             "5:40 CD0301",
@@ -256,7 +274,24 @@ fn what_cannot_be_used_is_told_with_its_place() {
             "5:26 CD0301",
         ),
         (
-            "addressType: IPv4\nendpoints: [{addresses: ['::1']}]",
+            "addressType: IPv4\nendpoints: [{addresses: ['fd00::1']}]",
+            "5:26 CD0301",
+        ),
+        // A proxy's own node, and what only a node may ask.
+        (
+            "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]",
+            "5:26 CD0301",
+        ),
+        (
+            "addressType: IPv4\nendpoints: [{addresses: [169.254.169.254]}]",
+            "5:26 CD0301",
+        ),
+        (
+            "addressType: IPv4\nendpoints: [{addresses: [0.0.0.0]}]",
+            "5:26 CD0301",
+        ),
+        (
+            "addressType: IPv6\nendpoints: [{addresses: ['::ffff:10.0.0.1']}]",
             "5:26 CD0301",
         ),
         (

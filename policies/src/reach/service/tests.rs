@@ -215,7 +215,9 @@ fn what_leads_to_nobody_is_told() {
 
 #[test]
 fn a_headless_service_is_tried_at_the_port_that_is_meant() {
-    let text = SHOP.replace("clusterIP: 10.96.0.1", "clusterIP: None");
+    let text = SHOP
+        .replace("clusterIP: 10.96.0.1", "clusterIP: None")
+        .replace("type: LoadBalancer", "type: ClusterIP");
     let reach = reach(&text);
     assert_eq!(v4(&reach, "shop/web", "service/api", "tcp/8080"), (2, 2));
     assert_eq!(v4(&reach, "shop/web", "service/api", "tcp/80"), (0, 2));

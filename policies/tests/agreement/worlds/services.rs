@@ -48,6 +48,10 @@ fn addresses() -> impl Strategy<Value = &'static str> {
         "clusterIP: 10.0.2.#, clusterIPs: [10.0.2.#, 'fd00:0:0:2::1#'], ",
         "clusterIPs: ['fd00:0:0:2::1#', 10.0.2.#], ",
         "clusterIP: 'fd00:0:0:2::1#', ",
+        // One that others have, too, a node's, and a pod's.
+        "clusterIP: 10.0.2.9, ",
+        "clusterIP: 192.0.2.1, ",
+        "clusterIP: 10.0.0.1, ",
         "clusterIP: None, clusterIPs: [None], ipFamilies: [IPv4, IPv6], ",
         "clusterIP: None, ipFamilies: [IPv6], ",
         "clusterIP: '', ipFamilies: [IPv4], ",
@@ -100,6 +104,12 @@ pub(super) fn service() -> impl Strategy<Value = String> {
         balancer,
     )
         .prop_map(|(namespace, kind, addresses, external, selector, ports, balancer)| {
+            // One with ports of nodes has an address.
+            let has_node_ports = kind.contains("NodePort") || kind.contains("LoadBalancer");
+            let kind = match has_node_ports && addresses.contains("None") {
+                true => "",
+                false => kind,
+            };
             let ports: Vec<String> = ports
                 .iter()
                 .map(|(port, protocol, name, rest)| format!("{{port: {port}{protocol}{name}{rest}}}"))
