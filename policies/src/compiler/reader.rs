@@ -45,24 +45,22 @@ impl<'w> Reader<'w> {
         (0..count).map(move |at| [word(at, 0), word(at, 1), word(at, 2)])
     }
 
-    /// Returns the decision of a class about an atom.
-    pub(super) fn decide(
-        &self,
-        class: u32,
-        direction: Direction,
-        atom: u32,
-        key: u32,
-    ) -> Option<Decision> {
-        if class >= self.header(header::CLASS_COUNT) || atom >= self.header(header::ATOM_COUNT) {
-            return None;
-        }
-        let row = self.row_at(class, direction, atom) as usize;
+    /// Returns the row of a class towards an atom.
+    pub(super) fn row(&self, class: u32, direction: Direction, atom: u32) -> Option<u32> {
+        let is_there =
+            class < self.header(header::CLASS_COUNT) && atom < self.header(header::ATOM_COUNT);
+        is_there.then(|| self.row_at(class, direction, atom))
+    }
+
+    /// Returns the decision of a row about a key.
+    pub(super) fn decision(&self, row: u32, key: u32) -> Decision {
+        let row = row as usize;
         let count = self.words[row] as usize;
         let firsts = &self.words[row + 1..=row + count];
         let at = row + firsts.partition_point(|first| *first <= key);
-        Some(Decision {
+        Decision {
             enforced: Verdict::from_word(self.words[at + count]),
             audited: Verdict::from_word(self.words[at + 2 * count]),
-        })
+        }
     }
 }

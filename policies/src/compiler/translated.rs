@@ -10,75 +10,31 @@
 //! Invariants: the same inventory comes to the same words, whatever was made before; a
 //! table with what is put behind it says of every other address what it says without.
 
-use std::collections::BTreeMap;
+mod book;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 
-use cofferdam_verdict::capacity::Limits;
-use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{
     BLOCK_WORDS, CLASS_WORDS, MAX_CLASS, MAX_PROFILES, PAGE_WORDS, PROFILE_WORDS, Profile,
-    RANGE_NODE_WORDS, ROW_KEY_END, SLOTS_OFFSET, SLOTS_PER_WORD, SlotKind, header, row_key,
-    slot_place,
+    RANGE_NODE_WORDS, SlotKind, header, slot_place,
 };
-use cofferdam_verdict::verdict::{Action, Direction, Verdict, row_flag};
 
-use crate::inventory::{Holder, Inventory, Owner, Workload, family_of};
-use crate::services::Services;
+use crate::inventory::{Holder, Inventory, ObjectName, Workload, family_of};
+use crate::services::{Moved, Services};
 
 use super::range_tree::RangeTrees;
-use super::reader::Reader;
-use super::rows;
 use super::signatures::number;
 use super::virtuals::{Entry, Port};
 use super::{
-    CompileError, Compiled, InForce, Reached, SLOTS, Senders, SlotEntry, Snapshot, UnseenPort,
-    Virtuals, pages_error,
+    CompileError, Compiled, InForce, SLOTS, Senders, SlotEntry, Snapshot, Virtuals, pages_error,
 };
 
-/// Number by which a column of verdicts is known.
-type ColumnNumber = u32;
-
-/// Verdicts at one port, by class of this node: in force, and with audit policies.
-type Column = Arc<[[u32; 2]]>;
-
-/// Verdicts that are put over a row, by their keys, ascending.
-type Over = Box<[(u32, [u32; 2])]>;
-
-/// Numbers of the rows of one kind of address, by class of this node.
-type RowsByClass = Arc<[u32]>;
-
-/// All that rows of a translated address follow from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Kind {
-    /// The atom of the address as it is.
-    atom: u32,
-    /// Each port of a Service, in the order of protocols and ports, and its column.
-    ports: Box<[(Port, ColumnNumber)]>,
-}
-
-/// Parts that tables have in common as long as nothing but Services changes.
-#[derive(Debug, Default)]
-struct Book {
-    /// The words of the table from its blocks on, and its header.
-    words: Vec<u32>,
-    /// The words of its slots: the profiles that addresses were asked about by.
-    slots: Vec<u32>,
-    own_classes: u32,
-    columns: Vec<Column>,
-    column_numbers: HashMap<Column, ColumnNumber>,
-    /// Columns by entries, whose places are not used again while they are known here; those
-    /// of other nodes' ports apart.
-    by_entry: HashMap<(usize, bool), (Weak<Entry>, ColumnNumber)>,
-    rows: Vec<Arc<[u32]>>,
-    row_numbers: HashMap<Arc<[u32]>, u32>,
-    /// Rows by the offset of the row below and the ports put over it.
-    over: HashMap<(u32, Over), u32>,
-    kinds: HashMap<Kind, RowsByClass>,
-}
+use book::{Book, Kind, slot_words};
 
 /// Rows of translated addresses, kept from one table to the next.
 #[derive(Debug, Default)]
@@ -87,6 +43,11 @@ pub(super) struct Translated {
     virtuals: Virtuals,
     book: Book,
     placed: Placed,
+    /// Backends are where the Services have them.
+    is_resolved: bool,
+    /// The workloads that have an endpoint here.
+    local: BTreeSet<ObjectName>,
+    own_node: Option<Box<str>>,
     /// The last table is of all that is known.
     is_written: bool,
 }
@@ -159,9 +120,15 @@ impl Translated {
             self.book.slots = slot_words(in_force.compiled, snapshot.limits).to_vec();
             return;
         }
-        self.services = Services::new(snapshot.inventory);
         let senders = Senders::new(in_force, local(snapshot));
-        self.virtuals = Virtuals::new(&self.services, in_force, senders);
+        // The table is another one; who is behind Services may be as it was all the same.
+        match self.moved(snapshot) {
+            Some(moved) => {
+                (self.virtuals).decide_anew(&self.services, in_force, senders, &moved);
+            }
+            None => self.virtuals = Virtuals::new(&self.services, in_force, senders),
+        }
+        self.is_resolved = true;
         self.book = Book::new(in_force.compiled, snapshot.limits);
         self.place_all(in_force, snapshot);
     }
@@ -178,7 +145,7 @@ impl Translated {
             self.book = Book::default();
             return None;
         }
-        let Some(mut moved) = self.services.follow(snapshot.inventory) else {
+        let Some(mut moved) = self.moved(snapshot) else {
             self.book = Book::default();
             return None;
         };
@@ -200,6 +167,23 @@ impl Translated {
             is_different |= self.place(in_force, snapshot, address);
         }
         Some(is_different)
+    }
+
+    /// Goes over to the desired state, and says what moved; `None` when all of it may have.
+    fn moved(&mut self, snapshot: &Snapshot<'_>) -> Option<Moved> {
+        let is_same_node = self.own_node.as_deref() == snapshot.own_node;
+        let turned = self.local.symmetric_difference(snapshot.local);
+        let turned: Vec<ObjectName> = turned.cloned().collect();
+        self.local = snapshot.local.clone();
+        self.own_node = snapshot.own_node.map(Box::from);
+        let moved = self.services.follow(snapshot.inventory);
+        let moved = moved.filter(|_| self.is_resolved && is_same_node);
+        self.is_resolved = moved.is_some();
+        let mut moved = moved?;
+        let pods = snapshot.inventory.workloads();
+        let turned = turned.iter().filter_map(|name| pods.get(name));
+        self.services.touch(turned, &mut moved);
+        Some(moved)
     }
 
     /// Finds the kinds of all translated addresses.
@@ -275,253 +259,6 @@ fn nodes(inventory: &Inventory) -> impl Iterator<Item = (IpAddr, &str)> {
     })
 }
 
-impl Book {
-    fn new(compiled: &Compiled, limits: Limits) -> Self {
-        Self {
-            words: told_by(compiled, limits),
-            slots: slot_words(compiled, limits).to_vec(),
-            own_classes: compiled.own_classes,
-            ..Self::default()
-        }
-    }
-
-    /// Returns `true` if this is of some table.
-    fn is_begun(&self) -> bool {
-        !self.words.is_empty()
-    }
-
-    /// The workloads that a table takes for others than the table of this did; `None` if they
-    /// differ in more than that.
-    fn others_in<'s>(
-        &self,
-        compiled: &Compiled,
-        snapshot: &Snapshot<'s>,
-    ) -> Option<Vec<&'s Workload>> {
-        let slots = slot_words(compiled, snapshot.limits);
-        if self.own_classes != compiled.own_classes
-            || self.slots.len() != slots.len()
-            || self.words != told_by(compiled, snapshot.limits)
-        {
-            return None;
-        }
-        let mut others = Vec::new();
-        let words = (0..).zip(self.slots.iter().zip(slots));
-        for (at, (was, is)) in words.filter(|(_, (was, is))| was != is) {
-            for slot in SLOTS_PER_WORD * at..SLOTS_PER_WORD * (at + 1) {
-                let shift = slot_place(slot).1;
-                let [was, is] = [was, is].map(|word| (word >> shift) as u16);
-                if was == is {
-                    continue;
-                }
-                match snapshot.slots.holder(slot) {
-                    Some((Owner::Workload(name), _)) => {
-                        others.push(snapshot.inventory.workloads().get(name)?);
-                    }
-                    // Whoever had it has gone, and that is heard of elsewhere.
-                    None if is == 0 => {}
-                    Some((Owner::Node(_), _)) | None => return None,
-                }
-            }
-        }
-        Some(others)
-    }
-
-    /// Returns `true` if most of what is kept is used no more.
-    fn is_worn(&self, placed: &Placed) -> bool {
-        let is_used = |(entry, _): &&(Weak<Entry>, ColumnNumber)| entry.strong_count() > 0;
-        let used = || self.by_entry.values().filter(is_used).count();
-        let addresses = placed.virtuals.len() + placed.nodes.len();
-        self.kinds.len() > 2 * addresses + 64
-            || self.by_entry.len() > 64 && self.by_entry.len() > 2 * used()
-    }
-
-    /// The kind of an address with these ports. `is_elsewhere`: the address is another
-    /// node's, and nothing here sees what it is translated to.
-    fn kind<'e>(
-        &mut self,
-        atom: u32,
-        ports: impl IntoIterator<Item = (Port, &'e Arc<Entry>)>,
-        virtuals: &Virtuals,
-        is_elsewhere: bool,
-    ) -> Kind {
-        let ports = ports
-            .into_iter()
-            .map(|(port, entry)| (port, self.column(entry, virtuals, is_elsewhere)));
-        let mut ports: Box<[_]> = ports.collect();
-        ports.sort_unstable();
-        Kind { atom, ports }
-    }
-
-    fn column(
-        &mut self,
-        entry: &Arc<Entry>,
-        virtuals: &Virtuals,
-        is_elsewhere: bool,
-    ) -> ColumnNumber {
-        let key = (Arc::as_ptr(entry).addr(), is_elsewhere);
-        if let Some((_, known)) = self.by_entry.get(&key) {
-            return *known;
-        }
-        let mut reached = vec![[None::<Reached>; 2]; self.own_classes as usize];
-        for (sender, outcome) in virtuals.kinds().iter().zip(&entry.outcomes) {
-            let of_class = &mut reached[sender.class as usize];
-            for (known, one) in of_class.iter_mut().zip([outcome.enforced, outcome.audited]) {
-                *known = Some(known.map_or(one, |known| known.or(one)));
-            }
-        }
-        // A class that no workload has asks nothing, and has the word of a broken table.
-        let words = reached
-            .into_iter()
-            .map(|both| both.map(|reached| reached.map_or(0, |one| word(one, is_elsewhere))));
-        let column: Column = words.collect();
-        let next = number(self.columns.len());
-        let found = *self.column_numbers.entry(column.clone()).or_insert(next);
-        if found == next {
-            self.columns.push(column);
-        }
-        self.by_entry.insert(key, (Arc::downgrade(entry), found));
-        found
-    }
-
-    /// The ports of Services that some class is denied for want of a hook behind it.
-    fn unseen(&self, placed: &Placed) -> Vec<UnseenPort> {
-        let denied = Verdict::deny(Reason::VirtualUndecided).to_word();
-        let is_unseen = |column: ColumnNumber| {
-            let mut words = self.columns[column as usize].iter();
-            words.any(|[enforced, _]| enforced & !row_flag::ALL == denied)
-        };
-        let all = placed.virtuals.iter().chain(&placed.nodes);
-        let ports =
-            all.flat_map(|(address, kind)| kind.ports.iter().map(move |port| (*address, port)));
-        let unseen = ports.filter(|(_, (_, column))| is_unseen(*column));
-        let mut unseen: Vec<UnseenPort> = unseen
-            .map(|(address, (port, _))| UnseenPort {
-                address,
-                port: *port,
-            })
-            .collect();
-        unseen.sort_unstable();
-        unseen
-    }
-
-    /// The rows of a kind of address, by class.
-    fn rows_of(&mut self, base: &Reader<'_>, kind: &Kind) -> Result<RowsByClass, CompileError> {
-        if let Some(known) = self.kinds.get(kind) {
-            return Ok(known.clone());
-        }
-        let mut rows = Vec::with_capacity(self.own_classes as usize);
-        // Classes that are treated differently, each with its row.
-        let mut met: Vec<(u32, u32)> = Vec::new();
-        for class in 0..self.own_classes {
-            let below = base.row_at(class, Direction::Egress, kind.atom);
-            let columns = &self.columns;
-            let words = |class: u32| {
-                let ports = kind.ports.iter();
-                ports.map(move |(_, column)| columns[*column as usize][class as usize])
-            };
-            // Most classes are treated alike.
-            let like = |(other, row): &(u32, u32)| {
-                (base.row_at(*other, Direction::Egress, kind.atom) == below
-                    && words(*other).eq(words(class)))
-                .then_some(*row)
-            };
-            if let Some(row) = met.iter().find_map(like) {
-                rows.push(row);
-                continue;
-            }
-            let ports = kind.ports.iter().zip(words(class));
-            let over: Over = ports
-                .map(|(((protocol, port), _), words)| (row_key(protocol.number(), *port), words))
-                .collect();
-            let row = self.row_over(base, below, over)?;
-            met.push((class, row));
-            rows.push(row);
-        }
-        let rows: RowsByClass = rows.into();
-        self.kinds.insert(kind.clone(), rows.clone());
-        Ok(rows)
-    }
-
-    /// The row with these verdicts over another one.
-    fn row_over(&mut self, base: &Reader<'_>, below: u32, over: Over) -> Result<u32, CompileError> {
-        let key = (below, over);
-        if let Some(known) = self.over.get(&key) {
-            return Ok(*known);
-        }
-        let words: Arc<[u32]> = put_over(base.intervals(below), &key.1)?.into();
-        let next = number(self.rows.len());
-        let row = *self.row_numbers.entry(words.clone()).or_insert(next);
-        if row == next {
-            self.rows.push(words);
-        }
-        self.over.insert(key, row);
-        Ok(row)
-    }
-}
-
-/// All words of a table that tell how it treats addresses, but for its slots.
-fn told_by(compiled: &Compiled, limits: Limits) -> Vec<u32> {
-    let mut words = compiled.words[..header::LENGTH].to_vec();
-    words[header::REVISION_LOW] = 0;
-    words[header::REVISION_HIGH] = 0;
-    let blocks = limits.slot_pages() as usize * PAGE_WORDS;
-    words.extend_from_slice(&compiled.words[blocks..]);
-    words
-}
-
-/// The words of a table's slots. The first are those of slot 0 on.
-fn slot_words(compiled: &Compiled, limits: Limits) -> &[u32] {
-    &compiled.words[SLOTS_OFFSET as usize..limits.slot_pages() as usize * PAGE_WORDS]
-}
-
-/// The word of a row at a port of a Service.
-fn word(reached: Reached, is_elsewhere: bool) -> u32 {
-    let undecided = |action| Verdict {
-        action,
-        reason: Reason::VirtualUndecided,
-        rule: 0,
-    };
-    let (verdict, flags) = match reached {
-        Reached::All(egress) => (egress, 0),
-        Reached::None(Direction::Egress, denial) => (denial, 0),
-        Reached::None(Direction::Ingress, denial) => (denial, row_flag::OF_INGRESS),
-        Reached::Nobody | Reached::Some if !is_elsewhere => (undecided(Action::Allow), 0),
-        Reached::Nobody | Reached::Some | Reached::Unseen => (undecided(Action::Deny), 0),
-    };
-    // What another node translates, no other hook here judges.
-    let seen = if is_elsewhere { 0 } else { row_flag::SERVICE };
-    verdict.to_word() | flags | seen
-}
-
-/// The words of a row with others at some keys, which are ascending.
-fn put_over(
-    below: impl Iterator<Item = [u32; 3]>,
-    over: &[(u32, [u32; 2])],
-) -> Result<Box<[u32]>, CompileError> {
-    let below: Vec<[u32; 3]> = below.collect();
-    let mut intervals: Vec<[u32; 3]> = Vec::with_capacity(below.len() + 2 * over.len());
-    let mut push = |first: u32, words: [u32; 2]| {
-        if intervals.last().is_some_and(|[last, ..]| *last == first) {
-            intervals.pop();
-        }
-        if intervals.last().is_none_or(|last| last[1..] != words) {
-            intervals.push([first, words[0], words[1]]);
-        }
-    };
-    let mut over = over.iter().peekable();
-    for (at, [first, enforced, audited]) in below.iter().enumerate() {
-        let end = below.get(at + 1).map_or(ROW_KEY_END, |[next, ..]| *next);
-        push(*first, [*enforced, *audited]);
-        while let Some((key, words)) = over.next_if(|(key, _)| *key < end) {
-            push(*key, *words);
-            if key + 1 < end {
-                push(key + 1, [*enforced, *audited]);
-            }
-        }
-    }
-    rows::bounded_words(&intervals)
-}
-
 /// Writes what is put behind a table.
 struct Behind<'a> {
     book: &'a mut Book,
@@ -533,6 +270,32 @@ struct Behind<'a> {
 struct Once<T> {
     all: Vec<T>,
     numbers: HashMap<T, u32>,
+}
+
+/// Rows that are written, numbered in the order in which they are met.
+struct Met {
+    all: Vec<u32>,
+    /// Numbers from 1 by rows; 0 of a row that was not met.
+    numbers: Vec<u32>,
+}
+
+impl Met {
+    /// None of so many rows was met.
+    fn new(rows: usize) -> Self {
+        Self {
+            all: Vec::new(),
+            numbers: vec![0; rows],
+        }
+    }
+
+    fn number(&mut self, row: u32) -> u32 {
+        let known = &mut self.numbers[row as usize];
+        if *known == 0 {
+            self.all.push(row);
+            *known = number(self.all.len());
+        }
+        *known - 1
+    }
 }
 
 impl<T: Clone + Eq + Hash> Once<T> {
@@ -576,8 +339,7 @@ impl Behind<'_> {
             rows.push(self.book.rows_of(&base, kind)?);
         }
 
-        // Rows are numbered in the order in which they are met.
-        let mut met: Once<u32> = Once::new();
+        let mut met = Met::new(self.book.rows.len());
         let mut blocks: Once<[u32; BLOCK_WORDS as usize]> = Once::new();
         let mut groups: Once<Box<[u32]>> = Once::new();
         let classes: Vec<u32> = (0..self.book.own_classes as usize)
@@ -586,7 +348,7 @@ impl Behind<'_> {
                     let mut block = [0; BLOCK_WORDS as usize];
                     for (at, row) in block.iter_mut().enumerate() {
                         let rows = kinds.get(at).unwrap_or(&rows[0]);
-                        *row = met.insert(rows[class]);
+                        *row = met.number(rows[class]);
                     }
                     blocks.insert(block)
                 });

@@ -7,7 +7,8 @@
 //! A kind of sender is a profile of this node's workloads: what the sender's egress says
 //! follows from its class, what a backend's ingress says of it from its atom. Backends
 //! are profiles, too, with a port: five pods of one application are mostly one. Services
-//! with the same backends share what is known of them.
+//! with the same backends share what is known of them. Where backends lie is kept from one
+//! table to the next, and rows of a backend's profile are looked up once for all kinds.
 //!
 //! Invariants: *all* and *none* are so for every workload of the kind, also for one that
 //! is a backend itself; what depends on which workload it is, is *some*. Following a
@@ -83,6 +84,23 @@ struct End {
     is_seen: bool,
 }
 
+/// A backend where it was found, whatever a table takes it for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Place {
+    address: IpAddr,
+    /// The key of its port.
+    key: u32,
+    /// It is a workload of this node without an endpoint.
+    is_bare: bool,
+}
+
+/// The backends of a port of an address, and what is decided about them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Behind {
+    places: Box<[Place]>,
+    entry: Arc<Entry>,
+}
+
 /// Backends, and the decision for each kind of sender, in the order of senders.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -132,21 +150,17 @@ impl InForce<'_> {
         }
     }
 
-    /// Returns `true` if a hook sees what is translated to this address: that of a local
-    /// endpoint, or of an interface that leads off the node.
-    fn is_seen(&self, inventory: &Inventory, address: IpAddr, kind: SlotKind) -> bool {
-        match (kind, self.here) {
-            (SlotKind::OwnNode, _) => false,
-            (SlotKind::RemoteWorkload, Some((node, local))) => match inventory.owner(address) {
-                Some(Owner::Workload(name)) => {
-                    let pod = inventory.workloads().get(&name);
-                    let is_here = pod.is_some_and(|pod| pod.node.as_deref() == Some(node));
-                    !is_here || local.contains(&name)
-                }
-                _ => true,
-            },
-            _ => true,
-        }
+    /// Returns `true` if the address is that of a workload of this node without an endpoint,
+    /// which no hook sees.
+    fn is_bare(&self, inventory: &Inventory, address: IpAddr) -> bool {
+        let Some((node, local)) = self.here else {
+            return false;
+        };
+        let Some(Owner::Workload(name)) = inventory.owner(address) else {
+            return false;
+        };
+        let pod = inventory.workloads().get(&name);
+        pod.is_some_and(|pod| pod.node.as_deref() == Some(node)) && !local.contains(&name)
     }
 }
 
@@ -195,11 +209,14 @@ impl Senders {
 #[derive(Debug, Clone, Default)]
 pub struct Virtuals {
     senders: Senders,
-    addresses: BTreeMap<(IpAddr, Port), Arc<Entry>>,
-    node_ports: BTreeMap<(Family, Port), Arc<Entry>>,
+    addresses: BTreeMap<(IpAddr, Port), Behind>,
+    node_ports: BTreeMap<(Family, Port), Behind>,
     /// Entries by their backends.
-    known: HashMap<Box<[End]>, Arc<Entry>>,
+    known: Known,
 }
+
+/// Entries by their backends.
+type Known = HashMap<Box<[End]>, Arc<Entry>>;
 
 impl PartialEq for Virtuals {
     fn eq(&self, other: &Self) -> bool {
@@ -216,27 +233,53 @@ impl Virtuals {
             senders,
             ..Self::default()
         };
-        for address in services.virtual_addresses() {
-            virtuals.set_address(services, in_force, address);
-        }
-        for port in services.node_ports() {
-            virtuals.set_node_port(services, in_force, port);
-        }
+        let everything = Moved {
+            addresses: services.virtual_addresses().collect(),
+            node_ports: services.node_ports().collect(),
+        };
+        let mut deciding = Deciding::new(in_force);
+        virtuals.set(services, &mut deciding, &everything);
         virtuals
     }
 
     /// Works out what has changed since [`Services::follow`] said what moved. The table is
     /// the same as before, but for entries added to it, and so are the senders.
     pub fn follow(&mut self, services: &Services, in_force: InForce<'_>, moved: &Moved) {
-        for address in &moved.addresses {
-            self.set_address(services, in_force, *address);
-        }
-        for port in &moved.node_ports {
-            self.set_node_port(services, in_force, *port);
-        }
+        self.set(services, &mut Deciding::new(in_force), moved);
         // What nothing has any more is forgotten now and then.
         if self.known.len() > self.len() {
             self.known.retain(|_, entry| Arc::strong_count(entry) > 1);
+        }
+    }
+
+    /// Works out what another table says of other senders. Backends are looked for where
+    /// something moved.
+    pub(super) fn decide_anew(
+        &mut self,
+        services: &Services,
+        in_force: InForce<'_>,
+        senders: Senders,
+        moved: &Moved,
+    ) {
+        self.senders = senders;
+        self.known.clear();
+        let mut deciding = Deciding::new(in_force);
+        for behind in self
+            .addresses
+            .values_mut()
+            .chain(self.node_ports.values_mut())
+        {
+            behind.entry = deciding.entry(&self.senders, &mut self.known, &behind.places);
+        }
+        self.set(services, &mut deciding, moved);
+    }
+
+    fn set(&mut self, services: &Services, deciding: &mut Deciding<'_>, moved: &Moved) {
+        for address in &moved.addresses {
+            self.set_address(services, deciding, *address);
+        }
+        for port in &moved.node_ports {
+            self.set_node_port(services, deciding, *port);
         }
     }
 
@@ -267,7 +310,7 @@ impl Virtuals {
     /// The ports of a virtual address, in order.
     pub(super) fn ports_of(&self, address: IpAddr) -> impl Iterator<Item = (Port, &Arc<Entry>)> {
         let ports = self.addresses.range(ports_of(address));
-        ports.map(|((_, port), entry)| (*port, entry))
+        ports.map(|((_, port), behind)| (*port, &behind.entry))
     }
 
     /// The ports of all nodes in a family that lead to Services, in order.
@@ -276,20 +319,20 @@ impl Virtuals {
         family: Family,
     ) -> impl Iterator<Item = (Port, &Arc<Entry>)> {
         let ports = (self.node_ports.iter()).filter(move |((of, _), _)| *of == family);
-        ports.map(|((_, port), entry)| (*port, entry))
+        ports.map(|((_, port), behind)| (*port, &behind.entry))
     }
 
     /// Returns the decision for a kind of sender at a port of a virtual address; `None` if the
     /// address has no such port, or the sender is of no kind that was asked about.
     #[must_use]
     pub fn at_address(&self, sender: Profile, address: IpAddr, port: Port) -> Option<Outcome> {
-        self.outcome(sender, self.addresses.get(&(address, port))?)
+        self.outcome(sender, &self.addresses.get(&(address, port))?.entry)
     }
 
     /// The same at a port of every node.
     #[must_use]
     pub fn at_node_port(&self, sender: Profile, family: Family, port: Port) -> Option<Outcome> {
-        self.outcome(sender, self.node_ports.get(&(family, port))?)
+        self.outcome(sender, &self.node_ports.get(&(family, port))?.entry)
     }
 
     fn outcome(&self, sender: Profile, entry: &Entry) -> Option<Outcome> {
@@ -297,7 +340,7 @@ impl Virtuals {
         entry.outcomes.get(at).copied()
     }
 
-    fn set_address(&mut self, services: &Services, in_force: InForce<'_>, address: IpAddr) {
+    fn set_address(&mut self, services: &Services, deciding: &mut Deciding<'_>, address: IpAddr) {
         let gone: Vec<_> = (self.addresses.range(ports_of(address)))
             .map(|(key, _)| *key)
             .collect();
@@ -310,54 +353,38 @@ impl Virtuals {
             .collect();
         for port in ports {
             let backends = services.translate(address, Some(port)).unwrap_or_default();
-            let entry = self.entry(services, in_force, &backends, port.0);
-            self.addresses.insert((address, port), entry);
+            let behind = self.behind(services, deciding, &backends, port.0);
+            self.addresses.insert((address, port), behind);
         }
     }
 
-    fn set_node_port(&mut self, services: &Services, in_force: InForce<'_>, port: Port) {
+    fn set_node_port(&mut self, services: &Services, deciding: &mut Deciding<'_>, port: Port) {
         for family in [Family::V4, Family::V6] {
             match services.behind_node_port(port, family) {
                 Some(backends) => {
-                    let entry = self.entry(services, in_force, &backends, port.0);
-                    self.node_ports.insert((family, port), entry);
+                    let behind = self.behind(services, deciding, &backends, port.0);
+                    self.node_ports.insert((family, port), behind);
                 }
                 None => _ = self.node_ports.remove(&(family, port)),
             }
         }
     }
 
-    /// Returns the entry of these backends, made where there is none.
-    fn entry(
+    fn behind(
         &mut self,
         services: &Services,
-        in_force: InForce<'_>,
+        deciding: &mut Deciding<'_>,
         backends: &[Backend],
         protocol: Protocol,
-    ) -> Arc<Entry> {
-        let ends = backends.iter().map(|backend| {
-            let profile = in_force.profile(backend.address);
-            let port = backend.port.unwrap_or_default();
-            End {
-                profile,
-                key: row_key(protocol.number(), port),
-                is_seen: in_force.is_seen(services.inventory(), backend.address, profile.kind),
-            }
+    ) -> Behind {
+        let places = backends.iter().map(|backend| Place {
+            address: backend.address,
+            key: row_key(protocol.number(), backend.port.unwrap_or_default()),
+            is_bare: (deciding.in_force).is_bare(services.inventory(), backend.address),
         });
-        let ends: BTreeSet<End> = ends.collect();
-        let ends: Box<[End]> = ends.into_iter().collect();
-        if let Some(known) = self.known.get(&ends) {
-            return known.clone();
-        }
-        let siblings = &self.senders.siblings;
-        let entry = Arc::new(Entry {
-            outcomes: (self.senders.kinds.iter())
-                .map(|sender| outcome(in_force.compiled.reader(), siblings, *sender, &ends))
-                .collect(),
-            ends: ends.clone(),
-        });
-        self.known.insert(ends, entry.clone());
-        entry
+        let places: Box<[Place]> = places.collect();
+        let entry = deciding.entry(&self.senders, &mut self.known, &places);
+        Behind { places, entry }
     }
 }
 
@@ -379,69 +406,184 @@ struct Judged {
     is_seen: bool,
 }
 
-/// Decides for one kind of sender about backends.
-fn outcome(
-    table: Reader<'_>,
-    siblings: &BTreeSet<(Profile, Profile)>,
-    sender: Profile,
-    ends: &[End],
-) -> Outcome {
-    let mut enforced = Summary::default();
-    let mut audited = Summary::default();
-    for end in ends {
-        let [egress, ingress] = decide(table, sender, end.profile, end.key);
-        let judge = |of: fn(&Decision) -> Verdict| {
-            let sides = [
-                (Direction::Egress, of(&egress)),
-                (Direction::Ingress, of(&ingress)),
-            ];
-            let denied = |of_rules: bool| {
-                let mut denials = sides.iter().copied();
-                denials.find(|(_, verdict)| {
-                    let is_by_isolation = verdict.reason == Reason::Isolated;
-                    verdict.action == Action::Deny && !(of_rules && is_by_isolation)
-                })
-            };
-            let may_be_itself = siblings.contains(&(sender, end.profile));
-            let for_all = denied(may_be_itself);
-            Judged {
-                egress: of(&egress),
-                is_seen: end.is_seen,
-                denial: for_all.or_else(|| denied(false)),
-                is_excused: may_be_itself && for_all.is_none(),
-            }
-        };
-        enforced.take(judge(|decision| decision.enforced));
-        audited.take(judge(|decision| decision.audited));
-    }
-    Outcome {
-        enforced: enforced.reached(),
-        audited: audited.reached(),
+/// Works out decisions under one table, each part of them once.
+struct Deciding<'a> {
+    in_force: InForce<'a>,
+    profiles: HashMap<IpAddr, Profile>,
+    rows: HashMap<Profile, Rows>,
+}
+
+/// The rows that decide between kinds of senders, in their order, and a profile; `None` where
+/// the table has no such row.
+struct Rows {
+    egress: Box<[Option<u32>]>,
+    ingress: Box<[Option<u32>]>,
+}
+
+impl Rows {
+    fn new(table: Reader<'_>, senders: &Senders, end: Profile) -> Self {
+        let kinds = senders.kinds.iter();
+        let egress = kinds.map(|sender| table.row(sender.class, Direction::Egress, end.atom));
+        let kinds = senders.kinds.iter();
+        let ingress = kinds.map(|sender| table.row(end.class, Direction::Ingress, sender.atom));
+        Self {
+            egress: egress.collect(),
+            // Policies of what is no workload are nobody's to ask.
+            ingress: match is_workload(end.kind) {
+                true => ingress.collect(),
+                false => Box::default(),
+            },
+        }
     }
 }
 
-/// The sender's egress and the backend's ingress.
-fn decide(table: Reader<'_>, sender: Profile, end: Profile, key: u32) -> [Decision; 2] {
-    let same = |verdict| Decision {
+impl<'a> Deciding<'a> {
+    fn new(in_force: InForce<'a>) -> Self {
+        Self {
+            in_force,
+            profiles: HashMap::default(),
+            rows: HashMap::default(),
+        }
+    }
+
+    /// Returns the entry of backends at these places, made where there is none.
+    fn entry(&mut self, senders: &Senders, known: &mut Known, places: &[Place]) -> Arc<Entry> {
+        let mut ends: Vec<End> = Vec::with_capacity(places.len());
+        for place in places {
+            let profile = *(self.profiles.entry(place.address))
+                .or_insert_with(|| self.in_force.profile(place.address));
+            let is_seen = match profile.kind {
+                SlotKind::OwnNode => false,
+                SlotKind::RemoteWorkload => !place.is_bare,
+                _ => true,
+            };
+            ends.push(End {
+                profile,
+                key: place.key,
+                is_seen,
+            });
+        }
+        ends.sort_unstable();
+        ends.dedup();
+        if let Some(entry) = known.get(ends.as_slice()) {
+            return entry.clone();
+        }
+        let ends: Box<[End]> = ends.into();
+        let entry = Arc::new(Entry {
+            outcomes: self.outcomes(senders, &ends),
+            ends: ends.clone(),
+        });
+        known.insert(ends, entry.clone());
+        entry
+    }
+
+    /// Decides for all kinds of senders about backends.
+    fn outcomes(&mut self, senders: &Senders, ends: &[End]) -> Box<[Outcome]> {
+        let table = self.in_force.compiled.reader();
+        for end in ends {
+            let rows = self.rows.entry(end.profile);
+            rows.or_insert_with(|| Rows::new(table, senders, end.profile));
+        }
+        let asked = ends.iter().map(|end| Asked {
+            end,
+            rows: &self.rows[&end.profile],
+            is_of_kind: senders.kinds.binary_search(&end.profile).is_ok(),
+            egress: Recent::default(),
+            ingress: Recent::default(),
+        });
+        let mut asked: Vec<Asked<'_>> = asked.collect();
+        let kinds = senders.kinds.iter().enumerate();
+        let outcomes = kinds.map(|(at, sender)| {
+            let mut summaries = [Summary::default(); 2];
+            for one in &mut asked {
+                let may_be_itself =
+                    one.is_of_kind && senders.siblings.contains(&(*sender, one.end.profile));
+                let judged = one.judge(table, at, may_be_itself);
+                for (summary, judged) in summaries.iter_mut().zip(judged) {
+                    summary.take(judged);
+                }
+            }
+            let [enforced, audited] = summaries.map(Summary::reached);
+            Outcome { enforced, audited }
+        });
+        outcomes.collect()
+    }
+}
+
+/// The last row that was asked, and its decision: most kinds are treated alike.
+#[derive(Default)]
+struct Recent(Option<(u32, Decision)>);
+
+impl Recent {
+    fn decide(&mut self, table: Reader<'_>, row: Option<u32>, key: u32) -> Decision {
+        let Some(row) = row else {
+            return same(Verdict::deny(Reason::TableCorrupt));
+        };
+        if let Some((last, decision)) = self.0
+            && last == row
+        {
+            return decision;
+        }
+        let decision = table.decision(row, key);
+        self.0 = Some((row, decision));
+        decision
+    }
+}
+
+const fn same(verdict: Verdict) -> Decision {
+    Decision {
         enforced: verdict,
         audited: verdict,
-    };
-    let broken = || same(Verdict::deny(Reason::TableCorrupt));
-    let egress = table.decide(sender.class, Direction::Egress, end.atom, key);
-    let ingress = match end.kind {
-        SlotKind::LocalWorkload | SlotKind::RemoteWorkload => {
-            table.decide(end.class, Direction::Ingress, sender.atom, key)
-        }
-        // Policies of what is no workload are nobody's to ask.
-        _ => Some(same(Verdict::allow(Reason::NotIsolated))),
-    };
-    [
-        egress.unwrap_or_else(broken),
-        ingress.unwrap_or_else(broken),
-    ]
+    }
 }
 
-#[derive(Default)]
+/// A backend about which one kind of sender after the other is asked.
+struct Asked<'a> {
+    end: &'a End,
+    rows: &'a Rows,
+    /// Some workload here may be the backend.
+    is_of_kind: bool,
+    egress: Recent,
+    ingress: Recent,
+}
+
+impl Asked<'_> {
+    /// Judges a kind, by its position: what is in force, and with audit policies as well.
+    fn judge(&mut self, table: Reader<'_>, at: usize, may_be_itself: bool) -> [Judged; 2] {
+        let key = self.end.key;
+        let egress = self.egress.decide(table, self.rows.egress[at], key);
+        let ingress = match self.rows.ingress.get(at) {
+            Some(row) => self.ingress.decide(table, *row, key),
+            None => same(Verdict::allow(Reason::NotIsolated)),
+        };
+        let enforced = self.judged(egress.enforced, ingress.enforced, may_be_itself);
+        if egress.enforced == egress.audited && ingress.enforced == ingress.audited {
+            return [enforced; 2];
+        }
+        let audited = self.judged(egress.audited, ingress.audited, may_be_itself);
+        [enforced, audited]
+    }
+
+    fn judged(&self, egress: Verdict, ingress: Verdict, may_be_itself: bool) -> Judged {
+        let sides = [(Direction::Egress, egress), (Direction::Ingress, ingress)];
+        let denied = |of_rules: bool| {
+            let mut denials = sides.iter().copied();
+            denials.find(|(_, verdict)| {
+                let is_by_isolation = verdict.reason == Reason::Isolated;
+                verdict.action == Action::Deny && !(of_rules && is_by_isolation)
+            })
+        };
+        let for_all = denied(may_be_itself);
+        Judged {
+            egress,
+            is_seen: self.end.is_seen,
+            denial: for_all.or_else(|| denied(false)),
+            is_excused: may_be_itself && for_all.is_none(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default)]
 struct Summary {
     /// The egress of the first that is allowed.
     allowed: Option<Verdict>,

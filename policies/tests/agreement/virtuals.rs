@@ -308,6 +308,18 @@ fn compare(
     }
 }
 
+fn is_policy(text: &str) -> bool {
+    text.contains("NetworkPolicy")
+}
+
+/// A pod that belongs to another application; every other document as it is.
+fn with_other_labels(text: &str) -> String {
+    match text.contains("kind: Pod") {
+        true => text.replace("app: a", "app: b"),
+        false => text.to_owned(),
+    }
+}
+
 /// Everything that is translated, at every address that may be.
 fn translated(services: &Services) -> Vec<Option<Vec<String>>> {
     let asked = ADDRESSES
@@ -413,9 +425,16 @@ proptest! {
         world in worlds::world_of_services(),
         before in prop::collection::vec(any::<Index>(), 0..4),
         after in prop::collection::vec(any::<Index>(), 0..3),
+        relabelled in prop::option::of(any::<Index>()),
+        what in prop::sample::select(vec![is_object as fn(&str) -> bool, is_policy, |_| true]),
     ) {
-        let texts = |gone: &[Index]| without(world.texts(), gone, is_object);
-        let [before, after] = [texts(&before), texts(&after)].map(|texts| inventory(&texts));
+        let texts = |gone: &[Index]| without(world.texts(), gone, what);
+        let mut texts = [texts(&before), texts(&after)];
+        if let Some(at) = relabelled.filter(|_| !texts[1].is_empty()) {
+            let at = at.index(texts[1].len());
+            texts[1][at] = with_other_labels(&texts[1][at]);
+        }
+        let [before, after] = texts.map(|texts| inventory(&texts));
         let [here, here_after] = [&before, &after].map(|inventory| {
             let pods = inventory.workloads().values().filter(|pod| even(pod));
             pods.map(|pod| pod.name.clone()).collect::<BTreeSet<_>>()
@@ -446,6 +465,9 @@ proptest! {
         let anew = Compiler::default().compile(&more).expect("a small world");
         let again = compiler.compile(&more).expect("a small world");
         prop_assert!(again.pages() == anew.pages());
+        // And fewer, some of them still behind Services.
+        let fewer = compiler.compile(&first).expect("a small world");
+        prop_assert!(fewer.pages() == back.pages());
     }
 }
 
