@@ -662,7 +662,7 @@ impl Kernel {
             .collect()
     }
 
-    /// Loads stand-ins for the programs of workloads' hooks, over the same maps, for
+    /// Loads stand-ins for the programs of workloads' links, over the same maps, for
     /// [`Kernel::test_run`]: the same code, but the stamp of a packet is that of
     /// [`TestContext::stamped`]. They are never attached.
     ///
@@ -672,10 +672,8 @@ impl Kernel {
     pub fn load_stand_ins(&mut self) -> Result<(), KernelError> {
         if self.stand_ins.is_none() {
             let variables = [(STAMP_IN_CONTROL_BUFFER, 1)];
-            let judges = |name: &str| {
-                let mut programs = Program::OF_WORKLOADS.into_iter();
-                programs.any(|program| program.name == name)
-            };
+            let judges = [Program::FROM_WORKLOAD, Program::TO_WORKLOAD];
+            let judges = |name: &str| judges.iter().any(|program| program.name == name);
             let programs = Programs::load(OBJECT, &self.maps, &self.settings, &variables, judges)?;
             self.stand_ins = Some(programs);
         }

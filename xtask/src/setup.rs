@@ -155,6 +155,8 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     ("tc", "iproute2"),
                     ("nft", "nftables"),
                     ("iptables-nft-restore", "iptables"),
+                    ("ipvsadm", "ipvsadm"),
+                    ("wg", "wireguard-tools"),
                 ]));
             }
             Need::PacketFilters => {

@@ -1,12 +1,14 @@
 //! `cargo xtask test`: everything that can be checked without a cluster.
 //!
 //! Cheap checks come first, and none hides another: a wrong format does not keep
-//! the tests from running. The test runner's own words pass through unchanged; what
+//! the tests from running. Lints come after compiling, when the emulated machine has
+//! begun with what was compiled. The test runner's own words pass through unchanged; what
 //! we add comes after them, and ends in one line of totals.
 
 use std::{
     fs,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -163,13 +165,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut progress = Progress::default();
     progress.step("format", |_| formatted());
     progress.step("layout", |_| arrows::run());
-    if !options.quick {
-        progress.step("lints", |_| {
-            let mut clippy = run::cargo();
-            clippy.arg("clippy").args(run::WORKSPACE);
-            succeed(clippy.args(["--all-targets", "--", "-D", "warnings"]))
-        });
-    }
     // Apart from running them, so that the table tells compiling from testing.
     let built = progress.step("compile tests", |_| {
         succeed(
@@ -179,16 +174,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 .arg("--no-run"),
         )
     });
-    if built {
-        progress.step("tests", |progress| host_tests(options, progress));
-        if !options.quick {
-            if options.filters.is_empty() {
-                progress.step("demonstration", |_| demonstrated());
-            }
-            progress.step("tests on Linux 6.1", |progress| {
-                machine_tests(options, progress)
-            });
+    if options.quick {
+        if built {
+            progress.step("tests", |progress| host_tests(options, progress));
         }
+    } else {
+        everything(options, &mut progress, built)?;
     }
     println!("{}", progress.summary());
     match progress.status {
@@ -196,6 +187,55 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         // Said already, by every step that failed; the totals are the last word.
         Some(status) => Err(Failed::said(status)),
     }
+}
+
+/// Lints and, if they were built, the tests. The emulated machine has one processor: it
+/// runs beside all that this one does meanwhile, and is heard when it is the last to end.
+fn everything(options: &Options, progress: &mut Progress, built: bool) -> Result<()> {
+    let parts = if built {
+        vm::Part::all(&options.filters)?
+    } else {
+        Vec::new()
+    };
+    let limit = Duration::from_secs(options.limit);
+    let jobs: Vec<_> = (parts.iter())
+        .map(|part| part.job(limit, options.bless))
+        .collect();
+    thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            let heard = |job: &vm::Job<'_>| {
+                let mut lines = Vec::new();
+                let report = job.report(&mut |line| lines.push(line.to_owned()));
+                (lines, report)
+            };
+            jobs.iter().map(heard).collect::<Vec<_>>()
+        });
+        progress.step("lints", |_| {
+            let mut clippy = run::cargo();
+            clippy.arg("clippy").args(run::WORKSPACE);
+            succeed(clippy.args(["--all-targets", "--", "-D", "warnings"]))
+        });
+        if !built {
+            return;
+        }
+        progress.step("tests", |progress| host_tests(options, progress));
+        if options.filters.is_empty() {
+            progress.step("demonstration", |_| demonstrated());
+        }
+        progress.step("rest of the tests on Linux 6.1", |progress| {
+            let heard = beside.join();
+            let heard = heard.map_err(|_| Failed::error("the machine was lost"))?;
+            let mut objections = Vec::new();
+            for (job, (lines, report)) in jobs.iter().zip(heard) {
+                println!("{}", lines.join("\n"));
+                let outcome = job.judge(report?)?;
+                progress.count(outcome.tally, &outcome.reported);
+                objections.extend(outcome.objections);
+            }
+            none_of(&objections)
+        });
+    });
+    Ok(())
 }
 
 /// Whether every source is formatted; if not, names the files.
@@ -264,21 +304,6 @@ fn host_tests(options: &Options, progress: &mut Progress) -> Result<()> {
         return Err(Failed::program("cargo test", status));
     }
     none_of(&objections)
-}
-
-/// The kernel tests, on the oldest kernel supported.
-fn machine_tests(options: &Options, progress: &mut Progress) -> Result<()> {
-    let outcome = vm::Job {
-        series: vm::OLDEST,
-        program: &vm::kernel_tests()?,
-        arguments: &vm::test_arguments(&options.filters),
-        limit: Duration::from_secs(options.limit),
-        bless: options.bless,
-        complete: options.filters.is_empty(),
-    }
-    .run()?;
-    progress.count(outcome.tally, &outcome.reported);
-    none_of(&outcome.objections)
 }
 
 fn none_of(objections: &[String]) -> Result<()> {

@@ -515,8 +515,9 @@ fn idle_flows_are_gone_and_swept() {
 fn denied_packets_are_reported_with_their_verdict() {
     let (world, pods) = shop(Wiring::Ptp);
     let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::load();
-    let mut events = firewall.kernel().events().expect("the first to ask");
+    let mut firewall = Firewall::turn();
+    // Of earlier turns.
+    firewall.reported();
     assert!(firewall.kernel().events().is_err(), "there is one reader");
     firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
@@ -528,7 +529,12 @@ fn denied_packets_are_reported_with_their_verdict() {
         &request(web, db).syn().bytes(),
         &leaving(web),
     );
-    let record: EventRecord = events.next().expect("a record");
+    let one = |firewall: &mut Firewall| -> EventRecord {
+        let records = firewall.reported();
+        assert_eq!(records.len(), 1, "what is allowed is no event: {records:?}");
+        records[0]
+    };
+    let record = one(&mut firewall);
     let (case, verdict) = firewall.judge(Program::TO_WORKLOAD.hook, &frame, &between(web, db));
     assert_eq!(Verdict::from_any_word(record.verdict), Some(verdict));
     assert_eq!(verdict.reason, Reason::Isolated);
@@ -557,14 +563,12 @@ fn denied_packets_are_reported_with_their_verdict() {
     );
     assert_eq!(record.direction, case.direction as u8);
     assert_eq!(record.revision, case.revision);
-    assert_eq!(events.next(), None, "what is allowed is no event");
-
     // A live flow says no under a table, too.
     let [syn, forged] = [request(web, db).syn(), request(web, db).ack()].map(|p| p.bytes());
     firewall.run(Program::TO_WORKLOAD, &syn, &between(web, db));
     let cache = named(&world, "shop/cache");
     firewall.run(Program::TO_WORKLOAD, &forged, &between(cache, db));
-    let record: EventRecord = events.next().expect("a record");
+    let record = one(&mut firewall);
     let verdict = Verdict::from_any_word(record.verdict).expect("a verdict");
     assert_eq!(verdict.reason, Reason::ForeignLocalAddress);
     assert_eq!(record.revision, case.revision);
@@ -585,7 +589,7 @@ fn denied_packets_are_reported_with_their_verdict() {
         .test_run(Program::TO_WORKLOAD.name, &frame, &between(web, db), 5000)
         .expect("a run");
     let after = counted(&firewall);
-    let reported = std::iter::from_fn(|| events.next()).count() as u64;
+    let reported = firewall.reported().len() as u64;
     assert!(after.1 > before.1, "the ring is smaller than that");
     assert_eq!(after.0 - before.0, reported + after.1 - before.1);
     assert_eq!(after.0 - before.0, 5000);
@@ -595,17 +599,18 @@ fn denied_packets_are_reported_with_their_verdict() {
 fn a_question_is_answered_by_policy_alone_and_leaves_no_trace() {
     let (world, pods) = shop(Wiring::Ptp);
     let _inside = world.node().namespace.enter().expect("the node");
-    let mut firewall = Firewall::load();
-    let mut events = firewall.kernel().events().expect("the first to ask");
+    let mut firewall = Firewall::turn();
     firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
+    // Of earlier turns.
+    firewall.reported();
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let (program, context) = (Program::TO_WORKLOAD, between(web, db));
     let allowed = request(web, db).syn().bytes();
     let denied = request(web, db).dport(80).syn().bytes();
     let before = firewall.ledger();
-    let mut ask = |firewall: &mut Firewall, frame: &[u8]| {
+    let ask = |firewall: &mut Firewall, frame: &[u8]| {
         let reason = firewall.ask(program, frame, &context)[0].reason;
-        assert_eq!(events.next(), None);
+        assert_eq!(firewall.reported(), []);
         let flows = firewall.kernel().flows(db.host_ifindex);
         (reason, flows.expect("an endpoint").used)
     };

@@ -19,6 +19,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+pub(crate) use machine::Report;
+
 use crate::{
     outcome::Failed,
     records::{Comparison, Place, Reported},
@@ -36,6 +38,14 @@ const TARGET: &str = "programs";
 
 /// One that sends real packets through a node, with the node's own tools about it.
 const EVASIONS: &str = "evasions";
+
+/// Its tests that `cargo xtask test` runs in the machine: of what many kernels do not have.
+const BESIDE: [&str; 1] = ["ipvs::"];
+
+/// Tests that `cargo xtask test` leaves to the machine's own command: those of load, which
+/// are about time that a machine beside others does not have, and those of what is alike on
+/// all kernels, each with programs of its own to verify. On this kernel all of them run.
+const ALIKE: [&str; 5] = ["load::", "order::", "growing::", "sweeps::", "rule_hits::"];
 
 /// Arguments of `cargo xtask test-vm`.
 #[derive(clap::Args)]
@@ -137,9 +147,58 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     )))
 }
 
-/// Builds the kernel tests, and says where they are.
-pub(crate) fn kernel_tests() -> Result<PathBuf> {
-    test_program(TARGET)
+/// A part of the tests, for the machine that runs beside those of this one.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// The program.
+    program: PathBuf,
+    /// Its arguments.
+    arguments: Vec<String>,
+    /// Whether it is the kernel tests, all of them.
+    complete: bool,
+}
+
+impl Part {
+    /// Builds the parts: the kernel tests, and real packets through what this kernel may
+    /// lack. With `filters`, only the tests with one of them in their names.
+    pub(crate) fn all(filters: &[String]) -> Result<Vec<Self>> {
+        let own = |tests: &str| {
+            let wanted = filters.iter().filter(|filter| filter.starts_with(tests));
+            match filters {
+                [] => vec![tests.to_owned()],
+                _ => wanted.cloned().collect(),
+            }
+        };
+        let skipped = ALIKE.iter().flat_map(|tests| ["--skip", tests]);
+        let skipped = skipped.map(str::to_owned);
+        let mut parts = vec![Self {
+            program: test_program(TARGET)?,
+            arguments: test_arguments(filters).into_iter().chain(skipped).collect(),
+            complete: filters.is_empty(),
+        }];
+        let beside = BESIDE.iter().flat_map(|tests| own(tests));
+        let beside: Vec<_> = beside.collect();
+        if !beside.is_empty() {
+            parts.push(Self {
+                program: test_program(EVASIONS)?,
+                arguments: test_arguments(&beside),
+                complete: false,
+            });
+        }
+        Ok(parts)
+    }
+
+    /// How to run it on the oldest kernel.
+    pub(crate) fn job(&self, limit: Duration, bless: bool) -> Job<'_> {
+        Job {
+            series: OLDEST,
+            program: &self.program,
+            arguments: &self.arguments,
+            limit,
+            bless: bless && self.complete,
+            complete: self.complete,
+        }
+    }
 }
 
 /// Builds an integration test of `tests/`, and says where it is.
@@ -157,7 +216,7 @@ fn test_program(target: &str) -> Result<PathBuf> {
 }
 
 /// Arguments for the kernel tests to run those with one of `filters` in their names.
-pub(crate) fn test_arguments(filters: &[String]) -> Vec<String> {
+fn test_arguments(filters: &[String]) -> Vec<String> {
     // As many threads as the machine has processors.
     filters
         .iter()
@@ -186,6 +245,12 @@ fn executable(messages: &str, target: &str) -> Option<PathBuf> {
 impl Job<'_> {
     /// Starts the kernel, runs the program, and compares what it reported.
     pub(crate) fn run(&self) -> Result<Outcome> {
+        let report = self.report(&mut |line| println!("{line}"))?;
+        self.judge(report)
+    }
+
+    /// Starts the kernel and runs the program; `say` takes every line.
+    pub(crate) fn report(&self, say: &mut dyn FnMut(&str)) -> Result<Report> {
         if std::env::consts::ARCH != "x86_64" {
             bail!("the virtual machine is an x86-64 one, and test programs built here are not");
         }
@@ -193,27 +258,34 @@ impl Job<'_> {
         let kernel = kernel::get(self.series, &folder)?;
         let chosen = modules::choose(&kernel.modules)?;
         let started = Instant::now();
-        let report = machine::run(&machine::Task {
+        let task = machine::Task {
             image: &kernel.image,
             modules: &chosen.modules,
             program: self.program,
             arguments: self.arguments,
             folder: &folder,
             limit: self.limit,
-        })?;
-        println!(
+        };
+        let report = machine::run(&task, say)?;
+        say(&format!(
             "test-vm: Linux {}: exit status {} after {:.1} s, of which {:.1} s to start",
             report.release,
             report.status,
             started.elapsed().as_secs_f32(),
             report.boot.as_secs_f32()
-        );
+        ));
         if !chosen.absent.is_empty() {
-            println!("test-vm: not in this kernel: {}", chosen.absent.join(", "));
+            let absent = chosen.absent.join(", ");
+            say(&format!("test-vm: not in this kernel: {absent}"));
         }
         for warning in &report.warnings {
-            println!("test-vm: the kernel warned: {warning}");
+            say(&format!("test-vm: the kernel warned: {warning}"));
         }
+        Ok(report)
+    }
+
+    /// Compares what a run reported with the record.
+    pub(crate) fn judge(&self, report: Report) -> Result<Outcome> {
         let tally = Tally::of(&report.output);
         let series = tools::series(&report.release);
         let mut objections = Vec::new();

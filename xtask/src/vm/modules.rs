@@ -17,7 +17,7 @@ use crate::run;
 /// starts; the tests that need it skip themselves and are counted.
 ///
 /// Nothing loads itself: there is no `modprobe` for the kernel to call.
-const WANTED: [&str; 23] = [
+const WANTED: [&str; 30] = [
     // Interfaces of workloads, and what they are joined by.
     "veth",
     "bridge",
@@ -29,6 +29,10 @@ const WANTED: [&str; 23] = [
     "ipip",
     "ip_gre",
     "vxlan",
+    "geneve",
+    "sit",
+    "ip6_tunnel",
+    "wireguard",
     // The hooks.
     "sch_ingress",
     "cls_bpf",
@@ -41,7 +45,11 @@ const WANTED: [&str; 23] = [
     "nft_chain_nat",
     "nft_nat",
     "nft_ct",
+    "nft_numgen",
     "br_netfilter",
+    // The kernel's load balancer, by which kube-proxy can translate.
+    "ip_vs",
+    "ip_vs_rr",
     // Other tools' filters and devices: classes, and the bandwidth plugin's detour.
     "cls_u32",
     "act_mirred",
