@@ -1,6 +1,8 @@
 //! What nobody may get past the firewall, and what it must not stop, in real network
 //! namespaces: see [`cofferdam_tests::evasions`].
 
+#[path = "evasions/ipvs.rs"]
+mod ipvs;
 #[path = "evasions/own_interface.rs"]
 mod own_interface;
 #[path = "evasions/services.rs"]

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, thread, time::Duration};
 
+use super::ipvs;
 use cofferdam_dataplane::Uplink;
 use cofferdam_tests::{
     evasions::tool,
@@ -27,14 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Time after which no answer is expected any more: far more than any here has taken.
 const SILENCE: Duration = Duration::from_millis(150);
 /// Ports of the Service and of its backends.
-const PORTS: [u16; 2] = [80, 8080];
-const NODE_PORT: u16 = 30_080;
+pub(super) const PORTS: [u16; 2] = [80, 8080];
+pub(super) const NODE_PORT: u16 = 30_080;
 /// Tries in which each of two backends is chosen, but for one time in 30 000.
 const TRIES: usize = 16;
 
 /// Says which connections' senders the node's address stands for.
 #[derive(Clone, Copy, Debug)]
-enum Masquerade {
+pub(super) enum Masquerade {
     /// Those that come back to their sender, as kube-proxy does it.
     Hairpins,
     /// All that are translated.
@@ -43,30 +44,31 @@ enum Masquerade {
 
 /// A proxy, by whose rules its own are.
 #[derive(Clone, Copy, Debug)]
-enum Proxy {
+pub(super) enum Proxy {
     Nftables,
     Iptables,
+    Ipvs,
 }
 
 /// Translation on a node.
 #[derive(Clone, Copy, Debug)]
-struct Translation {
+pub(super) struct Translation {
     proxy: Proxy,
-    masquerade: Masquerade,
+    pub(super) masquerade: Masquerade,
     /// The second backend is on another node.
     is_far: bool,
 }
 
 /// Addresses of one family.
-struct Rules {
-    family: &'static str,
-    virtual_address: &'static str,
-    node: &'static str,
-    backends: [&'static str; 2],
+pub(super) struct Rules {
+    pub(super) family: &'static str,
+    pub(super) virtual_address: &'static str,
+    pub(super) node: &'static str,
+    pub(super) backends: [&'static str; 2],
 }
 
 impl Translation {
-    fn families(self) -> [Rules; 2] {
+    pub(super) fn families(self) -> [Rules; 2] {
         let [far_v4, far_v6] = match self.is_far {
             true => ["198.51.100.2", "fd51::2"],
             false => ["10.64.0.4", "fd64::4"],
@@ -100,6 +102,7 @@ impl Translation {
                     tool::run(node, tool, &[], &self.iptables(rules));
                 }
             }
+            Proxy::Ipvs => ipvs::apply(self, node),
         }
     }
 
@@ -294,7 +297,7 @@ impl At {
 }
 
 /// A node with a client and two backends.
-struct Scene {
+pub(super) struct Scene {
     world: World,
     firewall: Turn,
     _servers: Vec<Server>,
@@ -432,7 +435,11 @@ fn with_a_far_backend(trial: impl Fn(&mut Scene)) {
 }
 
 /// Shows in each setup that without the firewall all is answered, and runs a trial there.
-fn run(setups: &[(Wiring, Proxy, Masquerade)], is_far: bool, trial: impl Fn(&mut Scene)) {
+pub(super) fn run(
+    setups: &[(Wiring, Proxy, Masquerade)],
+    is_far: bool,
+    trial: impl Fn(&mut Scene),
+) {
     for (wiring, proxy, masquerade) in setups.iter().copied() {
         let translation = Translation {
             proxy,
@@ -454,102 +461,118 @@ fn dropped(ledger: &Ledger, hook: Hook) -> u64 {
 #[test]
 fn a_rule_that_names_the_backends_opens_their_service() {
     skip_unless!(Feature::NetworkNamespaces);
-    everywhere(|scene| {
-        let policies = [SERVICE, CLOSED, &connects("web", "app: web", PORTS[1])].concat();
-        scene.guard(&policies);
-        let before = scene.firewall.ledger();
-        scene.reaches_both();
-        let after = scene.firewall.ledger();
-        for hook in [Hook::FromWorkload, Hook::ToWorkload] {
-            assert_eq!(dropped(&after, hook), dropped(&before, hook), "{after}");
-        }
-        let undecided =
-            |ledger: &Ledger| ledger.judged(Hook::FromWorkload, Allow, Reason::VirtualUndecided);
-        assert_eq!(undecided(&after), undecided(&before), "all may be reached");
-    });
+    everywhere(opened_by_its_backends);
+}
+
+pub(super) fn opened_by_its_backends(scene: &mut Scene) {
+    let policies = [SERVICE, CLOSED, &connects("web", "app: web", PORTS[1])].concat();
+    scene.guard(&policies);
+    scene.firewall.reported();
+    let before = scene.firewall.ledger();
+    scene.reaches_both();
+    let after = scene.firewall.ledger();
+    let told = scene.firewall.reported();
+    for hook in [Hook::FromWorkload, Hook::ToWorkload] {
+        assert_eq!(
+            dropped(&after, hook),
+            dropped(&before, hook),
+            "{after} {told:?}"
+        );
+    }
+    let undecided =
+        |ledger: &Ledger| ledger.judged(Hook::FromWorkload, Allow, Reason::VirtualUndecided);
+    assert_eq!(undecided(&after), undecided(&before), "all may be reached");
 }
 
 #[test]
 fn a_rule_that_names_the_services_port_opens_nothing() {
     skip_unless!(Feature::NetworkNamespaces);
-    everywhere(|scene| {
-        let policies = [SERVICE, CLOSED, &connects("web", "app: web", PORTS[0])].concat();
-        scene.guard(&policies);
-        for (at, family, what) in Scene::ways() {
-            scene.is_denied_at_once(at, family, what);
-        }
-    });
+    everywhere(shut_by_its_own_port);
+}
+
+pub(super) fn shut_by_its_own_port(scene: &mut Scene) {
+    let policies = [SERVICE, CLOSED, &connects("web", "app: web", PORTS[0])].concat();
+    scene.guard(&policies);
+    for (at, family, what) in Scene::ways() {
+        scene.is_denied_at_once(at, family, what);
+    }
 }
 
 #[test]
 fn of_two_backends_the_allowed_one_alone_is_reached() {
     skip_unless!(Feature::NetworkNamespaces);
-    everywhere(|scene| {
-        let policies = [SERVICE, CLOSED, &connects("one", "which: one", PORTS[1])].concat();
-        scene.guard(&policies);
-        for (at, family, what) in Scene::ways() {
-            let before = scene.firewall.ledger();
-            let outcomes = scene.tries_often("t/client", at, family, what, SILENCE);
-            let allowed = Outcome::Reached("t/one".to_owned());
-            let reached = outcomes
-                .iter()
-                .filter(|outcome| **outcome == allowed)
-                .count();
-            let blocked = outcomes
-                .iter()
-                .filter(|outcome| **outcome == Outcome::Blocked)
-                .count();
-            let case = format!("{at:?} {family} {what}: {outcomes:?}");
-            assert!(
-                reached > 0 && blocked > 0 && reached + blocked == TRIES,
-                "{case}"
-            );
-            let after = scene.firewall.ledger();
-            let moved = |hook| dropped(&after, hook) - dropped(&before, hook);
-            assert_eq!(moved(Hook::FromWorkload), 0, "{case}: {after}");
-            assert!(moved(Hook::ToWorkload) >= blocked as u64, "{case}: {after}");
-        }
-    });
+    everywhere(one_backend_allowed);
+}
+
+pub(super) fn one_backend_allowed(scene: &mut Scene) {
+    let policies = [SERVICE, CLOSED, &connects("one", "which: one", PORTS[1])].concat();
+    scene.guard(&policies);
+    for (at, family, what) in Scene::ways() {
+        let before = scene.firewall.ledger();
+        let outcomes = scene.tries_often("t/client", at, family, what, SILENCE);
+        let allowed = Outcome::Reached("t/one".to_owned());
+        let reached = outcomes
+            .iter()
+            .filter(|outcome| **outcome == allowed)
+            .count();
+        let blocked = outcomes
+            .iter()
+            .filter(|outcome| **outcome == Outcome::Blocked)
+            .count();
+        let case = format!("{at:?} {family} {what}: {outcomes:?}");
+        assert!(
+            reached > 0 && blocked > 0 && reached + blocked == TRIES,
+            "{case}"
+        );
+        let after = scene.firewall.ledger();
+        let moved = |hook| dropped(&after, hook) - dropped(&before, hook);
+        assert_eq!(moved(Hook::FromWorkload), 0, "{case}: {after}");
+        assert!(moved(Hook::ToWorkload) >= blocked as u64, "{case}: {after}");
+    }
 }
 
 #[test]
 fn a_service_whose_backends_are_closed_is_denied_where_it_is_asked_for() {
     skip_unless!(Feature::NetworkNamespaces);
+    everywhere(backends_closed);
+}
+
+pub(super) fn backends_closed(scene: &mut Scene) {
     let ingress_alone = CLOSED
         .replace(", Egress", "")
         .replace("{}", "{matchLabels: {app: web}}");
-    everywhere(|scene| {
-        scene.guard(&[SERVICE, &ingress_alone].concat());
-        scene.firewall.reported();
-        for (at, family, what) in Scene::ways() {
-            scene.is_denied_at_once(at, family, what);
-        }
-        let directions: BTreeSet<u32> = (scene.firewall.reported().iter())
-            .map(|event| u32::from(event.direction))
-            .collect();
-        assert_eq!(directions.len(), 1, "all by the ingress of the backends");
-    });
+    scene.guard(&[SERVICE, &ingress_alone].concat());
+    scene.firewall.reported();
+    for (at, family, what) in Scene::ways() {
+        scene.is_denied_at_once(at, family, what);
+    }
+    let directions: BTreeSet<u32> = (scene.firewall.reported().iter())
+        .map(|event| u32::from(event.direction))
+        .collect();
+    assert_eq!(directions.len(), 1, "all by the ingress of the backends");
 }
 
 #[test]
 fn a_workload_reaches_itself_through_its_service() {
     skip_unless!(Feature::NetworkNamespaces);
-    everywhere(|scene| {
-        scene.guard(&[SERVICE, CLOSED].concat());
-        for family in Family::BOTH {
-            for what in [Probe::Tcp(PORTS[0]), Probe::Udp(PORTS[0])] {
-                let outcomes = scene.tries_often("t/one", At::Virtual, family, what, SILENCE);
-                let itself = Outcome::Reached("t/one".to_owned());
-                let only = outcomes
-                    .iter()
-                    .all(|outcome| *outcome == itself || *outcome == Outcome::Blocked);
-                assert!(
-                    only && outcomes.contains(&itself),
-                    "{family} {what}: {outcomes:?}"
-                );
-            }
+    everywhere(reached_by_its_backend);
+}
+
+pub(super) fn reached_by_its_backend(scene: &mut Scene) {
+    scene.guard(&[SERVICE, CLOSED].concat());
+    for family in Family::BOTH {
+        for what in [Probe::Tcp(PORTS[0]), Probe::Udp(PORTS[0])] {
+            let outcomes = scene.tries_often("t/one", At::Virtual, family, what, SILENCE);
+            let itself = Outcome::Reached("t/one".to_owned());
+            let only = outcomes
+                .iter()
+                .all(|outcome| *outcome == itself || *outcome == Outcome::Blocked);
+            assert!(
+                only && outcomes.contains(&itself),
+                "{family} {what}: {outcomes:?}"
+            );
         }
-    });
+    }
 }
 
 #[test]
@@ -579,46 +602,50 @@ spec:
 #[test]
 fn both_of_two_backends_are_reached_one_of_them_on_another_node() {
     skip_unless!(Feature::NetworkNamespaces);
-    with_a_far_backend(|scene| {
-        let allowed = connects("web", "app: web", PORTS[1]);
-        scene.guard(&[SERVICE, FAR, FAR_SLICES, CLOSED, &allowed].concat());
-        let before = scene.firewall.ledger();
-        scene.reaches_both();
-        let after = scene.firewall.ledger();
-        let hooks = [Hook::FromWorkload, Hook::ToWorkload, Hook::UplinkEgress];
-        for hook in hooks {
-            assert_eq!(dropped(&after, hook), dropped(&before, hook), "{after}");
-        }
-        assert!(after.total(Hook::UplinkEgress, Allow) > 0, "{after}");
-    });
+    with_a_far_backend(both_backends_allowed);
+}
+
+pub(super) fn both_backends_allowed(scene: &mut Scene) {
+    let allowed = connects("web", "app: web", PORTS[1]);
+    scene.guard(&[SERVICE, FAR, FAR_SLICES, CLOSED, &allowed].concat());
+    let before = scene.firewall.ledger();
+    scene.reaches_both();
+    let after = scene.firewall.ledger();
+    let hooks = [Hook::FromWorkload, Hook::ToWorkload, Hook::UplinkEgress];
+    for hook in hooks {
+        assert_eq!(dropped(&after, hook), dropped(&before, hook), "{after}");
+    }
+    assert!(after.total(Hook::UplinkEgress, Allow) > 0, "{after}");
 }
 
 /// The sender's policy allows one backend, and a proxy chooses the other.
 #[test]
 fn a_denied_backend_on_another_node_is_not_reached() {
     skip_unless!(Feature::NetworkNamespaces);
-    with_a_far_backend(|scene| {
-        for (allowed, denying) in [("one", Hook::UplinkEgress), ("far", Hook::ToWorkload)] {
-            let rules = connects("one", &format!("which: {allowed}"), PORTS[1]);
-            scene.guard(&[SERVICE, FAR, FAR_SLICES, CLOSED, &rules].concat());
-            for (at, family, what) in Scene::ways() {
-                let before = scene.firewall.ledger();
-                let outcomes = scene.tries_often("t/client", at, family, what, SILENCE);
-                let wanted = Outcome::Reached(format!("t/{allowed}"));
-                let count = |one: &Outcome| outcomes.iter().filter(|other| *other == one).count();
-                let [reached, blocked] = [&wanted, &Outcome::Blocked].map(count);
-                let case = format!("{allowed}: {at:?} {family} {what}: {outcomes:?}");
-                assert!(
-                    reached > 0 && blocked > 0 && reached + blocked == TRIES,
-                    "{case}"
-                );
-                let after = scene.firewall.ledger();
-                let moved = dropped(&after, denying) - dropped(&before, denying);
-                assert!(moved >= blocked as u64, "{case}: {after}");
-            }
-            scene.firewall.detach();
+    with_a_far_backend(far_or_near_denied);
+}
+
+pub(super) fn far_or_near_denied(scene: &mut Scene) {
+    for (allowed, denying) in [("one", Hook::UplinkEgress), ("far", Hook::ToWorkload)] {
+        let rules = connects("one", &format!("which: {allowed}"), PORTS[1]);
+        scene.guard(&[SERVICE, FAR, FAR_SLICES, CLOSED, &rules].concat());
+        for (at, family, what) in Scene::ways() {
+            let before = scene.firewall.ledger();
+            let outcomes = scene.tries_often("t/client", at, family, what, SILENCE);
+            let wanted = Outcome::Reached(format!("t/{allowed}"));
+            let count = |one: &Outcome| outcomes.iter().filter(|other| *other == one).count();
+            let [reached, blocked] = [&wanted, &Outcome::Blocked].map(count);
+            let case = format!("{allowed}: {at:?} {family} {what}: {outcomes:?}");
+            assert!(
+                reached > 0 && blocked > 0 && reached + blocked == TRIES,
+                "{case}"
+            );
+            let after = scene.firewall.ledger();
+            let moved = dropped(&after, denying) - dropped(&before, denying);
+            assert!(moved >= blocked as u64, "{case}: {after}");
         }
-    });
+        scene.firewall.detach();
+    }
 }
 
 /// A name server on the node has the address of the Service itself, and nothing translates
