@@ -59,6 +59,15 @@ pub enum AttachError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A program of XDP stands on the interface that is not this agent's.
+    #[error(
+        "another program of XDP stands on {interface} (`ip link show {interface}`): it is not \
+         replaced; this one takes the place once it has gone"
+    )]
+    Taken {
+        /// The interface.
+        interface: String,
+    },
     /// The kernel side was loaded for this process alone.
     #[error("nothing is pinned: attach for as long as the process lives, or open pins")]
     NotPinned,
@@ -74,7 +83,7 @@ impl From<KernelError> for AttachError {
 }
 
 /// An interface as people know it; its number when it is gone.
-fn interface(ifindex: u32) -> String {
+pub(crate) fn interface(ifindex: u32) -> String {
     let name = if_indextoname(ifindex).ok();
     let name = name.and_then(|name| name.into_string().ok());
     // nix takes a failure of this call for an empty name.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    attach::{AttachError, failed},
+    attach::{AttachError, failed, interface},
     kernel::Kernel,
     programs::Program,
     sys::{ethtool, tcx},
@@ -86,12 +86,20 @@ impl Kernel {
         if let Some(mode) = self.drops_early_on(ifindex) {
             return Ok(mode);
         }
-        let failed = || failed("attach", program, ifindex);
-        let fd = self.programs.fd(program).map_err(failed())?;
+        let refused = || {
+            move |error: io::Error| match error.raw_os_error() {
+                // A program stands in this mode, or in the other.
+                Some(libc::EBUSY | libc::EEXIST) => AttachError::Taken {
+                    interface: interface(ifindex),
+                },
+                _ => failed("attach", program, ifindex)(error),
+            }
+        };
+        let fd = self.programs.fd(program).map_err(refused())?;
         for mode in XdpMode::ALL {
             if let Some((link, _)) = self.early_link(ifindex, mode) {
                 // An agent's before: its program is another.
-                tcx::update(link.as_fd(), fd).map_err(failed())?;
+                tcx::update(link.as_fd(), fd).map_err(refused())?;
                 self.keep_early_link(ifindex, mode, link)?;
                 return Ok(mode);
             }
@@ -101,9 +109,9 @@ impl Kernel {
             Ok(link) => (XdpMode::Native, link),
             Err(error) if allows_generic && error.raw_os_error() != Some(libc::EBUSY) => {
                 let link = tcx::link_xdp(fd, ifindex, XdpMode::Generic.flags());
-                (XdpMode::Generic, link.map_err(failed())?)
+                (XdpMode::Generic, link.map_err(refused())?)
             }
-            Err(error) => return Err(failed()(error)),
+            Err(error) => return Err(refused()(error)),
         };
         self.keep_early_link(ifindex, mode, link)?;
         Ok(mode)

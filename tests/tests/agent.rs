@@ -7,6 +7,8 @@ mod cluster;
 mod configuration;
 #[path = "agent/documents.rs"]
 mod documents;
+#[path = "agent/early_drop.rs"]
+mod early_drop;
 #[path = "agent/endpoints.rs"]
 mod endpoints;
 #[path = "agent/explain.rs"]

@@ -131,7 +131,13 @@ impl Stage {
     /// Tries everything; the hook sees every packet of `a`'s once.
     #[track_caller]
     fn hold(&self) {
-        for family in Family::BOTH {
+        self.hold_in(&Family::BOTH);
+    }
+
+    /// Like [`Stage::hold`], in these families.
+    #[track_caller]
+    fn hold_in(&self, families: &[Family]) {
+        for &family in families {
             let before = self.firewall.ledger();
             self.reaches(family, Probe::Udp(OPEN));
             self.moved(&before, &[allowed(UplinkEgress, Reason::Rule, 1)]);
@@ -172,23 +178,26 @@ fn run(namespace: &Namespace, command: &str) {
 /// Far addresses behind a tunnel.
 const BEHIND: [&str; 2] = ["10.200.0.9", "fd02::9"];
 
-/// Makes both ends of a tunnel over the uplink, `local` and `remote` in its words.
-fn tunnel(world: &World, kind: &str, remote: &str) {
-    let ends = [
-        (&world.node().namespace, "198.51.100.1", "198.51.100.2", 1),
-        (
-            &world.outside().namespace,
-            "198.51.100.2",
-            "198.51.100.1",
-            9,
-        ),
-    ];
-    for (namespace, here, there, number) in ends {
-        let remote = remote.replace("THERE", there);
-        run(
-            namespace,
-            &format!("ip link add over0 type {kind} local {here} {remote}"),
-        );
+/// Makes both ends of a tunnel over the uplink, of a kind with `HERE` and `THERE` for the
+/// addresses of its ends, `HERE6` and `THERE6` for those of IPv6.
+fn tunnel(world: &World, kind: &str) {
+    let (node, outside) = (&world.node().namespace, &world.outside().namespace);
+    for (namespace, here, there) in [(node, 1, 2), (outside, 2, 1)] {
+        let kind = (kind.replace("THERE6", &format!("fd51::{there}")))
+            .replace("HERE6", &format!("fd51::{here}"))
+            .replace("THERE", &format!("198.51.100.{there}"))
+            .replace("HERE", &format!("198.51.100.{here}"));
+        run(namespace, &format!("ip link add over0 type {kind}"));
+    }
+    lead_over(world);
+}
+
+/// Leads to the far addresses by the device `over0` at either end.
+fn lead_over(world: &World) {
+    for (namespace, number) in [
+        (&world.node().namespace, 1),
+        (&world.outside().namespace, 9),
+    ] {
         run(namespace, "ip link set over0 up");
         run(
             namespace,
@@ -231,7 +240,7 @@ fn what_a_tunnel_carries_is_judged_once_inside() {
     skip_unless!(Feature::LinkKind("vxlan"));
     for masquerades in [false, true] {
         let mut stage = Stage::open(masquerades, Some(BEHIND), |world| {
-            tunnel(world, "vxlan id 7 dstport 4789", "remote THERE");
+            tunnel(world, "vxlan id 7 dstport 4789 local HERE remote THERE");
         });
         stage.attach("uplink0", Uplink::Door);
         stage.attach("over0", Uplink::Tunnel);
@@ -243,10 +252,72 @@ fn what_a_tunnel_carries_is_judged_once_inside() {
     }
 }
 
+/// Judges at a tunnel and at the uplink below it what leaves, in these families.
+fn hold_over(kind: &str, families: &[Family]) {
+    let mut stage = Stage::open(false, Some(BEHIND), |world| tunnel(world, kind));
+    stage.attach("uplink0", Uplink::Door);
+    stage.attach("over0", Uplink::Tunnel);
+    stage.hold_in(families);
+}
+
+#[test]
+fn what_geneve_carries_is_judged_once_inside() {
+    skip_unless!(Feature::LinkKind("geneve"));
+    hold_over("geneve id 7 remote THERE", &Family::BOTH);
+}
+
+#[test]
+fn what_a_tunnel_of_ipv4_carries_is_judged_once_inside() {
+    skip_unless!(Feature::LinkKind("ipip"));
+    hold_over("ipip local HERE remote THERE", &[Family::V4]);
+}
+
+#[test]
+fn what_a_tunnel_over_ipv4_carries_is_judged_once_inside() {
+    skip_unless!(Feature::LinkKind("sit"));
+    hold_over("sit mode any local HERE remote THERE", &Family::BOTH);
+}
+
+#[test]
+fn what_a_tunnel_over_ipv6_carries_is_judged_once_inside() {
+    skip_unless!(Feature::LinkKind("ip6tnl"));
+    hold_over("ip6tnl mode any local HERE6 remote THERE6", &Family::BOTH);
+}
+
+/// WireGuard takes all marks off what it has encrypted: at the uplink that is the node's.
+#[test]
+fn what_wireguard_carries_is_judged_once_inside() {
+    skip_unless!(Feature::LinkKind("wireguard"));
+    let mut stage = Stage::open(false, Some(BEHIND), |world| {
+        let (node, outside) = (&world.node().namespace, &world.outside().namespace);
+        let secrets = [node, outside].map(|end| tool::run(end, "wg", &["genkey"], ""));
+        let [here, there] = secrets
+            .each_ref()
+            .map(|secret| tool::run(node, "wg", &["pubkey"], secret));
+        for (namespace, secret, peer, number) in [
+            (node, &secrets[0], there, 2),
+            (outside, &secrets[1], here, 1),
+        ] {
+            run(namespace, "ip link add over0 type wireguard");
+            let set = format!(
+                "set over0 listen-port 51820 private-key /dev/stdin peer {} allowed-ips \
+                 0.0.0.0/0,::/0 endpoint 198.51.100.{number}:51820",
+                peer.trim()
+            );
+            let words: Vec<_> = set.split_whitespace().collect();
+            tool::run(namespace, "wg", &words, secret);
+        }
+        lead_over(world);
+    });
+    stage.attach("uplink0", Uplink::Door);
+    stage.attach("over0", Uplink::Tunnel);
+    stage.hold();
+}
+
 /// Tunnels of IP have no Ethernet header.
 fn without_ethernet() {
     let mut stage = Stage::open(false, Some(BEHIND), |world| {
-        tunnel(world, "gre", "remote THERE");
+        tunnel(world, "gre local HERE remote THERE");
     });
     stage.attach("uplink0", Uplink::Door);
     stage.attach("over0", Uplink::Tunnel);
@@ -256,7 +327,7 @@ fn without_ethernet() {
 /// A tunnel to several ends puts its own header before the packet.
 fn to_several_ends() {
     let mut stage = Stage::open(false, Some(BEHIND), |world| {
-        tunnel(world, "gre", "");
+        tunnel(world, "gre local HERE");
         for (namespace, number, there) in [
             (&world.node().namespace, 9, "198.51.100.2"),
             (&world.outside().namespace, 1, "198.51.100.1"),
