@@ -128,8 +128,8 @@ fn limits_of_the_bandwidth_plugin_and_verdicts_stand_together() {
     skip_unless!(Feature::NetworkNamespaces);
     skip_unless!(PLUGINS);
     let scene = Scene::enforced(DB_FROM_WEB);
-    // FIXME: a limit of what a container sends needs an ingress qdisc, and has no place
-    // beside the clsact qdisc that the agent gives every new interface.
+    // Limits of what a container receives: those of what it sends need an ingress qdisc, which
+    // has no place beside the clsact qdisc that the agent gives every new interface.
     let bandwidth = json!({
         "type": "bandwidth",
         "ingressRate": 100_000_000, "ingressBurst": 10_000_000,
