@@ -33,7 +33,7 @@ pub(crate) struct Options {
     #[arg(long)]
     bless: bool,
     /// Seconds after which the virtual machine is stopped.
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 1800)]
     limit: u64,
     /// Run only tests with one of these in their names.
     filters: Vec<String>,

@@ -300,7 +300,7 @@ fn what_wireguard_carries_is_judged_once_inside() {
         ] {
             run(namespace, "ip link add over0 type wireguard");
             let set = format!(
-                "set over0 listen-port 51820 private-key /dev/stdin peer {} allowed-ips \
+                "set over0 listen-port 51820 private-key /proc/self/fd/0 peer {} allowed-ips \
                  0.0.0.0/0,::/0 endpoint 198.51.100.{number}:51820",
                 peer.trim()
             );

@@ -45,7 +45,18 @@ const BESIDE: [&str; 1] = ["ipvs::"];
 /// Tests that `cargo xtask test` leaves to the machine's own command: those of load, which
 /// are about time that a machine beside others does not have, and those of what is alike on
 /// all kernels, each with programs of its own to verify. On this kernel all of them run.
-const ALIKE: [&str; 5] = ["load::", "order::", "growing::", "sweeps::", "rule_hits::"];
+const ALIKE: [&str; 10] = [
+    "audit::",
+    "flow_states::",
+    "flows::",
+    "growing::",
+    "load::",
+    "order::",
+    "peers::",
+    "rule_hits::",
+    "signalling::",
+    "sweeps::",
+];
 
 /// Arguments of `cargo xtask test-vm`.
 #[derive(clap::Args)]
