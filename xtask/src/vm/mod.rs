@@ -39,9 +39,6 @@ const TARGET: &str = "programs";
 /// One that sends real packets through a node, with the node's own tools about it.
 const EVASIONS: &str = "evasions";
 
-/// Its tests that `cargo xtask test` runs in the machine: of what many kernels do not have.
-const BESIDE: [&str; 1] = ["ipvs::"];
-
 /// Tests that `cargo xtask test` leaves to the machine's own command: those of load, which
 /// are about time that a machine beside others does not have, and those of what is alike on
 /// all kernels, each with programs of its own to verify. On this kernel all of them run.
@@ -173,30 +170,13 @@ impl Part {
     /// Builds the parts: the kernel tests, and real packets through what this kernel may
     /// lack. With `filters`, only the tests with one of them in their names.
     pub(crate) fn all(filters: &[String]) -> Result<Vec<Self>> {
-        let own = |tests: &str| {
-            let wanted = filters.iter().filter(|filter| filter.starts_with(tests));
-            match filters {
-                [] => vec![tests.to_owned()],
-                _ => wanted.cloned().collect(),
-            }
-        };
         let skipped = ALIKE.iter().flat_map(|tests| ["--skip", tests]);
         let skipped = skipped.map(str::to_owned);
-        let mut parts = vec![Self {
+        Ok(vec![Self {
             program: test_program(TARGET)?,
             arguments: test_arguments(filters).into_iter().chain(skipped).collect(),
             complete: filters.is_empty(),
-        }];
-        let beside = BESIDE.iter().flat_map(|tests| own(tests));
-        let beside: Vec<_> = beside.collect();
-        if !beside.is_empty() {
-            parts.push(Self {
-                program: test_program(EVASIONS)?,
-                arguments: test_arguments(&beside),
-                complete: false,
-            });
-        }
-        Ok(parts)
+        }])
     }
 
     /// How to run it on the oldest kernel.
