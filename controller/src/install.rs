@@ -70,7 +70,7 @@ pub const GO_ROUND: [(&str, &str); 10] = [
 pub const OVS_OFFLOAD: &str =
     "Open vSwitch offload lets the network card switch packets, and the node never sees them";
 
-/// Why the plugin is not put into a network.
+/// Reason for which the plugin is not put into a network.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// It is no configuration that a runtime would use.
@@ -119,7 +119,7 @@ struct Single {
     name: Option<String>,
 }
 
-/// What is read of one plugin of a network.
+/// Fields that are read of one plugin of a network.
 #[derive(Deserialize)]
 struct Plugin {
     #[serde(rename = "type")]

@@ -1,6 +1,6 @@
 //! What commands print: a promise to scripts.
 //!
-//! What an agent answers is in [`cofferdam_protocol`], with the rule for all fields; the
+//! The answers of an agent are in [`cofferdam_protocol`], with the rule for all fields; the
 //! rest is here. The JSON Schemas in `docs/schemas` are derived from these types.
 
 mod check;

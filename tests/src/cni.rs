@@ -19,7 +19,7 @@ use crate::scratch::Scratch;
 use crate::traffic::Place;
 use crate::world::Namespace;
 
-/// Where distributions and container runtimes put plugins.
+/// Folders in which distributions and container runtimes put plugins.
 pub const FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
 /// Returns the folder that has the standard plugins.
@@ -191,7 +191,7 @@ impl Attaching {
         end
     }
 
-    /// Where its sockets are opened.
+    /// The namespace that its sockets are opened in.
     ///
     /// # Panics
     ///
@@ -205,10 +205,10 @@ impl Attaching {
     }
 }
 
-/// What a plugin says when it fails.
+/// Error of a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginError {
-    /// Which plugin.
+    /// Name of the plugin.
     pub plugin: String,
     /// The number; 0 when the output is no error of the specification.
     pub code: u64,
@@ -302,7 +302,7 @@ impl Runtime<'_> {
     }
 }
 
-/// What a plugin of a network gets on standard input.
+/// Standard input of a plugin of a network.
 fn configuration(network: &Network, plugin: &Value, one: Option<&Attaching>) -> Value {
     let mut input = plugin.clone();
     input["cniVersion"] = network.version.clone().into();

@@ -18,7 +18,7 @@ use thiserror::Error;
 /// Longest answer, in bytes: that about a node full of endpoints is far shorter.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// Why there is no answer.
+/// Reason for no answer.
 #[derive(Debug, Error)]
 pub enum NoAnswer {
     /// No agent listens.
@@ -26,7 +26,7 @@ pub enum NoAnswer {
     Away {
         /// The socket.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's own words.
         #[source]
         source: io::Error,
     },
@@ -43,7 +43,7 @@ pub enum NoAnswer {
     BrokenOff {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },

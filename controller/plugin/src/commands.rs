@@ -20,13 +20,13 @@ use crate::labels;
 use crate::previous::{Inside, Previous};
 use crate::sandbox;
 
-/// How long a container waits for its verdicts. Runtimes give a plugin two minutes or more.
+/// Longest wait of a container for its verdicts. Runtimes give a plugin two minutes or more.
 const ADD_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long an agent may take for anything else.
+/// Longest wait for anything else that an agent is asked.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long `STATUS` waits for what is being put in force.
+/// Longest wait of `STATUS` for a change that is being put in force.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// The namespace of a workload that neither the runtime nor the configuration gives one.

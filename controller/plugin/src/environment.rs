@@ -1,4 +1,4 @@
-//! What a runtime says in the environment.
+//! The environment in which a runtime starts the plugin.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use cofferdam_protocol::{Attachment, names};
 
 use crate::error::{Code, Failure};
 
-/// What a runtime may ask for.
+/// The commands that a runtime may give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// Attach a container.
@@ -156,7 +156,7 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
-/// What a runtime says of a container in `CNI_ARGS`; keys that are not known are not meant
+/// A runtime's words about a container in `CNI_ARGS`; keys that are not known are not meant
 /// for this plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Arguments {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Why the plugin failed, by the numbers of the specification; those from 100 on are its
+/// Kinds of failures, by the numbers of the specification; those from 100 on are its
 /// own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -37,9 +37,9 @@ pub enum Code {
 pub struct Failure {
     /// The number.
     pub code: Code,
-    /// What failed.
+    /// The step that failed.
     pub message: String,
-    /// Why, and what to do; empty when there is nothing to add.
+    /// The cause, and what to do; empty when there is nothing to add.
     pub details: String,
 }
 

@@ -20,7 +20,7 @@ pub const ANNOTATION: &str = "cofferdam.dev/labels";
 /// The capability by which runtimes pass a pod's annotations.
 const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
-/// What the configuration says of a workload.
+/// A workload as the configuration describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Description {
     /// Its namespace, `None` if the configuration has none.

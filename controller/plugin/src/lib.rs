@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
 /// Runs the plugin. Returns what goes to standard output.
 ///
 /// # Errors
-/// What is wrong, with the version of the specification to say it in.
+/// The failure, with the version of the specification to say it in.
 pub fn run(environment: &Environment, input: &[u8]) -> Result<String, (String, Failure)> {
     let in_newest = |failure| (NEWEST.to_owned(), failure);
     let command = environment.command().map_err(in_newest)?;

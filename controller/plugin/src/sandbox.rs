@@ -1,4 +1,4 @@
-//! What stands on an interface inside a container.
+//! Addresses and MAC address of an interface inside a container.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! What goes over an agent's control socket: a JSON object a line, both ways.
+//! The lines that go over an agent's control socket: a JSON object each, both ways.
 //!
 //! A connection carries one request. The agent answers with one line, or, to
 //! [`Request::Observe`], with a line for each record and [`Reply::End`]. Agent and
@@ -45,17 +45,17 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
 pub struct Envelope {
     /// [`VERSION`].
     pub version: u32,
-    /// What is asked.
+    /// The question.
     pub request: Request,
 }
 
-/// What may be asked of an agent.
+/// Questions and orders to an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Read all sources again, and answer when they are in force.
     Sync,
-    /// What is in force.
+    /// The state in force.
     Status {
         /// Answer when it is enforced, or after so many milliseconds.
         wait_enforced_ms: Option<u64>,
@@ -70,7 +70,7 @@ pub enum Request {
     Collect(Collection),
     /// All endpoints.
     EndpointList,
-    /// Why one end reaches another, by what is in force.
+    /// The verdict in force between two ends, and the way to it.
     Explain(Question),
     /// Flow records.
     Observe(Observation),
@@ -80,11 +80,11 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
-    /// Who sends.
+    /// The sender.
     pub from: String,
-    /// Who receives.
+    /// The receiver.
     pub to: String,
-    /// What: `tcp/443`.
+    /// Protocol and port: `tcp/443`.
     pub port: String,
     /// Over which family, 4 or 6; unless told, the one that the probe is of, else the
     /// first that both have.
@@ -93,7 +93,7 @@ pub struct Question {
     pub externals: BTreeMap<String, Vec<IpAddr>>,
 }
 
-/// Which flow records are asked for.
+/// Filter of flow records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Observation {
@@ -109,7 +109,7 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Whether a record is of the type that is asked for.
+    /// Returns `true` if a record is of the type that is asked for.
     #[must_use]
     pub fn is_for(&self, record: &FlowRecord) -> bool {
         self.kind.is_none_or(|kind| record.kind == kind.as_str())
@@ -239,7 +239,7 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     Explanation(Box<Explanation>),
     /// To [`Request::Explain`]: the question is about nothing.
     NotExplained {
-        /// Why, and what was probably meant.
+        /// The cause, and what was probably meant.
         message: String,
     },
     /// To [`Request::Observe`], many times.
@@ -248,7 +248,7 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     End,
     /// To any: it was not done.
     Failed {
-        /// Why, and what to do.
+        /// The cause, and what to do.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What an agent answers: a promise to scripts.
+//! The answers of an agent: a promise to scripts.
 //!
 //! Fields are added, never renamed or given another meaning within
 //! [`SCHEMA`]. The JSON Schemas in `docs/schemas` are derived from these types.
@@ -54,12 +54,12 @@ impl JsonSchema for Schema {
     }
 }
 
-/// Whether something is left out because of a finding.
+/// Returns `true` if something is left out because of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// What it is about is not in force.
+    /// An error: its subject is not in force.
     Error,
     /// It is in force, and probably not as intended.
     Warning,
@@ -71,7 +71,7 @@ pub enum Severity {
 pub struct Diagnostic {
     /// The kind of mistake; keeps its meaning for ever.
     pub code: String,
-    /// Whether something is left out because of it.
+    /// Returns `true` if something is left out because of it.
     pub severity: Severity,
     /// The file; empty when it is not about one.
     pub file: String,
@@ -79,9 +79,9 @@ pub struct Diagnostic {
     pub line: u32,
     /// Column, from 1; 0 when it is not about a file.
     pub column: u32,
-    /// What is wrong.
+    /// The finding.
     pub message: String,
-    /// What was probably meant, or what to do.
+    /// A hint: what was probably meant, or what to do.
     pub hint: Option<String>,
 }
 
@@ -93,17 +93,17 @@ pub struct SyncReport {
     pub schema: Schema,
     /// Revision in force, 0 when there is none.
     pub revision: u64,
-    /// Whether what the sources say is in force and has been read back.
+    /// `true` if all that the sources say is in force and has been read back.
     pub enforced: bool,
     /// Documents that count as they are.
     pub accepted: u64,
     /// Documents that do not.
     pub rejected: u64,
-    /// What is wrong.
+    /// Findings.
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// How far an endpoint is in force.
+/// States of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -153,9 +153,9 @@ pub struct EndpointReport {
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// How far it is in force.
+    /// Its state.
     pub state: EndpointState,
-    /// Whether it was removed or replaced: nothing passes until its interface has gone.
+    /// `true` if it was removed or replaced: nothing passes until its interface has gone.
     #[serde(default)]
     pub leaving: bool,
     /// Revision in force, 0 when there is none.
@@ -178,14 +178,14 @@ pub struct EndpointList {
 pub struct RemoveReport {
     /// The version of this object.
     pub schema: Schema,
-    /// Which endpoints there were; none when there was nothing to remove.
+    /// Names of the endpoints that there were; none when there was nothing to remove.
     pub removed: Vec<String>,
     /// Those of them whose interface is still there: nothing passes until it has gone.
     #[serde(default)]
     pub leaving: Vec<String>,
 }
 
-/// What stands on one hook of an endpoint.
+/// A program on one hook of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
 pub struct Link {
@@ -193,13 +193,13 @@ pub struct Link {
     pub hook: String,
     /// Our program there, 0 when there is none.
     pub program_id: u32,
-    /// Whether it is the first there.
+    /// `true` if it is the first there.
     pub first: bool,
-    /// Whether it is as it should be.
+    /// `true` if it is as it should be.
     pub ok: bool,
 }
 
-/// How full a table is.
+/// Use of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
 pub struct FlowUse {
@@ -219,17 +219,17 @@ pub struct FlowUse {
 pub struct EndpointStatus {
     /// `namespace/name/interface`.
     pub id: String,
-    /// How far it is in force.
+    /// Its state.
     pub state: EndpointState,
-    /// Whether it was removed or replaced: nothing passes until its interface has gone.
+    /// `true` if it was removed or replaced: nothing passes until its interface has gone.
     #[serde(default)]
     pub leaving: bool,
-    /// What stands on its hooks.
+    /// Programs on its hooks.
     pub links: Vec<Link>,
     /// Its flow table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flows: Option<FlowUse>,
-    /// Why it is not enforced.
+    /// Obstacles that keep it from being enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// Programs of others on its interface, or on the bridge that it is a port of, that can
@@ -238,11 +238,11 @@ pub struct EndpointStatus {
     pub obstacles: Vec<String>,
 }
 
-/// How full a table is.
+/// Use of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
 pub struct Capacity {
-    /// Which one.
+    /// Name of the table.
     pub table: String,
     /// Entries in use.
     pub used: u64,
@@ -277,11 +277,11 @@ pub struct StatusReport {
     pub kernel: String,
     /// Revision in force, 0 when there is none.
     pub revision: u64,
-    /// Whether the newest desired state is in force and has been read back.
+    /// `true` if the newest desired state is in force and has been read back.
     pub enforced: bool,
-    /// Whether `/readyz` says yes.
+    /// `true` if `/readyz` says yes.
     pub ready: bool,
-    /// When what is in force was last read back, RFC 3339.
+    /// Time at which the state in force was last read back, RFC 3339.
     pub verified_at: Option<String>,
     /// Documents that count as they are.
     pub accepted: u64,
@@ -289,11 +289,11 @@ pub struct StatusReport {
     pub rejected: u64,
     /// The endpoints, in the order of their names.
     pub endpoints: Vec<EndpointStatus>,
-    /// How full everything is.
+    /// Use of all tables.
     pub capacity: Vec<Capacity>,
     /// Bytes of the kernel's maps, as the kernel accounts for them.
     pub memory_bytes: u64,
-    /// How often something was found changed by others, and repaired.
+    /// Changes by others that were found and repaired.
     pub tamper_events: u64,
     /// Interfaces by which packets may come in that claim to be a workload's, or leave
     /// unjudged, with the reason; normally none.
@@ -305,7 +305,7 @@ pub struct StatusReport {
     /// Programs of others that can hide who sent a packet, with their place; normally none.
     #[serde(default)]
     pub obstacles: Vec<String>,
-    /// What is wrong with documents, and what keeps the newest desired state from
+    /// Mistakes in documents, and what keeps the newest desired state from
     /// being in force.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -342,7 +342,7 @@ pub struct RuleName {
     /// Position among the policy's rules of this direction, from 0; null is the
     /// policy itself.
     pub index: Option<u32>,
-    /// Where it stands.
+    /// Its place in a file.
     pub file: String,
     /// The line.
     pub line: u32,
@@ -364,9 +364,9 @@ pub struct IcmpKind {
 #[cfg_attr(feature = "flags", derive(ValueEnum))]
 #[serde(rename_all = "snake_case")]
 pub enum RecordType {
-    /// What was denied.
+    /// Denied packets.
     Denied,
-    /// What was allowed and policies in audit mode would have denied.
+    /// Packets that were allowed and that policies in audit mode would have denied.
     Audit,
 }
 
@@ -387,7 +387,7 @@ impl RecordType {
 pub struct FlowRecord {
     /// The version of this object.
     pub schema: Schema,
-    /// When, RFC 3339.
+    /// Time of the first packet, RFC 3339.
     pub time: String,
     /// `new`, `denied`, `audit`, `ended`. `audit` is what was allowed and what policies
     /// in audit mode would have denied.
@@ -400,7 +400,7 @@ pub struct FlowRecord {
     pub direction: String,
     /// `allow` or `deny`: what happened.
     pub verdict: String,
-    /// Why, for `audit` of the denial; `docs/reasons.md` has the list.
+    /// Reason of the verdict, for `audit` of the denial; `docs/reasons.md` has the list.
     pub reason: String,
     /// Revision that decided, 0 when none was asked.
     pub revision: u64,
@@ -410,9 +410,9 @@ pub struct FlowRecord {
     pub rule: Option<RuleName>,
     /// The policies that a default denial is due to, for `audit` would be.
     pub isolated_by: Vec<RuleName>,
-    /// Where it came from.
+    /// The sender's end.
     pub source: FlowEnd,
-    /// Where it was going.
+    /// The receiver's end.
     pub destination: FlowEnd,
     /// The protocol's name, or its number.
     pub protocol: String,

@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::print;
 use crate::install::{Change, Folder, FolderError, PLUGIN, entry, replace};
 
-/// How often `--watch` looks although nothing has been heard of.
+/// Time between two looks of `--watch` although nothing has been heard of.
 const LOOK_AROUND: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(super) struct Places {
     /// Folder of the runtime's plugins.
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
     cni_bin_dir: PathBuf,
-    /// Where the agent's control socket is.
+    /// Run directory of the agent, with its control socket.
     #[arg(long, value_name = "DIR", default_value = "/run/cofferdam")]
     run_dir: PathBuf,
     /// Prints the difference and changes nothing.

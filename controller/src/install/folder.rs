@@ -15,17 +15,17 @@ use super::{Planned, Refusal, into_list, into_single, out_of_list};
 /// Ending of the file that keeps what a network's was.
 const KEPT: &str = ".cofferdam-kept";
 
-/// Why a folder cannot be changed as asked.
+/// Reason for which a folder cannot be changed as asked.
 #[derive(Debug, Error)]
 pub enum FolderError {
     /// A file or the folder could not be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was tried.
+        /// The attempt.
         action: &'static str,
         /// On which file.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's own words.
         #[source]
         source: io::Error,
     },
@@ -40,7 +40,7 @@ pub enum FolderError {
     Refused {
         /// The network's file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Refusal,
     },
@@ -65,11 +65,11 @@ pub struct Change {
     pub to: PathBuf,
     /// Text of after.
     pub after: String,
-    /// What becomes of the text of before.
+    /// Place of the text of before.
     keep: Keep,
 }
 
-/// What becomes of the text of before.
+/// Place of the text of before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Keep {
     /// It is kept in this file.

@@ -1,6 +1,6 @@
 //! Services that are denied because no hook sees one of their backends.
 //!
-//! What a proxy translates to its own node's address meets none of the node's hooks. So a
+//! Packets that a proxy translates to its own node's address meet none of the node's hooks. So a
 //! sender on that node that may not reach it, and may reach another backend, is denied the
 //! Service's address as a whole, and the agent there says so. Documents tell the same where
 //! they name the node of the sender and the address of that node.
@@ -116,7 +116,7 @@ fn with_nodes<'a>(
     })
 }
 
-/// What can be asked about the senders and backends of these; `None` where the documents do
+/// Questions about the senders and backends of these; `None` where the documents do
 /// not fit into one table.
 fn asked(inventory: &Inventory, candidates: &[Candidate<'_>]) -> Option<Reach> {
     let nodes: HashSet<&str> = (candidates.iter())

@@ -1,4 +1,4 @@
-//! What a runtime should never say: the plugin answers by the specification's numbers.
+//! Words that no runtime should say: the plugin answers by the specification's numbers.
 
 use std::ffi::OsString;
 

@@ -27,10 +27,10 @@ const PODMAN: Feature = Feature::Other("podman", || {
     programs(&["podman", "runc", "busybox", "conmon"])
 });
 
-/// How long a runtime may take for anything, on a machine that does other things.
+/// Longest time that a runtime may take for anything, on a machine that does other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where `ctr` and its library look, whatever they are told.
+/// Folders in which `ctr` and its library look, whatever they are told.
 const BUILT_IN: [&str; 3] = ["/etc/cni/net.d", "/opt/cni/bin", "/var/lib/cni"];
 
 fn find(program: &str) -> Option<PathBuf> {

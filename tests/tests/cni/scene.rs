@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 pub(crate) const PORT: u16 = 5432;
 
-/// How long what should be blocked is given to get through.
+/// Time that a packet has to get through where it should be blocked.
 const UNTIL_BLOCKED: Duration = Duration::from_millis(300);
-/// How long what should get through is given.
+/// Time that a packet has to get through where it should.
 const UNTIL_GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// The standard plugins.
@@ -35,7 +35,7 @@ spec:
     ports: [{protocol: TCP, port: 5432}]
 ";
 
-/// Where `cofferdam-cni` is.
+/// Path of `cofferdam-cni`.
 pub(crate) fn plugin() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_cofferdam-cni-in-tests"))
 }
@@ -75,7 +75,7 @@ impl Scene {
         }
     }
 
-    /// Where `host-local` keeps what it has given out.
+    /// Folder in which `host-local` keeps what it has given out.
     pub(crate) fn leases(&self) -> PathBuf {
         self.agent.path("leases")
     }

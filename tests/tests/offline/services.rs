@@ -351,7 +351,7 @@ fn slice_of_edge(name: &str, rest: &str) -> String {
     )
 }
 
-/// What proxies do in cases that seldom are, as they do it.
+/// Cases that seldom are, translated as proxies do it.
 #[test]
 fn backends_are_those_of_proxies() {
     let edge = |spec: &str| {
@@ -456,7 +456,7 @@ fn backends_are_those_of_proxies() {
     assert_eq!(counted(&local, "service/edge", "tcp/80"), is("allow", 2, 2));
 }
 
-/// What would be left out is told at its place, and everything else counts.
+/// A document that would be left out is told at its place, and everything else counts.
 #[test]
 fn documents_that_cannot_be_used_are_told_at_their_place() {
     for (spec, place) in [

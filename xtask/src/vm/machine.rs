@@ -51,7 +51,7 @@ const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 oops=panic panic=-1 \
 /// the time.
 const PROCESSOR: &str = "max,-erms,-fsrm";
 
-/// How far the machine gives way: tests beside it have bounds of time, those inside wait
+/// Priority by which the machine gives way: tests beside it have bounds of time, those inside wait
 /// with more patience.
 const NICENESS: &str = "5";
 

@@ -162,7 +162,7 @@ pub(crate) struct Part {
     program: PathBuf,
     /// Its arguments.
     arguments: Vec<String>,
-    /// Whether it is the kernel tests, all of them.
+    /// `true` of the kernel tests, all of them.
     complete: bool,
 }
 
@@ -179,7 +179,7 @@ impl Part {
         }])
     }
 
-    /// How to run it on the oldest kernel.
+    /// Returns the job that runs it on the oldest kernel.
     pub(crate) fn job(&self, limit: Duration, bless: bool) -> Job<'_> {
         Job {
             series: OLDEST,

@@ -209,7 +209,7 @@ fn an_openers_resting_flow_gives_way_before_its_question() {
     }
 }
 
-/// What is lost with a question is asked again; a connection is lost for good.
+/// A lost question is asked again; a connection is lost for good.
 #[test]
 fn a_question_gives_way_before_its_openers_connections() {
     let mut node = crowded(&policy());

@@ -1,4 +1,4 @@
-//! What is kept from one table to the next, as long as nothing but Services changes: the
+//! Parts that are kept from one table to the next, as long as nothing but Services changes: the
 //! columns of verdicts at ports, and the rows that they are part of.
 //!
 //! Invariant: a number stands for the same words for as long as the book is of one table.
