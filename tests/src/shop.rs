@@ -40,3 +40,15 @@ spec:
     ports: [{protocol: TCP, port: 5432}, {protocol: UDP, port: 53}]
 ---
 ";
+
+/// Database pods take TCP 5432 from web pods, and nothing else.
+pub const DB_FROM_WEB: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db-from-web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{protocol: TCP, port: 5432}]
+";

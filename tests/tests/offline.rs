@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use cofferdam_tests::{cofferdam, scratch::Scratch};
+use cofferdam_tests::{cofferdam, scratch::Scratch, shop::DB_FROM_WEB};
 use serde_json::Value;
 
 mod offline {
@@ -40,18 +40,6 @@ items:
   status: {phase: Succeeded, podIP: 10.0.0.1}
 ";
 
-/// The database takes connections of the web tier on one port.
-const DB: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db-from-web, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  ingress:
-  - from: [{podSelector: {matchLabels: {app: web}}}]
-    ports: [{protocol: TCP, port: 5432}]
-";
-
 /// Files in a folder, in which the command runs.
 struct Folder(Scratch);
 
@@ -65,7 +53,7 @@ impl Folder {
     }
 
     fn shop() -> Self {
-        Self::new(&[("shop.yaml", SHOP), ("db.yaml", DB)])
+        Self::new(&[("shop.yaml", SHOP), ("db.yaml", DB_FROM_WEB)])
     }
 
     fn run(&self, arguments: &[&str]) -> Output {

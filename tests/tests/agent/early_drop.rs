@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use cofferdam_controller::output::UplinkStatus;
+use cofferdam_controller::output::{StatusReport, UplinkStatus};
 use cofferdam_dataplane::{Behaviour, Kernel};
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::evasions::tool;
@@ -14,6 +14,8 @@ use cofferdam_tests::skip::Feature;
 use cofferdam_tests::traffic::{Conversation, Place, Probe, Server, probe};
 use cofferdam_tests::world::{Namespace, Wiring, World};
 use cofferdam_tests::{cofferdam, skip_unless};
+
+use super::uplinks::world;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const UNTIL_DROPPED: Duration = Duration::from_millis(100);
@@ -32,14 +34,6 @@ spec:
   ingress:
   - ports: [{protocol: TCP, port: 80}, {protocol: UDP, port: 80}]
 ";
-
-fn world(mtu: u32) -> World {
-    let world = World::plan(Wiring::Ptp).workloads(["shop/web"]).outside();
-    let world = world.mtu(mtu).build().expect("a world");
-    let node = &world.node().namespace;
-    node.strip_tags("uplink0", false).expect("a virtual pair");
-    world
-}
 
 fn ip(namespace: &Namespace, line: &str) {
     let words: Vec<_> = line.split(' ').collect();
@@ -92,11 +86,20 @@ fn mode(uplink: &UplinkStatus) -> Option<&str> {
     uplink.mode.as_deref()
 }
 
+/// Waits until the program of the first uplink stands.
+#[track_caller]
+fn in_some_mode(agent: &Agent) -> StatusReport {
+    agent.wait_until("a mode", |status| {
+        let first = status.uplinks.first();
+        first.is_some_and(|one| mode(one).is_some())
+    })
+}
+
 /// A bridge has no driver: the program stands behind the making of buffers.
 #[test]
 fn a_device_without_a_driver_for_it_drops_early_in_generic_mode() {
     skip_unless!(Feature::NetworkNamespaces);
-    let world = world(1500);
+    let world = world(Wiring::Ptp, 1500);
     let node = &world.node().namespace;
     ip(node, "link add over0 type bridge");
     for address in ["198.51.100.1/24", "fd51::1/64"] {
@@ -111,12 +114,7 @@ fn a_device_without_a_driver_for_it_drops_early_in_generic_mode() {
     ip(outside, "neigh flush dev eth0");
     let _web = serve(&world);
     let mut agent = agent(&world, "[over0]");
-    let status = agent.wait_until("a mode", |status| {
-        status
-            .uplinks
-            .first()
-            .is_some_and(|one| mode(one).is_some())
-    });
+    let status = in_some_mode(&agent);
     assert_eq!(mode(&status.uplinks[0]), Some("generic"), "{status:?}");
     holds(&world, &agent);
     assert!(dropped_early(&agent) >= 4, "{}", agent.http("/metrics").1);
@@ -140,7 +138,7 @@ fn a_device_without_a_driver_for_it_drops_early_in_generic_mode() {
 #[test]
 fn a_program_of_others_is_left_alone_and_said() {
     skip_unless!(Feature::NetworkNamespaces);
-    let world = world(1500);
+    let world = world(Wiring::Ptp, 1500);
     let node = &world.node().namespace;
     let _web = serve(&world);
     let others = Agent::new(cofferdam!(), &world);
@@ -187,15 +185,10 @@ fn a_program_of_others_is_left_alone_and_said() {
 #[test]
 fn frames_of_many_pieces_are_judged_in_the_driver() {
     skip_unless!(Feature::NetworkNamespaces);
-    let world = world(9000);
+    let world = world(Wiring::Ptp, 9000);
     let _web = serve(&world);
     let mut agent = agent(&world, "[uplink0]");
-    let status = agent.wait_until("a mode", |status| {
-        status
-            .uplinks
-            .first()
-            .is_some_and(|one| mode(one).is_some())
-    });
+    let status = in_some_mode(&agent);
     assert_eq!(mode(&status.uplinks[0]), Some("native"), "{status:?}");
     holds(&world, &agent);
     assert!(dropped_early(&agent) >= 4, "{}", agent.http("/metrics").1);

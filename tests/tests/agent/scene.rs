@@ -6,6 +6,7 @@ use cofferdam_tests::agent::Agent;
 use cofferdam_tests::cofferdam;
 use cofferdam_tests::firewall::named;
 use cofferdam_tests::packet::Family;
+pub(crate) use cofferdam_tests::shop::DB_FROM_WEB;
 use cofferdam_tests::traffic::{Place, Probe, Server, probe};
 use cofferdam_tests::world::{Wiring, Workload, World};
 
@@ -15,18 +16,6 @@ pub(crate) const PORT: u16 = 5432;
 const UNTIL_BLOCKED: Duration = Duration::from_millis(300);
 /// How long what should get through is given.
 const UNTIL_GIVEN_UP: Duration = Duration::from_secs(5);
-
-/// The database takes connections of `app: web` at [`PORT`] only.
-pub(crate) const DB_FROM_WEB: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db-from-web, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  ingress:
-  - from: [{podSelector: {matchLabels: {app: web}}}]
-    ports: [{protocol: TCP, port: 5432}]
-";
 
 /// Nobody may connect to the database.
 pub(crate) const DB_CLOSED: &str = "\

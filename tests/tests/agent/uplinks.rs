@@ -32,9 +32,10 @@ spec:
   - to: [{ipBlock: {cidr: 10.99.0.0/16}}, {ipBlock: {cidr: fd99::/64}}]
 ";
 
-fn world(wiring: Wiring) -> World {
+/// A world with an uplink on which frames can be dropped early.
+pub(crate) fn world(wiring: Wiring, mtu: u32) -> World {
     let world = World::plan(wiring).workloads(["shop/web"]).outside();
-    let world = world.build().expect("a world");
+    let world = world.mtu(mtu).build().expect("a world");
     let node = &world.node().namespace;
     node.strip_tags("uplink0", false).expect("a virtual pair");
     world
@@ -64,7 +65,7 @@ fn counted(metrics: &str, series: &str) -> u64 {
 fn no_reply_is_dropped_early_behind_translation() {
     skip_unless!(Feature::NetworkNamespaces);
     for (masquerades, wiring) in [(false, Wiring::Ptp), (true, Wiring::Bridge)] {
-        let world = world(wiring);
+        let world = world(wiring, 1500);
         let node = &world.node().namespace;
         let far = Family::BOTH.map(|family| world.outside().ip(family));
         tool::run(node, "nft", &["-f", "-"], &to_host(far, masquerades));
@@ -128,7 +129,7 @@ fn no_reply_is_dropped_early_behind_translation() {
 #[test]
 fn the_program_stands_where_the_configuration_says() {
     skip_unless!(Feature::NetworkNamespaces);
-    let world = world(Wiring::Ptp);
+    let world = world(Wiring::Ptp, 1500);
     let node = &world.node().namespace;
     node.strip_tags("uplink0", true).expect("a virtual pair");
     let on = format!("{LIMITS}uplinks: [uplink0, nowhere0]\n");

@@ -8,6 +8,7 @@ use cofferdam_tests::agent::Agent;
 use cofferdam_tests::cni::{Attaching, Network, PluginError, Plugins, Runtime, standard_plugins};
 use cofferdam_tests::cofferdam;
 use cofferdam_tests::packet::Family;
+pub(crate) use cofferdam_tests::shop::DB_FROM_WEB;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::traffic::{Probe, Server, probe};
 use cofferdam_tests::world::{Wiring, World};
@@ -22,18 +23,6 @@ const UNTIL_GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// The standard plugins.
 pub(crate) const PLUGINS: Feature = Feature::Other("cni-plugins", || standard_plugins().map(drop));
-
-/// The database takes connections of `app: web` at [`PORT`] only.
-pub(crate) const DB_FROM_WEB: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db-from-web, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  ingress:
-  - from: [{podSelector: {matchLabels: {app: web}}}]
-    ports: [{protocol: TCP, port: 5432}]
-";
 
 /// Path of `cofferdam-cni`.
 pub(crate) fn plugin() -> &'static Path {

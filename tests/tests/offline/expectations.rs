@@ -1,11 +1,12 @@
 //! `cofferdam test`.
 
+use cofferdam_tests::shop::DB_FROM_WEB;
 use std::collections::BTreeMap;
 
 use quick_xml::events::Event;
 use serde_json::{Value, json};
 
-use crate::{DB, Folder, SHOP, repository};
+use crate::{Folder, SHOP, repository};
 
 /// What is expected of the shop: all of it holds.
 const EXPECTED: &str = "\
@@ -21,7 +22,7 @@ expect:
 fn folder(expected: &str) -> Folder {
     Folder::new(&[
         ("shop.yaml", SHOP),
-        ("db.yaml", DB),
+        ("db.yaml", DB_FROM_WEB),
         ("test.yaml", expected),
     ])
 }
@@ -132,7 +133,7 @@ fn mistakes_in_expectations_and_documents_end_with_status_1() {
         (&report["passed"], &report["failed"]),
         (&json!(1), &json!(0))
     );
-    let broken = DB.replace("ingress:", "ingres:");
+    let broken = DB_FROM_WEB.replace("ingress:", "ingres:");
     let folder = Folder::new(&[
         ("shop.yaml", SHOP),
         ("db.yaml", &broken),
@@ -155,9 +156,9 @@ fn nothing_expected_is_no_answer() {
 
 #[test]
 fn coverage_lists_the_rules_that_never_decide() {
-    let more = DB.to_owned()
+    let more = DB_FROM_WEB.to_owned()
         + "  - {from: [{ipBlock: {cidr: 198.51.100.0/24}}]}\n---\n"
-        + &DB
+        + &DB_FROM_WEB
             .replace("db-from-web", "unused")
             .replace("app: db", "app: nobody");
     let folder = Folder::new(&[
@@ -252,7 +253,7 @@ fn junit_has_a_suite_for_each_document_and_a_case_for_each_expectation() {
     );
     assert!(elements[3].1["message"].contains("expected allow, got deny"));
     assert!(elements[6].1["message"].contains("there is no pod `shop/nobody`"));
-    let broken = DB.replace("ingress:", "ingres:");
+    let broken = DB_FROM_WEB.replace("ingress:", "ingres:");
     let folder = Folder::new(&[
         ("shop.yaml", SHOP),
         ("db.yaml", &broken),

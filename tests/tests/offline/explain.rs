@@ -1,8 +1,9 @@
 //! `cofferdam explain` on documents.
 
+use cofferdam_tests::shop::DB_FROM_WEB;
 use serde_json::{Value, json};
 
-use crate::{DB, Folder, SHOP, repository};
+use crate::{Folder, SHOP, repository};
 
 /// Policies of the whole cluster, one of which lets the others be asked.
 const CLUSTER: &str = "\
@@ -24,7 +25,7 @@ spec:
 fn shop() -> Folder {
     Folder::new(&[
         ("shop.yaml", SHOP),
-        ("db.yaml", DB),
+        ("db.yaml", DB_FROM_WEB),
         ("guard.yaml", CLUSTER),
     ])
 }
@@ -131,8 +132,8 @@ fn the_nearest_miss_has_the_fewest_fields_that_do_not_match() {
             report["nearest"]["missed"].clone(),
         )
     };
-    let two =
-        DB.to_owned() + "  - {from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 80}]}\n";
+    let two = DB_FROM_WEB.to_owned()
+        + "  - {from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 80}]}\n";
     let files = [("shop.yaml", SHOP), ("db.yaml", two.as_str())];
     let rule = |index: u32| Some((json!("db-from-web"), json!(index)));
     assert_eq!(
@@ -153,7 +154,7 @@ fn the_nearest_miss_has_the_fewest_fields_that_do_not_match() {
         (rule(1), json!(["peer"]))
     );
     // With nothing but isolation, a policy that selects somebody else comes nearest.
-    let slip = DB.replace(
+    let slip = DB_FROM_WEB.replace(
         "podSelector: {matchLabels: {app: db}}",
         "podSelector: {matchLabels: {app: bd}}",
     );
@@ -241,7 +242,11 @@ kind: Node
 metadata: {name: n2}
 status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
 ";
-    let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", DB), ("host.yaml", host)]);
+    let folder = Folder::new(&[
+        ("shop.yaml", SHOP),
+        ("db.yaml", DB_FROM_WEB),
+        ("host.yaml", host),
+    ]);
     let asked = |from| {
         [
             "explain", ".", "--from", from, "--to", "shop/db", "--port", "tcp/5432",
@@ -321,7 +326,7 @@ fn of_several_addresses_the_pair_that_decides_is_told() {
     let text = Folder::shop().said(0, &asked("tcp/1"));
     let expected = "ingress of shop/db: denied, isolated, and no rule allows it\n  from 203.0.113.7 to 10.0.0.2\n";
     assert!(text.contains(expected), "{text}");
-    let block = DB.replace(
+    let block = DB_FROM_WEB.replace(
         "podSelector: {matchLabels: {app: web}}",
         "ipBlock: {cidr: 203.0.113.7/32}",
     );
@@ -354,7 +359,11 @@ fn outside_hosts_of_expectations_are_known() {
         "--port",
         "tcp/1",
     ];
-    let one = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", DB), ("a.yaml", &a)]);
+    let one = Folder::new(&[
+        ("shop.yaml", SHOP),
+        ("db.yaml", DB_FROM_WEB),
+        ("a.yaml", &a),
+    ]);
     let report = one.json(0, "explain.json", &ask);
     assert_eq!(report["ends"][0]["addresses"], json!(["203.0.113.7"]));
     // What is given on the command line counts instead.
@@ -370,7 +379,7 @@ fn outside_hosts_of_expectations_are_known() {
 
 #[test]
 fn a_document_in_error_is_told_and_ends_with_status_1() {
-    let broken = DB.replace("ingress:", "ingres:");
+    let broken = DB_FROM_WEB.replace("ingress:", "ingres:");
     let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", &broken)]);
     let report = folder.json(1, "explain.json", &asked("tcp/80"));
     assert_eq!(report["verdict"], "allow");
@@ -388,7 +397,7 @@ fn the_page_shows_what_is_printed() {
     let folder = Folder::new(&[]);
     std::fs::create_dir(folder.0.path().join("shop")).expect("a folder");
     std::fs::write(folder.0.path().join("shop/pods.yaml"), SHOP).expect("a file");
-    std::fs::write(folder.0.path().join("shop/db.yaml"), DB).expect("a file");
+    std::fs::write(folder.0.path().join("shop/db.yaml"), DB_FROM_WEB).expect("a file");
     let explained = folder.said(
         0,
         &[

@@ -1,8 +1,9 @@
 //! `cofferdam matrix`.
 
+use cofferdam_tests::shop::DB_FROM_WEB;
 use serde_json::{Value, json};
 
-use crate::{DB, Folder, SHOP};
+use crate::{Folder, SHOP};
 
 /// The cell of these ends.
 fn cell<'a>(matrix: &'a Value, source: &str, destination: &str, probe: &str) -> &'a Value {
@@ -135,7 +136,7 @@ fn the_family_is_chosen_by_the_ends_or_by_the_user() {
 
 #[test]
 fn standard_input_is_a_path() {
-    let folder = Folder::new(&[("db.yaml", DB)]);
+    let folder = Folder::new(&[("db.yaml", DB_FROM_WEB)]);
     let output = folder.run_with(
         &[
             "matrix", "-", "db.yaml", "--probe", "tcp/5432", "--from", "shop/web", "--to",
@@ -154,11 +155,11 @@ fn standard_input_is_a_path() {
 
 #[test]
 fn the_table_is_a_picture() {
-    let audit = DB.replace(
+    let audit = DB_FROM_WEB.replace(
         "db-from-web, namespace: shop",
         "db-from-web, namespace: shop, annotations: {cofferdam.dev/mode: audit}",
     );
-    let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", DB)]);
+    let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", DB_FROM_WEB)]);
     let arguments = [
         "matrix",
         ".",
@@ -236,7 +237,7 @@ fn a_receiver_takes_two_columns_whatever_its_number() {
 
 #[test]
 fn a_document_in_error_is_left_out_and_told() {
-    let broken = DB.replace("podSelector: {matchLabels: {app: db}}", "podSelektor: {}");
+    let broken = DB_FROM_WEB.replace("podSelector: {matchLabels: {app: db}}", "podSelektor: {}");
     let folder = Folder::new(&[("shop.yaml", SHOP), ("db.yaml", &broken)]);
     let arguments = ["matrix", ".", "--probe", "tcp/80", "--to", "shop/db"];
     let matrix = folder.json(1, "matrix.json", &arguments);
@@ -307,7 +308,7 @@ fn cells_of_many_pods_are_written_as_they_are_judged() {
             )
         })
         .collect();
-    let folder = Folder::new(&[("pods.yaml", &pods), ("db.yaml", DB)]);
+    let folder = Folder::new(&[("pods.yaml", &pods), ("db.yaml", DB_FROM_WEB)]);
     let matrix = folder.json(
         0,
         "matrix.json",

@@ -3,6 +3,7 @@
 use std::{fs::OpenOptions, io::Write as _};
 
 use cofferdam_dataplane::{KernelError, OBJECT, Program, TestContext};
+pub(crate) use cofferdam_tests::shop::DB_FROM_WEB;
 use cofferdam_tests::{
     bytecode::Object,
     firewall::{Firewall, LIMITS, Pod, Turn, named, stamp},
@@ -15,18 +16,6 @@ use cofferdam_verdict::{
     reason::Reason,
     verdict::{Action, Direction},
 };
-
-/// Database pods take TCP 5432 from web pods, and nothing else.
-pub(crate) const DB_FROM_WEB: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db-from-web, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  ingress:
-  - from: [{podSelector: {matchLabels: {app: web}}}]
-    ports: [{protocol: TCP, port: 5432}]
-";
 
 /// A shop: two web pods, a database, and somebody else's pod with a web label.
 pub(crate) fn shop(wiring: Wiring) -> (World, Vec<Pod>) {
