@@ -233,8 +233,8 @@ impl Reach {
         cells.collect()
     }
 
-    /// May `source` open a connection that is translated to this backend? `None` when it has
-    /// no address of the family.
+    /// Returns the cell of a connection of `source` that is translated to this backend; `None`
+    /// if `source` has no address of the family.
     pub(crate) fn backend_cell(
         &self,
         source: &End,
