@@ -50,6 +50,8 @@ pub(super) struct Book {
     pub(super) slots: Vec<u32>,
     pub(super) own_classes: u32,
     columns: Vec<Column>,
+    /// For each column: it denies some class for want of a hook.
+    are_unseen: Vec<bool>,
     column_numbers: HashMap<Column, ColumnNumber>,
     /// Columns by entries, whose places are not used again while they are known here; those
     /// of other nodes' ports apart.
@@ -168,6 +170,10 @@ impl Book {
         let next = number(self.columns.len());
         let found = *self.column_numbers.entry(column.clone()).or_insert(next);
         if found == next {
+            let denied = Verdict::deny(Reason::VirtualUndecided).to_word();
+            let mut enforced = column.iter().map(|both| unpaired(*both)[0]);
+            let is_unseen = enforced.any(|word| word & !row_flag::ALL == denied);
+            self.are_unseen.push(is_unseen);
             self.columns.push(column);
         }
         self.by_entry.insert(key, (Arc::downgrade(entry), found));
@@ -176,16 +182,10 @@ impl Book {
 
     /// The ports of Services that some class is denied for want of a hook behind it.
     pub(super) fn unseen(&self, placed: &Placed) -> Vec<UnseenPort> {
-        let denied = Verdict::deny(Reason::VirtualUndecided).to_word();
-        let is_unseen = |column: ColumnNumber| {
-            let words = self.columns[column as usize].iter();
-            let mut enforced = words.map(|both| unpaired(*both)[0]);
-            enforced.any(|word| word & !row_flag::ALL == denied)
-        };
         let all = placed.virtuals.iter().chain(&placed.nodes);
         let ports =
             all.flat_map(|(address, kind)| kind.ports.iter().map(move |port| (*address, port)));
-        let unseen = ports.filter(|(_, (_, column))| is_unseen(*column));
+        let unseen = ports.filter(|(_, (_, column))| self.are_unseen[*column as usize]);
         let mut unseen: Vec<UnseenPort> = unseen
             .map(|(address, (port, _))| UnseenPort {
                 address,
