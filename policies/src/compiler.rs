@@ -546,6 +546,7 @@ fn slot_profiles(
                     kind: slot.kind,
                     class,
                     atom: atom.unwrap_or_else(|| atoms.of_other(slot.range, slot.signature)),
+                    is_shared: false,
                 });
                 *last = (key, profile);
                 profile
@@ -558,6 +559,7 @@ fn slot_profiles(
             kind: SlotKind::Outside,
             class: 0,
             atom: atoms.of_outside(class),
+            is_shared: false,
         });
         slots.push((set.slot, profile));
     }

@@ -386,6 +386,7 @@ impl Reach {
                 kind: SlotKind::Spare,
                 class: u32::MAX,
                 atom: u32::MAX,
+                is_shared: false,
             },
         };
         let owner = self.inventory.owner(address);

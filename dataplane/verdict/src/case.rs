@@ -115,6 +115,11 @@ pub(crate) mod mark {
     /// Answer: the packet goes to a port of a Service, whose backends' addresses policy is
     /// asked about again.
     pub(crate) const SERVICE: u32 = 1 << 23;
+    /// Answer: the receiver's address is a Service's too, so that a proxy may send the packet
+    /// to somebody else.
+    pub(crate) const SHARED_ADDRESS: u32 = 1 << 24;
+    /// The packet bears [`UNDECIDED`]: nobody has asked its sender's policy about the receiver.
+    pub(crate) const PASSED_ON: u32 = 1 << 25;
     /// The packet leaves the node: see [`crate::uplink`].
     pub(crate) const LEAVING: u32 = 1 << 30;
 }
@@ -314,10 +319,14 @@ impl Case {
                 || reason == Reason::VirtualUndecided as u32)
     }
 
-    /// Marks the packet of a workload to a port of a Service as undecided, if it passes.
+    /// Marks the packet of a workload to an address that may be translated as undecided, if it
+    /// passes.
     #[inline(always)]
     pub(crate) const fn mark_undecided(&mut self) {
-        if self.is(mark::SERVICE) && !self.is(mark::TO_WORKLOAD) && self.is_allowed() {
+        if self.is(mark::SERVICE | mark::SHARED_ADDRESS)
+            && !self.is(mark::TO_WORKLOAD)
+            && self.is_allowed()
+        {
             self.stamp |= UNDECIDED;
         }
     }

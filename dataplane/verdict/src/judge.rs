@@ -28,7 +28,9 @@ use crate::{
     case::mark,
     checksum,
     counter::Hook,
-    endpoint::{EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, MAX_STAMP, STAMP_KEY, flags},
+    endpoint::{
+        EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6, MAX_STAMP, STAMP_KEY, UNDECIDED, flags,
+    },
     memory::{BucketSet, Memory},
     packet::{self, Frame, Packet, Part, ethertype, icmp, icmpv6, protocol},
     reason::Reason,
@@ -135,6 +137,9 @@ pub fn inspect<M: Memory, F: Frame>(
             case.stamp = if matches!(hook, Hook::FromWorkload) {
                 record.stamp
             } else {
+                if context.stamp & UNDECIDED != 0 {
+                    case.marks |= mark::PASSED_ON;
+                }
                 context.stamp & MAX_STAMP
             };
             open(record, frame, context, case)
@@ -497,8 +502,9 @@ fn questions<M: Memory>(memory: &M, table: &Table<'_, M>, case: &mut Case) -> As
         }
         asked[2] = PolicyQuestion::new(&near, &far, true);
     } else {
-        // A local receiver's hook reports for both ends, a remote one's node for itself.
-        asked[1] = PolicyQuestion::new(&near, &far, !is_local);
+        // A local receiver's hook reports for both ends, a remote one's node for itself. Where
+        // a proxy may have another receiver, the hook behind it reports.
+        asked[1] = PolicyQuestion::new(&near, &far, !is_local && !far.is_shared);
         if far.is_translated() {
             asked[1].class = table.service_class(near.class);
             asked[1].atom = far.class;
@@ -577,12 +583,15 @@ fn send<M: Memory>(
     case: &mut Case,
     receiver: Profile,
 ) -> Result<Option<Profile>, Reason> {
-    if case.is(mark::TURNED) && !case.is(mark::ASSUMED) {
-        // The packet is a reply, and the peer its sender.
+    if case.is(mark::TURNED) && !case.is(mark::ASSUMED) && !receiver.is_shared {
+        // The packet is a reply, and the peer its sender, or a backend behind its address.
         agrees(memory, receiver.kind, case.destination_slot, case.stamp)?;
     }
     if matches!(receiver.kind, SlotKind::OwnNode) {
         case.marks |= mark::NODE_ADDRESS;
+    }
+    if receiver.is_shared {
+        case.marks |= mark::SHARED_ADDRESS;
     }
     Ok(Some(receiver))
 }
@@ -604,8 +613,11 @@ fn deliver<M: Memory>(
         let is_node = matches!(sender.kind, SlotKind::OwnNode);
         match sender.kind {
             SlotKind::OwnNode | SlotKind::Outside
-                if case.stamp != 0 && (is_node || names_no_host(&source)) =>
+                if case.stamp != 0
+                    && (is_node || names_no_host(&source) || case.is(mark::PASSED_ON)) =>
             {
+                // A proxy has given it a source that is not the node's, and policy has yet to
+                // be asked: it is judged by its stamp, like a masqueraded one.
                 if is_node {
                     // The node's address stands for a workload (masquerade).
                     case.marks |= mark::MASQUERADED;

@@ -99,6 +99,8 @@ pub const BLOCK_WORDS: u32 = 64;
 /// Greatest class number.
 pub const MAX_CLASS: u32 = (1 << KIND_SHIFT) - 1;
 const KIND_SHIFT: u32 = 28;
+const KIND_MASK: u32 = 7;
+const SHARED: u32 = 1 << 31;
 
 /// What a slot's address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +133,9 @@ pub struct Profile {
     pub class: u32,
     /// Peer atom.
     pub atom: u32,
+    /// The address is a workload's, and a Service's too: a proxy may translate what is sent
+    /// there.
+    pub is_shared: bool,
 }
 
 impl Profile {
@@ -148,7 +153,9 @@ impl Profile {
     /// The two words of the profile.
     pub const fn to_words(self) -> [u32; 2] {
         [
-            (self.kind as u32) << KIND_SHIFT | self.class & MAX_CLASS,
+            (self.is_shared as u32 * SHARED)
+                | (self.kind as u32) << KIND_SHIFT
+                | self.class & MAX_CLASS,
             self.atom,
         ]
     }
@@ -156,7 +163,7 @@ impl Profile {
     /// Reads the two words. An unknown kind is none.
     #[inline(always)]
     pub const fn from_words([kind_class, atom]: [u32; 2]) -> Option<Self> {
-        let kind = match kind_class >> KIND_SHIFT {
+        let kind = match kind_class >> KIND_SHIFT & KIND_MASK {
             1 => SlotKind::LocalWorkload,
             2 => SlotKind::RemoteWorkload,
             3 => SlotKind::Outside,
@@ -169,6 +176,7 @@ impl Profile {
             kind,
             class: kind_class & MAX_CLASS,
             atom,
+            is_shared: kind_class & SHARED != 0,
         })
     }
 }

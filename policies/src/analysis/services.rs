@@ -50,7 +50,8 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
     }
 }
 
-/// Proxies translate the address, and hooks take it for the workload's.
+/// Proxies translate the address; a sender's hook judges it as the workload's, and the hook
+/// behind the proxy as the backend's.
 fn shares_address(project: &Project<'_>, service: &Service, findings: &mut Findings) {
     if service.kind != ServiceKind::Virtual {
         return;
@@ -70,7 +71,8 @@ fn shares_address(project: &Project<'_>, service: &Service, findings: &mut Findi
                 Code::AddressConflict,
                 format!(
                     "{address} is the address of {owner}, too: proxies translate the Service's \
-                     ports there, and the hook of a sender takes them for the workload's"
+                     ports there, and a connection needs leave to reach both the workload and \
+                     the backend"
                 ),
                 "give the Service an address that nothing else has".to_owned(),
             );

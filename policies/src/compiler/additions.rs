@@ -54,6 +54,7 @@ impl Compiled {
                 class: self.classes.find(inventory, workload, &ports)?,
                 // Workloads elsewhere have rows for the atoms of own addresses alone.
                 atom: self.atoms.find_own(address, signature)?,
+                is_shared: false,
             }
         } else {
             let range = self.atoms.ranges().of(address);
@@ -61,6 +62,7 @@ impl Compiled {
                 kind: SlotKind::RemoteWorkload,
                 class: (*self.remote_classes.get(signature as usize)?)?,
                 atom: self.atoms.find(range, signature)?,
+                is_shared: false,
             }
         };
         let ordinary = &self.profiles[..self.ordinary_profiles];

@@ -4,8 +4,10 @@
 //! by `virtuals`; here it becomes part of the table. Every virtual address, and every node
 //! whose ports lead to Services, has a number, equal ones the same; for each class of this
 //! node and each number there is a row: that of the address as it is, with the ports of
-//! Services put over it. The words come behind those of the table, and header, profiles and
-//! ranges are written again there: a table whose Services change keeps all its other words.
+//! Services put over it. A workload whose address a Service has too is judged as itself, and
+//! marked in its profile: what a proxy makes of a packet there is judged again. The words come
+//! behind those of the table, and header, profiles and ranges are written again there: a table
+//! whose Services change keeps all its other words.
 //!
 //! Invariants: the same inventory comes to the same words, whatever was made before; a
 //! table with what is put behind it says of every other address what it says without.
@@ -24,7 +26,7 @@ use cofferdam_verdict::table::{
     RANGE_NODE_WORDS, SlotKind, header, slot_place,
 };
 
-use crate::inventory::{Holder, Inventory, ObjectName, Workload, family_of};
+use crate::inventory::{Holder, Inventory, ObjectName, Owner, Workload, family_of};
 use crate::services::{Moved, Services};
 
 use super::range_tree::RangeTrees;
@@ -59,6 +61,8 @@ struct Placed {
     virtuals: BTreeMap<IpAddr, Kind>,
     /// Nodes' addresses whose ports lead to Services.
     nodes: BTreeMap<IpAddr, Kind>,
+    /// Workloads' addresses that Services have too.
+    shared: BTreeSet<IpAddr>,
 }
 
 impl Translated {
@@ -200,27 +204,34 @@ impl Translated {
     /// one than before.
     fn place(&mut self, in_force: InForce<'_>, snapshot: &Snapshot<'_>, address: IpAddr) -> bool {
         let (services, virtuals) = (&self.services, &self.virtuals);
+        let has_service = services.at(address).next().is_some();
+        let is_workloads = matches!(snapshot.inventory.owner(address), Some(Owner::Workload(_)));
+        let has_turned = match has_service && is_workloads {
+            true => self.placed.shared.insert(address),
+            false => self.placed.shared.remove(&address),
+        };
         if services.is_virtual(address) {
             let atom = in_force.compiled.atoms.of_virtual();
             let kind = self
                 .book
                 .kind(atom, virtuals.ports_of(address), virtuals, false);
-            return self.placed.virtuals.insert(address, kind.clone()) != Some(kind);
+            return self.placed.virtuals.insert(address, kind.clone()) != Some(kind) || has_turned;
         }
         let was_virtual = self.placed.virtuals.remove(&address).is_some();
+        let is_other = was_virtual || has_turned;
         let Some(Holder::Node(node, _)) = snapshot.inventory.holders().get(&address) else {
-            return self.placed.nodes.remove(&address).is_some() || was_virtual;
+            return self.placed.nodes.remove(&address).is_some() || is_other;
         };
         // A port of the address itself comes before the same port of every node.
         let of_all = virtuals.ports_of_nodes(family_of(address));
         let ports: BTreeMap<Port, &Arc<Entry>> = of_all.chain(virtuals.ports_of(address)).collect();
         if ports.is_empty() {
-            return self.placed.nodes.remove(&address).is_some() || was_virtual;
+            return self.placed.nodes.remove(&address).is_some() || is_other;
         }
         let is_own = Some(&**node) == snapshot.own_node;
         let atom = in_force.profile(address).atom;
         let kind = self.book.kind(atom, ports, virtuals, !is_own);
-        self.placed.nodes.insert(address, kind.clone()) != Some(kind) || was_virtual
+        self.placed.nodes.insert(address, kind.clone()) != Some(kind) || is_other
     }
 }
 
@@ -232,7 +243,7 @@ fn local<'s>(snapshot: &Snapshot<'s>) -> impl Iterator<Item = &'s Workload> {
 
 impl Placed {
     fn is_empty(&self) -> bool {
-        self.virtuals.is_empty() && self.nodes.is_empty()
+        self.virtuals.is_empty() && self.nodes.is_empty() && self.shared.is_empty()
     }
 }
 
@@ -356,7 +367,8 @@ impl Behind<'_> {
             })
             .collect();
 
-        let profiles = Profiles::new(compiled, self.snapshot, &virtuals, &nodes)?;
+        let shared = &self.placed.shared;
+        let profiles = Profiles::new(compiled, self.snapshot, &virtuals, &nodes, shared)?;
         let trees = profiles.trees(compiled, &virtuals)?;
         let old_classes = base.header(header::CLASS_COUNT);
         let class_count = u64::from(old_classes) + classes.len() as u64;
@@ -483,6 +495,7 @@ impl Profiles {
         snapshot: &Snapshot<'_>,
         virtuals: &[(IpAddr, u32)],
         nodes: &[(IpAddr, u32)],
+        shared: &BTreeSet<IpAddr>,
     ) -> Result<Self, CompileError> {
         let mut all = compiled.profiles.clone();
         let mut known: HashMap<Profile, u32> = HashMap::new();
@@ -517,8 +530,19 @@ impl Profiles {
                 kind: SlotKind::Virtual,
                 class: *number,
                 atom: compiled.atoms.of_virtual(),
+                is_shared: false,
             });
             slots.push((*slot, profile));
+        }
+        for address in shared {
+            let Some((slot, profile)) = compiled.slot_of(snapshot.slots, *address) else {
+                continue;
+            };
+            let profile = add(Profile {
+                is_shared: true,
+                ..profile
+            });
+            slots.push((slot, profile));
         }
         for (address, number) in nodes {
             let Some((slot, profile)) = compiled.slot_of(snapshot.slots, *address) else {

@@ -129,12 +129,16 @@ impl InForce<'_> {
             .and_then(|at| self.compiled.profile_numbered(self.added[at].profile));
         let known = added.or_else(|| Some(self.compiled.slot_of(self.plan, address)?.1));
         match known {
-            Some(profile) if is_workload(profile.kind) => profile,
+            Some(profile) if is_workload(profile.kind) => Profile {
+                is_shared: false,
+                ..profile
+            },
             // Nothing is translated twice: behind a Service it is an address like any other.
             Some(profile) if profile.kind == SlotKind::Virtual => Profile {
                 kind: SlotKind::Outside,
                 class: 0,
                 atom: self.compiled.atoms.of_outside_address(address),
+                is_shared: false,
             },
             // Only workloads have classes.
             Some(profile) => Profile {
@@ -146,6 +150,7 @@ impl InForce<'_> {
                 kind: SlotKind::Spare,
                 class: u32::MAX,
                 atom: u32::MAX,
+                is_shared: false,
             },
         }
     }
@@ -336,6 +341,11 @@ impl Virtuals {
     }
 
     fn outcome(&self, sender: Profile, entry: &Entry) -> Option<Outcome> {
+        // What others send to the sender's own address does not count here.
+        let sender = Profile {
+            is_shared: false,
+            ..sender
+        };
         let at = self.senders.kinds.binary_search(&sender).ok()?;
         entry.outcomes.get(at).copied()
     }

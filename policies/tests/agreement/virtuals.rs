@@ -140,6 +140,11 @@ impl Node {
             named.kind,
             SlotKind::LocalWorkload | SlotKind::RemoteWorkload
         );
+        if is_workloads && named.is_shared != self.services.at(address).next().is_some() {
+            return Err(format!(
+                "{what}: {named:?}, and a Service has that address, or none"
+            ));
+        }
         if known.is_none() || is_workloads {
             // What no Service has is decided as the address itself is.
             let own = (self.compiled).decide(sender, Direction::Egress, named, key);
@@ -558,5 +563,29 @@ fn what_no_hook_sees_is_denied_to_all_senders_of_a_class() {
             };
             assert_eq!(of_both, expected, "{one:?}, {other:?}");
         }
+    }
+}
+
+/// A Service takes the address of a workload, and gives it back.
+#[test]
+fn a_workloads_address_is_shared_while_a_service_has_it() {
+    let world = |external: &str| {
+        let service = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: s, namespace: x}}, spec: \
+             {{clusterIP: 10.0.2.1, externalIPs: [{external}], ports: [{{port: 80}}]}}}}\n"
+        );
+        let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: x}, spec: {}, \
+                   status: {podIPs: [{ip: 10.0.0.1}]}}\n";
+        inventory(&[service, pod.to_owned()])
+    };
+    let [without, with] = ["", "10.0.0.1"].map(world);
+    let plan = SlotPlan::assign(&without);
+    let local = BTreeSet::new();
+    let mut compiler = Compiler::default();
+    for (inventory, is_shared) in [(&without, false), (&with, true), (&without, false)] {
+        let table = compiler.compile(&snapshot(inventory, &plan, &local));
+        let table = table.expect("a small world");
+        let profile = table.slot_of(&plan, "10.0.0.1".parse().unwrap());
+        assert_eq!(profile.expect("a workload's").1.is_shared, is_shared);
     }
 }

@@ -661,6 +661,51 @@ pub(super) fn far_or_near_denied(scene: &mut Scene) {
     }
 }
 
+/// A Service has the address of a workload on another node, too (`externalIPs`). Who may reach
+/// that workload reaches no backend by its address that is denied.
+#[test]
+fn a_service_with_a_workloads_address_opens_no_denied_backend() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let other = "\
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, namespace: t, labels: {which: other}}
+spec: {nodeName: far, containers: [{name: c}]}
+status: {podIPs: [{ip: 10.99.0.1}, {ip: \"fd99::1\"}]}
+";
+    let service = SERVICE.replace(
+        "clusterIPs: [10.99.0.1, \"fd99::1\"]",
+        "clusterIPs: [10.99.9.9, \"fd99::9\"]
+  externalIPs: [10.99.0.1, \"fd99::1\"]",
+    );
+    let service = service.replace("clusterIP: 10.99.0.1", "clusterIP: 10.99.9.9");
+    let allowed = [("other", PORTS[0]), ("one", PORTS[1])]
+        .map(|(which, port)| connects(which, &format!("which: {which}"), port))
+        .concat();
+    with_a_far_backend(|scene| {
+        scene.guard(&[&service, other, FAR, FAR_SLICES, CLOSED, &allowed].concat());
+        for family in Family::BOTH {
+            for what in [Probe::Tcp(PORTS[0]), Probe::Udp(PORTS[0])] {
+                let before = scene.firewall.ledger();
+                let outcomes = scene.tries_often("t/client", At::Virtual, family, what, SILENCE);
+                let one = Outcome::Reached("t/one".to_owned());
+                let count = |one: &Outcome| outcomes.iter().filter(|other| *other == one).count();
+                let [reached, blocked] = [&one, &Outcome::Blocked].map(count);
+                let after = scene.firewall.ledger();
+                let case = format!("{family} {what}: {outcomes:?}");
+                assert!(
+                    reached > 0 && blocked > 0 && reached + blocked == TRIES,
+                    "{case}: {after}"
+                );
+                let hook = Hook::UplinkEgress;
+                let moved = dropped(&after, hook) - dropped(&before, hook);
+                assert!(moved >= blocked as u64, "{case}: {after}");
+            }
+        }
+    });
+}
+
 /// A name server on the node has the address of the Service itself, and nothing translates
 /// it.
 #[test]

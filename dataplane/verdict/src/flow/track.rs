@@ -318,7 +318,10 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     };
     let marks = word.marks();
     let from_opener = sent == (marks & flow_mark::OPENED_BY_ENDPOINT != 0);
-    if !sent && !is_from_peer(case, binding.stamp.load(), marks, from_opener) {
+    // Behind a proxy anybody may be who answers; that one's own hook asks about it.
+    let may_be_translated = !from_opener && word.undecided() != 0;
+    if !sent && !may_be_translated && !is_from_peer(case, binding.stamp.load(), marks, from_opener)
+    {
         return;
     }
     let same_epoch = binding.epoch.load() == peer_epoch;
@@ -357,7 +360,7 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
         }
         return;
     }
-    if !sent && case.stamp != 0 && is_elsewhere(&table, peer_slot) {
+    if !sent && !may_be_translated && case.stamp != 0 && is_elsewhere(&table, peer_slot) {
         // A workload of this node has wrapped a packet in another one's name: the judge
         // denies it.
         return;
@@ -599,10 +602,13 @@ const fn by_node(case: &Case) -> u32 {
     }
 }
 
-/// The mark of a flow to a port of a Service of which some backends may be reached.
+/// The mark of a flow to a port of a Service of which some backends may be reached, or to a
+/// workload whose address a Service has too.
 #[inline(always)]
 const fn undecided(case: &Case) -> u32 {
-    if word_reason(case.enforced) == Reason::VirtualUndecided as u32 {
+    if word_reason(case.enforced) == Reason::VirtualUndecided as u32
+        || case.is(mark::SHARED_ADDRESS)
+    {
         flow_mark::UNDECIDED
     } else {
         0

@@ -151,6 +151,7 @@ pub(crate) struct Policy {
     audited: Vec<(Who, Direction)>,
     rules: Vec<Rule>,
     services: Vec<(Who, Who, (u8, u16), u32)>,
+    shared: Option<Who>,
 }
 
 impl Policy {
@@ -201,6 +202,13 @@ impl Policy {
     #[must_use]
     pub(crate) fn serves(mut self, subject: Who, at: Who, port: (u8, u16), word: u32) -> Self {
         self.services.push((subject, at, port, word));
+        self
+    }
+
+    /// Gives a Service the address of a workload.
+    #[must_use]
+    pub(crate) fn shares(mut self, at: Who) -> Self {
+        self.shared = Some(at);
         self
     }
 
@@ -317,6 +325,7 @@ impl Policy {
                     0
                 },
                 atom: number,
+                is_shared: self.shared == Some(who),
             };
             let place = (PROFILES + (number + 1) * PROFILE_WORDS) as usize;
             words[place..place + 2].copy_from_slice(&profile.to_words());

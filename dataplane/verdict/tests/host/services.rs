@@ -1,8 +1,8 @@
 //! Packets to Services, before and after a proxy has chosen a backend.
 
 use super::scene::{
-    FLOW, ISOLATED, Node, Outcome, Policy, RULE, Way,
-    Who::{self, Cache, Db, Node as ThisNode, Service, Web},
+    FLOW, FROM_UPLINK, ISOLATED, Node, Outcome, Policy, RULE, Way,
+    Who::{self, Cache, Db, Far, Node as ThisNode, Outside, Service, Web},
     denied, outcome,
     packet::{Family, Packet, Tcp, Udp, tcp, udp},
 };
@@ -204,6 +204,79 @@ fn a_marked_stamp_names_the_same_sender() {
         let masqueraded = masqueraded.sport(4002);
         assert_eq!(node.receives(Db, &masqueraded, way(Cache)), ISOLATED);
     }
+}
+
+/// A proxy gives the sender an address that is neither its own nor the node's: its policy is
+/// still the one that is asked.
+#[test]
+fn a_sender_behind_a_foreign_address_is_judged_by_its_marked_stamp() {
+    let marked = |who: Who| Way {
+        stamp: who.stamp() | UNDECIDED,
+        ..Way::of(who)
+    };
+    for family in Family::BOTH {
+        let node = Node::under(&Policy::closed().connects(Web, Db, Some((UDP, PORT))));
+        let ask = udp().from(Outside.end()).to(Db.end()).family(family);
+        let ask = ask.sport(4000).dport(PORT);
+        assert_eq!(node.receives(Db, &ask, marked(Web)), RULE);
+        assert_eq!(node.sends(Db, &ask.reply()), FLOW);
+        for _ in 0..3 {
+            assert_eq!(node.receives(Db, &ask, marked(Web)), FLOW, "{family}");
+        }
+        let ask = ask.sport(4001);
+        assert_eq!(node.receives(Db, &ask, marked(Cache)), ISOLATED);
+        let open = Policy::default().isolates(Cache, Egress);
+        let node = Node::under(&open.allows(Db, Ingress, Outside, None));
+        assert_eq!(node.receives(Db, &ask, marked(Cache)), ISOLATED);
+        // Not marked, it has been judged where it was sent.
+        assert_eq!(node.receives(Db, &ask, Way::of(Cache)), RULE);
+    }
+}
+
+/// A Service can have a workload's address (`externalIPs`). The sender may reach the
+/// workload; where a proxy sends the packet is judged behind it, each time.
+#[test]
+fn what_goes_to_an_address_that_a_service_shares_is_undecided() {
+    for (at, way) in [(Db, Way::of(Db)), (Far, FROM_UPLINK)] {
+        for family in Family::BOTH {
+            let policy = Policy::closed().connects(Web, at, Some((UDP, PORT)));
+            let node = Node::under(&policy.clone().shares(at));
+            let ask = question(at, family);
+            let marked = Web.stamp() | UNDECIDED;
+            assert_eq!(sent(&node, &ask.bytes()), (RULE, marked), "{at:?}");
+            assert_eq!(node.hits(1, 0), [0, 0], "the hook behind the proxy counts");
+            let answer = node.received(Web, &ask.reply().bytes(), way);
+            assert_eq!(outcome(&answer), FLOW);
+            for _ in 0..4 {
+                assert_eq!(sent(&node, &ask.bytes()), (FLOW, marked), "{at:?} {family}");
+            }
+            // A local backend answers by that address, too.
+            let answer = node.received(Web, &ask.reply().bytes(), Way::of(Cache));
+            assert_eq!(outcome(&answer), FLOW, "{at:?} {family}");
+            let other = ask.dport(PORT + 1);
+            assert_eq!(sent(&node, &other.bytes()), (ISOLATED, Web.stamp()));
+            let node = Node::under(&policy);
+            let ask = question(at, family);
+            assert_eq!(sent(&node, &ask.bytes()), (RULE, Web.stamp()), "{at:?}");
+            let forged = node.received(Web, &ask.reply().bytes(), Way::of(Cache));
+            assert_eq!(outcome(&forged), denied(Reason::ForeignLocalAddress));
+        }
+    }
+}
+
+/// What it opens itself, and what answers it, goes to its own address.
+#[test]
+fn what_a_workload_with_a_shared_address_opens_is_answered_without_a_mark() {
+    let policy = Policy::closed().connects(Far, Web, Some((UDP, PORT)));
+    let mut node = Node::under(&policy.clone().shares(Far));
+    let ask = udp().from(Far.end()).to(Web.end()).sport(4000).dport(PORT);
+    assert_eq!(node.receives(Web, &ask, FROM_UPLINK), RULE);
+    for _ in 0..3 {
+        assert_eq!(sent(&node, &ask.reply().bytes()), (FLOW, Web.stamp()));
+    }
+    node.publish(&policy.shares(Far));
+    let answer = sent(&node, &ask.reply().bytes());
+    assert_eq!(answer, (RULE, Web.stamp()), "decided again");
 }
 
 #[test]
