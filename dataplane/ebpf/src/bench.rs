@@ -36,7 +36,7 @@ static BENCH_STATE: Array<u32, 1> = Array::new();
 
 /// Read at random by the reference program, for what one cache miss costs.
 #[btf_map]
-static BENCH_ARRAY: Array<[u32; 16], 100_000> = Array::new();
+static BENCH_ARRAY: Array<[u32; 16], 500_000> = Array::new();
 
 /// Number of peers, at most 2^24; the loader writes it.
 #[unsafe(no_mangle)]
