@@ -51,6 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut command = run::command(built.join("cofferdam-demo"));
     command
         .args([PathBuf::from("--cofferdam"), built.join("cofferdam")])
+        .args([PathBuf::from("--plugin"), built.join("cofferdam-cni")])
         .args([PathBuf::from("--policies"), run::root().join(POLICIES)]);
     if options.keep {
         kept(&mut command)

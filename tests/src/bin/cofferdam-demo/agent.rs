@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::{cni, premises::Premises, shop::Shop};
+use crate::{premises::Premises, shop::Site};
 
 /// Where the agent serves its metrics, on the node.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -31,7 +31,7 @@ impl<'p> Agent<'p> {
     /// Starts it on the shop's node. Nothing is in force before [`Agent::wait`].
     pub(crate) fn start(
         cofferdam: &Path,
-        shop: &Shop,
+        site: &Site,
         policies: &Path,
         premises: &'p Premises,
     ) -> Result<Self> {
@@ -39,7 +39,7 @@ impl<'p> Agent<'p> {
             bail!("there is no program {}", cofferdam.display());
         }
         let configuration = premises.folder().join("agent.yaml");
-        fs::write(&configuration, settings(shop, policies, premises))
+        fs::write(&configuration, settings(site, policies, premises))
             .with_context(|| format!("cannot write {}", configuration.display()))?;
         let log = fs::OpenOptions::new()
             .create(true)
@@ -48,7 +48,7 @@ impl<'p> Agent<'p> {
             .context("cannot make the agent's log")?;
         // A namespace is a thread's, and so is being its parent: this thread goes on
         // as long as the demonstration.
-        let _inside = shop.node.enter()?;
+        let _inside = site.node.enter()?;
         let process = premises.start(
             dying_with_us(cofferdam)
                 .arg("agent")
@@ -87,32 +87,6 @@ impl<'p> Agent<'p> {
             .with_context(|| format!("`cofferdam {}` did not print JSON", arguments.join(" ")))
     }
 
-    /// Puts all workloads of the shop under policy. Labels and ports come from their
-    /// documents.
-    pub(crate) fn add_endpoints(&self, shop: &Shop) -> Result<()> {
-        for member in shop.workloads() {
-            let (namespace, name) = member.name.split_once('/').context("a workload's name")?;
-            let netns = member.namespace.path();
-            let netns = netns.to_str().context("a path of a descriptor")?;
-            let endpoint = self.ask([
-                "endpoint",
-                "add",
-                "--netns",
-                netns,
-                "--ifname",
-                cni::INTERFACE,
-                "--namespace",
-                namespace,
-                "--name",
-                name,
-            ])?;
-            if endpoint["state"] != "enforced" {
-                bail!("{} is not enforced: {endpoint}", member.name);
-            }
-        }
-        Ok(())
-    }
-
     /// Returns when what the files say is in force; its revision.
     pub(crate) fn sync(&self) -> Result<u64> {
         let done = self.ask(["sync", "--timeout", "10s"])?;
@@ -131,9 +105,9 @@ impl<'p> Agent<'p> {
     }
 
     /// What it serves at `/metrics`.
-    pub(crate) fn metrics(&self, shop: &Shop) -> Result<String> {
+    pub(crate) fn metrics(&self, site: &Site) -> Result<String> {
         let mut stream = {
-            let _inside = shop.node.enter()?;
+            let _inside = site.node.enter()?;
             TcpStream::connect_timeout(&METRICS, PATIENCE).context("cannot reach /metrics")?
         };
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -199,9 +173,9 @@ fn dying_with_us(program: &Path) -> Command {
 }
 
 /// The agent's configuration.
-fn settings(shop: &Shop, policies: &Path, premises: &Premises) -> String {
+fn settings(site: &Site, policies: &Path, premises: &Premises) -> String {
     let mut text = String::from("node:\n  name: shop-node\n  addresses:\n");
-    for address in &shop.node_addresses {
+    for address in &site.addresses {
         writeln!(text, "  - \"{address}\"").expect("writing to a string");
     }
     for (key, path) in [

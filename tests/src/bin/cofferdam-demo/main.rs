@@ -1,9 +1,10 @@
 //! The demonstration: a small shop under policy, with real packets.
 //!
 //! Six workloads and a host outside, network namespaces all, wired by the standard
-//! CNI plugins; the agent on the policies of the library; every statement of the
-//! library's tests tried by TCP and UDP, over IPv4 and IPv6. What must happen is read
-//! from those statements, never from the agent.
+//! CNI plugins; the agent of their node, told of each workload by `cofferdam-cni`
+//! behind those; the policies of the library; every statement of the library's tests
+//! tried by TCP and UDP, over IPv4 and IPv6. What must happen is read from those
+//! statements, never from the agent.
 //!
 //! Exit status: 0 all as stated; 1 something was not; 2 it could not be tried.
 //!
@@ -13,7 +14,6 @@
 //! with us. The machine's own network is not touched.
 
 mod agent;
-mod cni;
 mod drops;
 mod premises;
 mod scenes;
@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// The `cofferdam` program.
     #[arg(long, value_name = "FILE")]
     cofferdam: PathBuf,
+    /// The network plugin, `cofferdam-cni`.
+    #[arg(long, value_name = "FILE")]
+    plugin: PathBuf,
     /// The documents of the shop, with the statements about it.
     #[arg(long, value_name = "DIR")]
     policies: PathBuf,

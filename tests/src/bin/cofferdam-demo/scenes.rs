@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     process,
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use crate::{
     agent::Agent,
     drops,
     premises::Premises,
-    shop::{Shop, shown},
+    shop::{Shop, Site, shown},
     table::Reachability,
 };
 
@@ -70,8 +70,14 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
     let template = Template::read(&arguments.policies)?;
     let mut findings = Findings::default();
 
-    scene("a shop, and a host outside");
-    let shop = Shop::open(&template, premises)?;
+    scene("an agent without policies, a shop, and a host outside");
+    let site = Site::new(&template)?;
+    // A copy, so that policies can be added to it, and a rule removed.
+    let policies = premises.folder().join("policies");
+    copy(&arguments.policies, &policies, |text| !is_policy(text))?;
+    let agent = Agent::start(&arguments.cofferdam, &site, &policies, premises)?;
+    agent.wait()?;
+    let shop = Shop::open(&site, &template, premises, &arguments.plugin)?;
     for member in &shop.members {
         let [v4, v6] = Family::BOTH.map(|family| member.ip(family).to_string());
         println!("  {:20} {v4:14} {v6}", member.name);
@@ -85,11 +91,7 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
     findings.take(open, &table);
 
     let title = scene("the agent puts the policies in force");
-    // A copy, so that a rule can be removed from it.
-    let policies = copied(&arguments.policies, premises)?;
-    let agent = Agent::start(&arguments.cofferdam, &shop, &policies, premises)?;
-    agent.wait()?;
-    agent.add_endpoints(&shop)?;
+    copy(&arguments.policies, &policies, is_policy)?;
     let revision = agent.sync()?;
     println!(
         "  {} workloads, revision {revision}; who reaches whom on which port:",
@@ -107,12 +109,12 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
     findings.take(title, &table);
 
     intruder(&agent, &shop, &template, &table, &policies, &mut findings)?;
-    counters(&agent, &shop, &mut findings)?;
+    counters(&agent, &site, &mut findings)?;
     cut(&agent, &shop, &policies, &mut findings)?;
     let agent = survive(
         agent,
         arguments,
-        &shop,
+        (&site, &shop),
         &template,
         &policies,
         premises,
@@ -121,7 +123,7 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
 
     println!();
     if arguments.keep {
-        look_around(arguments, premises, &agent, &shop);
+        look_around(arguments, premises, &agent, (&site, &shop));
     }
     let good = findings.objections.is_empty() && findings.right == findings.tried;
     println!(
@@ -141,16 +143,23 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
     Ok(good)
 }
 
-/// A copy of a folder of documents.
-fn copied(from: &Path, premises: &Premises) -> Result<PathBuf> {
-    let folder = premises.folder().join("policies");
+/// Copies those files of a folder of documents that are wanted.
+fn copy(from: &Path, to: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
     let failed = || format!("cannot copy {}", from.display());
-    fs::create_dir_all(&folder).with_context(failed)?;
+    fs::create_dir_all(to).with_context(failed)?;
     for entry in fs::read_dir(from).with_context(failed)? {
         let entry = entry.with_context(failed)?;
-        fs::copy(entry.path(), folder.join(entry.file_name())).with_context(failed)?;
+        let text = fs::read_to_string(entry.path()).with_context(failed)?;
+        if is_wanted(&text) {
+            fs::write(to.join(entry.file_name()), text).with_context(failed)?;
+        }
     }
-    Ok(folder)
+    Ok(())
+}
+
+/// Whether a file has policies in it.
+fn is_policy(text: &str) -> bool {
+    (text.lines()).any(|line| line.starts_with("kind:") && line.ends_with("NetworkPolicy"))
 }
 
 /// What the intruder tried, and what the agent says of it.
@@ -178,12 +187,12 @@ fn intruder(
 }
 
 /// The counters, held against each other.
-fn counters(agent: &Agent<'_>, shop: &Shop, findings: &mut Findings) -> Result<()> {
+fn counters(agent: &Agent<'_>, site: &Site, findings: &mut Findings) -> Result<()> {
     let title = scene("the counters (/metrics)");
     let deadline = Instant::now() + PATIENCE;
     let (lines, [seen, allowed, dropped]) = loop {
         agent.sync()?;
-        let counted = counted(&agent.metrics(shop)?)?;
+        let counted = counted(&agent.metrics(site)?)?;
         let [seen, allowed, dropped] = counted.1;
         // A packet that is being judged has been seen, and no more: look again.
         if seen == allowed + dropped || Instant::now() > deadline {
@@ -289,7 +298,7 @@ fn without_ingress(text: &str) -> Result<String> {
 fn survive<'p>(
     agent: Agent<'p>,
     arguments: &Arguments,
-    shop: &Shop,
+    (site, shop): (&Site, &Shop),
     template: &Template,
     policies: &Path,
     premises: &'p Premises,
@@ -306,7 +315,7 @@ fn survive<'p>(
     findings.take(title, &table);
     let (right, tried) = table.count();
     println!("  without an agent, {right} of {tried} cells are as stated");
-    let agent = Agent::start(&arguments.cofferdam, shop, policies, premises)?;
+    let agent = Agent::start(&arguments.cofferdam, site, policies, premises)?;
     let status = agent.wait()?;
     let taken = status["endpoints"].as_array().map_or(0, |endpoints| {
         let enforced = endpoints.iter().filter(|one| one["state"] == "enforced");
@@ -321,7 +330,12 @@ fn survive<'p>(
 }
 
 /// How to look around in what is left standing, and how to end it.
-fn look_around(arguments: &Arguments, premises: &Premises, agent: &Agent<'_>, shop: &Shop) {
+fn look_around(
+    arguments: &Arguments,
+    premises: &Premises,
+    agent: &Agent<'_>,
+    (site, shop): (&Site, &Shop),
+) {
     let own = process::id();
     let cofferdam = arguments.cofferdam.display();
     let run_dir = premises.run_dir();
@@ -331,10 +345,10 @@ fn look_around(arguments: &Arguments, premises: &Premises, agent: &Agent<'_>, sh
     println!("  {cofferdam} observe -f --run-dir {run_dir}");
     println!(
         "  nsenter --net={} ip address      # the node",
-        shop.node.path().display()
+        site.node.path().display()
     );
     for member in &shop.members {
-        let path = member.namespace.path();
+        let path = member.namespace().path();
         println!(
             "  nsenter --net={} bash      # {}",
             path.display(),

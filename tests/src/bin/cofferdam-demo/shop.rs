@@ -1,43 +1,46 @@
 //! The shop: workloads on one node, a host outside, and a server in each.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use cofferdam_tests::{
+    cni::{Attaching, Network, Plugins, Runtime, standard_plugins},
     expectations::{Template, external},
-    packet::{End, Family},
+    packet::Family,
     traffic::{Place, Probe, Server},
     world::Namespace,
 };
 use serde_json::{Value, json};
 
-use crate::{cni::Plugins, premises::Premises};
+use crate::premises::Premises;
 
-/// The plugins it is wired by, those they call included.
-const PLUGINS: [&str; 4] = ["bridge", "host-local", "ptp", "static"];
 /// The bridge on the node.
 const BRIDGE: &str = "cni0";
+/// The version of the CNI specification that the networks are written for.
+const CNI_VERSION: &str = "1.0.0";
 /// The workloads' networks and, first of each, the node in them.
 const NETWORKS: [(&str, &str); 2] = [("10.88.0.0/24", "10.88.0.1"), ("fd88::/64", "fd88::1")];
 /// The prefix lengths of the network outside, by family.
 const OUTSIDE: [u8; 2] = [24, 64];
 
+/// The shop's node, before there is a shop.
+pub(crate) struct Site {
+    /// The agent belongs here.
+    pub(crate) node: Namespace,
+    /// The node's own addresses, once everybody is there.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
 /// One end: a workload, or a host outside.
 pub(crate) struct Member {
     /// `namespace/name` or `external/name`.
     pub(crate) name: String,
-    /// Where it lives.
-    pub(crate) namespace: Namespace,
-    /// Its addresses.
-    pub(crate) end: End,
+    /// How it is attached to the node.
+    attaching: Attaching,
 }
 
 /// All of it.
 pub(crate) struct Shop {
-    /// The node: the agent belongs here.
-    pub(crate) node: Namespace,
-    /// The node's own addresses.
-    pub(crate) node_addresses: Vec<IpAddr>,
     /// Workloads, then hosts outside.
     pub(crate) members: Vec<Member>,
     /// They answer until they are dropped.
@@ -48,8 +51,7 @@ impl<'s> From<&'s Member> for Place<'s> {
     fn from(member: &'s Member) -> Self {
         Self {
             name: &member.name,
-            namespace: &member.namespace,
-            end: member.end,
+            ..member.attaching.place()
         }
     }
 }
@@ -60,62 +62,81 @@ impl Member {
         Place::from(self).ip(family)
     }
 
+    /// Where it lives.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.attaching.namespace
+    }
+
     /// Whether it is outside.
     pub(crate) fn is_outside(&self) -> bool {
         self.name.starts_with(&external(""))
     }
 }
 
+impl Site {
+    /// A node for the workloads and hosts that a template speaks of.
+    pub(crate) fn new(template: &Template) -> Result<Self> {
+        let gateways = NETWORKS.iter().map(|(_, gateway)| gateway.parse());
+        let mut addresses = gateways.collect::<Result<Vec<IpAddr>, _>>()?;
+        let outside = template.externals.values().flatten();
+        addresses.extend(outside.map(|address| neighbour(*address)));
+        let node = Namespace::new()?;
+        // Nobody else can have these addresses, and finding that out takes seconds.
+        node.set("net/ipv6/conf/default/accept_dad", "0")?;
+        Ok(Self { node, addresses })
+    }
+}
+
 impl Shop {
-    /// Makes the workloads and hosts that a template speaks of, each with a server on
-    /// every port that is spoken of.
-    pub(crate) fn open(template: &Template, premises: &Premises) -> Result<Self> {
-        let plugins = Plugins::find(&PLUGINS)?;
-        let node = quiet()?;
+    /// Attaches the workloads and hosts that a template speaks of, each with a server on
+    /// every port that is spoken of. The agent is told of the workloads by `plugin`.
+    pub(crate) fn open(
+        site: &Site,
+        template: &Template,
+        premises: &Premises,
+        plugin: &Path,
+    ) -> Result<Self> {
+        let standard = standard_plugins().map_err(|why| anyhow!("the CNI plugins: {why}"))?;
+        let plugin = (plugin.canonicalize())
+            .with_context(|| format!("there is no program {}", plugin.display()))?;
+        let plugins = Plugins::with(&plugin);
+        let runtime = Runtime {
+            node: &site.node,
+            plugins: &plugins,
+        };
+        let attached = |network: &Network, mut one: Attaching| {
+            let added = runtime.add(network, &mut one);
+            added.map_err(|error| anyhow!("{} failed: {}", error.plugin, error.message))?;
+            Ok::<_, anyhow::Error>(one)
+        };
         let mut members = Vec::new();
+        let network = inside(premises);
         for name in template.inventory.workloads().keys() {
-            let namespace = quiet()?;
             let container = format!("{}-{}", name.namespace, name.name);
-            let end = plugins.add(&node, &container, &namespace, &bridge(premises))?;
+            let one = Attaching::new(&container).named(&name.namespace, &name.name);
             members.push(Member {
                 name: name.to_string(),
-                namespace,
-                end,
+                attaching: attached(&network, one)?,
             });
         }
-        let mut node_addresses: Vec<IpAddr> = Vec::new();
-        for (_, gateway) in NETWORKS {
-            node_addresses.push(gateway.parse()?);
-        }
         for (number, (name, addresses)) in template.externals.iter().enumerate() {
-            let namespace = quiet()?;
             let gateways: BTreeMap<IpAddr, IpAddr> = addresses
                 .iter()
                 .map(|&address| (address, neighbour(address)))
                 .collect();
-            node_addresses.extend(gateways.values());
-            let end = plugins.add(
-                &node,
-                &format!("external-{number}"),
-                &namespace,
-                &link(&gateways),
-            )?;
+            let one = Attaching::new(&format!("external-{number}"));
             members.push(Member {
                 name: external(name),
-                namespace,
-                end,
+                attaching: attached(&outside(&gateways), one)?,
             });
         }
         println!(
-            "  wired by {}/{{{}}}",
-            plugins.folder().display(),
-            PLUGINS.join(",")
+            "  wired by {}/{{bridge,ptp}}; workloads are chained to cofferdam-cni",
+            standard.display()
         );
         let servers =
             Server::start_all(&members, &template.probes()).context("cannot start the servers")?;
         Ok(Self {
-            node,
-            node_addresses,
             members,
             _servers: servers,
         })
@@ -135,28 +156,19 @@ impl Shop {
     }
 }
 
-/// A namespace in which IPv6 addresses work at once.
-fn quiet() -> Result<Namespace> {
-    let namespace = Namespace::new()?;
-    // Nobody else can have these addresses, and finding that out takes seconds.
-    namespace.set("net/ipv6/conf/default/accept_dad", "0")?;
-    Ok(namespace)
-}
-
 /// Everything there is, as a route.
 fn everywhere() -> Value {
     json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
 }
 
-/// How workloads are wired: on one bridge, with addresses from `host-local`.
-fn bridge(premises: &Premises) -> Value {
+/// How workloads are wired: on one bridge, with addresses from `host-local`, and under
+/// policy.
+fn inside(premises: &Premises) -> Network {
     let ranges: Vec<Value> = NETWORKS
         .iter()
         .map(|(subnet, gateway)| json!([{"subnet": subnet, "gateway": gateway}]))
         .collect();
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "shop",
+    let bridge = json!({
         "type": "bridge",
         "bridge": BRIDGE,
         "isGateway": true,
@@ -167,11 +179,13 @@ fn bridge(premises: &Premises) -> Value {
             "ranges": ranges,
             "routes": everywhere(),
         },
-    })
+    });
+    let cofferdam = json!({"type": "cofferdam-cni", "runDir": premises.run_dir()});
+    network("shop", vec![bridge, cofferdam])
 }
 
 /// How the outside is wired: a link to the node.
-fn link(gateways: &BTreeMap<IpAddr, IpAddr>) -> Value {
+fn outside(gateways: &BTreeMap<IpAddr, IpAddr>) -> Network {
     let addresses: Vec<Value> = gateways
         .iter()
         .map(|(address, gateway)| {
@@ -179,13 +193,20 @@ fn link(gateways: &BTreeMap<IpAddr, IpAddr>) -> Value {
             json!({"address": format!("{address}/{length}"), "gateway": gateway})
         })
         .collect();
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "outside",
+    let link = json!({
         "type": "ptp",
         "ipMasq": false,
         "ipam": {"type": "static", "addresses": addresses, "routes": everywhere()},
-    })
+    });
+    network("outside", vec![link])
+}
+
+fn network(name: &str, plugins: Vec<Value>) -> Network {
+    Network {
+        name: name.to_owned(),
+        version: CNI_VERSION.to_owned(),
+        plugins,
+    }
 }
 
 /// The address in the same network that ends in 1: the node's.
