@@ -241,6 +241,9 @@ pub struct Served {
     pub questions: u64,
     /// Questions without an answer.
     pub unanswered: u64,
+    /// Longest time that an answer took: while a machine stands still, flows that wait for
+    /// nothing come and go on its other processors.
+    pub slowest: Duration,
     /// Connections begun.
     pub connections: u64,
     /// Connections that did not come about, or did not bring their line back.
@@ -285,9 +288,14 @@ pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
     let _keeping = Keeping::start(&mut firewall);
     let before = firewall.ledger();
     let address = db.ip(Family::V4);
+    let slowest = AtomicU64::new(0);
     let ask = || {
         let mut talk = Conversation::udp(web, address, PORT)?;
-        talk.exchange(b"question;", PATIENCE)
+        let began = Instant::now();
+        talk.exchange(b"question;", PATIENCE)?;
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        slowest.fetch_max(took, Ordering::Relaxed);
+        Ok(())
     };
     let connect = || {
         let mut talk = Conversation::tcp(web, address, TCP_PORT, PATIENCE)?;
@@ -311,6 +319,7 @@ pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
         dropped,
         questions: asked.into_inner(),
         unanswered: unanswered.into_inner(),
+        slowest: Duration::from_micros(slowest.into_inner()),
         connections: connected.into_inner(),
         failed: failed.into_inner(),
     })

@@ -40,10 +40,12 @@ pub(crate) fn run(options: &Options, output: &mut impl Write) -> Result<Tally> {
     let served = load::short_flows(rates, Duration::from_secs(seconds))?;
     writeln!(
         output,
-        "{} questions ({} a second), {} unanswered; {} connections ({} a second), {} failed",
+        "{} questions ({} a second), {} unanswered, the slowest answer after {} ms; \
+         {} connections ({} a second), {} failed",
         served.questions,
         served.questions / seconds,
         served.unanswered,
+        served.slowest.as_millis(),
         served.connections,
         served.connections / seconds,
         served.failed
