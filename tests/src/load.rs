@@ -234,6 +234,15 @@ impl Drop for Keeping {
     }
 }
 
+/// State of the node's agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attendance {
+    /// It runs, and lets flow tables grow.
+    Attended,
+    /// It is dead: flow tables stay as they are.
+    Unattended,
+}
+
 /// What [`short_flows`] came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
@@ -256,7 +265,7 @@ pub struct Served {
 const CONNECTING: u64 = 3;
 
 /// Opens that many short flows a second, or as many as the machine can, for some time, with the
-/// room for flows that an endpoint has by default.
+/// room for flows that an endpoint has by default; without an agent, with what it has at first.
 ///
 /// # Errors
 ///
@@ -265,7 +274,7 @@ const CONNECTING: u64 = 3;
 /// # Panics
 ///
 /// When the kernel refuses the programs or the table.
-pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
+pub fn short_flows(rates: Rates, attendance: Attendance, long: Duration) -> io::Result<Served> {
     let (world, pods) = shop()?;
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     // A client that opens 5 000 connections a second to one port needs its ports again soon.
@@ -285,7 +294,10 @@ pub fn short_flows(rates: Rates, long: Duration) -> io::Result<Served> {
     let mut firewall = Firewall::over(kernel.unwrap_or_else(|error| panic!("{error}")));
     firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
     firewall.attach(&world);
-    let _keeping = Keeping::start(&mut firewall);
+    let _keeping = match attendance {
+        Attendance::Attended => Some(Keeping::start(&mut firewall)),
+        Attendance::Unattended => None,
+    };
     let before = firewall.ledger();
     let address = db.ip(Family::V4);
     let slowest = AtomicU64::new(0);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cofferdam_tests::{
     flood::{Flooded, flood},
-    load::{self, Rates, Served},
+    load::{self, Attendance, Rates, Served},
     skip::Feature,
     skip_unless,
 };
@@ -29,16 +29,10 @@ fn no_answer_is_lost_while_flow_tables_grow() {
     assert_eq!((grown.lost, grown.leaked), (0, 0), "{grown:?}");
 }
 
-/// Flows that are over make room for new ones: some thousand a second, where there is room for
-/// 8 192. `cargo xtask soak load` goes on for ten minutes.
-#[test]
-fn a_busy_server_loses_no_question_and_no_connection() {
-    skip_unless!(Feature::NetworkNamespaces);
-    let rates = Rates {
-        questions: 10_000,
-        connections: 5_000,
-    };
-    let served = load::short_flows(rates, Duration::from_secs(5)).expect("traffic");
+/// Opens short flows for some seconds, and finds all of them served.
+#[track_caller]
+fn serves(rates: Rates, attendance: Attendance) {
+    let served = load::short_flows(rates, attendance, Duration::from_secs(5)).expect("traffic");
     let Served {
         questions,
         unanswered,
@@ -49,6 +43,30 @@ fn a_busy_server_loses_no_question_and_no_connection() {
     // An emulated machine is a hundred times slower, and comes to no full table.
     assert!(*questions > 100 && *connections > 100, "{served:?}");
     assert_eq!((*unanswered, *failed), (0, 0), "{served:?}");
+}
+
+/// Flows that are over make room for new ones: some thousand a second, where there is room for
+/// 8 192. `cargo xtask soak load` goes on for ten minutes.
+#[test]
+fn a_busy_server_loses_no_question_and_no_connection() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let rates = Rates {
+        questions: 10_000,
+        connections: 5_000,
+    };
+    serves(rates, Attendance::Attended);
+}
+
+/// Flow tables do not grow while the agent is dead. `cargo xtask soak load --unattended` goes on
+/// for ten minutes.
+#[test]
+fn a_tenth_of_that_load_loses_nothing_without_an_agent() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let rates = Rates {
+        questions: 1_000,
+        connections: 500,
+    };
+    serves(rates, Attendance::Unattended);
 }
 
 /// Requests of senders that do not exist never stay. `cargo xtask soak flood` goes on for a

@@ -5,7 +5,7 @@ use std::{io::Write, num::NonZeroU64, time::Duration};
 use anyhow::{Context as _, Result};
 use cofferdam_tests::{
     ledger::Moved,
-    load::{self, Rates},
+    load::{self, Attendance, Rates},
     skip::Feature,
     soak::Tally,
 };
@@ -15,12 +15,15 @@ pub(crate) struct Options {
     /// Minutes to go on for.
     #[arg(long, value_name = "M", default_value = "10")]
     minutes: NonZeroU64,
-    /// Questions a second, each from another port.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    questions: u64,
-    /// TCP connections a second.
-    #[arg(long, value_name = "N", default_value_t = 5_000)]
-    connections: u64,
+    /// Questions a second, each from another port [default: 10000, or a tenth if unattended].
+    #[arg(long, value_name = "N")]
+    questions: Option<u64>,
+    /// TCP connections a second [default: 5000, or a tenth if unattended].
+    #[arg(long, value_name = "N")]
+    connections: Option<u64>,
+    /// Let flow tables stay as they are, as while the agent is dead.
+    #[arg(long)]
+    unattended: bool,
     /// Seed to print; nothing here is random.
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -32,12 +35,16 @@ pub(crate) fn run(options: &Options, output: &mut impl Write) -> Result<Tally> {
         .probe()
         .map_err(anyhow::Error::msg))
     .context("cannot make network namespaces, which takes root")?;
+    let (attendance, part) = match options.unattended {
+        true => (Attendance::Unattended, 10),
+        false => (Attendance::Attended, 1),
+    };
     let rates = Rates {
-        questions: options.questions,
-        connections: options.connections,
+        questions: options.questions.unwrap_or(10_000 / part),
+        connections: options.connections.unwrap_or(5_000 / part),
     };
     let seconds = options.minutes.get().saturating_mul(60);
-    let served = load::short_flows(rates, Duration::from_secs(seconds))?;
+    let served = load::short_flows(rates, attendance, Duration::from_secs(seconds))?;
     writeln!(
         output,
         "{} questions ({} a second), {} unanswered, the slowest answer after {} ms; \
