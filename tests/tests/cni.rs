@@ -6,12 +6,16 @@ mod attachments;
 mod chains;
 #[path = "cni/checks.rs"]
 mod checks;
+#[path = "cni/ground.rs"]
+mod ground;
 #[path = "cni/input.rs"]
 mod input;
 #[path = "cni/install.rs"]
 mod install;
 #[path = "cni/labels.rs"]
 mod labels;
+#[path = "cni/podman.rs"]
+mod podman;
 #[path = "cni/runtimes.rs"]
 mod runtimes;
 #[path = "cni/scene.rs"]

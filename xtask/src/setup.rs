@@ -52,6 +52,9 @@ const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// Where distributions and container runtimes put CNI plugins.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
+/// Where distributions put podman's maker of networks.
+const NETAVARK: [&str; 2] = ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"];
+
 /// Something a verb cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -178,14 +181,20 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     packages.push("containernetworking-plugins");
                 }
             }
-            Need::ContainerRuntimes => packages.extend(missing_packages(&[
-                ("ctr", "containerd"),
-                ("podman", "podman"),
-                ("runc", "runc"),
-                ("conmon", "conmon"),
-                // What runs in the containers.
-                ("busybox", "busybox-static"),
-            ])),
+            Need::ContainerRuntimes => {
+                packages.extend(missing_packages(&[
+                    ("ctr", "containerd"),
+                    ("podman", "podman"),
+                    ("runc", "runc"),
+                    ("conmon", "conmon"),
+                    // What runs in the containers.
+                    ("busybox", "busybox-static"),
+                ]));
+                // Only podman starts it: it lies in no PATH.
+                if !NETAVARK.iter().any(|path| Path::new(path).is_file()) {
+                    packages.push("netavark");
+                }
+            }
             Need::VirtualMachine => packages.extend(missing_packages(&[
                 ("qemu-system-x86_64", "qemu-system-x86"),
                 ("busybox", "busybox-static"),

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// The namespace of a workload that neither the runtime nor the configuration gives one.
-const DEFAULT_NAMESPACE: &str = "default";
+pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
 /// Runs a command. Returns what goes to standard output.
 pub(crate) fn run(
@@ -92,7 +92,7 @@ fn add(environment: &Environment, config: &Config<'_>) -> Result<String, Failure
     let description = labels::describe(config)?;
     let namespace = arguments.namespace.or(description.namespace);
     for inside in previous.inside() {
-        let request = Request::EndpointAdd(Box::new(EndpointSpec {
+        let endpoint = EndpointSpec {
             netns: netns.clone(),
             interface: inside.name.clone(),
             namespace: namespace
@@ -107,36 +107,45 @@ fn add(environment: &Environment, config: &Config<'_>) -> Result<String, Failure
             labels: description.labels.clone(),
             addresses: inside.addresses.clone(),
             ports: description.ports.clone(),
-        }));
-        let reply = ask(&run_dir, request, ADD_PATIENCE).map_err(|error| told(&error, &run_dir))?;
-        let Reply::Endpoint(report) = reply else {
-            return Err(strange(&run_dir));
         };
-        if report.state != EndpointState::Enforced {
-            return Err(Failure::new(
-                Code::TryAgainLater,
-                format!("{} is {}, not enforced", report.id, report.state.as_str()),
-            )
-            .with_details(where_to_look(&run_dir)));
-        }
+        put_in_force(&run_dir, endpoint)?;
     }
     Ok(previous.passed_on(config.version()))
 }
 
+/// Has the agent add an endpoint, and waits until its verdicts are in force.
+pub(crate) fn put_in_force(run_dir: &Path, endpoint: EndpointSpec) -> Result<(), Failure> {
+    let request = Request::EndpointAdd(Box::new(endpoint));
+    let reply = ask(run_dir, request, ADD_PATIENCE).map_err(|error| told(&error, run_dir))?;
+    let Reply::Endpoint(report) = reply else {
+        return Err(strange(run_dir));
+    };
+    if report.state == EndpointState::Enforced {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::TryAgainLater,
+        format!("{} is {}, not enforced", report.id, report.state.as_str()),
+    )
+    .with_details(where_to_look(run_dir)))
+}
+
+fn del(environment: &Environment, config: &Config<'_>) -> Result<(), Failure> {
+    end(&config.run_dir()?, &environment.attachment()?)
+}
+
 /// Ends an attachment. With no agent to tell, its endpoints are what they were, until their
 /// interfaces go or an agent reads the note; nothing becomes wider.
-fn del(environment: &Environment, config: &Config<'_>) -> Result<(), Failure> {
-    let attachment = environment.attachment()?;
-    let run_dir = config.run_dir()?;
-    let error = match detach(&attachment, &run_dir) {
+pub(crate) fn end(run_dir: &Path, attachment: &Attachment) -> Result<(), Failure> {
+    let error = match detach(attachment, run_dir) {
         Ok(()) => return Ok(()),
         Err(error @ (NoAnswer::Refused(_) | NoAnswer::Stranger { .. })) => {
-            return Err(told(&error, &run_dir));
+            return Err(told(&error, run_dir));
         }
         Err(error) => error,
     };
-    removals::note(&run_dir, &attachment).map_err(|source| {
-        let mut failure = told(&error, &run_dir);
+    removals::note(run_dir, attachment).map_err(|source| {
+        let mut failure = told(&error, run_dir);
         failure.details = format!(
             "{}, and no note can be left for it in {}: {source}",
             failure.details,
@@ -145,9 +154,9 @@ fn del(environment: &Environment, config: &Config<'_>) -> Result<(), Failure> {
         failure
     })?;
     // The agent may have read the notes just before this one was there.
-    if matches!(error, NoAnswer::Away { .. }) && detach(&attachment, &run_dir).is_ok() {
+    if matches!(error, NoAnswer::Away { .. }) && detach(attachment, run_dir).is_ok() {
         // An agent forgets it when the attachment is made again.
-        _ = removals::forget(&run_dir, &attachment);
+        _ = removals::forget(run_dir, attachment);
     }
     Ok(())
 }

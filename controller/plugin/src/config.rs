@@ -16,7 +16,7 @@ pub use cofferdam_protocol::CNI_VERSIONS as VERSIONS;
 pub const NEWEST: &str = VERSIONS[VERSIONS.len() - 1];
 
 /// Run directory of an agent unless the configuration names another.
-const RUN_DIR: &str = "/run/cofferdam";
+pub(crate) const RUN_DIR: &str = "/run/cofferdam";
 
 /// The fields that are read, each as its text.
 #[derive(Deserialize)]

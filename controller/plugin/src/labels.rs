@@ -76,6 +76,11 @@ fn annotation(config: &Config<'_>) -> Result<Option<BTreeMap<String, String>>, F
         return Ok(None);
     };
     let text: String = decode(ANNOTATION, raw)?;
+    annotated(&text).map(Some)
+}
+
+/// Reads the value of the annotation [`ANNOTATION`].
+pub(crate) fn annotated(text: &str) -> Result<BTreeMap<String, String>, Failure> {
     let pairs = text
         .split(',')
         .map(str::trim)
@@ -87,7 +92,7 @@ fn annotation(config: &Config<'_>) -> Result<Option<BTreeMap<String, String>>, F
         })?;
         Ok((key.to_owned(), value.to_owned()))
     });
-    once_each(ANNOTATION, pairs).map(Some)
+    once_each(ANNOTATION, pairs)
 }
 
 fn args(config: &Config<'_>) -> Result<Option<BTreeMap<String, String>>, Failure> {

@@ -5,6 +5,8 @@
 //! result of the plugins before it on as it is. The agent does the rest; nothing but its
 //! control socket and a note for it ([`cofferdam_protocol::removals`]) is written.
 //!
+//! Runtimes that make networks without CNI plugins call it as a hook instead (`oci-hook`).
+//!
 //! Invariant, closed: `ADD` succeeds only with the agent's word that the verdicts of every
 //! interface of the attachment are in force.
 //!
@@ -18,14 +20,16 @@ mod commands;
 pub mod config;
 pub mod environment;
 pub mod error;
+mod hook;
 pub mod labels;
 pub mod previous;
 mod sandbox;
 
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
-use config::{Config, NEWEST};
+use config::{Config, NEWEST, RUN_DIR};
 use environment::{Command, Environment};
 use error::{Code, Failure};
 
@@ -33,22 +37,33 @@ use error::{Code, Failure};
 /// 256 KiB.
 const MAX_INPUT: u64 = 4 << 20;
 
-/// Runs the plugin on the environment and standard input of the process.
+/// Runs the plugin on the environment, arguments and standard input of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let environment = Environment::of_process();
     let mut input = Vec::new();
     let read = std::io::stdin()
         .lock()
         .take(MAX_INPUT + 1)
         .read_to_end(&mut input);
+    let read = read.map_err(|error| {
+        Failure::new(Code::Io, "cannot read the input").with_details(error.to_string())
+    });
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|word| word == hook::WORD) {
+        let run_dir = arguments.next().unwrap_or_else(|| RUN_DIR.into());
+        let done = read.and_then(|_| hook::run(Path::new(&run_dir), text(&input)?));
+        return match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                // Runtimes show the hook's words where they say that it failed.
+                _ = writeln!(std::io::stderr(), "{}: {failure}", hook::WORD);
+                ExitCode::FAILURE
+            }
+        };
+    }
     let done = match read {
-        Ok(_) => run(&environment, &input),
-        Err(error) => {
-            let failure = Failure::new(Code::Io, "cannot read the configuration")
-                .with_details(error.to_string());
-            Err((NEWEST.to_owned(), failure))
-        }
+        Ok(_) => run(&Environment::of_process(), &input),
+        Err(failure) => Err((NEWEST.to_owned(), failure)),
     };
     let (text, status) = match done {
         Ok(output) => (output, ExitCode::SUCCESS),
@@ -68,18 +83,26 @@ pub fn main() -> ExitCode {
 pub fn run(environment: &Environment, input: &[u8]) -> Result<String, (String, Failure)> {
     let in_newest = |failure| (NEWEST.to_owned(), failure);
     let command = environment.command().map_err(in_newest)?;
-    if input.len() as u64 > MAX_INPUT {
-        let message = format!("the configuration is longer than {MAX_INPUT} bytes");
-        return Err(in_newest(Failure::new(Code::Decode, message)));
-    }
     if command == Command::Version {
+        bounded(input).map_err(in_newest)?;
         return commands::version(input).map_err(in_newest);
     }
-    let text = std::str::from_utf8(input).map_err(|error| {
-        let failure = Failure::new(Code::Decode, "the configuration is not UTF-8");
-        in_newest(failure.with_details(error.to_string()))
-    })?;
-    let config = Config::parse(text).map_err(in_newest)?;
+    let config = text(input).and_then(Config::parse).map_err(in_newest)?;
     let version = config.version().to_owned();
     commands::run(command, environment, &config).map_err(|failure| (version, failure))
+}
+
+fn bounded(input: &[u8]) -> Result<(), Failure> {
+    if input.len() as u64 > MAX_INPUT {
+        let message = format!("the input is longer than {MAX_INPUT} bytes");
+        return Err(Failure::new(Code::Decode, message));
+    }
+    Ok(())
+}
+
+fn text(input: &[u8]) -> Result<&str, Failure> {
+    bounded(input)?;
+    std::str::from_utf8(input).map_err(|error| {
+        Failure::new(Code::Decode, "the input is not UTF-8").with_details(error.to_string())
+    })
 }
