@@ -72,6 +72,8 @@ pub(crate) enum Need {
     NetworkPlugins,
     /// The container runtimes that tests start containers with.
     ContainerRuntimes,
+    /// `protoc`, for the messages by which tests ask a container runtime.
+    ProtocolCompiler,
     /// A virtual machine and what goes into it.
     VirtualMachine,
     /// A compiler for the engine of the fuzzer.
@@ -79,7 +81,7 @@ pub(crate) enum Need {
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 9] = [
+pub(crate) const EVERYTHING: [Need; 10] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
@@ -87,6 +89,7 @@ pub(crate) const EVERYTHING: [Need; 9] = [
     Need::PacketFilters,
     Need::NetworkPlugins,
     Need::ContainerRuntimes,
+    Need::ProtocolCompiler,
     Need::VirtualMachine,
     Need::CppCompiler,
 ];
@@ -194,6 +197,9 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                 if !NETAVARK.iter().any(|path| Path::new(path).is_file()) {
                     packages.push("netavark");
                 }
+            }
+            Need::ProtocolCompiler => {
+                packages.extend(missing_packages(&[("protoc", "protobuf-compiler")]));
             }
             Need::VirtualMachine => packages.extend(missing_packages(&[
                 ("qemu-system-x86_64", "qemu-system-x86"),

@@ -149,6 +149,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::KernelCompiler,
         Need::BpfFileSystem,
         Need::NetworkTools,
+        Need::ProtocolCompiler,
     ];
     if !options.quick {
         needs.push(Need::NetworkPlugins);

@@ -93,6 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Need::KernelCompiler,
             Need::BpfFileSystem,
             Need::NetworkTools,
+            Need::ProtocolCompiler,
         ])?;
     }
     let copy = Copy::make()?;

@@ -114,6 +114,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&[
         Need::KernelCompiler,
         Need::NetworkTools,
+        Need::ProtocolCompiler,
         Need::VirtualMachine,
     ])?;
     let program = match &options.program {
