@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use cofferdam_protocol::socket_path;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +23,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::config::Config;
 use crate::names::SharedNames;
 use crate::netlink;
-use crate::protocol::socket_path;
 use crate::reconcile::{Message, Reconciler, Start, chain};
 use crate::records::Recorder;
 use crate::sources::{Watches, follow};

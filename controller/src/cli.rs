@@ -21,12 +21,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cofferdam_answers::Reply;
+use cofferdam_protocol::Request;
 use serde::Serialize;
 
 use crate::agent;
 use crate::client::{self, ClientError};
 use crate::config::{self, Config, units};
-use crate::protocol::{Reply, Request};
 
 /// Microsegmentation for container networks.
 #[derive(Debug, Parser)]

@@ -4,13 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cofferdam_answers::Reply;
+use cofferdam_protocol::{Envelope, Request, VERSION, socket_path};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::time::{Instant, sleep, timeout_at};
-
-use crate::protocol::{Envelope, Reply, Request, VERSION, socket_path};
 
 /// Between two tries to reach an agent that is not up yet.
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);

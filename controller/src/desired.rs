@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cofferdam_policies::inventory::{Inventory, Node, ObjectName, Owner, Workload};
+use cofferdam_protocol::output::{Diagnostic, Severity};
 
 use crate::endpoint::Endpoint;
-use crate::output::{Diagnostic, Severity};
 
 /// The desired state of this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,12 +7,11 @@ use std::path::PathBuf;
 
 use cofferdam_policies::inventory::{NamedPort, ObjectName, Protocol, Workload};
 use cofferdam_policies::names;
+use cofferdam_protocol::names as runtime;
+use cofferdam_protocol::{Attachment, EndpointSpec, Membership, PortSpec};
 use cofferdam_verdict::endpoint::{MAX_ADDRESSES_V4, MAX_ADDRESSES_V6};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-
-use crate::protocol::names as runtime;
-use crate::protocol::{Attachment, EndpointSpec, Membership, PortSpec};
 
 /// Most labels of one endpoint.
 const MAX_LABELS: usize = 256;

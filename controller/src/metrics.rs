@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use cofferdam_answers::reach::{action_word, direction_word};
+use cofferdam_protocol::output::{Capacity, EndpointState, RecordType, UplinkStatus};
 use cofferdam_verdict::counter::{self, Counter, Hook};
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::Action;
@@ -15,8 +17,6 @@ use prometheus::{
 };
 
 use crate::hits::CountsByRule;
-use crate::output::reach::{action_word, direction_word};
-use crate::output::{Capacity, EndpointState, RecordType, UplinkStatus};
 
 /// What is known at the moment of a scrape.
 #[derive(Debug)]

@@ -1,16 +1,19 @@
 //! What commands print: a promise to scripts.
 //!
-//! The answers of an agent are in [`cofferdam_protocol`], with the rule for all fields; the
-//! rest is here. The JSON Schemas in `docs/schemas` are derived from these types.
+//! The answers of an agent are in [`cofferdam_protocol`], with the rule for all fields, and
+//! those that policies are needed for in [`cofferdam_answers`]; the rest is here. The JSON
+//! Schemas in `docs/schemas` are derived from these types.
 
 mod check;
-pub mod reach;
 
+use cofferdam_answers::reach::{ExplainReport, MatrixReport, TestReport};
+use cofferdam_protocol::output::{
+    EndpointList, EndpointReport, FlowRecord, RemoveReport, Schema, StatusReport, SyncReport,
+};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 pub use check::{CapacityReport, CheckReport, NodeCapacity};
-pub use cofferdam_protocol::output::*;
 
 /// A template of the policy library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -76,32 +79,14 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("endpoint.json", text::<EndpointReport>()),
         ("endpoint-list.json", text::<EndpointList>()),
         ("endpoint-remove.json", text::<RemoveReport>()),
-        ("explain.json", text::<reach::ExplainReport>()),
+        ("explain.json", text::<ExplainReport>()),
         ("flow-record.json", text::<FlowRecord>()),
         ("init.json", text::<InitReport>()),
         ("init-list.json", text::<TemplateList>()),
-        ("matrix.json", text::<reach::MatrixReport>()),
+        ("matrix.json", text::<MatrixReport>()),
         ("schema-list.json", text::<SchemaList>()),
         ("status.json", text::<StatusReport>()),
         ("sync.json", text::<SyncReport>()),
-        ("test.json", text::<reach::TestReport>()),
+        ("test.json", text::<TestReport>()),
     ]
-}
-
-/// Reports a finding about documents.
-#[must_use]
-pub fn diagnostic(found: &cofferdam_policies::diagnostic::Diagnostic) -> Diagnostic {
-    use cofferdam_policies::diagnostic::Severity as Theirs;
-    Diagnostic {
-        code: found.code.as_str().to_owned(),
-        severity: match found.severity {
-            Theirs::Error => Severity::Error,
-            Theirs::Warning => Severity::Warning,
-        },
-        file: found.place.file.to_string(),
-        line: found.place.line,
-        column: found.place.column,
-        message: found.message.clone(),
-        hint: found.hint.clone(),
-    }
 }

@@ -23,6 +23,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
+use cofferdam_answers::Reply;
+use cofferdam_protocol::output::{Diagnostic, EndpointState, RemoveReport};
+use cofferdam_protocol::{EndpointSpec, Request};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
@@ -34,8 +37,6 @@ use crate::links::Links;
 use crate::metrics::Timing;
 use crate::names::SharedNames;
 use crate::netlink::{self, Interfaces, Netlink};
-use crate::output::{EndpointState, RemoveReport};
-use crate::protocol::{EndpointSpec, Reply, Request};
 use crate::records::Recorder;
 use crate::sources::{Sources, Watches};
 use crate::state::{self, Store};
@@ -133,7 +134,7 @@ pub struct Reconciler {
     saved_endpoints: Option<SavedEndpoints>,
     next_incarnation: u32,
     force: Force,
-    warnings: Vec<crate::output::Diagnostic>,
+    warnings: Vec<Diagnostic>,
     /// Why the newest desired state is not in force.
     problem: Option<String>,
     verified_at: Option<SystemTime>,

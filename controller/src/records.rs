@@ -13,9 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use cofferdam_answers::reach::{action_word, direction_word};
 use cofferdam_dataplane::Events;
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::inventory::Owner;
+use cofferdam_protocol::Observation;
+use cofferdam_protocol::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
 use cofferdam_verdict::counter::Hook;
 use cofferdam_verdict::event::EventRecord;
 use cofferdam_verdict::packet::{ethertype, protocol};
@@ -26,9 +29,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::broadcast;
 
 use crate::names::{Names, SharedNames, SlotName};
-use crate::output::reach::{action_word, direction_word};
-use crate::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
-use crate::protocol::Observation;
 use crate::time;
 
 /// Records that are kept.

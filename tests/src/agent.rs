@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use cofferdam_controller::output::{
+use cofferdam_protocol::output::{
     EndpointList, EndpointReport, FlowRecord, RemoveReport, StatusReport, SyncReport,
 };
 use nix::sys::signal::{Signal, kill};

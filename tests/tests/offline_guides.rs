@@ -6,8 +6,8 @@ use std::{
     process::{Command, Output},
 };
 
-use cofferdam_controller::output::FlowRecord;
 use cofferdam_policies::{documents, expectations};
+use cofferdam_protocol::output::FlowRecord;
 use cofferdam_tests::{cofferdam, scratch::Scratch};
 
 /// All pages for users, each by name and text.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use cofferdam_answers::Reply;
+use cofferdam_protocol::{Envelope, MAX_REQUEST, Observation, Request, VERSION};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::protocol::{Envelope, MAX_REQUEST, Observation, Reply, Request, VERSION};
 use crate::reconcile::Message;
 use crate::records::Recorder;
 

@@ -17,9 +17,10 @@ use cofferdam_policies::analysis;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::documents::{self, MAX_FILE, Source, SourceFile, assemble};
 use cofferdam_policies::expectations;
+use cofferdam_protocol::output::Schema;
 
 use super::print;
-use crate::output::{CheckReport, Schema};
+use crate::output::CheckReport;
 pub(super) use excerpt::Texts;
 
 /// Standard input among paths.
@@ -106,7 +107,10 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
         rejected: rejected as u64,
         errors: count(Severity::Error),
         warnings: count(Severity::Warning),
-        diagnostics: diagnostics.iter().map(crate::output::diagnostic).collect(),
+        diagnostics: diagnostics
+            .iter()
+            .map(cofferdam_answers::diagnostic)
+            .collect(),
         capacity,
     };
     let is_good = report.errors == 0 && (report.warnings == 0 || args.deny != Some(Deny::Warnings));

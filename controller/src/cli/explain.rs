@@ -7,6 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use cofferdam_answers::Reply;
+use cofferdam_answers::explain;
+use cofferdam_answers::reach::{
+    BackendReport, BackendsReport, ExplainReport, NearestReport, PairReport, RuleReport,
+    SideReport, StepReport, Word,
+};
+use cofferdam_protocol::{Question, Request};
 
 use super::check::{self, Texts};
 use super::offline::{
@@ -15,12 +22,6 @@ use super::offline::{
 use super::{Common, Format, print, show, wait};
 use crate::client;
 use crate::config::units;
-use crate::explain;
-use crate::output::reach::{
-    BackendReport, BackendsReport, ExplainReport, NearestReport, PairReport, RuleReport,
-    SideReport, StepReport, Word,
-};
-use crate::protocol::{Question, Reply, Request};
 
 /// Most backends that are told of one by one.
 const MOST_BACKENDS: usize = 20;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
+use cofferdam_protocol::output::Schema;
 
 use super::{Format, show};
 use crate::library::{self, Template};
-use crate::output::{InitReport, Schema, TemplateEntry, TemplateList};
+use crate::output::{InitReport, TemplateEntry, TemplateList};
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {

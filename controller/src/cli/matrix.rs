@@ -8,8 +8,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use cofferdam_answers::reach::{CellReport, EndReport, MatrixReport, RuleReport, Word};
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::reach::{Cell, End, Externals, Probe, Reach, Side, UnknownEnd};
+use cofferdam_protocol::output::Schema;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Action;
 use serde::{Serialize, Serializer};
@@ -17,8 +19,6 @@ use serde::{Serialize, Serializer};
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
-use crate::output::Schema;
-use crate::output::reach::{CellReport, EndReport, MatrixReport, RuleReport, Word};
 
 #[derive(Debug, Args)]
 pub(super) struct MatrixArgs {

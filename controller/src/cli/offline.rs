@@ -11,9 +11,10 @@ use cofferdam_policies::documents::{Source, assemble};
 use cofferdam_policies::expectations;
 use cofferdam_policies::inventory::Inventory;
 use cofferdam_policies::reach::{self, Externals, Reach};
+use cofferdam_protocol::output;
 use cofferdam_verdict::address::Family;
 
-pub(super) use crate::explain::family_number;
+pub(super) use cofferdam_answers::explain::family_number;
 
 /// All documents of some paths.
 pub(super) struct Documents {
@@ -86,10 +87,10 @@ impl Documents {
     }
 
     /// The same for programs.
-    pub(super) fn reported(&self) -> Vec<crate::output::Diagnostic> {
+    pub(super) fn reported(&self) -> Vec<output::Diagnostic> {
         self.diagnostics
             .iter()
-            .map(crate::output::diagnostic)
+            .map(cofferdam_answers::diagnostic)
             .collect()
     }
 

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
+use cofferdam_protocol::output::Schema;
 
 use super::{Format, print, show};
-use crate::output::{Schema, SchemaEntry, SchemaList};
+use crate::output::{SchemaEntry, SchemaList};
 use crate::schemas::{self, Named};
 
 #[derive(Debug, Args)]

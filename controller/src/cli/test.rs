@@ -7,22 +7,22 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use cofferdam_answers::explain::Rules;
+use cofferdam_answers::reach::{
+    CellReport, CoverageReport, ExpectationReport, FailureReport, RuleReport, TestReport, Word,
+};
 use cofferdam_policies::compiler::{PolicyKind, RuleEntry, RuleKey};
 use cofferdam_policies::diagnostic::Place;
 use cofferdam_policies::expectations::{self, Failure, Outcome, PolicyTest, Results};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Tier};
 use cofferdam_policies::reach::{Backends, Reach};
+use cofferdam_protocol::output::Schema;
 use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::check::{self, Texts};
 use super::explain::{named, reason};
 use super::offline::{Documents, OwnNodeArg, family_number};
 use super::print;
-use crate::explain::Rules;
-use crate::output::Schema;
-use crate::output::reach::{
-    CellReport, CoverageReport, ExpectationReport, FailureReport, RuleReport, TestReport, Word,
-};
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
@@ -144,7 +144,7 @@ fn expectation(reach: &Reach, rules: &mut Rules<'_>, outcome: &Outcome<'_>) -> E
         mistakes: outcome
             .mistakes
             .iter()
-            .map(crate::output::diagnostic)
+            .map(cofferdam_answers::diagnostic)
             .collect(),
     }
 }
@@ -190,7 +190,7 @@ fn message(reach: &Reach, outcome: &Outcome<'_>, failure: &Failure) -> String {
     });
     let sides: Vec<String> = sides
         .map(|(direction, side)| {
-            let direction = crate::output::reach::direction_word(direction);
+            let direction = cofferdam_answers::reach::direction_word(direction);
             let isolating: Vec<String> = (reach.isolated_by(&side.verdict))
                 .map(|(number, entry)| named(&RuleReport::new(number, entry)))
                 .collect();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::output::{
+use cofferdam_protocol::output::{
     Diagnostic, EndpointList, EndpointReport, FlowEnd, FlowRecord, RemoveReport, RuleName,
     StatusReport, SyncReport,
 };

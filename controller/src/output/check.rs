@@ -1,9 +1,8 @@
 //! What `check` prints.
 
+use cofferdam_protocol::output::{Capacity, Diagnostic, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::{Capacity, Diagnostic, Schema};
 
 /// Answer of `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

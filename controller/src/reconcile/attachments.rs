@@ -1,8 +1,9 @@
 //! Attachments of containers to networks, as the CNI plugin ends them.
 
+use cofferdam_protocol::output::RemoveReport;
+use cofferdam_protocol::{Attachment, Collection, EndpointSpec, removals};
+
 use super::Reconciler;
-use crate::output::RemoveReport;
-use crate::protocol::{Attachment, Collection, EndpointSpec, removals};
 
 impl Reconciler {
     /// Removes the endpoints of an attachment that its runtime has ended.

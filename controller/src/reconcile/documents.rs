@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use cofferdam_answers::diagnostic;
 use cofferdam_policies::documents::{LastGood, Settled};
 use cofferdam_policies::inventory::Inventory;
+use cofferdam_protocol::output::Diagnostic;
 
 use super::chain;
-use crate::output::{self, Diagnostic};
 use crate::sources::Sources;
 use crate::state::Store;
 use crate::state::documents::StoredDocuments;
@@ -116,7 +117,7 @@ impl Documents {
     }
 
     pub(super) fn diagnostics(&self) -> impl Iterator<Item = Diagnostic> {
-        self.settled.diagnostics.iter().map(output::diagnostic)
+        self.settled.diagnostics.iter().map(diagnostic)
     }
 
     /// Remembers what is good now, for the next start.

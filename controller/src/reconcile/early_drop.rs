@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cofferdam_dataplane::{Uplink, XdpMode, strips_tags};
+use cofferdam_protocol::output::UplinkStatus;
 
 use super::Reconciler;
 use crate::config::EarlyDrop;
 use crate::netlink::{Interface, Kind};
-use crate::output::UplinkStatus;
 
 /// Knowledge of the interfaces on which frames are dropped early, by their names.
 #[derive(Debug, Default)]

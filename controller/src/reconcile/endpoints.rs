@@ -7,6 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use cofferdam_dataplane::{AttachError, KernelError};
 use cofferdam_policies::inventory::Owner;
+use cofferdam_protocol::output::{EndpointState, RemoveReport, Schema};
+use cofferdam_protocol::{EndpointSpec, Removal};
 
 use super::{Managed, Reconciler, chain};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
@@ -14,8 +16,6 @@ use crate::force::Force;
 use crate::links::{LAST_STAMP, Link, Links, REST_SECONDS};
 use crate::names::EndpointNames;
 use crate::netlink::{Inner, Interface, Kind};
-use crate::output::{EndpointState, RemoveReport, Schema};
-use crate::protocol::{EndpointSpec, Removal};
 use crate::state;
 use crate::time::uptime;
 

@@ -4,12 +4,13 @@
 //! waits for it: the inventory shares its parts with the one in force, and is asked on a
 //! thread of its own.
 
+use cofferdam_answers::Reply;
+use cofferdam_answers::explain::explain;
+use cofferdam_protocol::Question;
 use tokio::sync::oneshot;
 
 use super::Reconciler;
 use crate::config::OwnNode;
-use crate::explain::explain;
-use crate::protocol::{Question, Reply};
 
 impl Reconciler {
     /// Answers a question by what is in force.

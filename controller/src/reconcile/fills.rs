@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use cofferdam_dataplane::FlowUse;
 use cofferdam_policies::diagnostic::Code;
+use cofferdam_protocol::output::{Capacity, Diagnostic, Severity};
 
 use super::Reconciler;
 use crate::endpoint::EndpointId;
-use crate::output::{Capacity, Diagnostic, Severity};
 
 /// Share of its flow table from which on an endpoint is reported, in percent.
 const ALARM_PERCENT: u64 = 80;

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
 use cofferdam_policies::reach::Probe;
+use cofferdam_protocol::output::{
+    Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
+    Link, Schema, Severity, StatusReport, SyncReport,
+};
 use cofferdam_verdict::counter::Counter;
 
 use super::{Managed, Reconciler, chain};
 use crate::metrics::{Facts, render};
-use crate::output::{
-    Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
-    Link, Schema, Severity, StatusReport, SyncReport,
-};
 use crate::time;
 
 impl Reconciler {

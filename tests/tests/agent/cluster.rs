@@ -1,6 +1,6 @@
 //! Policies of the whole cluster, by way of files and the agent.
 
-use cofferdam_controller::output::FlowRecord;
+use cofferdam_protocol::output::FlowRecord;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;

@@ -4,8 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
-use cofferdam_controller::output::{StatusReport, UplinkStatus};
 use cofferdam_dataplane::{Behaviour, Kernel};
+use cofferdam_protocol::output::{StatusReport, UplinkStatus};
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::evasions::tool;
 use cofferdam_tests::firewall::LIMITS;

@@ -1,9 +1,9 @@
 //! Endpoints on real links, with real traffic.
 
-use cofferdam_controller::output::{EndpointState, EndpointStatus, StatusReport};
 use std::process::Command;
 use std::time::Duration;
 
+use cofferdam_protocol::output::{EndpointState, EndpointStatus, StatusReport};
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use cofferdam_controller::output::EndpointReport;
+use cofferdam_protocol::output::EndpointReport;
 use cofferdam_tests::packet::{End, Family};
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;

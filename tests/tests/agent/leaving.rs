@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use cofferdam_controller::output::{EndpointReport, EndpointState, EndpointStatus};
+use cofferdam_protocol::output::{EndpointReport, EndpointState, EndpointStatus};
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::world::Wiring;

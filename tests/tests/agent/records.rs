@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use cofferdam_controller::output::FlowRecord;
+use cofferdam_protocol::output::FlowRecord;
 use cofferdam_tests::cofferdam;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;

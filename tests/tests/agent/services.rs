@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam_controller::output::StatusReport;
+use cofferdam_protocol::output::StatusReport;
 use cofferdam_tests::evasions::tool;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam_controller::output::EndpointState;
+use cofferdam_protocol::output::EndpointState;
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;

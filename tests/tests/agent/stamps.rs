@@ -4,8 +4,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use cofferdam_controller::config;
-use cofferdam_controller::output::StatusReport;
 use cofferdam_dataplane::{Endpoint, Kernel};
+use cofferdam_protocol::output::StatusReport;
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::packet::{Family, udp};
 use cofferdam_tests::skip::Feature;

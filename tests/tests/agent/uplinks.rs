@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use cofferdam_controller::output::UplinkStatus;
+use cofferdam_protocol::output::UplinkStatus;
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::evasions::tool;
 use cofferdam_tests::packet::Family;

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use cofferdam_controller::output::EndpointReport;
+use cofferdam_protocol::output::EndpointReport;
 use cofferdam_tests::cni::{Network, ptp};
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use cofferdam_controller::output::EndpointReport;
+use cofferdam_protocol::output::EndpointReport;
 use cofferdam_tests::cni::{Attaching, Network, standard_plugins};
 use cofferdam_tests::scratch::Scratch;
 use cofferdam_tests::world::Namespace;

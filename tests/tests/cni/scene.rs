@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam_controller::output::EndpointReport;
+use cofferdam_protocol::output::EndpointReport;
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::cni::{Attaching, Network, PluginError, Plugins, Runtime, standard_plugins};
 use cofferdam_tests::cofferdam;

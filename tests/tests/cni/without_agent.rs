@@ -1,6 +1,6 @@
 //! The plugin while no agent answers: nothing is added, and what ends becomes no wider.
 
-use cofferdam_controller::output::EndpointState;
+use cofferdam_protocol::output::EndpointState;
 use cofferdam_tests::cni::{bridge, ptp};
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;

@@ -19,15 +19,21 @@ use serde_json::Value;
 use crate::{outcome::Failed, run};
 
 /// Crates, by folder, and the folders of those they may depend on.
-const CRATES: [(&str, &[&str]); 11] = [
+const CRATES: [(&str, &[&str]); 12] = [
     (
         "controller",
         &[
+            "controller/answers",
             "controller/protocol",
             "policies",
             "dataplane",
             "dataplane/verdict",
         ],
+    ),
+    // Agent and command line give the same answers: no kernel, no agent in here.
+    (
+        "controller/answers",
+        &["controller/protocol", "policies", "dataplane/verdict"],
     ),
     // What runs for each container is small: it knows how to ask the agent, and no more.
     ("controller/plugin", &["controller/protocol"]),
@@ -49,6 +55,7 @@ const CRATES: [(&str, &[&str]); 11] = [
 /// benchmarks.
 const EVERY_LIBRARY: &[&str] = &[
     "controller",
+    "controller/answers",
     "controller/plugin",
     "controller/protocol",
     "policies",
@@ -79,7 +86,7 @@ enum Scope {
 /// The oracle of the compiler.
 const ORACLE: &str = "cofferdam_policies::oracle";
 
-const MODULES: [ModuleRule; 2] = [
+const MODULES: [ModuleRule; 3] = [
     ModuleRule {
         holds: Scope::Module(ORACLE),
         forbidden: &[
@@ -108,6 +115,19 @@ const MODULES: [ModuleRule; 2] = [
         holds: Scope::Outside(ORACLE),
         forbidden: &[ORACLE],
         reason: "the oracle is slow and exists to be compared with; only tests may ask it",
+    },
+    ModuleRule {
+        holds: Scope::Module("cofferdam_answers"),
+        forbidden: &[
+            "std::env",
+            "std::fs",
+            "std::io",
+            "std::process",
+            "std::thread",
+            "std::time",
+        ],
+        reason: "an answer depends on its arguments alone, so that agent and command line give \
+                 the same one",
     },
 ];
 
@@ -560,11 +580,31 @@ mod tests {
         );
     }
 
+    /// Objections to a file of another crate.
+    fn objections_to(name: &str, path: &str, text: &str) -> Vec<String> {
+        let module = module_of(name, Path::new(path));
+        module_objections(&[File::new(path, module, text)])
+    }
+
+    #[test]
+    fn answers_know_neither_files_nor_clock() {
+        let answers = |text| objections_to("cofferdam_answers", "explain.rs", text);
+        for text in [
+            "use std::fs;",
+            "use std::{fs::File, net::IpAddr};",
+            "fn f() { std::time::Instant::now(); }",
+        ] {
+            assert_eq!(answers(text).len(), 1, "{text}");
+        }
+        assert_eq!(answers("use std::net::IpAddr;"), Vec::<String>::new());
+        let agent = objections_to("cofferdam_controller", "agent.rs", "use std::fs;");
+        assert_eq!(agent, Vec::<String>::new());
+    }
+
     #[test]
     fn another_crate_may_not_use_the_oracle_either() {
-        let module = vec!["cofferdam".to_owned(), "explain".to_owned()];
         let text = "use cofferdam_policies::{explain, oracle::judge};";
-        let file = File::new("controller/src/explain.rs", module, text);
-        assert_eq!(module_objections(&[file]).len(), 1);
+        let objections = objections_to("cofferdam_answers", "explain.rs", text);
+        assert_eq!(objections.len(), 1);
     }
 }

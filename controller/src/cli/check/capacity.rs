@@ -10,10 +10,11 @@ use anyhow::{Result, bail};
 use cofferdam_policies::compiler::{CompileError, Compiled, Input, SlotPlan, compile};
 use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity};
 use cofferdam_policies::inventory::{Inventory, Workload};
+use cofferdam_protocol::output::Capacity;
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::verdict::MAX_RULE;
 
-use crate::output::{Capacity, CapacityReport, NodeCapacity};
+use crate::output::{CapacityReport, NodeCapacity};
 
 /// Most nodes that are tried without being named: a table takes up to seconds.
 const MOST_NODES: usize = 8;

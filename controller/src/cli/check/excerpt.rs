@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use cofferdam_policies::documents::Source;
-
-use crate::output::Diagnostic;
+use cofferdam_protocol::output::Diagnostic;
 
 /// Longest line that is shown, in bytes. Documents without line breaks are one line,
 /// of which nobody wants to see all for each finding.
@@ -101,7 +100,7 @@ fn closing(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Severity;
+    use cofferdam_protocol::output::Severity;
 
     fn part(text: &str, line: u32, column: u32) -> Option<String> {
         let sources = [Source::new("a.yaml".into(), text.as_bytes().into())];

@@ -7,10 +7,11 @@ use std::hash::Hasher as _;
 use std::path::{Component, Path};
 
 use cofferdam_policies::diagnostic::Code;
+use cofferdam_protocol::output::{Diagnostic, Severity};
 use serde_json::{Value, json};
 
 use super::excerpt::Texts;
-use crate::output::{CheckReport, Diagnostic, Severity};
+use crate::output::CheckReport;
 
 /// The folder that relative addresses of files are relative to.
 const ROOT: &str = "%SRCROOT%";

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use cofferdam_protocol::output::{Diagnostic, Severity};
 
 use super::excerpt::Texts;
-use crate::output::{CapacityReport, CheckReport, Diagnostic, Severity};
+use crate::output::{CapacityReport, CheckReport};
 
 pub(super) fn report(report: &CheckReport, texts: &Texts<'_>) -> String {
     // Colours are for eyes: a file or a pipe gets none.

@@ -5,12 +5,12 @@
 
 use std::io::{self, Write as _};
 
+use cofferdam_answers::reach::{ExpectationReport, TestReport};
+use cofferdam_protocol::output::Severity;
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 
 use super::text::reasons;
-use crate::output::Severity;
-use crate::output::reach::{ExpectationReport, TestReport};
 
 /// What came of a case, as JUnit tells it.
 enum Verdict {

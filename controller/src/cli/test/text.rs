@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use cofferdam_answers::reach::{ExpectationReport, TestReport};
+use cofferdam_protocol::output::{Diagnostic, Severity};
+
 use crate::cli::check::Texts;
 use crate::cli::explain::{named, nearest_miss};
-use crate::output::reach::{ExpectationReport, TestReport};
-use crate::output::{Diagnostic, Severity};
 
 pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
     let mut text = String::new();

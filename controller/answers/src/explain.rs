@@ -10,16 +10,16 @@ use cofferdam_policies::inventory::Inventory;
 use cofferdam_policies::reach::{
     Cell, End, Explanation, Externals, Probe, ProbeError, Reach, ReachError, Step, UnknownEnd,
 };
+use cofferdam_protocol::Question;
+use cofferdam_protocol::output::{Diagnostic, Schema};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Direction;
 use thiserror::Error;
 
-use crate::output::reach::{
+use crate::reach::{
     BackendReport, CellReport, EndReport, ExplainReport, JudgedReport, NearestReport, RuleReport,
     StepReport, direction_word,
 };
-use crate::output::{Diagnostic, Schema};
-use crate::protocol::Question;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -176,7 +176,7 @@ fn report(
 
 /// The rules that are named, under the numbers of the table; those of policies that
 /// select nobody have none there, and get the next.
-pub(crate) struct Rules<'r> {
+pub struct Rules<'r> {
     reach: &'r Reach,
     numbers: BTreeMap<RuleKey, u32>,
     next: u32,
@@ -184,7 +184,9 @@ pub(crate) struct Rules<'r> {
 }
 
 impl<'r> Rules<'r> {
-    pub(crate) fn new(reach: &'r Reach) -> Self {
+    /// Returns the numbers of the table, with no rule named.
+    #[must_use]
+    pub fn new(reach: &'r Reach) -> Self {
         let table = reach.rules();
         let numbers: BTreeMap<_, _> = (table.rules())
             .map(|(number, entry)| (entry.key.clone(), number))
@@ -200,7 +202,7 @@ impl<'r> Rules<'r> {
     }
 
     /// The number of a rule, which is named from now on.
-    pub(crate) fn number(&mut self, entry: &RuleEntry) -> u32 {
+    pub fn number(&mut self, entry: &RuleEntry) -> u32 {
         let next = &mut self.next;
         let number = *self.numbers.entry(entry.key.clone()).or_insert_with(|| {
             let new = *next;
@@ -212,7 +214,7 @@ impl<'r> Rules<'r> {
     }
 
     /// Names the rules that a cell is put down to.
-    pub(crate) fn cell(&mut self, cell: &Cell) {
+    pub fn cell(&mut self, cell: &Cell) {
         for side in [&cell.egress, &cell.ingress] {
             let isolating = self
                 .reach
@@ -226,7 +228,7 @@ impl<'r> Rules<'r> {
     }
 
     /// Names the rule that came nearest.
-    pub(crate) fn nearest(&mut self, direction: Direction, step: &Step) -> NearestReport {
+    pub fn nearest(&mut self, direction: Direction, step: &Step) -> NearestReport {
         let missed = step.missed.iter();
         NearestReport {
             direction: direction_word(direction).to_owned(),
@@ -238,7 +240,8 @@ impl<'r> Rules<'r> {
     }
 
     /// All that were named, by their numbers.
-    pub(crate) fn into_reports(self) -> Vec<RuleReport> {
+    #[must_use]
+    pub fn into_reports(self) -> Vec<RuleReport> {
         self.named.into_values().collect()
     }
 }

@@ -4,11 +4,10 @@ use std::net::IpAddr;
 
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::reach::{self, Reach};
+use cofferdam_protocol::output::{Diagnostic, Schema};
 use cofferdam_verdict::verdict::{Action, Direction};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::{Diagnostic, Schema};
 
 /// Allow or deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
