@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use cofferdam_protocol::socket_path;
+use cofferdam_sources::files::{Watches, follow};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +26,6 @@ use crate::names::SharedNames;
 use crate::netlink;
 use crate::reconcile::{Message, Reconciler, Start, chain};
 use crate::records::Recorder;
-use crate::sources::{Watches, follow};
 use crate::state::make_directory;
 
 /// How often everything is looked at although nobody said that it changed.

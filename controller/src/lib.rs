@@ -34,6 +34,5 @@ pub mod probe;
 pub mod reconcile;
 pub mod records;
 pub mod schemas;
-pub mod sources;
 pub mod state;
 pub mod time;

@@ -26,6 +26,7 @@ use anyhow::{Context as _, Result};
 use cofferdam_answers::Reply;
 use cofferdam_protocol::output::{Diagnostic, EndpointState, RemoveReport};
 use cofferdam_protocol::{EndpointSpec, Request};
+use cofferdam_sources::files::{Sources, Watches};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
@@ -38,7 +39,6 @@ use crate::metrics::Timing;
 use crate::names::SharedNames;
 use crate::netlink::{self, Interfaces, Netlink};
 use crate::records::Recorder;
-use crate::sources::{Sources, Watches};
 use crate::state::{self, Store};
 
 use documents::Documents;

@@ -7,9 +7,9 @@ use cofferdam_answers::diagnostic;
 use cofferdam_policies::documents::{LastGood, Settled};
 use cofferdam_policies::inventory::Inventory;
 use cofferdam_protocol::output::Diagnostic;
+use cofferdam_sources::files::Sources;
 
 use super::chain;
-use crate::sources::Sources;
 use crate::state::Store;
 use crate::state::documents::StoredDocuments;
 

@@ -19,12 +19,13 @@ use serde_json::Value;
 use crate::{outcome::Failed, run};
 
 /// Crates, by folder, and the folders of those they may depend on.
-const CRATES: [(&str, &[&str]); 12] = [
+const CRATES: [(&str, &[&str]); 13] = [
     (
         "controller",
         &[
             "controller/answers",
             "controller/protocol",
+            "controller/sources",
             "policies",
             "dataplane",
             "dataplane/verdict",
@@ -38,6 +39,8 @@ const CRATES: [(&str, &[&str]); 12] = [
     // What runs for each container is small: it knows how to ask the agent, and no more.
     ("controller/plugin", &["controller/protocol"]),
     ("controller/protocol", &[]),
+    // Yields documents from any place, and knows nothing of what follows from them.
+    ("controller/sources", &["policies"]),
     ("policies", &["dataplane/verdict"]),
     ("dataplane", &["dataplane/verdict"]),
     ("dataplane/ebpf", &["dataplane/verdict"]),
@@ -58,6 +61,7 @@ const EVERY_LIBRARY: &[&str] = &[
     "controller/answers",
     "controller/plugin",
     "controller/protocol",
+    "controller/sources",
     "policies",
     "dataplane",
     "dataplane/verdict",
@@ -86,7 +90,7 @@ enum Scope {
 /// The oracle of the compiler.
 const ORACLE: &str = "cofferdam_policies::oracle";
 
-const MODULES: [ModuleRule; 3] = [
+const MODULES: [ModuleRule; 4] = [
     ModuleRule {
         holds: Scope::Module(ORACLE),
         forbidden: &[
@@ -128,6 +132,16 @@ const MODULES: [ModuleRule; 3] = [
         ],
         reason: "an answer depends on its arguments alone, so that agent and command line give \
                  the same one",
+    },
+    ModuleRule {
+        holds: Scope::Module("cofferdam_sources"),
+        forbidden: &[
+            "cofferdam_policies::compiler",
+            "cofferdam_policies::inventory",
+            "cofferdam_policies::reach",
+        ],
+        reason: "a source hands documents over; what they mean and which tables follow is for \
+                 the agent",
     },
 ];
 
@@ -599,6 +613,19 @@ mod tests {
         assert_eq!(answers("use std::net::IpAddr;"), Vec::<String>::new());
         let agent = objections_to("cofferdam_controller", "agent.rs", "use std::fs;");
         assert_eq!(agent, Vec::<String>::new());
+    }
+
+    #[test]
+    fn sources_know_documents_and_no_tables() {
+        let sources = |text| objections_to("cofferdam_sources", "files.rs", text);
+        let documents = "use cofferdam_policies::documents::Source;";
+        assert_eq!(sources(documents), Vec::<String>::new());
+        for text in [
+            "use cofferdam_policies::compiler::compile;",
+            "use cofferdam_policies::{documents::Source, inventory::Inventory};",
+        ] {
+            assert_eq!(sources(text).len(), 1, "{text}");
+        }
     }
 
     #[test]
