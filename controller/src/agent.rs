@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use cofferdam_protocol::socket_path;
 use cofferdam_sources::files::{Watches, follow};
+use cofferdam_telemetry::names::SharedNames;
+use cofferdam_telemetry::records::Recorder;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,10 +24,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Config;
-use crate::names::SharedNames;
 use crate::netlink;
 use crate::reconcile::{Message, Reconciler, Start, chain};
-use crate::records::Recorder;
 use crate::state::make_directory;
 
 /// How often everything is looked at although nobody said that it changed.

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 
 use cofferdam_policies::inventory::{NamedPort, ObjectName, Protocol, Workload};
 use cofferdam_policies::names;
+use cofferdam_policies::selectors::Labels;
 use cofferdam_protocol::names as runtime;
 use cofferdam_protocol::{Attachment, EndpointSpec, Membership, PortSpec};
+use cofferdam_telemetry::names::NamedEndpoint;
 use cofferdam_verdict::endpoint::{MAX_ADDRESSES_V4, MAX_ADDRESSES_V6};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -268,6 +270,20 @@ impl Endpoint {
     }
 }
 
+impl NamedEndpoint for Endpoint {
+    fn key(&self) -> (u32, u32) {
+        (self.link.host_ifindex, self.incarnation)
+    }
+
+    fn owner(&self) -> ObjectName {
+        self.id.workload()
+    }
+
+    fn labels(&self) -> Labels {
+        self.labels.iter().collect()
+    }
+}
+
 #[cfg(test)]
 impl Endpoint {
     /// An endpoint of a workload in namespace `x`, on interface 3 of the node.
@@ -345,5 +361,14 @@ mod tests {
             change(&mut spec);
             assert!(check(&spec).is_err(), "{index}");
         }
+    }
+
+    #[test]
+    fn records_name_an_endpoint_by_its_link_and_incarnation() {
+        let mut endpoint = Endpoint::example("a", "eth0", "10.0.0.1");
+        (endpoint.link.host_ifindex, endpoint.incarnation) = (7, 3);
+        assert_eq!(endpoint.key(), (7, 3));
+        assert_eq!(endpoint.owner(), ObjectName::new("x", "a"));
+        assert_eq!(endpoint.labels(), [("from", "call")].into_iter().collect());
     }
 }

@@ -25,14 +25,14 @@ use cofferdam_dataplane::{
 use cofferdam_policies::compiler::{CompileError, Compiled, Compiler, Slot, SlotPlan, Snapshot};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_policies::shared_map::SharedMap;
+use cofferdam_telemetry::hits::{CountsByRule, Hits, Meaning, SavedHits};
 use thiserror::Error;
 
 use crate::config::Config;
 use crate::desired::Desired;
-use crate::hits::{CountsByRule, Hits, Meaning, SavedHits};
 use crate::links::{Link, Links};
-use crate::names::{Names, SharedNames};
 
+use cofferdam_telemetry::names::{Names, SharedNames};
 use read_back::FIRST_ADDRESS;
 pub use read_back::{Depth, Mismatch};
 use sweeper::Sweeper;

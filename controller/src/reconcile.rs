@@ -27,18 +27,18 @@ use cofferdam_answers::Reply;
 use cofferdam_protocol::output::{Diagnostic, EndpointState, RemoveReport};
 use cofferdam_protocol::{EndpointSpec, Request};
 use cofferdam_sources::files::{Sources, Watches};
+use cofferdam_telemetry::hits;
+use cofferdam_telemetry::metrics::Timing;
+use cofferdam_telemetry::names::SharedNames;
+use cofferdam_telemetry::records::Recorder;
 use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::desired::{Desired, Made};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::force::{Depth, Force, PublishError, Published};
-use crate::hits;
 use crate::links::Links;
-use crate::metrics::Timing;
-use crate::names::SharedNames;
 use crate::netlink::{self, Interfaces, Netlink};
-use crate::records::Recorder;
 use crate::state::{self, Store};
 
 use documents::Documents;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cofferdam_answers::Reply;
 use cofferdam_protocol::{Envelope, MAX_REQUEST, Observation, Request, VERSION};
+use cofferdam_telemetry::records::Recorder;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
@@ -13,7 +14,6 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::reconcile::Message;
-use crate::records::Recorder;
 
 /// How long a caller may take to say what it wants, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -9,15 +9,15 @@ use cofferdam_dataplane::{AttachError, KernelError};
 use cofferdam_policies::inventory::Owner;
 use cofferdam_protocol::output::{EndpointState, RemoveReport, Schema};
 use cofferdam_protocol::{EndpointSpec, Removal};
+use cofferdam_telemetry::names::EndpointNames;
 
 use super::{Managed, Reconciler, chain};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
 use crate::force::Force;
 use crate::links::{LAST_STAMP, Link, Links, REST_SECONDS};
-use crate::names::EndpointNames;
 use crate::netlink::{Inner, Interface, Kind};
 use crate::state;
-use crate::time::uptime;
+use crate::uptime::uptime;
 
 /// Fate of an interface on which an endpoint was to be added.
 enum Place {

@@ -9,11 +9,11 @@ use cofferdam_protocol::output::{
     Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
     Link, Schema, Severity, StatusReport, SyncReport,
 };
+use cofferdam_telemetry::metrics::{Facts, render};
+use cofferdam_telemetry::time;
 use cofferdam_verdict::counter::Counter;
 
 use super::{Managed, Reconciler, chain};
-use crate::metrics::{Facts, render};
-use crate::time;
 
 impl Reconciler {
     pub(super) fn sync_report(&self) -> SyncReport {

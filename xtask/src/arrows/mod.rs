@@ -19,13 +19,14 @@ use serde_json::Value;
 use crate::{outcome::Failed, run};
 
 /// Crates, by folder, and the folders of those they may depend on.
-const CRATES: [(&str, &[&str]); 13] = [
+const CRATES: [(&str, &[&str]); 14] = [
     (
         "controller",
         &[
             "controller/answers",
             "controller/protocol",
             "controller/sources",
+            "controller/telemetry",
             "policies",
             "dataplane",
             "dataplane/verdict",
@@ -41,6 +42,17 @@ const CRATES: [(&str, &[&str]); 13] = [
     ("controller/protocol", &[]),
     // Yields documents from any place, and knows nothing of what follows from them.
     ("controller/sources", &["policies"]),
+    // Reports what was decided elsewhere.
+    (
+        "controller/telemetry",
+        &[
+            "controller/answers",
+            "controller/protocol",
+            "policies",
+            "dataplane",
+            "dataplane/verdict",
+        ],
+    ),
     ("policies", &["dataplane/verdict"]),
     ("dataplane", &["dataplane/verdict"]),
     ("dataplane/ebpf", &["dataplane/verdict"]),
@@ -62,6 +74,7 @@ const EVERY_LIBRARY: &[&str] = &[
     "controller/plugin",
     "controller/protocol",
     "controller/sources",
+    "controller/telemetry",
     "policies",
     "dataplane",
     "dataplane/verdict",
@@ -90,7 +103,7 @@ enum Scope {
 /// The oracle of the compiler.
 const ORACLE: &str = "cofferdam_policies::oracle";
 
-const MODULES: [ModuleRule; 4] = [
+const MODULES: [ModuleRule; 5] = [
     ModuleRule {
         holds: Scope::Module(ORACLE),
         forbidden: &[
@@ -142,6 +155,18 @@ const MODULES: [ModuleRule; 4] = [
         ],
         reason: "a source hands documents over; what they mean and which tables follow is for \
                  the agent",
+    },
+    ModuleRule {
+        holds: Scope::Module("cofferdam_telemetry"),
+        forbidden: &[
+            "cofferdam_dataplane::Attachments",
+            "cofferdam_dataplane::FlowKeeper",
+            "cofferdam_dataplane::Kernel",
+            "cofferdam_dataplane::*",
+            "cofferdam_policies::compiler::compile",
+        ],
+        reason: "telemetry tells of what the programs did; it changes nothing in the kernel and \
+                 decides nothing",
     },
 ];
 
@@ -625,6 +650,20 @@ mod tests {
             "use cofferdam_policies::{documents::Source, inventory::Inventory};",
         ] {
             assert_eq!(sources(text).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn telemetry_reads_the_kernel_side_and_does_not_own_it() {
+        let telemetry = |text| objections_to("cofferdam_telemetry", "records.rs", text);
+        let reading = "use cofferdam_dataplane::{Events, RuleHits};";
+        assert_eq!(telemetry(reading), Vec::<String>::new());
+        for text in [
+            "use cofferdam_dataplane::{Events, Kernel};",
+            "use cofferdam_dataplane::*;",
+            "fn f(kernel: &mut cofferdam_dataplane::Kernel) {}",
+        ] {
+            assert_eq!(telemetry(text).len(), 1, "{text}");
         }
     }
 

@@ -5,13 +5,12 @@
 //! records are read a moment later, when the next table may be in force.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cofferdam_policies::compiler::{Compiled, RuleTable, SlotPlan};
-use cofferdam_policies::inventory::{Inventory, Owner};
+use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_policies::selectors::Labels;
-
-use crate::endpoint::Endpoint;
 
 /// Revisions that are remembered.
 const REMEMBERED: usize = 4;
@@ -64,22 +63,38 @@ impl Names {
     }
 }
 
+/// An endpoint, as far as records name it.
+pub trait NamedEndpoint: Debug + Send + Sync {
+    /// Returns the interface's index and the endpoint's incarnation, by which the programs
+    /// report it.
+    fn key(&self) -> (u32, u32);
+
+    /// Returns the workload that the interface belongs to.
+    fn owner(&self) -> ObjectName;
+
+    /// Returns the labels that the workload has where no document tells others.
+    fn labels(&self) -> Labels;
+}
+
 /// Whose interfaces there are. Made at every change and seldom asked, so a name is put
 /// together when it is.
 #[derive(Debug, Default)]
 pub struct EndpointNames {
     /// By interface index and incarnation.
-    endpoints: HashMap<(u32, u32), Arc<Endpoint>>,
+    endpoints: HashMap<(u32, u32), Arc<dyn NamedEndpoint>>,
     documents: Inventory,
 }
 
 impl EndpointNames {
     /// The names of endpoints; the labels of a document count, where there is one.
     #[must_use]
-    pub fn new(documents: &Inventory, endpoints: impl IntoIterator<Item = Arc<Endpoint>>) -> Self {
+    pub fn new<E: NamedEndpoint + 'static>(
+        documents: &Inventory,
+        endpoints: impl IntoIterator<Item = Arc<E>>,
+    ) -> Self {
         let endpoints = endpoints.into_iter().map(|endpoint| {
-            let key = (endpoint.link.host_ifindex, endpoint.incarnation);
-            (key, endpoint)
+            let endpoint: Arc<dyn NamedEndpoint> = endpoint;
+            (endpoint.key(), endpoint)
         });
         Self {
             endpoints: endpoints.collect(),
@@ -89,10 +104,10 @@ impl EndpointNames {
 
     fn of(&self, ifindex: u32, incarnation: u32) -> Option<SlotName> {
         let endpoint = self.endpoints.get(&(ifindex, incarnation))?;
-        let name = endpoint.id.workload();
+        let name = endpoint.owner();
         let labels = match self.documents.workloads().get(&name) {
             Some(document) => document.labels.clone(),
-            None => endpoint.labels.iter().collect(),
+            None => endpoint.labels(),
         };
         let owner = Owner::Workload(name);
         Some(SlotName { owner, labels })

@@ -331,8 +331,7 @@ fn tcp_flags(flags: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::Endpoint;
-    use crate::names::EndpointNames;
+    use crate::names::{EndpointNames, NamedEndpoint};
     use cofferdam_policies::compiler::{Input, SlotPlan, compile};
     use cofferdam_policies::diagnostic::Place;
     use cofferdam_policies::documents::{assemble, parse};
@@ -340,6 +339,7 @@ mod tests {
         ClusterNetworkPolicy, ClusterRule, Inventory, Mode, ObjectName, RuleAction, Tier,
         WorkloadSelector,
     };
+    use cofferdam_policies::selectors::Labels;
     use cofferdam_verdict::capacity::Limits;
     use zerocopy::FromZeros as _;
 
@@ -536,10 +536,25 @@ status: {podIP: 10.0.0.1}
     }
 
     /// An endpoint of `x/a` with interface 7 and incarnation 3.
+    #[derive(Debug)]
+    struct EndpointOfA;
+
+    impl NamedEndpoint for EndpointOfA {
+        fn key(&self) -> (u32, u32) {
+            (7, 3)
+        }
+
+        fn owner(&self) -> ObjectName {
+            ObjectName::new("x", "a")
+        }
+
+        fn labels(&self) -> Labels {
+            [("from", "call")].into_iter().collect()
+        }
+    }
+
     fn endpoint_of_a() -> EndpointNames {
-        let mut endpoint = Endpoint::example("a", "eth0", "10.0.0.1");
-        (endpoint.link.host_ifindex, endpoint.incarnation) = (7, 3);
-        EndpointNames::new(&Inventory::default(), [Arc::new(endpoint)])
+        EndpointNames::new(&Inventory::default(), [Arc::new(EndpointOfA)])
     }
 
     /// The interface is that of the end which sent the reply; the record tells of the

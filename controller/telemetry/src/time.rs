@@ -1,16 +1,6 @@
-//! Points in time as text, and the machine's uptime.
+//! Points in time as text.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use nix::time::{ClockId, clock_gettime};
-
-/// Returns how long the machine has run, sleep included: no clock that is set changes it.
-#[must_use]
-pub fn uptime() -> Duration {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME);
-    now.map(Duration::from)
-        .expect("every kernel that runs the programs has this clock")
-}
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A point in time as RFC 3339 has it, in UTC with nanoseconds:
 /// `2026-01-01T00:00:00.000000000Z`.

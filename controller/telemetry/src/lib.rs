@@ -1,0 +1,21 @@
+//! Reports what the kernel programs have done: records of packets, hits of rules, metrics.
+//!
+//! ```text
+//! ring buffer ──> records <─ names         (names of the last revisions)
+//! rules' hits ──> hits ─> metrics <─ counters
+//! ```
+//!
+//! This crate knows what the kernel has counted and reported, and the names of what it is
+//! about. It must not decide anything, nor change the kernel's state: it takes the reading
+//! end of the ring buffer and counts that the agent has read.
+//!
+//! Invariant: nothing here holds a packet up. A report for which there is no room is counted
+//! by the program; of the records that are kept, old ones make room.
+
+#![forbid(unsafe_code)]
+
+pub mod hits;
+pub mod metrics;
+pub mod names;
+pub mod records;
+pub mod time;
