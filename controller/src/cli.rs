@@ -21,13 +21,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cofferdam_agent::config::{self, Config, units};
 use cofferdam_answers::Reply;
 use cofferdam_protocol::Request;
 use serde::Serialize;
 
-use crate::agent;
 use crate::client::{self, ClientError};
-use crate::config::{self, Config, units};
 
 /// Microsegmentation for container networks.
 #[derive(Debug, Parser)]
@@ -94,7 +93,7 @@ struct AgentArgs {
     #[arg(long)]
     detach: bool,
     /// How log lines look; they go to standard error. `COFFERDAM_LOG` chooses what is
-    /// logged: `debug`, `warn,cofferdam_controller=info`.
+    /// logged: `debug`, `warn,cofferdam_agent=info`.
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     log_format: Format,
 }
@@ -199,7 +198,7 @@ fn run_agent(args: &AgentArgs) -> Result<bool> {
         return Ok(true);
     }
     start_logging(args.log_format);
-    agent::run(config, args.detach)?;
+    cofferdam_agent::run(config, args.detach)?;
     Ok(true)
 }
 

@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path};
 
-use cofferdam_controller::{config, schemas};
+use cofferdam_agent::config;
+use cofferdam_controller::schemas;
 use cofferdam_policies::{diagnostic::Severity, documents, expectations};
 use jsonschema::Validator;
 use serde::Deserialize as _;

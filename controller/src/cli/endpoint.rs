@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
+use cofferdam_agent::config::units;
 use cofferdam_answers::Reply;
 use cofferdam_protocol::output::EndpointState;
 use cofferdam_protocol::{EndpointSpec, PortSpec, Removal, Request, for_the_agent};
 
 use super::{Common, show, text, wait};
 use crate::client;
-use crate::config::units;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EndpointCommand {

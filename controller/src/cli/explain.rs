@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use cofferdam_agent::config::units;
 use cofferdam_answers::Reply;
 use cofferdam_answers::explain;
 use cofferdam_answers::reach::{
@@ -21,7 +22,6 @@ use super::offline::{
 };
 use super::{Common, Format, print, show, wait};
 use crate::client;
-use crate::config::units;
 
 /// Most backends that are told of one by one.
 const MOST_BACKENDS: usize = 20;

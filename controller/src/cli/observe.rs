@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use cofferdam_agent::config::units;
 use cofferdam_answers::Reply;
 use cofferdam_protocol::output::RecordType;
 use cofferdam_protocol::{Observation, Request};
 
 use super::{Common, Format, text};
 use crate::client::{self, ClientError};
-use crate::config::units;
 
 #[derive(Debug, Args)]
 pub(super) struct ObserveArgs {

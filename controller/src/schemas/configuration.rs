@@ -3,10 +3,10 @@
 //! Its keys, their types and defaults are those of the default configuration itself;
 //! here stand what a value may be beyond that, and a sentence for each key.
 
+use cofferdam_agent::config::{Config, Guard, KEEP, OwnNode, RANGES};
 use serde_json::{Map, Value, json};
 
 use super::parts::{DRAFT, SUBDOMAIN, address};
-use crate::config::{Config, Guard, KEEP, OwnNode, RANGES};
 
 /// What each key is for; keys of a section follow it with a dot.
 const ABOUT: [(&str, &str); 33] = [

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use cofferdam_controller::config;
+use cofferdam_agent::config;
 use cofferdam_dataplane::{Endpoint, Kernel};
 use cofferdam_protocol::output::StatusReport;
 use cofferdam_tests::agent::Agent;

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use cofferdam_controller::config;
+use cofferdam_agent::config;
 use cofferdam_dataplane::Kernel;
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::evasions::tool;

@@ -18,8 +18,7 @@ use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::flow::Idle as FlowKind;
 use serde::{Serialize, Serializer};
 
-pub use parse::parse;
-pub(crate) use parse::{KEEP, RANGES};
+pub use parse::{KEEP, RANGES, parse};
 
 /// What the operator decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

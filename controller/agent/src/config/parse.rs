@@ -185,7 +185,7 @@ const LIMITS: &[&str] = &[
 ];
 
 /// What each of the limits may be.
-pub(crate) const RANGES: [(&str, RangeInclusive<u32>); 5] = [
+pub const RANGES: [(&str, RangeInclusive<u32>); 5] = [
     ("endpoints", 1..=4096),
     ("slots", 64..=1 << 24),
     ("flows_per_endpoint", 16..=1 << 22),
@@ -193,7 +193,7 @@ pub(crate) const RANGES: [(&str, RangeInclusive<u32>); 5] = [
     ("rules", 2..=MAX_RULE + 1),
 ];
 /// How many flow logs may be kept.
-pub(crate) const KEEP: RangeInclusive<u32> = 0..=1000;
+pub const KEEP: RangeInclusive<u32> = 0..=1000;
 
 fn limits(reader: &mut Reader, fields: Fields<'_, '_>, room: &mut Room) {
     for ((key, range), place) in RANGES.into_iter().zip([
