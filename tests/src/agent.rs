@@ -68,6 +68,8 @@ pub struct Agent {
     namespace: Namespace,
     /// What the configuration has beside names and directories.
     settings: String,
+    /// Variables of its environment, beside those of the test.
+    environment: Vec<(&'static str, PathBuf)>,
     process: Option<Child>,
 }
 
@@ -90,6 +92,7 @@ impl Agent {
             directory,
             namespace: namespace.try_clone().expect("a descriptor"),
             settings: "limits: {endpoints: 32, slots: 8192, table_pages: 32}\n".to_owned(),
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -98,6 +101,17 @@ impl Agent {
     pub fn settings(mut self, settings: &str) -> Self {
         self.settings = settings.to_owned();
         self
+    }
+
+    /// Sets a variable of its environment to a path in its own directory.
+    pub fn environment(&mut self, variable: &'static str, name: &str) {
+        let path = self.path(name);
+        self.environment.push((variable, path));
+    }
+
+    /// The program that it is.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// A path in the agent's own directory.
@@ -174,6 +188,7 @@ impl Agent {
             .args(["agent", "--config"])
             .arg(config)
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, path)| (name, path)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -3,7 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `cofferdam`, `cofferdam-cni` | the binaries: static, the first with the kernel programs inside |
-//! | `cofferdam-VERSION-TARGET.tar.gz` | the binaries, the licences, the guides, the policy library, man pages and completions |
+//! | `cofferdam-VERSION-TARGET.tar.gz` | the binaries, the licences, the guides, the policy library, a systemd unit and a configuration, man pages and completions |
 //! | `cofferdam-VERSION.cdx.json` | every crate that is in the binaries (CycloneDX) |
 //! | `SHA256SUMS` | checksums of all of these |
 //!
@@ -42,13 +42,19 @@ use crate::{
 /// inside, and of the one that has not.
 const SHIPPED: [&str; 2] = ["controller", "controller/plugin"];
 const KERNEL_PROGRAMS: &str = "dataplane/ebpf";
+/// The agent's unit for systemd.
+const UNIT: &str = "xtask/shipped/cofferdam.service";
+/// A configuration of the agent, with what most nodes change.
+const CONFIGURATION: &str = "xtask/shipped/config.yaml";
 /// What goes into the archive beside the binaries, and what it is called there.
-const BESIDE: [(&str, &str); 5] = [
+const BESIDE: [(&str, &str); 7] = [
     ("LICENSE", "LICENSE"),
     ("dataplane/ebpf/LICENSE-GPL-2.0", "LICENSE-GPL-2.0"),
     ("README.md", "README.md"),
     ("docs", "docs"),
     ("policies/library", "policies"),
+    (UNIT, "lib/systemd/system/cofferdam.service"),
+    (CONFIGURATION, "config.yaml"),
 ];
 /// The binary that writes its own man pages and completions, and where they belong
 /// below `/usr` or `/usr/local`.
@@ -246,10 +252,14 @@ fn pack(dist: &Path, archive: &str, binaries: &[String], time: u64) -> Result<()
         .arg(&folder);
     run::output(&mut copy)?;
     for (from, to) in BESIDE {
+        let to_folder = folder.join(to);
+        let parent = to_folder.parent().context("it lies in a folder")?;
+        fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the folder {}", parent.display()))?;
         let mut copy = Command::new("cp");
         copy.arg("--recursive")
             .arg(run::root().join(from))
-            .arg(folder.join(to));
+            .arg(to_folder);
         run::output(&mut copy)?;
     }
     documents_of_itself(&dist.join(COMMAND_LINE), &folder)?;

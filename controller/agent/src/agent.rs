@@ -3,6 +3,7 @@
 mod control;
 mod http;
 mod needs;
+mod privileges;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -18,6 +19,7 @@ use cofferdam_sources::files::{Watches, follow};
 use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::records::Recorder;
 use nix::fcntl::{Flock, FlockArg};
+use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -90,6 +92,8 @@ impl Drop for RunDirectory {
 pub fn run(config: Config, detach: bool) -> Result<()> {
     needs::check()?;
     let run_directory = RunDirectory::take(&config.run_dir)?;
+    // While there is no other thread.
+    privileges::give_up()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -170,6 +174,7 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
         socket = %socket_path(&config.run_dir).display(),
         "ready for requests"
     );
+    tell_service_manager(NotifyState::Ready);
 
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -183,6 +188,7 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
             _ = &mut ended => bail!("the reconciling thread has ended"),
         }
     }
+    tell_service_manager(NotifyState::Stopping);
     tracing::info!(
         detach,
         "stopping; enforcement stays unless it is to be detached"
@@ -191,6 +197,13 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
         _ = ended.await;
     }
     Ok(())
+}
+
+/// Tells the service manager, if one has started the agent and waits for it; see sd_notify(3).
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::error!("cannot tell the service manager: {error}; it may start the agent again");
+    }
 }
 
 /// How to reach the thread that reconciles, what it reads, and word of its end.

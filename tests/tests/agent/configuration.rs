@@ -1,5 +1,8 @@
 //! What an agent is told, and what it refuses to be told.
 
+use std::path::Path;
+use std::process::Command;
+
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
@@ -113,6 +116,97 @@ fn a_run_directory_has_one_agent_and_a_dead_ones_socket_is_replaced() {
     assert!(!scene.agent.path("run/control.sock").exists());
 }
 
+/// What an attacker could do from inside an agent ends with what its threads have.
+#[test]
+fn an_agent_gives_up_what_it_does_not_need() {
+    // CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF; and what is kept where it is had:
+    // CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE.
+    const NEEDED: u64 = 1 << 12 | 1 << 21 | 1 << 38 | 1 << 39;
+    const MOST: u64 = NEEDED | 1 << 2 | 1 << 19;
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut scene = Scene::new(Wiring::Ptp);
+    scene.agent.start_enforced();
+    let threads = format!("/proc/{}/task", scene.agent.pid());
+    let threads = std::fs::read_dir(threads).expect("a folder").flatten();
+    let all: Vec<String> = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok())
+        .collect();
+    assert!(all.len() > 3, "{all:?}");
+    for status in &all {
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name}: {status}")).trim()
+        };
+        let set = |name: &str| u64::from_str_radix(value(name), 16).expect("a number");
+        for name in ["CapEff:", "CapPrm:"] {
+            assert_eq!(set(name) & NEEDED, NEEDED, "{status}");
+            assert_eq!(set(name) & !MOST, 0, "{status}");
+        }
+        assert_eq!(set("CapBnd:") & !MOST, 0, "{status}");
+        assert_eq!(set("CapInh:") | set("CapAmb:"), 0, "{status}");
+        assert_eq!(value("NoNewPrivs:"), "1", "{status}");
+        assert_eq!(value("Seccomp:"), "2", "a filter: {status}");
+    }
+}
+
+/// The files that are shipped: the agent takes its configuration, and systemd the unit.
+#[test]
+fn shipped_files_are_taken() {
+    const SYSTEMD: Feature = Feature::Other("systemd-analyze", || {
+        let found = Command::new("systemd-analyze").arg("--version").output();
+        found.map(drop).map_err(|error| error.to_string())
+    });
+    skip_unless!(Feature::NetworkNamespaces);
+    skip_unless!(SYSTEMD);
+    let scene = Scene::new(Wiring::Ptp);
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/shipped");
+    let config = shipped.join("config.yaml");
+    let arguments = ["agent", "--print-config", "--config"];
+    let config = config.to_str().expect("text");
+    let printed = scene.agent.cli(&[&arguments[..], &[config]].concat());
+    assert!(printed.status.success(), "{printed:?}");
+
+    let unit = std::fs::read_to_string(shipped.join("cofferdam.service")).expect("a unit");
+    // The programs that it starts must be there.
+    let unit = unit.replace(
+        "/usr/bin/cofferdam",
+        scene.agent.binary().to_str().expect("text"),
+    );
+    let path = scene.agent.path("cofferdam.service");
+    std::fs::write(&path, unit).expect("a file");
+    let verify = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(path)
+        .output();
+    let verify = verify.expect("it can be run");
+    assert!(
+        verify.status.success() && verify.stderr.is_empty(),
+        "{verify:?}"
+    );
+}
+
+/// systemd starts what comes behind a unit of type `notify` once this has come.
+#[test]
+fn a_service_manager_hears_when_the_agent_answers_and_when_it_ends() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut scene = Scene::new(Wiring::Ptp);
+    let path = scene.agent.path("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(path).expect("a socket");
+    let patience = std::time::Duration::from_secs(30);
+    socket.set_read_timeout(Some(patience)).expect("an option");
+    let heard = || {
+        let mut buffer = [0; 100];
+        let length = socket.recv(&mut buffer).expect("a message in time");
+        String::from_utf8(buffer[..length].to_vec()).expect("text")
+    };
+    scene.agent.environment("NOTIFY_SOCKET", "notify");
+    scene.agent.start(&[]);
+    assert_eq!(heard().trim(), "READY=1");
+    assert!(scene.agent.path("run/control.sock").exists());
+    assert!(scene.agent.stop().success());
+    assert_eq!(heard().trim(), "STOPPING=1");
+}
+
 #[test]
 fn nobody_but_root_may_ask() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -134,7 +228,7 @@ fn nobody_but_root_may_ask() {
         std::fs::set_permissions(path, permissions).expect("permissions");
     }
     let socket = scene.agent.path("run/control.sock");
-    let asked = std::process::Command::new("setpriv")
+    let asked = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .args(["perl", "-MIO::Socket::UNIX", "-e"])
         .arg(

@@ -2,17 +2,12 @@
 //! is missing has a name and not a system call's number.
 
 use anyhow::{Context as _, Result, bail};
+use caps::{CapSet, CapsHashSet};
+
+use super::privileges::NEEDED;
 
 /// The oldest kernel that runs the programs.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
-
-/// Capabilities by their numbers.
-const CAPABILITIES: [(&str, u32); 4] = [
-    ("CAP_NET_ADMIN", 12),
-    ("CAP_SYS_ADMIN", 21),
-    ("CAP_PERFMON", 38),
-    ("CAP_BPF", 39),
-];
 
 /// Checks kernel and privileges.
 ///
@@ -28,9 +23,8 @@ pub(super) fn check() -> Result<()> {
             OLDEST_KERNEL.1
         );
     }
-    let status = std::fs::read_to_string("/proc/thread-self/status")
-        .context("cannot read /proc: mount it")?;
-    let missing = missing(&status);
+    let effective = caps::read(None, CapSet::Effective).context("cannot read own capabilities")?;
+    let missing = missing(&effective);
     if !missing.is_empty() {
         bail!(
             "the agent lacks {}: run it as root, or give it {}",
@@ -51,22 +45,16 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Capabilities that are needed and that a `status` file does not have.
-fn missing(status: &str) -> Vec<&'static str> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    CAPABILITIES
-        .into_iter()
-        .filter(|(_, number)| effective >> number & 1 == 0)
-        .map(|(name, _)| name)
-        .collect()
+/// Names of capabilities that are needed and are not among these.
+fn missing(effective: &CapsHashSet) -> Vec<String> {
+    let missing = NEEDED.iter().filter(|needed| !effective.contains(needed));
+    missing.map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use caps::Capability;
+
     use super::*;
 
     #[test]
@@ -74,9 +62,10 @@ mod tests {
         assert_eq!(version("6.1.0-42-amd64"), Some((6, 1)));
         assert_eq!(version("5.15.0"), Some((5, 15)));
         assert_eq!(version("Linux"), None);
-        assert!(missing("Name:\tx\nCapEff:\t000001ffffffffff\n").is_empty());
-        assert_eq!(missing("CapEff:\t000000ffffffefff\n"), ["CAP_NET_ADMIN"]);
-        assert_eq!(missing("CapEff:\t0000000000000000\n").len(), 4);
-        assert_eq!(missing("").len(), 4);
+        let mut had: CapsHashSet = NEEDED.into_iter().collect();
+        assert!(missing(&had).is_empty());
+        had.remove(&Capability::CAP_NET_ADMIN);
+        assert_eq!(missing(&had), ["CAP_NET_ADMIN"]);
+        assert_eq!(missing(&CapsHashSet::new()).len(), NEEDED.len());
     }
 }
