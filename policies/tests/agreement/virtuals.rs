@@ -87,15 +87,20 @@ impl Node {
         slot.expect("every address has one").1
     }
 
-    /// Returns `true` if some workload has addresses of both kinds.
+    /// Returns `true` if some workload has addresses of both kinds. A Service that has one of
+    /// them, too, makes no other kind of workload.
     fn are_one(&self, one: Profile, other: Profile) -> bool {
+        let kind = |profile: Profile| Profile {
+            is_shared: false,
+            ..profile
+        };
         self.inventory.workloads().values().any(|pod| {
             let own = || {
                 pod.own_addresses()
                     .iter()
-                    .map(|address| self.profile(*address))
+                    .map(|address| kind(self.profile(*address)))
             };
-            own().any(|own| own == one) && own().any(|own| own == other)
+            own().any(|own| own == kind(one)) && own().any(|own| own == kind(other))
         })
     }
 
@@ -587,5 +592,61 @@ fn a_workloads_address_is_shared_while_a_service_has_it() {
         let table = table.expect("a small world");
         let profile = table.slot_of(&plan, "10.0.0.1".parse().unwrap());
         assert_eq!(profile.expect("a workload's").1.is_shared, is_shared);
+    }
+}
+
+/// A backend on this node loses its endpoint, and gets one again: no hook sees a denied
+/// backend meanwhile.
+#[test]
+fn a_backend_is_seen_while_it_has_an_endpoint() {
+    let pod = |name: &str, address: u8| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: x, labels: \
+             {{which: {name}, app: web}}}}, spec: {{nodeName: n1}}, status: {{podIPs: [{{ip: \
+             10.0.0.{address}}}]}}}}\n"
+        )
+    };
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: x}, spec: \
+                   {clusterIP: 10.0.2.1, selector: {app: web}, ports: [{port: 80}]}}\n";
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, \
+                  namespace: x}, spec: {podSelector: {matchLabels: {which: client}}, \
+                  policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {which: \
+                  one}}}]}]}}\n";
+    // So that it is another sender than they are.
+    let own = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: q, \
+               namespace: x}, spec: {podSelector: {matchLabels: {which: two}}, policyTypes: \
+               [Egress]}}\n";
+    let inventory = inventory(&[
+        pod("client", 1),
+        pod("one", 2),
+        pod("two", 3),
+        service.to_owned(),
+        policy.to_owned(),
+        own.to_owned(),
+    ]);
+    let plan = SlotPlan::assign(&inventory);
+    let [few, all] = [&["client", "one"][..], &["client", "one", "two"]].map(|names| {
+        let names = names.iter().map(|name| ObjectName::new("x", name));
+        names.collect::<BTreeSet<_>>()
+    });
+    let mut compiler = Compiler::default();
+    for (local, action) in [
+        (&all, Action::Allow),
+        (&few, Action::Deny),
+        (&all, Action::Allow),
+    ] {
+        let next = snapshot(&inventory, &plan, local);
+        let table = compiler.compile(&next).expect("a small world");
+        let profile = |address: &str| {
+            let slot = table.slot_of(&plan, address.parse().unwrap());
+            slot.expect("every address has one").1
+        };
+        let key = row_key(Protocol::Tcp.number(), 80);
+        let words = table.decide_sent(profile("10.0.0.1"), profile("10.0.2.1"), key);
+        let verdict = Verdict::from_word(words.expect("a table without contradictions").enforced);
+        let expected = (action, Reason::VirtualUndecided);
+        assert_eq!((verdict.action, verdict.reason), expected, "{local:?}");
+        let anew = Compiler::default().compile(&next).expect("a small world");
+        assert!(table.pages() == anew.pages(), "{local:?}");
     }
 }
