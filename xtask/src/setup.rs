@@ -52,7 +52,7 @@ const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// Where distributions and container runtimes put CNI plugins.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
-/// Where distributions put podman's maker of networks.
+/// Files in which distributions have podman's maker of networks.
 const NETAVARK: [&str; 2] = ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"];
 
 /// Something a verb cannot do without.

@@ -116,7 +116,7 @@ fn a_run_directory_has_one_agent_and_a_dead_ones_socket_is_replaced() {
     assert!(!scene.agent.path("run/control.sock").exists());
 }
 
-/// What an attacker could do from inside an agent ends with what its threads have.
+/// An attacker inside the agent has no more than its threads have.
 #[test]
 fn an_agent_gives_up_what_it_does_not_need() {
     // CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF; and what is kept where it is had:

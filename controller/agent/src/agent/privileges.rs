@@ -1,7 +1,7 @@
 //! Gives up what the agent does not need: capabilities, new privileges, and system calls.
 //!
-//! What an attacker could do from inside the agent ends with what is kept here. Threads
-//! inherit all of it, so that it is done before there are any.
+//! An attacker inside the agent has no more than is kept here. Threads inherit all of it, so
+//! that it is done before there are any.
 //!
 //! Invariant: nothing here is taken back. A change that needs more fails in the tests, which
 //! run every agent this way.

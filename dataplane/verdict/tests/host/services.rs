@@ -264,7 +264,7 @@ fn what_goes_to_an_address_that_a_service_shares_is_undecided() {
     }
 }
 
-/// What it opens itself, and what answers it, goes to its own address.
+/// Its own connections and their answers go to its own address.
 #[test]
 fn what_a_workload_with_a_shared_address_opens_is_answered_without_a_mark() {
     let policy = Policy::closed().connects(Far, Web, Some((UDP, PORT)));

@@ -157,7 +157,7 @@ fn copy(from: &Path, to: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<()> 
     Ok(())
 }
 
-/// Whether a file has policies in it.
+/// Returns `true` if a file has policies in it.
 fn is_policy(text: &str) -> bool {
     (text.lines()).any(|line| line.starts_with("kind:") && line.ends_with("NetworkPolicy"))
 }

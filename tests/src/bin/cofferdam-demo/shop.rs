@@ -35,7 +35,7 @@ pub(crate) struct Site {
 pub(crate) struct Member {
     /// `namespace/name` or `external/name`.
     pub(crate) name: String,
-    /// How it is attached to the node.
+    /// Its attachment to the node.
     attaching: Attaching,
 }
 
@@ -62,7 +62,7 @@ impl Member {
         Place::from(self).ip(family)
     }
 
-    /// Where it lives.
+    /// Its network namespace.
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.attaching.namespace
     }
@@ -161,8 +161,7 @@ fn everywhere() -> Value {
     json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
 }
 
-/// How workloads are wired: on one bridge, with addresses from `host-local`, and under
-/// policy.
+/// Network of the workloads: one bridge, with addresses from `host-local`, under policy.
 fn inside(premises: &Premises) -> Network {
     let ranges: Vec<Value> = NETWORKS
         .iter()
