@@ -111,13 +111,12 @@ pub(super) fn give_up() -> Result<()> {
         caps::set(None, set, &wanted).context("cannot give up capabilities")?;
     }
     nix::sys::prctl::set_no_new_privs().context("cannot give up new privileges")?;
-    let filter = filter().context("cannot write a filter of system calls")?;
-    seccompiler::apply_filter(&filter).context("cannot filter system calls")?;
-    Ok(())
+    let program = refusing().context("cannot write a filter of system calls")?;
+    seccompiler::apply_filter(&program).context("cannot filter system calls")
 }
 
-/// The filter of [`REFUSED`] system calls.
-fn filter() -> Result<BpfProgram> {
+/// A filter that refuses [`REFUSED`] system calls.
+fn refusing() -> Result<BpfProgram> {
     let refused = REFUSED.map(|call| (call, Vec::new()));
     let filter = SeccompFilter::new(
         BTreeMap::from(refused),
@@ -147,6 +146,6 @@ mod tests {
 
     #[test]
     fn a_filter_can_be_written() {
-        assert!(!filter().expect("a filter").is_empty());
+        assert!(!refusing().expect("a filter").is_empty());
     }
 }
