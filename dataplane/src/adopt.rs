@@ -37,7 +37,7 @@ impl Kernel {
     /// makes and pins it. What is attached goes on judging throughout, by what it
     /// was attached with.
     ///
-    /// One root belongs to one agent: the caller holds a lock. Adopting a table
+    /// One root belongs to one agent: the caller holds its [`PinsLock`](crate::PinsLock). Adopting a table
     /// needs CAP_SYS_ADMIN; nothing later does.
     ///
     /// # Errors

@@ -9,7 +9,10 @@ use crate::{
     kernel::Kernel,
     netlink::{self, Filter, Parent},
     programs::Program,
-    sys::tcx::{self, Side, Standing},
+    sys::{
+        self,
+        tcx::{self, Side, Standing},
+    },
 };
 
 /// Priority of our filters: before whatever another tool adds by default.
@@ -125,9 +128,11 @@ impl Kernel {
     ///
     /// As there.
     pub fn judges_on(&self, ifindex: u32) -> Result<bool, AttachError> {
+        // Of a program that has just gone nothing is known: it may have judged.
         let clears = |id| {
+            let name = sys::program_name(id);
             let mut uplinks = Program::OF_UPLINKS.into_iter();
-            uplinks.any(|program| self.is_current(program, id))
+            name.is_ok_and(|name| uplinks.any(|program| program.name == name))
         };
         let states = self.hooks(ifindex)?;
         let mut ids = states.iter().filter_map(|state| state.program_id);

@@ -93,6 +93,12 @@ pub enum KernelError {
         /// Where the pins were to be.
         root: PathBuf,
     },
+    /// Another process has the pins.
+    #[error("another agent has its pins in {}: stop it, or give this one another `bpffs`", root.display())]
+    PinsInUse {
+        /// Where the pins were to be.
+        root: PathBuf,
+    },
     /// Something is where the pins are to be, and another user's.
     #[error("{} belongs to user {uid} or is no directory: remove it", root.display())]
     PinsOfOthers {

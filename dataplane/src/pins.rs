@@ -14,8 +14,8 @@
 //! Both are made under another name and renamed when whole, so that an agent that
 //! dies in between leaves nothing that could be taken for them.
 //!
-//! The directory belongs to one agent at a time. A BPF file system knows no locks:
-//! whoever calls [`Kernel::open`](crate::Kernel::open) holds one elsewhere.
+//! The directory belongs to one agent at a time: whoever calls
+//! [`Kernel::open`](crate::Kernel::open) holds a [`PinsLock`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +27,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
 
 use crate::{
     digest::Digest,
@@ -83,6 +87,33 @@ pub(crate) struct Pins {
     pub(crate) leftovers: bool,
     /// Interfaces with such attachments; none when nobody has looked yet.
     pub(crate) behind: Option<BTreeSet<u32>>,
+}
+
+/// A directory for pins that is the holder's alone for as long as this value lives, or until
+/// somebody unmounts the file system.
+#[derive(Debug)]
+pub struct PinsLock {
+    _lock: Flock<fs::File>,
+}
+
+impl PinsLock {
+    /// Takes a directory on a BPF file system, and makes it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// When another process has it, or it cannot be made.
+    pub fn take(root: &Path) -> Result<Self, KernelError> {
+        require_bpffs(root)?;
+        make_directory(root)?;
+        let directory = fs::File::open(root).map_err(pinning("open", root))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { _lock: lock }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(KernelError::PinsInUse {
+                root: root.to_owned(),
+            }),
+            Err((_, errno)) => Err(pinning("lock", root)(errno.into())),
+        }
+    }
 }
 
 fn pinning<'a>(
@@ -219,7 +250,9 @@ impl Pins {
             let used = sys::map_info(maps.get(name)).ok()?;
             Some(pinned.id == used.id)
         };
+        let mut links = self.links.keys();
         maps.names().all(|name| same(name) == Some(true))
+            && links.all(|(ifindex, hook)| self.link_path(*ifindex, hook).exists())
             && Program::ALWAYS
                 .iter()
                 .all(|program| self.programs.join(program.name).exists())

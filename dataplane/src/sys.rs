@@ -10,7 +10,7 @@ use std::{
     io,
     mem::{size_of, zeroed},
     os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
@@ -29,6 +29,7 @@ const BPF_MAP_UPDATE_ELEM: c_long = 2;
 const BPF_MAP_DELETE_ELEM: c_long = 3;
 const BPF_OBJ_PIN: c_long = 6;
 const BPF_OBJ_GET: c_long = 7;
+const BPF_PROG_GET_FD_BY_ID: c_long = 13;
 const BPF_MAP_GET_FD_BY_ID: c_long = 14;
 const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
 
@@ -81,6 +82,15 @@ pub(crate) struct MapInfo {
     pub(crate) value_bytes: u32,
     pub(crate) entries: u32,
     pub(crate) flags: u32,
+}
+
+/// What the kernel says of a program: the beginning of its `struct bpf_prog_info`, up to its
+/// name.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct ProgramInfo {
+    _before: [u32; 16],
+    name: [u8; 16],
 }
 
 /// What a map is made of.
@@ -213,6 +223,14 @@ pub(crate) fn inner(outer: BorrowedFd<'_>, index: u32) -> io::Result<Option<Owne
     bpf(BPF_MAP_GET_FD_BY_ID, &[id, 0, 0])
         .and_then(owned)
         .map(Some)
+}
+
+/// Name of the program with a number, at most 15 bytes of it. Needs CAP_SYS_ADMIN.
+pub(crate) fn program_name(id: u32) -> io::Result<String> {
+    let program = bpf(BPF_PROG_GET_FD_BY_ID, &[id, 0, 0]).and_then(owned)?;
+    let name = info::<ProgramInfo>(program.as_fd())?.name;
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 /// Stores a value in an array. `T` has the size of the array's values.

@@ -296,9 +296,18 @@ impl Agent {
         self.json(&["status"])
     }
 
-    /// `cofferdam endpoint list`.
+    /// Those of `cofferdam endpoint list` that have a name.
     pub fn endpoints(&self) -> Vec<EndpointReport> {
-        self.json::<EndpointList>(&["endpoint", "list"]).endpoints
+        let mut endpoints = self.json::<EndpointList>(&["endpoint", "list"]).endpoints;
+        endpoints.retain(|endpoint| endpoint.id.is_some());
+        endpoints
+    }
+
+    /// Those of `cofferdam endpoint list` that have none.
+    pub fn strangers(&self) -> Vec<EndpointReport> {
+        let mut endpoints = self.json::<EndpointList>(&["endpoint", "list"]).endpoints;
+        endpoints.retain(|endpoint| endpoint.id.is_none());
+        endpoints
     }
 
     /// `cofferdam observe` of the past.

@@ -33,6 +33,8 @@ mod services;
 mod slots;
 #[path = "agent/stamps.rs"]
 mod stamps;
+#[path = "agent/strangers.rs"]
+mod strangers;
 #[path = "agent/sweeps.rs"]
 mod sweeps;
 #[path = "agent/traffic.rs"]

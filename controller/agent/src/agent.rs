@@ -14,10 +14,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use cofferdam_dataplane::PinsLock;
 use cofferdam_protocol::socket_path;
 use cofferdam_sources::files::{Watches, follow};
 use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::records::Recorder;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
@@ -26,12 +28,27 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Config;
-use crate::netlink;
+use crate::netlink::{self, News};
 use crate::reconcile::{Message, Reconciler, Start, chain};
 use crate::state::make_directory;
 
 /// How often everything is looked at although nobody said that it changed.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
+
+/// Locks the directory of what must outlive the agent: two that write there forget each
+/// other's endpoints.
+fn lock_state(path: &Path) -> Result<Flock<File>> {
+    make_directory(path)?;
+    let failed = || format!("cannot lock {}", path.display());
+    let directory = File::open(path).with_context(failed)?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => anyhow!(
+            "another agent runs with state_dir {}: stop it, or give this one another",
+            path.display()
+        ),
+        errno => anyhow::Error::new(errno).context(failed()),
+    })
+}
 
 /// A run directory that is this agent's alone for as long as this value lives.
 struct RunDirectory {
@@ -92,6 +109,8 @@ impl Drop for RunDirectory {
 pub fn run(config: Config, detach: bool) -> Result<()> {
     needs::check()?;
     let run_directory = RunDirectory::take(&config.run_dir)?;
+    let _state = lock_state(&config.state_dir)?;
+    let _pins = PinsLock::take(&config.bpffs)?;
     // While there is no other thread.
     privileges::give_up()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -149,7 +168,14 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
             }
         })
         .context("cannot start a thread")?;
-    let moved = tell(|| Message::LinksChanged);
+    let moved = messages.clone();
+    let moved = move |news| {
+        // A thread that has ended is noticed below.
+        _ = moved.send(match news {
+            News::Links => Message::LinksChanged,
+            News::Filters(ifindex) => Message::FiltersChanged(ifindex),
+        });
+    };
     tokio::spawn(async move {
         if let Err(error) = netlink::watch(moved).await {
             let error = chain(&error);

@@ -26,6 +26,7 @@ use cofferdam_policies::compiler::{CompileError, Compiled, Compiler, Slot, SlotP
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_policies::shared_map::SharedMap;
 use cofferdam_telemetry::hits::{CountsByRule, Hits, Meaning, SavedHits};
+use cofferdam_verdict::endpoint::MAX_LISTENERS;
 use thiserror::Error;
 
 use crate::config::Config;
@@ -205,6 +206,12 @@ impl Force {
     /// The kernel side.
     pub fn kernel(&mut self) -> &mut Kernel {
         &mut self.kernel
+    }
+
+    /// Returns `true` if no agent before has left any pins.
+    #[must_use]
+    pub fn found_nothing(&self) -> bool {
+        self.kernel.adopted() == Adopted::Nothing
     }
 
     /// Number of the table in force, whoever published it; 0 when there is none.
@@ -465,6 +472,27 @@ impl Force {
             addresses: Vec::new(),
             ..endpoint
         })
+    }
+
+    /// Lets nothing pass on an interface of which nothing is known but that programs of
+    /// another set of maps judge there.
+    ///
+    /// # Errors
+    /// When there is no room for it, or the programs are not replaced.
+    pub fn close_unknown(&mut self, ifindex: u32, incarnation: u32) -> Result<(), AttachError> {
+        self.set(Endpoint {
+            ifindex,
+            mac: [0; 6],
+            incarnation,
+            addresses: Vec::new(),
+            stamp: 0,
+            link_local: None,
+            deny_all: true,
+            shared_hooks: false,
+            adopt_until: 0,
+            listeners: [0; MAX_LISTENERS],
+        })?;
+        self.guard(ifindex)
     }
 
     /// Lets nothing pass under the record that an interface has; returns what it says

@@ -545,28 +545,59 @@ fn asking(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> LinkError {
     move |source| LinkError::Request { what, source }
 }
 
-/// Calls `news` whenever interfaces or addresses of the calling thread's namespace
-/// have changed, or may have: a socket that could not keep up is opened anew.
+/// Something that has changed in the calling thread's namespace, or may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Interfaces or addresses.
+    Links,
+    /// Filters of the interface with this index, or where they stand.
+    Filters(u32),
+}
+
+impl News {
+    fn of(message: &NetlinkMessage<RouteNetlinkMessage>) -> Self {
+        let NetlinkPayload::InnerMessage(message) = &message.payload else {
+            return Self::Links;
+        };
+        match message {
+            RouteNetlinkMessage::NewTrafficFilter(traffic)
+            | RouteNetlinkMessage::DelTrafficFilter(traffic)
+            | RouteNetlinkMessage::NewQueueDiscipline(traffic)
+            | RouteNetlinkMessage::DelQueueDiscipline(traffic)
+            | RouteNetlinkMessage::NewTrafficClass(traffic)
+            | RouteNetlinkMessage::DelTrafficClass(traffic)
+            | RouteNetlinkMessage::NewTrafficChain(traffic)
+            | RouteNetlinkMessage::DelTrafficChain(traffic) => {
+                Self::Filters(traffic.header.index.unsigned_abs())
+            }
+            _ => Self::Links,
+        }
+    }
+}
+
+/// Calls `news` whenever something of the calling thread's namespace has changed, or may
+/// have: a socket that could not keep up is opened anew.
 ///
 /// # Errors
 /// When the socket cannot be opened, or the kernel ends it.
-pub async fn watch(mut news: impl FnMut()) -> Result<(), LinkError> {
+pub async fn watch(mut news: impl FnMut(News)) -> Result<(), LinkError> {
     loop {
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Tc,
         ];
         let (connection, _handle, mut messages) =
             new_multicast_connection(&groups).map_err(|source| LinkError::Socket { source })?;
         let connection = tokio::spawn(connection);
-        // Whatever happened while nobody listened.
-        news();
+        // Whatever happened while nobody listened; filters are looked at all the same.
+        news(News::Links);
         while let Ok((message, _)) = messages.recv().await {
             if matches!(message.payload, NetlinkPayload::Overrun(_)) {
                 break;
             }
-            news();
+            news(News::of(&message));
         }
         connection.abort();
     }

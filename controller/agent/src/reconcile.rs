@@ -14,10 +14,12 @@ mod endpoints;
 mod explain;
 mod fills;
 mod report;
+mod strangers;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -45,8 +47,14 @@ use documents::Documents;
 use early_drop::EarlyDrops;
 use uplinks::Uplinks;
 
-/// How often hooks are looked at: tcx tells nobody of its changes.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// Time between two looks at the hooks: tcx tells nobody of its changes. It is as short as
+/// leaves the looks [`LOOKING`] of a processor.
+const BETWEEN_LOOKS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_millis(500);
+/// Time between two looks at the hooks for each moment that a look takes.
+const LOOKING: u32 = 400;
+/// Time between two looks at what is pinned.
+const BETWEEN_LOOKS_AT_PINS: Duration = Duration::from_millis(500);
 /// Least time from one table to the next when nobody but files asks for it: each table costs
 /// every flow one look at the policies. A change after a longer pause is read at once.
 const BETWEEN_TABLES: Duration = Duration::from_millis(100);
@@ -66,6 +74,8 @@ pub enum Message {
     SourcesChanged(Instant),
     /// Interfaces or addresses may have changed.
     LinksChanged,
+    /// Filters of the interface with this index may have changed.
+    FiltersChanged(u32),
     /// The agent listens: attachments that ended before are read from their notes.
     RemovalsNoted,
     /// Time to look at everything, whether anybody said so or not.
@@ -132,6 +142,10 @@ pub struct Reconciler {
     early_drops: EarlyDrops,
     /// The state of endpoints as it was last saved.
     saved_endpoints: Option<SavedEndpoints>,
+    /// Reason, if it could not be saved.
+    unsaved: Option<String>,
+    /// Reason, if what is pinned has gone and could not be pinned again.
+    unpinned: Option<String>,
     next_incarnation: u32,
     force: Force,
     warnings: Vec<Diagnostic>,
@@ -142,6 +156,9 @@ pub struct Reconciler {
     depth: Depth,
     tamper_events: u64,
     looked_at_hooks: Instant,
+    /// Time from the last look at the hooks to the next.
+    between_looks: Duration,
+    looked_at_pins: Instant,
     /// When an endpoint was last to be added.
     added_at: Instant,
     /// How often they were looked at.
@@ -211,6 +228,8 @@ impl Reconciler {
             uplinks: Uplinks::default(),
             early_drops: EarlyDrops::default(),
             saved_endpoints: None,
+            unsaved: None,
+            unpinned: None,
             next_incarnation: remembered
                 .next_incarnation
                 .max(force.last_incarnation() + 1),
@@ -221,6 +240,8 @@ impl Reconciler {
             depth: Depth::Whole,
             tamper_events: 0,
             looked_at_hooks: Instant::now(),
+            between_looks: *BETWEEN_LOOKS.end(),
+            looked_at_pins: Instant::now(),
             added_at: Instant::now(),
             looks: 0,
             filling: BTreeSet::new(),
@@ -267,7 +288,7 @@ impl Reconciler {
         let has_unlinked = !self.unlinked.is_empty() || self.uplinks.has_unlinked();
         let attach_at = has_unlinked.then(|| self.added_at + BURST);
         let chore = self.force.next_chore();
-        let chore = chore.min(self.looked_at_hooks + BETWEEN_LOOKS);
+        let chore = chore.min(self.looked_at_hooks + self.between_looks);
         let chore = self.reading_at().map_or(chore, |at| at.min(chore));
         let left = if self.force.is_prepared() {
             let next = attach_at.map_or(chore, |at| at.min(chore));
@@ -302,13 +323,16 @@ impl Reconciler {
         let mut inquiries = Vec::new();
         let mut added = Vec::new();
         let mut ended = Vec::new();
+        let mut filters = BTreeSet::new();
         let mut stop = None;
         let sources = self.look_at_sources(&batch);
         let (mut links, mut is_changed, mut is_everything) = (false, false, false);
+        let mut is_status = false;
         for message in batch {
             match message {
                 Message::SourcesChanged(_) => {}
                 Message::LinksChanged => links = true,
+                Message::FiltersChanged(ifindex) => _ = filters.insert(ifindex),
                 Message::RemovalsNoted => {
                     ended = self.read_removals();
                     is_changed |= !ended.is_empty();
@@ -325,7 +349,10 @@ impl Reconciler {
                         links = true;
                         waiting.push((Waiting::Sync, reply));
                     }
-                    Request::Status { .. } => waiting.push((Waiting::Status, reply)),
+                    Request::Status { .. } => {
+                        is_status = true;
+                        waiting.push((Waiting::Status, reply));
+                    }
                     Request::EndpointList => waiting.push((Waiting::List, reply)),
                     Request::EndpointAdd(spec) => {
                         waiting.push((self.take_add(&spec, &mut added), reply));
@@ -372,6 +399,10 @@ impl Reconciler {
         for attachment in &ended {
             self.forget_removal(attachment);
         }
+        if is_status {
+            // Nobody is told that all is well of what was so half a second ago.
+            self.look_at_hooks(true);
+        }
         // Whatever was reported until now is read before anybody is answered.
         self.recorder.drain();
         for (waiting, reply) in waiting {
@@ -387,6 +418,9 @@ impl Reconciler {
                 Message::Readiness(reply) => _ = reply.send(self.obstacles()),
                 _ => {}
             }
+        }
+        for ifindex in filters {
+            self.mend_interface(ifindex);
         }
         stop
     }
@@ -594,14 +628,26 @@ impl Reconciler {
 
     /// Pins everything again if somebody has cleaned the BPF file system.
     fn restore_pins(&mut self) {
-        match self.force.restore_pins() {
-            Ok(false) => {}
+        let lost = match self.force.restore_pins() {
+            Ok(false) => None,
             Ok(true) => {
-                self.tamper_events += 1;
+                self.tamper_events += u64::from(self.unpinned.is_none());
                 tracing::error!("pins were lost; everything is pinned again");
+                None
             }
-            Err(error) => tracing::error!("pins were lost: {}", chain(&error)),
+            Err(error) => Some(format!(
+                "pins are lost: {}; what is in force stays, but without this agent only its \
+                 filters do",
+                chain(&error)
+            )),
+        };
+        if let Some(lost) = &lost
+            && self.unpinned.is_none()
+        {
+            self.tamper_events += 1;
+            tracing::error!("{lost}");
         }
+        self.unpinned = lost;
     }
 
     /// Reads back what is in force, and repairs it if somebody has changed it.
@@ -629,18 +675,29 @@ impl Reconciler {
         if self.force.do_chores() {
             self.look_at_fills();
         }
-        if self.looked_at_hooks.elapsed() >= BETWEEN_LOOKS {
+        if self.looked_at_pins.elapsed() >= BETWEEN_LOOKS_AT_PINS {
+            self.looked_at_pins = Instant::now();
+            self.restore_pins();
+        }
+        if self.looked_at_hooks.elapsed() >= self.between_looks {
             self.looked_at_hooks = Instant::now();
             self.looks = self.looks.wrapping_add(1);
             let filters = self.looks.is_multiple_of(LOOKS_AT_LINKS);
-            self.mend_hooks(filters);
-            self.mend_uplinks(filters);
-            if filters {
-                self.drop_early();
-            }
+            self.look_at_hooks(filters);
+            let taken = self.looked_at_hooks.elapsed() * LOOKING;
+            self.between_looks = taken.clamp(*BETWEEN_LOOKS.start(), *BETWEEN_LOOKS.end());
             if self.looks.is_multiple_of(LOOKS_AT_DEADLINES) {
                 self.force.end_deadlines(&mut self.links);
             }
+        }
+    }
+
+    /// Looks at what stands on all interfaces, at the filters behind the links only if told.
+    fn look_at_hooks(&mut self, filters: bool) {
+        self.mend_hooks(filters);
+        self.mend_uplinks(filters);
+        if filters {
+            self.drop_early();
         }
     }
 

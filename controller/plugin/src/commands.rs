@@ -125,7 +125,11 @@ pub(crate) fn put_in_force(run_dir: &Path, endpoint: EndpointSpec) -> Result<(),
     }
     Err(Failure::new(
         Code::TryAgainLater,
-        format!("{} is {}, not enforced", report.id, report.state.as_str()),
+        format!(
+            "{} is {}, not enforced",
+            report.called(),
+            report.state.as_str()
+        ),
     )
     .with_details(where_to_look(run_dir)))
 }
@@ -183,9 +187,10 @@ fn check(environment: &Environment, config: &Config<'_>) -> Result<(), Failure> 
     })?;
     for inside in previous.inside() {
         let mut of_container = list.endpoints.iter().filter(|endpoint| {
-            let interface = endpoint.id.rsplit('/').next();
+            let id = endpoint.id.as_deref();
+            let interface = id.and_then(|id| id.rsplit('/').next());
             endpoint.container_id.as_ref() == Some(&attachment.container_id)
-                && interface == Some(&inside.name)
+                && interface == Some(inside.name.as_str())
                 && !endpoint.leaving
         });
         let endpoint = of_container.next();
@@ -209,7 +214,7 @@ fn objection(
             "the agent knows no endpoint on {name} of this container"
         ));
     };
-    let id = &endpoint.id;
+    let id = endpoint.called();
     if endpoint.state != EndpointState::Enforced {
         return Some(format!("{id} is {}, not enforced", endpoint.state.as_str()));
     }
@@ -281,7 +286,8 @@ fn status(config: &Config<'_>) -> Result<(), Failure> {
 /// Returns how far containers are not served, `None` if everything is in force.
 fn availability(report: &StatusReport) -> Option<Code> {
     let is_closed = |state| state != EndpointState::Enforced;
-    let mut living = report.endpoints.iter().filter(|one| !one.leaving);
+    let endpoints = report.endpoints.iter();
+    let mut living = endpoints.filter(|one| !one.leaving && one.id.is_some());
     match report.enforced {
         true => None,
         false if living.any(|one| is_closed(one.state)) => Some(Code::LimitedConnectivity),

@@ -112,7 +112,7 @@ pub enum EndpointState {
     Enforced,
     /// Nothing passes.
     DenyAll,
-    /// The programs are not on its interface.
+    /// No programs judge on its interface.
     Unmanaged,
 }
 
@@ -137,8 +137,9 @@ impl EndpointState {
 pub struct EndpointReport {
     /// The version of this object.
     pub schema: Schema,
-    /// `namespace/name/interface`.
-    pub id: String,
+    /// `namespace/name/interface`; null where nobody has added the workload behind an
+    /// interface, or the agent does not know it any more.
+    pub id: Option<String>,
     /// The runtime's id of its container; null when it was added without one.
     #[serde(default)]
     pub container_id: Option<String>,
@@ -147,7 +148,10 @@ pub struct EndpointReport {
     pub network: Option<String>,
     /// Index of its interface on the node's side.
     pub host_ifindex: u32,
-    /// MAC address of the workload's side.
+    /// Name of its interface on the node's side.
+    #[serde(default)]
+    pub host_ifname: String,
+    /// MAC address of the workload's side; empty where it is not known.
     pub mac: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
@@ -160,6 +164,18 @@ pub struct EndpointReport {
     pub leaving: bool,
     /// Revision in force, 0 when there is none.
     pub revision: u64,
+    /// Obstacles that keep it from being enforced, or from being known after a restart of the
+    /// agent, and the remedy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+impl EndpointReport {
+    /// Its id, or the name of its interface where it has none.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.id.as_deref().unwrap_or(&self.host_ifname)
+    }
 }
 
 /// Answer of `endpoint list`.
@@ -217,8 +233,15 @@ pub struct FlowUse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
 pub struct EndpointStatus {
-    /// `namespace/name/interface`.
-    pub id: String,
+    /// `namespace/name/interface`; null where nobody has added the workload behind an
+    /// interface, or the agent does not know it any more.
+    pub id: Option<String>,
+    /// Index of its interface on the node's side.
+    #[serde(default)]
+    pub host_ifindex: u32,
+    /// Name of its interface on the node's side.
+    #[serde(default)]
+    pub host_ifname: String,
     /// Its state.
     pub state: EndpointState,
     /// `true` if it was removed or replaced: nothing passes until its interface has gone.
@@ -229,13 +252,21 @@ pub struct EndpointStatus {
     /// Its flow table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flows: Option<FlowUse>,
-    /// Obstacles that keep it from being enforced.
+    /// Obstacles that keep it from being enforced, and the remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// Programs of others on its interface, or on the bridge that it is a port of, that can
     /// hide who sent a packet; normally none.
     #[serde(default)]
     pub obstacles: Vec<String>,
+}
+
+impl EndpointStatus {
+    /// Its id, or the name of its interface where it has none.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.id.as_deref().unwrap_or(&self.host_ifname)
+    }
 }
 
 /// Use of a table.
@@ -289,6 +320,9 @@ pub struct StatusReport {
     pub rejected: u64,
     /// The endpoints, in the order of their names.
     pub endpoints: Vec<EndpointStatus>,
+    /// Interfaces of workloads that nobody has added: packets pass there unjudged.
+    #[serde(default)]
+    pub unmanaged: Vec<String>,
     /// Use of all tables.
     pub capacity: Vec<Capacity>,
     /// Bytes of the kernel's maps, as the kernel accounts for them.

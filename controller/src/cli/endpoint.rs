@@ -140,12 +140,14 @@ fn add(args: AddArgs) -> Result<bool> {
     };
     show(args.common.format, &report, text::endpoint)?;
     let is_enforced = report.state == EndpointState::Enforced;
+    let id = report.called();
     if !is_enforced {
         eprintln!(
-            "cofferdam: {} is {}, not enforced: `cofferdam status` says why",
-            report.id,
+            "cofferdam: {id} is {}, not enforced: `cofferdam status` says why",
             report.state.as_str()
         );
+    } else if let Some(problem) = &report.problem {
+        eprintln!("cofferdam: {id} is enforced, but: {problem}");
     }
     Ok(is_enforced)
 }

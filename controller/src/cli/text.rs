@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
-    Diagnostic, EndpointList, EndpointReport, FlowEnd, FlowRecord, RemoveReport, RuleName,
-    StatusReport, SyncReport,
+    Diagnostic, EndpointList, EndpointReport, EndpointState, FlowEnd, FlowRecord, RemoveReport,
+    RuleName, StatusReport, SyncReport,
 };
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
@@ -67,10 +67,14 @@ pub(super) fn status(report: &StatusReport) -> String {
             format_args!(
                 "{:<10} {}{} {problem}",
                 endpoint.state.as_str(),
-                endpoint.id,
+                endpoint.called(),
                 leaving(endpoint.leaving)
             ),
         );
+    }
+    for interface in &report.unmanaged {
+        let state = EndpointState::Unmanaged.as_str();
+        line(put, format_args!("{state:<10} {interface}"));
     }
     for capacity in report.capacity.iter().filter(|one| one.max != 0) {
         line(
@@ -104,7 +108,7 @@ pub(super) fn endpoint(report: &EndpointReport) -> String {
     format!(
         "{:<10} {}{} {} {} {}\n",
         report.state.as_str(),
-        report.id,
+        report.called(),
         leaving(report.leaving),
         addresses.join(","),
         report.mac,

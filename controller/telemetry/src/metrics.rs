@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub memory_bytes: u64,
     /// How often something was found changed by others.
     pub tamper_events: u64,
+    /// Whether the next start of the agent will know what this one knows.
+    pub is_saved: bool,
     /// Interfaces on which frames are dropped early, or are to be.
     pub uplinks: Vec<UplinkStatus>,
 }
@@ -151,6 +153,12 @@ pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
         let mode = uplink.mode.as_deref().unwrap_or("none");
         set(&uplinks, &[&uplink.interface, mode], 1);
     }
+    gauge(
+        &registry,
+        "cofferdam_state_saved",
+        "Whether the agent could write down what it must know after a restart.",
+        facts.is_saved.into(),
+    )?;
     let tampering = IntCounter::new(
         "cofferdam_tamper_events_total",
         "How often something in the kernel was found changed by others, and repaired.",
@@ -352,6 +360,7 @@ mod tests {
             }],
             memory_bytes: 4096,
             tamper_events: 0,
+            is_saved: true,
             uplinks: Vec::new(),
         }
     }
@@ -385,6 +394,7 @@ mod tests {
             "cofferdam_revision 7",
             "cofferdam_enforced 1",
             "cofferdam_ready 0",
+            "cofferdam_state_saved 1",
             "cofferdam_documents{state=\"rejected\"} 1",
             "cofferdam_endpoints{state=\"enforced\"} 2",
             "cofferdam_capacity_used{table=\"rows\"} 5",

@@ -44,7 +44,7 @@ fn an_endpoint_is_reported_as_it_is() {
     let scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
     let web = scene.workload("shop/web");
     let list = scene.agent.endpoints();
-    let ids: Vec<&str> = list.iter().map(|one| one.id.as_str()).collect();
+    let ids: Vec<&str> = list.iter().map(|one| one.called()).collect();
     assert_eq!(ids, ["shop/db/eth0", "shop/web/eth0"]);
     let report = &list[1];
     assert_eq!(report.host_ifindex, web.host_ifindex);
@@ -53,7 +53,7 @@ fn an_endpoint_is_reported_as_it_is() {
     assert_eq!(report.addresses, addresses, "those on the interface");
     assert_eq!(report.state, EndpointState::Enforced);
     let status = scene.agent.status();
-    assert_eq!(status.endpoints[1].id, "shop/web/eth0");
+    assert_eq!(status.endpoints[1].called(), "shop/web/eth0");
     assert!(
         status.endpoints[1]
             .flows

@@ -53,7 +53,7 @@ fn scene() -> Scene {
 
 fn endpoint(scene: &Scene, id: &str) -> EndpointReport {
     let mut all = scene.agent.endpoints().into_iter();
-    all.find(|one| one.id == id).expect("it is listed")
+    all.find(|one| one.called() == id).expect("it is listed")
 }
 
 fn assert_refused(scene: &Scene, workload: &str, more: &[&str], why: &str) {

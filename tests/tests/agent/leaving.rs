@@ -68,7 +68,7 @@ fn the_interface_of_a_removed_endpoint_stays_closed_until_it_has_gone() {
         assert_eq!(report.leaving, ["shop/web/eth0"]);
         assert_closed(&scene, "shop/web");
         let status = scene.agent.wait_enforced();
-        let is_web = |one: &&EndpointStatus| one.id == "shop/web/eth0";
+        let is_web = |one: &&EndpointStatus| one.called() == "shop/web/eth0";
         let webs = status.endpoints.iter().filter(is_web);
         assert!(webs.map(|one| one.leaving).eq([true]), "{status:?}");
         let room = status.capacity.iter().filter_map(|one| {
@@ -110,7 +110,7 @@ fn the_interface_of_a_replaced_endpoint_stays_closed_until_it_has_gone() {
         assert_closed(&scene, "shop/web");
         scene.assert_blocked("shop/web", "shop/db");
         let list = scene.agent.endpoints();
-        let webs: Vec<_> = (list.iter().filter(|one| one.id == "shop/web/eth0"))
+        let webs: Vec<_> = (list.iter().filter(|one| one.called() == "shop/web/eth0"))
             .map(|one| (one.host_ifindex, one.state, one.leaving))
             .collect();
         let old = scene.workload("shop/web").host_ifindex;
@@ -221,7 +221,7 @@ fn the_end_of_one_container_does_not_remove_the_next_of_its_name() {
     assert!(remove("one").is_empty());
     scene.assert_reaches("shop/second", "shop/db");
     let ids: Vec<_> = (scene.agent.endpoints().into_iter())
-        .filter(|one| one.id == "shop/web/eth0")
+        .filter(|one| one.called() == "shop/web/eth0")
         .map(|one| one.container_id)
         .collect();
     assert_eq!(ids, [Some("two".to_owned()), Some("one".to_owned())]);
@@ -239,7 +239,7 @@ fn a_container_keeps_its_interface_under_another_name() {
         assert!(added.status.success(), "{added:?}");
     }
     let list = scene.agent.endpoints();
-    let ids: Vec<&str> = list.iter().map(|one| one.id.as_str()).collect();
+    let ids: Vec<&str> = list.iter().map(|one| one.called()).collect();
     let expected = ["shop/db", "shop/late", "shop/other", "shop/web"];
     assert_eq!(ids, expected.map(|name| format!("{name}/eth0")));
     // Another container's it cannot become.

@@ -95,7 +95,8 @@ fn a_flow_table_grows_under_an_agent_alone() {
     let mut scene = scene.in_force(DB_FROM_WEB);
     let flows = |scene: &Scene| {
         let status = scene.agent.status();
-        let web = (status.endpoints.into_iter()).find(|endpoint| endpoint.id == "shop/web/eth0");
+        let web =
+            (status.endpoints.into_iter()).find(|endpoint| endpoint.called() == "shop/web/eth0");
         web.and_then(|web| web.flows).expect("it has a flow table")
     };
     let few = flows(&scene);
@@ -111,7 +112,7 @@ fn a_flow_table_grows_under_an_agent_alone() {
         .agent
         .wait_until("the next one lets it grow", |status| {
             let mut endpoints = status.endpoints.iter();
-            let web = endpoints.find(|endpoint| endpoint.id == "shop/web/eth0");
+            let web = endpoints.find(|endpoint| endpoint.called() == "shop/web/eth0");
             let flows = web.and_then(|web| web.flows);
             flows.is_some_and(|flows| flows.capacity == 8_192)
         });

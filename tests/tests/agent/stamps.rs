@@ -249,7 +249,7 @@ fn filters_of_others_that_can_hide_a_sender_are_told() {
     // Each endpoint is told of those on its own way.
     let status = scene.agent.status();
     let of = |id: &str| {
-        let endpoint = status.endpoints.iter().find(|one| one.id == id);
+        let endpoint = status.endpoints.iter().find(|one| one.called() == id);
         &endpoint.expect("it was added").obstacles
     };
     assert_eq!(*of("shop/web/eth0"), obstacles);

@@ -42,7 +42,10 @@ fn two_networks_attach_two_interfaces_of_one_container() {
 
     assert_eq!(scene.runtime().del(&one, &first), Ok(()));
     scene.agent.wait_until("forgotten", |status| {
-        status.endpoints.iter().all(|one| one.id != "shop/db/eth0")
+        status
+            .endpoints
+            .iter()
+            .all(|one| one.called() != "shop/db/eth0")
     });
     web.assert_reaches(&db);
     stranger.assert_blocked(&db);

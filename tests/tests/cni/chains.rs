@@ -53,7 +53,7 @@ fn verdicts_are_in_force_when_add_returns_and_del_closes() {
             status
                 .endpoints
                 .iter()
-                .map(|one| one.id.as_str())
+                .map(|one| one.called())
                 .eq(["shop/db/eth0"])
         });
         db.assert_blocked(&web);

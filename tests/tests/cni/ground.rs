@@ -153,7 +153,7 @@ pub(crate) fn running(scene: &Scene, report: &EndpointReport, pid: u32) -> Conta
         .map(|ip| json!({"address": format!("{ip}/32")}))
         .collect();
     let attaching = Attaching {
-        container_id: report.id.clone(),
+        container_id: report.called().to_owned(),
         namespace: Namespace::open(Path::new(&path)).expect("a namespace"),
         interface: "eth0".to_owned(),
         args: String::new(),

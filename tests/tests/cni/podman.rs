@@ -148,7 +148,9 @@ impl<'s> Podman<'s> {
         hook.arg("oci-hook").arg(self.scene.agent.path("run"));
         done(hook.stdin(File::open(file).expect("a file")));
         let mut all = self.scene.agent.endpoints().into_iter();
-        let closed = all.find(|one| one.id == endpoint).expect("its interface");
+        let closed = all
+            .find(|one| one.called() == endpoint)
+            .expect("its interface");
         assert!(closed.leaving, "{closed:?}");
     }
 

@@ -114,14 +114,14 @@ impl Scene {
 
     pub(crate) fn endpoint(&self, id: &str) -> Option<EndpointReport> {
         let mut all = self.agent.endpoints().into_iter();
-        all.find(|one| one.id == id && !one.leaving)
+        all.find(|one| one.called() == id && !one.leaving)
     }
 
     /// Ids of the endpoints that are there, and not leaving.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         let all = self.agent.endpoints().into_iter();
         let living = all.filter(|one| !one.leaving);
-        living.map(|one| one.id).collect()
+        living.filter_map(|one| one.id).collect()
     }
 }
 

@@ -53,7 +53,7 @@ fn an_attachment_that_ends_without_an_agent_is_closed_by_the_next() {
     again.assert_blocked(&stranger);
     let left: Vec<_> = (scene.agent.endpoints().into_iter())
         .filter(|one| one.leaving)
-        .map(|one| (one.id, one.state))
+        .map(|one| (one.called().to_owned(), one.state))
         .collect();
     let closed = |name: &str| (format!("shop/{name}/eth0"), EndpointState::DenyAll);
     assert_eq!(left, ["again", "web"].map(closed));

@@ -26,6 +26,8 @@ pub(super) struct Documents {
     looked: Instant,
     /// Findings that have been logged.
     told: BTreeSet<String>,
+    /// Reason, if what is good could not be remembered for the next start.
+    unsaved: Option<String>,
 }
 
 impl Documents {
@@ -57,6 +59,7 @@ impl Documents {
             is_new: true,
             looked: Instant::now(),
             told: BTreeSet::new(),
+            unsaved: None,
         }
     }
 
@@ -126,12 +129,24 @@ impl Documents {
         if !self.is_new {
             return;
         }
-        match self.stored.save(self.settled.last_good.files()) {
-            Ok(()) => self.is_new = false,
-            Err(error) => tracing::error!(
-                "{}; after a restart, invalid documents would have no last good version",
-                chain(&error)
-            ),
-        }
+        self.unsaved = match self.stored.save(self.settled.last_good.files()) {
+            Ok(()) => {
+                self.is_new = false;
+                None
+            }
+            Err(error) => {
+                let unsaved = format!(
+                    "{}; after a restart, invalid documents would have no last good version",
+                    chain(&error)
+                );
+                tracing::error!("{unsaved}");
+                Some(unsaved)
+            }
+        };
+    }
+
+    /// Reason, if what is good could not be remembered for the next start.
+    pub(super) fn unsaved(&self) -> Option<&str> {
+        self.unsaved.as_deref()
     }
 }

@@ -1,6 +1,6 @@
 //! Endpoints: added, given other labels, removed, and found gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -229,10 +229,15 @@ impl Reconciler {
         let room = self.config.limits.endpoints as usize;
         let leaving = (self.leaving.keys()).filter(|other| **other != ifindex);
         let leaving = leaving.count();
+        let strangers = self.closed_strangers();
+        let is_stranger = self.force.interfaces().contains(&ifindex)
+            && !self.managed_interfaces().contains(&ifindex);
+        let strangers = strangers - usize::from(is_stranger);
         ensure!(
-            self.endpoints.len() + leaving < room,
-            "there are {room} endpoints already, {leaving} of them leaving: raise \
-             `limits.endpoints`"
+            self.endpoints.len() + leaving + strangers < room,
+            "there are {room} endpoints already, {} of them leaving: raise \
+             `limits.endpoints`",
+            leaving + strangers
         );
         Ok(())
     }
@@ -247,14 +252,17 @@ impl Reconciler {
             return;
         };
         if managed.endpoint.incarnation != endpoint.incarnation {
-            self.take_incarnation();
+            _ = self.take_incarnation();
         }
         managed.endpoint = Arc::new(endpoint);
         (self.endpoints).insert(managed.endpoint.id.clone(), managed);
     }
 
-    fn take_incarnation(&mut self) {
-        self.next_incarnation = self.next_incarnation.wrapping_add(1).max(1);
+    /// Returns a number that no endpoint has had.
+    pub(super) fn take_incarnation(&mut self) -> u32 {
+        let incarnation = self.next_incarnation;
+        self.next_incarnation = incarnation.wrapping_add(1).max(1);
+        incarnation
     }
 
     /// Closes the interface of an endpoint that is to be taken in.
@@ -262,7 +270,7 @@ impl Reconciler {
         let ifindex = endpoint.link.host_ifindex;
         close_record(&mut self.links, &mut self.force, endpoint)
             .context("cannot close the interface")?;
-        self.take_incarnation();
+        _ = self.take_incarnation();
         if let Err(error) = self.force.guard(ifindex) {
             // A failure opens nothing: what stands there goes on denying.
             if self.force.stands(ifindex) {
@@ -387,7 +395,7 @@ impl Reconciler {
         }
     }
 
-    fn remove_from_force(&mut self, ifindex: u32) {
+    pub(super) fn remove_from_force(&mut self, ifindex: u32) {
         self.unlinked.remove(&ifindex);
         if let Err(error) = self.force.remove(ifindex) {
             tracing::error!("{}; nothing passes there", chain(&error));
@@ -495,7 +503,21 @@ impl Reconciler {
                 );
             }
         }
+        self.alarm_lost_pins();
         self.close_strangers();
+    }
+
+    /// Alarms if programs judge on endpoints' interfaces although nothing is pinned.
+    fn alarm_lost_pins(&mut self) {
+        let managed = self.managed_interfaces();
+        let mut managed = managed.iter();
+        if self.force.found_nothing() && managed.any(|ifindex| self.force.stands(*ifindex)) {
+            self.tamper_events += 1;
+            tracing::error!(
+                "pins were lost while no agent ran: filters judge by what was in force, until \
+                 they are replaced"
+            );
+        }
     }
 
     /// Takes up what is known of links. Where that is lost, stamps that were given out last
@@ -514,39 +536,13 @@ impl Reconciler {
     /// Forgets links that have gone. One whose endpoint is known to be there is there.
     fn retain_links(&mut self) {
         let by_index = &self.interfaces.by_index;
-        let endpoints = self.endpoints.values().chain(self.leaving.values());
-        let managed = endpoints.map(|managed| managed.endpoint.link.host_ifindex);
-        let managed: BTreeSet<u32> = managed.collect();
+        let managed = self.managed_interfaces();
         let is_there = |ifindex: u32, link: &Link| {
             let interface = by_index.get(&ifindex);
             managed.contains(&ifindex)
                 || interface.is_some_and(|interface| interface.mac == Some(link.host_mac))
         };
         self.links.retain(is_there, uptime().as_secs());
-    }
-
-    /// Closes what is in force on interfaces that nobody is known to own: its labels
-    /// are lost, and the next table would take its addresses for outside ones.
-    fn close_strangers(&mut self) {
-        for ifindex in self.force.interfaces() {
-            let mut known = self.endpoints.values().map(|one| &one.endpoint.link);
-            if known.any(|link| link.host_ifindex == ifindex) || self.leaving.contains_key(&ifindex)
-            {
-                continue;
-            }
-            let Some(interface) = self.interfaces.by_index.get(&ifindex) else {
-                self.remove_from_force(ifindex);
-                continue;
-            };
-            tracing::error!(
-                interface = %interface.name,
-                "an endpoint was in force here that is not remembered: it is closed until it \
-                 is added again"
-            );
-            if let Err(error) = self.force.close_as_is(ifindex) {
-                tracing::error!("{}", chain(&error));
-            }
-        }
     }
 
     /// With no new table: what is in force goes on, and what is not lets nothing pass.
@@ -582,9 +578,10 @@ impl Reconciler {
         if self.problem.is_some() && self.force.compiled().is_none() {
             return self.leave_as_is();
         }
+        // All records before the first program of ours: one that replaces an older agent's
+        // must find the other ends of its packets, not only its own interface.
         for managed in self.endpoints.values_mut() {
             let endpoint = &managed.endpoint;
-            let ifindex = endpoint.link.host_ifindex;
             if managed.is_refused {
                 let why = managed.problem.take();
                 managed.keep_closed(&mut self.links, &mut self.force);
@@ -592,8 +589,6 @@ impl Reconciler {
                 continue;
             }
             let link = wire(&mut self.links, &self.force, &endpoint.link);
-            // The record first: programs of an agent before are replaced by ours, which
-            // must not find the interface unknown.
             let in_force = link.map(|link| self.force.enforce(endpoint, &link));
             let problem = match in_force {
                 Some(Ok(true)) => None,
@@ -606,11 +601,19 @@ impl Reconciler {
                      than {REST_SECONDS} s ago: it is tried again"
                 )),
             };
-            if problem.is_some() {
-                managed.keep_closed(&mut self.links, &mut self.force);
-                managed.problem = problem;
+            match problem {
+                None => managed.state = EndpointState::Enforced,
+                Some(problem) => {
+                    managed.keep_closed(&mut self.links, &mut self.force);
+                    managed.problem = Some(problem);
+                }
+            }
+        }
+        for managed in self.endpoints.values_mut() {
+            if managed.state != EndpointState::Enforced {
                 continue;
             }
+            let ifindex = managed.endpoint.link.host_ifindex;
             (managed.state, managed.problem) = match self.force.guard(ifindex) {
                 Ok(()) => (EndpointState::Enforced, None),
                 Err(error) => (EndpointState::Unmanaged, Some(error.to_string())),
@@ -629,26 +632,38 @@ impl Reconciler {
         }
     }
 
-    /// Repairs what others did to the hooks.
+    /// Repairs what others did to the hooks of workloads.
     pub(super) fn mend_hooks(&mut self, filters: bool) {
-        for managed in self.endpoints.values().chain(self.leaving.values()) {
-            let link = &managed.endpoint.link;
-            if !self.force.is_attached(link.host_ifindex) {
-                continue;
+        for ifindex in self.force.interfaces() {
+            self.mend_hooks_of(ifindex, filters);
+        }
+    }
+
+    /// Repairs what others did to the hooks of an interface of which word has come.
+    pub(super) fn mend_interface(&mut self, ifindex: u32) {
+        match self.force.interfaces().contains(&ifindex) {
+            true => self.mend_hooks_of(ifindex, true),
+            false => self.mend_uplink(ifindex, true),
+        }
+    }
+
+    fn mend_hooks_of(&mut self, ifindex: u32, filters: bool) {
+        if !self.force.is_attached(ifindex) {
+            return;
+        }
+        match self.force.mend_hooks(ifindex, filters) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.tamper_events += 1;
+                let interface = self.interfaces.by_index.get(&ifindex);
+                tracing::error!(
+                    interface = interface.map_or("", |one| one.name.as_str()),
+                    ifindex,
+                    "somebody changed what stands on the hooks of a workload; it is repaired"
+                );
             }
-            match self.force.mend_hooks(link.host_ifindex, filters) {
-                Ok(false) => {}
-                Ok(true) => {
-                    self.tamper_events += 1;
-                    tracing::error!(
-                        endpoint = %managed.endpoint.id,
-                        interface = %link.host_interface,
-                        "somebody changed what stands on the hooks; it is repaired"
-                    );
-                }
-                // An interface that has just gone will be heard of.
-                Err(error) => tracing::debug!("{}", chain(&error)),
-            }
+            // An interface that has just gone will be heard of.
+            Err(error) => tracing::debug!("{}", chain(&error)),
         }
     }
 
@@ -685,13 +700,20 @@ impl Reconciler {
             leaving: saved.2.iter().map(|endpoint| &**endpoint).collect(),
             links: saved.3.clone(),
         };
-        match self.store.save_for_this_start(state::ENDPOINTS, &state) {
-            Ok(()) => self.saved_endpoints = Some(saved),
-            Err(error) => tracing::error!(
-                "{}; after a restart, endpoints must be added again",
-                chain(&error)
-            ),
-        }
+        self.unsaved = match self.store.save_for_this_start(state::ENDPOINTS, &state) {
+            Ok(()) => {
+                self.saved_endpoints = Some(saved);
+                None
+            }
+            Err(error) => {
+                let unsaved = format!(
+                    "{}; after a restart, endpoints must be added again",
+                    chain(&error)
+                );
+                tracing::error!("{unsaved}");
+                Some(unsaved)
+            }
+        };
     }
 }
 

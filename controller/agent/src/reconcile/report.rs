@@ -13,6 +13,7 @@ use cofferdam_telemetry::metrics::{Facts, render};
 use cofferdam_telemetry::time;
 use cofferdam_verdict::counter::Counter;
 
+use super::strangers::Stranger;
 use super::{Managed, Reconciler, chain};
 
 impl Reconciler {
@@ -29,6 +30,9 @@ impl Reconciler {
 
     pub(super) fn status_report(&self) -> StatusReport {
         let obstacles = self.stamp_obstacles();
+        let is_closed = |stranger: &Stranger<'_>| stranger.state == EndpointState::DenyAll;
+        let (closed, unmanaged): (Vec<_>, Vec<_>) =
+            self.strangers().into_iter().partition(is_closed);
         StatusReport {
             schema: Schema,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -41,7 +45,9 @@ impl Reconciler {
             rejected: self.documents.rejected(),
             endpoints: (self.all_endpoints().into_iter())
                 .map(|(managed, leaving)| EndpointStatus {
-                    id: managed.endpoint.id.to_string(),
+                    id: Some(managed.endpoint.id.to_string()),
+                    host_ifindex: managed.endpoint.link.host_ifindex,
+                    host_ifname: managed.endpoint.link.host_interface.clone(),
                     state: managed.state,
                     leaving,
                     links: self.links(managed.endpoint.link.host_ifindex),
@@ -55,6 +61,20 @@ impl Reconciler {
                     problem: managed.problem.clone(),
                     obstacles: self.on_the_way(managed, &obstacles),
                 })
+                .chain(closed.iter().map(|stranger| EndpointStatus {
+                    id: None,
+                    host_ifindex: stranger.interface.ifindex,
+                    host_ifname: stranger.interface.name.clone(),
+                    state: stranger.state,
+                    leaving: false,
+                    links: self.links(stranger.interface.ifindex),
+                    flows: None,
+                    problem: Some(stranger.problem.to_owned()),
+                    obstacles: Vec::new(),
+                }))
+                .collect(),
+            unmanaged: (unmanaged.iter())
+                .map(|stranger| stranger.interface.name.clone())
                 .collect(),
             capacity: self.capacity(),
             memory_bytes: self.memory_bytes(),
@@ -93,6 +113,7 @@ impl Reconciler {
             schema: Schema,
             endpoints: (self.all_endpoints().into_iter())
                 .map(|(managed, leaving)| self.endpoint_report(managed, leaving))
+                .chain((self.strangers().iter()).map(|stranger| self.stranger_report(stranger)))
                 .collect(),
         }
     }
@@ -119,16 +140,36 @@ impl Reconciler {
         };
         EndpointReport {
             schema: Schema,
-            id: endpoint.id.to_string(),
+            id: Some(endpoint.id.to_string()),
             container_id: endpoint.container_id.clone(),
             network: (endpoint.member_of.as_ref()).map(|member| member.network.clone()),
             host_ifindex: endpoint.link.host_ifindex,
+            host_ifname: endpoint.link.host_interface.clone(),
             mac: endpoint.mac_text(),
             addresses: endpoint.addresses.clone(),
             labels,
             state: managed.state,
             leaving,
             revision: self.force.revision(),
+            problem: managed.problem.clone().or_else(|| self.unsaved.clone()),
+        }
+    }
+
+    fn stranger_report(&self, stranger: &Stranger<'_>) -> EndpointReport {
+        EndpointReport {
+            schema: Schema,
+            id: None,
+            container_id: None,
+            network: None,
+            host_ifindex: stranger.interface.ifindex,
+            host_ifname: stranger.interface.name.clone(),
+            mac: String::new(),
+            addresses: Vec::new(),
+            labels: BTreeMap::new(),
+            state: stranger.state,
+            leaving: false,
+            revision: self.force.revision(),
+            problem: Some(stranger.problem.to_owned()),
         }
     }
 
@@ -143,12 +184,13 @@ impl Reconciler {
         let uncleared = uncleared.map(|text| {
             format!("packets may come in with forged stamps, or leave unjudged: {text}")
         });
-        for message in self
-            .problem
-            .iter()
-            .cloned()
+        let closed = self.closed_interfaces().into_iter();
+        let kept = (self.unpinned.as_deref().into_iter()).chain(self.unsaved());
+        for message in (self.problem.iter().cloned())
             .chain(problems)
+            .chain(closed)
             .chain(uncleared)
+            .chain(kept.map(str::to_owned))
         {
             diagnostics.push(Diagnostic {
                 code: Code::NotInForce.as_str().to_owned(),
@@ -191,9 +233,33 @@ impl Reconciler {
         })
     }
 
+    /// What the next start of the agent will not know, as sentences.
+    fn unsaved(&self) -> impl Iterator<Item = &str> {
+        self.unsaved
+            .as_deref()
+            .into_iter()
+            .chain(self.documents.unsaved())
+    }
+
+    /// Interfaces that are closed because nobody knows whose they are, as sentences.
+    fn closed_interfaces(&self) -> Vec<String> {
+        let strangers = self.strangers().into_iter();
+        strangers
+            .filter(|stranger| stranger.state == EndpointState::DenyAll)
+            .map(|stranger| {
+                format!(
+                    "interface {}: {}",
+                    stranger.interface.name, stranger.problem
+                )
+            })
+            .collect()
+    }
+
     /// Why the agent is not ready.
     pub(super) fn obstacles(&self) -> Vec<String> {
         let mut obstacles: Vec<String> = self.problem.iter().cloned().collect();
+        obstacles.extend(self.closed_interfaces());
+        obstacles.extend(self.unpinned.clone());
         let unprecedented = self.documents.unprecedented();
         if unprecedented > 0 && !self.documents.is_held() {
             obstacles.push(format!(
@@ -263,6 +329,9 @@ impl Reconciler {
         for managed in self.endpoints.values().chain(self.leaving.values()) {
             *endpoints.entry(managed.state).or_default() += 1;
         }
+        for stranger in self.strangers() {
+            *endpoints.entry(stranger.state).or_default() += 1;
+        }
         let counters: Result<Vec<Counter>, KernelError> = self.force.kernel().counters();
         let counters = counters.unwrap_or_else(|error| {
             tracing::error!("{error}");
@@ -282,6 +351,7 @@ impl Reconciler {
             capacity: self.capacity(),
             memory_bytes: self.memory_bytes(),
             tamper_events: self.tamper_events,
+            is_saved: self.unsaved().next().is_none(),
             uplinks: self.early_drops.report(),
         };
         render(&facts, &self.timing).unwrap_or_else(|error| {

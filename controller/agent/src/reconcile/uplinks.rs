@@ -48,9 +48,9 @@ impl Uplinks {
 impl Reconciler {
     /// Puts filters on interfaces that are new, and tries again where that failed.
     pub(super) fn guard_uplinks(&mut self) {
-        let endpoints = self.endpoints.values().chain(self.leaving.values());
-        let managed = endpoints.map(|managed| managed.endpoint.link.host_ifindex);
-        let managed: BTreeSet<u32> = managed.collect();
+        // Where a record is in force the interface is a workload's, known or not.
+        let mut managed = self.managed_interfaces();
+        managed.extend(self.force.interfaces());
         let others = self.interfaces.by_index.values();
         let others = others.filter(|interface| !managed.contains(&interface.ifindex));
         let uplinks: BTreeMap<u32, (Uplink, &str)> = others
@@ -108,28 +108,36 @@ impl Reconciler {
         let next = self.uplinks.next;
         let by_turns = all().filter(|ifindex| *ifindex >= next).chain(all());
         let by_turns: BTreeSet<u32> = by_turns.take(FILTERS_AT_ONCE).collect();
-        for (&ifindex, standing) in &self.uplinks.standing {
-            if self.uplinks.unlinked.contains(&ifindex) {
-                continue;
-            }
-            let with_filters = filters && by_turns.contains(&ifindex);
-            match (self.force).mend_uplink(ifindex, standing.uplink, with_filters) {
-                Ok(false) => {}
-                Ok(true) => {
-                    self.tamper_events += 1;
-                    tracing::error!(
-                        ifindex,
-                        "somebody changed what stands on an interface that is no endpoint's; \
-                         it is repaired"
-                    );
-                }
-                // An interface that has just gone will be heard of.
-                Err(error) => tracing::debug!("{}", chain(&error)),
-            }
+        let standing: Vec<u32> = all().collect();
+        for ifindex in standing {
+            self.mend_uplink(ifindex, filters && by_turns.contains(&ifindex));
         }
         if filters {
             let last = by_turns.iter().rfind(|ifindex| **ifindex >= next);
             self.uplinks.next = last.map_or(0, |last| last + 1);
+        }
+    }
+
+    /// Repairs what others did on an interface that is no endpoint's.
+    pub(super) fn mend_uplink(&mut self, ifindex: u32, filters: bool) {
+        let Some(standing) = self.uplinks.standing.get(&ifindex) else {
+            return;
+        };
+        if self.uplinks.unlinked.contains(&ifindex) {
+            return;
+        }
+        match (self.force).mend_uplink(ifindex, standing.uplink, filters) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.tamper_events += 1;
+                tracing::error!(
+                    ifindex,
+                    "somebody changed what stands on an interface that is no endpoint's; it is \
+                     repaired"
+                );
+            }
+            // An interface that has just gone will be heard of.
+            Err(error) => tracing::debug!("{}", chain(&error)),
         }
     }
 
