@@ -38,6 +38,7 @@ pub use events::Events;
 pub use flows::{FlowKeeper, FlowUse, Sweep, Swept};
 pub use hooks::{Foreign, HookState};
 pub use kernel::{Kernel, KernelError, RuleHits};
+pub use netlink::nftables::{AdoptedInterface, Guard};
 pub use pins::{Adopted, PinsLock};
 pub use programs::{CASTS_SOCKET_BUFFER, OBJECT, Program, TestContext, TestRun, VerifiedProgram};
 pub use socket_buffer::{SocketBufferError, casts_socket_buffer};

@@ -122,6 +122,8 @@ pub enum OwnNode {
 pub enum Guard {
     /// Nothing.
     None,
+    /// A rule of nftables: packets of veths on which no programs judge are dropped.
+    Nftables,
 }
 
 /// How long flows may be idle.

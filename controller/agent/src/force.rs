@@ -538,6 +538,12 @@ impl Force {
         Ok(())
     }
 
+    /// Returns `true` if this agent has put filters on an interface, and they judge there.
+    #[must_use]
+    pub fn is_guarded(&self, ifindex: u32) -> bool {
+        self.guarded.contains(&ifindex)
+    }
+
     /// Puts all programs on an interface, unless they are there.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod early_drop;
 mod endpoints;
 mod explain;
 mod fills;
+mod guarding;
 mod report;
 mod strangers;
 mod uplinks;
@@ -45,6 +46,7 @@ use crate::state::{self, Store};
 
 use documents::Documents;
 use early_drop::EarlyDrops;
+use guarding::Guarding;
 use uplinks::Uplinks;
 
 /// Time between two looks at the hooks: tcx tells nobody of its changes. It is as short as
@@ -114,8 +116,15 @@ struct Managed {
     is_refused: bool,
 }
 
-/// The next incarnation, the endpoints, those that are leaving, and their links.
-type SavedEndpoints = (u32, Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>, Links);
+/// The next incarnation, the endpoints, those that are leaving, their links, and interfaces
+/// that were released.
+type SavedEndpoints = (
+    u32,
+    Vec<Arc<Endpoint>>,
+    Vec<Arc<Endpoint>>,
+    Links,
+    BTreeMap<u32, [u8; 6]>,
+);
 
 /// Everything that is known.
 pub struct Reconciler {
@@ -138,6 +147,10 @@ pub struct Reconciler {
     links: Links,
     /// Interfaces on which links are still to be put.
     unlinked: BTreeSet<u32>,
+    /// MAC addresses of interfaces that are open because somebody released them, by their
+    /// indexes.
+    released: BTreeMap<u32, [u8; 6]>,
+    guarding: Guarding,
     uplinks: Uplinks,
     early_drops: EarlyDrops,
     /// The state of endpoints as it was last saved.
@@ -225,6 +238,8 @@ impl Reconciler {
             leaving: BTreeMap::new(),
             links: Links::default(),
             unlinked: BTreeSet::new(),
+            released: BTreeMap::new(),
+            guarding: Guarding::default(),
             uplinks: Uplinks::default(),
             early_drops: EarlyDrops::default(),
             saved_endpoints: None,
@@ -255,6 +270,7 @@ impl Reconciler {
         reconciler.drop_early();
         reconciler.tell_stamp_obstacles();
         reconciler.documents.read();
+        reconciler.begin_guarding()?;
         reconciler.converge(&[], Instant::now());
         reconciler.depth = Depth::Change;
         Ok((reconciler, recorder))
@@ -505,7 +521,13 @@ impl Reconciler {
                 Some(managed) if managed.is_refused => Reply::Failed {
                     message: managed.problem.clone().unwrap_or_default(),
                 },
-                Some(managed) => Reply::Endpoint(self.endpoint_report(managed, false)),
+                Some(managed) => match self.guarding.problem() {
+                    // Its packets may be dropped by the guard's rules.
+                    Some(problem) => Reply::Failed {
+                        message: problem.to_owned(),
+                    },
+                    None => Reply::Endpoint(self.endpoint_report(managed, false)),
+                },
                 None => Reply::Failed {
                     message: format!("the interface of {id} has gone"),
                 },
@@ -530,6 +552,7 @@ impl Reconciler {
                 self.documents.save();
             }
         }
+        self.keep_guard();
         self.name_endpoints();
         self.verify();
         self.save_endpoints();
@@ -678,6 +701,7 @@ impl Reconciler {
         if self.looked_at_pins.elapsed() >= BETWEEN_LOOKS_AT_PINS {
             self.looked_at_pins = Instant::now();
             self.restore_pins();
+            self.look_at_guard();
         }
         if self.looked_at_hooks.elapsed() >= self.between_looks {
             self.looked_at_hooks = Instant::now();
@@ -704,6 +728,7 @@ impl Reconciler {
     /// Whether the newest desired state is in force, for every endpoint.
     fn is_enforced(&self) -> bool {
         self.problem.is_none()
+            && self.guarding.problem().is_none()
             && self.force.revision() != 0
             && (self.endpoints.values())
                 .all(|one| one.state == EndpointState::Enforced || one.is_refused)
@@ -727,6 +752,7 @@ impl Reconciler {
         self.endpoints.clear();
         self.leaving.clear();
         self.save_endpoints();
+        self.end_guarding();
         match self.force.dismantle() {
             Ok(()) => tracing::info!("nothing is enforced any more"),
             Err(error) => tracing::error!("cannot take everything off: {}", chain(&error)),

@@ -9,6 +9,7 @@
 
 pub mod documents;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -263,6 +264,10 @@ pub struct Endpoints<E> {
     /// What is remembered of their links, and of links that have gone.
     #[serde(default)]
     pub links: Links,
+    /// MAC addresses of interfaces that are open because somebody released them, by their
+    /// indexes.
+    #[serde(default)]
+    pub released: BTreeMap<u32, [u8; 6]>,
 }
 
 impl<E> Default for Endpoints<E> {
@@ -275,6 +280,7 @@ impl<E> Default for Endpoints<E> {
             endpoints: Vec::new(),
             leaving: Vec::new(),
             links: Links::default(),
+            released: BTreeMap::new(),
         }
     }
 }

@@ -149,7 +149,7 @@ fn of(path: &str, default: &Value) -> Value {
 fn word(path: &str) -> Value {
     match path {
         "own_node" => json!({ "enum": [OwnNode::Allow, OwnNode::Policy] }),
-        "guard" => json!({ "enum": [Guard::None] }),
+        "guard" => json!({ "enum": [Guard::None, Guard::Nftables] }),
         "node.name" => json!({ "type": "string", "pattern": SUBDOMAIN, "maxLength": 253 }),
         "flow_log.max_bytes" => json!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" }),
         "run_dir" | "state_dir" | "bpffs" => json!({ "type": "string", "minLength": 1 }),

@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub memory_bytes: u64,
     /// How often something was found changed by others.
     pub tamper_events: u64,
+    /// Packets that the guard has dropped; `None` without a guard.
+    pub guard_dropped: Option<u64>,
     /// Whether the next start of the agent will know what this one knows.
     pub is_saved: bool,
     /// Interfaces on which frames are dropped early, or are to be.
@@ -159,6 +161,15 @@ pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
         "Whether the agent could write down what it must know after a restart.",
         facts.is_saved.into(),
     )?;
+    if let Some(packets) = facts.guard_dropped {
+        let dropped = IntCounter::new(
+            "cofferdam_guard_dropped_packets_total",
+            "Packets of veths on which no programs judge that the guard's rules have dropped \
+             since they were put there.",
+        )?;
+        dropped.inc_by(packets);
+        register(&registry, dropped)?;
+    }
     let tampering = IntCounter::new(
         "cofferdam_tamper_events_total",
         "How often something in the kernel was found changed by others, and repaired.",
@@ -360,6 +371,7 @@ mod tests {
             }],
             memory_bytes: 4096,
             tamper_events: 0,
+            guard_dropped: None,
             is_saved: true,
             uplinks: Vec::new(),
         }

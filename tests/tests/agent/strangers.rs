@@ -179,7 +179,10 @@ fn a_directory_of_state_or_pins_has_one_agent() {
             .expect("it can be run");
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         let told = String::from_utf8_lossy(&output.stderr);
-        assert!(told.contains("another agent") && told.contains(said), "{told}");
+        assert!(
+            told.contains("another agent") && told.contains(said),
+            "{told}"
+        );
     }
     assert!(scene.agent.status().enforced);
     scene.assert_reaches("shop/web", "shop/db");

@@ -149,14 +149,9 @@ fn top(reader: &mut Reader, node: &YamlNode<'_>, config: &mut Config) {
     if let Some(value) = time(reader, fields, "adopt_midstream") {
         config.adopt_midstream = value;
     }
-    let guards = [("none", Some(Guard::None)), ("nftables", None)];
-    if let Some(value) = choice(reader, fields, "guard", &guards)
-        && let Some(node) = fields.get("guard")
-    {
-        match value {
-            Some(guard) => config.guard = guard,
-            None => unsupported(reader, node.mark, "guard", "none"),
-        }
+    let guards = [("none", Guard::None), ("nftables", Guard::Nftables)];
+    if let Some(value) = choice(reader, fields, "guard", &guards) {
+        config.guard = value;
     }
     if let Some(fields) = section(reader, fields, "idle", IDLE) {
         idle(reader, fields, &mut config.idle);
@@ -540,8 +535,8 @@ flow_log: {path: "", max_bytes: 1MiB, keep: 2}
                 "c.yaml:1:11: error[CD0401]: `own_node` cannot be `deny` (one of: allow, policy)",
             ),
             (
-                "guard: nftables",
-                "c.yaml:1:8: error[CD0401]: `guard` has no effect in this version (leave it out, or at none)",
+                "guard: iptables",
+                "c.yaml:1:8: error[CD0401]: `guard` cannot be `iptables` (one of: none, nftables)",
             ),
             (
                 "uplinks: all",

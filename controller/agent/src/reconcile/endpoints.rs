@@ -372,6 +372,7 @@ impl Reconciler {
             tracing::error!("{}; nothing passes there", chain(&error));
             return;
         }
+        self.released.insert(ifindex, endpoint.link.host_mac);
         tracing::warn!(
             endpoint = %endpoint.id,
             interface = %endpoint.link.host_interface,
@@ -477,6 +478,7 @@ impl Reconciler {
             remembered.boot_id == self.boot_id && remembered.namespace == self.namespace;
         if is_same_start {
             self.links = remembered.links;
+            self.released = remembered.released;
         }
         self.take_up_links();
         let mut leaving = remembered.leaving;
@@ -543,6 +545,11 @@ impl Reconciler {
                 || interface.is_some_and(|interface| interface.mac == Some(link.host_mac))
         };
         self.links.retain(is_there, uptime().as_secs());
+        self.released.retain(|ifindex, mac| {
+            let interface = by_index.get(ifindex);
+            !managed.contains(ifindex)
+                && interface.is_some_and(|interface| interface.mac == Some(*mac))
+        });
     }
 
     /// With no new table: what is in force goes on, and what is not lets nothing pass.
@@ -687,6 +694,7 @@ impl Reconciler {
             endpoints,
             leaving,
             self.links.clone(),
+            self.released.clone(),
         );
         if self.saved_endpoints.as_ref() == Some(&saved) {
             return;
@@ -699,6 +707,7 @@ impl Reconciler {
             endpoints: saved.1.iter().map(|endpoint| &**endpoint).collect(),
             leaving: saved.2.iter().map(|endpoint| &**endpoint).collect(),
             links: saved.3.clone(),
+            released: saved.4.clone(),
         };
         self.unsaved = match self.store.save_for_this_start(state::ENDPOINTS, &state) {
             Ok(()) => {

@@ -185,7 +185,9 @@ impl Reconciler {
             format!("packets may come in with forged stamps, or leave unjudged: {text}")
         });
         let closed = self.closed_interfaces().into_iter();
-        let kept = (self.unpinned.as_deref().into_iter()).chain(self.unsaved());
+        let kept = (self.unpinned.as_deref().into_iter())
+            .chain(self.guarding.problem())
+            .chain(self.unsaved());
         for message in (self.problem.iter().cloned())
             .chain(problems)
             .chain(closed)
@@ -260,6 +262,7 @@ impl Reconciler {
         let mut obstacles: Vec<String> = self.problem.iter().cloned().collect();
         obstacles.extend(self.closed_interfaces());
         obstacles.extend(self.unpinned.clone());
+        obstacles.extend(self.guarding.problem().map(str::to_owned));
         let unprecedented = self.documents.unprecedented();
         if unprecedented > 0 && !self.documents.is_held() {
             obstacles.push(format!(
@@ -351,6 +354,7 @@ impl Reconciler {
             capacity: self.capacity(),
             memory_bytes: self.memory_bytes(),
             tamper_events: self.tamper_events,
+            guard_dropped: self.guarding.dropped(),
             is_saved: self.unsaved().next().is_none(),
             uplinks: self.early_drops.report(),
         };

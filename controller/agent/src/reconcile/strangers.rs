@@ -28,6 +28,8 @@ const CLOSED: &str = "an endpoint was in force here that is not remembered: noth
                       it is added again, or its interface has gone";
 const UNMANAGED: &str = "nobody has added the workload behind this interface: its packets are not \
                          judged";
+const DROPPED: &str = "nobody has added the workload behind this interface: the guard drops its \
+                       packets";
 
 impl Reconciler {
     /// Lists strangers, closed ones first.
@@ -53,7 +55,10 @@ impl Reconciler {
                     false => Stranger {
                         interface,
                         state: EndpointState::Unmanaged,
-                        problem: UNMANAGED,
+                        problem: match self.guarding.is_on() {
+                            true if !self.released.contains_key(&interface.ifindex) => DROPPED,
+                            _ => UNMANAGED,
+                        },
                     },
                 })
         };
@@ -80,11 +85,17 @@ impl Reconciler {
     /// Returns `true` for one end of a veth pair whose other end is in another namespace,
     /// unless the configuration calls it an uplink.
     fn leads_to_a_workload(&self, interface: &Interface) -> bool {
-        let is_uplink = match &self.config.uplinks {
+        interface.kind == Kind::Veth
+            && interface.peer_namespace.is_some()
+            && !self.is_named_uplink(interface)
+    }
+
+    /// Returns `true` if the configuration names an interface as an uplink.
+    pub(super) fn is_named_uplink(&self, interface: &Interface) -> bool {
+        match &self.config.uplinks {
             EarlyDrop::Names(names) => names.contains(&interface.name),
             EarlyDrop::Auto => false,
-        };
-        interface.kind == Kind::Veth && interface.peer_namespace.is_some() && !is_uplink
+        }
     }
 
     /// Closes the interfaces on which programs judge and that nobody is known to own: those
