@@ -4,9 +4,10 @@
 //! here stand what a value may be beyond that, and a sentence for each key.
 
 use cofferdam_agent::config::{Config, Guard, KEEP, OwnNode, RANGES};
+use cofferdam_policies::patterns::SUBDOMAIN;
 use serde_json::{Map, Value, json};
 
-use super::parts::{DRAFT, SUBDOMAIN, address};
+use super::parts::{DRAFT, address};
 
 /// What each key is for; keys of a section follow it with a dot.
 const ABOUT: [(&str, &str); 33] = [
