@@ -193,7 +193,7 @@ impl Force {
             names,
             hits: Hits::default(),
             node: config.node.name.clone(),
-            adopt_midstream: config.adopt_midstream,
+            adopt_midstream: config.adopt_midstream.0,
             sweeper: Sweeper::start(kernel.flow_keeper()?)?,
             swept: Instant::now(),
             ended_epochs: Instant::now(),
