@@ -79,7 +79,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct AgentArgs {
-    /// Reads the configuration from this file, where every key has a default.
+    /// Reads the configuration from this file, where every key has a default; again on SIGHUP.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Prints the configuration with all defaults and a comment above each key, and ends.
@@ -198,7 +198,7 @@ fn run_agent(args: &AgentArgs) -> Result<bool> {
         return Ok(true);
     }
     start_logging(args.log_format);
-    cofferdam_agent::run(config, args.detach)?;
+    cofferdam_agent::run(config, &given, args.detach)?;
     Ok(true)
 }
 

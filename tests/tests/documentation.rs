@@ -62,6 +62,11 @@ fn configuration() -> String {
          is changed. [`schemas/configuration.json`](schemas/configuration.json) is the schema, for\n\
          editors.\n\n\
          Times have a unit: `250ms`, `30s`, `5m`, `6h`. So have sizes: `64KiB`, `100MiB`, `1GiB`.\n\n\
+         ## Reload\n\n\
+         On SIGHUP (`systemctl reload cofferdam`) the agent reads the file again, and then all\n\
+         documents. Keys that say so below change in force. The log names each other key that has\n\
+         changed: it takes effect at the next start. A file with a mistake changes nothing: the\n\
+         log has every mistake, and the configuration from before stays.\n\n\
          ## Keys\n\n\
          | key | default | meaning |\n|---|---|---|\n",
     );

@@ -11,6 +11,7 @@ mod file;
 mod parse;
 mod quantities;
 pub mod reference;
+mod reload;
 mod setting;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -37,7 +38,7 @@ section! {
         /// The node that the agent runs on.
         pub node: Node,
         /// Files and directories of documents: policies, and the namespaces, pods, nodes and
-        /// Services that they speak of.
+        /// Services that they speak of. Read again on reload.
         #[schemars(inner(length(min = 1)))]
         pub policies: Vec<PathBuf>,
         /// Directory of the control socket.
@@ -54,16 +55,18 @@ section! {
         #[schemars(with = "String")]
         pub metrics: Option<SocketAddr>,
         /// Interfaces on which XDP drops frames that no workload here takes in: names, or
-        /// `auto` for every device whose driver can.
+        /// `auto` for every device whose driver can. Read again on reload, except where it
+        /// was `[]`: only a start loads the programs for it.
         pub uplinks: EarlyDrop,
         /// Capacity of the kernel's maps, which are made for it.
         pub limits: Room,
         /// Publish without an invalid document, even if no version of it was ever good and
-        /// nothing is in force yet.
+        /// nothing is in force yet. Read again on reload.
         pub accept_partial: bool,
         /// Rule for connections that the node opens to its own workloads.
         pub own_node: OwnNode,
-        /// Time after attaching in which unknown TCP flows are adopted; `0s` is never.
+        /// Time after attaching in which unknown TCP flows are adopted; `0s` is never. Read
+        /// again on reload, for interfaces that come after it.
         pub adopt_midstream: Time<0>,
         /// Guard that drops packets of interfaces that the agent has not adopted yet.
         pub guard: Guard,
@@ -82,7 +85,7 @@ section! {
         #[schemars(regex(pattern = patterns::SUBDOMAIN), length(max = 253))]
         pub name: String,
         /// Addresses of the node beside those of its interfaces, such as one that a router
-        /// translates to it.
+        /// translates to it. Read again on reload.
         #[schemars(inner(regex(pattern = patterns::address())))]
         pub addresses: Vec<IpAddr>,
     }

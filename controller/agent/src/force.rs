@@ -394,6 +394,11 @@ impl Force {
         })
     }
 
+    /// Sets the time in which connections from before are adopted on interfaces to come.
+    pub fn set_adopt_midstream(&mut self, time: Duration) {
+        self.adopt_midstream = time;
+    }
+
     /// Returns the end of the time in which connections from before are adopted on an
     /// interface, if no filters have been on it: where there is a record they have, and
     /// the time is that of the record. 0 if none are adopted.
