@@ -15,13 +15,13 @@ mod test;
 mod text;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cofferdam_agent::config::{self, Config, units};
+use cofferdam_agent::config::{Config, ConfigError, Given};
 use cofferdam_answers::Reply;
 use cofferdam_protocol::Request;
 use serde::Serialize;
@@ -79,10 +79,10 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct AgentArgs {
-    /// The configuration; every key of it has a default.
+    /// Reads the configuration from this file, where every key has a default; again on SIGHUP.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Prints the configuration with all defaults, and ends.
+    /// Prints the configuration with all defaults and a comment above each key, and ends.
     #[arg(long)]
     print_config: bool,
     /// Leaves documents out that are invalid and never were good, even when nothing
@@ -120,7 +120,7 @@ struct Common {
 #[derive(Debug, Args)]
 struct SyncArgs {
     /// How long to wait.
-    #[arg(long, value_parser = units::duration, default_value = "5s")]
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "5s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,
@@ -132,7 +132,7 @@ struct StatusArgs {
     #[arg(long, value_enum, value_name = "WHAT")]
     wait: Option<WaitFor>,
     /// How long to wait.
-    #[arg(long, value_parser = units::duration, default_value = "30s", requires = "wait")]
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s", requires = "wait")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,
@@ -188,32 +188,29 @@ pub fn main() -> ExitCode {
 }
 
 fn run_agent(args: &AgentArgs) -> Result<bool> {
-    let mut config = args
-        .config
-        .as_deref()
-        .map_or_else(|| Ok(Config::default()), read_config)?;
-    config.accept_partial |= args.accept_partial;
+    let given = Given {
+        file: args.config.clone(),
+        accept_partial: args.accept_partial,
+    };
+    let config = read_config(&given)?;
     if args.print_config {
         print(&config.to_string())?;
         return Ok(true);
     }
     start_logging(args.log_format);
-    cofferdam_agent::run(config, args.detach)?;
+    cofferdam_agent::run(config, &given, args.detach)?;
     Ok(true)
 }
 
-/// Reads a configuration; what is wrong with it is printed.
-fn read_config(path: &Path) -> Result<Config> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    match config::parse(&path.to_string_lossy(), &bytes) {
-        Ok(config) => Ok(config),
-        Err(diagnostics) => {
-            for diagnostic in &diagnostics {
-                eprintln!("{diagnostic}");
-            }
-            bail!("the configuration is not valid");
+/// Reads a configuration, and prints its mistakes.
+fn read_config(given: &Given) -> Result<Config> {
+    let config = given.read();
+    if let Err(ConfigError::Mistakes(mistakes)) = &config {
+        for mistake in mistakes {
+            eprintln!("{mistake}");
         }
     }
+    Ok(config?)
 }
 
 fn start_logging(format: Format) {

@@ -1,7 +1,8 @@
 //! JSON Schemas, of documents that people write and of what commands print: one list.
+//!
+//! That of the configuration comes from its types, in the agent.
 
 mod cluster_network_policy;
-mod configuration;
 mod network_policy;
 mod parts;
 mod policy_test;
@@ -55,6 +56,7 @@ pub fn all() -> Vec<Named> {
     let network_policy = network_policy::schema();
     let cluster_network_policy = cluster_network_policy::schema();
     let policy_test = policy_test::schema();
+    let configuration = cofferdam_agent::config::reference::schema();
     let any = any(&[&network_policy, &cluster_network_policy, &policy_test]);
     let documents = [
         ("documents", "documents", &any),
@@ -65,7 +67,7 @@ pub fn all() -> Vec<Named> {
             &cluster_network_policy,
         ),
         ("policy-test", "PolicyTest", &policy_test),
-        ("configuration", "configuration", &configuration::schema()),
+        ("configuration", "configuration", &configuration),
     ];
     let documents = documents.map(|(name, kind, schema)| {
         let text = serde_json::to_string_pretty(schema).expect("a schema is JSON");

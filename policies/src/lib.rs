@@ -20,6 +20,7 @@ pub mod expectations;
 pub mod inventory;
 pub mod names;
 pub mod oracle;
+pub mod patterns;
 pub mod reach;
 pub mod selectors;
 pub mod services;

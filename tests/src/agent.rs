@@ -446,6 +446,15 @@ impl Agent {
         process.wait().expect("the agent ends")
     }
 
+    /// Lets it read its configuration again.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn reload(&self) {
+        self.signal(Signal::SIGHUP);
+    }
+
     /// Kills it.
     ///
     /// # Panics

@@ -25,6 +25,8 @@ mod listeners;
 mod memory;
 #[path = "agent/records.rs"]
 mod records;
+#[path = "agent/reload.rs"]
+mod reload;
 #[path = "agent/reports.rs"]
 mod reports;
 #[path = "agent/scene.rs"]

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, env, fs, path::Path};
 
+use cofferdam_agent::config::reference::{self, Key};
 use cofferdam_controller::schemas;
 use cofferdam_policies::diagnostic::Code;
 use cofferdam_tests::evasions::Row;
@@ -51,6 +52,44 @@ fn diagnostics() -> String {
             `documentation` with `COFFERDAM_BLESS=1`.\n"
 }
 
+/// `docs/configuration.md`, from the types of the configuration.
+fn configuration() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         The agent reads one YAML file, `cofferdam agent --config FILE`. Every key has a default.\n\
+         `cofferdam agent --config FILE --print-config` prints all of them, each below what it is\n\
+         for. Every mistake is told with its line and column, and ends the agent before anything\n\
+         is changed. [`schemas/configuration.json`](schemas/configuration.json) is the schema, for\n\
+         editors.\n\n\
+         Times have a unit: `250ms`, `30s`, `5m`, `6h`. So have sizes: `64KiB`, `100MiB`, `1GiB`.\n\n\
+         ## Reload\n\n\
+         On SIGHUP (`systemctl reload cofferdam`) the agent reads the file again, and then all\n\
+         documents. Keys that say so below change in force. The log names each other key that has\n\
+         changed: it takes effect at the next start. A file with a mistake changes nothing: the\n\
+         log has every mistake, and the configuration from before stays.\n\n\
+         ## Keys\n\n\
+         | key | default | meaning |\n|---|---|---|\n",
+    );
+    for key in reference::keys() {
+        let default = key.default.as_ref();
+        let default = default.map_or_else(String::new, |value| format!("`{value}`"));
+        text += &format!("| `{}` | {default} | {} |\n", key.path, meaning(&key));
+    }
+    text + "\nGenerated from `controller/agent/src/config.rs`: after a change there, run the test\n\
+            `documentation` with `COFFERDAM_BLESS=1`.\n"
+}
+
+fn meaning(key: &Key) -> String {
+    let words = key.words.iter();
+    let words: String = words
+        .map(|(word, about)| format!(" `{word}`: {about}"))
+        .collect();
+    let range = key.range.map_or_else(String::new, |[least, most]| {
+        format!(" From {least} to {most}.")
+    });
+    format!("{}{words}{range}", key.about)
+}
+
 /// Holds a file of `docs` against what it is generated from.
 fn assert_written(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -64,6 +103,11 @@ fn assert_written(name: &str, text: &str) {
         written == text,
         "docs/{name} is out of date: run with COFFERDAM_BLESS=1"
     );
+}
+
+#[test]
+fn the_configuration_is_documented_as_it_is() {
+    assert_written("configuration.md", &configuration());
 }
 
 #[test]

@@ -356,8 +356,9 @@ fn schema_of_the_configuration_takes_what_the_agent_takes() {
     let others = [
         "{}",
         "node: {name: n1, addresses: [10.0.0.1, 'fd00::1']}",
-        "idle: {udp: 1500ms}\nlimits: {slots: 4096, table_pages: 16}\nown_node: policy",
-        "metrics: ''\nflow_log: {max_bytes: 1GiB, keep: 0}",
+        "idle: {udp: 1500ms, sctp: 1day 2h, icmp: 1.5h}\nlimits: {slots: 4096, table_pages: 16}\nown_node: policy",
+        "metrics: ''\nflow_log: {max_bytes: 1GiB, keep: 0}\nuplinks: auto",
+        "flow_log: {max_bytes: 1.5 gb}\nuplinks: [eth0]",
     ];
     for text in others.into_iter().chain([right.as_str()]) {
         assert!(config::parse("c.yaml", text.as_bytes()).is_ok(), "{text}");
@@ -371,12 +372,15 @@ fn schema_of_the_configuration_takes_what_the_agent_takes() {
         "node: {name: N1}",
         "node: {addresses: [10.0.0]}",
         "idle: {udp: 60}",
-        "idle: {udp: 60sec}",
+        "idle: {udp: 60seks}",
+        "idle: {udp: 1.h}",
         "adopt_midstream: 30",
         "own_node: deny",
-        "guard: nftables",
+        "guard: iptables",
         "accept_partial: 1",
-        "flow_log: {max_bytes: 100MB}",
+        "flow_log: {max_bytes: 100MxB}",
+        "flow_log: {max_bytes: '100'}",
+        "uplinks: [much-too-long-a-name]",
         "flow_log: {keep: 1001}",
         "run_dir: ''",
         "policies: /etc",

@@ -27,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Given};
 use crate::netlink::{self, News};
 use crate::reconcile::{Message, Reconciler, Start, chain};
 use crate::state::make_directory;
@@ -102,11 +102,12 @@ impl Drop for RunDirectory {
     }
 }
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is told to stop. A configuration that changes while it runs is read
+/// from where it was `given`.
 ///
 /// # Errors
 /// When something is missing that it needs, or a part of it fails.
-pub fn run(config: Config, detach: bool) -> Result<()> {
+pub fn run(config: Config, given: &Given, detach: bool) -> Result<()> {
     needs::check()?;
     let run_directory = RunDirectory::take(&config.run_dir)?;
     let _state = lock_state(&config.state_dir)?;
@@ -117,10 +118,15 @@ pub fn run(config: Config, detach: bool) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(Arc::new(config), &run_directory, detach))
+    runtime.block_on(serve(Arc::new(config), given, &run_directory, detach))
 }
 
-async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) -> Result<()> {
+async fn serve(
+    config: Arc<Config>,
+    given: &Given,
+    run_directory: &RunDirectory,
+    detach: bool,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for signals")?;
@@ -209,7 +215,10 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => tell(|| Message::SourcesChanged(Instant::now()))(),
+            // A thread that has ended is noticed below.
+            _ = hang_up.recv() => {
+                _ = messages.send(read_again(given));
+            }
             _ = look_around.tick() => tell(|| Message::LookAround)(),
             _ = &mut ended => bail!("the reconciling thread has ended"),
         }
@@ -223,6 +232,22 @@ async fn serve(config: Arc<Config>, run_directory: &RunDirectory, detach: bool) 
         _ = ended.await;
     }
     Ok(())
+}
+
+/// Reads the configuration again. One with mistakes changes nothing; documents are read all
+/// the same.
+fn read_again(given: &Given) -> Message {
+    let error = match given.read() {
+        Ok(config) => return Message::Reload(config.into()),
+        Err(error) => error,
+    };
+    if let ConfigError::Mistakes(mistakes) = &error {
+        for mistake in mistakes {
+            tracing::error!("{mistake}");
+        }
+    }
+    tracing::error!("{}; the one from before stays in force", chain(&error));
+    Message::SourcesChanged(Instant::now())
 }
 
 /// Tells the service manager, if one has started the agent and waits for it; see sd_notify(3).

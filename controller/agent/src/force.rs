@@ -194,7 +194,7 @@ impl Force {
             names,
             hits: Hits::default(),
             node: config.node.name.clone(),
-            adopt_midstream: config.adopt_midstream,
+            adopt_midstream: config.adopt_midstream.0,
             sweeper: Sweeper::start(kernel.flow_keeper()?)?,
             swept: Instant::now(),
             ended_epochs: Instant::now(),
@@ -399,6 +399,11 @@ impl Force {
             adopt_until: link.and_then(|link| link.adopt_until).unwrap_or(0),
             listeners: link.map(|link| link.listeners).unwrap_or_default(),
         })
+    }
+
+    /// Sets the time in which connections from before are adopted on interfaces to come.
+    pub fn set_adopt_midstream(&mut self, time: Duration) {
+        self.adopt_midstream = time;
     }
 
     /// Returns the end of the time in which connections from before are adopted on an

@@ -14,6 +14,7 @@ mod endpoints;
 mod explain;
 mod fills;
 mod guarding;
+mod reload;
 mod report;
 mod strangers;
 mod uplinks;
@@ -72,6 +73,8 @@ const LOOKS_AT_DEADLINES: u32 = 20;
 pub enum Message {
     /// A request of the control socket, other than for flow records.
     Request(Request, oneshot::Sender<Reply>),
+    /// The configuration was read again.
+    Reload(Box<Config>),
     /// Files may have changed, last before this time.
     SourcesChanged(Instant),
     /// Interfaces or addresses may have changed.
@@ -341,12 +344,18 @@ impl Reconciler {
         let mut ended = Vec::new();
         let mut filters = BTreeSet::new();
         let mut stop = None;
-        let sources = self.look_at_sources(&batch);
         let (mut links, mut is_changed, mut is_everything) = (false, false, false);
         let mut is_status = false;
+        for message in &batch {
+            if let Message::Reload(config) = message {
+                self.reload(config);
+                is_changed = true;
+            }
+        }
+        let sources = self.look_at_sources(&batch);
         for message in batch {
             match message {
-                Message::SourcesChanged(_) => {}
+                Message::Reload(_) | Message::SourcesChanged(_) => {}
                 Message::LinksChanged => links = true,
                 Message::FiltersChanged(ifindex) => _ = filters.insert(ifindex),
                 Message::RemovalsNoted => {
@@ -451,6 +460,7 @@ impl Reconciler {
     /// goes takes what has changed with it, so that a table that it needs is the only one.
     fn look_at_sources(&mut self, batch: &[Message]) -> bool {
         let is_everything = |message: &Message| matches!(message, Message::LookAround);
+        let is_reload = |message: &Message| matches!(message, Message::Reload(_));
         let is_sync = |message: &Message| matches!(message, Message::Request(Request::Sync, _));
         let takes_along = |message: &Message| {
             matches!(
@@ -471,7 +481,8 @@ impl Reconciler {
         });
         self.unread = changes.max().max(self.unread);
         let is_due = self.reading_at().is_some_and(|at| at <= Instant::now());
-        let is_wanted = |message: &Message| is_everything(message) || is_sync(message);
+        let is_wanted =
+            |message: &Message| is_everything(message) || is_reload(message) || is_sync(message);
         let is_taken_along = self.unread.is_some() && batch.iter().any(takes_along);
         if !is_due && !is_taken_along && !batch.iter().any(is_wanted) {
             return false;

@@ -88,6 +88,12 @@ impl Sources {
         }
     }
 
+    /// Lets the next look read these paths in place of those from before, which stay watched:
+    /// a change there costs a look.
+    pub fn set_paths(&mut self, paths: &[PathBuf]) {
+        self.paths = paths.to_vec();
+    }
+
     /// Lets the next look read every file, whatever its metadata says: what is written
     /// to mapped memory shows there late.
     pub fn distrust_metadata(&mut self) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use cofferdam_agent::config::Given;
 use cofferdam_policies::analysis;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::documents::{self, MAX_FILE, Source, SourceFile, assemble};
@@ -68,7 +69,10 @@ enum Deny {
 }
 
 pub(super) fn run(args: &CheckArgs) -> Result<bool> {
-    let config = args.config.as_deref().map(super::read_config).transpose()?;
+    let config = super::read_config(&Given {
+        file: args.config.clone(),
+        ..Given::default()
+    })?;
     let sources = read(&args.paths)?;
     let documents = sources.iter().flat_map(|source| &source.parsed.documents);
     let assembled = assemble(documents.cloned());
@@ -90,7 +94,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
     diagnostics.extend(assembled.diagnostics);
     let mut diagnostics = analysis::without_allowed(&sources, diagnostics);
     let capacity = args.capacity.then(|| {
-        let limits = config.unwrap_or_default().limits();
+        let limits = config.limits();
         capacity::check(&assembled.inventory, &limits, &args.node, &mut diagnostics)
     });
     let capacity = capacity.transpose()?;

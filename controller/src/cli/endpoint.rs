@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use cofferdam_agent::config::units;
 use cofferdam_answers::Reply;
 use cofferdam_protocol::output::EndpointState;
 use cofferdam_protocol::{EndpointSpec, PortSpec, Removal, Request, for_the_agent};
@@ -53,7 +52,7 @@ pub(super) struct AddArgs {
     #[arg(long = "port", value_name = "NAME=PROTOCOL/NUMBER", value_parser = port)]
     ports: Vec<PortSpec>,
     /// How long to wait.
-    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,
@@ -77,7 +76,7 @@ pub(super) struct RemoveArgs {
     #[arg(long)]
     release: bool,
     /// How long to wait.
-    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,
@@ -86,7 +85,7 @@ pub(super) struct RemoveArgs {
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// How long to wait.
-    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use cofferdam_agent::config::units;
 use cofferdam_answers::Reply;
 use cofferdam_answers::explain;
 use cofferdam_answers::reach::{
@@ -55,7 +54,7 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_enum, requires = "paths")]
     own_node: Option<OwnNodeArg>,
     /// How long to wait for the agent.
-    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,

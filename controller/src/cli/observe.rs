@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use cofferdam_agent::config::units;
 use cofferdam_answers::Reply;
 use cofferdam_protocol::output::RecordType;
 use cofferdam_protocol::{Observation, Request};
@@ -19,7 +18,7 @@ pub(super) struct ObserveArgs {
     #[arg(long, value_name = "N")]
     last: Option<u64>,
     /// Of the past only what is not older than this.
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     since: Option<Duration>,
     /// Only records of this type.
     #[arg(long = "type", value_name = "TYPE")]

@@ -4,19 +4,15 @@
 //! put into another.
 
 use cofferdam_policies::documents::METADATA_KEYS;
+use cofferdam_policies::patterns::{self, IPV4, IPV6, SUBDOMAIN};
 use serde_json::{Map, Value, json};
 
 /// The version of JSON Schema that documents' schemas are written in.
 pub(super) const DRAFT: &str = "http://json-schema.org/draft-07/schema#";
 
-/// The syntax of a DNS subdomain, the name of most objects.
-pub(super) const SUBDOMAIN: &str =
-    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 const LABEL_KEY: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
 const LABEL_VALUE: &str = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$";
 const PORT_NAME: &str = r"^(?!.*--)(?=.*[a-z])[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-const IPV4: &str = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}";
-const IPV6: &str = r"(?=[^/]*:[^/]*:)[0-9A-Fa-f:.]+";
 
 /// An object with these keys and no others.
 pub(super) fn object(description: &str, properties: Value, required: &[&str]) -> Value {
@@ -164,5 +160,5 @@ pub(super) fn cidr() -> Value {
 
 /// An address.
 pub(super) fn address() -> Value {
-    json!({ "type": "string", "pattern": format!("^({IPV4}|{IPV6})$") })
+    json!({ "type": "string", "pattern": patterns::address() })
 }

@@ -1,9 +1,10 @@
 //! `PolicyTest`.
 
 use cofferdam_policies::expectations::{API_VERSION, KIND};
+use cofferdam_policies::patterns::SUBDOMAIN;
 use serde_json::{Value, json};
 
-use super::parts::{SUBDOMAIN, address, document, list, object, optional, selector};
+use super::parts::{address, document, list, object, optional, selector};
 
 pub(super) fn schema() -> Value {
     let metadata = json!({

@@ -14,7 +14,7 @@ use cofferdam_tests::skip_unless;
 use cofferdam_tests::traffic::{Place, Server};
 use cofferdam_tests::world::{Wiring, Workload};
 
-use crate::scene::{DB_FROM_WEB, Scene};
+use crate::scene::{DB_FROM_WEB, Scene, pause};
 
 /// Workloads that come up, one after the other.
 const STARTS: usize = 4;
@@ -129,7 +129,7 @@ fn rules_that_others_take_away_are_back_within_a_second() {
     }
     // Rules of others are none of its business.
     nft(&scene, &["add", "table", "inet", "of_others"]);
-    thread::sleep(Duration::from_millis(700));
+    pause(Duration::from_millis(700));
     assert_eq!(scene.agent.status().tamper_events, 4);
 }
 
@@ -163,7 +163,7 @@ impl Sender {
             while !stopped.load(Ordering::Relaxed) {
                 // Refused while the neighbour is not known.
                 _ = socket.send_to(b"early", (to, 9999));
-                thread::sleep(Duration::from_micros(200));
+                pause(Duration::from_micros(200));
             }
         });
         Self {
@@ -209,13 +209,13 @@ fn leaked(scene: &mut Scene, family: Family, starts: usize) -> [u64; 2] {
             let early = scene.workload(&name);
             let before = arrived.load(Ordering::Relaxed);
             let sender = Sender::start(early, to);
-            thread::sleep(Duration::from_millis(30));
+            pause(Duration::from_millis(30));
             let report = scene.agent.add(early, &["app=early"]);
             assert_eq!(report.state.as_str(), "enforced");
             // What is on its way arrives.
-            thread::sleep(Duration::from_millis(20));
+            pause(Duration::from_millis(20));
             let added = arrived.load(Ordering::Relaxed);
-            thread::sleep(Duration::from_millis(50));
+            pause(Duration::from_millis(50));
             drop(sender);
             let after = arrived.load(Ordering::Relaxed);
             leaked[0] += added - before;

@@ -35,6 +35,15 @@ spec:
   podSelektor: {matchLabels: {app: db}}
 ";
 
+/// Lets time pass in which something must not happen, or may.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time itself counts; nothing is waited for"
+)]
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 pub(crate) struct Scene {
     pub(crate) agent: Agent,
     pub(crate) world: World,

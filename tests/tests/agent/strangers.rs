@@ -10,7 +10,7 @@ use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::scene::{DB_CLOSED, DB_FROM_WEB, Scene};
+use crate::scene::{DB_CLOSED, DB_FROM_WEB, Scene, pause};
 
 /// Names of the interfaces of strangers in a state.
 fn strangers(scene: &Scene, state: EndpointState) -> Vec<String> {
@@ -145,7 +145,7 @@ fn pins_that_are_lost_under_a_living_agent_are_back_within_a_second() {
     let scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
     let before = scene.agent.status().tamper_events;
     fs::remove_dir_all(scene.agent.pins()).expect("pins");
-    std::thread::sleep(Duration::from_secs(1));
+    pause(Duration::from_secs(1));
     let status = scene.agent.status();
     assert_eq!(status.tamper_events, before + 1, "{status:?}");
     assert!(scene.agent.pins().join("links").exists());

@@ -1,6 +1,7 @@
 //! The documents that count, and those that are kept for when a newer one is wrong.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use cofferdam_answers::diagnostic;
@@ -61,6 +62,12 @@ impl Documents {
             told: BTreeSet::new(),
             unsaved: None,
         }
+    }
+
+    /// Lets the next look read files of these paths, by a configuration that was read again.
+    pub(super) fn follow(&mut self, paths: &[PathBuf], accept_partial: bool) {
+        self.sources.set_paths(paths);
+        self.accept_partial = accept_partial;
     }
 
     /// Lets the next look read every file, whatever its metadata says.

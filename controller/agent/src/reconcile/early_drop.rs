@@ -21,6 +21,11 @@ pub(super) struct EarlyDrops {
 }
 
 impl EarlyDrops {
+    /// Lets the next look take the program off where it is not wanted any more.
+    pub(super) fn unsettle(&mut self) {
+        self.is_settled = false;
+    }
+
     /// Describes them.
     pub(super) fn report(&self) -> Vec<UplinkStatus> {
         let standing = self.standing.iter();

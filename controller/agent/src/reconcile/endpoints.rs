@@ -226,7 +226,7 @@ impl Reconciler {
 
     /// Each interface that is closed takes room as well.
     fn check_room(&self, ifindex: u32) -> Result<()> {
-        let room = self.config.limits.endpoints as usize;
+        let room = self.config.limits.endpoints.0 as usize;
         let leaving = (self.leaving.keys()).filter(|other| **other != ifindex);
         let leaving = leaving.count();
         let strangers = self.closed_strangers();
