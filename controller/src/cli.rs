@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bypass;
 mod check;
 mod completions;
 mod endpoint;
@@ -51,6 +52,8 @@ enum Command {
     /// Puts workloads' interfaces in force.
     #[command(subcommand)]
     Endpoint(endpoint::EndpointCommand),
+    /// Lets policy deny endpoints nothing for a time.
+    Bypass(bypass::BypassArgs),
     /// Prints records of denied packets, with the rule that decided.
     Observe(observe::ObserveArgs),
     /// Says what is in force.
@@ -160,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => run_agent(&args),
         Command::Sync(args) => sync(&args),
         Command::Endpoint(command) => endpoint::run(command),
+        Command::Bypass(args) => bypass::run(args),
         Command::Observe(args) => observe::run(&args),
         Command::Status(args) => status(&args),
         Command::Check(args) => check::run(&args),

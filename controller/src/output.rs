@@ -8,7 +8,8 @@ mod check;
 
 use cofferdam_answers::reach::{ExplainReport, MatrixReport, TestReport};
 use cofferdam_protocol::output::{
-    EndpointList, EndpointReport, FlowRecord, RemoveReport, Schema, StatusReport, SyncReport,
+    BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, Schema, StatusReport,
+    SyncReport,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,7 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         text + "\n"
     }
     vec![
+        ("bypass.json", text::<BypassReport>()),
         ("check.json", text::<CheckReport>()),
         ("endpoint.json", text::<EndpointReport>()),
         ("endpoint-list.json", text::<EndpointList>()),

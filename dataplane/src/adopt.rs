@@ -217,6 +217,7 @@ impl Kernel {
             if bound != 0 && bound != ifindex {
                 binding.ifindex.store(0);
                 binding.stamp.store(0);
+                binding.bypassed_until.store(0);
                 binding.epoch.add(1);
             }
         }

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use cofferdam_verdict::{
     address::Address,
     bucket::{AddressWriter, Found, Full, find_address},
+    bypass::ANY_SLOT,
+    endpoint::EndpointRecord,
     table::Table,
 };
 
@@ -149,8 +151,54 @@ impl Kernel {
             {
                 binding.ifindex.store(0);
                 binding.stamp.store(0);
+                binding.bypassed_until.store(0);
                 binding.epoch.add(1);
             }
         }
+    }
+
+    /// Lets policy deny the endpoint of an interface nothing until this time on the clock of
+    /// flows ([`Kernel::jiffies_after`]), at most [`MAX_JIFFIES`](cofferdam_verdict::bypass::MAX_JIFFIES) from now; 0 ends that. The
+    /// time ends without an agent too. Returns `false` if the interface has no endpoint.
+    pub fn bypass(&self, ifindex: u32, until: u32) -> bool {
+        let Some(record) = self.endpoint_record(ifindex) else {
+            return false;
+        };
+        let bindings = self.bindings.values();
+        let binding = |slot: u32| bindings.get(slot as usize);
+        if until != 0
+            && let Some(any) = binding(ANY_SLOT)
+        {
+            any.bypassed_until.store(1);
+        }
+        let slots = record.v4_slots.iter().chain(&record.v6_slots).copied();
+        for binding in slots.filter(|slot| *slot != 0).filter_map(binding) {
+            if binding.ifindex.load() == ifindex {
+                binding.bypassed_until.store(until);
+            }
+        }
+        let rest = bindings.iter().enumerate().skip(1);
+        if until == 0
+            && !rest
+                .map(|(_, one)| one.bypassed_until.load())
+                .any(|one| one != 0)
+            && let Some(any) = binding(ANY_SLOT)
+        {
+            any.bypassed_until.store(0);
+        }
+        true
+    }
+
+    /// Returns the time until which policy denies the endpoint of an interface nothing; 0 if
+    /// it does, or there is no endpoint.
+    pub fn bypassed_until(&self, ifindex: u32) -> u32 {
+        let record = self.endpoint_record(ifindex);
+        record.map_or(0, |record| self.bypassed_until_of(record))
+    }
+
+    pub(crate) fn bypassed_until_of(&self, record: &EndpointRecord) -> u32 {
+        let binding = self.bindings.values().get(record.primary_slot as usize);
+        let own = binding.filter(|binding| binding.ifindex.load() == record.ifindex);
+        own.map_or(0, |binding| binding.bypassed_until.load())
     }
 }

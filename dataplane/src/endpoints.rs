@@ -76,6 +76,10 @@ impl Kernel {
         let number = self.free_record()?;
         let last = before.and_then(|value| self.endpoints.values().get(value as usize - 1));
         let is_new = last.is_none_or(|last| last.incarnation != endpoint.incarnation);
+        let bypassed_until = match last {
+            Some(last) if !is_new => self.bypassed_until_of(last),
+            _ => 0,
+        };
         let partition = match last {
             Some(record) if record.flow_partition != 0 => record.flow_partition - 1,
             _ => {
@@ -108,6 +112,7 @@ impl Kernel {
             if is_new || (binding.stamp.load(), binding.ifindex.load()) != owner {
                 binding.stamp.store(owner.0);
                 binding.ifindex.store(owner.1);
+                binding.bypassed_until.store(bypassed_until);
                 binding.epoch.add(1);
             }
         }
@@ -198,7 +203,7 @@ impl Kernel {
         }
     }
 
-    fn endpoint_record(&self, ifindex: u32) -> Option<&EndpointRecord> {
+    pub(crate) fn endpoint_record(&self, ifindex: u32) -> Option<&EndpointRecord> {
         let number = writer(&self.settings, &self.endpoint_index).get(&[ifindex])?;
         self.endpoints.values().get(number as usize - 1)
     }

@@ -581,6 +581,18 @@ impl Kernel {
         Ok(then.max(1))
     }
 
+    /// Time that is left from one moment on the clock of flows to a later one.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not say how long a jiffy is.
+    pub fn time_between(&self, from: u32, to: u32) -> Result<Duration, KernelError> {
+        let tick = tick()
+            .map_err(io::Error::from)
+            .map_err(failed("ask how long a jiffy is"))?;
+        Ok(tick.saturating_mul(to.wrapping_sub(from)))
+    }
+
     /// Asks the loaded program what policy says about a packet: its verdicts in force
     /// and with audit policies. Nothing is counted, remembered or reported.
     ///

@@ -1,6 +1,8 @@
 //! The real agent on real nodes: what it puts in force, what it leaves in force, and
 //! what it says.
 
+#[path = "agent/bypass.rs"]
+mod bypass;
 #[path = "agent/cluster.rs"]
 mod cluster;
 #[path = "agent/configuration.rs"]

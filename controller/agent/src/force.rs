@@ -12,6 +12,7 @@
 
 mod read_back;
 mod sweeper;
+mod times;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +83,9 @@ pub struct Force {
     /// Interfaces on which everything stands.
     attached: BTreeSet<u32>,
     endpoints: BTreeMap<u32, Endpoint>,
+    /// Times on the clock of flows until which policy denies endpoints nothing, by their
+    /// interfaces.
+    bypasses: BTreeMap<u32, u32>,
     bound: SharedMap<IpAddr, u32>,
     /// What was put there since it was last read back: addresses, and interfaces.
     unread: (BTreeSet<IpAddr>, BTreeSet<u32>),
@@ -182,6 +186,11 @@ impl Force {
         Ok(Self {
             guarded: BTreeSet::new(),
             attached: BTreeSet::new(),
+            bypasses: endpoints
+                .keys()
+                .map(|ifindex| (*ifindex, kernel.bypassed_until(*ifindex)))
+                .filter(|(_, until)| *until != 0)
+                .collect(),
             endpoints,
             bound,
             unread: <_>::default(),
@@ -387,6 +396,8 @@ impl Force {
     ) -> Result<(), KernelError> {
         let before = self.deny_all(endpoint.link.host_ifindex);
         self.is_prepared &= before.is_some();
+        // With its addresses the time goes.
+        self.bypasses.remove(&endpoint.link.host_ifindex);
         self.set(Endpoint {
             ifindex: endpoint.link.host_ifindex,
             mac: endpoint.link.mac,
@@ -404,41 +415,6 @@ impl Force {
     /// Sets the time in which connections from before are adopted on interfaces to come.
     pub fn set_adopt_midstream(&mut self, time: Duration) {
         self.adopt_midstream = time;
-    }
-
-    /// Returns the end of the time in which connections from before are adopted on an
-    /// interface, if no filters have been on it: where there is a record they have, and
-    /// the time is that of the record. 0 if none are adopted.
-    pub fn deadline(&self, ifindex: u32) -> u32 {
-        if let Some(endpoint) = self.endpoints.get(&ifindex) {
-            return endpoint.adopt_until;
-        }
-        if self.adopt_midstream.is_zero() {
-            return 0;
-        }
-        let deadline = self.kernel.jiffies_after(self.adopt_midstream);
-        deadline.unwrap_or_else(|error| {
-            tracing::error!("{error}; connections from before are not adopted");
-            0
-        })
-    }
-
-    /// Ends deadlines that have passed, here and in the kernel: its clock comes round.
-    pub fn end_deadlines(&mut self, links: &mut Links) {
-        if !links.has_deadlines() {
-            return;
-        }
-        match self.kernel.jiffies() {
-            Ok(now) => {
-                for ifindex in links.end_deadlines(now) {
-                    self.kernel.end_adoption(ifindex);
-                    if let Some(endpoint) = self.endpoints.get_mut(&ifindex) {
-                        endpoint.adopt_until = 0;
-                    }
-                }
-            }
-            Err(error) => tracing::error!("cannot read the clock of flows: {error}"),
-        }
     }
 
     /// Puts the links that are in force among those that are remembered.
@@ -688,6 +664,7 @@ impl Force {
 
     fn forget(&mut self, ifindex: u32) {
         self.kernel.remove_endpoint(ifindex);
+        self.bypasses.remove(&ifindex);
         self.endpoints.remove(&ifindex);
         self.attached.remove(&ifindex);
         self.guarded.remove(&ifindex);

@@ -8,12 +8,14 @@
 //! they asked for, and had been read back.
 
 mod attachments;
+mod bypassing;
 mod documents;
 mod early_drop;
 mod endpoints;
 mod explain;
 mod fills;
 mod guarding;
+mod looking;
 mod reload;
 mod report;
 mod strangers;
@@ -21,14 +23,13 @@ mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use cofferdam_answers::Reply;
-use cofferdam_protocol::output::{Diagnostic, EndpointState, RemoveReport};
+use cofferdam_protocol::output::{BypassReport, Diagnostic, EndpointState, RemoveReport};
 use cofferdam_protocol::{EndpointSpec, Request};
 use cofferdam_sources::files::{Sources, Watches};
 use cofferdam_telemetry::hits;
@@ -48,25 +49,14 @@ use crate::state::{self, Store};
 use documents::Documents;
 use early_drop::EarlyDrops;
 use guarding::Guarding;
+use looking::BETWEEN_LOOKS;
 use uplinks::Uplinks;
 
-/// Time between two looks at the hooks: tcx tells nobody of its changes. It is as short as
-/// leaves the looks [`LOOKING`] of a processor.
-const BETWEEN_LOOKS: RangeInclusive<Duration> =
-    Duration::from_millis(100)..=Duration::from_millis(500);
-/// Time between two looks at the hooks for each moment that a look takes.
-const LOOKING: u32 = 400;
-/// Time between two looks at what is pinned.
-const BETWEEN_LOOKS_AT_PINS: Duration = Duration::from_millis(500);
 /// Least time from one table to the next when nobody but files asks for it: each table costs
 /// every flow one look at the policies. A change after a longer pause is read at once.
 const BETWEEN_TABLES: Duration = Duration::from_millis(100);
 /// Endpoints that come closer together than this are a burst.
 const BURST: Duration = Duration::from_millis(50);
-/// Of so many looks one is at the filters behind the links as well.
-const LOOKS_AT_LINKS: u32 = 4;
-/// Of so many looks one is at deadlines of adoption as well.
-const LOOKS_AT_DEADLINES: u32 = 20;
 
 /// What others tell the reconciling thread, or ask it.
 #[derive(Debug)]
@@ -193,6 +183,7 @@ enum Waiting {
     Status,
     Added(EndpointId),
     Removed(RemoveReport),
+    Bypassed(BypassReport),
     List,
     Failed(String),
 }
@@ -398,6 +389,13 @@ impl Reconciler {
                         is_changed |= !report.removed.is_empty();
                         waiting.push((Waiting::Removed(report), reply));
                     }
+                    Request::Bypass(bypass) => {
+                        let bypassed = match self.bypass(&bypass) {
+                            Ok(report) => Waiting::Bypassed(report),
+                            Err(error) => Waiting::Failed(format!("{error:#}")),
+                        };
+                        waiting.push((bypassed, reply));
+                    }
                     Request::Explain(question) => inquiries.push((question, reply)),
                     Request::Observe(_) => {
                         let message = "records are not kept by this thread".to_owned();
@@ -528,6 +526,7 @@ impl Reconciler {
             Waiting::Status => Reply::Status(self.status_report()),
             Waiting::List => Reply::Endpoints(self.endpoint_list()),
             Waiting::Removed(report) => Reply::Removed(report),
+            Waiting::Bypassed(report) => Reply::Bypassed(report),
             Waiting::Added(id) => match self.endpoints.get(&id) {
                 Some(managed) if managed.is_refused => Reply::Failed {
                     message: managed.problem.clone().unwrap_or_default(),
@@ -658,82 +657,6 @@ impl Reconciler {
         let configured = self.config.node.addresses.iter().copied();
         let all: BTreeSet<IpAddr> = configured.chain(self.interfaces.own_addresses()).collect();
         all.into_iter().collect()
-    }
-
-    /// Pins everything again if somebody has cleaned the BPF file system.
-    fn restore_pins(&mut self) {
-        let lost = match self.force.restore_pins() {
-            Ok(false) => None,
-            Ok(true) => {
-                self.tamper_events += u64::from(self.unpinned.is_none());
-                tracing::error!("pins were lost; everything is pinned again");
-                None
-            }
-            Err(error) => Some(format!(
-                "pins are lost: {}; what is in force stays, but without this agent only its \
-                 filters do",
-                chain(&error)
-            )),
-        };
-        if let Some(lost) = &lost
-            && self.unpinned.is_none()
-        {
-            self.tamper_events += 1;
-            tracing::error!("{lost}");
-        }
-        self.unpinned = lost;
-    }
-
-    /// Reads back what is in force, and repairs it if somebody has changed it.
-    fn verify(&mut self) {
-        let depth = self.depth;
-        if let Err(mismatch) = self.force.read_back(depth) {
-            self.tamper_events += 1;
-            tracing::error!("{mismatch}: somebody has changed it; it is put there again");
-            let repaired = self.force.repair().map_err(|error| error.to_string());
-            let again = repaired.and_then(|()| {
-                let read = self.force.read_back(Depth::Whole);
-                read.map_err(|mismatch| mismatch.to_string())
-            });
-            if let Err(error) = again {
-                self.problem = Some(error);
-                return;
-            }
-        }
-        if self.force.revision() != 0 {
-            self.verified_at = Some(SystemTime::now());
-        }
-    }
-
-    fn do_chores(&mut self) {
-        if self.force.do_chores() {
-            self.look_at_fills();
-        }
-        if self.looked_at_pins.elapsed() >= BETWEEN_LOOKS_AT_PINS {
-            self.looked_at_pins = Instant::now();
-            self.restore_pins();
-            self.look_at_guard();
-        }
-        if self.looked_at_hooks.elapsed() >= self.between_looks {
-            self.looked_at_hooks = Instant::now();
-            self.looks = self.looks.wrapping_add(1);
-            let filters = self.looks.is_multiple_of(LOOKS_AT_LINKS);
-            self.look_at_hooks(filters);
-            let taken = self.looked_at_hooks.elapsed() * LOOKING;
-            self.between_looks = taken.clamp(*BETWEEN_LOOKS.start(), *BETWEEN_LOOKS.end());
-            if self.looks.is_multiple_of(LOOKS_AT_DEADLINES) {
-                self.force.end_deadlines(&mut self.links);
-            }
-        }
-    }
-
-    /// Looks at what stands on all interfaces, at the filters behind the links only if told.
-    fn look_at_hooks(&mut self, filters: bool) {
-        self.mend_hooks(filters);
-        self.mend_uplinks(filters);
-        if filters {
-            self.drop_early();
-        }
     }
 
     /// Whether the newest desired state is in force, for every endpoint.

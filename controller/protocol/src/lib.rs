@@ -22,7 +22,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use output::{
-    EndpointList, EndpointReport, FlowRecord, RecordType, RemoveReport, StatusReport, SyncReport,
+    BypassReport, EndpointList, EndpointReport, FlowRecord, RecordType, RemoveReport, StatusReport,
+    SyncReport,
 };
 
 /// Version of the requests.
@@ -74,7 +75,22 @@ pub enum Request {
     Explain(Question),
     /// Flow records.
     Observe(Observation),
+    /// Let policy deny endpoints nothing for a time, or let it count again.
+    Bypass(Bypass),
 }
+
+/// Endpoints that policy is to deny nothing, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bypass {
+    /// `namespace/name` of a workload, or the whole id of an endpoint; none for all.
+    pub endpoint: Option<String>,
+    /// Milliseconds from now; 0 ends it.
+    pub for_ms: u64,
+}
+
+/// Longest time of [`Request::Bypass`], in milliseconds: a day.
+pub const MAX_BYPASS_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A question about two ends, for [`Request::Explain`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,6 +251,8 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     Removed(RemoveReport),
     /// To [`Request::EndpointList`].
     Endpoints(EndpointList),
+    /// To [`Request::Bypass`].
+    Bypassed(BypassReport),
     /// To [`Request::Explain`].
     Explanation(Box<Explanation>),
     /// To [`Request::Explain`]: the question is about nothing.

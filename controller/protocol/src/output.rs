@@ -201,6 +201,26 @@ pub struct RemoveReport {
     pub leaving: Vec<String>,
 }
 
+/// Answer of `bypass`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct BypassReport {
+    /// The version of this object.
+    pub schema: Schema,
+    /// The endpoints that were meant, in the order of their names.
+    pub endpoints: Vec<BypassedEndpoint>,
+}
+
+/// An endpoint that policy denies nothing, or does again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct BypassedEndpoint {
+    /// `namespace/name/interface`.
+    pub id: String,
+    /// Time until which policy denies it nothing, RFC 3339; null when policy counts again.
+    pub until: Option<String>,
+}
+
 /// A program on one hook of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
@@ -249,6 +269,9 @@ pub struct EndpointStatus {
     pub leaving: bool,
     /// Programs on its hooks.
     pub links: Vec<Link>,
+    /// Time until which policy denies it nothing, RFC 3339; missing when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypassed_until: Option<String>,
     /// Its flow table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flows: Option<FlowUse>,

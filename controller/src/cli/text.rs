@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
-    Diagnostic, EndpointList, EndpointReport, EndpointState, FlowEnd, FlowRecord, RemoveReport,
-    RuleName, StatusReport, SyncReport,
+    BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport, EndpointState,
+    FlowEnd, FlowRecord, RemoveReport, RuleName, StatusReport, SyncReport,
 };
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
@@ -133,6 +133,14 @@ pub(super) fn removed(report: &RemoveReport) -> String {
         format!("removed {id}{until}\n")
     };
     report.removed.iter().map(told).collect()
+}
+
+pub(super) fn bypassed(report: &BypassReport) -> String {
+    let told = |one: &BypassedEndpoint| match &one.until {
+        Some(until) => format!("{}: policy denies it nothing until {until}\n", one.id),
+        None => format!("{}: policy counts\n", one.id),
+    };
+    report.endpoints.iter().map(told).collect()
 }
 
 fn leaving(is_leaving: bool) -> &'static str {

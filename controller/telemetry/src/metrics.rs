@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub memory_bytes: u64,
     /// How often something was found changed by others.
     pub tamper_events: u64,
+    /// Endpoints that policy denies nothing just now.
+    pub bypassed: u64,
     /// Packets that the guard has dropped; `None` without a guard.
     pub guard_dropped: Option<u64>,
     /// Whether the next start of the agent will know what this one knows.
@@ -160,6 +162,12 @@ pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
         "cofferdam_state_saved",
         "Whether the agent could write down what it must know after a restart.",
         facts.is_saved.into(),
+    )?;
+    gauge(
+        &registry,
+        "cofferdam_endpoints_bypassed",
+        "Endpoints that policy denies nothing just now, because somebody has bypassed it.",
+        facts.bypassed,
     )?;
     if let Some(packets) = facts.guard_dropped {
         let dropped = IntCounter::new(
@@ -371,6 +379,7 @@ mod tests {
             }],
             memory_bytes: 4096,
             tamper_events: 0,
+            bypassed: 0,
             guard_dropped: None,
             is_saved: true,
             uplinks: Vec::new(),

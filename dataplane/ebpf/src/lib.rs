@@ -25,6 +25,7 @@ use cofferdam_verdict::{
     address::Address,
     arrival::{self, Arrived},
     bucket::{Found, find_address},
+    bypass,
     counter::{self, Hook},
     door,
     event::EventRecord,
@@ -373,6 +374,11 @@ impl Steps for Programs<'_> {
     }
 
     #[inline(always)]
+    fn waive(&self, case: &mut Case) -> bool {
+        bypass::is_any(&Maps) && waive(&raw mut *case) != 0
+    }
+
+    #[inline(always)]
     fn adopt(&self, case: &mut Case) -> bool {
         adopt(&raw mut *case) != 0
     }
@@ -591,6 +597,21 @@ pub extern "C" fn relate(skb: *mut __sk_buff, case: *mut Case) -> i32 {
         related::relate(&Maps, &buffer.linear(frame::NOTHING_LEFT), case);
     }
     0
+}
+
+/// Marks the ends that policy may deny nothing just now. Returns 0 if there are none.
+///
+/// # Safety
+///
+/// As for [`track`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn waive(case: *mut Case) -> i32 {
+    // SAFETY: see above.
+    match unsafe { case.as_mut() } {
+        Some(case) => i32::from(bypass::waive(&Maps, case)),
+        None => 0,
+    }
 }
 
 /// Turns the case of a segment that opens nothing round, so that policy is asked about the

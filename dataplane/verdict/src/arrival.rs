@@ -16,6 +16,7 @@
 use crate::{
     address::Address,
     bucket::{Found, find_address},
+    bypass,
     case::{Case, mark},
     door,
     endpoint::flags,
@@ -145,9 +146,12 @@ fn is_adopting<M: FlowMemory>(memory: &M, case: &Case) -> bool {
 /// Asks policy about a packet that no flow covers. Returns `false` if the answer is not
 /// policy's: the packet passes up then.
 #[inline(always)]
-pub fn answer<M: Memory>(memory: &M, case: &mut Case) -> bool {
+pub fn answer<M: FlowMemory>(memory: &M, case: &mut Case) -> bool {
     decide(memory, case, questions);
     if case.is_denied_by_policy() {
+        if bypass::is_any(memory) && bypass::waive(memory, case) {
+            return false;
+        }
         // This hook drops it, so that the rule's hit is this one's to count.
         case.marks |= mark::COUNTED;
         return true;

@@ -120,6 +120,12 @@ pub(crate) mod mark {
     pub(crate) const SHARED_ADDRESS: u32 = 1 << 24;
     /// The packet bears [`UNDECIDED`]: nobody has asked its sender's policy about the receiver.
     pub(crate) const PASSED_ON: u32 = 1 << 25;
+    /// The sender's policy is not asked: see [`crate::bypass`].
+    pub(crate) const EGRESS_WAIVED: u32 = 1 << 26;
+    /// The receiver's policy is not asked.
+    pub(crate) const INGRESS_WAIVED: u32 = 1 << 27;
+    /// One of them is not asked, and would have denied the packet.
+    pub(crate) const WAIVED: u32 = EGRESS_WAIVED | INGRESS_WAIVED;
     /// The packet leaves the node: see [`crate::uplink`].
     pub(crate) const LEAVING: u32 = 1 << 30;
 }

@@ -129,8 +129,9 @@ pub struct Binding {
     /// Stamp of that workload's endpoint, which its packets carry; 0 when it is not
     /// local.
     pub stamp: SharedWord,
-    /// Zero.
-    pub _pad: SharedWord,
+    /// Jiffies, low word, until which policy denies that workload nothing; 0 = it does. See
+    /// [`crate::bypass`].
+    pub bypassed_until: SharedWord,
 }
 
 const _: () = assert!(size_of::<Binding>() == 16 && core::mem::offset_of!(Binding, stamp) == 8);
@@ -143,7 +144,7 @@ impl Binding {
             epoch: SharedWord::new(0),
             ifindex: SharedWord::new(0),
             stamp: SharedWord::new(0),
-            _pad: SharedWord::new(0),
+            bypassed_until: SharedWord::new(0),
         }
     }
 }

@@ -32,6 +32,7 @@ extern crate self as cofferdam_verdict;
 pub mod address;
 pub mod arrival;
 pub mod bucket;
+pub mod bypass;
 pub mod capacity;
 mod case;
 pub mod checksum;

@@ -16,7 +16,8 @@
 //!    changes the entry that one of these three needs, or the flow's partition grows, it is
 //!    asked again.
 //! 6. [`Steps::answer`] asks policy about the rest; about a TCP segment that opens
-//!    nothing, [`Steps::adopt`] may have it asked about the other direction.
+//!    nothing, [`Steps::adopt`] may have it asked about the other direction. Where policy
+//!    denies, [`Steps::waive`] may have it asked about one end, or none.
 //! 7. [`Steps::choose`] and [`Steps::remember`] make, renew or end the flow. About a packet
 //!    whose flow finds no room, policy is asked about the other direction, too.
 //! 8. [`Steps::hold`] remembers an allowed first fragment for the later ones.
@@ -25,6 +26,7 @@
 //! A probe is judged by steps 1, 2 and 6 alone: it reads no flow and leaves no trace.
 
 use crate::{
+    bypass,
     case::{Case, Context, mark},
     checksum::PartialChecksum,
     counter::Hook,
@@ -53,6 +55,8 @@ pub trait Steps {
     fn relate(&self, case: &mut Case);
     /// Asks policy.
     fn answer(&self, case: &mut Case);
+    /// Marks the ends that policy may deny nothing; `false` when there are none.
+    fn waive(&self, case: &mut Case) -> bool;
     /// Turns the case round, so that policy is asked about the other direction; `false`
     /// when nothing is to be asked.
     fn adopt(&self, case: &mut Case) -> bool;
@@ -94,6 +98,9 @@ pub fn walk<S: Steps>(steps: &S, case: &mut Case, is_probe: bool) -> bool {
     let asked = !case.is_settled();
     if asked {
         steps.answer(case);
+        if case.is_denied_by_policy() && !is_probe && steps.waive(case) {
+            steps.answer(case);
+        }
         if case.is_midstream() {
             ask_back(steps, case);
         }
@@ -235,6 +242,10 @@ impl<M: FlowMemory, F: Frame> Steps for Host<'_, M, F> {
             Hook::UplinkEgress => uplink::answer(self.memory, case),
             _ => judge::answer(self.memory, case),
         }
+    }
+
+    fn waive(&self, case: &mut Case) -> bool {
+        bypass::is_any(self.memory) && bypass::waive(self.memory, case)
     }
 
     fn adopt(&self, case: &mut Case) -> bool {

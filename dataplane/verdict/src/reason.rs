@@ -74,6 +74,7 @@ reasons! {
     34 SourceRoute "source_route" "An IPv4 source route option or an IPv6 routing header with segments left leads the packet to other addresses than the one policy is asked about."
     35 SignallingSize "signalling_size" "A signalling message (ARP, neighbour discovery, IGMP, MLD, an ICMP error) is longer, or holds more, than such a message needs."
     36 VirtualUndecided "virtual_undecided" "The packet goes to a port of a Service of which some backends may be reached, or none is known. It passes, to be judged where its address has become a backend's; it is dropped where none of Cofferdam's hooks would see that."
+    37 Bypassed "bypassed" "Policy denies the packet, and is not asked: somebody has bypassed it for a time."
 }
 
 #[cfg(test)]

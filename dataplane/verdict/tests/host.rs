@@ -5,6 +5,8 @@
 mod adopting;
 #[path = "host/arriving.rs"]
 mod arriving;
+#[path = "host/bypassing.rs"]
+mod bypassing;
 #[path = "host/contending.rs"]
 mod contending;
 #[path = "host/following.rs"]

@@ -30,6 +30,7 @@ impl Reconciler {
 
     pub(super) fn status_report(&self) -> StatusReport {
         let obstacles = self.stamp_obstacles();
+        let bypassed = self.bypassed();
         let is_closed = |stranger: &Stranger<'_>| stranger.state == EndpointState::DenyAll;
         let (closed, unmanaged): (Vec<_>, Vec<_>) =
             self.strangers().into_iter().partition(is_closed);
@@ -51,6 +52,7 @@ impl Reconciler {
                     state: managed.state,
                     leaving,
                     links: self.links(managed.endpoint.link.host_ifindex),
+                    bypassed_until: bypassed.get(&managed.endpoint.link.host_ifindex).cloned(),
                     flows: (self.force.flows(managed.endpoint.link.host_ifindex)).map(|flows| {
                         FlowUse {
                             used: flows.used.into(),
@@ -68,6 +70,7 @@ impl Reconciler {
                     state: stranger.state,
                     leaving: false,
                     links: self.links(stranger.interface.ifindex),
+                    bypassed_until: None,
                     flows: None,
                     problem: Some(stranger.problem.to_owned()),
                     obstacles: Vec::new(),
@@ -205,6 +208,7 @@ impl Reconciler {
             });
         }
         diagnostics.extend(self.fill_warnings());
+        diagnostics.extend(self.bypass_warnings());
         diagnostics.extend(self.service_warnings());
         diagnostics
     }
@@ -354,6 +358,7 @@ impl Reconciler {
             capacity: self.capacity(),
             memory_bytes: self.memory_bytes(),
             tamper_events: self.tamper_events,
+            bypassed: self.bypassed().len() as u64,
             guard_dropped: self.guarding.dropped(),
             is_saved: self.unsaved().next().is_none(),
             uplinks: self.early_drops.report(),

@@ -27,6 +27,7 @@
 
 use crate::{
     address::{Address, Family},
+    bypass::kept_revision,
     case::{Case, mark},
     endpoint::EndpointRecord,
     flow::{
@@ -622,7 +623,7 @@ fn renew<M: FlowMemory>(memory: &M, record: &EndpointRecord, case: &Case, entry:
     let sent = !case.is(mark::TO_WORKLOAD);
     let from_opener = sent == (word.marks() & flow_mark::OPENED_BY_ENDPOINT != 0);
     let renewed = word.published(
-        case.revision,
+        kept_revision(case),
         record.incarnation,
         case.enforced,
         word.state(),
@@ -710,7 +711,7 @@ fn store<M: FlowMemory>(
     entry.bytes[1].put(0);
     entry.checked.put(0);
     let published = word.published(
-        case.revision,
+        kept_revision(case),
         record.incarnation,
         case.enforced,
         FlowState::Embryonic,

@@ -9,6 +9,7 @@ use super::scene::{
 };
 use cofferdam_verdict::{
     arrival::{self, Arrived},
+    bypass::ANY_SLOT,
     counter::Hook,
     endpoint::UNDECIDED,
     flow::{self, FlowSet},
@@ -286,5 +287,21 @@ proptest! {
                 prop_assert_eq!(there.0, Deny, "{:?}: {:?}, then {:?}", step, early, there);
             }
         }
+    }
+}
+
+#[test]
+fn what_policy_may_not_deny_just_now_passes_up() {
+    for family in Family::BOTH {
+        let node = Node::under(&Policy::closed());
+        let syn = tcp().family(family).from(Outside.end()).to(Web.end());
+        let syn = syn.sport(4000).dport(5432).syn().bytes();
+        assert_eq!(arrives(&node, &syn), Some(ISOLATED), "{family}");
+        let until = &node.bindings[Web.slot(Family::V4) as usize].bypassed_until;
+        until.store(node.jiffies.wrapping_add(1));
+        let any = &node.bindings[ANY_SLOT as usize].bypassed_until;
+        assert_eq!(arrives(&node, &syn), Some(ISOLATED), "{family}");
+        any.store(1);
+        assert_eq!(arrives(&node, &syn), None, "{family}");
     }
 }

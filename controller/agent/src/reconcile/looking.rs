@@ -1,0 +1,99 @@
+//! Looks at what is in force: whether it is still what was put there.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Reconciler, chain};
+use crate::force::Depth;
+
+/// Time between two looks at the hooks: tcx tells nobody of its changes. It is as short as
+/// leaves the looks [`LOOKING`] of a processor.
+pub(super) const BETWEEN_LOOKS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_millis(500);
+/// Time between two looks at the hooks for each moment that a look takes.
+const LOOKING: u32 = 400;
+/// Time between two looks at what is pinned.
+const BETWEEN_LOOKS_AT_PINS: Duration = Duration::from_millis(500);
+/// Of so many looks one is at the filters behind the links as well.
+const LOOKS_AT_LINKS: u32 = 4;
+/// Of so many looks one is at deadlines of adoption as well.
+const LOOKS_AT_DEADLINES: u32 = 20;
+
+impl Reconciler {
+    /// Pins everything again if somebody has cleaned the BPF file system.
+    pub(super) fn restore_pins(&mut self) {
+        let lost = match self.force.restore_pins() {
+            Ok(false) => None,
+            Ok(true) => {
+                self.tamper_events += u64::from(self.unpinned.is_none());
+                tracing::error!("pins were lost; everything is pinned again");
+                None
+            }
+            Err(error) => Some(format!(
+                "pins are lost: {}; what is in force stays, but without this agent only its \
+                 filters do",
+                chain(&error)
+            )),
+        };
+        if let Some(lost) = &lost
+            && self.unpinned.is_none()
+        {
+            self.tamper_events += 1;
+            tracing::error!("{lost}");
+        }
+        self.unpinned = lost;
+    }
+
+    /// Reads back what is in force, and repairs it if somebody has changed it.
+    pub(super) fn verify(&mut self) {
+        let depth = self.depth;
+        if let Err(mismatch) = self.force.read_back(depth) {
+            self.tamper_events += 1;
+            tracing::error!("{mismatch}: somebody has changed it; it is put there again");
+            let repaired = self.force.repair().map_err(|error| error.to_string());
+            let again = repaired.and_then(|()| {
+                let read = self.force.read_back(Depth::Whole);
+                read.map_err(|mismatch| mismatch.to_string())
+            });
+            if let Err(error) = again {
+                self.problem = Some(error);
+                return;
+            }
+        }
+        if self.force.revision() != 0 {
+            self.verified_at = Some(SystemTime::now());
+        }
+    }
+
+    pub(super) fn do_chores(&mut self) {
+        if self.force.do_chores() {
+            self.look_at_fills();
+        }
+        if self.looked_at_pins.elapsed() >= BETWEEN_LOOKS_AT_PINS {
+            self.looked_at_pins = Instant::now();
+            self.restore_pins();
+            self.look_at_guard();
+        }
+        if self.looked_at_hooks.elapsed() >= self.between_looks {
+            self.looked_at_hooks = Instant::now();
+            self.looks = self.looks.wrapping_add(1);
+            let filters = self.looks.is_multiple_of(LOOKS_AT_LINKS);
+            self.look_at_hooks(filters);
+            let taken = self.looked_at_hooks.elapsed() * LOOKING;
+            self.between_looks = taken.clamp(*BETWEEN_LOOKS.start(), *BETWEEN_LOOKS.end());
+            self.end_bypasses();
+            if self.looks.is_multiple_of(LOOKS_AT_DEADLINES) {
+                self.force.end_deadlines(&mut self.links);
+            }
+        }
+    }
+
+    /// Looks at what stands on all interfaces, at the filters behind the links only if told.
+    pub(super) fn look_at_hooks(&mut self, filters: bool) {
+        self.mend_hooks(filters);
+        self.mend_uplinks(filters);
+        if filters {
+            self.drop_early();
+        }
+    }
+}
