@@ -31,7 +31,7 @@ fn a_wrong_configuration_ends_the_agent_with_the_place_and_what_is_allowed() {
             "whole number",
         ),
         ("adopt_midstream: 30", ":1:18: ", "30s"),
-        ("guard: nftables", ":1:8: ", "no effect"),
+        ("guard: iptables", ":1:8: ", "none, nftables"),
         ("uplinks: eth0", ":1:10: ", "[eth0]"),
         ("flow_log: {path: /log}", ":1:18: ", "no effect"),
         ("policies: [a\n", ":2:1: ", "not YAML"),
