@@ -10,32 +10,35 @@
 //! yet. A number that became free rests until a table without it has been published;
 //! as every removal publishes one, what is spare in the table in force has rested.
 
+pub mod dataplane;
+mod enforcer;
+#[cfg(test)]
+mod in_memory;
+pub mod plan;
 mod read_back;
 mod sweeper;
+#[cfg(test)]
+mod tests;
 mod times;
 mod uplinks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_dataplane::{
     Adopted, AttachError, Endpoint, FlowUse, Foreign, HookState, Kernel, KernelError, Uplink,
 };
-use cofferdam_policies::compiler::{CompileError, Compiled, Compiler, Slot, SlotPlan, Snapshot};
-use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
-use cofferdam_policies::shared_map::SharedMap;
-use cofferdam_telemetry::hits::{CountsByRule, Hits, Meaning, SavedHits};
-use cofferdam_verdict::endpoint::MAX_LISTENERS;
+use cofferdam_policies::compiler::{CompileError, Compiler};
+use cofferdam_telemetry::hits::Hits;
 use thiserror::Error;
 
 use crate::config::Config;
-use crate::desired::Desired;
 use crate::links::{Link, Links};
 
-use cofferdam_telemetry::names::{Names, SharedNames};
-use read_back::FIRST_ADDRESS;
+use cofferdam_telemetry::names::SharedNames;
+use dataplane::Dataplane as _;
+use plan::InForce;
 pub use read_back::{Depth, Mismatch};
 use sweeper::Sweeper;
 
@@ -72,36 +75,27 @@ pub enum PublishError {
     Compile(#[from] CompileError),
     /// The kernel refuses it.
     #[error("the kernel refuses the new table: {0}")]
-    Kernel(#[from] KernelError),
+    Kernel(#[from] AttachError),
 }
 
 /// The kernel side of this node.
-pub struct Force {
-    kernel: Kernel,
-    /// Interfaces on which at least the filters stand.
-    guarded: BTreeSet<u32>,
-    /// Interfaces on which everything stands.
-    attached: BTreeSet<u32>,
-    endpoints: BTreeMap<u32, Endpoint>,
+pub struct Force<D = Kernel> {
+    kernel: D,
+    in_force: InForce,
     /// Times on the clock of flows until which policy denies endpoints nothing, by their
     /// interfaces.
     bypasses: BTreeMap<u32, u32>,
-    bound: SharedMap<IpAddr, u32>,
-    /// What was put there since it was last read back: addresses, and interfaces.
-    unread: (BTreeSet<IpAddr>, BTreeSet<u32>),
     /// What is read back the next time, of what is not new.
     next_read: (IpAddr, u32),
-    plan: SlotPlan,
     compiler: Compiler,
-    published: Option<(Desired, Compiled)>,
-    revision: u64,
     /// When the kernel was given the table in force, if that was by this agent.
     in_force_since: Option<Instant>,
     names: SharedNames,
     hits: Hits,
     node: String,
     adopt_midstream: Duration,
-    sweeper: Sweeper,
+    /// The thread that keeps the flow tables, where there is a kernel.
+    sweeper: Option<Sweeper>,
     /// Time at which a sweep was last begun.
     swept: Instant,
     ended_epochs: Instant,
@@ -109,7 +103,7 @@ pub struct Force {
     is_prepared: bool,
 }
 
-impl Force {
+impl Force<Kernel> {
     /// Takes up what an agent before has left in force, or begins anew. The next table
     /// has a number greater than `revision`, and than that of any table in force.
     ///
@@ -125,7 +119,7 @@ impl Force {
             another_table = limits.table_bytes() >> 20,
             "memory of the kernel's maps in MiB; while a table is replaced there is another"
         );
-        let mut kernel = Kernel::open(&config.bpffs, limits, &config.behaviour())?;
+        let kernel = Kernel::open(&config.bpffs, limits, &config.behaviour())?;
         match kernel.adopted() {
             Adopted::Nothing => tracing::info!("nothing was in force"),
             Adopted::Everything => tracing::info!("took up what was in force"),
@@ -145,70 +139,16 @@ impl Force {
                  which costs some 24 ns a packet; Linux 6.2 and later have it"
             );
         }
-        let mut bound = SharedMap::default();
-        for (address, number) in kernel.bound_addresses() {
-            bound.insert(address, number);
-        }
-        // Nobody knows yet whose they are; the first table will.
-        let nobody = Owner::Workload(ObjectName::new("", ""));
-        let slots = bound.iter().map(|(address, number)| Slot {
-            number: *number,
-            owner: nobody.clone(),
-            address: *address,
-        });
-        let plan = SlotPlan::from_slots(slots).unwrap_or_else(|error| {
-            tracing::error!("addresses in the kernel contradict each other: {error}");
-            for address in std::mem::take(&mut bound).keys() {
-                kernel.release_address(*address);
-            }
-            SlotPlan::default()
-        });
-        let endpoints = kernel.endpoints().into_iter();
-        let endpoints: BTreeMap<u32, Endpoint> = endpoints
-            .map(|endpoint| (endpoint.ifindex, endpoint))
+        let bypasses: BTreeMap<u32, u32> = (kernel.endpoints().into_iter())
+            .map(|endpoint| (endpoint.ifindex, kernel.bypassed_until(endpoint.ifindex)))
+            .filter(|(_, until)| *until != 0)
             .collect();
-        // The next revision is of the other parity than the one in force: rules are counted
-        // by that.
-        let mut revision = revision.max(kernel.last_revision());
-        let known = kernel.last_revision();
-        if !endpoints.is_empty() && revision - known >= TABLES_PER_SWEEP {
-            tracing::warn!(
-                revision,
-                known,
-                "flows in force are of a table long before the last one that is remembered; \
-                 tables are numbered from theirs on"
-            );
-            revision = known;
-        }
-        if let Some(in_force) = kernel.revision() {
-            revision += (revision - in_force) & 1;
-        }
+        let sweeper = Sweeper::start(kernel.flow_keeper()?)?;
         Ok(Self {
-            guarded: BTreeSet::new(),
-            attached: BTreeSet::new(),
-            bypasses: endpoints
-                .keys()
-                .map(|ifindex| (*ifindex, kernel.bypassed_until(*ifindex)))
-                .filter(|(_, until)| *until != 0)
-                .collect(),
-            endpoints,
-            bound,
-            unread: <_>::default(),
-            next_read: (FIRST_ADDRESS, 0),
-            plan,
-            compiler: Compiler::default(),
-            published: None,
-            revision,
-            in_force_since: None,
-            names,
-            hits: Hits::default(),
-            node: config.node.name.clone(),
+            bypasses,
             adopt_midstream: config.adopt_midstream.0,
-            sweeper: Sweeper::start(kernel.flow_keeper()?)?,
-            swept: Instant::now(),
-            ended_epochs: Instant::now(),
-            is_prepared: false,
-            kernel,
+            sweeper: Some(sweeper),
+            ..Self::over(kernel, revision, names, &config.node.name)
         })
     }
 
@@ -221,195 +161,6 @@ impl Force {
     #[must_use]
     pub fn found_nothing(&self) -> bool {
         self.kernel.adopted() == Adopted::Nothing
-    }
-
-    /// Number of the table in force, whoever published it; 0 when there is none.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.kernel.revision().unwrap_or(0)
-    }
-
-    /// When the kernel was given the table in force, if that was by this agent.
-    #[must_use]
-    pub fn in_force_since(&self) -> Option<Instant> {
-        self.in_force_since
-    }
-
-    /// Greatest incarnation in force.
-    #[must_use]
-    pub fn last_incarnation(&self) -> u32 {
-        let incarnations = self.endpoints.values().map(|one| one.incarnation);
-        incarnations.max().unwrap_or(0)
-    }
-
-    /// Interfaces that have an endpoint's record.
-    #[must_use]
-    pub fn interfaces(&self) -> Vec<u32> {
-        self.endpoints.keys().copied().collect()
-    }
-
-    /// Whether an interface has an endpoint's record, and that lets something pass.
-    #[must_use]
-    pub fn is_open(&self, ifindex: u32) -> bool {
-        let endpoint = self.endpoints.get(&ifindex);
-        endpoint.is_some_and(|endpoint| !endpoint.deny_all)
-    }
-
-    /// The table in force.
-    #[must_use]
-    pub fn compiled(&self) -> Option<&Compiled> {
-        self.published.as_ref().map(|(_, compiled)| compiled)
-    }
-
-    /// Rule hits under all tables of this agent.
-    #[must_use]
-    pub fn hits(&self) -> CountsByRule {
-        self.hits.counts(self.kernel.rule_hits(self.revision()))
-    }
-
-    /// Returns what the next agent needs to count rules on.
-    #[must_use]
-    pub fn saved_hits(&self) -> SavedHits {
-        self.hits.saved(self.revision())
-    }
-
-    /// Counts rules on where an agent before stopped. To be called before anything is
-    /// published.
-    pub fn resume_hits(&mut self, saved: SavedHits) {
-        self.hits = Hits::resumed(saved, self.revision());
-    }
-
-    /// Addresses that lead to slots.
-    #[must_use]
-    pub fn bound(&self) -> usize {
-        self.bound.len()
-    }
-
-    /// What is in force, as far as it is known: after a restart with documents that are
-    /// held back it is not.
-    #[must_use]
-    pub fn inventory(&self) -> Option<&Inventory> {
-        (self.published.as_ref()).map(|(desired, _)| &desired.inventory)
-    }
-
-    /// Puts a desired state in force, but for its endpoints' records.
-    ///
-    /// # Errors
-    /// When it does not fit or the kernel refuses.
-    pub fn publish(&mut self, desired: Desired) -> Result<Published, PublishError> {
-        if let Some((before, _)) = &self.published
-            && before.inventory == desired.inventory
-            && before.local == desired.local
-        {
-            self.bind()?;
-            return Ok(Published::Before);
-        }
-        let plan = self.plan.successor(&desired.inventory);
-        let revision = self.revision + 1;
-        let next = Snapshot {
-            inventory: &desired.inventory,
-            slots: &plan,
-            local: &desired.local,
-            own_node: Some(&self.node),
-            limits: *self.kernel.limits(),
-            revision,
-        };
-        if let Some((before, compiled)) = &mut self.published
-            && let Some(entries) =
-                (self.compiler).additions(compiled, &before.inventory, &before.local, &next)
-        {
-            for entry in &entries {
-                self.kernel.set_slot(entry.slot, entry.profile)?;
-                compiled.fill(*entry);
-            }
-            // Before the first packet that is judged by them.
-            let names = Names::new(self.revision, &desired.inventory, &plan, compiled);
-            self.names.add(Arc::new(names));
-            *before = desired;
-            self.plan = plan;
-            self.bind()?;
-            return Ok(Published::Slots(entries.len()));
-        }
-        let compiled = self.compiler.compile(&next)?;
-        let before = self.bound.clone();
-        let changes = before.changes(plan.by_address());
-        for change in changes.iter().filter(|change| change.after.is_none()) {
-            self.kernel.release_address(*change.key);
-            self.bound.remove(change.key);
-        }
-        // Before the first packet that is judged by it.
-        let names = Names::new(revision, &desired.inventory, &plan, &compiled);
-        self.names.add(Arc::new(names));
-        self.note_sweeps();
-        let before = self.kernel.revision().unwrap_or(0);
-        self.in_force_since = Some(self.kernel.publish(compiled.pages())?);
-        let meaning = Meaning::new(compiled.rules.clone(), desired.inventory.clone());
-        self.hits.retire(self.kernel.rule_hits(before), meaning);
-        self.revision = revision;
-        self.plan = plan;
-        self.published = Some((desired, compiled));
-        self.bind()?;
-        Ok(Published::Table)
-    }
-
-    /// Leads every address of the plan to its slot.
-    fn bind(&mut self) -> Result<(), KernelError> {
-        let before = self.bound.clone();
-        for change in before.changes(self.plan.by_address()) {
-            if let Some(slot) = change.after {
-                self.kernel.bind_address(*change.key, *slot)?;
-                self.bound.insert(*change.key, *slot);
-                self.unread.0.insert(*change.key);
-            }
-        }
-        // The same; and from now on shared, so that the next change is found at once.
-        self.bound = self.plan.by_address().clone();
-        Ok(())
-    }
-
-    /// Puts everything there again that ought to be in the kernel.
-    ///
-    /// # Errors
-    /// What the kernel refuses.
-    pub fn repair(&mut self) -> Result<(), KernelError> {
-        if let Some((_, compiled)) = &self.published {
-            self.kernel.publish(compiled.pages())?;
-        }
-        for (address, slot) in self.bound.iter() {
-            self.kernel.bind_address(*address, *slot)?;
-        }
-        for endpoint in self.endpoints.values() {
-            self.kernel.set_endpoint(endpoint)?;
-        }
-        Ok(())
-    }
-
-    /// Lets nothing pass on an interface, whatever runs behind it. Where something did,
-    /// that ends at once, whatever fails later.
-    ///
-    /// # Errors
-    /// When there is no room for it, or its addresses could not be taken from it.
-    pub fn close(
-        &mut self,
-        endpoint: &crate::endpoint::Endpoint,
-        link: Option<&Link>,
-    ) -> Result<(), KernelError> {
-        let before = self.deny_all(endpoint.link.host_ifindex);
-        self.is_prepared &= before.is_some();
-        // With its addresses the time goes.
-        self.bypasses.remove(&endpoint.link.host_ifindex);
-        self.set(Endpoint {
-            ifindex: endpoint.link.host_ifindex,
-            mac: endpoint.link.mac,
-            incarnation: endpoint.incarnation,
-            addresses: Vec::new(),
-            stamp: 0,
-            link_local: None,
-            deny_all: true,
-            shared_hooks: before.is_some_and(|before| before.shared_hooks),
-            adopt_until: link.and_then(|link| link.adopt_until).unwrap_or(0),
-            listeners: link.map(|link| link.listeners).unwrap_or_default(),
-        })
     }
 
     /// Sets the time in which connections from before are adopted on interfaces to come.
@@ -426,7 +177,12 @@ impl Force {
             // Flows are not known any more.
             links.forget_deadlines();
         }
-        for endpoint in self.endpoints.values().filter(|one| one.stamp != 0) {
+        for endpoint in self
+            .in_force
+            .endpoints
+            .values()
+            .filter(|one| one.stamp != 0)
+        {
             let Some(host_mac) = mac(endpoint.ifindex) else {
                 continue;
             };
@@ -438,51 +194,6 @@ impl Force {
             };
             links.adopt(endpoint.ifindex, link);
         }
-    }
-
-    /// Lets nothing pass any more where an endpoint is in force of which nothing else is
-    /// known.
-    ///
-    /// # Errors
-    /// When its addresses could not be taken from it.
-    pub fn close_as_is(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        let Some(endpoint) = self.deny_all(ifindex) else {
-            return Ok(());
-        };
-        self.set(Endpoint {
-            addresses: Vec::new(),
-            ..endpoint
-        })
-    }
-
-    /// Lets nothing pass on an interface of which nothing is known but that programs of
-    /// another set of maps judge there.
-    ///
-    /// # Errors
-    /// When there is no room for it, or the programs are not replaced.
-    pub fn close_unknown(&mut self, ifindex: u32, incarnation: u32) -> Result<(), AttachError> {
-        self.set(Endpoint {
-            ifindex,
-            mac: [0; 6],
-            incarnation,
-            addresses: Vec::new(),
-            stamp: 0,
-            link_local: None,
-            deny_all: true,
-            shared_hooks: false,
-            adopt_until: 0,
-            listeners: [0; MAX_LISTENERS],
-        })?;
-        self.guard(ifindex)
-    }
-
-    /// Lets nothing pass under the record that an interface has; returns what it says
-    /// then, `None` if there is no record.
-    fn deny_all(&mut self, ifindex: u32) -> Option<Endpoint> {
-        let endpoint = self.endpoints.get_mut(&ifindex)?;
-        self.kernel.deny_all(ifindex);
-        endpoint.deny_all = true;
-        Some(endpoint.clone())
     }
 
     /// Returns `true` if programs of ours judge on an interface: those of an agent before
@@ -498,44 +209,6 @@ impl Force {
     /// When the kernel does not tell.
     pub fn foreign(&self, ifindex: u32) -> Result<Vec<Foreign>, AttachError> {
         self.kernel.foreign(ifindex)
-    }
-
-    /// Whether all programs are on an interface.
-    #[must_use]
-    pub fn is_attached(&self, ifindex: u32) -> bool {
-        self.attached.contains(&ifindex)
-    }
-
-    /// Puts the filters on an interface, unless they are there: they judge as well as
-    /// the links do, and cost no grace period.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn guard(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        if !self.guarded.contains(&ifindex) {
-            self.kernel.guard(ifindex)?;
-            self.guarded.insert(ifindex);
-        }
-        Ok(())
-    }
-
-    /// Returns `true` if this agent has put filters on an interface, and they judge there.
-    #[must_use]
-    pub fn is_guarded(&self, ifindex: u32) -> bool {
-        self.guarded.contains(&ifindex)
-    }
-
-    /// Puts all programs on an interface, unless they are there.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn attach(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        if !self.attached.contains(&ifindex) {
-            self.kernel.enforce_on(ifindex)?;
-            self.guarded.insert(ifindex);
-            self.attached.insert(ifindex);
-        }
-        Ok(())
     }
 
     /// What stands on an interface's hooks.
@@ -556,14 +229,14 @@ impl Force {
     pub fn mend_hooks(&mut self, ifindex: u32, filters: bool) -> Result<bool, AttachError> {
         let is_shared = |one: &Endpoint| one.shared_hooks;
         if !filters
-            && !self.endpoints.get(&ifindex).is_some_and(is_shared)
+            && !self.in_force.endpoints.get(&ifindex).is_some_and(is_shared)
             && self.kernel.links_stand(ifindex)?
         {
             return Ok(false);
         }
         let states = self.kernel.hooks(ifindex)?;
         let is_shared = states.iter().any(|state| state.foreign);
-        if let Some(endpoint) = self.endpoints.get_mut(&ifindex)
+        if let Some(endpoint) = self.in_force.endpoints.get_mut(&ifindex)
             && endpoint.shared_hooks != is_shared
         {
             // Before the order is changed: whoever comes behind us must be reached.
@@ -592,82 +265,6 @@ impl Force {
     /// When the kernel refuses.
     pub fn dismantle(self) -> Result<(), KernelError> {
         self.kernel.dismantle()
-    }
-
-    /// Lets an endpoint's traffic pass as the table in force says. `false` when that
-    /// table does not know one of its addresses.
-    ///
-    /// # Errors
-    /// When there is no room for it.
-    pub fn enforce(
-        &mut self,
-        described: &crate::endpoint::Endpoint,
-        link: &Link,
-    ) -> Result<bool, KernelError> {
-        let addresses = &described.addresses;
-        let ifindex = described.link.host_ifindex;
-        // As the kernel gives them back: the first, then those of one family after the
-        // other.
-        let mut ordered = addresses.clone();
-        ordered.sort_by_key(|address| (Some(address) != addresses.first(), address.is_ipv6()));
-        let slots = ordered
-            .into_iter()
-            .map(|address| Some((address, *self.bound.get(&address)?)));
-        let Some(addresses) = slots.collect::<Option<Vec<_>>>() else {
-            return Ok(false);
-        };
-        let before = self.endpoints.get(&ifindex);
-        let shared_hooks = before.is_some_and(|endpoint| endpoint.shared_hooks);
-        self.set(Endpoint {
-            ifindex,
-            mac: described.link.mac,
-            incarnation: described.incarnation,
-            addresses,
-            stamp: link.stamp,
-            link_local: described.link_local,
-            deny_all: false,
-            shared_hooks,
-            adopt_until: link.adopt_until.unwrap_or(0),
-            listeners: link.listeners,
-        })?;
-        Ok(true)
-    }
-
-    fn set(&mut self, endpoint: Endpoint) -> Result<(), KernelError> {
-        if self.endpoints.get(&endpoint.ifindex) != Some(&endpoint) {
-            self.kernel.set_endpoint(&endpoint)?;
-            self.unread.1.insert(endpoint.ifindex);
-            self.endpoints.insert(endpoint.ifindex, endpoint);
-        }
-        Ok(())
-    }
-
-    /// Takes an endpoint out of force whose interface has gone, and what is left of its
-    /// programs.
-    ///
-    /// # Errors
-    /// When the programs do not come off; nothing passes there then.
-    pub fn remove(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        self.forget(ifindex);
-        self.kernel.leave(ifindex)
-    }
-
-    /// Takes an endpoint out of force and opens its interface: everything passes there
-    /// from then on, without a stamp.
-    ///
-    /// # Errors
-    /// When the programs are not replaced; nothing passes there then.
-    pub fn release(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        self.forget(ifindex);
-        self.kernel.enforce_uplink(ifindex, Uplink::Door)
-    }
-
-    fn forget(&mut self, ifindex: u32) {
-        self.kernel.remove_endpoint(ifindex);
-        self.bypasses.remove(&ifindex);
-        self.endpoints.remove(&ifindex);
-        self.attached.remove(&ifindex);
-        self.guarded.remove(&ifindex);
     }
 
     /// When [`Force::do_chores`] has something to do again.
@@ -721,18 +318,23 @@ impl Force {
 
     /// Lets the other thread sweep the flow tables, unless it is at it.
     fn begin_sweep(&mut self) {
-        if self.sweeper.is_busy() {
+        let Some(sweeper) = &mut self.sweeper else {
+            return;
+        };
+        if sweeper.is_busy() {
             tracing::warn!("the last sweep of the flow tables is not over yet");
             return;
         }
         match self.kernel.begin_sweep() {
-            Ok(sweep) => self.sweeper.begin(sweep),
+            Ok(sweep) => sweeper.begin(sweep),
             Err(error) => tracing::error!("cannot sweep the flow tables: {error}"),
         }
     }
 
-    fn note_sweeps(&mut self) -> bool {
-        let swept = self.sweeper.finished();
+    /// Notes the sweep that is over, if one is: the kernel side takes no table far ahead of the
+    /// last one. Returns `true` if there was one.
+    pub fn note_sweeps(&mut self) -> bool {
+        let swept = self.sweeper.as_mut().and_then(Sweeper::finished);
         if let Some(swept) = swept {
             self.kernel.end_sweep(swept);
             tracing::debug!(freed = swept.freed, "swept the flow tables");
@@ -758,5 +360,31 @@ impl Force {
     #[must_use]
     pub fn flows(&self, ifindex: u32) -> Option<FlowUse> {
         self.kernel.flows(ifindex)
+    }
+
+    /// Puts everything there again that ought to be in the kernel.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn repair(&mut self) -> Result<(), AttachError> {
+        if let Some((_, compiled)) = &self.in_force.published {
+            self.kernel.publish(compiled.pages())?;
+        }
+        for action in self.in_force.plan_again() {
+            self.kernel.carry_out(&action)?;
+        }
+        Ok(())
+    }
+
+    /// Takes an endpoint out of force and opens its interface: everything passes there
+    /// from then on, without a stamp.
+    ///
+    /// # Errors
+    /// When the programs are not replaced; nothing passes there then.
+    pub fn release(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.kernel.remove_endpoint(ifindex);
+        self.bypasses.remove(&ifindex);
+        self.in_force.forget(ifindex);
+        self.kernel.enforce_uplink(ifindex, Uplink::Door)
     }
 }

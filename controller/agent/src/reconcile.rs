@@ -635,6 +635,7 @@ impl Reconciler {
         self.made = made;
         let Desired { warnings, .. } = &desired;
         let warnings = warnings.clone();
+        self.force.note_sweeps();
         if let Published::Slots(slots) = self.force.publish(desired)? {
             tracing::info!(
                 revision = self.force.revision(),

@@ -18,6 +18,7 @@ use nix::net::if_::if_indextoname;
 use thiserror::Error;
 
 use super::Force;
+use super::dataplane::Dataplane;
 use crate::probe::{Question, questions};
 
 /// Addresses that are read back after a change, beside those that are new, by turns.
@@ -47,7 +48,7 @@ pub struct Mismatch {
     what: String,
 }
 
-impl Force {
+impl<D: Dataplane> Force<D> {
     /// Compares what the kernel has with what it was given.
     ///
     /// # Errors
@@ -56,7 +57,7 @@ impl Force {
         let differs = |what: String| Err(Mismatch { what });
         let (addresses, asked) = self.to_read(depth);
         let memory = self.kernel.memory();
-        if let Some((_, compiled)) = &self.published {
+        if let Some((_, compiled)) = &self.in_force.published {
             let pages = compiled.pages();
             let page = pages.iter().zip(memory.table).position(|(a, b)| a != b);
             if let Some(page) = page {
@@ -71,7 +72,7 @@ impl Force {
                 return differs(format!("the slot of address {address}"));
             }
         }
-        for endpoint in self.endpoints.values() {
+        for endpoint in self.in_force.endpoints.values() {
             let number = match find(&memory, BucketSet::Endpoint, &[endpoint.ifindex]) {
                 Found::Value(number) => number as usize - 1,
                 Found::Absent | Found::Unknown => {
@@ -86,7 +87,7 @@ impl Force {
                 return differs(format!("the verdict on interface {}", endpoint.ifindex));
             }
         }
-        self.unread = <_>::default();
+        self.in_force.unread = <_>::default();
         let next = addresses
             .last()
             .map_or(FIRST_ADDRESS, |(address, _)| *address);
@@ -98,17 +99,28 @@ impl Force {
     /// The addresses, with their slots, and the interfaces that are to be read back.
     fn to_read(&self, depth: Depth) -> (Vec<(IpAddr, u32)>, Vec<u32>) {
         let pair = |(address, slot): (&IpAddr, &u32)| (*address, *slot);
-        let all = self.endpoints.keys().copied();
+        let all = self.in_force.endpoints.keys().copied();
         if depth == Depth::Whole {
-            return (self.bound.iter().map(pair).collect(), all.collect());
+            return (
+                self.in_force.bound.iter().map(pair).collect(),
+                all.collect(),
+            );
         }
-        let (new, new_endpoints) = &self.unread;
+        let (new, new_endpoints) = &self.in_force.unread;
         let new = new.iter();
-        let new = new.filter_map(|address| Some((*address, *self.bound.get(address)?)));
+        let new = new.filter_map(|address| Some((*address, *self.in_force.bound.get(address)?)));
         let (next, next_endpoint) = self.next_read;
-        let rest = self.bound.starting_at(&next).chain(self.bound.iter());
+        let rest = self
+            .in_force
+            .bound
+            .starting_at(&next)
+            .chain(self.in_force.bound.iter());
         let addresses = new.chain(rest.map(pair).take(ADDRESSES_AT_ONCE)).collect();
-        let rest = self.endpoints.range(next_endpoint..).chain(&self.endpoints);
+        let rest = self
+            .in_force
+            .endpoints
+            .range(next_endpoint..)
+            .chain(&self.in_force.endpoints);
         let count = match new_endpoints.is_empty() {
             true => ENDPOINTS_AT_ONCE,
             false => ENDPOINTS_BESIDE_NEW,
@@ -122,13 +134,18 @@ impl Force {
     /// says here, with some other endpoints and addresses as peers.
     fn answers(&self, endpoint: &Endpoint) -> bool {
         const PEERS: usize = 2;
-        let others = self.endpoints.range(endpoint.ifindex + 1..);
-        let others = others.chain(self.endpoints.range(..endpoint.ifindex));
+        let others = self.in_force.endpoints.range(endpoint.ifindex + 1..);
+        let others = others.chain(self.in_force.endpoints.range(..endpoint.ifindex));
         let local = others.take(PEERS).flat_map(|(_, other)| {
             let addresses = other.addresses.iter();
             addresses.map(|(address, _)| (*address, other.stamp))
         });
-        let any = self.bound.keys().take(PEERS).map(|address| (*address, 0));
+        let any = self
+            .in_force
+            .bound
+            .keys()
+            .take(PEERS)
+            .map(|address| (*address, 0));
         let peers: Vec<(IpAddr, u16)> = local.chain(any).collect();
         let memory = self.kernel.memory();
         questions(endpoint, &peers).into_iter().all(|question| {

@@ -7,18 +7,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cofferdam_dataplane::KernelError;
+use cofferdam_dataplane::{Kernel, KernelError};
 use cofferdam_verdict::bypass::MAX_JIFFIES;
 
 use super::Force;
 use crate::links::Links;
 
-impl Force {
+impl Force<Kernel> {
     /// Returns the end of the time in which connections from before are adopted on an
     /// interface, if no filters have been on it: where there is a record they have, and
     /// the time is that of the record. 0 if none are adopted.
     pub fn deadline(&self, ifindex: u32) -> u32 {
-        if let Some(endpoint) = self.endpoints.get(&ifindex) {
+        if let Some(endpoint) = self.in_force.endpoints.get(&ifindex) {
             return endpoint.adopt_until;
         }
         if self.adopt_midstream.is_zero() {
@@ -40,7 +40,7 @@ impl Force {
             Ok(now) => {
                 for ifindex in links.end_deadlines(now) {
                     self.kernel.end_adoption(ifindex);
-                    if let Some(endpoint) = self.endpoints.get_mut(&ifindex) {
+                    if let Some(endpoint) = self.in_force.endpoints.get_mut(&ifindex) {
                         endpoint.adopt_until = 0;
                     }
                 }

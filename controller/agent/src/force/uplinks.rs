@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use cofferdam_dataplane::{AttachError, Uplink, XdpMode};
+use cofferdam_dataplane::{AttachError, Kernel, Uplink, XdpMode};
 
 use super::Force;
 
-impl Force {
+impl Force<Kernel> {
     /// Puts the filters on an interface that is no endpoint's, unless they are there.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cofferdam_dataplane::{AttachError, KernelError};
+use cofferdam_dataplane::AttachError;
 use cofferdam_policies::inventory::Owner;
 use cofferdam_protocol::output::{EndpointState, RemoveReport, Schema};
 use cofferdam_protocol::{EndpointSpec, Removal};
@@ -731,7 +731,6 @@ impl Managed {
     fn keep_closed(&mut self, links: &mut Links, force: &mut Force) {
         let link = &self.endpoint.link;
         let closed = close_record(links, force, &self.endpoint);
-        let closed = closed.map_err(AttachError::from);
         let closed = closed.and_then(|()| force.guard(link.host_ifindex));
         (self.state, self.problem) = match closed {
             Ok(()) => (EndpointState::DenyAll, None),
@@ -745,7 +744,7 @@ fn close_record(
     links: &mut Links,
     force: &mut Force,
     endpoint: &Endpoint,
-) -> Result<(), KernelError> {
+) -> Result<(), AttachError> {
     // Asked while there may be no record yet: then this is the time that filters first go
     // there.
     let link = wire(links, force, &endpoint.link);

@@ -1,0 +1,303 @@
+//! What is in force, what is to be done to make it what is desired, and what it is then.
+//!
+//! Pure: nothing here knows a kernel. A plan is a list of actions in the order in which each
+//! may be the last one that succeeds: whatever comes after it is missing then, and nothing is
+//! wider than before or than what is desired.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use cofferdam_dataplane::Endpoint;
+use cofferdam_policies::compiler::{
+    CompileError, Compiled, Compiler, SlotEntry, SlotPlan, Snapshot,
+};
+use cofferdam_policies::shared_map::SharedMap;
+use cofferdam_verdict::capacity::Limits;
+
+use super::Published;
+use crate::desired::Desired;
+use crate::links::Link;
+
+/// Something that is done to the kernel side, by one call.
+#[derive(Debug)]
+pub enum Action {
+    /// Lets nothing pass under the record that an interface has.
+    Deny(u32),
+    /// Makes an address an outside one.
+    Release(IpAddr),
+    /// Writes a slot's entry, to which no address leads yet, into the table in force.
+    Fill(SlotEntry),
+    /// Puts another table in force.
+    Publish(Box<Compiled>),
+    /// Leads an address to a slot.
+    Bind(IpAddr, u32),
+    /// Puts an endpoint's record in force, in place of the one of its interface.
+    Set(Endpoint),
+    /// Puts the filters on an interface.
+    Guard(u32),
+    /// Puts links on an interface, before its filters.
+    Attach(u32),
+    /// Takes an endpoint's record out of force, and what is left of its programs off.
+    Remove(u32),
+}
+
+/// What the kernel side has, as far as this agent knows.
+#[derive(Debug, Default)]
+pub struct InForce {
+    /// The desired state behind the table, and the table; `None` while the table is that of
+    /// an agent before.
+    pub published: Option<(Desired, Compiled)>,
+    /// Greatest number of a table so far.
+    pub revision: u64,
+    /// Slots by address, those of addresses that have left included.
+    pub plan: SlotPlan,
+    /// Slots that addresses lead to.
+    pub bound: SharedMap<IpAddr, u32>,
+    /// Endpoints' records by interface.
+    pub endpoints: BTreeMap<u32, Endpoint>,
+    /// Interfaces on which at least the filters stand.
+    pub guarded: BTreeSet<u32>,
+    /// Interfaces on which everything stands.
+    pub attached: BTreeSet<u32>,
+    /// Addresses and interfaces that were changed since they were last read back.
+    pub unread: (BTreeSet<IpAddr>, BTreeSet<u32>),
+}
+
+/// A plan for the table and the addresses of a desired state.
+#[derive(Debug)]
+pub struct TablePlan {
+    /// How it comes into force.
+    pub how: Published,
+    /// Slots by address, when it is.
+    pub plan: SlotPlan,
+    /// What is done before names are known that packets may be judged by from then on.
+    pub first: Vec<Action>,
+    /// The table, if another one is needed.
+    pub table: Option<Box<Compiled>>,
+}
+
+impl InForce {
+    /// Notes what an action has done.
+    pub fn note(&mut self, action: Action) {
+        match action {
+            Action::Deny(ifindex) => {
+                if let Some(endpoint) = self.endpoints.get_mut(&ifindex) {
+                    endpoint.deny_all = true;
+                }
+            }
+            Action::Release(address) => _ = self.bound.remove(&address),
+            Action::Fill(entry) => {
+                if let Some((_, compiled)) = &mut self.published {
+                    compiled.fill(entry);
+                }
+            }
+            // The desired state behind it is its planner's to note.
+            Action::Publish(_) => {}
+            Action::Bind(address, slot) => {
+                self.bound.insert(address, slot);
+                self.unread.0.insert(address);
+            }
+            Action::Set(endpoint) => {
+                self.unread.1.insert(endpoint.ifindex);
+                self.endpoints.insert(endpoint.ifindex, endpoint);
+            }
+            Action::Guard(ifindex) => _ = self.guarded.insert(ifindex),
+            Action::Attach(ifindex) => {
+                self.guarded.insert(ifindex);
+                self.attached.insert(ifindex);
+            }
+            Action::Remove(ifindex) => self.forget(ifindex),
+        }
+    }
+
+    /// Forgets an interface.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.endpoints.remove(&ifindex);
+        self.attached.remove(&ifindex);
+        self.guarded.remove(&ifindex);
+    }
+
+    /// Plans the table and the slots of a desired state: additions go from the inside out,
+    /// the table with a slot's class and atom before the address that leads to it; removal is
+    /// the reverse.
+    ///
+    /// # Errors
+    /// When there is no table for it.
+    pub fn plan_table(
+        &self,
+        compiler: &mut Compiler,
+        desired: &Desired,
+        limits: &Limits,
+        node: &str,
+    ) -> Result<TablePlan, CompileError> {
+        if let Some((before, _)) = &self.published
+            && before.inventory == desired.inventory
+            && before.local == desired.local
+        {
+            return Ok(TablePlan {
+                how: Published::Before,
+                plan: self.plan.clone(),
+                first: Vec::new(),
+                table: None,
+            });
+        }
+        let plan = self.plan.successor(&desired.inventory);
+        let next = Snapshot {
+            inventory: &desired.inventory,
+            slots: &plan,
+            local: &desired.local,
+            own_node: Some(node),
+            limits: *limits,
+            revision: self.revision + 1,
+        };
+        if let Some((before, compiled)) = &self.published
+            && let Some(entries) =
+                compiler.additions(compiled, &before.inventory, &before.local, &next)
+        {
+            return Ok(TablePlan {
+                how: Published::Slots(entries.len()),
+                first: entries.into_iter().map(Action::Fill).collect(),
+                plan,
+                table: None,
+            });
+        }
+        let table = Box::new(compiler.compile(&next)?);
+        let changes = self.bound.changes(plan.by_address()).into_iter();
+        let gone = changes.filter(|change| change.after.is_none());
+        let first = gone.map(|change| Action::Release(*change.key)).collect();
+        Ok(TablePlan {
+            how: Published::Table,
+            plan,
+            first,
+            table: Some(table),
+        })
+    }
+
+    /// Plans that every address leads to its slot.
+    #[must_use]
+    pub fn plan_bindings(&self) -> Vec<Action> {
+        let changes = self.bound.changes(self.plan.by_address()).into_iter();
+        let bound = changes.filter_map(|change| Some(Action::Bind(*change.key, *change.after?)));
+        bound.collect()
+    }
+
+    /// Plans that everything is put there again that ought to be there.
+    #[must_use]
+    pub fn plan_again(&self) -> Vec<Action> {
+        let bindings = self.bound.iter();
+        let bindings = bindings.map(|(address, slot)| Action::Bind(*address, *slot));
+        let records = self.endpoints.values().cloned().map(Action::Set);
+        bindings.chain(records).collect()
+    }
+
+    /// Plans that an endpoint's traffic passes as the table in force says; `None` when that
+    /// table does not know one of its addresses.
+    #[must_use]
+    pub fn plan_open(
+        &self,
+        described: &crate::endpoint::Endpoint,
+        link: &Link,
+    ) -> Option<Vec<Action>> {
+        let addresses = &described.addresses;
+        let ifindex = described.link.host_ifindex;
+        // As the kernel gives them back: the first, then those of one family after the
+        // other.
+        let mut ordered = addresses.clone();
+        ordered.sort_by_key(|address| (Some(address) != addresses.first(), address.is_ipv6()));
+        let slots = ordered
+            .into_iter()
+            .map(|address| Some((address, *self.bound.get(&address)?)));
+        let addresses = slots.collect::<Option<Vec<_>>>()?;
+        let before = self.endpoints.get(&ifindex);
+        let shared_hooks = before.is_some_and(|endpoint| endpoint.shared_hooks);
+        Some(self.plan_record(Endpoint {
+            ifindex,
+            mac: described.link.mac,
+            incarnation: described.incarnation,
+            addresses,
+            stamp: link.stamp,
+            link_local: described.link_local,
+            deny_all: false,
+            shared_hooks,
+            adopt_until: link.adopt_until.unwrap_or(0),
+            listeners: link.listeners,
+        }))
+    }
+
+    /// Plans that nothing passes on an interface, whatever runs behind it. Where something
+    /// did, that ends first.
+    #[must_use]
+    pub fn plan_close(
+        &self,
+        described: &crate::endpoint::Endpoint,
+        link: Option<&Link>,
+    ) -> Vec<Action> {
+        let ifindex = described.link.host_ifindex;
+        let before = self.endpoints.get(&ifindex);
+        let shared_hooks = before.is_some_and(|before| before.shared_hooks);
+        self.plan_closed(Endpoint {
+            ifindex,
+            mac: described.link.mac,
+            incarnation: described.incarnation,
+            addresses: Vec::new(),
+            stamp: 0,
+            link_local: None,
+            deny_all: true,
+            shared_hooks,
+            adopt_until: link.and_then(|link| link.adopt_until).unwrap_or(0),
+            listeners: link.map(|link| link.listeners).unwrap_or_default(),
+        })
+    }
+
+    /// Plans that nothing passes under the record that an interface has, of whose endpoint
+    /// nothing else is known.
+    #[must_use]
+    pub fn plan_close_as_is(&self, ifindex: u32) -> Vec<Action> {
+        let before = self.endpoints.get(&ifindex);
+        before.map_or_else(Vec::new, |endpoint| {
+            self.plan_closed(Endpoint {
+                addresses: Vec::new(),
+                deny_all: true,
+                ..endpoint.clone()
+            })
+        })
+    }
+
+    /// Plans a record under which nothing passes. A record that is there denies at once: a new
+    /// one needs room.
+    #[must_use]
+    pub fn plan_closed(&self, closed: Endpoint) -> Vec<Action> {
+        let deny = (self.endpoints.get(&closed.ifindex)).map(|_| Action::Deny(closed.ifindex));
+        let set =
+            (self.endpoints.get(&closed.ifindex) != Some(&closed)).then_some(Action::Set(closed));
+        deny.into_iter().chain(set).collect()
+    }
+
+    fn plan_record(&self, record: Endpoint) -> Vec<Action> {
+        let is_there = self.endpoints.get(&record.ifindex) == Some(&record);
+        (!is_there)
+            .then_some(Action::Set(record))
+            .into_iter()
+            .collect()
+    }
+
+    /// Plans that filters stand on an interface.
+    #[must_use]
+    pub fn plan_guard(&self, ifindex: u32) -> Vec<Action> {
+        let stand = self.guarded.contains(&ifindex);
+        (!stand)
+            .then_some(Action::Guard(ifindex))
+            .into_iter()
+            .collect()
+    }
+
+    /// Plans that all programs stand on an interface.
+    #[must_use]
+    pub fn plan_attach(&self, ifindex: u32) -> Vec<Action> {
+        let stand = self.attached.contains(&ifindex);
+        (!stand)
+            .then_some(Action::Attach(ifindex))
+            .into_iter()
+            .collect()
+    }
+}
