@@ -76,13 +76,7 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
         })
         .collect();
 
-    let before = processor_ns(agent.pid())?;
-    let began = Instant::now();
-    // Nobody sends: this only waits.
-    let (_keep, silence) = mpsc::channel::<()>();
-    _ = silence.recv_timeout(rest);
-    let busy = (processor_ns(agent.pid())? - before) as f64;
-    let percent = busy / began.elapsed().as_nanos() as f64 * 100.0;
+    let percent = idle_processor(&agent, rest)?;
 
     let results = vec![
         result(
@@ -162,6 +156,17 @@ fn policy(i: usize, port: usize) -> String {
 
 fn policies() -> String {
     (0..POLICIES).map(|i| policy(i, 8_000 + i)).collect()
+}
+
+/// Share of a core that an agent at rest takes, in percent.
+pub(crate) fn idle_processor(agent: &Agent, rest: Duration) -> anyhow::Result<f64> {
+    let before = processor_ns(agent.pid())?;
+    let began = Instant::now();
+    // Nobody sends: this only waits.
+    let (_keep, silence) = mpsc::channel::<()>();
+    _ = silence.recv_timeout(rest);
+    let busy = (processor_ns(agent.pid())? - before) as f64;
+    Ok(busy / began.elapsed().as_nanos() as f64 * 100.0)
 }
 
 /// Time that the threads of a process have run, in nanoseconds.

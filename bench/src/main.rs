@@ -4,6 +4,7 @@
 mod agent;
 mod compile;
 mod forward;
+mod life;
 mod packet;
 mod report;
 mod scale;
@@ -66,6 +67,15 @@ enum Bench {
         #[arg(long, default_value_t = 30)]
         rest: u64,
     },
+    /// What containers wait for when they start, and what an agent with 250 endpoints needs.
+    Life {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Seconds for which it is watched at rest.
+        #[arg(long, default_value_t = 30)]
+        rest: u64,
+    },
     /// What documents cost on their way to a table, for clusters of 1 000 to 100 000
     /// pods.
     Compile {
@@ -120,6 +130,10 @@ fn main() -> anyhow::Result<()> {
         }
         Bench::Agent { json, rest } => {
             let results = agent::run(Duration::from_secs(rest.max(1)))?;
+            report::write(&results, json.as_deref())
+        }
+        Bench::Life { json, rest } => {
+            let results = life::run(Duration::from_secs(rest.max(1)))?;
             report::write(&results, json.as_deref())
         }
         Bench::Compile {

@@ -36,7 +36,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::PacketFilters,
     ])?;
     // The agent that a benchmark starts lies beside it.
-    let agent = ["build", "--release", "--package", "cofferdam-controller"];
+    let agent = [
+        "build",
+        "--release",
+        "--package",
+        "cofferdam-controller",
+        "--package",
+        "cofferdam-cni",
+    ];
     let built = run::status(run::cargo().args(agent))?;
     if !built.success() {
         return Err(Failed::program("cargo build", built));

@@ -1,0 +1,214 @@
+//! What containers wait for, and what a full node costs: a real agent with hundreds of
+//! endpoints, told of them by the network plugin, as a runtime calls it.
+//!
+//! Times of `ADD` are those of the whole plugin, its process included, and of all that go at
+//! the same time.
+
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    path::Path,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::ensure;
+use cofferdam_tests::{
+    agent::Agent,
+    cni,
+    packet::Family,
+    traffic::Place,
+    world::{Wiring, Workload, World},
+};
+use serde_json::json;
+
+use crate::{
+    agent::{AgentResult, idle_processor, result},
+    report::memory_kib,
+};
+
+const SETTINGS: &str = "limits: {endpoints: 600, slots: 65536, flows_per_endpoint: 1024}\n";
+/// Endpoints of an ordinary full node.
+const ENDPOINTS: usize = 250;
+/// Endpoints among which the agent is killed.
+const MANY: usize = 500;
+const REMOTE_WORKLOADS: usize = 10_000;
+const POLICIES: usize = 1_000;
+/// Containers that are added at the same time.
+const AT_A_TIME: usize = 16;
+/// Of each kind, so many are measured.
+const ADDED: usize = 96;
+/// How often the agent is killed.
+const KILLS: usize = 5;
+
+/// Measures the agent of a full node, watching it at rest for a time.
+pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
+    let binary = std::env::current_exe()?.with_file_name("cofferdam");
+    let plugin = std::env::current_exe()?.with_file_name("cofferdam-cni");
+    for file in [&binary, &plugin] {
+        ensure!(file.exists(), "{} is missing: build it", file.display());
+    }
+    let names: Vec<String> = (0..MANY).map(|i| format!("shop/w{i}")).collect();
+    let world = World::plan(Wiring::Ptp).workloads(names).build()?;
+    let mut agent = Agent::new(&binary, &world).settings(SETTINGS);
+    agent.document("remote.yaml", &remote_workloads());
+    agent.document("policies.yaml", &policies());
+    agent.start_enforced();
+
+    let workloads = world.workloads();
+    let (full, more) = workloads.split_at(ENDPOINTS);
+    let runtime = Runtime {
+        agent: &agent,
+        world: &world,
+        plugin: &plugin,
+    };
+    // Applications that some policies select.
+    let like_others = |i: usize| i % 50;
+    runtime.add_all(full, like_others)?;
+    agent.sync();
+    let memory = memory_kib(&agent.pid().to_string(), "RssAnon")?;
+    let idle = idle_processor(&agent, rest)?;
+    let (twins, rest_of_them) = more.split_at(ADDED);
+    let adds = runtime.add_all(twins, like_others)?;
+    let (singles, rest_of_them) = rest_of_them.split_at(ADDED);
+    let unlike = |i: usize| 100 + i;
+    let with_tables = runtime.add_all(singles, unlike)?;
+    runtime.add_all(rest_of_them, like_others)?;
+    agent.sync();
+
+    let mut ready = Vec::new();
+    for _ in 0..KILLS {
+        agent.kill();
+        let began = Instant::now();
+        agent.start_enforced();
+        ready.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let mut results = vec![
+        result("rss_anon", "KiB", &[memory]).of(ENDPOINTS, REMOTE_WORKLOADS),
+        result("idle_processor", "% of a core", &[idle]).of(ENDPOINTS, REMOTE_WORKLOADS),
+    ];
+    for (figure, samples) in [("cni_add", &adds), ("cni_add_with_table", &with_tables)] {
+        let mut sorted = samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        let p99 = sorted[(sorted.len() * 99).div_ceil(100) - 1];
+        println!("{figure:>28} p99 {p99:.2} ms, {AT_A_TIME} at a time");
+        results.push(result(figure, "ms", samples).of(ENDPOINTS, REMOTE_WORKLOADS));
+    }
+    results.push(result("ready_after_kill", "ms", &ready).of(MANY, REMOTE_WORKLOADS));
+    agent.stop();
+    results.iter().for_each(AgentResult::print);
+    Ok(results)
+}
+
+/// A runtime that calls the plugin alone.
+struct Runtime<'a> {
+    agent: &'a Agent,
+    world: &'a World,
+    plugin: &'a Path,
+}
+
+impl Runtime<'_> {
+    /// Adds workloads, some at a time; returns how long each took, in milliseconds.
+    fn add_all(
+        &self,
+        workloads: &[Workload],
+        app: impl Fn(usize) -> usize + Sync,
+    ) -> anyhow::Result<Vec<f64>> {
+        let next = AtomicUsize::new(0);
+        let times = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..AT_A_TIME)
+                .map(|_| {
+                    scope.spawn(|| -> anyhow::Result<()> {
+                        loop {
+                            let i = next.fetch_add(1, Ordering::Relaxed);
+                            let Some(workload) = workloads.get(i) else {
+                                return Ok(());
+                            };
+                            let began = Instant::now();
+                            self.add(workload, app(i))?;
+                            let took = began.elapsed().as_secs_f64() * 1e3;
+                            let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+                            times.push(took);
+                        }
+                    })
+                })
+                .collect();
+            let joined = threads.into_iter().map(|thread| {
+                let result = thread.join();
+                result.map_err(|_| anyhow::anyhow!("a thread has panicked"))?
+            });
+            joined.collect::<anyhow::Result<()>>()
+        })?;
+        Ok(times.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, workload: &Workload, app: usize) -> anyhow::Result<()> {
+        let place = Place::from(workload);
+        let name = workload.name.rsplit('/').next().unwrap_or_default();
+        let ips = Family::BOTH.map(|family| {
+            let bits = if family == Family::V4 { 32 } else { 128 };
+            json!({"interface": 1, "address": format!("{}/{bits}", place.ip(family))})
+        });
+        let input = json!({
+            "cniVersion": "1.0.0",
+            "name": "bench",
+            "type": "cofferdam-cni",
+            "runDir": self.agent.path("run"),
+            "cofferdam": {"namespace": "shop", "labels": {"app": format!("app{app}")}},
+            "prevResult": {
+                "cniVersion": "1.0.0",
+                "interfaces": [
+                    {"name": workload.host_interface},
+                    {"name": workload.interface, "sandbox": workload.namespace.path()},
+                ],
+                "ips": ips,
+            },
+        });
+        let environment = [
+            ("CNI_COMMAND", OsString::from("ADD")),
+            ("CNI_PATH", OsString::from("/nowhere")),
+            ("CNI_CONTAINERID", OsString::from(name)),
+            ("CNI_NETNS", workload.namespace.path().into_os_string()),
+            ("CNI_IFNAME", OsString::from(workload.interface)),
+        ];
+        let _inside = self.world.node().namespace.enter()?;
+        let output = cni::run(self.plugin, &environment, input.to_string().as_bytes())?;
+        ensure!(output.status.success(), "{output:?}\n{}", self.agent.log());
+        Ok(())
+    }
+}
+
+fn remote_workloads() -> String {
+    let mut text = String::new();
+    for i in 0..REMOTE_WORKLOADS {
+        let app = i % POLICIES;
+        let (high, low) = (i / 250, i % 250 + 1);
+        writeln!(
+            text,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: shop, name: remote-{i}, \
+             labels: {{app: app{app}}}}}\nspec: {{nodeName: n2}}\nstatus: {{podIPs: [{{ip: \
+             10.200.{high}.{low}}}, {{ip: \"fd00:200::{i:x}\"}}]}}"
+        )
+        .expect("writing to a string");
+    }
+    text
+}
+
+fn policies() -> String {
+    let policy = |i: usize| {
+        let peer = (i + 1) % POLICIES;
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: \
+             shop, name: p{i}}}\nspec:\n  podSelector: {{matchLabels: {{app: app{i}}}}}\n  \
+             ingress:\n  - from: [{{podSelector: {{matchLabels: {{app: app{peer}}}}}}}]\n    \
+             ports: [{{port: {}}}]\n",
+            8_000 + i
+        )
+    };
+    (0..POLICIES).map(policy).collect()
+}
