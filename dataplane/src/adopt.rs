@@ -203,7 +203,7 @@ impl Kernel {
 
     /// A slot that is bound to an interface without an endpoint of that slot, is
     /// bound to nobody: the agent before died between the two.
-    fn end_stray_bindings(&self) {
+    pub fn end_stray_bindings(&self) {
         let mut ours = vec![0; self.bindings.values().len()];
         for record in self.records() {
             for slot in slots(record) {

@@ -370,8 +370,23 @@ impl Force<Kernel> {
         if let Some((_, compiled)) = &self.in_force.published {
             self.kernel.publish(compiled.pages())?;
         }
+        for (address, _) in self.kernel.bound_addresses() {
+            if self.in_force.bound.get(&address).is_none() {
+                self.kernel.release_address(address);
+            }
+        }
+        for endpoint in self.kernel.endpoints() {
+            if !self.in_force.endpoints.contains_key(&endpoint.ifindex) {
+                self.kernel.remove_endpoint(endpoint.ifindex);
+            }
+        }
         for action in self.in_force.plan_again() {
             self.kernel.carry_out(&action)?;
+        }
+        self.kernel.end_stray_bindings();
+        for ifindex in self.in_force.endpoints.keys() {
+            let until = self.bypasses.get(ifindex).copied().unwrap_or(0);
+            self.kernel.bypass(*ifindex, until);
         }
         Ok(())
     }

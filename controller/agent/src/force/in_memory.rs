@@ -104,6 +104,7 @@ impl InMemory {
             incarnation: endpoint.incarnation,
             primary_slot: endpoint.addresses.first().map_or(0, |&(_, slot)| slot),
             stamp: endpoint.stamp.into(),
+            flow_partition: 1,
             flags: SharedWord::new(if endpoint.deny_all {
                 flags::DENY_ALL
             } else {

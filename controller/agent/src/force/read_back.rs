@@ -4,12 +4,13 @@
 //! by turns; from time to time everything. The loaded programs are asked as well: they must
 //! say of an endpoint's packets what the same code says here.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use cofferdam_dataplane::Endpoint;
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::bucket::{Found, find, find_address};
-use cofferdam_verdict::endpoint::{EndpointRecord, flags};
+use cofferdam_verdict::endpoint::{Binding, EndpointRecord, flags};
 use cofferdam_verdict::judge::{Context, judge, probe};
 use cofferdam_verdict::memory::BucketSet;
 use cofferdam_verdict::slices::SliceFrame;
@@ -83,9 +84,20 @@ impl<D: Dataplane> Force<D> {
             if !record.is_some_and(|record| says(record, endpoint)) {
                 return differs(format!("the record of interface {}", endpoint.ifindex));
             }
+            let until = self.bypasses.get(&endpoint.ifindex).copied().unwrap_or(0);
+            let bindings = endpoint.addresses.iter();
+            let mut bindings = bindings.map(|(_, slot)| memory.bindings.get(*slot as usize));
+            if !bindings.all(|binding| binding.is_some_and(|one| binds(one, endpoint, until))) {
+                return differs(format!("a binding of interface {}", endpoint.ifindex));
+            }
             if asked.contains(&endpoint.ifindex) && !self.answers(endpoint) {
                 return differs(format!("the verdict on interface {}", endpoint.ifindex));
             }
+        }
+        if depth == Depth::Whole
+            && let Some(what) = self.more()
+        {
+            return differs(what);
         }
         self.in_force.unread = <_>::default();
         let next = addresses
@@ -94,6 +106,28 @@ impl<D: Dataplane> Force<D> {
         let after_last = asked.last().map_or(0, |ifindex| ifindex + 1);
         self.next_read = (next, after_last);
         Ok(())
+    }
+
+    /// Names something that leads somewhere and that nobody has put there.
+    fn more(&self) -> Option<String> {
+        let addresses = self.kernel.bound_addresses().into_iter();
+        let mut strange = addresses.filter(|(one, _)| self.in_force.bound.get(one).is_none());
+        if let Some((address, _)) = strange.next() {
+            return Some(format!("address {address}, which leads to a slot,"));
+        }
+        let known = &self.in_force.endpoints;
+        let endpoints = self.kernel.endpoints().into_iter();
+        let mut strange = endpoints.filter(|one| !known.contains_key(&one.ifindex));
+        if let Some(endpoint) = strange.next() {
+            return Some(format!("an endpoint of interface {}", endpoint.ifindex));
+        }
+        let slots = known.values().flat_map(|endpoint| &endpoint.addresses);
+        let slots: BTreeSet<u32> = slots.map(|(_, slot)| *slot).collect();
+        let bindings = (0..).zip(self.kernel.memory().bindings);
+        let mut strange =
+            bindings.filter(|(slot, one)| one.ifindex.load() != 0 && !slots.contains(slot));
+        let slot = strange.next()?.0;
+        Some(format!("the binding of slot {slot}"))
     }
 
     /// The addresses, with their slots, and the interfaces that are to be read back.
@@ -190,10 +224,19 @@ fn is_there(ifindex: u32) -> bool {
     if_indextoname(ifindex).is_ok_and(|name| !name.is_empty())
 }
 
+/// Returns `true` if a slot is bound to an endpoint, and bypassed until then.
+fn binds(binding: &Binding, endpoint: &Endpoint, until: u32) -> bool {
+    binding.ifindex.load() == endpoint.ifindex
+        && binding.stamp.load() == u32::from(endpoint.stamp)
+        && binding.bypassed_until.load() == until
+}
+
 /// Returns `true` if a record is an endpoint's.
 fn says(record: &EndpointRecord, endpoint: &Endpoint) -> bool {
     let mac = (endpoint.mac.iter()).fold(0, |mac, &byte| mac << 8 | u64::from(byte));
-    let is_closed = record.flags.load() & flags::DENY_ALL != 0;
+    let bits = record.flags.load();
+    let is_closed = bits & flags::DENY_ALL != 0;
+    let shares_hooks = bits & flags::SHARED_HOOKS != 0;
     let slots = record.v4_slots.iter().chain(&record.v6_slots);
     let mut slots: Vec<u32> = slots.copied().filter(|slot| *slot != 0).collect();
     slots.sort_unstable();
@@ -216,6 +259,8 @@ fn says(record: &EndpointRecord, endpoint: &Endpoint) -> bool {
         && record.incarnation == endpoint.incarnation
         && record.mac == mac
         && is_closed == endpoint.deny_all
+        && shares_hooks == endpoint.shared_hooks
+        && record.flow_partition != 0
         && slots == expected
         && endpoint.addresses.iter().all(|(address, _)| has(address))
 }
