@@ -59,6 +59,12 @@ const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec
 /// Files in which distributions have podman's maker of networks.
 const NETAVARK: [&str; 2] = ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"];
 
+/// Emulators of machines, each with Debian's package of it; a name ends in the processor's.
+const EMULATORS: [(&str, &str); 2] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-system-aarch64", "qemu-system-arm"),
+];
+
 /// Something a verb cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -80,7 +86,7 @@ pub(crate) enum Need {
     ProtocolCompiler,
     /// A virtual machine and what goes into it.
     VirtualMachine,
-    /// A virtual machine of another architecture, beside that of this one.
+    /// Virtual machines of every architecture.
     ForeignMachine,
     /// A compiler for the engine of the fuzzer.
     CppCompiler,
@@ -214,16 +220,17 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             Need::ProtocolCompiler => {
                 packages.extend(missing_packages(&[("protoc", "protobuf-compiler")]));
             }
-            Need::VirtualMachine => packages.extend(missing_packages(&[
-                ("qemu-system-x86_64", "qemu-system-x86"),
-                ("busybox", "busybox-static"),
-                // Newer kernel packages compress their modules.
-                ("xz", "xz-utils"),
-            ])),
-            Need::ForeignMachine => packages.extend(missing_packages(&[(
-                "qemu-system-aarch64",
-                "qemu-system-arm",
-            )])),
+            Need::VirtualMachine => {
+                let mut own = EMULATORS.to_vec();
+                own.retain(|(program, _)| program.ends_with(std::env::consts::ARCH));
+                packages.extend(missing_packages(&own));
+                packages.extend(missing_packages(&[
+                    ("busybox", "busybox-static"),
+                    // Newer kernel packages compress their modules.
+                    ("xz", "xz-utils"),
+                ]));
+            }
+            Need::ForeignMachine => packages.extend(missing_packages(&EMULATORS)),
             Need::CppCompiler => packages.extend(missing_packages(&[("c++", "g++")])),
             Need::DebianPackager => {
                 packager = !has_packager();
