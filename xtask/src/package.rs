@@ -91,9 +91,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let time = time_of_commit()?;
     let (targets, missing) = targets(&options.architectures)?;
-    if targets.iter().any(|target| !target.architecture.is_here()) {
-        setup::ensure(&[Need::VirtualMachine, Need::ForeignMachine])?;
-    }
     if dist.exists() {
         fs::remove_dir_all(&dist)
             .with_context(|| format!("cannot empty the folder {}", dist.display()))?;
@@ -116,8 +113,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Finds the targets of the architectures that are asked for, or of all; with those of
-/// these that cannot be built for here.
+/// Finds the targets of the architectures that are asked for. If none is, finds those of all,
+/// and returns as well the architectures that cannot be packaged for here.
 fn targets(asked: &[Architecture]) -> Result<(Vec<Target>, Vec<Architecture>)> {
     let wanted = if asked.is_empty() {
         &Architecture::ALL
@@ -126,13 +123,25 @@ fn targets(asked: &[Architecture]) -> Result<(Vec<Target>, Vec<Architecture>)> {
     };
     let (mut targets, mut missing) = (Vec::new(), Vec::new());
     for architecture in wanted {
-        match Target::find(*architecture)? {
-            Some(target) => targets.push(target),
-            None if asked.is_empty() => missing.push(*architecture),
-            None => bail!("binaries for {} cannot be built here", architecture.rust()),
+        match target(*architecture) {
+            Ok(target) => targets.push(target),
+            Err(error) if asked.is_empty() => {
+                eprintln!("package: {error:#}");
+                missing.push(*architecture);
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok((targets, missing))
+}
+
+/// Finds the target of an architecture, and what its binaries are tried with.
+fn target(architecture: Architecture) -> Result<Target> {
+    if !architecture.is_here() {
+        setup::ensure(&[Need::VirtualMachine, Need::ForeignMachine])?;
+    }
+    Target::find(architecture)?
+        .with_context(|| format!("binaries for {} cannot be built here", architecture.rust()))
 }
 
 /// Lets the command line of this machine write its man pages and completions into a folder.
