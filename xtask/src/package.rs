@@ -20,8 +20,8 @@
 //!
 //! Invariants: the same commit and compilers, in the same folder, give the same bytes
 //! (the kernel programs name their sources by path); what is packed has been checked: no
-//! interpreter, no library, the kernel programs inside, and it runs: on this machine where
-//! there is no other file, else in an emulated one, where the agent loads its programs.
+//! interpreter, no library, the kernel programs inside, and it runs: in an emulated machine,
+//! where the agent loads its programs, and on this one where there is no other file.
 
 mod check;
 mod deb;
@@ -137,8 +137,9 @@ fn targets(asked: &[Architecture]) -> Result<(Vec<Target>, Vec<Architecture>)> {
 
 /// Finds the target of an architecture, and what its binaries are tried with.
 fn target(architecture: Architecture) -> Result<Target> {
+    setup::ensure(&[Need::VirtualMachine])?;
     if !architecture.is_here() {
-        setup::ensure(&[Need::VirtualMachine, Need::ForeignMachine])?;
+        setup::ensure(&[Need::ForeignMachine])?;
     }
     Target::find(architecture)?
         .with_context(|| format!("binaries for {} cannot be built here", architecture.rust()))
@@ -193,9 +194,8 @@ fn package(target: &Target, documents: &Path, dist: &Path, time: u64) -> Result<
             let says = check::runs_alone(&binaries.join(name))?;
             println!("  {name}: runs alone: {says}");
         }
-    } else {
-        check::runs_in_machine(&binaries, target.architecture)?;
     }
+    check::runs_in_machine(&binaries, target.architecture)?;
 
     println!("== packing");
     let list = format!("{}-{}.cdx.json", shipped.title(), target.name);

@@ -18,9 +18,9 @@ const ELF: &[u8] = b"\x7fELF\x02\x01\x01";
 const MACHINE_AT: usize = 18;
 const BPF: [u8; 2] = 247_u16.to_le_bytes();
 
-/// The kernel of the machine that binaries of another architecture run in, and the bounds of
-/// its time.
+/// The kernel of the machine that binaries are tried in.
 const KERNEL: &str = "6.12";
+/// Time after which that machine is stopped.
 const LIMIT: Duration = Duration::from_secs(600);
 /// The program that the machine runs beside the binaries, and its last word.
 const TRIAL: &str = include_str!("trial.sh");
@@ -128,10 +128,10 @@ pub(super) fn runs_alone(binary: &Path) -> Result<String> {
     Ok(first.to_owned())
 }
 
-/// The binaries of another architecture run in an emulated machine, where the agent loads
-/// its kernel programs.
+/// The binaries run in an emulated machine with their processor, where the agent loads its
+/// kernel programs.
 pub(super) fn runs_in_machine(binaries: &Path, architecture: Architecture) -> Result<()> {
-    let script = run::target().join("package").join("trial.sh");
+    let script = run::target().join("package/trial.sh");
     fs::write(&script, TRIAL).with_context(|| format!("cannot write {}", script.display()))?;
     let files =
         ["cofferdam", "cofferdam-cni"].map(|name| (format!("package/{name}"), binaries.join(name)));
