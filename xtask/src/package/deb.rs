@@ -19,7 +19,7 @@ const STAGE: &str = "package";
 const BILL: &str = "cofferdam.cdx.json";
 
 /// Files that the package must have, beside the binaries.
-const CONTENTS: [&str; 13] = [
+const CONTENTS: [&str; 14] = [
     "etc/cofferdam/config.yaml",
     "usr/lib/systemd/system/cofferdam.service",
     "usr/share/man/man1/cofferdam.1.gz",
@@ -28,6 +28,7 @@ const CONTENTS: [&str; 13] = [
     "usr/share/fish/vendor_completions.d/cofferdam.fish",
     "usr/share/zsh/vendor-completions/_cofferdam",
     "usr/share/doc/cofferdam/copyright",
+    "usr/share/doc/cofferdam/cofferdam.cdx.json",
     "usr/share/doc/cofferdam/LICENSE",
     "usr/share/doc/cofferdam/LICENSE-GPL-2.0",
     "usr/share/doc/cofferdam/README.md",
