@@ -170,7 +170,9 @@ pub(crate) fn compile(binary: &str, variable: &str) -> Result<(), String> {
 /// Compiler flags of the kernel programs: those of `aya-build`, and the v3
 /// instruction set (32-bit jumps, atomics), which every kernel we support has.
 fn flags() -> Vec<String> {
-    let architecture = env::consts::ARCH;
+    // A build script runs on one architecture and builds for another.
+    let architecture =
+        env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
     [
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
         "-Cdebuginfo=2".to_owned(),

@@ -8,6 +8,7 @@
 //! missing, wrong usage). Where a test runner's answer was no, its own status is
 //! kept.
 
+mod architecture;
 mod arrows;
 mod bench;
 mod build;

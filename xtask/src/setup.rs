@@ -24,7 +24,7 @@ const COMPILER_PACKAGES: [&str; 4] = [
     "llvm-22-dev",
 ];
 
-/// Where that LLVM lies; its version is that of `rustc-web`, and the linker must
+/// Folder of that LLVM; its version is that of `rustc-web`, and the linker must
 /// read the bitcode of that compiler.
 const LLVM: &str = "/usr/lib/llvm-22";
 
@@ -40,20 +40,30 @@ const LINKER: [&str; 8] = [
     "llvm-22",
 ];
 
-/// What to do where Debian's packages are not to be had.
+/// The maker of the Debian package. It knows the scripts by which Debian's packages bring
+/// systemd units, and needs no Debian machine.
+const PACKAGER: [&str; 5] = ["install", "cargo-deb", "--version", "3.8.0", "--locked"];
+
+/// Advice where Debian's packages are not to be had.
 const OTHER_ROAD: &str = "\
 Where there are no such packages, the kernel programs build as well with:
   rustup toolchain install nightly --component rust-src
   cargo install bpf-linker --locked";
 
-/// Where the BPF file system belongs.
+/// Mount point of the BPF file system.
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
-/// Where distributions and container runtimes put CNI plugins.
+/// Folders into which distributions and container runtimes put CNI plugins.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
 /// Files in which distributions have podman's maker of networks.
 const NETAVARK: [&str; 2] = ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"];
+
+/// Emulators of machines, each with Debian's package of it; a name ends in the processor's.
+const EMULATORS: [(&str, &str); 2] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-system-aarch64", "qemu-system-arm"),
+];
 
 /// Something a verb cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +86,16 @@ pub(crate) enum Need {
     ProtocolCompiler,
     /// A virtual machine and what goes into it.
     VirtualMachine,
+    /// Virtual machines of every architecture.
+    ForeignMachine,
     /// A compiler for the engine of the fuzzer.
     CppCompiler,
+    /// `cargo deb`, and what takes its package apart again.
+    DebianPackager,
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 10] = [
+pub(crate) const EVERYTHING: [Need; 12] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
@@ -91,7 +105,9 @@ pub(crate) const EVERYTHING: [Need; 10] = [
     Need::ContainerRuntimes,
     Need::ProtocolCompiler,
     Need::VirtualMachine,
+    Need::ForeignMachine,
     Need::CppCompiler,
+    Need::DebianPackager,
 ];
 
 /// A way to supply something that is missing.
@@ -103,6 +119,8 @@ enum Remedy {
     Packages(Vec<&'static str>),
     /// The linker of the kernel programs, compiled here.
     Linker,
+    /// The maker of the Debian package, compiled here.
+    Packager,
     /// The BPF file system.
     Mount,
 }
@@ -135,11 +153,12 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
-/// What supplies those of `needs` that this machine lacks, in the order to do it.
+/// Lists what supplies those of `needs` that this machine lacks, in the order to do it.
 fn missing(needs: &[Need]) -> Vec<Remedy> {
     let mut components = Vec::new();
     let mut packages = Vec::new();
     let mut linker = false;
+    let mut packager = false;
     let mut mount = false;
     for need in needs {
         match need {
@@ -201,13 +220,25 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             Need::ProtocolCompiler => {
                 packages.extend(missing_packages(&[("protoc", "protobuf-compiler")]));
             }
-            Need::VirtualMachine => packages.extend(missing_packages(&[
-                ("qemu-system-x86_64", "qemu-system-x86"),
-                ("busybox", "busybox-static"),
-                // Newer kernel packages compress their modules.
-                ("xz", "xz-utils"),
-            ])),
+            Need::VirtualMachine => {
+                let mut own = EMULATORS.to_vec();
+                own.retain(|(program, _)| program.ends_with(std::env::consts::ARCH));
+                packages.extend(missing_packages(&own));
+                packages.extend(missing_packages(&[
+                    ("busybox", "busybox-static"),
+                    // Newer kernel packages compress their modules.
+                    ("xz", "xz-utils"),
+                ]));
+            }
+            Need::ForeignMachine => packages.extend(missing_packages(&EMULATORS)),
             Need::CppCompiler => packages.extend(missing_packages(&[("c++", "g++")])),
+            Need::DebianPackager => {
+                packager = !has_packager();
+                packages.extend(missing_packages(&[
+                    ("dpkg-deb", "dpkg"),
+                    ("readelf", "binutils"),
+                ]));
+            }
         }
     }
     packages.dedup();
@@ -220,6 +251,9 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
     }
     if linker {
         remedies.push(Remedy::Linker);
+    }
+    if packager {
+        remedies.push(Remedy::Packager);
     }
     if mount {
         remedies.push(Remedy::Mount);
@@ -234,6 +268,16 @@ fn missing_packages(pairs: &[(&str, &'static str)]) -> Vec<&'static str> {
         .filter(|(program, _)| tools::find(program).is_none())
         .map(|(_, package)| *package)
         .collect()
+}
+
+/// Returns `true` if cargo has its command `deb`, and in the version that is asked for:
+/// another one writes other bytes.
+fn has_packager() -> bool {
+    let output = run::cargo().args(["deb", "--version"]).output();
+    output.is_ok_and(|output| {
+        let said = String::from_utf8_lossy(&output.stdout);
+        output.status.success() && said.split_whitespace().last() == Some(PACKAGER[3])
+    })
 }
 
 /// Components of the running toolchain that are not installed.
@@ -253,7 +297,7 @@ fn missing_components() -> Vec<&'static str> {
         .collect()
 }
 
-/// What this process may do.
+/// Abilities of this process.
 struct Able {
     root: bool,
     apt: bool,
@@ -274,6 +318,7 @@ impl Able {
             Remedy::Components(_) => self.rustup,
             Remedy::Packages(_) => self.root && self.apt,
             Remedy::Linker => self.apt || Path::new(LLVM).is_dir(),
+            Remedy::Packager => true,
             Remedy::Mount => self.root,
         }
     }
@@ -288,11 +333,14 @@ impl Remedy {
             Self::Linker => "compile bpf-linker, the linker of the kernel programs \
                              (a minute or two)"
                 .to_owned(),
+            Self::Packager => {
+                "compile cargo-deb, which makes the Debian package (a minute or two)".to_owned()
+            }
             Self::Mount => format!("mount the BPF file system at {BPF_FILE_SYSTEM}"),
         }
     }
 
-    /// What to say when it did not work out.
+    /// Message for when it did not work out.
     fn failure(&self) -> String {
         let mut text = format!("setup: cannot {}", self.described());
         let compiler =
@@ -315,6 +363,7 @@ impl Remedy {
                 ),
             ],
             Self::Linker => vec![format!("LLVM_PREFIX={LLVM} cargo {}", LINKER.join(" "))],
+            Self::Packager => vec![format!("cargo {}", PACKAGER.join(" "))],
             Self::Mount => vec![format!("mount -t bpf bpf {BPF_FILE_SYSTEM}")],
         }
     }
@@ -329,7 +378,7 @@ fn commands(remedies: &[Remedy]) -> String {
         .join("\n")
 }
 
-/// What to type, and why we did not.
+/// Commands to type, and the reason for which they were not run.
 fn by_hand(remedies: &[Remedy], able: &Able) -> String {
     let mut text = String::from("this machine lacks something, and ");
     text.push_str(if !able.apt {
@@ -370,6 +419,7 @@ fn supply(remedy: &Remedy) -> Result<()> {
             )
         }
         Remedy::Linker => succeed(run::cargo().args(LINKER).env("LLVM_PREFIX", LLVM)),
+        Remedy::Packager => succeed(run::cargo().args(PACKAGER)),
         Remedy::Mount => succeed(run::command("mount").args(["-t", "bpf", "bpf", BPF_FILE_SYSTEM])),
     }
 }
@@ -403,6 +453,7 @@ mod tests {
             Remedy::Components(vec!["clippy"]),
             Remedy::Packages(vec!["iproute2", "busybox-static"]),
             Remedy::Linker,
+            Remedy::Packager,
             Remedy::Mount,
         ]
     }
@@ -415,6 +466,7 @@ mod tests {
             "rustup component add clippy",
             "apt-get install --no-install-recommends iproute2 busybox-static",
             "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker",
+            "cargo install cargo-deb --version",
             "mount -t bpf bpf /sys/fs/bpf",
         ] {
             assert!(text.contains(part), "{part} is missing from: {text}");

@@ -5,10 +5,10 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-use libc::{AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, c_char};
+use libc::{AF_INET, SOCK_CLOEXEC, SOCK_DGRAM};
 
-/// `SIOCETHTOOL`.
-const SIOCETHTOOL: u64 = 0x8946;
+/// `SIOCETHTOOL`, in the type that the C library's `ioctl` takes.
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
 /// `ETHTOOL_GFLAGS`: reads the flags of [`Value`].
 const GET_FLAGS: u32 = 0x25;
 /// `ETH_FLAG_RXVLAN`: tags are taken off received frames.
@@ -24,7 +24,7 @@ struct Value {
 /// The part of `struct ifreq` that is read.
 #[repr(C)]
 struct Request {
-    name: [c_char; 16],
+    name: [u8; libc::IFNAMSIZ],
     value: *mut Value,
     _rest: [u64; 2],
 }
@@ -36,7 +36,7 @@ pub(crate) fn strips_tags(interface: &str) -> io::Result<bool> {
         data: 0,
     };
     let mut request = Request {
-        name: [0; 16],
+        name: [0; libc::IFNAMSIZ],
         value: &raw mut value,
         _rest: [0; 2],
     };
@@ -44,7 +44,7 @@ pub(crate) fn strips_tags(interface: &str) -> io::Result<bool> {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
     for (to, from) in request.name.iter_mut().zip(interface.bytes()) {
-        *to = from.cast_signed();
+        *to = from;
     }
     // SAFETY: takes no pointers.
     let socket = unsafe { libc::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0) };

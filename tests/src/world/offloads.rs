@@ -21,6 +21,9 @@ const SET_REQUESTS: [u32; 6] = [
     0x2c, // ETHTOOL_SGRO: arriving segments put together
 ];
 
+/// `SIOCETHTOOL` of linux/sockios.h, in the type that the C library's `ioctl` takes.
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
 /// `struct ethtool_value` of linux/ethtool.h.
 #[repr(C)]
 struct Value {
@@ -73,7 +76,7 @@ fn ask(interface: &str, request: u32, data: u32) -> io::Result<u32> {
     };
     // SAFETY: the request is as long as `struct ifreq` and names a value of the
     // form that its number asks for; both live across the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }

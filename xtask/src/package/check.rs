@@ -1,24 +1,40 @@
-//! Whether a binary is what it is shipped as.
+//! Checks that a binary is what it is shipped as.
 
 use std::{
     fs,
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
-use crate::{outcome::Failed, run, tools};
+use crate::{architecture::Architecture, outcome::Failed, run, tools, vm};
 
-/// How an ELF file begins that is 64 bits wide and little-endian.
+/// First bytes of an ELF file that is 64 bits wide and little-endian.
 const ELF: &[u8] = b"\x7fELF\x02\x01\x01";
-/// Where its header names the machine it is for, and the number of BPF.
+/// Offset of the machine's number in its header, and the number of BPF.
 const MACHINE_AT: usize = 18;
 const BPF: [u8; 2] = 247_u16.to_le_bytes();
 
-/// It asks for no interpreter and no library.
-pub(super) fn is_static(binary: &Path) -> Result<()> {
+/// The kernel of the machine that binaries are tried in.
+const KERNEL: &str = "6.12";
+/// Time after which that machine is stopped.
+const LIMIT: Duration = Duration::from_secs(600);
+/// The program that the machine runs beside the binaries, and its last word.
+const TRIAL: &str = include_str!("trial.sh");
+const TRIED: &str = "trial: ok";
+
+/// It is for the architecture, and asks for no interpreter and no library.
+pub(super) fn is_static(binary: &Path, architecture: Architecture) -> Result<()> {
+    if machine(binary)? != architecture.elf() {
+        return Err(Failed::error(format!(
+            "{} is not for {}",
+            binary.display(),
+            architecture.rust()
+        )));
+    }
     let headers = run::output(
         Command::new("readelf")
             .args(["--wide", "--program-headers", "--dynamic"])
@@ -31,6 +47,13 @@ pub(super) fn is_static(binary: &Path) -> Result<()> {
         ))),
         None => Ok(()),
     }
+}
+
+/// Number of the machine that an ELF file is for.
+fn machine(binary: &Path) -> Result<u16> {
+    let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let number = bytes.get(MACHINE_AT..MACHINE_AT + 2).unwrap_or(&[0, 0]);
+    Ok(u16::from_le_bytes([number[0], number[1]]))
 }
 
 /// The first line that tells of an interpreter or a library.
@@ -105,6 +128,34 @@ pub(super) fn runs_alone(binary: &Path) -> Result<String> {
     Ok(first.to_owned())
 }
 
+/// The binaries run in an emulated machine with their processor, where the agent loads its
+/// kernel programs.
+pub(super) fn runs_in_machine(binaries: &Path, architecture: Architecture) -> Result<()> {
+    let script = run::target().join("package/trial.sh");
+    fs::write(&script, TRIAL).with_context(|| format!("cannot write {}", script.display()))?;
+    let files =
+        ["cofferdam", "cofferdam-cni"].map(|name| (format!("package/{name}"), binaries.join(name)));
+    let job = vm::Job {
+        architecture,
+        series: KERNEL,
+        program: &script,
+        arguments: &[],
+        beside: &files,
+        limit: LIMIT,
+        bless: false,
+        complete: false,
+    };
+    let report = job.report(&mut |line| println!("  {line}"))?;
+    if report.status != 0 || !report.output.iter().any(|line| line == TRIED) {
+        return Err(Failed::error(format!(
+            "the binaries for {} do not run in a machine with such a processor (status {})",
+            architecture.rust(),
+            report.status
+        )));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +174,13 @@ mod tests {
     #[test]
     fn an_ordinary_program_fails_each_check() {
         let own = std::env::current_exe().expect("a test has a binary");
-        assert!(is_static(&own).is_err());
+        for architecture in Architecture::ALL {
+            assert!(is_static(&own, architecture).is_err());
+            assert_eq!(
+                machine(&own).expect("a file") == architecture.elf(),
+                architecture.is_here()
+            );
+        }
         assert!(runs_alone(&own).is_err());
         assert!(!holds_bpf(&[ELF, &[0; 64]].concat()));
     }

@@ -5,7 +5,7 @@
 //! package's dependencies and miss them; and they take minutes to install, for what is
 //! a walk through a graph that cargo prints.
 //!
-//! What only helps to build, such as build scripts and macros, is left out.
+//! Crates that only help to build, such as build scripts and macros, are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::run;
 /// The version of the format.
 const FORMAT: &str = "1.6";
 
-/// What cargo says of one package, built for one target.
+/// Cargo's description of one package, built for one target.
 pub(super) struct Source {
     metadata: Value,
     /// The package's id.

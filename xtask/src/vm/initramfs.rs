@@ -61,6 +61,37 @@ impl Archive {
         Ok(())
     }
 
+    /// Adds what lies below the folder `from` as `path`, links as links. A folder that is
+    /// not there adds nothing.
+    pub(crate) fn tree(&mut self, path: &str, from: &Path) -> Result<()> {
+        if !from.is_dir() {
+            return Ok(());
+        }
+        let cannot = || format!("cannot read {}", from.display());
+        self.folder(path);
+        let entries = fs::read_dir(from).with_context(cannot)?;
+        let mut entries = entries
+            .collect::<Result<Vec<_>, _>>()
+            .with_context(cannot)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let (below, from) = (
+                format!("{path}/{}", entry.file_name().to_string_lossy()),
+                entry.path(),
+            );
+            let kind = entry.file_type().with_context(cannot)?;
+            if kind.is_dir() {
+                self.tree(&below, &from)?;
+            } else if kind.is_symlink() {
+                let to = fs::read_link(&from).with_context(cannot)?;
+                self.link(&below, &to.to_string_lossy());
+            } else {
+                self.file(&below, &read(&from)?);
+            }
+        }
+        Ok(())
+    }
+
     /// The finished archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
@@ -111,7 +142,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// What the dynamic loader would load for `program`, itself included; nothing for
+/// Lists what the dynamic loader would load for `program`, itself included; nothing for
 /// a static program.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = run::command("ldd")
@@ -193,6 +224,32 @@ mod tests {
         archive.file("lib/libc.so.6", b"one");
         archive.file("/lib/libc.so.6", b"two");
         assert_eq!(entries(&archive.finish()).len(), 3);
+    }
+
+    #[test]
+    fn a_tree_is_packed_with_its_links() {
+        let folder = std::env::temp_dir().join(format!("xtask-{}-tree", std::process::id()));
+        fs::create_dir_all(folder.join("inner")).unwrap();
+        fs::write(folder.join("inner/tool"), "content").unwrap();
+        std::os::unix::fs::symlink("inner/tool", folder.join("alias")).unwrap();
+        let mut archive = Archive::default();
+        archive.tree("bin", &folder).unwrap();
+        archive.tree("sbin", &folder.join("absent")).unwrap();
+        let entries = entries(&archive.finish());
+        fs::remove_dir_all(&folder).unwrap();
+        let names: Vec<_> = entries.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "bin",
+                "bin/alias",
+                "bin/inner",
+                "bin/inner/tool",
+                "TRAILER!!!"
+            ]
+        );
+        assert_eq!(entries[1].1, b"inner/tool");
+        assert_eq!(entries[3].1, b"content");
     }
 
     #[test]

@@ -15,51 +15,52 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::initramfs::Archive;
+use super::{
+    hardware::{self, Hardware},
+    initramfs::Archive,
+    userland,
+};
 use crate::{
+    architecture::Architecture,
     outcome::Failed,
     records::{Reported, SKIPS, VERIFIED},
     run::{self, Next, Running},
     tools,
 };
 
-/// How many random worlds of policies the differential test goes through.
+/// Variable with the number of random worlds that the differential test goes through.
 const WORLDS: &str = "COFFERDAM_WORLDS";
-/// As many under emulation, which is some twenty times slower. What differs there
+/// Number of them under emulation, which is some twenty times slower. What differs there
 /// is the kernel, not the policies.
 const EMULATED_WORLDS: &str = "12";
 
 /// Begins every line that the machine says to us rather than to the reader.
 const MARK: &str = "@cofferdam@ ";
 
-/// How long a machine may take to switch itself off after the last word.
+/// Time that a machine may take to switch itself off after the last word.
 const SWITCH_OFF: Duration = Duration::from_secs(10);
 
-/// What the kernel is told.
+/// Command line of the kernel, beside its console.
 ///
 /// A kernel that oopsed proves nothing any more: it stops, and switches off. Grace
 /// periods are what they were but hurried, for tests that load and attach wait for many.
 ///
 /// Nothing in the machine is worth attacking: indirect jumps through return thunks, and
 /// memory that is cleared before its user clears it, cost a sixth of all instructions.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 oops=panic panic=-1 \
-    rcupdate.rcu_expedited=1 mitigations=off init_on_alloc=0";
-
-/// The emulated processor: everything that the emulator knows, but for short strings at
-/// speed. With those the kernel copies and clears memory by `rep movsb` and `rep stosb`,
-/// which the emulator does byte by byte; without them a program is verified in a third of
-/// the time.
-const PROCESSOR: &str = "max,-erms,-fsrm";
+const COMMAND_LINE: &str = "loglevel=5 oops=panic panic=-1 rcupdate.rcu_expedited=1 \
+    mitigations=off init_on_alloc=0";
 
 /// Priority by which the machine gives way: tests beside it have bounds of time, those inside wait
 /// with more patience.
 const NICENESS: &str = "5";
 
-/// How many of the kernel's last lines are shown when something went wrong.
+/// Number of the kernel's last lines that are shown when something went wrong.
 const LAST_WORDS: usize = 40;
 
-/// What to run in the machine, and how long.
+/// A program to run in the machine, and for how long.
 pub(crate) struct Task<'a> {
+    /// The machine's processor.
+    pub(crate) architecture: Architecture,
     /// The compressed kernel.
     pub(crate) image: &'a Path,
     /// Modules in the order to load them, by name.
@@ -68,22 +69,24 @@ pub(crate) struct Task<'a> {
     pub(crate) program: &'a Path,
     /// Its arguments.
     pub(crate) arguments: &'a [String],
-    /// Where the files of this machine go.
+    /// Files for it, by their paths in the machine.
+    pub(crate) beside: &'a [(String, PathBuf)],
+    /// Folder for the files of this machine.
     pub(crate) folder: &'a Path,
-    /// When it has to be done.
+    /// Time after which the machine is stopped.
     pub(crate) limit: Duration,
 }
 
-/// What came of it.
+/// Result of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
     /// Release of the kernel, as it says itself.
     pub(crate) release: String,
-    /// What the program printed.
+    /// Lines that the program printed.
     pub(crate) output: Vec<String>,
     /// Its exit status.
     pub(crate) status: u8,
-    /// What its tests reported.
+    /// Skips and sizes that its tests reported.
     pub(crate) reported: Reported,
     /// From start to the first instruction of the program.
     pub(crate) boot: Duration,
@@ -99,11 +102,14 @@ pub(crate) fn run(task: &Task<'_>, say: &mut dyn FnMut(&str)) -> Result<Report> 
     let console = task.folder.join("console.log");
     let started = Instant::now();
     let deadline = started + task.limit;
+    let hardware = hardware::of(task.architecture);
+    let emulator = tools::find(hardware.emulator).unwrap_or_else(|| hardware.emulator.into());
     let mut machine = Running::start(
         run::command("nice")
             .args(["-n", NICENESS])
-            .arg(emulator())
-            .args(["-accel", "tcg", "-cpu", PROCESSOR, "-m", "1024"])
+            .arg(emulator)
+            .args(["-accel", "tcg", "-m", "1024"])
+            .args(hardware.board)
             // One processor: the kernel patches its own code when the first filter
             // comes, an emulated processor may still be in the old code, and
             // Linux 7.2 panicked once at a breakpoint that was gone again.
@@ -111,12 +117,13 @@ pub(crate) fn run(task: &Task<'_>, say: &mut dyn FnMut(&str)) -> Result<Report> 
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
-            .args(["-serial", "stdio"])
+            .args(hardware.line)
             .arg("-kernel")
             .arg(task.image)
             .arg("-initrd")
             .arg(&archive)
-            .args(["-append", COMMAND_LINE]),
+            .arg("-append")
+            .arg(format!("console={} {COMMAND_LINE}", hardware.console)),
     )?;
     let mut heard = Heard::default();
     let mut boot = None;
@@ -157,10 +164,6 @@ pub(crate) fn run(task: &Task<'_>, say: &mut dyn FnMut(&str)) -> Result<Report> 
     })
 }
 
-fn emulator() -> PathBuf {
-    tools::find("qemu-system-x86_64").unwrap_or_else(|| "qemu-system-x86_64".into())
-}
-
 /// The failure of a machine, with what its kernel said last.
 fn gave_up(console: &Path, what: &str) -> anyhow::Error {
     let bytes = fs::read(console).unwrap_or_default();
@@ -173,7 +176,7 @@ fn gave_up(console: &Path, what: &str) -> anyhow::Error {
     ))
 }
 
-/// What the kernel found wrong with itself, in what it said.
+/// Finds the kernel's warnings about itself in what it said.
 fn warnings(console: &str) -> Vec<String> {
     console
         .lines()
@@ -195,19 +198,18 @@ fn pack(task: &Task<'_>) -> Result<Vec<u8>> {
         archive.folder(folder);
     }
     archive.link("var/run", "/run");
-    let busybox = tools::find("busybox").context("busybox is not installed")?;
-    archive.program("bin/busybox", &busybox)?;
-    // Busybox's shell would run its own `ip` before any in PATH.
-    if let Some(shell) = tools::find("dash") {
-        archive.program("bin/sh", &shell)?;
-    }
-    // Ahead of busybox's own in PATH, which know neither clsact nor BPF.
-    for name in ["ip", "tc", "nft", "ipvsadm", "wg"] {
-        if let Some(tool) = tools::find(name) {
-            archive.program(&format!("usr/sbin/{name}"), &tool)?;
+    if task.architecture.is_here() {
+        pack_tools(&mut archive)?;
+    } else {
+        let tools = userland::get(task.architecture, &run::target().join("vm"))?;
+        for folder in userland::FOLDERS {
+            archive.tree(folder, &tools.join(folder))?;
         }
     }
     archive.program("program", task.program)?;
+    for (path, from) in task.beside {
+        archive.program(path, from)?;
+    }
     for module in task.modules {
         archive.file(&format!("modules/{}.ko", module.name), &module.content);
     }
@@ -223,15 +225,44 @@ fn pack(task: &Task<'_>) -> Result<Vec<u8>> {
         .iter()
         .map(|module| module.name.as_str())
         .collect();
-    archive.file("init", init(&names, &settings, task.arguments).as_bytes());
+    let init = init(
+        &hardware::of(task.architecture),
+        &names,
+        &settings,
+        task.arguments,
+    );
+    archive.file("init", init.as_bytes());
     Ok(archive.finish())
+}
+
+/// Packs the tools of this machine.
+fn pack_tools(archive: &mut Archive) -> Result<()> {
+    let busybox = tools::find("busybox").context("busybox is not installed")?;
+    archive.program("bin/busybox", &busybox)?;
+    // Busybox's shell would run its own `ip` before any in PATH.
+    if let Some(shell) = tools::find("dash") {
+        archive.program("bin/sh", &shell)?;
+    }
+    // Ahead of busybox's own in PATH, which know neither clsact nor BPF.
+    for name in ["ip", "tc", "nft", "ipvsadm", "wg"] {
+        if let Some(tool) = tools::find(name) {
+            archive.program(&format!("usr/sbin/{name}"), &tool)?;
+        }
+    }
+    Ok(())
 }
 
 /// The first program of the machine: a shell script for busybox.
 ///
 /// The program writes into a pipe, as it would here: on a terminal, test runners
 /// colour their words.
-fn init(modules: &[&str], settings: &[(String, String)], arguments: &[String]) -> String {
+fn init(
+    hardware: &Hardware,
+    modules: &[&str],
+    settings: &[(String, String)],
+    arguments: &[String],
+) -> String {
+    let terminal = hardware.terminal;
     let modules = modules.join(" ");
     let settings: String = settings
         .iter()
@@ -244,7 +275,7 @@ fn init(modules: &[&str], settings: &[(String, String)], arguments: &[String]) -
     format!(
         "\
 #!/bin/busybox sh
-export PATH=/usr/sbin:/bin HOME=/root RUST_BACKTRACE=1
+export PATH=/usr/sbin:/sbin:/usr/bin:/bin HOME=/root RUST_BACKTRACE=1
 busybox mount -t proc proc /proc
 busybox --install -s /bin
 mount -t sysfs sysfs /sys
@@ -253,8 +284,8 @@ mount -t tmpfs tmpfs /run
 mount -t bpf bpf /sys/fs/bpf
 mount -t debugfs debugfs /sys/kernel/debug
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-stty -F /dev/ttyS1 -opost
-exec </dev/null >/dev/ttyS1 2>&1
+stty -F /dev/{terminal} -opost
+exec </dev/null >/dev/{terminal} 2>&1
 for name in {modules}; do insmod /modules/$name.ko; done
 # The module makes one by itself, here and nowhere else.
 ip link del dummy0 2>/dev/null
@@ -305,7 +336,7 @@ enum Part {
     End,
 }
 
-/// What was heard so far.
+/// Words of the machine so far.
 #[derive(Debug, Default)]
 struct Heard {
     part: Part,
@@ -395,12 +426,14 @@ mod tests {
     #[test]
     fn settings_and_arguments_survive_the_shell() {
         let settings = [("COFFERDAM_X".to_owned(), "it's $HOME".to_owned())];
-        let script = init(&["veth"], &settings, &["a b".to_owned()]);
+        let hardware = hardware::of(Architecture::Aarch64);
+        let script = init(&hardware, &["veth"], &settings, &["a b".to_owned()]);
         assert!(
             script.contains(r"export COFFERDAM_X='it'\''s $HOME'"),
             "{script}"
         );
         assert!(script.contains("/program 'a b' >/tmp/output"), "{script}");
+        assert!(script.contains(">/dev/ttyS0 2>&1"), "{script}");
     }
 
     #[test]

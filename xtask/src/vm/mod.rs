@@ -4,11 +4,17 @@
 //! container, and costs seconds. The machine has no disk and no network of its own;
 //! a test program that talks to the kernel is packed into its first file system, the
 //! very file that `cargo test` built.
+//!
+//! A machine of another architecture gets a static test program, built for it here, and
+//! Debian's tools for it.
 
+mod apt;
+mod hardware;
 mod initramfs;
 mod kernel;
 mod machine;
 mod modules;
+mod userland;
 
 use std::{
     fs,
@@ -22,6 +28,7 @@ use serde_json::Value;
 pub(crate) use machine::Report;
 
 use crate::{
+    architecture::{Architecture, Target},
     outcome::Failed,
     records::{Comparison, Place, Reported},
     run,
@@ -61,6 +68,9 @@ pub(crate) struct Options {
     /// Kernel series of Debian, for example `6.12`.
     #[arg(default_value = OLDEST)]
     kernels: Vec<String>,
+    /// Emulate a machine with this processor instead of one like this machine's.
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Architecture>,
     /// Run this integration test: `evasions -- stamp::` sends packets through bridges,
     /// translation and tunnels.
     #[arg(long, value_name = "TEST", default_value = TARGET, value_parser = [TARGET, EVASIONS])]
@@ -79,30 +89,34 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-/// What running the tests on one kernel came to.
+/// Result of the tests on one kernel.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// Totals of its `test result:` lines.
     pub(crate) tally: Tally,
     /// Skips and sizes.
     pub(crate) reported: Reported,
-    /// Why it is not a success.
+    /// Reasons for which it is no success; none for a success.
     pub(crate) objections: Vec<String>,
 }
 
-/// How to run the tests on one kernel.
+/// A run of the tests on one kernel.
 pub(crate) struct Job<'a> {
+    /// The machine's processor.
+    pub(crate) architecture: Architecture,
     /// The kernel series.
     pub(crate) series: &'a str,
     /// The program to run.
     pub(crate) program: &'a Path,
     /// Its arguments.
     pub(crate) arguments: &'a [String],
-    /// When it has to be done.
+    /// Files for it, by their paths in the machine.
+    pub(crate) beside: &'a [(String, PathBuf)],
+    /// Time after which the machine is stopped.
     pub(crate) limit: Duration,
     /// Record the sizes instead of comparing them.
     pub(crate) bless: bool,
-    /// Whether the program is the kernel tests, all of them.
+    /// `true` if the program is the kernel tests, all of them.
     pub(crate) complete: bool,
 }
 
@@ -117,10 +131,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::ProtocolCompiler,
         Need::VirtualMachine,
     ])?;
+    let architecture = match options.arch {
+        Some(architecture) => architecture,
+        None => own()?,
+    };
+    if !architecture.is_here() {
+        setup::ensure(&[Need::ForeignMachine])?;
+    }
     let program = match &options.program {
         Some(program) => fs::canonicalize(program)
             .with_context(|| format!("cannot find {}", program.display()))?,
-        None => test_program(&options.suite)?,
+        None => test_program(&options.suite, architecture)?,
     };
     let arguments = match &options.program {
         Some(_) => options.arguments.clone(),
@@ -129,9 +150,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut objections = Vec::new();
     for series in &options.kernels {
         let job = Job {
+            architecture,
             series,
             program: &program,
             arguments: &arguments,
+            beside: &[],
             limit: Duration::from_secs(options.limit),
             bless: options.bless,
             complete: options.program.is_none()
@@ -159,6 +182,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// A part of the tests, for the machine that runs beside those of this one.
 #[derive(Debug)]
 pub(crate) struct Part {
+    /// The machine's processor.
+    architecture: Architecture,
     /// The program.
     program: PathBuf,
     /// Its arguments.
@@ -173,8 +198,10 @@ impl Part {
     pub(crate) fn all(filters: &[String]) -> Result<Vec<Self>> {
         let skipped = ALIKE.iter().flat_map(|tests| ["--skip", tests]);
         let skipped = skipped.map(str::to_owned);
+        let architecture = own()?;
         Ok(vec![Self {
-            program: test_program(TARGET)?,
+            architecture,
+            program: test_program(TARGET, architecture)?,
             arguments: test_arguments(filters).into_iter().chain(skipped).collect(),
             complete: filters.is_empty(),
         }])
@@ -183,9 +210,11 @@ impl Part {
     /// Returns the job that runs it on the oldest kernel.
     pub(crate) fn job(&self, limit: Duration, bless: bool) -> Job<'_> {
         Job {
+            architecture: self.architecture,
             series: OLDEST,
             program: &self.program,
             arguments: &self.arguments,
+            beside: &[],
             limit,
             bless: bless && self.complete,
             complete: self.complete,
@@ -193,18 +222,37 @@ impl Part {
     }
 }
 
+/// Architecture of this machine.
+fn own() -> Result<Architecture> {
+    Architecture::ALL
+        .into_iter()
+        .find(|architecture| architecture.is_here())
+        .with_context(|| {
+            format!(
+                "there is no virtual machine for {}: choose another by --arch",
+                std::env::consts::ARCH
+            )
+        })
+}
+
 /// Builds an integration test of `tests/`, and says where it is.
-fn test_program(target: &str) -> Result<PathBuf> {
+fn test_program(name: &str, architecture: Architecture) -> Result<PathBuf> {
     let mut command = run::cargo();
     command.arg("test").args(run::WORKSPACE).args([
         "--test",
-        target,
+        name,
         "--no-run",
         "--message-format=json-render-diagnostics",
     ]);
-    let messages = run::output(&mut command)
-        .with_context(|| format!("cannot build tests/tests/{target}.rs"))?;
-    executable(&messages, target).with_context(|| format!("cargo built no test program `{target}`"))
+    if !architecture.is_here() {
+        let target = Target::find(architecture)?.with_context(|| {
+            format!("test programs for {} cannot be built", architecture.rust())
+        })?;
+        target.apply(&mut command, &[]);
+    }
+    let messages =
+        run::output(&mut command).with_context(|| format!("cannot build tests/tests/{name}.rs"))?;
+    executable(&messages, name).with_context(|| format!("cargo built no test program `{name}`"))
 }
 
 /// Arguments for the kernel tests to run those with one of `filters` in their names.
@@ -243,18 +291,17 @@ impl Job<'_> {
 
     /// Starts the kernel and runs the program; `say` takes every line.
     pub(crate) fn report(&self, say: &mut dyn FnMut(&str)) -> Result<Report> {
-        if std::env::consts::ARCH != "x86_64" {
-            bail!("the virtual machine is an x86-64 one, and test programs built here are not");
-        }
-        let folder = run::target().join("vm").join(self.series);
-        let kernel = kernel::get(self.series, &folder)?;
+        let folder = self.folder();
+        let kernel = kernel::get(self.series, self.architecture, &folder)?;
         let chosen = modules::choose(&kernel.modules)?;
         let started = Instant::now();
         let task = machine::Task {
+            architecture: self.architecture,
             image: &kernel.image,
             modules: &chosen.modules,
             program: self.program,
             arguments: self.arguments,
+            beside: self.beside,
             folder: &folder,
             limit: self.limit,
         };
@@ -276,7 +323,17 @@ impl Job<'_> {
         Ok(report)
     }
 
-    /// Compares what a run reported with the record.
+    /// Folder of the machine's files.
+    fn folder(&self) -> PathBuf {
+        let name = match self.architecture {
+            Architecture::X86_64 => self.series.to_owned(),
+            Architecture::Aarch64 => format!("{}-{}", self.series, self.architecture.rust()),
+        };
+        run::target().join("vm").join(name)
+    }
+
+    /// Compares what a run reported with the record, which is that of the series on every
+    /// architecture: the verifier walks the same instructions.
     pub(crate) fn judge(&self, report: Report) -> Result<Outcome> {
         let tally = Tally::of(&report.output);
         let series = tools::series(&report.release);

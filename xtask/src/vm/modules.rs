@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::run;
 
-/// What tests need beyond what is built in. A kernel that lacks one of them still
+/// Modules that tests need beyond what is built in. A kernel that lacks one of them still
 /// starts; the tests that need it skip themselves and are counted.
 ///
 /// Nothing loads itself: there is no `modprobe` for the kernel to call.
