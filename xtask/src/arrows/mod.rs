@@ -130,6 +130,7 @@ const MODULES: [ModuleRule; 5] = [
             "cofferdam_policies::reach",
             "cofferdam_policies::selectors",
             "cofferdam_policies::services",
+            "cofferdam_policies::patterns",
             "cofferdam_policies::shared_map",
             "cofferdam_policies::yaml",
             "cofferdam_verdict",
