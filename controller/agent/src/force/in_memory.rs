@@ -24,6 +24,21 @@ use super::plan::Action;
 
 const BUCKETS: usize = 64;
 
+/// Something that nobody of ours has changed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Tampered {
+    /// An address leads to a slot.
+    Address(IpAddr, u32),
+    /// The sender that a slot of an endpoint is bound to.
+    Binding(u32),
+    /// A slot that is no endpoint's is bound to one.
+    StrayBinding(u32),
+    /// The time for which policy denies a slot's endpoint nothing.
+    Bypass(u32),
+    /// What an interface's record says of others on its hooks.
+    Flags(u32),
+}
+
 /// The dataplane.
 pub(super) struct InMemory {
     limits: Limits,
@@ -90,6 +105,23 @@ impl InMemory {
             v4: self.writer(&self.v4),
             v6: self.writer(&self.v6),
             blocks: &self.blocks,
+        }
+    }
+
+    /// Lets somebody else change what is there.
+    pub(super) fn tamper(&self, with: Tampered) {
+        match with {
+            Tampered::Address(address, slot) => {
+                let bound = self.addresses().set(&address.into(), slot);
+                bound.expect("there is room");
+            }
+            Tampered::Binding(slot) => self.bindings[slot as usize].stamp.store(77),
+            Tampered::StrayBinding(slot) => self.bindings[slot as usize].ifindex.store(77),
+            Tampered::Bypass(slot) => self.bindings[slot as usize].bypassed_until.store(77),
+            Tampered::Flags(ifindex) => {
+                let record = self.record(ifindex).expect("it is there");
+                record.flags.set_bits(flags::SHARED_HOOKS);
+            }
         }
     }
 

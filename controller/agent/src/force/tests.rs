@@ -13,7 +13,7 @@ use cofferdam_verdict::verdict::{Action as Verdict, Verdict as Word};
 
 use super::Force;
 use super::dataplane::Dataplane;
-use super::in_memory::InMemory;
+use super::in_memory::{InMemory, Tampered};
 use super::read_back::Depth;
 use crate::desired::desired;
 use crate::endpoint::Endpoint;
@@ -465,4 +465,32 @@ fn assert_same_end(force: &Force<InMemory>, before: &State, after: &State, what:
         expected.collect::<BTreeSet<_>>(),
         "{what}: {before:?} to {after:?}"
     );
+}
+
+/// A binding, a flag or an entry too many was not read back: a sender was nobody for good.
+#[test]
+fn what_others_change_is_found() {
+    let settled = || {
+        let mut force = over(InMemory::new());
+        assert!(settle(&mut force, &start()));
+        force
+            .read_back(Depth::Whole)
+            .expect("it is what was put there");
+        force
+    };
+    let slot = |force: &Force<InMemory>| force.in_force.endpoints[&11].addresses[1].1;
+    let own = slot(&settled());
+    for with in [
+        Tampered::Address([10, 0, 0, 99].into(), own),
+        Tampered::Address(address(11)[0], own),
+        Tampered::Binding(own),
+        Tampered::StrayBinding(60),
+        Tampered::Bypass(own),
+        Tampered::Flags(11),
+    ] {
+        let mut force = settled();
+        force.kernel.tamper(with);
+        let read = force.read_back(Depth::Whole);
+        assert!(read.is_err(), "{with:?}");
+    }
 }
