@@ -284,14 +284,15 @@ impl Kernel {
     }
 
     /// Pins everything again where the pins have been lost, which is when somebody
-    /// unmounted the file system or cleaned it. `false` if nothing was missing.
+    /// unmounted the file system or cleaned it; a quick look sees only if whole directories are
+    /// missing. `false` if nothing was missing.
     ///
     /// # Errors
     ///
     /// When the file system is not back yet, and whatever the kernel refuses.
-    pub fn restore_pins(&mut self) -> Result<bool, KernelError> {
+    pub fn restore_pins(&mut self, is_quick: bool) -> Result<bool, KernelError> {
         match &self.pins {
-            Some(pins) if !pins.stand(&self.maps) => {
+            Some(pins) if !(is_quick && pins.seem_to_stand() || pins.stand(&self.maps)) => {
                 pins.restore(&self.maps, &self.programs)?;
                 Ok(true)
             }

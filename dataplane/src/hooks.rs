@@ -112,12 +112,12 @@ impl Kernel {
 
     /// Whether the links on an interface are as they should be and nobody else's stand
     /// beside them; a few microseconds, where [`Kernel::hooks`] lists filters as well.
-    /// `false` on a kernel without tcx.
+    /// `None` on a kernel without tcx.
     ///
     /// # Errors
     ///
     /// As there.
-    pub fn links_stand(&self, ifindex: u32) -> Result<bool, AttachError> {
+    pub fn links_stand(&self, ifindex: u32) -> Result<Option<bool>, AttachError> {
         self.all_links_stand(ifindex, &Program::OF_WORKLOADS)
     }
 
@@ -161,24 +161,28 @@ impl Kernel {
         &self,
         ifindex: u32,
         programs: &[Program],
-    ) -> Result<bool, AttachError> {
+    ) -> Result<Option<bool>, AttachError> {
         for &program in programs.iter().filter(|program| !program.filter) {
             let looked = self.look_at_links(ifindex, program);
             let state = looked.map_err(failed("look at", program, ifindex))?;
-            if !state.is_some_and(|state| state.ok && !state.foreign) {
-                return Ok(false);
+            let Some(state) = state else {
+                return Ok(None);
+            };
+            if !state.ok || state.foreign {
+                return Ok(Some(false));
             }
         }
-        Ok(true)
+        Ok(Some(true))
     }
 
     fn look_at_links(&self, ifindex: u32, program: Program) -> io::Result<Option<HookState>> {
         let Some(standing) = tcx::query(ifindex, side(program))? else {
             return Ok(None);
         };
-        let link_id = self.link_id(ifindex, program);
+        // Asked only about a program that is not of this kernel side: it takes four calls.
         let ours = |one: &Standing| {
-            self.is_any_current(one.program_id) || one.link_id != 0 && link_id == Some(one.link_id)
+            self.is_any_current(one.program_id)
+                || one.link_id != 0 && self.link_id(ifindex, program) == Some(one.link_id)
         };
         let ids = standing.iter().map(|one| (one.program_id, ours(one)));
         Ok(Some(self.state(program, ids)))

@@ -27,6 +27,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cofferdam_verdict::capacity::map;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -240,6 +241,12 @@ impl Pins {
         self.leftovers = false;
         self.behind = None;
         Ok(())
+    }
+
+    /// Whether the directories of the set in use and of the links are still there: three calls.
+    pub(crate) fn seem_to_stand(&self) -> bool {
+        let links = self.links.is_empty() || self.root.join(LINKS).exists();
+        links && self.set.join(map::TABLE).exists() && self.programs.exists()
     }
 
     /// Whether the set in use is still what is pinned.

@@ -173,7 +173,11 @@ impl Kernel {
     /// # Errors
     ///
     /// As there.
-    pub fn uplink_links_stand(&self, ifindex: u32, uplink: Uplink) -> Result<bool, AttachError> {
+    pub fn uplink_links_stand(
+        &self,
+        ifindex: u32,
+        uplink: Uplink,
+    ) -> Result<Option<bool>, AttachError> {
         self.all_links_stand(ifindex, uplink.programs())
     }
 }

@@ -221,8 +221,8 @@ impl Force<Kernel> {
 
     /// Repairs an interface's hooks, where others changed them. Whether it had to.
     ///
-    /// Filters judge what no link has judged. While the links stand they are looked at
-    /// only if `filters` says so: listing them is most of the cost.
+    /// Filters judge what no link has judged. While the links stand, and where there can be
+    /// none, they are looked at only if `filters` says so: listing them is most of the cost.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -230,7 +230,7 @@ impl Force<Kernel> {
         let is_shared = |one: &Endpoint| one.shared_hooks;
         if !filters
             && !self.in_force.endpoints.get(&ifindex).is_some_and(is_shared)
-            && self.kernel.links_stand(ifindex)?
+            && self.kernel.links_stand(ifindex)? != Some(false)
         {
             return Ok(false);
         }
@@ -251,12 +251,13 @@ impl Force<Kernel> {
         Ok(true)
     }
 
-    /// Pins everything again where pins have been lost. Whether any had been.
+    /// Pins everything again where pins have been lost. Whether any had been; a quick look
+    /// sees only if whole directories have.
     ///
     /// # Errors
     /// When the kernel refuses, or the file system is not back yet.
-    pub fn restore_pins(&mut self) -> Result<bool, KernelError> {
-        self.kernel.restore_pins()
+    pub fn restore_pins(&mut self, is_quick: bool) -> Result<bool, KernelError> {
+        self.kernel.restore_pins(is_quick)
     }
 
     /// Takes everything off and out of force.

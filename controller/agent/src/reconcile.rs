@@ -127,6 +127,8 @@ pub struct Reconciler {
     namespace: u64,
     netlink: Netlink,
     interfaces: Interfaces,
+    /// Whether they were listed after all messages that are being dealt with.
+    are_links_listed: bool,
     documents: Documents,
     /// When files last changed that are not read yet, because the table in force is newer
     /// than [`BETWEEN_TABLES`].
@@ -169,6 +171,8 @@ pub struct Reconciler {
     added_at: Instant,
     /// How often they were looked at.
     looks: u32,
+    /// First interface whose filters are looked at the next time.
+    next_filters: u32,
     /// Endpoints whose flow table is nearly full.
     filling: BTreeSet<EndpointId>,
     timing: Timing,
@@ -225,6 +229,7 @@ impl Reconciler {
             namespace,
             netlink,
             interfaces,
+            are_links_listed: false,
             documents,
             unread: None,
             made: Made::default(),
@@ -253,6 +258,7 @@ impl Reconciler {
             looked_at_pins: Instant::now(),
             added_at: Instant::now(),
             looks: 0,
+            next_filters: 0,
             filling: BTreeSet::new(),
             timing: Timing::new()?,
             enforced: start.enforced,
@@ -328,6 +334,7 @@ impl Reconciler {
     /// Deals with what has arrived. Tells whether to detach when it is time to stop.
     fn deal_with(&mut self, batch: Vec<Message>) -> Option<bool> {
         let arrived = Instant::now();
+        self.are_links_listed = false;
         let mut waiting = Vec::new();
         let mut questions = Vec::new();
         let mut inquiries = Vec::new();
@@ -357,7 +364,7 @@ impl Reconciler {
                     is_everything = true;
                     links = true;
                     self.depth = Depth::Whole;
-                    self.restore_pins();
+                    self.restore_pins(false);
                 }
                 Message::Stop { detach } => stop = Some(detach),
                 Message::Request(request, reply) => match request {
@@ -424,7 +431,7 @@ impl Reconciler {
         }
         if is_status {
             // Nobody is told that all is well of what was so half a second ago.
-            self.look_at_hooks(true);
+            self.look_at_hooks();
         }
         // Whatever was reported until now is read before anybody is answered.
         self.recorder.drain();

@@ -114,7 +114,7 @@ pub(crate) fn take_turn() -> (Turn, Kernel) {
     }
     unshare(CloneFlags::CLONE_NEWNS).expect("root");
     mount_bpffs();
-    assert!(kernel.restore_pins().expect("room for pins"));
+    assert!(kernel.restore_pins(false).expect("room for pins"));
     drop(kernel);
     let kernel = open();
     assert_eq!(kernel.adopted(), Adopted::Everything);

@@ -55,7 +55,7 @@ fn a_living_agent_keeps_its_links_and_pins_them_again() {
     let shop = Shop::build();
     let mut firewall = shop.fill(kernel);
     shop.enforce(firewall.kernel());
-    assert!(!firewall.kernel().restore_pins().expect("they stand"));
+    assert!(!firewall.kernel().restore_pins(false).expect("they stand"));
     let links = names(&root().join("links"));
     let ifindex = shop.interfaces()[0];
     let before = shop.programs(firewall.kernel(), ifindex);
@@ -63,7 +63,7 @@ fn a_living_agent_keeps_its_links_and_pins_them_again() {
         unmount_bpffs();
         mount_bpffs();
         shop.assert_enforced(firewall.kernel());
-        assert!(firewall.kernel().restore_pins().expect("room for pins"));
+        assert!(firewall.kernel().restore_pins(false).expect("room for pins"));
     });
     assert_eq!(names(&root().join("links")), links);
     drop(firewall);

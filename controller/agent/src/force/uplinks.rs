@@ -24,8 +24,8 @@ impl Force<Kernel> {
     }
 
     /// Repairs what stands on an interface that is no endpoint's, where others changed it;
-    /// returns `true` if it had to. Filters are looked at if there is no link, or if
-    /// `filters` says so.
+    /// returns `true` if it had to. Filters are looked at if a link is not as it should be, or
+    /// if `filters` says so.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -35,7 +35,7 @@ impl Force<Kernel> {
         uplink: Uplink,
         filters: bool,
     ) -> Result<bool, AttachError> {
-        if !filters && self.kernel.uplink_links_stand(ifindex, uplink)? {
+        if !filters && self.kernel.uplink_links_stand(ifindex, uplink)? != Some(false) {
             return Ok(false);
         }
         let states = self.kernel.uplink_hooks(ifindex, uplink)?;

@@ -33,8 +33,11 @@ impl Reconciler {
     pub(super) fn add(&mut self, spec: &EndpointSpec) -> Result<EndpointId> {
         check(spec)?;
         self.forget_removal_of(spec);
-        // Listed now: the link was made before the call.
-        self.look_at_links();
+        if !self.are_links_listed {
+            // Now: the link was made before the call.
+            self.look_at_links();
+            self.are_links_listed = true;
+        }
         let (inner, host) =
             self.netlink
                 .endpoint(&spec.netns, &spec.interface, &self.interfaces)?;
@@ -654,7 +657,7 @@ impl Reconciler {
         }
     }
 
-    fn mend_hooks_of(&mut self, ifindex: u32, filters: bool) {
+    pub(super) fn mend_hooks_of(&mut self, ifindex: u32, filters: bool) {
         if !self.force.is_attached(ifindex) {
             return;
         }

@@ -14,15 +14,18 @@ pub(super) const BETWEEN_LOOKS: RangeInclusive<Duration> =
 const LOOKING: u32 = 400;
 /// Time between two looks at what is pinned.
 const BETWEEN_LOOKS_AT_PINS: Duration = Duration::from_millis(500);
-/// Of so many looks one is at the filters behind the links as well.
+/// Workloads' interfaces whose filters are looked at in one look, by turns: the kernel tells
+/// of changes, so that this finds only what it could not tell.
+const FILTERS_AT_ONCE: usize = 4;
+/// Of so many looks one is at filters as well.
 const LOOKS_AT_LINKS: u32 = 4;
 /// Of so many looks one is at deadlines of adoption as well.
 const LOOKS_AT_DEADLINES: u32 = 20;
 
 impl Reconciler {
     /// Pins everything again if somebody has cleaned the BPF file system.
-    pub(super) fn restore_pins(&mut self) {
-        let lost = match self.force.restore_pins() {
+    pub(super) fn restore_pins(&mut self, is_quick: bool) {
+        let lost = match self.force.restore_pins(is_quick) {
             Ok(false) => None,
             Ok(true) => {
                 self.tamper_events += u64::from(self.unpinned.is_none());
@@ -71,14 +74,17 @@ impl Reconciler {
         }
         if self.looked_at_pins.elapsed() >= BETWEEN_LOOKS_AT_PINS {
             self.looked_at_pins = Instant::now();
-            self.restore_pins();
+            self.restore_pins(true);
             self.look_at_guard();
         }
         if self.looked_at_hooks.elapsed() >= self.between_looks {
             self.looked_at_hooks = Instant::now();
             self.looks = self.looks.wrapping_add(1);
-            let filters = self.looks.is_multiple_of(LOOKS_AT_LINKS);
-            self.look_at_hooks(filters);
+            if self.looks.is_multiple_of(LOOKS_AT_LINKS) {
+                self.look_at_filters();
+            }
+            self.mend_hooks(false);
+            self.mend_uplinks(false);
             let taken = self.looked_at_hooks.elapsed() * LOOKING;
             self.between_looks = taken.clamp(*BETWEEN_LOOKS.start(), *BETWEEN_LOOKS.end());
             self.end_bypasses();
@@ -88,12 +94,27 @@ impl Reconciler {
         }
     }
 
-    /// Looks at what stands on all interfaces, at the filters behind the links only if told.
-    pub(super) fn look_at_hooks(&mut self, filters: bool) {
-        self.mend_hooks(filters);
-        self.mend_uplinks(filters);
-        if filters {
-            self.drop_early();
+    /// Looks at everything that stands on all interfaces.
+    pub(super) fn look_at_hooks(&mut self) {
+        self.mend_hooks(true);
+        self.mend_uplinks(true);
+        self.drop_early();
+    }
+
+    /// Looks at the filters of a few interfaces.
+    fn look_at_filters(&mut self) {
+        let all = self.force.interfaces();
+        let next = all.iter().position(|ifindex| *ifindex >= self.next_filters);
+        let by_turns = all.iter().cycle().skip(next.unwrap_or(0));
+        let few: Vec<u32> = by_turns
+            .copied()
+            .take(FILTERS_AT_ONCE.min(all.len()))
+            .collect();
+        for ifindex in &few {
+            self.mend_hooks_of(*ifindex, true);
         }
+        self.next_filters = few.last().map_or(0, |last| last + 1);
+        self.mend_uplinks(true);
+        self.drop_early();
     }
 }
