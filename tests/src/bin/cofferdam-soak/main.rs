@@ -7,6 +7,7 @@
 //! tried.
 
 mod evasions;
+mod faults;
 mod flood;
 mod flows;
 mod load;
@@ -48,6 +49,12 @@ enum Soak {
     Flood(flood::Options),
     /// Ask and answer over lasting flows while all tables are replaced.
     Swaps(swaps::Options),
+    /// Kill the agent under traffic.
+    Kills(faults::Options),
+    /// Change what the agent has put in force behind its back.
+    Tamper(faults::Options),
+    /// Damage the agent's state files.
+    State(faults::Options),
 }
 
 /// Exit status when it could not be tried.
@@ -94,6 +101,18 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Swaps(options) => {
             writeln!(output, "{}", heading("swaps", options.seed))?;
             swaps::run(options, &mut output)?
+        }
+        Soak::Kills(options) => {
+            writeln!(output, "{}", heading("kills", options.seed))?;
+            faults::kill(options, &mut output)?
+        }
+        Soak::Tamper(options) => {
+            writeln!(output, "{}", heading("tamper", options.seed))?;
+            faults::tamper(options, &mut output)?
+        }
+        Soak::State(options) => {
+            writeln!(output, "{}", heading("state", options.seed))?;
+            faults::state(options, &mut output)?
         }
     };
     writeln!(output, "{tally}")?;

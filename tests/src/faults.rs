@@ -1,0 +1,116 @@
+//! Faults of a node with a real agent, under traffic that must not notice them.
+//!
+//! A [`Stand`] has a shop of three workloads: web may ask the database, and the stranger,
+//! whom nobody has added, may not. [`watch::during`] lets all of them talk while something
+//! goes wrong. Each module below has one kind of fault, for tests and soaks alike, which
+//! differ in numbers.
+//!
+//! | module | what goes wrong |
+//! |---|---|
+//! | [`kills`] | the agent is killed |
+//! | [`tamper`] | others change what it has put in force |
+//! | [`state`] | its state files are damaged |
+//!
+//! Findings are counts that the caller holds against what is promised. A step that must
+//! succeed and does not panics, with the agent's log.
+
+pub mod bpf;
+pub mod kills;
+pub mod state;
+pub mod tamper;
+pub mod watch;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::agent::Agent;
+use crate::firewall::named;
+use crate::shop::DB_FROM_WEB;
+use crate::traffic::{Place, Probe, Server};
+use crate::world::{Wiring, Workload, World};
+
+/// Port of the database.
+pub const PORT: u16 = 5432;
+
+/// Limits that are made fast.
+pub const SMALL: &str = "limits: {endpoints: 32, slots: 8192, table_pages: 32}\n";
+
+/// Nobody may connect to web. A policy that comes and goes, and that changes nothing for those
+/// who talk.
+pub const WEB_CLOSED: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web-closed, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+";
+
+/// Lets time pass in which a fault has its effect, or has none.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time itself counts; nothing is waited for"
+)]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// A node with a shop and an agent.
+#[derive(Debug)]
+pub struct Stand {
+    // Ends first.
+    /// The agent.
+    pub agent: Agent,
+    /// The node and its workloads.
+    pub world: World,
+    _servers: Vec<Server>,
+}
+
+impl Stand {
+    /// Makes a node whose agent does not run yet.
+    ///
+    /// # Panics
+    ///
+    /// When there can be no namespaces.
+    pub fn new(cofferdam: &Path, wiring: Wiring, settings: &str) -> Self {
+        let world = World::plan(wiring)
+            .workloads(["shop/web", "shop/db", "shop/stranger"])
+            .build()
+            .expect("a world");
+        let places = world.workloads().iter().map(Place::from);
+        let servers = Server::start_all(places, &[Probe::Tcp(PORT)]).expect("servers");
+        let agent = Agent::new(cofferdam, &world).settings(settings);
+        agent.document("policies.yaml", DB_FROM_WEB);
+        Self {
+            agent,
+            world,
+            _servers: servers,
+        }
+    }
+
+    /// Makes one whose agent enforces the policy of the shop.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn enforced(cofferdam: &Path, wiring: Wiring, settings: &str) -> Self {
+        let mut stand = Self::new(cofferdam, wiring, settings);
+        stand.agent.start_enforced();
+        add_both(&stand.agent, &stand.world);
+        stand
+    }
+
+    /// A workload.
+    pub fn workload(&self, name: &str) -> &Workload {
+        named(&self.world, name)
+    }
+}
+
+/// Adds web and the database.
+///
+/// # Panics
+///
+/// When one is refused.
+pub fn add_both(agent: &Agent, world: &World) {
+    agent.add(named(world, "shop/web"), &["app=web"]);
+    agent.add(named(world, "shop/db"), &["app=db"]);
+}

@@ -1,0 +1,66 @@
+//! Short forms of what `cargo xtask soak kills`, `tamper`, `churn`, `state` and `faults` do
+//! for as long as you want.
+
+use std::time::Duration;
+
+use cofferdam_tests::cofferdam;
+use cofferdam_tests::faults::{SMALL, Stand, kills, state, tamper};
+use cofferdam_tests::skip::Feature;
+use cofferdam_tests::skip_unless;
+use cofferdam_tests::world::Wiring;
+
+fn stand(wiring: Wiring) -> Stand {
+    Stand::enforced(cofferdam!(), wiring, SMALL)
+}
+
+#[test]
+fn an_agent_that_is_killed_under_load_disturbs_nobody() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let killed = kills::kills(&mut stand(Wiring::Bridge), 20, None, &mut rng);
+    let longest = killed.ready.iter().max().expect("kills");
+    let all: Duration = killed.ready.iter().sum();
+    println!(
+        "{} kills, {} more while it started: ready again after {:.0?} on average, {longest:.0?} \
+         at most; {:?}",
+        killed.ready.len(),
+        killed.early,
+        all / 20,
+        killed.seen
+    );
+    killed.seen.assert_undisturbed();
+}
+
+#[test]
+fn what_others_change_is_put_right_within_a_second() {
+    skip_unless!(Feature::NetworkNamespaces);
+    tamper::own_file_system();
+    let mut stand = stand(Wiring::Ptp);
+    let (seen, all) = tamper::tamper(&mut stand, tamper::Tampering::ALL.len(), None);
+    for one in &all {
+        println!(
+            "{:?}: {} packets leaked in {:.1?}, alarm after {:.1?}",
+            one.how, one.packets, one.window, one.alarmed
+        );
+    }
+    for one in &all {
+        // Twice the promise: other tests run beside.
+        assert!(one.window < 2 * tamper::PROMISED, "{one:?}");
+        assert!(one.alarmed < 2 * tamper::PROMISED, "{one:?}");
+        assert!(one.packets == 0 || one.how.opens(), "{one:?}");
+    }
+    // What leaks is seen.
+    let before = |one: &&tamper::Tampered| one.how == tamper::Tampering::ProgramBefore;
+    assert!(all.iter().find(before).is_some_and(|one| one.packets > 0));
+    seen.assert_undisturbed();
+}
+
+#[test]
+fn a_damaged_state_file_makes_nothing_wider() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let damaged = state::damage(&mut stand(Wiring::Ptp), 24, None, &mut rng);
+    println!("{damaged:?}");
+    assert_eq!((damaged.seen.leaked, damaged.believed), (0, 0));
+    assert!(damaged.closed > 0);
+}
