@@ -7,6 +7,7 @@
 //!
 //! | module | what goes wrong |
 //! |---|---|
+//! | [`churn`] | endpoints come and go, and calls of the plugin are killed |
 //! | [`kills`] | the agent is killed |
 //! | [`tamper`] | others change what it has put in force |
 //! | [`state`] | its state files are damaged |
@@ -15,6 +16,8 @@
 //! succeed and does not panics, with the agent's log.
 
 pub mod bpf;
+pub mod churn;
+pub mod inventory;
 pub mod kills;
 pub mod state;
 pub mod tamper;

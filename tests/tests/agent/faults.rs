@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cofferdam_tests::cofferdam;
-use cofferdam_tests::faults::{SMALL, Stand, kills, state, tamper};
+use cofferdam_tests::faults::{SMALL, Stand, churn, kills, state, tamper};
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
@@ -53,6 +53,19 @@ fn what_others_change_is_put_right_within_a_second() {
     let before = |one: &&tamper::Tampered| one.how == tamper::Tampering::ProgramBefore;
     assert!(all.iter().find(before).is_some_and(|one| one.packets > 0));
     seen.assert_undisturbed();
+}
+
+#[test]
+fn endpoints_that_come_and_go_leave_nothing_behind() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let stand = Stand::enforced(cofferdam!(), Wiring::Ptp, churn::SETTINGS);
+    let plugin = env!("CARGO_BIN_EXE_cofferdam-cni-in-tests");
+    let churned = churn::churn(&stand, plugin.as_ref(), 100, None, 1);
+    println!("{churned}");
+    let [before, after] = &churned.held;
+    assert_eq!(before, after);
+    assert_eq!(churned.failed, 0);
+    churned.seen.assert_undisturbed();
 }
 
 #[test]
