@@ -103,6 +103,11 @@ impl Agent {
         self
     }
 
+    /// Uses other settings from the next start on.
+    pub fn set(&mut self, settings: &str) {
+        self.settings = settings.to_owned();
+    }
+
     /// Sets a variable of its environment to a path in its own directory.
     pub fn environment(&mut self, variable: &'static str, name: &str) {
         let path = self.path(name);

@@ -9,8 +9,10 @@
 //! |---|---|
 //! | [`churn`] | endpoints come and go, and calls of the plugin are killed |
 //! | [`kills`] | the agent is killed |
+//! | [`stalls`] | the agent stands still, and the kernel's news are lost |
 //! | [`tamper`] | others change what it has put in force |
 //! | [`state`] | its state files are damaged |
+//! | [`versions`] | an agent follows that has other programs or maps |
 //!
 //! Findings are counts that the caller holds against what is promised. A step that must
 //! succeed and does not panics, with the agent's log.
@@ -19,8 +21,10 @@ pub mod bpf;
 pub mod churn;
 pub mod inventory;
 pub mod kills;
+pub mod stalls;
 pub mod state;
 pub mod tamper;
+pub mod versions;
 pub mod watch;
 
 use std::path::Path;

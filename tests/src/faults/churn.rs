@@ -11,6 +11,7 @@ use serde_json::json;
 use super::inventory::Inventory;
 use super::watch::{self, Seen};
 use super::{Stand, pause};
+use crate::agent::Agent;
 use crate::cni::{Attaching, Network, PluginError, Plugins, Runtime};
 use crate::world::Namespace;
 
@@ -69,15 +70,10 @@ pub fn churn(
     seed: u64,
 ) -> Churned {
     let Stand { agent, world, .. } = stand;
-    let last = json!({"type": "cofferdam-cni", "runDir": agent.path("run")});
     let ground = Ground {
         node: &world.node().namespace,
         plugins: Plugins::with(plugin),
-        network: Network {
-            name: "churn".to_owned(),
-            version: "1.0.0".to_owned(),
-            plugins: vec![last],
-        },
+        network: network(agent),
         seed,
         next: AtomicU64::new(0),
         killed: AtomicU64::new(0),
@@ -140,7 +136,7 @@ impl Ground<'_> {
     /// One endpoint's life.
     fn live(&self, number: u64) {
         let mut rng = fastrand::Rng::with_seed(self.seed.wrapping_add(number));
-        let one = self.wired(number);
+        let one = wired(self.node, number);
         let runtime = Runtime {
             node: self.node,
             plugins: &self.plugins,
@@ -169,46 +165,55 @@ impl Ground<'_> {
         self.note(call("DEL"));
     }
 
-    /// A container wired by another plugin, which left its result.
-    fn wired(&self, number: u64) -> Attaching {
-        let name = format!("churn{number}");
-        let mut one = Attaching::new(&format!("{name}-0a1b")).named("shop", &name);
-        let number = number % NUMBERS;
-        let host = format!("churn{number}");
-        // One call, and nothing waited for: announcements of all the others would drown its
-        // answer in a socket that hears them.
-        let inside = self.node.enter().expect("a namespace");
-        let mut ip = Command::new("ip");
-        let ip = ip.args(["link", "add", &host, "up", "type", "veth"]);
-        let ip = ip.args(["peer", "name", "eth0", "netns"]);
-        let made = ip.arg(one.namespace.path()).status();
-        assert!(made.expect("ip is there").success(), "a link {host}");
-        drop(inside);
-        let [_, _, high, low] = u32::try_from(number).expect("small").to_be_bytes();
-        let [v4, v6] = [
-            format!("10.80.{high}.{low}/32"),
-            format!("fd80::{number:x}/128"),
-        ];
-        one.result = json!({
-            "cniVersion": self.network.version,
-            "interfaces": [
-                {"name": host},
-                {"name": "eth0", "sandbox": one.namespace.path()},
-            ],
-            "ips": [
-                {"address": v4, "interface": 1},
-                {"address": v6, "interface": 1},
-            ],
-        });
-        one
-    }
-
     fn note(&self, called: Result<Vec<u8>, PluginError>) {
         if let Err(error) = called {
             self.failed.fetch_add(1, Ordering::Relaxed);
             *self.reason.lock().expect("a reason") = Some(format!("{error:?}"));
         }
     }
+}
+
+/// A network of `cofferdam-cni` behind a plugin whose results [`wired`] makes up.
+pub(super) fn network(agent: &Agent) -> Network {
+    Network {
+        name: "churn".to_owned(),
+        version: "1.0.0".to_owned(),
+        plugins: vec![json!({"type": "cofferdam-cni", "runDir": agent.path("run")})],
+    }
+}
+
+/// A container called `shop/churnN`, wired by another plugin, which left its result.
+///
+/// # Panics
+///
+/// When there can be no link.
+pub(super) fn wired(node: &Namespace, number: u64) -> Attaching {
+    let name = format!("churn{number}");
+    let mut one = Attaching::new(&format!("{name}-0a1b")).named("shop", &name);
+    let number = number % NUMBERS;
+    let host = format!("churn{number}");
+    // One call, and nothing waited for: announcements of all the others would drown its
+    // answer in a socket that hears them.
+    let inside = node.enter().expect("a namespace");
+    let mut ip = Command::new("ip");
+    let ip = ip.args(["link", "add", &host, "up", "type", "veth"]);
+    let ip = ip.args(["peer", "name", "eth0", "netns"]);
+    let made = ip.arg(one.namespace.path()).status();
+    assert!(made.expect("ip is there").success(), "a link {host}");
+    drop(inside);
+    let [_, _, high, low] = u32::try_from(number).expect("small").to_be_bytes();
+    one.result = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [
+            {"name": host},
+            {"name": "eth0", "sandbox": one.namespace.path()},
+        ],
+        "ips": [
+            {"address": format!("10.80.{high}.{low}/32"), "interface": 1},
+            {"address": format!("fd80::{number:x}/128"), "interface": 1},
+        ],
+    });
+    one
 }
 
 impl std::fmt::Display for Churned {

@@ -1,16 +1,21 @@
 //! Short forms of what `cargo xtask soak kills`, `tamper`, `churn`, `state` and `faults` do
 //! for as long as you want.
 
+use std::path::Path;
 use std::time::Duration;
 
 use cofferdam_tests::cofferdam;
-use cofferdam_tests::faults::{SMALL, Stand, churn, kills, state, tamper};
+use cofferdam_tests::faults::{SMALL, Stand, churn, kills, stalls, state, tamper, versions};
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
 
 fn stand(wiring: Wiring) -> Stand {
     Stand::enforced(cofferdam!(), wiring, SMALL)
+}
+
+fn plugin() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_cofferdam-cni-in-tests"))
 }
 
 #[test]
@@ -59,8 +64,7 @@ fn what_others_change_is_put_right_within_a_second() {
 fn endpoints_that_come_and_go_leave_nothing_behind() {
     skip_unless!(Feature::NetworkNamespaces);
     let stand = Stand::enforced(cofferdam!(), Wiring::Ptp, churn::SETTINGS);
-    let plugin = env!("CARGO_BIN_EXE_cofferdam-cni-in-tests");
-    let churned = churn::churn(&stand, plugin.as_ref(), 100, None, 1);
+    let churned = churn::churn(&stand, plugin(), 100, None, 1);
     println!("{churned}");
     let [before, after] = &churned.held;
     assert_eq!(before, after);
@@ -76,4 +80,30 @@ fn a_damaged_state_file_makes_nothing_wider() {
     println!("{damaged:?}");
     assert_eq!((damaged.seen.leaked, damaged.believed), (0, 0));
     assert!(damaged.closed > 0);
+}
+
+#[test]
+fn an_agent_that_stands_still_keeps_containers_waiting() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let stand = stand(Wiring::Bridge);
+    let (seen, attached) = stalls::stand_still(&stand, plugin(), Duration::from_secs(2));
+    assert_eq!(attached, stalls::Attached::Waited);
+    seen.assert_undisturbed();
+}
+
+#[test]
+fn news_that_are_lost_are_asked_for() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let missed = stalls::overrun(&stand(Wiring::Ptp), plugin());
+    println!("{missed:?}");
+    assert!(missed.messages > 0);
+    missed.seen.assert_undisturbed();
+}
+
+#[test]
+fn an_agent_of_another_make_disturbs_nobody() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let seen = versions::cross(&mut stand(Wiring::Ptp), 6);
+    println!("{seen:?}");
+    seen.assert_undisturbed();
 }
