@@ -7,6 +7,7 @@
 //!
 //! | module | what goes wrong |
 //! |---|---|
+//! | [`calls`] | system calls fail |
 //! | [`churn`] | endpoints come and go, and calls of the plugin are killed |
 //! | [`kills`] | the agent is killed |
 //! | [`stalls`] | the agent stands still, and the kernel's news are lost |
@@ -18,6 +19,7 @@
 //! succeed and does not panics, with the agent's log.
 
 pub mod bpf;
+pub mod calls;
 pub mod churn;
 pub mod inventory;
 pub mod kills;

@@ -45,6 +45,13 @@ pub enum LinkError {
         #[source]
         source: io::Error,
     },
+    /// There can be no more threads.
+    #[error("cannot start a thread (see `TasksMax=` and `pids.max`)")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A request was refused.
     #[error("cannot {what}")]
     Request {
@@ -464,9 +471,15 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
             })
         })
     };
-    thread::scope(|scope| match scope.spawn(look).join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, look);
+        match thread
+            .map_err(|source| LinkError::Thread { source })?
+            .join()
+        {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     })
 }
 

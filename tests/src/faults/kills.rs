@@ -35,19 +35,21 @@ pub fn kills(
 ) -> Killed {
     let Stand { agent, world, .. } = stand;
     let mut killed = Killed::default();
+    let mut is_closed = false;
     let (seen, ()) = watch::during(world, |_| {
-        for round in 0..number {
+        for _ in 0..number {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 break;
             }
             let soon = Duration::from_millis(rng.u64(..SOON));
             match rng.u8(..3) {
                 0 => {
-                    if round % 2 == 0 {
-                        agent.document("web.yaml", WEB_CLOSED);
+                    if is_closed {
+                        agent.remove_document("web.yaml");
                     } else {
-                        agent.document("web.yaml", "");
+                        agent.document("web.yaml", WEB_CLOSED);
                     }
+                    is_closed = !is_closed;
                     pause(soon);
                 }
                 1 => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cofferdam_tests::cofferdam;
-use cofferdam_tests::faults::{SMALL, Stand, churn, kills, stalls, state, tamper, versions};
+use cofferdam_tests::faults::{SMALL, Stand, calls, churn, kills, stalls, state, tamper, versions};
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
@@ -106,4 +106,17 @@ fn an_agent_of_another_make_disturbs_nobody() {
     let seen = versions::cross(&mut stand(Wiring::Ptp), 6);
     println!("{seen:?}");
     seen.assert_undisturbed();
+}
+
+#[test]
+fn a_system_call_that_fails_leaves_the_old_policy_or_the_new_one() {
+    skip_unless!(Feature::NetworkNamespaces);
+    skip_unless!(calls::STRACE);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let number = calls::CALLS.len() as u64;
+    let failed = calls::fail(&mut stand(Wiring::Ptp), number, None, &mut rng);
+    println!("{failed:#?}");
+    assert!(failed.wrong.is_empty());
+    assert!(failed.injected > 3);
+    failed.seen.assert_undisturbed();
 }
