@@ -10,6 +10,7 @@
 //! | [`calls`] | system calls fail |
 //! | [`churn`] | endpoints come and go, and calls of the plugin are killed |
 //! | [`kills`] | the agent is killed |
+//! | [`limits`] | the agent runs out of descriptors, threads or memory |
 //! | [`stalls`] | the agent stands still, and the kernel's news are lost |
 //! | [`tamper`] | others change what it has put in force |
 //! | [`state`] | its state files are damaged |
@@ -23,6 +24,7 @@ pub mod calls;
 pub mod churn;
 pub mod inventory;
 pub mod kills;
+pub mod limits;
 pub mod stalls;
 pub mod state;
 pub mod tamper;

@@ -33,23 +33,59 @@ pub const STRACE: Feature = Feature::Other("strace", || {
     }
 });
 
-/// Calls that fail, with the error.
-pub const CALLS: [(&str, &str); 14] = [
-    ("bpf", "ENOMEM"),
-    ("bpf", "EPERM"),
-    ("openat", "EMFILE"),
-    ("write", "ENOSPC"),
-    ("fsync", "EIO"),
-    ("rename", "EROFS"),
-    ("mmap", "ENOMEM"),
-    ("socket", "EMFILE"),
-    ("sendto", "ENOBUFS"),
-    ("recvfrom", "ENOBUFS"),
-    ("sendmsg", "ENOBUFS"),
-    ("recvmsg", "ENOMEM"),
-    ("setns", "ENOMEM"),
-    ("clone3", "EAGAIN"),
-];
+/// A change that is asked for while a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// A policy more that closes web, or the same one less.
+    Policy,
+    /// The stranger as an endpoint like web, which may ask the database, or not.
+    Endpoint,
+}
+
+/// A call that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Call {
+    name: &'static str,
+    error: &'static str,
+    /// The change that makes such calls.
+    change: Change,
+    /// Whether only those for files of the state count: others of this name never fail so.
+    of_state: bool,
+}
+
+/// Calls that fail, with error, change, and whether only those for files of the state count.
+const CALLS: [Call; 16] = {
+    const fn call(name: &'static str, error: &'static str, change: Change, of_state: bool) -> Call {
+        Call {
+            name,
+            error,
+            change,
+            of_state,
+        }
+    }
+    use Change::{Endpoint, Policy};
+    [
+        call("bpf", "ENOMEM", Policy, false),
+        call("bpf", "EPERM", Endpoint, false),
+        call("openat", "EMFILE", Policy, false),
+        call("openat", "EMFILE", Endpoint, false),
+        call("write", "ENOSPC", Endpoint, true),
+        call("fsync", "EIO", Policy, false),
+        call("rename", "EROFS", Endpoint, false),
+        call("mmap", "ENOMEM", Policy, false),
+        call("socket", "EMFILE", Endpoint, false),
+        call("sendto", "ENOBUFS", Endpoint, false),
+        call("recvfrom", "ENOMEM", Policy, false),
+        call("recvfrom", "ENOMEM", Endpoint, false),
+        call("sendmsg", "ENOBUFS", Endpoint, false),
+        call("recvmsg", "ENOMEM", Endpoint, false),
+        call("setns", "ENOMEM", Endpoint, false),
+        call("clone3", "EAGAIN", Endpoint, false),
+    ]
+};
+
+/// Changes of a test: each of the calls fails once.
+pub const ONCE: u64 = CALLS.len() as u64;
 
 /// Time in which a tracer has attached to all threads, or let go of them.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,15 +120,22 @@ struct Tracer {
 
 impl Tracer {
     /// Attaches one, that has the call of this number fail.
-    fn attach(agent: &Agent, (call, error): (&str, &str), number: u64) -> Self {
+    fn attach(agent: &Agent, call: Call, number: u64) -> Self {
+        let Call { name, error, .. } = call;
         let output = agent.path("strace");
         _ = fs::remove_file(&output);
-        let strace = Command::new("setpriv")
+        let mut strace = Command::new("setpriv");
+        strace
             .args(["--pdeathsig", "TERM", "strace", "-f", "-qq", "-o"])
             .arg(&output)
-            .args(["-e", &format!("trace={call}")])
-            .args(["-e", &format!("inject={call}:error={error}:when={number}")])
-            .args(["-p", &agent.pid().to_string()])
+            .args(["-e", &format!("trace={name}")])
+            .args(["-e", &format!("inject={name}:error={error}:when={number}")])
+            .args(["-p", &agent.pid().to_string()]);
+        if call.of_state {
+            let file = agent.path("state").join(".endpoints.json.new");
+            strace.arg("-P").arg(file);
+        }
+        let strace = strace
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -136,17 +179,8 @@ fn threads(pid: u32) -> Vec<u32> {
     tasks.flatten().flatten().filter_map(tracer).collect()
 }
 
-/// A change that is asked for while a call fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    /// A policy more that closes web, or the same one less.
-    Policy,
-    /// The stranger as an endpoint like web, which may ask the database, or not.
-    Endpoint,
-}
-
-/// Has calls fail, in turn of [`CALLS`], while policy or endpoints change, until so many changes
-/// were asked for or the deadline has come.
+/// Has calls fail, each kind in turn, while policy or endpoints change, until so many changes were
+/// asked for or the deadline has come. The first [`ONCE`] are the first calls of their kinds.
 ///
 /// # Panics
 ///
@@ -164,15 +198,16 @@ pub fn fail(
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 break;
             }
-            let call = CALLS[round as usize % CALLS.len()];
+            let call = CALLS[(round % ONCE) as usize];
             // Most changes make few calls of a kind, and some make many.
-            let when = 1 + rng.u64(..4) * rng.u64(1..8);
-            let turn = round as usize / CALLS.len();
-            let change = [Change::Policy, Change::Endpoint][(round as usize + turn) % 2];
-            let done = once(agent, world, call, when, change, &mut failed);
-            if let Err(wrong) = done {
-                let wrong = format!("{call:?} number {when}, {change:?}: {wrong}");
-                failed.wrong.push(wrong);
+            let when = match round < ONCE {
+                true => 1,
+                false => 1 + rng.u64(..4) * rng.u64(1..8),
+            };
+            if let Err(wrong) = once(agent, world, call, when, &mut failed) {
+                failed
+                    .wrong
+                    .push(format!("{call:?} number {when}: {wrong}"));
             }
         }
     });
@@ -184,11 +219,11 @@ pub fn fail(
 fn once(
     agent: &mut Agent,
     world: &World,
-    call: (&str, &str),
+    call: Call,
     when: u64,
-    change: Change,
     failed: &mut Failed,
 ) -> Result<(), String> {
+    let change = call.change;
     failed.changes += 1;
     let tracer = Tracer::attach(agent, call, when);
     let done = ask(agent, world, change, true);

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use cofferdam_tests::cofferdam;
-use cofferdam_tests::faults::{SMALL, Stand, calls, churn, kills, stalls, state, tamper, versions};
+use cofferdam_tests::faults::{
+    SMALL, Stand, calls, churn, kills, limits, stalls, state, tamper, versions,
+};
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
@@ -113,10 +115,22 @@ fn a_system_call_that_fails_leaves_the_old_policy_or_the_new_one() {
     skip_unless!(Feature::NetworkNamespaces);
     skip_unless!(calls::STRACE);
     let mut rng = fastrand::Rng::with_seed(1);
-    let number = calls::CALLS.len() as u64;
-    let failed = calls::fail(&mut stand(Wiring::Ptp), number, None, &mut rng);
+    let failed = calls::fail(&mut stand(Wiring::Ptp), calls::ONCE, None, &mut rng);
     println!("{failed:#?}");
     assert!(failed.wrong.is_empty());
-    assert!(failed.injected > 3);
+    assert!(failed.injected > calls::ONCE / 2);
     failed.seen.assert_undisturbed();
+}
+
+#[test]
+fn an_agent_that_runs_out_of_something_refuses_and_is_followed_by_one_that_has_it() {
+    skip_unless!(Feature::NetworkNamespaces);
+    skip_unless!(limits::GROUPS);
+    let mut stand = stand(Wiring::Ptp);
+    for limit in limits::Limit::ALL {
+        let starved = limits::starve(&mut stand, limit);
+        println!("{limit:?}: {starved:?}");
+        assert!(starved.refused.is_some_and(|reason| !reason.is_empty()));
+        starved.seen.assert_undisturbed();
+    }
 }

@@ -1,4 +1,4 @@
-//! `soak kills`, `soak tamper` and `soak state`: see [`cofferdam_tests::faults`].
+//! `soak kills`, `tamper`, `churn`, `state` and `faults`: see [`cofferdam_tests::faults`].
 
 use std::{
     io::Write,
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use cofferdam_tests::{
-    faults::{SMALL, Stand, kills, state, tamper, watch::Seen},
+    faults::{SMALL, Stand, calls, churn, kills, stalls, state, tamper, versions, watch::Seen},
     skip::Feature,
     soak::Tally,
     world::Wiring,
@@ -17,7 +17,7 @@ use cofferdam_tests::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Faults to cause [default: 1000].
+    /// Faults to cause, or endpoints that come and go [default: 1000; churn: 100000].
     #[arg(long, value_name = "N")]
     runs: Option<NonZeroU64>,
     /// Stop after so many minutes; without a number of runs, go on until then.
@@ -141,5 +141,69 @@ pub(crate) fn state(options: &Options, output: &mut impl Write) -> Result<Tally>
     tally.runs = damaged.files;
     tally.leaked = damaged.seen.leaked;
     tally.disagreements = damaged.believed;
+    Ok(tally)
+}
+
+/// Endpoints that come and go unless told otherwise.
+const ENDPOINTS: u64 = 100_000;
+
+/// Lets endpoints come and go. What the agent holds afterwards and did not before is a
+/// disagreement, and so is each call of the plugin that failed.
+pub(crate) fn churn(options: &Options, output: &mut impl Write) -> Result<Tally> {
+    let plugin = beside("cofferdam-cni-in-tests")?;
+    let binary = beside("cofferdam-in-tests")?;
+    let stand = Stand::enforced(&binary, Wiring::Ptp, churn::SETTINGS);
+    let (runs, deadline) = options.extent(ENDPOINTS);
+    let churned = churn::churn(&stand, &plugin, runs, deadline, options.seed);
+    writeln!(output, "{churned}")?;
+    let mut tally = tally("churn", options, &churned.seen);
+    tally.runs = churned.endpoints;
+    tally.disagreements = churned.failed;
+    let [before, after] = &churned.held;
+    if before != after {
+        tally.disagreements += 1;
+        writeln!(output, "held before: {before:#?}\nand after: {after:#?}")?;
+    }
+    Ok(tally)
+}
+
+/// Time that the agent stands still: longer than a container waits for its verdicts.
+const STILL: Duration = Duration::from_secs(35);
+/// Agents of another make that follow each other.
+const SUCCESSORS: usize = 30;
+
+/// Has system calls fail, then lets the agent stand still, miss news, and be followed by
+/// others.
+pub(crate) fn fail(options: &Options, output: &mut impl Write) -> Result<Tally> {
+    (calls::STRACE.probe().map_err(anyhow::Error::msg)).context("cannot trace an agent")?;
+    let plugin = beside("cofferdam-cni-in-tests")?;
+    let mut rng = fastrand::Rng::with_seed(options.seed);
+    let mut stand = stand(Wiring::Ptp)?;
+    let (runs, deadline) = options.extent(RUNS);
+    let failed = calls::fail(&mut stand, runs, deadline, &mut rng);
+    writeln!(output, "{failed:#?}")?;
+    let mut tally = tally("faults", options, &failed.seen);
+    tally.runs = failed.changes;
+    tally.disagreements = failed.wrong.len() as u64;
+    let mut add = |seen: &Seen| {
+        tally.runs += 1;
+        tally.leaked += seen.leaked;
+        tally.lost += seen.lost;
+        tally.broken += seen.broken;
+    };
+    let (seen, attached) = stalls::stand_still(&stand, &plugin, STILL);
+    writeln!(
+        output,
+        "stood still for {STILL:?}: a container {attached:?}"
+    )?;
+    add(&seen);
+    let missed = stalls::overrun(&stand, &plugin);
+    writeln!(output, "{missed:?}")?;
+    add(&missed.seen);
+    let seen = versions::cross(&mut stand, SUCCESSORS);
+    writeln!(output, "{SUCCESSORS} agents of another make: {seen:?}")?;
+    add(&seen);
+    let is_in_time = attached == stalls::Attached::Failed(11);
+    tally.disagreements += u64::from(!is_in_time);
     Ok(tally)
 }

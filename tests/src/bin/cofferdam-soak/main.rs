@@ -53,8 +53,12 @@ enum Soak {
     Kills(faults::Options),
     /// Change what the agent has put in force behind its back.
     Tamper(faults::Options),
+    /// Let endpoints come and go by the plugin, some calls of which are killed.
+    Churn(faults::Options),
     /// Damage the agent's state files.
     State(faults::Options),
+    /// Have system calls of the agent fail, let it stand still, and follow it with others.
+    Faults(faults::Options),
 }
 
 /// Exit status when it could not be tried.
@@ -109,6 +113,14 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Tamper(options) => {
             writeln!(output, "{}", heading("tamper", options.seed))?;
             faults::tamper(options, &mut output)?
+        }
+        Soak::Churn(options) => {
+            writeln!(output, "{}", heading("churn", options.seed))?;
+            faults::churn(options, &mut output)?
+        }
+        Soak::Faults(options) => {
+            writeln!(output, "{}", heading("faults", options.seed))?;
+            faults::fail(options, &mut output)?
         }
         Soak::State(options) => {
             writeln!(output, "{}", heading("state", options.seed))?;
