@@ -13,6 +13,7 @@
 //! | [`limits`] | the agent runs out of descriptors, threads or memory |
 //! | [`stalls`] | the agent stands still, and the kernel's news are lost |
 //! | [`tamper`] | others change what it has put in force |
+//! | [`starts`] | processes send before their interface is adopted |
 //! | [`state`] | its state files are damaged |
 //! | [`versions`] | an agent follows that has other programs or maps |
 //!
@@ -26,6 +27,7 @@ pub mod inventory;
 pub mod kills;
 pub mod limits;
 pub mod stalls;
+pub mod starts;
 pub mod state;
 pub mod tamper;
 pub mod versions;

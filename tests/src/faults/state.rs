@@ -1,14 +1,17 @@
 //! State files that are cut, changed or gone when the agent starts.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use cofferdam_protocol::output::EndpointState;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
 use super::watch::{self, Seen};
 use super::{Stand, add_both};
 use crate::agent::Agent;
+use crate::firewall::named;
 
 /// The file of endpoints.
 const ENDPOINTS: &str = "endpoints.json";
@@ -68,6 +71,71 @@ pub fn damage(
     });
     damaged.seen = seen;
     damaged
+}
+
+/// A file system of its own for the state, which can be made read-only.
+#[derive(Debug)]
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on(path: PathBuf) -> Self {
+        fs::create_dir_all(&path).expect("a directory");
+        let kind = Some("tmpfs");
+        let mode = Some("mode=700");
+        mount(kind, &path, kind, MsFlags::empty(), mode).expect("a file system");
+        Self(path)
+    }
+
+    fn remount(&self, flags: MsFlags) {
+        let (none, flags) = (None::<&str>, MsFlags::MS_REMOUNT | flags);
+        mount(none, &self.0, none, flags, none).expect("it is mounted");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Nothing depends on it.
+        _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Makes the state read-only under an agent, which says so of an endpoint that is added then,
+/// and has the next agent start over it: that one has the endpoints from before, and the new
+/// one is closed. `stand` must not have started its agent yet.
+///
+/// # Panics
+///
+/// When one of the agents does otherwise.
+pub fn read_only(stand: &mut Stand) -> Seen {
+    let Stand { agent, world, .. } = stand;
+    let state = Mounted::on(agent.path("state"));
+    agent.start_enforced();
+    add_both(agent, world);
+    let (seen, ()) = watch::during(world, |_| {
+        // Asked for by its answer, the agent has nothing left to write.
+        agent.sync();
+        state.remount(MsFlags::MS_RDONLY);
+        let added = agent.add(named(world, "shop/stranger"), &["app=none"]);
+        assert_eq!(added.state, EndpointState::Enforced);
+        let problem = added.problem.unwrap_or_default();
+        assert!(problem.contains("must be added again"), "{problem}");
+        agent.kill();
+        agent.start(&[]);
+        let status = agent.wait_up();
+        assert!(!status.ready, "{status:?}");
+        assert_eq!(agent.endpoints().len(), 2, "{}", agent.log());
+        let closed = agent.strangers();
+        assert_eq!(closed.len(), 1, "{closed:?}");
+        assert_eq!(closed[0].state, EndpointState::DenyAll);
+        state.remount(MsFlags::empty());
+        let added = agent.add(named(world, "shop/stranger"), &["app=none"]);
+        assert_eq!(
+            (added.state, added.problem),
+            (EndpointState::Enforced, None)
+        );
+    });
+    agent.kill();
+    seen
 }
 
 /// Returns `true` if both endpoints are closed, which the agent must tell, and `false` if both

@@ -85,6 +85,13 @@ fn a_damaged_state_file_makes_nothing_wider() {
 }
 
 #[test]
+fn a_state_that_cannot_be_written_makes_nothing_wider() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut stand = Stand::new(cofferdam!(), Wiring::Ptp, SMALL);
+    state::read_only(&mut stand).assert_undisturbed();
+}
+
+#[test]
 fn an_agent_that_stands_still_keeps_containers_waiting() {
     skip_unless!(Feature::NetworkNamespaces);
     let stand = stand(Wiring::Bridge);

@@ -1,4 +1,4 @@
-//! `soak kills`, `tamper`, `churn`, `state` and `faults`: see [`cofferdam_tests::faults`].
+//! `soak kills`, `starts`, `tamper`, `churn`, `state` and `faults`: see [`cofferdam_tests::faults`].
 
 use std::{
     io::Write,
@@ -9,7 +9,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use cofferdam_tests::{
-    faults::{SMALL, Stand, calls, churn, kills, stalls, state, tamper, versions, watch::Seen},
+    faults::{
+        SMALL, Stand, calls, churn, kills, limits, stalls, starts, state, tamper, versions,
+        watch::Seen,
+    },
+    packet::Family,
     skip::Feature,
     soak::Tally,
     world::Wiring,
@@ -17,7 +21,7 @@ use cofferdam_tests::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Faults to cause, or endpoints that come and go [default: 1000; churn: 100000].
+    /// Faults to cause, workloads that come up, or endpoints that come and go [default: 1000; starts: 10000; churn: 100000].
     #[arg(long, value_name = "N")]
     runs: Option<NonZeroU64>,
     /// Stop after so many minutes; without a number of runs, go on until then.
@@ -167,15 +171,49 @@ pub(crate) fn churn(options: &Options, output: &mut impl Write) -> Result<Tally>
     Ok(tally)
 }
 
+/// Workloads that come up unless told otherwise.
+const STARTS: u64 = 10_000;
+
+/// Lets workloads come up with a process inside that sends: half of them with the guard, half
+/// without, where only what passes once they have been added has leaked.
+pub(crate) fn start(options: &Options, output: &mut impl Write) -> Result<Tally> {
+    let binary = beside("cofferdam-in-tests")?;
+    let (runs, deadline) = options.extent(STARTS);
+    let began = Instant::now();
+    let time = deadline.map(|deadline| deadline - began);
+    let mut tally = Tally::new("starts", options.seed);
+    let guarded = starts::guarded();
+    for (part, (settings, family)) in (0..).zip([
+        (guarded.as_str(), Family::V4),
+        (&guarded, Family::V6),
+        (SMALL, Family::V4),
+        (SMALL, Family::V6),
+    ]) {
+        let mut stand = Stand::enforced(&binary, Wiring::BOTH[part as usize % 2], settings);
+        let deadline = time.map(|time| began + time * (part + 1) / 4);
+        let started = starts::starts(&mut stand, family, runs.div_ceil(4), deadline);
+        let with = ["without a guard", "with the guard"][usize::from(settings == guarded)];
+        writeln!(output, "{with}, {family}: {started:?}")?;
+        tally.runs += started.starts;
+        tally.leaked += started.after;
+        if settings == guarded {
+            tally.leaked += started.before;
+        }
+        tally.window_ms_max = tally.window_ms_max.max(milliseconds(started.longest));
+    }
+    Ok(tally)
+}
+
 /// Time that the agent stands still: longer than a container waits for its verdicts.
 const STILL: Duration = Duration::from_secs(35);
 /// Agents of another make that follow each other.
 const SUCCESSORS: usize = 30;
 
-/// Has system calls fail, then lets the agent stand still, miss news, and be followed by
-/// others.
+/// Has system calls fail, then lets the agent stand still, miss news, be followed by others, and
+/// run out of descriptors, threads and memory.
 pub(crate) fn fail(options: &Options, output: &mut impl Write) -> Result<Tally> {
     (calls::STRACE.probe().map_err(anyhow::Error::msg)).context("cannot trace an agent")?;
+    (limits::GROUPS.probe().map_err(anyhow::Error::msg)).context("cannot limit an agent")?;
     let plugin = beside("cofferdam-cni-in-tests")?;
     let mut rng = fastrand::Rng::with_seed(options.seed);
     let mut stand = stand(Wiring::Ptp)?;
@@ -203,6 +241,11 @@ pub(crate) fn fail(options: &Options, output: &mut impl Write) -> Result<Tally> 
     let seen = versions::cross(&mut stand, SUCCESSORS);
     writeln!(output, "{SUCCESSORS} agents of another make: {seen:?}")?;
     add(&seen);
+    for limit in limits::Limit::ALL {
+        let starved = limits::starve(&mut stand, limit);
+        writeln!(output, "{limit:?}: {starved:?}")?;
+        add(&starved.seen);
+    }
     let is_in_time = attached == stalls::Attached::Failed(11);
     tally.disagreements += u64::from(!is_in_time);
     Ok(tally)

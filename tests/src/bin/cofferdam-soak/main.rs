@@ -51,6 +51,8 @@ enum Soak {
     Swaps(swaps::Options),
     /// Kill the agent under traffic.
     Kills(faults::Options),
+    /// Let workloads come up with a process inside that sends before it is adopted.
+    Starts(faults::Options),
     /// Change what the agent has put in force behind its back.
     Tamper(faults::Options),
     /// Let endpoints come and go by the plugin, some calls of which are killed.
@@ -109,6 +111,10 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Kills(options) => {
             writeln!(output, "{}", heading("kills", options.seed))?;
             faults::kill(options, &mut output)?
+        }
+        Soak::Starts(options) => {
+            writeln!(output, "{}", heading("starts", options.seed))?;
+            faults::start(options, &mut output)?
         }
         Soak::Tamper(options) => {
             writeln!(output, "{}", heading("tamper", options.seed))?;
