@@ -312,8 +312,8 @@ impl Agent {
     /// When there is no such series.
     pub fn metric(&self, series: &str) -> u64 {
         let (_, text) = self.http("/metrics");
-        let values = (text.lines()).filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        let value = values.last().unwrap_or_else(|| panic!("{series}: {text}"));
+        let value = (text.lines()).find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("{series}: {text}"));
         value.trim().parse().expect("a number")
     }
 
