@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::churn::{network, wired};
 use super::watch::{self, Seen};
@@ -67,6 +67,8 @@ pub fn stand_still(stand: &Stand, plugin: &Path, time: Duration) -> (Seen, Attac
 pub struct Missed {
     /// Messages that its sockets lost.
     pub messages: u64,
+    /// Time until it had forgotten the endpoint that had gone.
+    pub forgotten: Duration,
     /// What traffic saw.
     pub seen: Seen,
 }
@@ -89,31 +91,37 @@ pub fn overrun(stand: &Stand, plugin: &Path) -> Missed {
     let gone = wired(node, 1);
     let added = runtime.call("ADD", &network, last, Some(&gone));
     added.unwrap_or_else(|error| panic!("{error:?}"));
-    let (seen, messages) = watch::during(world, |_| {
+    let (seen, (messages, forgotten)) = watch::during(world, |_| {
         agent.pause();
         drop(gone);
         crowd(node);
         let late = wired(node, 2);
         let lost = lost_messages(agent);
         agent.resume();
+        let resumed = Instant::now();
         let status = agent.wait_until("what is gone is forgotten", |status| {
             let mut endpoints = status.endpoints.iter();
             endpoints.all(|one| one.called() != "shop/churn1/eth0")
         });
+        let forgotten = resumed.elapsed();
         assert!(status.enforced && status.ready, "{status:?}");
         let added = runtime.call("ADD", &network, last, Some(&late));
         added.unwrap_or_else(|error| panic!("{error:?}"));
         assert_eq!(agent.endpoints().len(), 3);
         let deleted = runtime.call("DEL", &network, last, Some(&late));
         assert_eq!(deleted, Ok(Vec::new()));
-        lost
+        (lost, forgotten)
     });
     let status = agent.wait_until("all right", |status| {
         let mut links = (status.endpoints.iter()).flat_map(|endpoint| &endpoint.links);
         status.endpoints.len() == 2 && links.all(|link| link.ok && link.first)
     });
     assert_eq!(status.tamper_events, 0, "{}", agent.log());
-    Missed { messages, seen }
+    Missed {
+        messages,
+        forgotten,
+        seen,
+    }
 }
 
 /// Makes veth pairs of a namespace that ends, and they with it.

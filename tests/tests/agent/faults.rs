@@ -106,6 +106,8 @@ fn news_that_are_lost_are_asked_for() {
     let missed = stalls::overrun(&stand(Wiring::Ptp), plugin());
     println!("{missed:?}");
     assert!(missed.messages > 0);
+    // It looks at everything after 30 s, whatever it was told.
+    assert!(missed.forgotten < Duration::from_secs(10));
     missed.seen.assert_undisturbed();
 }
 
