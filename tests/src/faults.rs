@@ -36,6 +36,8 @@ pub mod watch;
 use std::path::Path;
 use std::time::Duration;
 
+use cofferdam_protocol::output::{EndpointStatus, StatusReport};
+
 use crate::agent::Agent;
 use crate::firewall::named;
 use crate::shop::DB_FROM_WEB;
@@ -126,4 +128,20 @@ impl Stand {
 pub fn add_both(agent: &Agent, world: &World) {
     agent.add(named(world, "shop/web"), &["app=web"]);
     agent.add(named(world, "shop/db"), &["app=db"]);
+}
+
+/// Waits until everything stands first on every hook: links follow the filters when nobody asks
+/// for anything.
+///
+/// # Panics
+///
+/// When that does not come about.
+pub fn wait_attached(agent: &Agent) -> StatusReport {
+    agent.wait_until("attached", |status| {
+        let attached = |endpoint: &EndpointStatus| {
+            let links = &endpoint.links;
+            !links.is_empty() && links.iter().all(|link| link.ok && link.first)
+        };
+        status.enforced && status.endpoints.iter().all(attached)
+    })
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::churn::{network, wired};
 use super::watch::{self, Seen};
-use super::{Stand, pause};
+use super::{Stand, pause, wait_attached};
 use crate::agent::Agent;
 use crate::cni::{Plugins, Runtime};
 use crate::world::Namespace;
@@ -112,10 +112,8 @@ pub fn overrun(stand: &Stand, plugin: &Path) -> Missed {
         assert_eq!(deleted, Ok(Vec::new()));
         (lost, forgotten)
     });
-    let status = agent.wait_until("all right", |status| {
-        let mut links = (status.endpoints.iter()).flat_map(|endpoint| &endpoint.links);
-        status.endpoints.len() == 2 && links.all(|link| link.ok && link.first)
-    });
+    agent.wait_until("forgotten", |status| status.endpoints.len() == 2);
+    let status = wait_attached(agent);
     assert_eq!(status.tamper_events, 0, "{}", agent.log());
     Missed {
         messages,

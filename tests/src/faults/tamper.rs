@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::bpf::{self, Side};
 use super::watch::{self, Seen, Watch};
-use super::{Stand, pause};
+use super::{Stand, pause, wait_attached};
 use crate::agent::Agent;
 use crate::firewall::named;
 use crate::world::World;
@@ -112,6 +112,7 @@ pub fn tamper(
     deadline: Option<Instant>,
 ) -> (Seen, Vec<Tampered>) {
     let Stand { agent, world, .. } = stand;
+    wait_attached(agent);
     watch::during(world, |watch| {
         let mut all = Vec::new();
         for how in Tampering::ALL.into_iter().cycle().take(number) {
@@ -150,10 +151,7 @@ fn once(agent: &mut Agent, world: &World, watch: &Watch, how: Tampering) -> Tamp
     let alarmed = began.elapsed();
     let leaks = watch.take_leaks();
     // Not before: it has the agent look at everything at once.
-    let status = agent.wait_until("right again", |status| {
-        let mut links = (status.endpoints.iter()).flat_map(|endpoint| &endpoint.links);
-        status.enforced && links.all(|link| link.ok)
-    });
+    let status = wait_attached(agent);
     assert_eq!(status.endpoints.len(), 2, "{status:?}");
     Tampered {
         how,

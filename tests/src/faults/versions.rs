@@ -1,7 +1,7 @@
 //! An agent of another make takes over the pins of the one before.
 
 use super::watch::{self, Seen};
-use super::{SMALL, Stand};
+use super::{SMALL, Stand, wait_attached};
 
 /// Settings of agents that follow each other, each with words that the log must have: what
 /// the agent found.
@@ -39,10 +39,7 @@ pub fn cross(stand: &mut Stand, number: usize) -> Seen {
             assert_eq!(status.endpoints.len(), 2, "{status:?}");
             let log = agent.log();
             assert!(log[before..].contains(found), "{settings}: {log}");
-            agent.wait_until("replaced", |status| {
-                let mut links = (status.endpoints.iter()).flat_map(|endpoint| &endpoint.links);
-                links.all(|link| link.ok && link.first)
-            });
+            wait_attached(agent);
         }
     });
     seen
