@@ -477,6 +477,24 @@ impl Agent {
         process.wait().expect("the agent ends")
     }
 
+    /// Returns `true` once it answers, and `false` if it has ended.
+    ///
+    /// # Panics
+    ///
+    /// When it does neither.
+    pub fn answers(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.cli(&["status"]).status.success() {
+                return true;
+            }
+            if !self.is_running() {
+                return false;
+            }
+        }
+        panic!("no answer, and no end:\n{}", self.log());
+    }
+
     /// Lets it stand still, until [`Agent::resume`].
     ///
     /// # Panics
@@ -495,8 +513,7 @@ impl Agent {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Returns `true` if it runs.
-    pub fn is_running(&mut self) -> bool {
+    fn is_running(&mut self) -> bool {
         let process = self.process.as_mut();
         process.is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }

@@ -229,7 +229,7 @@ fn once(
     let done = ask(agent, world, change, true);
     failed.injected += u64::from(tracer.detach());
     failed.refused += u64::from(done.is_err());
-    if !agent.is_running() {
+    if !agent.answers() {
         failed.ended += 1;
         agent.ended();
         agent.start_enforced();

@@ -138,7 +138,11 @@ pub fn starve(stand: &mut Stand, limit: Limit) -> Starved {
             }
         }
         let (one, reason) = refused.unwrap_or_else(|| panic!("{limit:?}: room for all"));
-        let ended = !agent.is_running();
+        // It may answer nobody, and live.
+        let ended = match limit {
+            Limit::Memory => !agent.answers(),
+            Limit::Descriptors | Limit::Threads => false,
+        };
         match ended {
             true => _ = agent.ended(),
             false => agent.kill(),
