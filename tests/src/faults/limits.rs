@@ -16,9 +16,9 @@ use crate::skip::Feature;
 /// Most endpoints that are tried until one finds no room.
 const MOST: u64 = 24;
 /// Descriptors beyond those in use.
-const DESCRIPTORS: usize = 4;
+const DESCRIPTORS: usize = 16;
 /// Bytes beyond what the agent has: less than the flow tables of [`MOST`] endpoints take.
-const BYTES: u64 = 3 << 20;
+const BYTES: u64 = 8 << 20;
 
 /// Something there is not enough of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
