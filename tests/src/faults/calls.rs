@@ -49,7 +49,7 @@ struct Call {
     error: &'static str,
     /// The change that makes such calls.
     change: Change,
-    /// Whether only those for files of the state count: others of this name never fail so.
+    /// `true` if only those for files of the state fail: others of this name never do.
     of_state: bool,
 }
 
@@ -108,7 +108,7 @@ pub struct Failed {
     /// Changes after which neither the old policy nor the new one was in force, or not that
     /// which the agent said, or the next try failed.
     pub wrong: Vec<String>,
-    /// What traffic saw.
+    /// Counts of the traffic.
     pub seen: Seen,
 }
 

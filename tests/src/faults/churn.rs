@@ -39,9 +39,9 @@ pub struct Churned {
     pub failed: u64,
     /// Reason of one of them.
     pub reason: Option<String>,
-    /// What the agent held before and after.
+    /// Objects that the agent held before and after.
     pub held: [Inventory; 2],
-    /// What traffic saw.
+    /// Counts of the traffic.
     pub seen: Seen,
 }
 

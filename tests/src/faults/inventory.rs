@@ -1,4 +1,4 @@
-//! What an agent holds of the kernel: the same before and after, or something has leaked.
+//! Inventory of an agent's kernel objects: the same before and after, or something has leaked.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::agent::Agent;
 
-/// What an agent holds.
+/// Objects of the kernel that an agent holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// Its endpoints, those that are leaving and those without a name among them.

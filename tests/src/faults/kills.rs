@@ -17,7 +17,7 @@ pub struct Killed {
     pub ready: Vec<Duration>,
     /// Agents that were killed before they were ready.
     pub early: u64,
-    /// What traffic saw.
+    /// Counts of the traffic.
     pub seen: Seen,
 }
 

@@ -51,9 +51,9 @@ pub struct Starved {
     pub added: usize,
     /// Reason for which the next one was refused.
     pub refused: Option<String>,
-    /// Whether the agent had ended.
+    /// `true` if the agent had ended.
     pub ended: bool,
-    /// What traffic saw.
+    /// Counts of the traffic.
     pub seen: Seen,
 }
 
@@ -61,7 +61,7 @@ pub struct Starved {
 #[derive(Debug)]
 struct Group {
     path: PathBuf,
-    /// Where its processes go when it ends.
+    /// Group that its processes go to when it ends.
     parent: PathBuf,
     controller: &'static str,
 }

@@ -16,7 +16,7 @@ use crate::world::Namespace;
 /// Interfaces whose news no socket's buffer holds.
 const CROWD: usize = 400;
 
-/// What a container had of it that was attached while the agent stood still.
+/// Fate of a container that is attached while the agent stands still.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attached {
     /// It waited until the agent went on.
@@ -62,14 +62,14 @@ pub fn stand_still(stand: &Stand, plugin: &Path, time: Duration) -> (Seen, Attac
     (seen, attached)
 }
 
-/// What an agent missed.
+/// News that an agent missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missed {
     /// Messages that its sockets lost.
     pub messages: u64,
     /// Time until it had forgotten the endpoint that had gone.
     pub forgotten: Duration,
-    /// What traffic saw.
+    /// Counts of the traffic.
     pub seen: Seen,
 }
 

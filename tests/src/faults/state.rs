@@ -25,7 +25,7 @@ pub struct Damaged {
     pub closed: u64,
     /// Starts after which a damaged file of endpoints was believed.
     pub believed: u64,
-    /// What traffic saw. Connections break where endpoints are closed.
+    /// Counts of the traffic. Connections break where endpoints are closed.
     pub seen: Seen,
 }
 

@@ -20,7 +20,7 @@ const BETWEEN_QUESTIONS: Duration = Duration::from_millis(2);
 const ROUNDS: u64 = 10;
 /// Time in which a packet that has passed is seen.
 const UNTIL_SEEN: Duration = Duration::from_millis(20);
-/// What the denied packets carry.
+/// Payload of the denied packets.
 const DENIED: &[u8] = b"this is denied";
 
 /// Denied packets that arrived.
