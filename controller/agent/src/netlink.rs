@@ -48,7 +48,7 @@ pub enum LinkError {
     /// There can be no more threads.
     #[error("cannot start a thread (see `TasksMax=` and `pids.max`)")]
     Thread {
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },

@@ -94,7 +94,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 /// Time that what is closed has to get through.
 const UNTIL_BLOCKED: Duration = Duration::from_millis(100);
 
-/// What failing calls came to.
+/// Outcome of failing calls.
 #[derive(Clone, Debug, Default)]
 pub struct Failed {
     /// Changes that were asked for while a call was to fail.

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// What churn came to.
+/// Outcome of churn.
 #[derive(Clone, Debug, Default)]
 pub struct Churned {
     /// Endpoints that came and went.

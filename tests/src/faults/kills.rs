@@ -10,7 +10,7 @@ const SOON: u64 = 200;
 /// Longest time without an agent, in milliseconds.
 const DEAD: u64 = 50;
 
-/// What kills came to.
+/// Outcome of kills.
 #[derive(Clone, Debug, Default)]
 pub struct Killed {
     /// Time from each start until everything was in force.

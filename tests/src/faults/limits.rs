@@ -44,7 +44,7 @@ pub const GROUPS: Feature = Feature::Other("control-groups", || {
     Ok(())
 });
 
-/// What a limit came to.
+/// Outcome of a limit.
 #[derive(Clone, Debug)]
 pub struct Starved {
     /// Endpoints that were added under the limit.

@@ -39,7 +39,7 @@ pub fn guarded() -> String {
     format!("{SMALL}guard: nftables\n")
 }
 
-/// What starts came to.
+/// Outcome of starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Started {
     /// Workloads that came up.

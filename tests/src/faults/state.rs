@@ -16,7 +16,7 @@ use crate::firewall::named;
 /// The file of endpoints.
 const ENDPOINTS: &str = "endpoints.json";
 
-/// What damage came to.
+/// Outcome of damage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Damaged {
     /// Files that were damaged.

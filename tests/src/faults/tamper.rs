@@ -68,7 +68,7 @@ impl Tampering {
     }
 }
 
-/// What a tampering came to.
+/// Outcome of a tampering.
 #[derive(Clone, Copy, Debug)]
 pub struct Tampered {
     /// In which way.

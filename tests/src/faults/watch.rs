@@ -45,7 +45,7 @@ impl Leaks {
     }
 }
 
-/// What traffic came to.
+/// Outcome of traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Denied packets that were sent.
