@@ -103,6 +103,11 @@ impl Agent {
         self
     }
 
+    /// Uses other settings from the next start on.
+    pub fn set(&mut self, settings: &str) {
+        self.settings = settings.to_owned();
+    }
+
     /// Sets a variable of its environment to a path in its own directory.
     pub fn environment(&mut self, variable: &'static str, name: &str) {
         let path = self.path(name);
@@ -173,6 +178,15 @@ impl Agent {
     ///
     /// When it runs, or cannot be started.
     pub fn start(&mut self, arguments: &[&str]) {
+        self.start_by(&[], arguments);
+    }
+
+    /// Starts it by way of another program, which ends as the agent does: `prlimit`.
+    ///
+    /// # Panics
+    ///
+    /// When it runs, or cannot be started.
+    pub fn start_by(&mut self, by: &[&str], arguments: &[&str]) {
         assert!(self.process.is_none(), "the agent runs");
         let config = self.write_config();
         let log = File::options()
@@ -181,9 +195,14 @@ impl Agent {
             .open(self.path("log"))
             .expect("a log file");
         let _inside = self.namespace.enter().expect("a namespace");
-        // Killed when this thread ends: a test that is stopped leaves no agent.
-        let process = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
+        // Killed when this thread ends, or the program between: a test that is stopped leaves
+        // no agent.
+        let dies = ["setpriv", "--pdeathsig", "KILL"];
+        let between: &[&str] = if by.is_empty() { &[] } else { &dies };
+        let process = Command::new(dies[0])
+            .args(&dies[1..])
+            .args(by)
+            .args(between)
             .arg(&self.binary)
             .args(["agent", "--config"])
             .arg(config)
@@ -284,6 +303,18 @@ impl Agent {
         let output = self.cli(&[arguments, &["--format", "json"]].concat());
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{error}: {output:?}\n{}", self.log()))
+    }
+
+    /// The number of a series of its metrics.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such series.
+    pub fn metric(&self, series: &str) -> u64 {
+        let (_, text) = self.http("/metrics");
+        let value = (text.lines()).find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("{series}: {text}"));
+        value.trim().parse().expect("a number")
     }
 
     /// `cofferdam sync`.
@@ -444,6 +475,47 @@ impl Agent {
     pub fn ended(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the agent runs");
         process.wait().expect("the agent ends")
+    }
+
+    /// Returns `true` once it answers, and `false` if it has ended.
+    ///
+    /// # Panics
+    ///
+    /// When it does neither.
+    pub fn answers(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.cli(&["status"]).status.success() {
+                return true;
+            }
+            if !self.is_running() {
+                return false;
+            }
+        }
+        panic!("no answer, and no end:\n{}", self.log());
+    }
+
+    /// Lets it stand still, until [`Agent::resume`].
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn is_running(&mut self) -> bool {
+        let process = self.process.as_mut();
+        process.is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }
 
     /// Lets it read its configuration again.

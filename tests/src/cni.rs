@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Map, Value, json};
 
@@ -267,23 +267,10 @@ impl Runtime<'_> {
         plugin: &Value,
         one: Option<&Attaching>,
     ) -> Result<Vec<u8>, PluginError> {
-        let input = configuration(network, plugin, one).to_string();
         let name = plugin["type"].as_str().expect("a type");
-        let mut environment = vec![
-            ("CNI_COMMAND", OsString::from(command)),
-            ("CNI_PATH", self.plugins.path()),
-        ];
-        if let Some(one) = one {
-            environment.extend([
-                ("CNI_CONTAINERID", OsString::from(&one.container_id)),
-                ("CNI_NETNS", one.namespace.path().into_os_string()),
-                ("CNI_IFNAME", OsString::from(&one.interface)),
-                ("CNI_ARGS", OsString::from(&one.args)),
-            ]);
-        }
-        let _inside = self.node.enter().expect("a namespace");
-        let output = run(&self.plugins.find(name), &environment, input.as_bytes())
-            .unwrap_or_else(|error| panic!("cannot run {name}: {error}"));
+        let child = self.begin(command, network, plugin, one);
+        let output = (child.wait_with_output())
+            .unwrap_or_else(|error| panic!("cannot wait for {name}: {error}"));
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -299,6 +286,37 @@ impl Runtime<'_> {
             code: said["code"].as_u64().unwrap_or_default(),
             message,
         })
+    }
+
+    /// Begins such a command, and does not wait for it.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn begin(
+        &self,
+        command: &str,
+        network: &Network,
+        plugin: &Value,
+        one: Option<&Attaching>,
+    ) -> Child {
+        let input = configuration(network, plugin, one).to_string();
+        let name = plugin["type"].as_str().expect("a type");
+        let mut environment = vec![
+            ("CNI_COMMAND", OsString::from(command)),
+            ("CNI_PATH", self.plugins.path()),
+        ];
+        if let Some(one) = one {
+            environment.extend([
+                ("CNI_CONTAINERID", OsString::from(&one.container_id)),
+                ("CNI_NETNS", one.namespace.path().into_os_string()),
+                ("CNI_IFNAME", OsString::from(&one.interface)),
+                ("CNI_ARGS", OsString::from(&one.args)),
+            ]);
+        }
+        let _inside = self.node.enter().expect("a namespace");
+        start(&self.plugins.find(name), &environment, input.as_bytes())
+            .unwrap_or_else(|error| panic!("cannot run {name}: {error}"))
     }
 }
 
@@ -329,6 +347,10 @@ fn configuration(network: &Network, plugin: &Value, one: Option<&Attaching>) -> 
 /// # Errors
 /// When it cannot be started.
 pub fn run(plugin: &Path, environment: &[(&str, OsString)], input: &[u8]) -> io::Result<Output> {
+    start(plugin, environment, input)?.wait_with_output()
+}
+
+fn start(plugin: &Path, environment: &[(&str, OsString)], input: &[u8]) -> io::Result<Child> {
     let mut command = Command::new(plugin);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CNI_") {
@@ -345,7 +367,7 @@ pub fn run(plugin: &Path, environment: &[(&str, OsString)], input: &[u8]) -> io:
         // A plugin that has seen enough may have closed it.
         _ = stdin.write_all(input);
     }
-    child.wait_with_output()
+    Ok(child)
 }
 
 /// The bridge plugin on a bridge of this name, with addresses from `host-local`, whose leases

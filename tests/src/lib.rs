@@ -6,6 +6,7 @@
 //! | [`world`] | a node with workloads, of network namespaces |
 //! | [`traffic`] | clients, servers and frames in such a world |
 //! | [`translation`] | rules of a node that lead virtual addresses to a host |
+//! | [`faults`] | a node with a real agent, and what may go wrong there, under traffic |
 //! | [`firewall`] | documents compiled and loaded over such a world |
 //! | [`both_ways`] | a packet's short way held against its long way |
 //! | [`bytecode`] | the compiled programs, instruction by instruction |
@@ -39,6 +40,7 @@ pub mod conformance;
 pub mod differential;
 pub mod evasions;
 pub mod expectations;
+pub mod faults;
 pub mod firewall;
 pub mod flood;
 pub mod flow_model;

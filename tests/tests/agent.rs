@@ -15,6 +15,8 @@ mod early_drop;
 mod endpoints;
 #[path = "agent/explain.rs"]
 mod explain;
+#[path = "agent/faults.rs"]
+mod faults;
 #[path = "agent/guard.rs"]
 mod guard;
 #[path = "agent/identity.rs"]

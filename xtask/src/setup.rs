@@ -182,6 +182,8 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     ("iptables-nft-restore", "iptables"),
                     ("ipvsadm", "ipvsadm"),
                     ("wg", "wireguard-tools"),
+                    // Has system calls of the agent fail.
+                    ("strace", "strace"),
                 ]));
             }
             Need::PacketFilters => {

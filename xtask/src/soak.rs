@@ -37,10 +37,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::NetworkTools,
     ])?;
     let of_tests = ["--release", "--package", "cofferdam-tests", "--bin"];
-    // The agent that a soak starts lies beside it.
-    let mut agent = run::cargo();
-    agent.arg("build").args(of_tests).arg("cofferdam-in-tests");
-    let status = run::status(&mut agent)?;
+    // The agent and the plugin that a soak starts lie beside it.
+    let mut beside = run::cargo();
+    beside.arg("build").args(of_tests).arg("cofferdam-in-tests");
+    beside.args(["--bin", "cofferdam-cni-in-tests"]);
+    let status = run::status(&mut beside)?;
     if !status.success() {
         return Err(Failed::program("cargo build", status));
     }

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
@@ -29,6 +28,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 
 use crate::listeners;
 
@@ -45,6 +45,13 @@ pub enum LinkError {
         #[source]
         source: io::Error,
     },
+    /// There can be no more threads.
+    #[error("cannot start a thread (see `TasksMax=` and `pids.max`)")]
+    Thread {
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A request was refused.
     #[error("cannot {what}")]
     Request {
@@ -54,6 +61,9 @@ pub enum LinkError {
         #[source]
         source: rtnetlink::Error,
     },
+    /// The socket failed twice in the middle of an answer.
+    #[error("netlink sockets fail before the answer is whole: is there memory?")]
+    Cut,
     /// A path is no network namespace.
     #[error("cannot enter the network namespace {}", path.display())]
     Namespace {
@@ -301,9 +311,14 @@ pub struct Inner {
 }
 
 /// Asks the kernel about the namespace it was opened in.
+///
+/// The socket's task ends at the first error of a system call, and with it every answer, as if
+/// that were whole. So an answer counts only if the task has not ended behind it.
 pub struct Netlink {
     runtime: Runtime,
     handle: Handle,
+    /// Ends when the socket is of no use any more.
+    task: JoinHandle<()>,
 }
 
 impl Netlink {
@@ -317,34 +332,49 @@ impl Netlink {
             .enable_io()
             .build()
             .map_err(socket)?;
-        let handle = runtime.block_on(async {
+        let (handle, task) = runtime.block_on(async {
             let (connection, handle, _) = new_connection().map_err(socket)?;
-            tokio::spawn(connection);
-            Ok(handle)
+            Ok((handle, tokio::spawn(connection)))
         })?;
-        Ok(Self { runtime, handle })
+        Ok(Self {
+            runtime,
+            handle,
+            task,
+        })
     }
 
-    fn wait<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.block_on(work)
+    /// Asks the kernel, and once more over another socket if the first one fails. The calling
+    /// thread must be in the namespace that the first was opened in.
+    fn ask<T>(
+        &mut self,
+        question: impl AsyncFn(&Handle) -> Result<T, LinkError>,
+    ) -> Result<T, LinkError> {
+        for _ in 0..2 {
+            let answer = self.runtime.block_on(question(&self.handle));
+            if !self.task.is_finished() {
+                return answer;
+            }
+            *self = Self::open()?;
+        }
+        Err(LinkError::Cut)
     }
 
     /// All interfaces and addresses.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn interfaces(&self) -> Result<Interfaces, LinkError> {
-        self.wait(async {
+    pub fn interfaces(&mut self) -> Result<Interfaces, LinkError> {
+        self.ask(async |handle| {
             // Counters would be most of the answer.
             let mask = vec![LinkExtentMask::SkipStats];
-            let links = self.handle.link().get();
+            let links = handle.link().get();
             let mut links = links.set_filter_mask(AddressFamily::Unspec, mask).execute();
             let mut interfaces = Interfaces::default();
             while let Some(link) = links.try_next().await.map_err(asking("list interfaces"))? {
                 let interface = interface(&link);
                 interfaces.by_index.insert(interface.ifindex, interface);
             }
-            (interfaces.addresses, interfaces.link_local) = addresses(&self.handle, None).await?;
+            (interfaces.addresses, interfaces.link_local) = addresses(handle, None).await?;
             Ok(interfaces)
         })
     }
@@ -356,9 +386,11 @@ impl Netlink {
         message.attributes.push(NsidAttribute::Fd(descriptor));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
         request.header.flags = NLM_F_REQUEST;
-        let answers = self.handle.request(request);
-        let mut answers = answers.map_err(asking("ask for the number of a namespace"))?;
-        let answer = self.runtime.block_on(answers.next());
+        let answer = self.ask(async |handle| {
+            let answers = handle.clone().request(request.clone());
+            let mut answers = answers.map_err(asking("ask for the number of a namespace"))?;
+            Ok(answers.next().await)
+        })?;
         let Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer))) =
             answer.map(|answer| answer.payload)
         else {
@@ -439,10 +471,9 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
             source: errno.into(),
         })?;
         let listeners = listeners::here();
-        let netlink = Netlink::open()?;
-        netlink.wait(async {
+        Netlink::open()?.ask(async |handle| {
             let mut found = None;
-            let mut links = netlink.handle.link().get().execute();
+            let mut links = handle.link().get().execute();
             while let Some(link) = links.try_next().await.map_err(asking("list interfaces"))? {
                 let link = interface(&link);
                 if link.name == name {
@@ -453,8 +484,7 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
                 interface: name.to_owned(),
                 path: path.to_owned(),
             })?;
-            let (addresses, link_local) =
-                addresses(&netlink.handle, Some(interface.ifindex)).await?;
+            let (addresses, link_local) = addresses(handle, Some(interface.ifindex)).await?;
             Ok(Inner {
                 inode,
                 interface,
@@ -464,9 +494,15 @@ fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<
             })
         })
     };
-    thread::scope(|scope| match scope.spawn(look).join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, look);
+        match thread
+            .map_err(|source| LinkError::Thread { source })?
+            .join()
+        {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     })
 }
 

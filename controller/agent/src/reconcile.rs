@@ -205,7 +205,7 @@ impl Reconciler {
             .trim()
             .to_owned();
         let namespace = netlink::own_namespace().context("cannot look at the own namespace")?;
-        let netlink = Netlink::open()?;
+        let mut netlink = Netlink::open()?;
         let interfaces = netlink.interfaces()?;
         let remembered = match store.load::<state::Endpoints<Endpoint>>(state::ENDPOINTS) {
             Ok(remembered) => remembered.unwrap_or_default(),

@@ -1,23 +1,21 @@
 //! The guard drops packets of veths that nobody has adopted, with and without an agent.
 
-use std::net::UdpSocket;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::cofferdam;
+use cofferdam_tests::faults::{SMALL, Stand, starts};
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::traffic::{Place, Server};
-use cofferdam_tests::world::{Wiring, Workload};
+use cofferdam_tests::world::Wiring;
 
 use crate::scene::{DB_FROM_WEB, Scene, pause};
 
 /// Workloads that come up, one after the other.
-const STARTS: usize = 4;
+const STARTS: u64 = 4;
 
 const GUARDED: &str = "limits: {endpoints: 32, slots: 8192, table_pages: 32}\nguard: nftables\n";
 
@@ -26,17 +24,6 @@ fn guarded(wiring: Wiring) -> Scene {
     scene.agent = Agent::new(cofferdam!(), &scene.world).settings(GUARDED);
     scene.in_force(DB_FROM_WEB)
 }
-
-/// Nothing may be sent by those that come up while the test runs.
-const EARLY_CLOSED: &str = "\
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: early-closed, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: early}}
-  policyTypes: [Egress]
-";
 
 /// Runs nft(8) on the node.
 fn nft(scene: &Scene, arguments: &[&str]) -> String {
@@ -145,105 +132,25 @@ fn an_agent_without_a_guard_leaves_no_rules() {
     scene.assert_reaches("shop/stranger", "shop/web");
 }
 
-/// Sends datagrams to an address from a workload's namespace until it is dropped.
-struct Sender {
-    stop: std::sync::Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Sender {
-    fn start(from: &Workload, to: std::net::IpAddr) -> Self {
-        let stop = std::sync::Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let inside = from.namespace.enter().expect("a namespace");
-        let any = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
-        let socket = UdpSocket::bind(any).expect("a socket");
-        drop(inside);
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                // Refused while the neighbour is not known.
-                _ = socket.send_to(b"early", (to, 9999));
-                pause(Duration::from_micros(200));
-            }
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("it ends");
-        }
-    }
-}
-
-/// Datagrams that a process, which runs in the namespace before its interface is adopted,
-/// gets through to another workload: before the endpoint is added, and after.
-fn leaked(scene: &mut Scene, family: Family, starts: usize) -> [u64; 2] {
-    scene.agent.document("early.yaml", EARLY_CLOSED);
-    assert!(scene.agent.sync().enforced);
-    let web = Place::from(scene.workload("shop/web"));
-    let to = web.ip(family);
-    let inside = web.namespace.enter().expect("a namespace");
-    let socket = UdpSocket::bind((to, 9999)).expect("a socket");
-    drop(inside);
-    let patience = Some(Duration::from_millis(20));
-    socket.set_read_timeout(patience).expect("a time");
-    let (arrived, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let mut leaked = [0; 2];
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let mut buffer = [0; 16];
-                arrived.fetch_add(socket.recv(&mut buffer).is_ok().into(), Ordering::Relaxed);
-            }
-        });
-        for start in 0..starts {
-            let name = format!("shop/early{start}");
-            scene.world.add(name.clone()).expect("a workload");
-            let early = scene.workload(&name);
-            let before = arrived.load(Ordering::Relaxed);
-            let sender = Sender::start(early, to);
-            pause(Duration::from_millis(30));
-            let report = scene.agent.add(early, &["app=early"]);
-            assert_eq!(report.state.as_str(), "enforced");
-            // What is on its way arrives.
-            pause(Duration::from_millis(20));
-            let added = arrived.load(Ordering::Relaxed);
-            pause(Duration::from_millis(50));
-            drop(sender);
-            let after = arrived.load(Ordering::Relaxed);
-            leaked[0] += added - before;
-            leaked[1] += after - added;
-            scene.agent.remove(&name);
-            scene.world.remove(&name).expect("it is there");
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
-    leaked
-}
-
-/// Short form of the start window: a process that sends from before its interface is adopted.
+/// Short form of `cargo xtask soak starts`.
 #[test]
 fn a_process_that_sends_before_its_start_gets_nothing_through_the_guard() {
     skip_unless!(Feature::NetworkNamespaces);
     for (number, family) in Family::BOTH.into_iter().enumerate() {
         let wiring = Wiring::BOTH[number];
-        let mut scene = guarded(wiring);
+        let starts = |settings: &str| {
+            let mut stand = Stand::enforced(cofferdam!(), wiring, settings);
+            starts::starts(&mut stand, family, STARTS, None)
+        };
+        let guarded = starts(&starts::guarded());
         assert_eq!(
-            leaked(&mut scene, family, STARTS),
-            [0, 0],
+            (guarded.before, guarded.after),
+            (0, 0),
             "{family} {wiring:?}"
         );
-        let mut scene = Scene::enforced(wiring, DB_FROM_WEB);
-        let [before, after] = leaked(&mut scene, family, STARTS);
-        println!("without a guard: {before} packets of {STARTS} starts before they were adopted");
-        assert!(before > 0, "the test sends nothing");
-        assert_eq!(after, 0, "{family} {wiring:?}");
+        let open = starts(SMALL);
+        println!("without a guard: {open:?}");
+        assert!(open.before > 0, "the test sends nothing");
+        assert_eq!(open.after, 0, "{family} {wiring:?}");
     }
 }

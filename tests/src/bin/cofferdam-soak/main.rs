@@ -7,6 +7,7 @@
 //! tried.
 
 mod evasions;
+mod faults;
 mod flood;
 mod flows;
 mod load;
@@ -48,6 +49,18 @@ enum Soak {
     Flood(flood::Options),
     /// Ask and answer over lasting flows while all tables are replaced.
     Swaps(swaps::Options),
+    /// Kill the agent under traffic.
+    Kills(faults::Options),
+    /// Let workloads come up with a process inside that sends before it is adopted.
+    Starts(faults::Options),
+    /// Change what the agent has put in force behind its back.
+    Tamper(faults::Options),
+    /// Let endpoints come and go by the plugin, some calls of which are killed.
+    Churn(faults::Options),
+    /// Damage the agent's state files.
+    State(faults::Options),
+    /// Have system calls of the agent fail, let it stand still, and follow it with others.
+    Faults(faults::Options),
 }
 
 /// Exit status when it could not be tried.
@@ -94,6 +107,30 @@ fn run(soak: &Soak) -> Result<Tally> {
         Soak::Swaps(options) => {
             writeln!(output, "{}", heading("swaps", options.seed))?;
             swaps::run(options, &mut output)?
+        }
+        Soak::Kills(options) => {
+            writeln!(output, "{}", heading("kills", options.seed))?;
+            faults::kill(options, &mut output)?
+        }
+        Soak::Starts(options) => {
+            writeln!(output, "{}", heading("starts", options.seed))?;
+            faults::start(options, &mut output)?
+        }
+        Soak::Tamper(options) => {
+            writeln!(output, "{}", heading("tamper", options.seed))?;
+            faults::tamper(options, &mut output)?
+        }
+        Soak::Churn(options) => {
+            writeln!(output, "{}", heading("churn", options.seed))?;
+            faults::churn(options, &mut output)?
+        }
+        Soak::Faults(options) => {
+            writeln!(output, "{}", heading("faults", options.seed))?;
+            faults::fail(options, &mut output)?
+        }
+        Soak::State(options) => {
+            writeln!(output, "{}", heading("state", options.seed))?;
+            faults::state(options, &mut output)?
         }
     };
     writeln!(output, "{tally}")?;
