@@ -63,7 +63,12 @@ fn a_living_agent_keeps_its_links_and_pins_them_again() {
         unmount_bpffs();
         mount_bpffs();
         shop.assert_enforced(firewall.kernel());
-        assert!(firewall.kernel().restore_pins(false).expect("room for pins"));
+        assert!(
+            firewall
+                .kernel()
+                .restore_pins(false)
+                .expect("room for pins")
+        );
     });
     assert_eq!(names(&root().join("links")), links);
     drop(firewall);

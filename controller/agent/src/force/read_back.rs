@@ -44,9 +44,21 @@ pub enum Depth {
 
 /// Difference between the kernel's state and what it was given.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{what} in the kernel is not what was put there")]
-pub struct Mismatch {
-    what: String,
+pub enum Mismatch {
+    /// Somebody has changed something.
+    #[error("{what} in the kernel is not what was put there")]
+    Changed {
+        /// Subject of the change.
+        what: String,
+    },
+    /// A loaded program could not be asked.
+    #[error("the loaded programs cannot be asked about interface {ifindex}: {why}")]
+    Unanswered {
+        /// The interface.
+        ifindex: u32,
+        /// What the kernel says.
+        why: String,
+    },
 }
 
 impl<D: Dataplane> Force<D> {
@@ -55,7 +67,7 @@ impl<D: Dataplane> Force<D> {
     /// # Errors
     /// The first difference.
     pub fn read_back(&mut self, depth: Depth) -> Result<(), Mismatch> {
-        let differs = |what: String| Err(Mismatch { what });
+        let differs = |what: String| Err(Mismatch::Changed { what });
         let (addresses, asked) = self.to_read(depth);
         let memory = self.kernel.memory();
         if let Some((_, compiled)) = &self.in_force.published {
@@ -90,7 +102,7 @@ impl<D: Dataplane> Force<D> {
             if !bindings.all(|binding| binding.is_some_and(|one| binds(one, endpoint, until))) {
                 return differs(format!("a binding of interface {}", endpoint.ifindex));
             }
-            if asked.contains(&endpoint.ifindex) && !self.answers(endpoint) {
+            if asked.contains(&endpoint.ifindex) && !self.answers(endpoint)? {
                 return differs(format!("the verdict on interface {}", endpoint.ifindex));
             }
         }
@@ -166,7 +178,7 @@ impl<D: Dataplane> Force<D> {
 
     /// Whether the loaded programs say of an endpoint's packets what the same code
     /// says here, with some other endpoints and addresses as peers.
-    fn answers(&self, endpoint: &Endpoint) -> bool {
+    fn answers(&self, endpoint: &Endpoint) -> Result<bool, Mismatch> {
         const PEERS: usize = 2;
         let others = self.in_force.endpoints.range(endpoint.ifindex + 1..);
         let others = others.chain(self.in_force.endpoints.range(..endpoint.ifindex));
@@ -182,7 +194,7 @@ impl<D: Dataplane> Force<D> {
             .map(|address| (*address, 0));
         let peers: Vec<(IpAddr, u16)> = local.chain(any).collect();
         let memory = self.kernel.memory();
-        questions(endpoint, &peers).into_iter().all(|question| {
+        for question in questions(endpoint, &peers) {
             let Question {
                 program,
                 frame,
@@ -201,20 +213,24 @@ impl<D: Dataplane> Force<D> {
                 gso: false,
             };
             let here = judge(&memory, &whole, &about, program.hook);
-            match self.kernel.probe(program, &frame, &context) {
-                Ok(answer) => {
-                    answer
-                        == Verdict::from_any_word(here.enforced)
-                            .zip(Verdict::from_any_word(here.audited))
-                }
+            let answer = match self.kernel.probe(program, &frame, &context) {
+                Ok(answer) => answer,
                 Err(error) if is_there(endpoint.ifindex) => {
-                    tracing::error!("cannot ask the loaded programs: {error}");
-                    false
+                    return Err(Mismatch::Unanswered {
+                        ifindex: endpoint.ifindex,
+                        why: error.to_string(),
+                    });
                 }
                 // The interface has gone, and word of it is on its way.
-                Err(_) => true,
+                Err(_) => continue,
+            };
+            let expected =
+                Verdict::from_any_word(here.enforced).zip(Verdict::from_any_word(here.audited));
+            if answer != expected {
+                return Ok(false);
             }
-        })
+        }
+        Ok(true)
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Reconciler, chain};
-use crate::force::Depth;
+use crate::force::{Depth, Mismatch};
 
 /// Time between two looks at the hooks: tcx tells nobody of its changes. It is as short as
 /// leaves the looks [`LOOKING`] of a processor.
@@ -51,8 +51,15 @@ impl Reconciler {
     pub(super) fn verify(&mut self) {
         let depth = self.depth;
         if let Err(mismatch) = self.force.read_back(depth) {
-            self.tamper_events += 1;
-            tracing::error!("{mismatch}: somebody has changed it; it is put there again");
+            match mismatch {
+                Mismatch::Changed { .. } => {
+                    self.tamper_events += 1;
+                    tracing::error!("{mismatch}: somebody has changed it; it is put there again");
+                }
+                Mismatch::Unanswered { .. } => {
+                    tracing::error!("{mismatch}: everything is put there again");
+                }
+            }
             let repaired = self.force.repair().map_err(|error| error.to_string());
             let again = repaired.and_then(|()| {
                 let read = self.force.read_back(Depth::Whole);
