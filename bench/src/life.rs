@@ -70,6 +70,10 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
     let like_others = |i: usize| i % 50;
     runtime.add_all(full, like_others)?;
     agent.sync();
+    // Links follow the filters one by one.
+    agent.wait_until("attached", |status| {
+        status.endpoints.iter().all(|one| one.links.len() == 4)
+    });
     let memory = memory_kib(&agent.pid().to_string(), "RssAnon")?;
     let idle = idle_processor(&agent, rest)?;
     let (twins, rest_of_them) = more.split_at(ADDED);

@@ -45,8 +45,9 @@ pub(crate) const STALE_REVISIONS: u32 = 1 << 11;
 /// partition was swept under: half of what the word holds.
 const STALE_INCARNATIONS: u32 = 1 << 9;
 
-/// Partitions that are ready for the next endpoints.
-const READY: usize = 2;
+/// Partitions that are ready for the next endpoints: as many as a runtime starts containers at
+/// a time. Making one costs a grace period, some 12 ms, for which that endpoint would wait.
+const READY: usize = 16;
 
 /// How full an endpoint's partition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

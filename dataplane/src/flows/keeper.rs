@@ -29,6 +29,9 @@ const GROWTH: u32 = 4;
 const SAMPLE: u32 = 16;
 /// Of those, so many in use have all entries counted: three eighths.
 const SUSPICIOUS: u32 = 6;
+/// A partition of which nothing was in use is looked at every so many times: of hundreds of
+/// endpoints most are idle.
+const QUIET_PATIENCE: u32 = 2;
 /// A partition that cannot grow is looked at every so many times.
 const PATIENCE: u32 = 40;
 /// Times that the flows of a partition are gone over before others have their turn.
@@ -89,7 +92,12 @@ impl FlowKeeper {
         }
         let most = self.pool.most_sets();
         let may_grow = size.sets() < most;
-        let is_due = may_grow || self.looks.is_multiple_of(PATIENCE);
+        let patience = match (may_grow, partition.quiet.load(Ordering::Relaxed)) {
+            (true, false) => 1,
+            (true, true) => QUIET_PATIENCE,
+            (false, _) => PATIENCE,
+        };
+        let is_due = self.looks.is_multiple_of(patience);
         if !is_due || !self.seems_to_fill(partition, size) && size.shortening() == 0 {
             return Ok(());
         }
@@ -120,8 +128,9 @@ impl FlowKeeper {
             let way = (number >> 21) as usize % WAYS;
             Some(StateWord(set.ways[way].state.load()))
         });
-        let used = words.filter(|word| word.state() != FlowState::Free);
-        used.count() >= SUSPICIOUS as usize
+        let used = words.filter(|word| word.state() != FlowState::Free).count();
+        partition.quiet.store(used == 0, Ordering::Relaxed);
+        used >= SUSPICIOUS as usize
     }
 
     /// Lets a partition grow to so many sets.

@@ -4,7 +4,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -32,6 +32,8 @@ pub(super) struct Partition {
     pub(super) oldest: AtomicU32,
     /// Number of entries that the last sweep left.
     pub(super) left: AtomicU32,
+    /// Whether no entry that was looked at last was in use.
+    pub(super) quiet: AtomicBool,
     lead: Mutex<Lead>,
     /// Held while entries are swept or moved.
     work: Mutex<()>,
@@ -83,6 +85,7 @@ impl Partition {
             incarnation: AtomicU32::new(0),
             oldest: AtomicU32::new(0),
             left: AtomicU32::new(0),
+            quiet: AtomicBool::new(false),
             lead: Mutex::new(Lead {
                 size,
                 records: [None; 2],

@@ -11,7 +11,7 @@ use crate::force::{Depth, Mismatch};
 pub(super) const BETWEEN_LOOKS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_millis(500);
 /// Time between two looks at the hooks for each moment that a look takes.
-const LOOKING: u32 = 400;
+const LOOKING: u32 = 1_000;
 /// Time between two looks at what is pinned.
 const BETWEEN_LOOKS_AT_PINS: Duration = Duration::from_millis(500);
 /// Workloads' interfaces whose filters are looked at in one look, by turns: the kernel tells
