@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::Force;
 use super::dataplane::Dataplane;
+use super::plan::InForce;
 use crate::probe::{Question, questions};
 
 /// Addresses that are read back after a change, beside those that are new, by turns.
@@ -29,6 +30,8 @@ const ADDRESSES_AT_ONCE: usize = 1_024;
 const ENDPOINTS_AT_ONCE: usize = 8;
 /// So many where there are new ones: whoever added them waits for the answer.
 const ENDPOINTS_BESIDE_NEW: usize = 1;
+/// So many where everything else is read back.
+const ENDPOINTS_OF_THE_WHOLE: usize = 64;
 
 /// The first in the order of addresses.
 pub(super) const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -38,7 +41,7 @@ pub(super) const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub enum Depth {
     /// The whole table, all records, what is new, and some of the rest by turns.
     Change,
-    /// Everything.
+    /// Everything; the programs are asked about what is new, and some of the rest by turns.
     Whole,
 }
 
@@ -145,34 +148,29 @@ impl<D: Dataplane> Force<D> {
     /// The addresses, with their slots, and the interfaces that are to be read back.
     fn to_read(&self, depth: Depth) -> (Vec<(IpAddr, u32)>, Vec<u32>) {
         let pair = |(address, slot): (&IpAddr, &u32)| (*address, *slot);
-        let all = self.in_force.endpoints.keys().copied();
-        if depth == Depth::Whole {
-            return (
-                self.in_force.bound.iter().map(pair).collect(),
-                all.collect(),
-            );
-        }
-        let (new, new_endpoints) = &self.in_force.unread;
-        let new = new.iter();
-        let new = new.filter_map(|address| Some((*address, *self.in_force.bound.get(address)?)));
+        let InForce {
+            bound,
+            endpoints,
+            unread: (new, new_endpoints),
+            ..
+        } = &self.in_force;
         let (next, next_endpoint) = self.next_read;
-        let rest = self
-            .in_force
-            .bound
-            .starting_at(&next)
-            .chain(self.in_force.bound.iter());
-        let addresses = new.chain(rest.map(pair).take(ADDRESSES_AT_ONCE)).collect();
-        let rest = self
-            .in_force
-            .endpoints
-            .range(next_endpoint..)
-            .chain(&self.in_force.endpoints);
-        let count = match new_endpoints.is_empty() {
-            true => ENDPOINTS_AT_ONCE,
-            false => ENDPOINTS_BESIDE_NEW,
+        let count = match (depth, new_endpoints.is_empty()) {
+            (Depth::Whole, _) => ENDPOINTS_OF_THE_WHOLE,
+            (Depth::Change, true) => ENDPOINTS_AT_ONCE,
+            (Depth::Change, false) => ENDPOINTS_BESIDE_NEW,
         };
-        let rest = rest.map(|(ifindex, _)| *ifindex).take(count);
+        let rest = endpoints.range(next_endpoint..).chain(endpoints);
+        let rest = rest.map(|(ifindex, _)| *ifindex);
+        let rest = rest.take(count.min(endpoints.len()));
         let asked = new_endpoints.iter().copied().chain(rest).collect();
+        if depth == Depth::Whole {
+            return (bound.iter().map(pair).collect(), asked);
+        }
+        let new = new.iter();
+        let new = new.filter_map(|address| Some((*address, *bound.get(address)?)));
+        let rest = bound.starting_at(&next).chain(bound.iter());
+        let addresses = new.chain(rest.map(pair).take(ADDRESSES_AT_ONCE)).collect();
         (addresses, asked)
     }
 
