@@ -12,7 +12,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Writes an archive with an image of this name, and returns its path. Its one layer is the
 /// folder `root`; its containers run `program`.
-pub(crate) fn archive(root: &Path, name: &str, program: &[&str], folder: &Path) -> PathBuf {
+pub(super) fn archive(root: &Path, name: &str, program: &[&str], folder: &Path) -> PathBuf {
     let layout = folder.join("layout");
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("a folder");
