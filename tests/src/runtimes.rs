@@ -13,6 +13,7 @@ mod podman;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -61,15 +62,13 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Makes it, with this `cofferdam-cni` beside the standard plugins.
+    /// Fills an empty folder, with this `cofferdam-cni` beside the standard plugins.
     ///
     /// # Panics
     ///
     /// When a file cannot be made, or there are no standard plugins.
-    pub fn new(plugin: &Path) -> Self {
-        let ground = Self {
-            scratch: Scratch::new(),
-        };
+    pub fn new(scratch: Scratch, plugin: &Path) -> Self {
+        let ground = Self { scratch };
         let bin = ground.folder("bin");
         let standard = standard_plugins().expect("they are there");
         for entry in fs::read_dir(&standard).expect("a folder").flatten() {
@@ -119,12 +118,14 @@ impl Ground {
 }
 
 /// Returns a command in a network namespace. `ip netns exec` would mount another `/sys`, in
-/// which there are no control groups.
+/// which there are no control groups. A terminal's interrupt does not reach it: its work is
+/// not left half done, and a daemon is there until its containers are removed.
 pub fn within(namespace: &Namespace, program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command
         .arg(format!("--net={}", namespace.path().display()))
-        .arg(program);
+        .arg(program)
+        .process_group(0);
     command
 }
 

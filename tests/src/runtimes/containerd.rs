@@ -39,8 +39,6 @@ impl Daemon {
         let process = within(node, "setpriv")
             .args(["--pdeathsig", "KILL", "containerd", "--config"])
             .arg(ground.path("config.toml"))
-            // A terminal's interrupt must not end it before its containers are removed.
-            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -65,6 +63,8 @@ impl Daemon {
     pub fn ctr(&self, arguments: &[&str]) -> Output {
         let mut ctr = Command::new("ctr");
         ctr.arg("--address").arg(self.ground.socket());
+        // As in `within`.
+        ctr.process_group(0);
         ctr.args(arguments).output().expect("it can be run")
     }
 

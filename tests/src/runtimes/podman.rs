@@ -1,7 +1,6 @@
 //! podman, with networks by its CNI backend or by netavark.
 
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -75,8 +74,6 @@ impl Podman {
         command.arg("--runroot").arg(self.ground.path("run"));
         command.args(["--storage-driver", "vfs", "--runtime", "runc"]);
         command.args(words);
-        // A terminal's interrupt must not leave a container half made.
-        command.process_group(0);
         command
     }
 

@@ -8,6 +8,7 @@ use cofferdam_protocol::output::EndpointReport;
 use cofferdam_tests::cni::{Network, ptp};
 use cofferdam_tests::runtimes::cri::{Cri, Sandbox, done, image_spec, message};
 use cofferdam_tests::runtimes::{Ground, PATIENCE, programs};
+use cofferdam_tests::scratch::Scratch;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use k8s_cri::v1::{
@@ -33,7 +34,7 @@ fn start(scene: &Scene) -> Cri {
     let node = &scene.world.node().namespace;
     Cri::start(
         node,
-        Ground::new(plugin()),
+        Ground::new(Scratch::new(), plugin()),
         &network,
         &["/bin/sleep", "600"],
     )
@@ -187,7 +188,7 @@ fn a_sandbox_that_is_removed_ends_its_endpoint() {
 
     // Without an agent no pod starts; the next try does, once there is one.
     scene.agent.kill();
-    let refused = run(&mut cri, "db", &labels).err().expect("no agent");
+    let refused = run(&mut cri, "db", &labels).expect_err("no agent");
     assert!(refused.contains("no agent answers"), "{refused}");
     assert_eq!(cri.sandboxes(), Vec::<String>::new());
     scene.agent.start_enforced();

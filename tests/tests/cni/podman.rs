@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::process::Command;
 
 use cofferdam_tests::runtimes::{self, Backend, Ground, programs};
+use cofferdam_tests::scratch::Scratch;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use serde_json::json;
@@ -33,7 +34,7 @@ struct Podman<'s> {
 
 impl<'s> Podman<'s> {
     fn new(scene: &'s Scene, backend: &Backend) -> Self {
-        let ground = Ground::new(plugin());
+        let ground = Ground::new(Scratch::new(), plugin());
         let node = &scene.world.node().namespace;
         Self {
             scene,

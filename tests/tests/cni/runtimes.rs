@@ -10,6 +10,7 @@ use cofferdam_protocol::output::EndpointReport;
 use cofferdam_tests::cni::{Network, ptp};
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::runtimes::{Daemon, Ground, attached, programs, within};
+use cofferdam_tests::scratch::Scratch;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use serde_json::json;
@@ -78,7 +79,7 @@ impl<'s> Containerd<'s> {
             scene,
             daemon: Daemon::start(
                 &scene.world.node().namespace,
-                Ground::new(plugin()),
+                Ground::new(Scratch::new(), plugin()),
                 without_cri,
             ),
             started: Vec::new(),
