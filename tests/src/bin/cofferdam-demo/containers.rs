@@ -58,7 +58,7 @@ impl Engine {
         }
     }
 
-    /// How it wires its containers, in words.
+    /// Says in words what it starts and how that is wired.
     pub(crate) fn described(self) -> &'static str {
         match self {
             #[cfg(feature = "cri")]
