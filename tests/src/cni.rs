@@ -47,7 +47,15 @@ impl Plugins {
     ///
     /// When the folder cannot be made.
     pub fn with(cofferdam: &Path) -> Self {
-        let own = Scratch::new();
+        Self::within(Scratch::new(), cofferdam)
+    }
+
+    /// The same, with a folder for their own.
+    ///
+    /// # Panics
+    ///
+    /// When there can be no link in it.
+    pub fn within(own: Scratch, cofferdam: &Path) -> Self {
         symlink(cofferdam, own.path().join("cofferdam-cni")).expect("a link can be made");
         let mut folders = vec![own.path().to_owned()];
         folders.extend(standard_plugins().ok());

@@ -21,6 +21,7 @@
 //! | [`flood`] | connection requests from senders that do not exist, beside honest traffic |
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
+//! | [`runtimes`] | containerd and podman, each with everything in a folder |
 //! | [`scratch`] | a folder that is gone when the test is |
 //! | [`load`] | honest traffic under load, which must lose nothing |
 //! | [`machine`] | what a figure or a finding was got on |
@@ -49,6 +50,7 @@ pub mod ledger;
 pub mod load;
 pub mod machine;
 pub mod packet;
+pub mod runtimes;
 pub mod scratch;
 pub mod shop;
 pub mod skip;

@@ -22,7 +22,15 @@ impl Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cofferdam-test-{}-{number}", process::id());
-        let path = env::temp_dir().join(name);
+        Self::at(env::temp_dir().join(name))
+    }
+
+    /// Makes one here, where nothing is yet.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    pub fn at(path: PathBuf) -> Self {
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self(path)
     }

@@ -8,10 +8,6 @@ mod chains;
 mod checks;
 #[path = "cni/cri.rs"]
 mod cri;
-#[path = "cni/ground.rs"]
-mod ground;
-#[path = "cni/image.rs"]
-mod image;
 #[path = "cni/input.rs"]
 mod input;
 #[path = "cni/install.rs"]

@@ -21,12 +21,37 @@ use crate::{
 
 /// The documents of the shop.
 const POLICIES: &str = "policies/library/three-tier";
+/// Feature by which the demonstration can ask containerd for pods.
+const POD_CLIENT: &str = "cofferdam-tests/cri";
 /// How the last line begins, by its answer.
 const LAST_LINES: [(&str, bool); 2] = [("demo: ok ", true), ("demo: failed ", false)];
+
+/// A container runtime.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Runtime {
+    /// Pods by CRI, as a kubelet asks for them.
+    Containerd,
+    /// Containers with networks by netavark.
+    Podman,
+}
+
+impl Runtime {
+    /// Its name on the demonstration's command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::Podman => "podman",
+        }
+    }
+}
 
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// Run the workloads as containers of this runtime, attached by `cofferdam-cni`. Default:
+    /// network namespaces without a runtime.
+    #[arg(long, value_enum, value_name = "RUNTIME")]
+    runtime: Option<Runtime>,
     /// Leave the shop standing, and say how to look around and how to clean up.
     #[arg(long)]
     keep: bool,
@@ -37,13 +62,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !tools::is_root() {
         bail!("the demonstration makes network namespaces, which takes root");
     }
-    setup::ensure(&[
+    let mut needs = vec![
         Need::KernelCompiler,
         Need::NetworkTools,
         Need::NetworkPlugins,
-    ])?;
+    ];
+    let mut build = run::cargo();
+    build.arg("build").args(run::WORKSPACE);
+    if let Some(runtime) = options.runtime {
+        needs.push(Need::ContainerRuntimes);
+        if let Runtime::Containerd = runtime {
+            needs.push(Need::ProtocolCompiler);
+            build.args(["--features", POD_CLIENT]);
+        }
+    }
+    setup::ensure(&needs)?;
     println!("== building");
-    let status = run::status(run::cargo().arg("build").args(run::WORKSPACE))?;
+    let status = run::status(&mut build)?;
     if !status.success() {
         return Err(Failed::program("cargo build", status));
     }
@@ -53,6 +88,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .args([PathBuf::from("--cofferdam"), built.join("cofferdam")])
         .args([PathBuf::from("--plugin"), built.join("cofferdam-cni")])
         .args([PathBuf::from("--policies"), run::root().join(POLICIES)]);
+    if let Some(runtime) = options.runtime {
+        command.args(["--runtime", runtime.name()]);
+    }
     if options.keep {
         kept(&mut command)
     } else {

@@ -6,13 +6,16 @@
 use std::fs::{self, File};
 use std::process::Output;
 
+use cofferdam_protocol::output::EndpointReport;
 use cofferdam_tests::cni::{Network, ptp};
+use cofferdam_tests::packet::Family;
+use cofferdam_tests::runtimes::{Daemon, Ground, attached, programs, within};
+use cofferdam_tests::scratch::Scratch;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use serde_json::json;
 
-use super::ground::{Daemon, Ground, in_node, programs, running};
-use super::scene::{Container, DB_FROM_WEB, PLUGINS, Scene};
+use super::scene::{Container, DB_FROM_WEB, PLUGINS, Scene, plugin};
 
 const CONTAINERD: Feature = Feature::Other("containerd", || {
     programs(&["containerd", "ctr", "runc", "busybox", "setpriv", "unshare"])
@@ -47,6 +50,18 @@ pub(crate) fn assert_judged([web, db, stranger]: &[Container; 3]) {
     stranger.assert_reaches(web);
 }
 
+/// Has a container that a runtime has started answer. The agent must have its addresses right.
+pub(crate) fn running(scene: &Scene, report: &EndpointReport, pid: u32) -> Container {
+    let attaching = attached(report.called(), pid);
+    let end = attaching.end();
+    for family in Family::BOTH {
+        let found = end.ip(family).expect("an address");
+        assert!(report.addresses.contains(&found), "{found}: {report:?}");
+    }
+    assert_eq!(report.state.as_str(), "enforced", "{}", scene.agent.log());
+    Container::serving(attaching)
+}
+
 /// containerd, with containers that `ctr` starts.
 struct Containerd<'s> {
     scene: &'s Scene,
@@ -62,7 +77,11 @@ impl<'s> Containerd<'s> {
         let without_cri = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
         Self {
             scene,
-            daemon: Daemon::start(scene, Ground::new(), without_cri),
+            daemon: Daemon::start(
+                &scene.world.node().namespace,
+                Ground::new(Scratch::new(), plugin()),
+                without_cri,
+            ),
             started: Vec::new(),
         }
     }
@@ -75,7 +94,7 @@ impl<'s> Containerd<'s> {
             BUILT_IN[0], BUILT_IN[1], BUILT_IN[2]
         );
         self.started.push(id.to_owned());
-        let mut command = in_node(self.scene, "unshare");
+        let mut command = within(&self.scene.world.node().namespace, "unshare");
         command.args(["--mount", "sh", "-c", &script, "sh"]);
         let ground = &self.daemon.ground;
         command.arg(ground.network(network));

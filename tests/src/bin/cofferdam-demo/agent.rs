@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -54,6 +55,8 @@ impl<'p> Agent<'p> {
                 .arg("agent")
                 .arg("--config")
                 .arg(&configuration)
+                // A terminal's interrupt ends the containers first: it is told of that.
+                .process_group(0)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log),

@@ -24,7 +24,7 @@ pub(crate) struct Explained {
 /// Looks up the denied attempts of `source` among flow records.
 pub(crate) fn explained(
     source: &str,
-    shop: &Shop,
+    shop: &Shop<'_>,
     template: &Template,
     reachability: &Reachability,
     records: &[Value],

@@ -6,14 +6,20 @@
 //! tried by TCP and UDP, over IPv4 and IPv6. What must happen is read from those
 //! statements, never from the agent.
 //!
+//! With `--runtime` the workloads are containers of a real runtime, attached by
+//! `cofferdam-cni` as it does so; all else is the same.
+//!
 //! Exit status: 0 all as stated; 1 something was not; 2 it could not be tried.
 //!
 //! Invariant: nothing outlives this process but a folder, and that only when it is
 //! killed outright. Namespaces and interfaces are held by descriptors, the BPF file
 //! system is mounted in a mount namespace of our own, and the agent is told to die
-//! with us. The machine's own network is not touched.
+//! with us. The machine's own network is not touched. A container of a runtime is no
+//! child of ours: it is removed at the end and at an interruption, and outlives us
+//! when we are killed outright.
 
 mod agent;
+mod containers;
 mod drops;
 mod premises;
 mod scenes;
@@ -32,6 +38,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
 
+use containers::Engine;
 use premises::{Interruption, Premises};
 
 /// Shows a small shop under policy, with real packets.
@@ -47,6 +54,10 @@ pub(crate) struct Arguments {
     /// The documents of the shop, with the statements about it.
     #[arg(long, value_name = "DIR")]
     policies: PathBuf,
+    /// Run the workloads as containers of this runtime. Without it they are network
+    /// namespaces alone.
+    #[arg(long, value_name = "RUNTIME")]
+    runtime: Option<Engine>,
     /// Leave the shop standing until this process is told to end.
     #[arg(long)]
     keep: bool,
@@ -88,6 +99,8 @@ fn run(arguments: Arguments, started: Instant) -> Result<ExitCode> {
             .context("cannot start a thread")?
     };
     if interruption.or_end_of(&ended)? {
+        // A scene that goes on has nothing to say of workloads that are taken from it.
+        std::mem::forget(io::stdout().lock());
         premises.clear();
         // Nobody may be listening any more to what is left standing.
         let _ = writeln!(io::stderr(), "demo: cleaned up");

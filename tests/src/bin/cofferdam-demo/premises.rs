@@ -5,13 +5,13 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{self, Child, Command},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
     errno::Errno,
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
     sys::{
@@ -19,6 +19,8 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
     },
 };
+
+use crate::containers::Containers;
 
 /// The wish that this process should end.
 pub(crate) struct Interruption {
@@ -55,11 +57,48 @@ impl Interruption {
 }
 
 /// A folder, a BPF file system in it that only we and our children see, and the
-/// programs that run for us.
+/// programs and containers that run for us.
 pub(crate) struct Premises {
     folder: PathBuf,
     /// `None` once they are given back: nothing is started any more.
     running: Mutex<Option<Vec<Child>>>,
+    /// The runtime that has workloads in containers, if one does.
+    containers: Mutex<Tenancy>,
+    /// Folders that were made as mount points, outside of ours.
+    made: Mutex<Vec<&'static Path>>,
+}
+
+/// Folders in which container runtimes keep things, whatever they are told.
+const BUILT_IN: [&str; 4] = ["/run/containerd", "/run/netns", "/run/runc", "/var/lib/cni"];
+
+/// State of a container runtime.
+enum Tenancy {
+    /// Its containers run, unless none was started yet.
+    Open(Option<Containers>),
+    /// Its containers are removed: none is started any more.
+    Closed,
+}
+
+/// Removes the containers when it is dropped, on the thread that started their runtime: the
+/// runtime ends with that thread.
+pub(crate) struct Tenants<'p> {
+    premises: &'p Premises,
+}
+
+impl Tenants<'_> {
+    /// Has the runtime do something.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Containers) -> Result<T>) -> Result<T> {
+        match &mut *self.premises.tenancy() {
+            Tenancy::Open(Some(containers)) => work(containers),
+            _ => bail!("the demonstration is over"),
+        }
+    }
+}
+
+impl Drop for Tenants<'_> {
+    fn drop(&mut self) {
+        self.premises.evict();
+    }
 }
 
 impl Premises {
@@ -69,6 +108,8 @@ impl Premises {
         let folder = std::env::temp_dir().join(format!("cofferdam-demo-{}", process::id()));
         let premises = Self {
             running: Mutex::new(Some(Vec::new())),
+            containers: Mutex::new(Tenancy::Open(None)),
+            made: Mutex::new(Vec::new()),
             folder,
         };
         for folder in [premises.run_dir(), premises.bpffs(), premises.leases()] {
@@ -80,15 +121,23 @@ impl Premises {
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .context("cannot keep mounts to ourselves")?;
-        mount(
-            Some("bpf"),
-            &premises.bpffs(),
-            Some("bpf"),
-            MsFlags::empty(),
-            Some("mode=0700"),
-        )
-        .context("cannot mount a BPF file system")?;
+        mount_new("bpf", &premises.bpffs())?;
         Ok(premises)
+    }
+
+    /// Gives container runtimes empty folders where they keep things whatever they are
+    /// told, which only we and our children see.
+    fn cover_built_in(&self) -> Result<()> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        for folder in BUILT_IN.map(Path::new) {
+            if !folder.exists() {
+                fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+                made.push(folder);
+            }
+            mount_new("tmpfs", folder)?;
+        }
+        Ok(())
     }
 
     /// Where everything lies.
@@ -143,20 +192,56 @@ impl Premises {
         }
     }
 
+    /// Starts a container runtime.
+    pub(crate) fn house(&self, start: impl FnOnce() -> Result<Containers>) -> Result<Tenants<'_>> {
+        let mut tenancy = self.tenancy();
+        if let Tenancy::Closed = *tenancy {
+            bail!("the demonstration is over");
+        }
+        self.cover_built_in()?;
+        *tenancy = Tenancy::Open(Some(start()?));
+        Ok(Tenants { premises: self })
+    }
+
+    fn tenancy(&self) -> MutexGuard<'_, Tenancy> {
+        let tenancy = self.containers.lock();
+        tenancy.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes all containers. Waits for the one that is being started.
+    fn evict(&self) {
+        *self.tenancy() = Tenancy::Closed;
+    }
+
     /// Gives everything back.
     pub(crate) fn clear(&self) {
+        // First: the agent is told of their end.
+        self.evict();
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         for child in running.take().into_iter().flatten() {
             end(child);
         }
-        // The mount goes with its namespace, when this process ends; only the place
-        // where it is mounted is in the way until then.
-        let detached = nix::mount::umount2(&self.bpffs(), nix::mount::MntFlags::MNT_DETACH);
+        // Mounts go with their namespace, when this process ends; only the places where
+        // they are mounted are in the way until then.
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        for folder in made.iter() {
+            let _ = umount2(*folder, MntFlags::MNT_DETACH);
+            // It stays if another program has put something into it meanwhile.
+            let _ = fs::remove_dir(folder);
+        }
+        let detached = umount2(&self.bpffs(), MntFlags::MNT_DETACH);
         if detached.is_ok() || !self.bpffs().exists() {
             // What is left is of no use to anybody, and of no harm.
             let _ = fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// Mounts a new file system of a kind.
+fn mount_new(kind: &str, place: &Path) -> Result<()> {
+    let mode = Some("mode=0700");
+    mount(Some(kind), place, Some(kind), MsFlags::empty(), mode)
+        .with_context(|| format!("cannot mount {kind} on {}", place.display()))
 }
 
 fn end(mut child: Child) {

@@ -77,7 +77,13 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
     copy(&arguments.policies, &policies, |text| !is_policy(text))?;
     let agent = Agent::start(&arguments.cofferdam, &site, &policies, premises)?;
     agent.wait()?;
-    let shop = Shop::open(&site, &template, premises, &arguments.plugin)?;
+    let shop = Shop::open(
+        &site,
+        &template,
+        premises,
+        &arguments.plugin,
+        arguments.runtime,
+    )?;
     for member in &shop.members {
         let [v4, v6] = Family::BOTH.map(|family| member.ip(family).to_string());
         println!("  {:20} {v4:14} {v6}", member.name);
@@ -165,7 +171,7 @@ fn is_policy(text: &str) -> bool {
 /// What the intruder tried, and what the agent says of it.
 fn intruder(
     agent: &Agent<'_>,
-    shop: &Shop,
+    shop: &Shop<'_>,
     template: &Template,
     table: &Reachability,
     policies: &Path,
@@ -238,7 +244,7 @@ fn counted(metrics: &str) -> Result<(Vec<String>, [f64; 3])> {
 }
 
 /// A rule is removed while a connection that it allowed is open.
-fn cut(agent: &Agent<'_>, shop: &Shop, policies: &Path, findings: &mut Findings) -> Result<()> {
+fn cut(agent: &Agent<'_>, shop: &Shop<'_>, policies: &Path, findings: &mut Findings) -> Result<()> {
     let title = scene("a rule is removed under open connections");
     let (source, destination, port, file) = CUT;
     let from = shop.member(source)?;
@@ -298,7 +304,7 @@ fn without_ingress(text: &str) -> Result<String> {
 fn survive<'p>(
     agent: Agent<'p>,
     arguments: &Arguments,
-    (site, shop): (&Site, &Shop),
+    (site, shop): (&Site, &Shop<'_>),
     template: &Template,
     policies: &Path,
     premises: &'p Premises,
@@ -334,7 +340,7 @@ fn look_around(
     arguments: &Arguments,
     premises: &Premises,
     agent: &Agent<'_>,
-    (site, shop): (&Site, &Shop),
+    (site, shop): (&Site, &Shop<'_>),
 ) {
     let own = process::id();
     let cofferdam = arguments.cofferdam.display();

@@ -7,12 +7,16 @@ use cofferdam_tests::{
     cni::{Attaching, Network, Plugins, Runtime, standard_plugins},
     expectations::{Template, external},
     packet::Family,
+    scratch::Scratch,
     traffic::{Place, Probe, Server},
     world::Namespace,
 };
 use serde_json::{Value, json};
 
-use crate::premises::Premises;
+use crate::{
+    containers::{Engine, Wiring},
+    premises::{Premises, Tenants},
+};
 
 /// The bridge on the node.
 const BRIDGE: &str = "cni0";
@@ -40,11 +44,13 @@ pub(crate) struct Member {
 }
 
 /// All of it.
-pub(crate) struct Shop {
+pub(crate) struct Shop<'p> {
     /// Workloads, then hosts outside.
     pub(crate) members: Vec<Member>,
     /// They answer until they are dropped.
     _servers: Vec<Server>,
+    /// The containers that workloads are in, where a runtime has started them.
+    _tenants: Option<Tenants<'p>>,
 }
 
 impl<'s> From<&'s Member> for Place<'s> {
@@ -87,19 +93,21 @@ impl Site {
     }
 }
 
-impl Shop {
+impl<'p> Shop<'p> {
     /// Attaches the workloads and hosts that a template speaks of, each with a server on
-    /// every port that is spoken of. The agent is told of the workloads by `plugin`.
+    /// every port that is spoken of. The agent is told of the workloads by `plugin`. They
+    /// are containers of a runtime if one is named.
     pub(crate) fn open(
         site: &Site,
         template: &Template,
-        premises: &Premises,
+        premises: &'p Premises,
         plugin: &Path,
+        engine: Option<Engine>,
     ) -> Result<Self> {
         let standard = standard_plugins().map_err(|why| anyhow!("the CNI plugins: {why}"))?;
         let plugin = (plugin.canonicalize())
             .with_context(|| format!("there is no program {}", plugin.display()))?;
-        let plugins = Plugins::with(&plugin);
+        let plugins = Plugins::within(Scratch::at(premises.folder().join("plugins")), &plugin);
         let runtime = Runtime {
             node: &site.node,
             plugins: &plugins,
@@ -109,14 +117,27 @@ impl Shop {
             added.map_err(|error| anyhow!("{} failed: {}", error.plugin, error.message))?;
             Ok::<_, anyhow::Error>(one)
         };
+        let wiring = Wiring {
+            chain: inside(premises),
+            bridge: BRIDGE,
+            subnets: NETWORKS,
+        };
+        let house = |engine: Engine| {
+            premises.house(|| engine.start(&site.node, &plugin, &wiring, premises))
+        };
+        let tenants = engine.map(house).transpose()?;
         let mut members = Vec::new();
-        let network = inside(premises);
         for name in template.inventory.workloads().keys() {
-            let container = format!("{}-{}", name.namespace, name.name);
-            let one = Attaching::new(&container).named(&name.namespace, &name.name);
+            let attaching = if let Some(tenants) = &tenants {
+                tenants.with(|containers| containers.run(&name.namespace, &name.name))?
+            } else {
+                let container = format!("{}-{}", name.namespace, name.name);
+                let one = Attaching::new(&container).named(&name.namespace, &name.name);
+                attached(&wiring.chain, one)?
+            };
             members.push(Member {
                 name: name.to_string(),
-                attaching: attached(&network, one)?,
+                attaching,
             });
         }
         for (number, (name, addresses)) in template.externals.iter().enumerate() {
@@ -130,15 +151,19 @@ impl Shop {
                 attaching: attached(&outside(&gateways), one)?,
             });
         }
-        println!(
-            "  wired by {}/{{bridge,ptp}}; workloads are chained to cofferdam-cni",
-            standard.display()
-        );
+        match engine {
+            Some(engine) => println!("  {}", engine.described()),
+            None => println!(
+                "  wired by {}/{{bridge,ptp}}; workloads are chained to cofferdam-cni",
+                standard.display()
+            ),
+        }
         let servers =
             Server::start_all(&members, &template.probes()).context("cannot start the servers")?;
         Ok(Self {
             members,
             _servers: servers,
+            _tenants: tenants,
         })
     }
 

@@ -39,7 +39,7 @@ impl Reachability {
     /// Tries every pair of members on every port, in both families. `allowed` says
     /// what should be reached.
     pub(crate) fn tried(
-        shop: &Shop,
+        shop: &Shop<'_>,
         template: &Template,
         allowed: impl Fn(&Question) -> bool,
     ) -> Result<Self> {
@@ -114,7 +114,7 @@ impl Reachability {
     }
 
     /// The table: sources down, destinations across, open ports in the cells.
-    pub(crate) fn shown(&self, shop: &Shop, template: &Template) -> String {
+    pub(crate) fn shown(&self, shop: &Shop<'_>, template: &Template) -> String {
         let probes = template.probes();
         let names: Vec<&str> = shop.members.iter().map(|member| &*member.name).collect();
         let mut columns = vec![vec!["from \\ to".to_owned()]];

@@ -1,6 +1,7 @@
 //! A container image in the OCI layout, made of a folder.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,7 +13,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Writes an archive with an image of this name, and returns its path. Its one layer is the
 /// folder `root`; its containers run `program`.
-pub(crate) fn archive(root: &Path, name: &str, program: &[&str], folder: &Path) -> PathBuf {
+pub(super) fn archive(root: &Path, name: &str, program: &[&str], folder: &Path) -> PathBuf {
     let layout = folder.join("layout");
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("a folder");
@@ -51,7 +52,10 @@ pub(crate) fn archive(root: &Path, name: &str, program: &[&str], folder: &Path) 
 /// Moves a file to where its digest says, and returns its descriptor.
 fn blob(blobs: &Path, media_type: &str, file: &Path) -> Value {
     let size = fs::metadata(file).expect("a file").len();
-    let sum = Command::new("sha256sum").arg(file).output();
+    let sum = Command::new("sha256sum")
+        .arg(file)
+        .process_group(0)
+        .output();
     let sum = String::from_utf8(sum.expect("it can be run").stdout).expect("text");
     let digest = sum.split_whitespace().next().expect("a digest");
     fs::rename(file, blobs.join(digest)).expect("one file system");
@@ -62,6 +66,7 @@ fn pack(folder: &Path, archive: &Path) {
     let mut tar = Command::new("tar");
     tar.args(["--create", "--owner=0", "--group=0", "--file"]);
     tar.arg(archive).arg("--directory").arg(folder).arg(".");
+    tar.process_group(0);
     assert!(tar.status().expect("it can be run").success(), "{tar:?}");
 }
 
