@@ -364,13 +364,11 @@ fn what_leaves_by_a_device_without_ethernet_is_judged() {
         run(node, "ip link set tun0 up");
         run(node, "ip route add 10.200.0.0/24 dev tun0");
         run(node, "ip route add fd02::/64 dev tun0");
-        // The server needs its addresses somewhere.
-        for address in BEHIND {
-            run(
-                &world.outside().namespace,
-                &format!("ip addr add {address} dev lo"),
-            );
-        }
+        // The server needs its addresses somewhere, and at once.
+        let outside = &world.outside().namespace;
+        let [v4, v6] = BEHIND;
+        run(outside, &format!("ip addr add {v4} dev lo"));
+        run(outside, &format!("ip addr add {v6} dev lo nodad"));
     });
     stage.attach("tun0", Uplink::Exit);
     for family in Family::BOTH {
