@@ -1,5 +1,5 @@
-//! What containers wait for, and what a full node costs: a real agent with hundreds of
-//! endpoints, told of them by the network plugin, as a runtime calls it.
+//! The wait of containers for their verdicts, and the cost of a full node: a real agent with
+//! hundreds of endpoints, told of them by the network plugin, as a runtime calls it.
 //!
 //! Times of `ADD` are those of the whole plugin, its process included, and of all that go at
 //! the same time.
@@ -42,7 +42,7 @@ const POLICIES: usize = 1_000;
 const AT_A_TIME: usize = 16;
 /// Of each kind, so many are measured.
 const ADDED: usize = 96;
-/// How often the agent is killed.
+/// Times that the agent is killed.
 const KILLS: usize = 5;
 
 /// Measures the agent of a full node, watching it at rest for a time.

@@ -67,7 +67,7 @@ enum Bench {
         #[arg(long, default_value_t = 30)]
         rest: u64,
     },
-    /// What containers wait for when they start, and what an agent with 250 endpoints needs.
+    /// Wait of containers that start, and needs of an agent with 250 endpoints.
     Life {
         /// Write the results to this file as JSON.
         #[arg(long)]

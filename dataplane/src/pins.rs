@@ -243,7 +243,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Whether the directories of the set in use and of the links are still there: three calls.
+    /// Returns `true` if the directories of the set in use and of the links are still there:
+    /// three calls.
     pub(crate) fn seem_to_stand(&self) -> bool {
         let links = self.links.is_empty() || self.root.join(LINKS).exists();
         links && self.set.join(map::TABLE).exists() && self.programs.exists()

@@ -84,7 +84,7 @@ pub(crate) struct MapInfo {
     pub(crate) flags: u32,
 }
 
-/// What the kernel says of a program: the beginning of its `struct bpf_prog_info`, up to its
+/// The kernel's account of a program: the beginning of its `struct bpf_prog_info`, up to its
 /// name.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]

@@ -127,7 +127,7 @@ pub struct Reconciler {
     namespace: u64,
     netlink: Netlink,
     interfaces: Interfaces,
-    /// Whether they were listed after all messages that are being dealt with.
+    /// `true` if they were listed after all messages that are being dealt with.
     are_links_listed: bool,
     documents: Documents,
     /// When files last changed that are not read yet, because the table in force is newer

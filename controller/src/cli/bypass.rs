@@ -25,7 +25,7 @@ pub(super) struct BypassArgs {
     /// End it now.
     #[arg(long, conflicts_with = "time")]
     end: bool,
-    /// How long to wait for the agent.
+    /// Time to wait for the agent.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]

@@ -53,7 +53,7 @@ pub(super) struct ExplainArgs {
     /// for questions to documents.
     #[arg(long, value_enum, requires = "paths")]
     own_node: Option<OwnNodeArg>,
-    /// How long to wait for the agent.
+    /// Time to wait for the agent.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]

@@ -47,7 +47,7 @@ pub struct Facts<'a> {
     pub bypassed: u64,
     /// Packets that the guard has dropped; `None` without a guard.
     pub guard_dropped: Option<u64>,
-    /// Whether the next start of the agent will know what this one knows.
+    /// `true` if the next start of the agent will know what this one knows.
     pub is_saved: bool,
     /// Interfaces on which frames are dropped early, or are to be.
     pub uplinks: Vec<UplinkStatus>,

@@ -32,7 +32,7 @@ pub(super) struct Partition {
     pub(super) oldest: AtomicU32,
     /// Number of entries that the last sweep left.
     pub(super) left: AtomicU32,
-    /// Whether no entry that was looked at last was in use.
+    /// `true` if no entry that was looked at last was in use.
     pub(super) quiet: AtomicBool,
     lead: Mutex<Lead>,
     /// Held while entries are swept or moved.

@@ -1,6 +1,6 @@
 //! The guard: a rule of nftables that drops what comes in by veths nobody has adopted.
 //!
-//! Where a process runs in a namespace before its interface is adopted, its first packets
+//! The first packets of a process that runs in a namespace before its interface is adopted
 //! would pass unjudged. A chain at the earliest hook of each family drops packets of every
 //! veth whose name and index are not in a set; a veth goes into the set when programs judge
 //! on it. The rules stand without an agent, and whatever comes up then is dropped.
@@ -133,13 +133,13 @@ type Expression = (Vec<u8>, Vec<u8>);
 #[derive(Debug)]
 pub struct Guard {
     adopted: BTreeSet<AdoptedInterface>,
-    /// What the kernel said of the chains and rules when they had been put there.
+    /// The kernel's account of the chains and rules when they had been put there.
     standing: Vec<Standing>,
     /// The kernel's number of all rules, when they were last looked at.
     generation: u32,
 }
 
-/// What stands in one family.
+/// Chains and rules of one family.
 #[derive(Debug, PartialEq, Eq)]
 struct Standing {
     chains: Vec<Vec<u8>>,

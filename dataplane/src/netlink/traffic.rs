@@ -41,7 +41,7 @@ mod tca_bpf {
 
 /// Bytes of a `struct tcmsg`.
 const TC_BYTES: usize = 20;
-/// Which filters of the qdisc: those on the way in or out of the interface.
+/// Filters of the qdisc: those on the way in or out of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Parent {

@@ -114,7 +114,7 @@ impl Cri {
     /// Asks for a pod of a namespace, whose labels are these in Kubernetes, with annotations.
     ///
     /// # Errors
-    /// What containerd says.
+    /// The log of containerd.
     pub fn run(
         &mut self,
         [namespace, name]: [&str; 2],

@@ -36,7 +36,7 @@ pub trait Dataplane {
     /// Hits of rules under a table.
     fn rule_hits(&self, revision: u64) -> Vec<RuleHits>;
 
-    /// What packets are judged by.
+    /// Memory that packets are judged by.
     fn memory(&self) -> SliceMemory<'_>;
 
     /// Asks a program about a packet that nobody sends; see [`Kernel::probe`].

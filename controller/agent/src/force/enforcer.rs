@@ -127,7 +127,7 @@ impl<D: Dataplane> Force<D> {
         self.in_force.endpoints.keys().copied().collect()
     }
 
-    /// Whether an interface has an endpoint's record, and that lets something pass.
+    /// Returns `true` if an interface has an endpoint's record that lets something pass.
     #[must_use]
     pub fn is_open(&self, ifindex: u32) -> bool {
         let endpoint = self.in_force.endpoints.get(&ifindex);
@@ -168,7 +168,7 @@ impl<D: Dataplane> Force<D> {
         self.in_force.bound.len()
     }
 
-    /// What is in force, as far as it is known: after a restart with documents that are
+    /// The inventory in force, as far as it is known: after a restart with documents that are
     /// held back it is not.
     #[must_use]
     pub fn inventory(&self) -> Option<&Inventory> {
@@ -306,7 +306,7 @@ impl<D: Dataplane> Force<D> {
         self.guard(ifindex)
     }
 
-    /// Whether all programs are on an interface.
+    /// Returns `true` if all programs are on an interface.
     #[must_use]
     pub fn is_attached(&self, ifindex: u32) -> bool {
         self.in_force.attached.contains(&ifindex)

@@ -12,15 +12,15 @@ use cofferdam_verdict::bucket::{AddressBlock, AddressWriter, Bucket, Writer};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::endpoint::{Binding, EndpointRecord, STAMP_KEY, flags};
 use cofferdam_verdict::hash::Keys;
-use cofferdam_verdict::judge::{Context, judge, probe};
 use cofferdam_verdict::memory::Settings;
 use cofferdam_verdict::shared::SharedWord;
-use cofferdam_verdict::slices::{SliceFrame, SliceMemory};
+use cofferdam_verdict::slices::SliceMemory;
 use cofferdam_verdict::table::{MAGIC, PAGE_WORDS, Page, header, slot_place};
 use cofferdam_verdict::verdict::Verdict;
 
 use super::dataplane::Dataplane;
 use super::plan::Action;
+use super::read_back::judged;
 
 const BUCKETS: usize = 64;
 
@@ -35,7 +35,7 @@ pub(super) enum Tampered {
     StrayBinding(u32),
     /// The time for which policy denies a slot's endpoint nothing.
     Bypass(u32),
-    /// What an interface's record says of others on its hooks.
+    /// The bit of an interface's record that says that others stand on its hooks.
     Flags(u32),
 }
 
@@ -285,19 +285,7 @@ impl Dataplane for InMemory {
         frame: &[u8],
         context: &TestContext,
     ) -> Result<Option<(Verdict, Verdict)>, AttachError> {
-        let about = Context {
-            ifindex: context.ifindex,
-            ingress_ifindex: context.ingress_ifindex,
-            stamp: context.cb[probe::STAMP],
-            has_socket: true,
-            tagged: false,
-        };
-        let frame = SliceFrame {
-            bytes: frame,
-            gso: false,
-        };
-        let case = judge(&self.memory(), &frame, &about, program.hook);
-        Ok(Verdict::from_any_word(case.enforced).zip(Verdict::from_any_word(case.audited)))
+        Ok(judged(&self.memory(), program, frame, context))
     }
 }
 

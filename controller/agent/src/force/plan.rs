@@ -1,4 +1,4 @@
-//! What is in force, what is to be done to make it what is desired, and what it is then.
+//! The state in force, the actions that make it the desired one, and the state after them.
 //!
 //! Pure: nothing here knows a kernel. A plan is a list of actions in the order in which each
 //! may be the last one that succeeds: whatever comes after it is missing then, and nothing is
@@ -41,7 +41,7 @@ pub enum Action {
     Remove(u32),
 }
 
-/// What the kernel side has, as far as this agent knows.
+/// State of the kernel side, as far as this agent knows.
 #[derive(Debug, Default)]
 pub struct InForce {
     /// The desired state behind the table, and the table; `None` while the table is that of
@@ -66,11 +66,11 @@ pub struct InForce {
 /// A plan for the table and the addresses of a desired state.
 #[derive(Debug)]
 pub struct TablePlan {
-    /// How it comes into force.
+    /// The way in which it comes into force.
     pub how: Published,
     /// Slots by address, when it is.
     pub plan: SlotPlan,
-    /// What is done before names are known that packets may be judged by from then on.
+    /// Actions before names are known that packets may be judged by from then on.
     pub first: Vec<Action>,
     /// The table, if another one is needed.
     pub table: Option<Box<Compiled>>,

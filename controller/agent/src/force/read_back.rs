@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use cofferdam_dataplane::Endpoint;
+use cofferdam_dataplane::{Endpoint, Program, TestContext};
 use cofferdam_verdict::address::Address;
 use cofferdam_verdict::bucket::{Found, find, find_address};
 use cofferdam_verdict::endpoint::{Binding, EndpointRecord, flags};
 use cofferdam_verdict::judge::{Context, judge, probe};
 use cofferdam_verdict::memory::BucketSet;
-use cofferdam_verdict::slices::SliceFrame;
+use cofferdam_verdict::slices::{SliceFrame, SliceMemory};
 use cofferdam_verdict::verdict::Verdict;
 use nix::net::if_::if_indextoname;
 use thiserror::Error;
@@ -198,19 +198,6 @@ impl<D: Dataplane> Force<D> {
                 frame,
                 context,
             } = question;
-            let about = Context {
-                ifindex: context.ifindex,
-                ingress_ifindex: context.ingress_ifindex,
-                stamp: context.cb[probe::STAMP],
-                // A program that is run on a made-up packet finds one always.
-                has_socket: true,
-                tagged: false,
-            };
-            let whole = SliceFrame {
-                bytes: &frame,
-                gso: false,
-            };
-            let here = judge(&memory, &whole, &about, program.hook);
             let answer = match self.kernel.probe(program, &frame, &context) {
                 Ok(answer) => answer,
                 Err(error) if is_there(endpoint.ifindex) => {
@@ -222,14 +209,36 @@ impl<D: Dataplane> Force<D> {
                 // The interface has gone, and word of it is on its way.
                 Err(_) => continue,
             };
-            let expected =
-                Verdict::from_any_word(here.enforced).zip(Verdict::from_any_word(here.audited));
-            if answer != expected {
+            if answer != judged(&memory, program, &frame, &context) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+}
+
+/// The verdicts of the same code as the programs' about a packet that nobody sends: in force,
+/// and with audit policies.
+pub(super) fn judged(
+    memory: &SliceMemory<'_>,
+    program: Program,
+    frame: &[u8],
+    context: &TestContext,
+) -> Option<(Verdict, Verdict)> {
+    let about = Context {
+        ifindex: context.ifindex,
+        ingress_ifindex: context.ingress_ifindex,
+        stamp: context.cb[probe::STAMP],
+        // A program that is run on a made-up packet finds one always.
+        has_socket: true,
+        tagged: false,
+    };
+    let whole = SliceFrame {
+        bytes: frame,
+        gso: false,
+    };
+    let case = judge(memory, &whole, &about, program.hook);
+    Verdict::from_any_word(case.enforced).zip(Verdict::from_any_word(case.audited))
 }
 
 /// Returns `true` if an interface is in the agent's namespace.

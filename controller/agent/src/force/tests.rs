@@ -58,7 +58,7 @@ spec:
 ",
 ];
 
-/// What is desired, in few words.
+/// A desired state, in few words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct State {
     policies: BTreeSet<usize>,
@@ -277,7 +277,7 @@ fn has(frame: &[u8], address: IpAddr) -> bool {
     frame.windows(bytes.len()).any(|window| window == bytes)
 }
 
-/// What passes when a state has been settled from nothing.
+/// Returns what passes when a state has been settled from nothing.
 fn anew(state: &State) -> BTreeSet<(String, String)> {
     let mut force = over(InMemory::new());
     assert!(settle(&mut force, state));

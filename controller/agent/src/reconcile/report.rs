@@ -239,7 +239,7 @@ impl Reconciler {
         })
     }
 
-    /// What the next start of the agent will not know, as sentences.
+    /// Sentences about what the next start of the agent will not know.
     fn unsaved(&self) -> impl Iterator<Item = &str> {
         self.unsaved
             .as_deref()

@@ -1,8 +1,8 @@
 //! Interfaces of workloads that the agent cannot name: nobody has added them, or what was
 //! known of them is lost.
 //!
-//! Where programs of an agent before judge, nothing passes any more until the workload is
-//! added again: they would go on with a table that nobody replaces, and the next table
+//! Nothing passes where programs of an agent before judge, until the workload is added
+//! again: they would go on with a table that nobody replaces, and the next table
 //! takes the workload's addresses for outside ones. Where none stand, packets pass unjudged.
 //! Both are listed, so that nobody takes a node for protected that is not.
 

@@ -154,7 +154,7 @@ fn only_what_policy_denies_is_let_pass() {
     }
 }
 
-/// What policy would have denied is said, once on the node.
+/// A denial that is not enforced is said, once on the node.
 #[test]
 fn the_last_hook_says_what_policy_would_have_denied() {
     let policy = Policy::default()
