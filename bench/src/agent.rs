@@ -48,8 +48,8 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
     let names: Vec<String> = (0..ENDPOINTS).map(|i| format!("shop/w{i}")).collect();
     let world = World::plan(Wiring::Ptp).workloads(names).build()?;
     let mut agent = Agent::new(&binary, &world).settings("");
-    agent.document("remote.yaml", &remote_workloads());
-    agent.document("policies.yaml", &policies());
+    agent.document("remote.yaml", &remote_workloads(REMOTE_WORKLOADS, POLICIES));
+    agent.document("policies.yaml", &policies(POLICIES));
     agent.start_enforced();
 
     // The time of the whole command, its own process included.
@@ -68,7 +68,7 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
     let unchanged: Vec<f64> = (0..20).map(|_| timed(&mut || drop(agent.sync()))).collect();
     let changed: Vec<f64> = (0..20)
         .map(|i| {
-            let policy = policy(i, 9_000 + i);
+            let policy = policy(i, POLICIES, 9_000 + i);
             timed(&mut || {
                 agent.document("one.yaml", &policy.replace("name: p", "name: one-p"));
                 assert!(agent.sync().enforced, "{}", agent.log());
@@ -129,10 +129,11 @@ pub(crate) fn result(figure: &'static str, unit: &'static str, samples: &[f64]) 
     }
 }
 
-fn remote_workloads() -> String {
+/// Documents of so many workloads of another node, in so many applications.
+pub(crate) fn remote_workloads(count: usize, applications: usize) -> String {
     let mut text = String::new();
-    for i in 0..REMOTE_WORKLOADS {
-        let app = i % POLICIES;
+    for i in 0..count {
+        let app = i % applications;
         let (high, low) = (i / 250, i % 250 + 1);
         writeln!(
             text,
@@ -145,8 +146,9 @@ fn remote_workloads() -> String {
     text
 }
 
-fn policy(i: usize, port: usize) -> String {
-    let (app, peer) = (i % POLICIES, (i + 1) % POLICIES);
+/// A policy of one of so many applications: another one may connect to a port.
+fn policy(i: usize, applications: usize, port: usize) -> String {
+    let (app, peer) = (i % applications, (i + 1) % applications);
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, \
          name: p{i}}}\nspec:\n  podSelector: {{matchLabels: {{app: app{app}}}}}\n  ingress:\n  - \
@@ -154,8 +156,10 @@ fn policy(i: usize, port: usize) -> String {
     )
 }
 
-fn policies() -> String {
-    (0..POLICIES).map(|i| policy(i, 8_000 + i)).collect()
+/// One policy for each of so many applications.
+pub(crate) fn policies(applications: usize) -> String {
+    let all = (0..applications).map(|i| policy(i, applications, 8_000 + i));
+    all.collect()
 }
 
 /// Share of a core that an agent at rest takes, in percent.

@@ -6,7 +6,6 @@
 
 use std::{
     ffi::OsString,
-    fmt::Write as _,
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -27,7 +26,7 @@ use cofferdam_tests::{
 use serde_json::json;
 
 use crate::{
-    agent::{AgentResult, idle_processor, result},
+    agent::{AgentResult, idle_processor, policies, remote_workloads, result},
     report::memory_kib,
 };
 
@@ -55,8 +54,8 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
     let names: Vec<String> = (0..MANY).map(|i| format!("shop/w{i}")).collect();
     let world = World::plan(Wiring::Ptp).workloads(names).build()?;
     let mut agent = Agent::new(&binary, &world).settings(SETTINGS);
-    agent.document("remote.yaml", &remote_workloads());
-    agent.document("policies.yaml", &policies());
+    agent.document("remote.yaml", &remote_workloads(REMOTE_WORKLOADS, POLICIES));
+    agent.document("policies.yaml", &policies(POLICIES));
     agent.start_enforced();
 
     let workloads = world.workloads();
@@ -186,34 +185,4 @@ impl Runtime<'_> {
         ensure!(output.status.success(), "{output:?}\n{}", self.agent.log());
         Ok(())
     }
-}
-
-fn remote_workloads() -> String {
-    let mut text = String::new();
-    for i in 0..REMOTE_WORKLOADS {
-        let app = i % POLICIES;
-        let (high, low) = (i / 250, i % 250 + 1);
-        writeln!(
-            text,
-            "---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: shop, name: remote-{i}, \
-             labels: {{app: app{app}}}}}\nspec: {{nodeName: n2}}\nstatus: {{podIPs: [{{ip: \
-             10.200.{high}.{low}}}, {{ip: \"fd00:200::{i:x}\"}}]}}"
-        )
-        .expect("writing to a string");
-    }
-    text
-}
-
-fn policies() -> String {
-    let policy = |i: usize| {
-        let peer = (i + 1) % POLICIES;
-        format!(
-            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: \
-             shop, name: p{i}}}\nspec:\n  podSelector: {{matchLabels: {{app: app{i}}}}}\n  \
-             ingress:\n  - from: [{{podSelector: {{matchLabels: {{app: app{peer}}}}}}}]\n    \
-             ports: [{{port: {}}}]\n",
-            8_000 + i
-        )
-    };
-    (0..POLICIES).map(policy).collect()
 }
