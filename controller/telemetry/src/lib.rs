@@ -1,7 +1,7 @@
 //! Reports what the kernel programs have done: records of packets, hits of rules, metrics.
 //!
 //! ```text
-//! ring buffer ──> records <─ names         (names of the last revisions)
+//! ring buffer ──> records <─ describe <─ names        (names of the last revisions)
 //! rules' hits ──> hits ─> metrics <─ counters
 //! ```
 //!
@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod describe;
 pub mod hits;
 pub mod metrics;
 pub mod names;
