@@ -3,6 +3,8 @@
 
 #[path = "agent/bypass.rs"]
 mod bypass;
+#[path = "agent/clock.rs"]
+mod clock;
 #[path = "agent/cluster.rs"]
 mod cluster;
 #[path = "agent/configuration.rs"]
