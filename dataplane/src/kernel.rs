@@ -24,6 +24,7 @@ use cofferdam_verdict::{
     hits::{self, RuleCount},
     judge::{PROBE, probe},
     memory::Settings,
+    share,
     shared::SharedWord64,
     slices::SliceMemory,
     table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, header, slot_place},
@@ -272,7 +273,7 @@ pub(crate) fn settings(
             .map_err(io::Error::from)
             .map_err(failed("ask how long a jiffy is"))?,
         flow_chunk_bits: limits.chunk_bits(),
-        _pad: 0,
+        event_share: share::of_ring(limits.ring_records()),
     })
 }
 

@@ -698,7 +698,9 @@ pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
             maps.count(counter::audited_word(hook, case.audited), case.bytes);
             unreported = counter::unreported_audit(hook);
         }
-        if !maps.send(EventRecord::new(case, hook, ifindex, incarnation, now)) {
+        if !maps.may_send(case.endpoint, hook, now)
+            || !maps.send(EventRecord::new(case, hook, ifindex, incarnation, now))
+        {
             maps.count(unreported, case.bytes);
         }
     }
