@@ -17,6 +17,8 @@
 mod describe;
 pub mod drops;
 pub mod hits;
+mod joining;
+mod kept;
 pub mod metrics;
 pub mod names;
 pub mod records;
