@@ -50,7 +50,7 @@ pub const LIMITS: Limits = Limits {
     table_pages: 16,
     rules: 256,
     flows_per_endpoint: 256,
-    event_bytes: 1 << 16,
+    event_bytes: 1 << 20,
 };
 
 /// What documents say of a workload, beside its addresses.

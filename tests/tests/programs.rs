@@ -37,6 +37,8 @@ mod peers;
 mod repair;
 #[path = "programs/rule_hits.rs"]
 mod rule_hits;
+#[path = "programs/shares.rs"]
+mod shares;
 #[path = "programs/signalling.rs"]
 mod signalling;
 #[path = "programs/sources.rs"]

@@ -15,7 +15,10 @@
 #![forbid(unsafe_code)]
 
 mod describe;
+pub mod drops;
 pub mod hits;
+mod joining;
+mod kept;
 pub mod metrics;
 pub mod names;
 pub mod records;

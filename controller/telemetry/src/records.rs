@@ -1,10 +1,9 @@
 //! Flow records: the newest are kept for a while, and handed to followers.
 //!
 //! The ring buffer is bounded and never holds a packet up; what does not fit is
-//! counted as unreported by the program itself. Here the newest records are kept in
-//! memory, and handed to whoever follows.
+//! counted as unreported by the program itself. Here equal reports are joined, the newest
+//! records are kept in memory, and handed to whoever follows.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,26 +13,30 @@ use std::time::{Duration, SystemTime};
 
 use cofferdam_dataplane::Events;
 use cofferdam_protocol::Observation;
-use cofferdam_protocol::output::{FlowRecord, RecordType};
+use cofferdam_protocol::output::FlowRecord;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::broadcast;
 
 use crate::describe::describe;
+use crate::joining::{Joined, Joining};
+use crate::kept::Kept;
 use crate::names::SharedNames;
 
-/// Records that are kept.
-const KEPT: usize = 4_096;
 /// Records that a follower may fall behind.
 const BEHIND: usize = 16_384;
 
-/// Records that the following thread reads before others may.
+/// Reports that the following thread reads before others may.
 const AT_ONCE: u32 = 256;
+
+/// Time that the following thread leaves reports alone after it has read all: the program
+/// that reports the first one after each look has to wake it.
+const BETWEEN_READS: Duration = Duration::from_millis(5);
 
 /// Reads the ring buffer, and keeps what it says.
 #[derive(Debug)]
 pub struct Recorder {
-    events: Mutex<Events>,
+    reader: Mutex<Reader>,
     /// How many want to read next. A flood keeps the thread that follows the ring
     /// buffer busy for as long as it lasts; it lets others go first.
     waiting: AtomicUsize,
@@ -42,31 +45,11 @@ pub struct Recorder {
     feed: broadcast::Sender<Arc<FlowRecord>>,
 }
 
-/// The newest records, oldest first.
-#[derive(Debug, Default)]
-struct Kept {
-    records: VecDeque<(SystemTime, Arc<FlowRecord>)>,
-    /// How many of them tell of audit policies.
-    audits: usize,
-}
-
-impl Kept {
-    /// Adds a record. When there are enough, the oldest goes of the type that most are
-    /// of: a policy on trial may be told of at each connection, and must not have what
-    /// was denied forgotten.
-    fn push(&mut self, time: SystemTime, record: Arc<FlowRecord>) {
-        let is_audit = |record: &FlowRecord| record.kind == RecordType::Audit.as_str();
-        if self.records.len() == KEPT {
-            let most = self.audits > KEPT / 2;
-            let oldest = self.records.iter();
-            let oldest = oldest.map(|(_, record)| is_audit(record));
-            let oldest = oldest.enumerate().find(|(_, is_audit)| *is_audit == most);
-            self.records.remove(oldest.map_or(0, |(place, _)| place));
-            self.audits -= usize::from(most);
-        }
-        self.audits += usize::from(is_audit(&record));
-        self.records.push_back((time, record));
-    }
+/// The ring buffer, and the records of what was read that wait for equal ones.
+#[derive(Debug)]
+struct Reader {
+    events: Events,
+    joining: Joining,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,7 +61,10 @@ impl Recorder {
     #[must_use]
     pub fn new(events: Events, names: SharedNames) -> Self {
         Self {
-            events: Mutex::new(events),
+            reader: Mutex::new(Reader {
+                events,
+                joining: Joining::default(),
+            }),
             waiting: AtomicUsize::new(0),
             names,
             kept: Mutex::default(),
@@ -86,25 +72,48 @@ impl Recorder {
         }
     }
 
-    /// Reads everything that has been reported by now.
+    /// Reads everything that has been reported by now, and hands it on.
     pub fn drain(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut events = locked(&self.events);
+        let mut reader = locked(&self.reader);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
-        let room = events.room();
-        self.read(&mut events, room);
+        let room = reader.events.room();
+        self.read(&mut reader, room);
+        self.tell(&mut reader.joining);
     }
 
-    /// Reads so many records, or all there are.
-    fn read(&self, events: &mut Events, most: u32) {
-        for event in std::iter::from_fn(|| events.next()).take(most as usize) {
+    /// Reads so many reports, or all there are. Hands records on that have waited long enough,
+    /// and returns the number of reports.
+    fn read(&self, reader: &mut Reader, most: u32) -> u32 {
+        let Reader { events, joining } = reader;
+        let mut read = 0;
+        while read < most
+            && let Some(event) = events.next()
+        {
+            read += 1;
             let now = SystemTime::now();
-            let Some(record) = describe(&event, &self.names, now) else {
-                continue;
-            };
+            joining.add(&event, now, |event| describe(event, &self.names, now));
+            if joining.is_due() {
+                self.tell(joining);
+            }
+        }
+        if joining.is_due() {
+            self.tell(joining);
+        }
+        read
+    }
+
+    /// Hands on what has waited for equal reports.
+    fn tell(&self, joining: &mut Joining) {
+        for Joined {
+            time,
+            reporter,
+            record,
+        } in joining.take()
+        {
             let record = Arc::new(record);
             let mut kept = locked(&self.kept);
-            kept.push(now, record.clone());
+            kept.push(time, reporter, record.clone());
             // Under the lock, so that a follower misses none and sees none twice. An
             // error only says that nobody follows.
             _ = self.feed.send(record);
@@ -122,7 +131,7 @@ impl Recorder {
         });
         self.drain();
         let kept = locked(&self.kept);
-        let recent = (kept.records.iter())
+        let recent = (kept.iter())
             .filter(|(time, record)| {
                 since.is_none_or(|since| *time >= since) && asked.is_for(record)
             })
@@ -140,14 +149,19 @@ impl Recorder {
     /// # Errors
     /// When it does.
     pub fn run(&self) -> io::Result<()> {
-        let descriptor: OwnedFd = locked(&self.events).as_fd().try_clone_to_owned()?;
+        let descriptor: OwnedFd = locked(&self.reader).events.as_fd().try_clone_to_owned()?;
         loop {
+            let left = locked(&self.reader).joining.left();
             let mut descriptors = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut descriptors, PollTimeout::NONE) {
+            match poll(&mut descriptors, left.map_or(PollTimeout::NONE, timeout)) {
                 Ok(_) => {
-                    self.read(&mut locked(&self.events), AT_ONCE);
+                    let read = self.read(&mut locked(&self.reader), AT_ONCE);
                     while self.waiting.load(Ordering::SeqCst) > 0 {
                         thread::yield_now();
+                    }
+                    if (1..AT_ONCE).contains(&read) {
+                        // Interrupted, it is shorter.
+                        _ = poll(&mut [], timeout(BETWEEN_READS));
                     }
                 }
                 Err(Errno::EINTR) => {}
@@ -157,51 +171,8 @@ impl Recorder {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cofferdam_verdict::event::EventRecord;
-    use cofferdam_verdict::reason::Reason;
-    use cofferdam_verdict::verdict::Verdict;
-    use zerocopy::FromZeros as _;
-
-    #[test]
-    fn a_flood_of_one_type_of_records_leaves_room_for_the_other() {
-        let names = SharedNames::default();
-        let now = SystemTime::now();
-        let record = |kind| {
-            let mut event = EventRecord::new_zeroed();
-            event.audited = Verdict::deny(Reason::Rule).to_word();
-            event.verdict = match kind {
-                RecordType::Denied => event.audited,
-                RecordType::Audit => Verdict::allow(Reason::Rule).to_word(),
-            };
-            Arc::new(describe(&event, &names, now).unwrap())
-        };
-        for (flood, few) in [
-            (RecordType::Audit, RecordType::Denied),
-            (RecordType::Denied, RecordType::Audit),
-        ] {
-            let mut kept = Kept::default();
-            for _ in 0..3 {
-                kept.push(now, record(few));
-                for _ in 0..KEPT {
-                    kept.push(now, record(flood));
-                }
-            }
-            let left = kept.records.iter();
-            let left = left.filter(|(_, record)| record.kind == few.as_str());
-            assert_eq!((left.count(), kept.records.len()), (3, KEPT), "{few:?}");
-            // And gives way when it comes to be the flood.
-            for _ in 0..2 * KEPT {
-                kept.push(now, record(few));
-            }
-            let left = kept.records.iter();
-            let left = left.filter(|(_, record)| record.kind == flood.as_str());
-            assert!(
-                (KEPT / 2 - 1..=KEPT / 2).contains(&left.count()),
-                "{flood:?}"
-            );
-        }
-    }
+/// Returns a time to wait, in whole milliseconds, that is not shorter.
+fn timeout(time: Duration) -> PollTimeout {
+    let milliseconds = time.as_micros().div_ceil(1000);
+    u16::try_from(milliseconds).map_or(PollTimeout::MAX, PollTimeout::from)
 }

@@ -4,14 +4,14 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, PerCpuArray, RingBuf},
-    helpers::bpf_jiffies64,
+    helpers::{bpf_jiffies64, bpf_ringbuf_query},
     macros::btf_map,
 };
 use cofferdam_verdict::{
     bucket::{AddressBlock, Bucket},
     capacity::CHUNK_SETS,
     checksum::Window,
-    counter::{COUNTERS as COUNTER_COUNT, Counter},
+    counter::{COUNTERS as COUNTER_COUNT, Counter, Hook},
     endpoint::{Binding, EndpointRecord},
     event::EventRecord,
     flow::{FlowSet, IDLE_TIMES},
@@ -19,6 +19,7 @@ use cofferdam_verdict::{
     hash::Keys,
     hits::RuleCount,
     memory::{Block, BucketSet, FlowMemory, Memory, Settings},
+    share,
     shared::SharedWord64,
     table::Page,
 };
@@ -48,14 +49,19 @@ static FLOWS: ArrayOfMaps<Array<[u64; FLOW_SET_WORDS], 1>, 1> = ArrayOfMaps::new
 #[btf_map]
 static EVENTS: RingBuf<EventRecord, 4096> = RingBuf::new();
 
+/// Shares of that.
+#[btf_map]
+static EVENT_SHARES: Array<u64, 1> = Array::new();
+
 /// Counts of rules.
 #[btf_map]
-static RULE_COUNTS: Array<[u64; 2], 1> = Array::new();
+static RULE_COUNTS: Array<[u64; RULE_COUNT_WORDS], 1> = Array::new();
 
 /// Remembered fragments of all endpoints.
 #[btf_map]
 static FRAGMENTS: Array<[u64; FRAGMENT_SET_WORDS], 1> = Array::new();
 
+const RULE_COUNT_WORDS: usize = size_of::<RuleCount>() / 8;
 const FRAGMENT_SET_WORDS: usize = size_of::<FragmentSet>() / 8;
 const FLOW_SET_WORDS: usize = size_of::<FlowSet>() / 8;
 
@@ -72,7 +78,7 @@ static SETTINGS: Settings = Settings {
     own_node_allowed: 0,
     idle: [0; IDLE_TIMES],
     flow_chunk_bits: 0,
-    _pad: 0,
+    event_share: 0,
 };
 
 /// Places in the kernel's packet buffer. Written by the loader, as the settings are.
@@ -137,6 +143,21 @@ impl Maps {
 }
 
 impl Maps {
+    /// Returns `true` if an endpoint's hook may send a record to user space.
+    #[inline(always)]
+    pub(crate) fn may_send(&self, endpoint: u32, hook: Hook, now: u64) -> bool {
+        // SAFETY: shares are atomics throughout.
+        let word: Option<&SharedWord64> =
+            unsafe { view(EVENT_SHARES.get_ptr(share::place(endpoint, hook))) };
+        let most = self.settings_at_hand().event_share;
+        word.is_some_and(|word| share::take(word, most, now)) || {
+            // SAFETY: the ring buffer lives as long as the program runs; 0 asks for the bytes
+            // that have not been read.
+            let unread = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
+            !share::is_crowded(unread, most)
+        }
+    }
+
     /// Sends a record to user space; `false` when there is no room.
     #[inline(always)]
     pub(crate) fn send(&self, record: EventRecord) -> bool {

@@ -11,6 +11,7 @@ use crate::{
     flow::{READS, is_opening, step},
     packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
+    share::NOBODY,
     table::row_key,
     verdict::{Action, Direction, Verdict, word_action, word_reason},
 };
@@ -161,7 +162,7 @@ pub struct Case {
     pub(crate) second: u32,
     /// Answer: the verdict with audit policies in force as well.
     pub audited: u32,
-    /// Number of the endpoint's record.
+    /// Number of the endpoint's record, or [`NOBODY`].
     pub endpoint: u32,
     /// Bytes of the packet from the Ethernet header on.
     pub bytes: u32,
@@ -208,7 +209,7 @@ impl Case {
         Self {
             source: [zero; 4],
             destination: [zero; 4],
-            endpoint: zero,
+            endpoint: NOBODY,
             ingress_ifindex: zero,
             stamp: zero,
             key: zero,

@@ -45,8 +45,9 @@ pub struct Settings {
     pub idle: [u32; IDLE_TIMES],
     /// Binary logarithm of the number of chunks that a partition of the flow table may have.
     pub flow_chunk_bits: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Records that a hook of an endpoint may report in a window however full the ring is; see
+    /// [`crate::share`].
+    pub event_share: u32,
 }
 
 const _: () = assert!(

@@ -1,0 +1,157 @@
+//! The newest records, of which no type and no endpoint pushes another's out.
+//!
+//! When there are enough, the oldest one goes of the reporter that most are of, among those of
+//! the type that most are of: a policy on trial may be told of at each connection, and a
+//! workload that is denied may try again at once. Neither must have forgotten what few
+//! records tell of.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use cofferdam_protocol::output::{FlowRecord, RecordType};
+use cofferdam_protocol::words::ClosedList as _;
+
+/// Records that are kept.
+pub(crate) const KEPT: usize = 4_096;
+
+/// Reporter of a packet: the interface, and the hook there.
+pub(crate) type Reporter = (u32, u8);
+
+/// Records that are kept, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// By the order in which they came.
+    records: BTreeMap<u64, (SystemTime, Arc<FlowRecord>)>,
+    next: u64,
+    /// By their types, in the order of [`RecordType::ALL`].
+    of_type: [Shares; RecordType::ALL.len()],
+}
+
+/// Records of one type.
+#[derive(Debug, Default)]
+struct Shares {
+    count: usize,
+    of: BTreeMap<Reporter, VecDeque<u64>>,
+    /// The reporters by the number of their records.
+    by_count: BTreeSet<(usize, Reporter)>,
+}
+
+impl Shares {
+    fn push(&mut self, reporter: Reporter, place: u64) {
+        let places = self.of.entry(reporter).or_default();
+        self.by_count.remove(&(places.len(), reporter));
+        places.push_back(place);
+        self.by_count.insert((places.len(), reporter));
+        self.count += 1;
+    }
+
+    /// Takes the oldest record of the reporter that most are of.
+    fn pop(&mut self) -> Option<u64> {
+        let (count, reporter) = self.by_count.pop_last()?;
+        let places = self.of.get_mut(&reporter)?;
+        let oldest = places.pop_front()?;
+        self.count -= 1;
+        if count > 1 {
+            self.by_count.insert((count - 1, reporter));
+        } else {
+            self.of.remove(&reporter);
+        }
+        Some(oldest)
+    }
+}
+
+impl Kept {
+    /// Adds a record, and forgets another one when there are enough.
+    pub(crate) fn push(&mut self, time: SystemTime, reporter: Reporter, record: Arc<FlowRecord>) {
+        if self.records.len() == KEPT {
+            let most = self.of_type.iter_mut().max_by_key(|shares| shares.count);
+            if let Some(oldest) = most.and_then(Shares::pop) {
+                self.records.remove(&oldest);
+            }
+        }
+        self.of_type[record.kind as usize].push(reporter, self.next);
+        self.records.insert(self.next, (time, record));
+        self.next += 1;
+    }
+
+    /// Returns the records, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(SystemTime, Arc<FlowRecord>)> {
+        self.records.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::describe::describe;
+    use crate::names::SharedNames;
+    use cofferdam_verdict::event::EventRecord;
+    use cofferdam_verdict::reason::Reason;
+    use cofferdam_verdict::verdict::Verdict;
+    use zerocopy::FromZeros as _;
+
+    fn record(kind: RecordType) -> Arc<FlowRecord> {
+        let mut event = EventRecord::new_zeroed();
+        event.verdict = Verdict::deny(Reason::Rule).to_word();
+        let names = SharedNames::new("n1");
+        let mut record = describe(&event, &names, SystemTime::UNIX_EPOCH).unwrap();
+        record.kind = kind;
+        Arc::new(record)
+    }
+
+    fn count(kept: &Kept, kind: RecordType) -> usize {
+        kept.iter().filter(|(_, one)| one.kind == kind).count()
+    }
+
+    #[test]
+    fn a_flood_of_one_type_of_records_leaves_room_for_the_others() {
+        let now = SystemTime::UNIX_EPOCH;
+        for flood in RecordType::ALL {
+            for few in RecordType::ALL.iter().filter(|few| *few != flood) {
+                let [flood, few] = [*flood, *few];
+                let mut kept = Kept::default();
+                for _ in 0..3 {
+                    kept.push(now, (1, 0), record(few));
+                    let record = record(flood);
+                    for _ in 0..KEPT {
+                        kept.push(now, (1, 0), record.clone());
+                    }
+                }
+                assert_eq!((count(&kept, few), kept.iter().count()), (3, KEPT));
+                // And gives way when it comes to be the flood.
+                let record = record(few);
+                for _ in 0..2 * KEPT {
+                    kept.push(now, (1, 0), record.clone());
+                }
+                let left = count(&kept, flood);
+                assert!(
+                    (KEPT / 2 - 1..=KEPT / 2).contains(&left),
+                    "{flood:?}: {left}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_reporter_leaves_the_records_of_others() {
+        let mut kept = Kept::default();
+        let record = record(RecordType::Denied);
+        let time = |number: u64| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number);
+        for number in 0..200 {
+            for _ in 0..100 {
+                kept.push(time(number), (1, 0), record.clone());
+            }
+            kept.push(time(1000 + number), (2, 0), record.clone());
+            kept.push(time(2000 + number), (1, 1), record.clone());
+        }
+        assert_eq!(kept.iter().count(), KEPT);
+        let times: BTreeSet<SystemTime> = kept.iter().map(|(time, _)| *time).collect();
+        for number in 0..200 {
+            assert!(times.contains(&time(1000 + number)), "{number}");
+            assert!(times.contains(&time(2000 + number)), "{number}");
+        }
+        let newest = kept.iter().filter(|(one, _)| *one == time(199)).count();
+        assert_eq!(newest, 100, "the oldest of the flood have gone");
+    }
+}
