@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ring buffer ──> records <─ describe <─ names        (names of the last revisions)
+//!                     └────> outputs ─> flow log
 //! rules' hits ──> hits ─> metrics <─ counters
 //! ```
 //!
@@ -18,5 +19,6 @@ mod describe;
 pub mod hits;
 pub mod metrics;
 pub mod names;
+pub mod outputs;
 pub mod records;
 pub mod time;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use cofferdam_dataplane::Events;
 use cofferdam_protocol::Observation;
@@ -22,6 +22,8 @@ use tokio::sync::broadcast;
 
 use crate::describe::describe;
 use crate::names::SharedNames;
+use crate::outputs::Outputs;
+use crate::time::rfc3339;
 
 /// Records that are kept.
 const KEPT: usize = 4_096;
@@ -39,19 +41,44 @@ pub struct Recorder {
     /// buffer busy for as long as it lasts; it lets others go first.
     waiting: AtomicUsize,
     names: SharedNames,
+    outputs: Outputs,
     kept: Mutex<Kept>,
     feed: broadcast::Sender<Arc<FlowRecord>>,
 }
 
+/// Records for a follower.
+#[derive(Debug)]
+pub struct Followed {
+    /// Time up to which records of the past may be missing; with
+    /// [`Observation::with_log`] all are.
+    pub missing_until: String,
+    /// Those of the past, oldest first.
+    pub recent: Vec<Arc<FlowRecord>>,
+    /// Those to come.
+    pub coming: broadcast::Receiver<Arc<FlowRecord>>,
+}
+
 /// The newest records, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     records: VecDeque<(SystemTime, Arc<FlowRecord>)>,
     /// How many of them there are of each type, in the order of [`RecordType::ALL`].
     of_type: [usize; RecordType::ALL.len()],
+    /// The newest time of which a record may be missing: that of the last one which made
+    /// room, at first the agent's start.
+    missing_until: SystemTime,
 }
 
 impl Kept {
+    /// Nothing is kept yet of what comes after this time.
+    fn new(missing_until: SystemTime) -> Self {
+        Self {
+            records: VecDeque::new(),
+            of_type: Default::default(),
+            missing_until,
+        }
+    }
+
     /// Adds a record. When there are enough, the oldest goes of the type that most are
     /// of: a policy on trial may be told of at each connection, and must not have what
     /// was denied forgotten.
@@ -62,8 +89,9 @@ impl Kept {
             let most = most.map(|(kind, _)| *kind);
             let mut records = self.records.iter();
             let oldest = records.position(|(_, record)| Some(record.kind) == most);
-            if let Some((_, gone)) = oldest.and_then(|place| self.records.remove(place)) {
+            if let Some((time, gone)) = oldest.and_then(|place| self.records.remove(place)) {
                 self.of_type[gone.kind as usize] -= 1;
+                self.missing_until = self.missing_until.max(time);
             }
         }
         self.of_type[record.kind as usize] += 1;
@@ -76,14 +104,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Recorder {
-    /// Nothing has been read yet.
+    /// Nothing has been read yet. Each record is handed to the outputs as well.
     #[must_use]
-    pub fn new(events: Events, names: SharedNames) -> Self {
+    pub fn new(events: Events, names: SharedNames, outputs: Outputs) -> Self {
         Self {
             events: Mutex::new(events),
             waiting: AtomicUsize::new(0),
             names,
-            kept: Mutex::default(),
+            outputs,
+            kept: Mutex::new(Kept::new(SystemTime::now())),
             feed: broadcast::channel(BEHIND).0,
         }
     }
@@ -105,6 +134,7 @@ impl Recorder {
                 continue;
             };
             let record = Arc::new(record);
+            self.outputs.hand_over(&record);
             let mut kept = locked(&self.kept);
             kept.push(now, record.clone());
             // Under the lock, so that a follower misses none and sees none twice. An
@@ -113,28 +143,32 @@ impl Recorder {
         }
     }
 
-    /// The records that are kept and asked for, oldest first, and all those to come.
+    /// The records that are kept and asked for, and all those to come.
     #[must_use]
-    pub fn follow(
-        &self,
-        asked: &Observation,
-    ) -> (Vec<Arc<FlowRecord>>, broadcast::Receiver<Arc<FlowRecord>>) {
-        let since = asked.since_ms.and_then(|milliseconds| {
-            SystemTime::now().checked_sub(Duration::from_millis(milliseconds))
-        });
+    pub fn follow(&self, asked: &Observation) -> Followed {
         self.drain();
         let kept = locked(&self.kept);
+        let missing_until = kept.missing_until;
+        let is_in_log = |time: SystemTime| asked.with_log && time <= missing_until;
         let recent = (kept.records.iter())
-            .filter(|(time, record)| {
-                since.is_none_or(|since| *time >= since) && asked.is_for(record)
-            })
+            .filter(|(time, record)| !is_in_log(*time) && asked.is_for(record))
             .map(|(_, record)| record.clone());
         let mut recent: Vec<_> = recent.collect();
         if let Some(last) = asked.last {
             let last = usize::try_from(last).unwrap_or(usize::MAX);
             recent.drain(..recent.len().saturating_sub(last));
         }
-        (recent, self.feed.subscribe())
+        Followed {
+            missing_until: rfc3339(missing_until),
+            recent,
+            coming: self.feed.subscribe(),
+        }
+    }
+
+    /// Returns the outputs that records are handed to.
+    #[must_use]
+    pub fn outputs(&self) -> &Outputs {
+        &self.outputs
     }
 
     /// Reads reports as they come, until the kernel ends it.
@@ -160,7 +194,7 @@ impl Recorder {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use cofferdam_verdict::event::EventRecord;
     use cofferdam_verdict::reason::Reason;
@@ -168,7 +202,7 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     /// A record of one of the types.
-    fn record(kind: RecordType) -> Arc<FlowRecord> {
+    pub(crate) fn record(kind: RecordType) -> Arc<FlowRecord> {
         let mut event = EventRecord::new_zeroed();
         event.verdict = Verdict::deny(Reason::Rule).to_word();
         let names = SharedNames::new("n1");
@@ -184,7 +218,7 @@ mod tests {
         let now = SystemTime::now();
         let of_type: Vec<_> = RecordType::ALL.iter().map(|kind| record(*kind)).collect();
         for flood in &of_type {
-            let mut kept = Kept::default();
+            let mut kept = Kept::new(now);
             let others = || of_type.iter().filter(|other| other.kind != flood.kind);
             for _ in 0..3 {
                 for few in others() {
