@@ -5,6 +5,7 @@
 //! Schemas in `docs/schemas` are derived from these types.
 
 mod check;
+mod top;
 
 use cofferdam_answers::reach::{ExplainReport, MatrixReport, TestReport};
 use cofferdam_protocol::output::{
@@ -15,6 +16,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 pub use check::{CapacityReport, CheckReport, NodeCapacity};
+pub use top::{DividedBy, Ranked, Sums, TopReport, TopRow};
 
 /// A template of the policy library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -90,5 +92,6 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("status.json", text::<StatusReport>()),
         ("sync.json", text::<SyncReport>()),
         ("test.json", text::<TestReport>()),
+        ("top.json", text::<TopReport>()),
     ]
 }

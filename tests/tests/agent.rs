@@ -19,6 +19,8 @@ mod endpoints;
 mod explain;
 #[path = "agent/faults.rs"]
 mod faults;
+#[path = "agent/flow_log.rs"]
+mod flow_log;
 #[path = "agent/guard.rs"]
 mod guard;
 #[path = "agent/identity.rs"]

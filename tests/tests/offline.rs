@@ -14,6 +14,7 @@ mod offline {
     mod expectations;
     mod explain;
     mod matrix;
+    mod observe;
     mod services;
 }
 

@@ -3,6 +3,7 @@
 mod control;
 mod http;
 mod needs;
+mod outputs;
 mod privileges;
 
 use std::fs::{self, File, OpenOptions};
@@ -146,6 +147,7 @@ async fn serve(
         watches: watches.clone(),
         names: SharedNames::new(&config.node.name),
         enforced,
+        outputs: outputs::start(&config).context("cannot start an output of flow records")?,
     })
     .await?;
     let mut ended = ended;
@@ -196,6 +198,7 @@ async fn serve(
         messages: messages.clone(),
         is_enforced,
         recorder: recorder.clone(),
+        flow_log: outputs::flow_log(&config),
     };
     // Before any request: an attachment may be made again under the same name.
     tell(|| Message::RemovalsNoted)();

@@ -72,7 +72,7 @@ section! {
         pub guard: Guard,
         /// Times after which an idle flow is forgotten.
         pub idle: Idle,
-        /// File of flow records; of no effect yet.
+        /// File of flow records, a line of JSON each.
         pub flow_log: FlowLog,
     }
 }
@@ -132,11 +132,11 @@ section! {
 }
 
 section! {
-    /// File of flow records.
+    /// File of flow records, a line of JSON each.
     pub struct FlowLog {
         /// Path of the file; `""` for none, `-` for standard output.
         pub path: String,
-        /// Size at which the file is put aside.
+        /// Size at which the file is put aside, with `.1` behind its name.
         pub max_bytes: Size,
         /// Number of files put aside that are kept.
         pub keep: Count<0, 1000>,
@@ -344,5 +344,5 @@ accept_partial: true
 own_node: policy
 adopt_midstream: 0s
 idle: {tcp_established: 1h, tcp_embryonic: 2s, tcp_closing: 3s, udp: 4s, udp_one_way: 5s, sctp: 6m, icmp: 7s, other: 1500ms}
-flow_log: {max_bytes: 1MiB, keep: 2}
+flow_log: {path: /l, max_bytes: 1MiB, keep: 2}
 "#;

@@ -35,6 +35,7 @@ use cofferdam_sources::files::{Sources, Watches};
 use cofferdam_telemetry::hits;
 use cofferdam_telemetry::metrics::Timing;
 use cofferdam_telemetry::names::SharedNames;
+use cofferdam_telemetry::outputs::Outputs;
 use cofferdam_telemetry::records::Recorder;
 use tokio::sync::{oneshot, watch};
 
@@ -57,6 +58,10 @@ use uplinks::Uplinks;
 const BETWEEN_TABLES: Duration = Duration::from_millis(100);
 /// Endpoints that come closer together than this are a burst.
 const BURST: Duration = Duration::from_millis(50);
+
+/// Longest wait for outputs to pass on the records that there are: one that is stuck must not
+/// hold up what else is to be done.
+const UNTIL_FLUSHED: Duration = Duration::from_secs(1);
 
 /// What others tell the reconciling thread, or ask it.
 #[derive(Debug)]
@@ -96,6 +101,8 @@ pub struct Start {
     pub names: SharedNames,
     /// Whether everything is enforced, for those who wait for it.
     pub enforced: watch::Sender<bool>,
+    /// Where records go beside followers.
+    pub outputs: Outputs,
 }
 
 /// An endpoint, and how far it is in force.
@@ -219,7 +226,7 @@ impl Reconciler {
             .context("cannot set up the kernel side")?;
         resume_hits(&mut force, &store);
         let events = force.kernel().events()?;
-        let recorder = Arc::new(Recorder::new(events, names.clone()));
+        let recorder = Arc::new(Recorder::new(events, names.clone(), start.outputs));
         let sources = Sources::new(&config.policies, Some(start.watches));
         let documents = Documents::start(sources, &store, config.accept_partial);
         let mut reconciler = Self {
@@ -435,6 +442,12 @@ impl Reconciler {
         }
         // Whatever was reported until now is read before anybody is answered.
         self.recorder.drain();
+        if waiting
+            .iter()
+            .any(|(waiting, _)| matches!(waiting, Waiting::Sync))
+        {
+            self.recorder.outputs().flush(UNTIL_FLUSHED);
+        }
         for (waiting, reply) in waiting {
             // Whoever asked may have gone.
             _ = reply.send(self.answer(waiting));
@@ -682,6 +695,8 @@ impl Reconciler {
     }
 
     fn stop(mut self, detach: bool) {
+        self.recorder.drain();
+        self.recorder.outputs().flush(UNTIL_FLUSHED);
         // With the number of the table, which alone is no reason to write.
         self.saved_endpoints = None;
         self.save_endpoints();

@@ -10,6 +10,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod filter;
+pub mod flow_log;
 pub mod names;
 pub mod output;
 pub mod removals;
@@ -22,9 +24,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use filter::Filter;
 use output::{
-    BypassReport, EndpointList, EndpointReport, FlowRecord, RecordType, RemoveReport, StatusReport,
-    SyncReport,
+    BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, StatusReport, SyncReport,
 };
 
 /// Version of the requests.
@@ -110,26 +112,41 @@ pub struct Question {
     pub externals: BTreeMap<String, Vec<IpAddr>>,
 }
 
-/// Filter of flow records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The flow records that are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Observation {
     /// At most so many of the past, the newest.
     pub last: Option<u64>,
-    /// Of the past only those of so many milliseconds.
-    pub since_ms: Option<u64>,
+    /// Only those from this time on: UTC with nanoseconds, as records have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Only those up to this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
     /// Go on with those to come.
     pub follow: bool,
-    /// Only those of this type. Left out when there is none, for an older agent.
-    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<RecordType>,
+    /// Only those that it lets through.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
+    /// Leave out what the flow log has, and answer with [`Reply::FlowLog`] first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_log: bool,
 }
 
 impl Observation {
-    /// Returns `true` if a record is of the type that is asked for.
+    /// Returns `true` if a record is asked for.
     #[must_use]
     pub fn is_for(&self, record: &FlowRecord) -> bool {
-        self.kind.is_none_or(|kind| record.kind == kind)
+        // Times of records are all written alike: their texts compare as they do.
+        self.since
+            .as_ref()
+            .is_none_or(|since| record.time >= *since)
+            && self
+                .until
+                .as_ref()
+                .is_none_or(|until| record.time <= *until)
+            && self.filter.is_for(record)
     }
 }
 
@@ -260,6 +277,13 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     NotExplained {
         /// The cause, and what was probably meant.
         message: String,
+    },
+    /// To [`Request::Observe`], first of all if it was asked for and there is a flow log.
+    FlowLog {
+        /// Its file.
+        path: PathBuf,
+        /// Time up to which records are in its files alone: the agent does not send them.
+        until: String,
     },
     /// To [`Request::Observe`], many times.
     Record(Box<FlowRecord>),

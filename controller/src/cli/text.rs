@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
     BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport, EndpointState,
-    FlowEnd, FlowRecord, RecordType, RemoveReport, RuleName, StatusReport, SyncReport,
+    RemoveReport, StatusReport, SyncReport,
 };
-use cofferdam_protocol::words::ClosedList as _;
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
@@ -146,60 +145,4 @@ pub(super) fn bypassed(report: &BypassReport) -> String {
 
 fn leaving(is_leaving: bool) -> &'static str {
     if is_leaving { " (leaving)" } else { "" }
-}
-
-/// A record on one line: when, verdict and reason, who to whom, by which rule. What
-/// audit policies would have denied has `audit` for a verdict.
-pub(super) fn record(record: &FlowRecord) -> String {
-    let rule = |rule: &RuleName| {
-        let index = rule.index.map(|index| format!("[{index}]"));
-        let namespace = rule.namespace.as_ref().map(|name| format!("{name}/"));
-        format!(
-            "{}{}{} {}:{}",
-            namespace.unwrap_or_default(),
-            rule.name,
-            index.unwrap_or_default(),
-            rule.file,
-            rule.line
-        )
-    };
-    let rules: Vec<String> = record
-        .rule
-        .iter()
-        .chain(&record.isolated_by)
-        .map(rule)
-        .collect();
-    let icmp = record
-        .icmp
-        .map(|icmp| format!(" {}/{}", icmp.kind, icmp.code));
-    let verdict = match record.kind {
-        RecordType::Audit => record.kind.as_str(),
-        _ => record.verdict.word(),
-    };
-    format!(
-        "{} {verdict} {} {} {} -> {} {}{}{} {}\n",
-        record.time,
-        record.reason.name(),
-        record.direction.word(),
-        end(&record.source),
-        end(&record.destination),
-        record.protocol,
-        icmp.unwrap_or_default(),
-        (record.tcp_flags.as_ref()).map_or_else(String::new, |flags| format!(" {flags}")),
-        rules.join(", ")
-    )
-}
-
-fn end(end: &FlowEnd) -> String {
-    let name = match (&end.namespace, &end.workload, &end.node) {
-        (Some(namespace), Some(workload), _) => format!("{namespace}/{workload} "),
-        (_, _, Some(node)) => format!("node/{node} "),
-        _ => String::new(),
-    };
-    let address = match (end.address, end.port) {
-        (Some(address), Some(port)) => std::net::SocketAddr::new(address, port).to_string(),
-        (Some(address), None) => address.to_string(),
-        (None, _) => "?".to_owned(),
-    };
-    format!("{name}{address}")
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ring buffer ──> records <─ describe <─ names        (names of the last revisions)
+//!                     └────> outputs ─> flow log
 //! rules' hits ──> hits ─> metrics <─ counters
 //! ```
 //!
@@ -21,5 +22,6 @@ mod joining;
 mod kept;
 pub mod metrics;
 pub mod names;
+pub mod outputs;
 pub mod records;
 pub mod time;

@@ -51,6 +51,8 @@ pub struct Facts<'a> {
     pub is_saved: bool,
     /// Interfaces on which frames are dropped early, or are to be.
     pub uplinks: Vec<UplinkStatus>,
+    /// Flow records that are lost to outputs, by output.
+    pub lost_records: Vec<(String, u64)>,
 }
 
 /// How long it takes to bring the desired state into force.
@@ -156,6 +158,15 @@ pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
     for uplink in &facts.uplinks {
         let mode = uplink.mode.as_deref().unwrap_or("none");
         set(&uplinks, &[&uplink.interface, mode], 1);
+    }
+    let lost = total(
+        &registry,
+        "cofferdam_output_lost_records_total",
+        "Flow records that an output could not pass on, or had no room for in its queue.",
+        &["output"],
+    )?;
+    for (output, count) in &facts.lost_records {
+        add(&lost, &[output], *count);
     }
     gauge(
         &registry,
@@ -383,6 +394,7 @@ mod tests {
             guard_dropped: None,
             is_saved: true,
             uplinks: Vec::new(),
+            lost_records: vec![("flow_log".to_owned(), 3)],
         }
     }
 

@@ -9,7 +9,7 @@ use cofferdam_policies::names;
 use cofferdam_policies::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
 
 use super::Config;
-use super::setting::{Setting as _, unsupported};
+use super::setting::Setting as _;
 
 const START: Mark = Mark { line: 1, column: 1 };
 
@@ -72,11 +72,6 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
     {
         let what = "the node's name";
         reader.check_name(node.mark, Code::Name, what, name, names::subdomain);
-    }
-    if let Some(node) = at(node, &["flow_log", "path"])
-        && !config.flow_log.path.is_empty()
-    {
-        unsupported(reader, node, "`flow_log.path`", "\"\"");
     }
     // The slots lie in the table: without room for them no table fits.
     let limits = config.limits();
@@ -213,10 +208,6 @@ mod tests {
             (
                 "uplinks: [eth0, much-too-long-a-name]",
                 "c.yaml:1:17: error[CD0401]: `uplinks` cannot be `much-too-long-a-name` (names of interfaces, such as [eth0], or auto)",
-            ),
-            (
-                "flow_log: {path: \"-\"}",
-                "c.yaml:1:18: error[CD0401]: `flow_log.path` has no effect in this version (leave it out, or at \"\")",
             ),
             (
                 "accept_partial: yes",

@@ -75,16 +75,6 @@ pub(super) fn wrong(
     );
 }
 
-/// Reports a setting that would have no effect.
-pub(super) fn unsupported(reader: &mut Reader, node: &YamlNode<'_>, what: &str, default: &str) {
-    reader.error_hint(
-        node.mark,
-        Code::Setting,
-        format!("{what} has no effect in this version"),
-        format!("leave it out, or at {default}"),
-    );
-}
-
 impl Setting for bool {
     fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
         if let Some(value) = reader.boolean(node, what) {

@@ -362,6 +362,9 @@ impl Reconciler {
             guard_dropped: self.guarding.dropped(),
             is_saved: self.unsaved().next().is_none(),
             uplinks: self.early_drops.report(),
+            lost_records: (self.recorder.outputs().lost())
+                .map(|(output, count)| (output.to_owned(), count))
+                .collect(),
         };
         render(&facts, &self.timing).unwrap_or_else(|error| {
             tracing::error!("cannot write metrics: {error}");

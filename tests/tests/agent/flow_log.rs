@@ -1,0 +1,152 @@
+//! The flow log, and what `observe` has from it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use cofferdam_protocol::output::FlowRecord;
+use cofferdam_tests::cofferdam;
+use cofferdam_tests::skip::Feature;
+use cofferdam_tests::skip_unless;
+use cofferdam_tests::world::Wiring;
+use cofferdam_verdict::reason::Reason;
+
+use super::reports::assert_valid;
+use super::scene::{DB_CLOSED, PORT, Scene};
+
+const LOST: &str = "cofferdam_output_lost_records_total{output=\"flow_log\"}";
+
+/// A scene whose agent writes a flow log.
+fn logging(more: &str) -> Scene {
+    let mut scene = Scene::new(Wiring::Ptp);
+    let path = scene.agent.path("flows/records");
+    let limits = "limits: {endpoints: 32, slots: 8192, table_pages: 32}";
+    scene.agent.set(&format!(
+        "{limits}\nflow_log: {{path: {}{more}}}\n",
+        path.display()
+    ));
+    scene.in_force(DB_CLOSED)
+}
+
+/// The records in a text.
+fn records(text: &[u8]) -> Vec<FlowRecord> {
+    let lines = text.split(|byte| *byte == b'\n');
+    let lines = lines.filter(|line| !line.is_empty());
+    let records = lines.map(|line| serde_json::from_slice(line).expect("a record"));
+    records.collect()
+}
+
+#[test]
+fn what_was_denied_before_a_kill_is_told_of_after_it() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut scene = logging("");
+    let path = scene.agent.path("flows/records");
+    scene.assert_blocked("shop/web", "shop/db");
+    scene.agent.sync();
+    let observed = scene.agent.records();
+    assert!(!observed.is_empty());
+    // A packet may come at any time, of neighbour discovery, say. What a sync has waited for
+    // is in the file.
+    scene.agent.sync();
+    let written = fs::read(&path).expect("a flow log");
+    assert_eq!(records(&written)[..observed.len()], observed);
+    let mode = |path: &str| {
+        let metadata = fs::metadata(scene.agent.path(path)).expect("it is there");
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!((mode("flows/records"), mode("flows")), (0o600, 0o700));
+    assert_eq!(scene.agent.metric(LOST), 0);
+    let line = written.split(|byte| *byte == b'\n').next();
+    let record = assert_valid("flow-record.json", line.expect("a line"));
+    assert_eq!(record["node"], "n1");
+
+    scene.agent.kill();
+    scene.agent.start_enforced();
+    scene.assert_blocked("shop/web", "shop/db");
+    scene.agent.sync();
+    let both = scene.agent.records();
+    assert!(both.len() > observed.len());
+    assert_eq!(both[..observed.len()], observed);
+    scene.agent.sync();
+    let written = records(&fs::read(&path).expect("a flow log"));
+    assert_eq!(written[..both.len()], both, "each once");
+    let observe = |arguments: &[&str]| {
+        let output = scene
+            .agent
+            .cli(&[&["observe", "--format", "json"], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        records(&output.stdout)
+    };
+    // More than this agent has told of.
+    let last = both.len() - 1;
+    let newest = observe(&["--last", &last.to_string()]);
+    assert_eq!(newest.len(), last);
+    assert!(newest[0].time < both[observed.len()].time, "{newest:?}");
+    let before = observe(&["--until", &observed[0].time]);
+    assert_eq!(before, both[..1]);
+    let port = PORT.to_string();
+    let filters = ["--reason", "isolated", "--to", "shop/db", "--port", &port];
+    let filtered = observe(&filters);
+    assert!(!filtered.is_empty());
+    assert!(
+        filtered
+            .iter()
+            .all(|one| one.destination.port == Some(PORT))
+    );
+    let others = observe(&["--not", "--reason", "isolated"]);
+    assert!(others.iter().all(|one| one.reason != Reason::Isolated));
+    assert!(others.len() < both.len());
+
+    // The same without an agent.
+    assert!(scene.agent.stop().success());
+    let mut command = Command::new(cofferdam!());
+    let command = command
+        .args(["observe", "--format", "json", "--file"])
+        .arg(&path);
+    let output = command.output().expect("the command can be run");
+    assert_eq!(records(&output.stdout)[..both.len()], both, "{output:?}");
+}
+
+#[test]
+fn full_files_are_put_aside_and_read_as_one() {
+    skip_unless!(Feature::NetworkNamespaces);
+    // Room for a few records.
+    let scene = logging(", max_bytes: 4KiB, keep: 100");
+    for _ in 0..4 {
+        scene.assert_blocked("shop/web", "shop/db");
+    }
+    scene.agent.sync();
+    let path = scene.agent.path("flows/records.1");
+    assert!(fs::metadata(&path).expect("it was put aside").len() <= 4 << 10);
+    let base = scene.agent.path("flows/records");
+    let mut command = Command::new(cofferdam!());
+    let command = command
+        .args(["observe", "--format", "json", "--file"])
+        .arg(base);
+    let output = command.output().expect("the command can be run");
+    let read = records(&output.stdout);
+    let observed = scene.agent.records();
+    assert!(read.len() >= 4, "{read:?}");
+    assert_eq!(read, observed[..read.len()]);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_told_of_and_holds_nothing_up() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut scene = Scene::new(Wiring::Ptp);
+    scene.agent.set(
+        "limits: {endpoints: 32, slots: 8192, table_pages: 32}\nflow_log: {path: /dev/full}\n",
+    );
+    let scene = scene.in_force(DB_CLOSED);
+    scene.assert_blocked("shop/web", "shop/db");
+    scene.assert_reaches("shop/db", "shop/web");
+    assert!(scene.agent.sync().enforced);
+    let told = scene.agent.records().len() as u64;
+    assert!(told > 0);
+    assert_eq!(scene.agent.metric(LOST), told);
+    let log = scene.agent.log();
+    assert!(
+        log.contains("flow records are lost to the output flow_log: /dev/full is not a file"),
+        "{log}"
+    );
+}
