@@ -5,6 +5,7 @@ use std::{collections::HashSet, env, fs, path::Path};
 use cofferdam_agent::config::reference::{self, Key};
 use cofferdam_controller::schemas;
 use cofferdam_policies::diagnostic::Code;
+use cofferdam_telemetry::metrics::list;
 use cofferdam_tests::evasions::Row;
 use cofferdam_verdict::reason::Reason;
 
@@ -79,6 +80,35 @@ fn configuration() -> String {
             `documentation` with `COFFERDAM_BLESS=1`.\n"
 }
 
+/// `docs/metrics.md`, from the one list of metrics.
+fn metrics() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         The agent serves `/metrics` in the text format of Prometheus at `metrics` of its\n\
+         [configuration](configuration.md), beside `/healthz` and `/readyz`. Each page is there\n\
+         within 100 ms: an agent that is busy for longer gives what it knew last, with its age.\n\n\
+         No label has an address, a port, a pod or a label of a workload, unless `metrics_labels`\n\
+         asks for it. At most `metrics_series` series name policies or workloads; what is beyond\n\
+         that is counted together, in series whose labels of policies and workloads say\n\
+         `overflow`. A series ends with the policy or workload that it names.\n\n\
+         | metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n",
+    );
+    for metric in list::ALL {
+        let labels = metric.labels.iter();
+        let labels: Vec<String> = labels.map(|label| format!("`{label}`")).collect();
+        text += &format!(
+            "| `{}` | {} | {} | {} | {} |\n",
+            metric.name,
+            metric.kind.as_str(),
+            metric.unit.as_str(),
+            labels.join(", "),
+            metric.help()
+        );
+    }
+    text + "\nGenerated from `controller/telemetry/src/metrics/list.rs`: after a change there, run the\n\
+            test `documentation` with `COFFERDAM_BLESS=1`.\n"
+}
+
 fn meaning(key: &Key) -> String {
     let words = key.words.iter();
     let words: String = words
@@ -113,6 +143,11 @@ fn the_configuration_is_documented_as_it_is() {
 #[test]
 fn diagnostics_are_documented_as_they_are() {
     assert_written("diagnostics.md", &diagnostics());
+}
+
+#[test]
+fn metrics_are_documented_as_they_are() {
+    assert_written("metrics.md", &metrics());
 }
 
 #[test]

@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use cofferdam_dataplane::PinsLock;
 use cofferdam_protocol::socket_path;
 use cofferdam_sources::files::{Watches, follow};
+use cofferdam_telemetry::metrics::{Identity, Renderer, Timings};
 use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::records::Recorder;
 use nix::errno::Errno;
@@ -30,7 +31,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{Config, ConfigError, Given};
 use crate::netlink::{self, News};
-use crate::reconcile::{Message, Reconciler, Start, chain};
+use crate::reconcile::{Message, Reconciler, Start, chain, kernel_release};
 use crate::state::make_directory;
 
 /// How often everything is looked at although nobody said that it changed.
@@ -142,12 +143,18 @@ async fn serve(
     };
     let watches = Arc::new(Watches::new().context("cannot watch files")?);
     let (enforced, is_enforced) = watch::channel(false);
+    let (facts, synced) = watch::channel(None);
+    let timings = Timings::new().context("cannot measure durations")?;
+    // Nobody asks for facts where no metrics are served.
+    let synced = metrics.is_some().then_some(synced);
     let (messages, recorder, ended) = start_reconciling(Start {
         config: config.clone(),
         watches: watches.clone(),
         names: SharedNames::new(&config.node.name),
         enforced,
         outputs: outputs::start(&config).context("cannot start an output of flow records")?,
+        timings: timings.clone(),
+        facts,
     })
     .await?;
     let mut ended = ended;
@@ -190,8 +197,19 @@ async fn serve(
             tracing::error!("changes of interfaces are found late from now on: {error}");
         }
     });
-    if let Some(listener) = metrics {
-        tokio::spawn(http::serve(listener, messages.clone()));
+    if let (Some(listener), Some(synced)) = (metrics, synced) {
+        let identity = Identity {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: kernel_release(),
+        };
+        let budget = config.metrics_series.0 as usize;
+        let origin = http::Origin {
+            messages: messages.clone(),
+            synced,
+            renderer: Renderer::new(identity, timings.clone(), budget),
+        };
+        let listener = listener.into_std();
+        http::start(listener.context("cannot serve metrics")?, origin)?;
     }
     let listener = run_directory.listen()?;
     let known = control::Known {
@@ -199,6 +217,7 @@ async fn serve(
         is_enforced,
         recorder: recorder.clone(),
         flow_log: outputs::flow_log(&config),
+        timings,
     };
     // Before any request: an attachment may be made again under the same name.
     tell(|| Message::RemovalsNoted)();

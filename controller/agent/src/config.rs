@@ -54,6 +54,9 @@ section! {
         #[serde(serialize_with = "metrics_text")]
         #[schemars(with = "String")]
         pub metrics: Option<SocketAddr>,
+        /// Most series of metrics that name policies or workloads; those beyond it are one
+        /// series, whose labels say `overflow`.
+        pub metrics_series: Count<0, 1_000_000>,
         /// Interfaces on which XDP drops frames that no workload here takes in: names, or
         /// `auto` for every device whose driver can. Read again on reload, except where it
         /// was `[]`: only a start loads the programs for it.
@@ -213,6 +216,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/cofferdam"),
             bpffs: PathBuf::from("/sys/fs/bpf/cofferdam"),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
+            metrics_series: Count(10_000),
             uplinks: EarlyDrop::Names(Vec::new()),
             limits: Room::default(),
             accept_partial: false,
@@ -338,6 +342,7 @@ run_dir: /r
 state_dir: /s
 bpffs: /b
 metrics: 127.0.0.1:1
+metrics_series: 2
 uplinks: [eth0]
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16, rules: 9}
 accept_partial: true

@@ -31,6 +31,7 @@ use cofferdam_dataplane::{
 };
 use cofferdam_policies::compiler::{CompileError, Compiler};
 use cofferdam_telemetry::hits::Hits;
+use cofferdam_telemetry::metrics::Timings;
 use thiserror::Error;
 
 use crate::config::Config;
@@ -94,6 +95,8 @@ pub struct Force<D = Kernel> {
     hits: Hits,
     node: String,
     adopt_midstream: Duration,
+    /// Where compiling and publishing are measured.
+    timings: Option<Timings>,
     /// The thread that keeps the flow tables, where there is a kernel.
     sweeper: Option<Sweeper>,
     /// Time at which a sweep was last begun.
@@ -161,6 +164,11 @@ impl Force<Kernel> {
     #[must_use]
     pub fn found_nothing(&self) -> bool {
         self.kernel.adopted() == Adopted::Nothing
+    }
+
+    /// Measures compiling and publishing from now on.
+    pub fn set_timings(&mut self, timings: Timings) {
+        self.timings = Some(timings);
     }
 
     /// Sets the time in which connections from before are adopted on interfaces to come.

@@ -21,6 +21,8 @@ mod report;
 mod strangers;
 mod uplinks;
 
+pub(crate) use report::kernel_release;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use cofferdam_protocol::output::{BypassReport, Diagnostic, EndpointState, Remove
 use cofferdam_protocol::{EndpointSpec, Request};
 use cofferdam_sources::files::{Sources, Watches};
 use cofferdam_telemetry::hits;
-use cofferdam_telemetry::metrics::Timing;
+use cofferdam_telemetry::metrics::{Facts, Timings};
 use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::outputs::Outputs;
 use cofferdam_telemetry::records::Recorder;
@@ -80,8 +82,8 @@ pub enum Message {
     RemovalsNoted,
     /// Time to look at everything, whether anybody said so or not.
     LookAround,
-    /// Metrics as text.
-    Metrics(oneshot::Sender<String>),
+    /// What metrics are made of.
+    Metrics(oneshot::Sender<Facts>),
     /// Why the agent is not ready; nothing when it is.
     Readiness(oneshot::Sender<Vec<String>>),
     /// End.
@@ -103,6 +105,10 @@ pub struct Start {
     pub enforced: watch::Sender<bool>,
     /// Where records go beside followers.
     pub outputs: Outputs,
+    /// Durations for metrics.
+    pub timings: Timings,
+    /// What metrics are made of, as it is when a sync is answered.
+    pub facts: watch::Sender<Option<Arc<Facts>>>,
 }
 
 /// An endpoint, and how far it is in force.
@@ -182,7 +188,10 @@ pub struct Reconciler {
     next_filters: u32,
     /// Endpoints whose flow table is nearly full.
     filling: BTreeSet<EndpointId>,
-    timing: Timing,
+    /// Interfaces of endpoints whose hooks could not be put right.
+    out_of_place: BTreeSet<u32>,
+    timings: Timings,
+    facts: watch::Sender<Option<Arc<Facts>>>,
     enforced: watch::Sender<bool>,
     names: SharedNames,
     recorder: Arc<Recorder>,
@@ -224,6 +233,7 @@ impl Reconciler {
         let names = start.names;
         let mut force = Force::open(&config, remembered.revision, names.clone())
             .context("cannot set up the kernel side")?;
+        force.set_timings(start.timings.clone());
         resume_hits(&mut force, &store);
         let events = force.kernel().events()?;
         let recorder = Arc::new(Recorder::new(events, names.clone(), start.outputs));
@@ -267,7 +277,9 @@ impl Reconciler {
             looks: 0,
             next_filters: 0,
             filling: BTreeSet::new(),
-            timing: Timing::new()?,
+            out_of_place: BTreeSet::new(),
+            timings: start.timings,
+            facts: start.facts,
             enforced: start.enforced,
             names,
             recorder: recorder.clone(),
@@ -442,11 +454,15 @@ impl Reconciler {
         }
         // Whatever was reported until now is read before anybody is answered.
         self.recorder.drain();
-        if waiting
-            .iter()
-            .any(|(waiting, _)| matches!(waiting, Waiting::Sync))
-        {
+        let is_sync = |(waiting, _): &(Waiting, _)| matches!(waiting, Waiting::Sync);
+        if waiting.iter().any(is_sync) {
             self.recorder.outputs().flush(UNTIL_FLUSHED);
+            if self.facts.receiver_count() > 0 {
+                // Counters up to now are in the next page of metrics, however busy this thread
+                // is.
+                let facts = self.facts();
+                self.facts.send_replace(Some(Arc::new(facts)));
+            }
         }
         for (waiting, reply) in waiting {
             // Whoever asked may have gone.
@@ -457,7 +473,7 @@ impl Reconciler {
         }
         for question in questions {
             match question {
-                Message::Metrics(reply) => _ = reply.send(self.metrics()),
+                Message::Metrics(reply) => _ = reply.send(self.facts()),
                 Message::Readiness(reply) => _ = reply.send(self.obstacles()),
                 _ => {}
             }
@@ -587,7 +603,7 @@ impl Reconciler {
         self.verify();
         self.save_endpoints();
         self.tell_enforced();
-        self.timing.observe(began.elapsed());
+        self.timings.reconciled(began.elapsed());
         let after = self.force.revision();
         if after != before {
             tracing::info!(

@@ -19,13 +19,16 @@ pub(crate) const KEPT: usize = 4_096;
 pub(crate) type Reporter = (u32, u8);
 
 /// Records that are kept, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kept {
     /// By the order in which they came.
     records: BTreeMap<u64, (SystemTime, Arc<FlowRecord>)>,
     next: u64,
     /// By their types, in the order of [`RecordType::ALL`].
     of_type: [Shares; RecordType::ALL.len()],
+    /// The newest time of which a record may be missing: that of the last one which made
+    /// room, at first the agent's start.
+    pub(crate) missing_until: SystemTime,
 }
 
 /// Records of one type.
@@ -62,12 +65,23 @@ impl Shares {
 }
 
 impl Kept {
+    /// Nothing is kept yet of what comes after this time.
+    pub(crate) fn new(missing_until: SystemTime) -> Self {
+        Self {
+            records: BTreeMap::new(),
+            next: 0,
+            of_type: Default::default(),
+            missing_until,
+        }
+    }
+
     /// Adds a record, and forgets another one when there are enough.
     pub(crate) fn push(&mut self, time: SystemTime, reporter: Reporter, record: Arc<FlowRecord>) {
         if self.records.len() == KEPT {
             let most = self.of_type.iter_mut().max_by_key(|shares| shares.count);
-            if let Some(oldest) = most.and_then(Shares::pop) {
-                self.records.remove(&oldest);
+            let oldest = most.and_then(Shares::pop);
+            if let Some((time, _)) = oldest.and_then(|place| self.records.remove(&place)) {
+                self.missing_until = self.missing_until.max(time);
             }
         }
         self.of_type[record.kind as usize].push(reporter, self.next);
@@ -84,21 +98,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::describe::describe;
-    use crate::names::SharedNames;
-    use cofferdam_verdict::event::EventRecord;
-    use cofferdam_verdict::reason::Reason;
-    use cofferdam_verdict::verdict::Verdict;
-    use zerocopy::FromZeros as _;
-
-    fn record(kind: RecordType) -> Arc<FlowRecord> {
-        let mut event = EventRecord::new_zeroed();
-        event.verdict = Verdict::deny(Reason::Rule).to_word();
-        let names = SharedNames::new("n1");
-        let mut record = describe(&event, &names, SystemTime::UNIX_EPOCH).unwrap();
-        record.kind = kind;
-        Arc::new(record)
-    }
+    use crate::records::tests::record;
 
     fn count(kept: &Kept, kind: RecordType) -> usize {
         kept.iter().filter(|(_, one)| one.kind == kind).count()
@@ -110,7 +110,7 @@ mod tests {
         for flood in RecordType::ALL {
             for few in RecordType::ALL.iter().filter(|few| *few != flood) {
                 let [flood, few] = [*flood, *few];
-                let mut kept = Kept::default();
+                let mut kept = Kept::new(SystemTime::UNIX_EPOCH);
                 for _ in 0..3 {
                     kept.push(now, (1, 0), record(few));
                     let record = record(flood);
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_reporter_leaves_the_records_of_others() {
-        let mut kept = Kept::default();
+        let mut kept = Kept::new(SystemTime::UNIX_EPOCH);
         let record = record(RecordType::Denied);
         let time = |number: u64| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number);
         for number in 0..200 {

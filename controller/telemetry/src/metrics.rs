@@ -1,32 +1,54 @@
-//! What `/metrics` says.
+//! Renders `/metrics`.
 //!
-//! The kernel counts; each scrape makes a registry of what it has counted so far.
-//! Names of hooks and reasons are the verdict crate's.
+//! The kernel counts; each page is made of what it has counted so far, and of [`Facts`] that
+//! the agent has gathered. The metrics are those of [`list`]; names of hooks and reasons are
+//! the verdict crate's.
+//!
+//! Invariant: no address, port, pod or label of a workload is in a label, unless the
+//! configuration asks for it; and there are no more series of policies and workloads than the
+//! budget allows.
 
-use std::time::Duration;
+mod ledger;
+pub mod list;
+mod page;
+mod process;
+mod timings;
+
+use std::time::{Duration, Instant};
 
 use cofferdam_answers::reach::{action_word, direction_word};
 use cofferdam_protocol::output::{Capacity, EndpointState, RecordType, UplinkStatus};
 use cofferdam_verdict::counter::{self, Counter, Hook};
 use cofferdam_verdict::reason::Reason;
-use cofferdam_verdict::verdict::Action;
-use prometheus::core::Collector;
-use prometheus::{
-    Error, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-};
+use cofferdam_verdict::verdict::{Action, Direction};
+use prometheus::Error;
 
 use crate::hits::CountsByRule;
+use ledger::Ledger;
+use list::Metric;
+use page::Page;
+pub use timings::{CniCommand, Timings};
 
-/// What is known at the moment of a scrape.
-#[derive(Debug)]
-pub struct Facts<'a> {
+/// Value of all labels of what has found no room in the budget of series.
+const OVERFLOW: &str = "overflow";
+
+/// What the agent knows at the moment of a scrape.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// When this was gathered.
+    pub gathered: Instant,
     /// The kernel's counters, by index; none when they could not be read.
-    pub counters: &'a [Counter],
+    pub counters: Vec<Counter>,
     /// How often rules have decided.
     pub hits: CountsByRule,
     /// Revision in force.
     pub revision: u64,
+    /// Time since the table in force was published; `None` if this agent did not.
+    pub table_age: Option<Duration>,
+    /// Bytes of the table in force.
+    pub table_bytes: u64,
+    /// Time since what is in force was read back; `None` if it was not.
+    pub verified_age: Option<Duration>,
     /// Whether the newest desired state is in force.
     pub is_enforced: bool,
     /// Whether `/readyz` says yes.
@@ -39,8 +61,12 @@ pub struct Facts<'a> {
     pub endpoints: Vec<(EndpointState, u64)>,
     /// How full everything is.
     pub capacity: Vec<Capacity>,
+    /// How full the flow tables are.
+    pub flows: FlowFill,
     /// Bytes of the kernel's maps, as the kernel accounts for them.
     pub memory_bytes: u64,
+    /// Interfaces of endpoints whose hooks could not be put right.
+    pub hooks_out_of_place: u64,
     /// How often something was found changed by others.
     pub tamper_events: u64,
     /// Endpoints that policy denies nothing just now.
@@ -55,328 +81,273 @@ pub struct Facts<'a> {
     pub lost_records: Vec<(String, u64)>,
 }
 
-/// How long it takes to bring the desired state into force.
-#[derive(Debug, Clone)]
-pub struct Timing(Histogram);
-
-impl Timing {
-    /// Nothing has been measured yet.
-    ///
-    /// # Errors
-    /// Never: the name is valid.
-    pub fn new() -> Result<Self, Error> {
-        let options = HistogramOpts::new(
-            "cofferdam_reconcile_duration_seconds",
-            "Time from a change of the desired state until it was in force and read back.",
-        )
-        .buckets(vec![
-            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-        ]);
-        Ok(Self(Histogram::with_opts(options)?))
-    }
-
-    /// Adds one duration.
-    pub fn observe(&self, duration: Duration) {
-        self.0.observe(duration.as_secs_f64());
-    }
+/// Fill of the flow tables of all endpoints, as the last sweep left them.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct FlowFill {
+    /// Flows.
+    pub used: u64,
+    /// Flows that they can grow to.
+    pub max: u64,
+    /// Fill of the fullest one, from 0 to 1.
+    pub fullest: f64,
 }
 
-/// Metrics in the text format of Prometheus.
-///
-/// # Errors
-/// When names clash, which a test would have found.
-pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
-    let registry = Registry::new();
-    packets(&registry, facts.counters)?;
-    hits(&registry, &facts.hits)?;
-    gauge(
-        &registry,
-        "cofferdam_revision",
-        "Number of the decision table in force; 0 when there is none.",
-        facts.revision,
-    )?;
-    gauge(
-        &registry,
-        "cofferdam_enforced",
-        "Whether the newest desired state is in force and was read back.",
-        facts.is_enforced.into(),
-    )?;
-    gauge(
-        &registry,
-        "cofferdam_ready",
-        "Whether /readyz says yes.",
-        facts.is_ready.into(),
-    )?;
-    let documents = gauges(
-        &registry,
-        "cofferdam_documents",
-        "Documents, by whether they count as they are now.",
-        &["state"],
-    )?;
-    set(&documents, &["accepted"], facts.accepted);
-    set(&documents, &["rejected"], facts.rejected);
-    let endpoints = gauges(
-        &registry,
-        "cofferdam_endpoints",
-        "Endpoints of this node, by how far they are in force.",
-        &["state"],
-    )?;
-    for (state, count) in &facts.endpoints {
-        set(&endpoints, &[state.as_str()], *count);
-    }
-    let used = gauges(
-        &registry,
-        "cofferdam_capacity_used",
-        "Entries in use.",
-        &["table"],
-    )?;
-    let max = gauges(
-        &registry,
-        "cofferdam_capacity_max",
-        "Entries there is room for, where their number is what counts.",
-        &["table"],
-    )?;
-    for capacity in &facts.capacity {
-        set(&used, &[&capacity.table], capacity.used);
-        if capacity.max != 0 {
-            set(&max, &[&capacity.table], capacity.max);
+/// What stays the same from page to page.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Version of the agent.
+    pub version: String,
+    /// Release of the kernel.
+    pub kernel: String,
+}
+
+/// Makes pages of metrics.
+#[derive(Debug)]
+pub struct Renderer {
+    identity: Identity,
+    timings: Timings,
+    ledger: Ledger,
+}
+
+impl Renderer {
+    /// Makes pages with at most so many series of policies and workloads.
+    #[must_use]
+    pub fn new(identity: Identity, timings: Timings, budget: usize) -> Self {
+        Self {
+            identity,
+            timings,
+            ledger: Ledger::new(budget),
         }
     }
-    gauge(
-        &registry,
-        "cofferdam_map_memory_bytes",
-        "Bytes of the kernel's maps, as the kernel accounts for them.",
-        facts.memory_bytes,
-    )?;
-    let uplinks = gauges(
-        &registry,
-        "cofferdam_uplink_mode",
-        "1 for the mode in which frames are dropped early on an interface (XDP): native, \
-         generic, or none where they are to be and are not.",
-        &["interface", "mode"],
-    )?;
-    for uplink in &facts.uplinks {
-        let mode = uplink.mode.as_deref().unwrap_or("none");
-        set(&uplinks, &[&uplink.interface, mode], 1);
+
+    /// Returns a page in the text format of Prometheus. `evicted` connections were closed to
+    /// make room for others.
+    ///
+    /// # Errors
+    /// When a sample has no name, which a test would have found.
+    pub fn render(&mut self, facts: &Facts, evicted: u64) -> Result<String, Error> {
+        let mut page = Page::default();
+        let put = &mut page;
+        packets(put, &facts.counters);
+        drops(put, &facts.counters);
+        self.hits(put, &facts.hits);
+        state(put, facts);
+        tables(put, facts);
+        self.ledger.end_page();
+        let folded = self.ledger.folded() as f64;
+        single(put, &list::SERIES_FOLDED, folded);
+        for metric in [
+            &list::DROPPED_PACKETS,
+            &list::RULE_HITS,
+            &list::RULE_AUDIT_HITS,
+        ] {
+            for (kept, value) in self.ledger.overflow(metric) {
+                let rest = metric.labels.iter().skip(kept.len()).map(|_| OVERFLOW);
+                put.put(
+                    metric,
+                    kept.iter().map(String::as_str).chain(rest),
+                    value as f64,
+                );
+            }
+        }
+        single(put, &list::HTTP_EVICTED, evicted as f64);
+        let identity = &self.identity;
+        let build = [identity.version.as_str(), identity.kernel.as_str()];
+        put.put(&list::BUILD_INFO, build, 1.0);
+        process::put(put);
+        page.text(&self.timings.collect())
     }
-    let lost = total(
-        &registry,
-        "cofferdam_output_lost_records_total",
-        "Flow records that an output could not pass on, or had no room for in its queue.",
-        &["output"],
-    )?;
-    for (output, count) in &facts.lost_records {
-        add(&lost, &[output], *count);
+
+    /// Adds a counter, in its own series or in the overflow.
+    fn add(&mut self, page: &mut Page, metric: &Metric, values: &[&str], value: u64) {
+        if self.ledger.note(metric, values, value) {
+            page.put(metric, values.iter().copied(), value as f64);
+        }
     }
-    gauge(
-        &registry,
-        "cofferdam_state_saved",
-        "Whether the agent could write down what it must know after a restart.",
-        facts.is_saved.into(),
-    )?;
-    gauge(
-        &registry,
-        "cofferdam_endpoints_bypassed",
-        "Endpoints that policy denies nothing just now, because somebody has bypassed it.",
-        facts.bypassed,
-    )?;
-    if let Some(packets) = facts.guard_dropped {
-        let dropped = IntCounter::new(
-            "cofferdam_guard_dropped_packets_total",
-            "Packets of veths on which no programs judge that the guard's rules have dropped \
-             since they were put there.",
-        )?;
-        dropped.inc_by(packets);
-        register(&registry, dropped)?;
+
+    fn hits(&mut self, page: &mut Page, counts: &CountsByRule) {
+        for (key, counts) in counts {
+            let rule = &key.rule;
+            let index = rule
+                .index
+                .map_or_else(String::new, |index| index.to_string());
+            let labels = [
+                direction_word(rule.direction),
+                action_word(key.action),
+                rule.kind.as_str(),
+                rule.namespace().unwrap_or_default(),
+                &rule.policy.name,
+                &index,
+            ];
+            // Of thousands of rules most decide nothing: series begin with the first hit.
+            if counts.hits != 0 {
+                self.add(page, &list::RULE_HITS, &labels, counts.hits);
+            }
+            if counts.audited != 0 {
+                self.add(page, &list::RULE_AUDIT_HITS, &labels, counts.audited);
+            }
+        }
     }
-    let tampering = IntCounter::new(
-        "cofferdam_tamper_events_total",
-        "How often something in the kernel was found changed by others, and repaired.",
-    )?;
-    tampering.inc_by(facts.tamper_events);
-    register(&registry, tampering)?;
-    register(&registry, timing.0.clone())?;
-    TextEncoder::new().encode_to_string(&registry.gather())
 }
 
-fn packets(registry: &Registry, counters: &[Counter]) -> Result<(), Error> {
-    let counted = |index: u32| counters.get(index as usize).copied().unwrap_or_default();
-    let seen = total(
-        registry,
-        "cofferdam_seen_packets_total",
-        "Packets that a hook has judged; a GSO packet is one.",
-        &["hook"],
-    )?;
-    let allowed = total(
-        registry,
-        "cofferdam_allowed_packets_total",
-        "Packets that a hook let pass, by reason.",
-        &["hook", "reason"],
-    )?;
-    let dropped = total(
-        registry,
-        "cofferdam_dropped_packets_total",
-        "Packets that a hook dropped, by reason.",
-        &["hook", "reason"],
-    )?;
-    let dropped_bytes = total(
-        registry,
-        "cofferdam_dropped_bytes_total",
-        "Bytes of dropped packets from the Ethernet header on, by reason.",
-        &["hook", "reason"],
-    )?;
-    let audited = total(
-        registry,
-        "cofferdam_audited_packets_total",
-        "Packets that a hook let pass and that policies in audit mode would have had \
-         dropped, by reason: of a flow the first, and one more whenever the flow is \
-         decided again.",
-        &["hook", "reason"],
-    )?;
-    let unreported = total(
-        registry,
-        "cofferdam_unreported_packets_total",
-        "Packets that would have had a flow record of this type, and have none.",
-        &["type"],
-    )?;
+/// Direction of the workload whose packets a hook sees: that of verdicts for which no policy
+/// was asked.
+const fn own_direction(hook: Hook) -> Direction {
+    match hook {
+        Hook::FromWorkload | Hook::UplinkEgress => Direction::Egress,
+        Hook::ToWorkload | Hook::UplinkIngress => Direction::Ingress,
+    }
+}
+
+fn counted(counters: &[Counter], index: u32) -> Counter {
+    counters.get(index as usize).copied().unwrap_or_default()
+}
+
+/// Dropped packets by reason.
+fn drops(page: &mut Page, counters: &[Counter]) {
     for hook in Hook::ALL {
-        add(
-            &unreported,
-            &[RecordType::Denied.as_str()],
-            counted(counter::unreported(hook)).packets,
-        );
-        add(
-            &unreported,
-            &[RecordType::Audit.as_str()],
-            counted(counter::unreported_audit(hook)).packets,
-        );
-        let name = hook.name();
-        add(&seen, &[name], counted(counter::seen(hook)).packets);
-        for reason in Reason::ALL {
-            let labels = [name, reason.name()];
-            let judged = |action| counted(counter::judged(hook, action, *reason));
-            let (allow, deny) = (judged(Action::Allow), judged(Action::Deny));
-            // A reason only ever allows or only ever denies, but for `rule`: series
-            // that cannot move are left out until they do.
-            if allow.packets != 0 {
-                add(&allowed, &labels, allow.packets);
+        for &reason in Reason::ALL {
+            let dropped = counted(counters, counter::judged(hook, Action::Deny, reason));
+            // Sums by hook are there from the start; other series that cannot move are left
+            // out until they do.
+            if dropped.packets == 0 && reason != Reason::Isolated {
+                continue;
             }
-            if deny.packets != 0 {
-                add(&dropped, &labels, deny.packets);
-                add(&dropped_bytes, &labels, deny.bytes);
+            let direction = match reason {
+                // Either end's policy may have denied.
+                Reason::Rule | Reason::Isolated => "",
+                _ => direction_word(own_direction(hook)),
+            };
+            let labels = [hook.name(), direction, reason.name(), "", "", ""];
+            page.put(&list::DROPPED_PACKETS, labels, dropped.packets as f64);
+        }
+    }
+}
+
+/// Packets and bytes by hook and reason.
+fn packets(page: &mut Page, counters: &[Counter]) {
+    let counted = |index| counted(counters, index);
+    let [mut unreported, mut unreported_audit] = [0, 0];
+    let [mut refused, mut passed] = [0, 0];
+    for hook in Hook::ALL {
+        let name = hook.name();
+        unreported += counted(counter::unreported(hook)).packets;
+        unreported_audit += counted(counter::unreported_audit(hook)).packets;
+        let seen = counted(counter::seen(hook));
+        page.put(&list::SEEN_PACKETS, [name], seen.packets as f64);
+        page.put(&list::SEEN_BYTES, [name], seen.bytes as f64);
+        for &reason in Reason::ALL {
+            let labels = [name, reason.name()];
+            let judged = |action| counted(counter::judged(hook, action, reason));
+            let (allow, deny) = (judged(Action::Allow), judged(Action::Deny));
+            // A reason only ever allows or only ever denies, but for `rule`: series that cannot
+            // move are left out until they do. Sums by hook are there from the start.
+            if allow.packets != 0 || reason == Reason::Rule {
+                page.put(&list::ALLOWED_PACKETS, labels, allow.packets as f64);
+                page.put(&list::ALLOWED_BYTES, labels, allow.bytes as f64);
+            }
+            if deny.packets != 0 || reason == Reason::Isolated {
+                page.put(&list::DROPPED_BYTES, labels, deny.bytes as f64);
+            }
+            if reason == Reason::FlowTableFull {
+                passed += allow.packets;
+                refused += deny.packets;
             }
         }
         for reason in counter::AUDIT_REASONS {
             let packets = counted(counter::audited(hook, reason)).packets;
-            if packets != 0 {
-                add(&audited, &[name, reason.name()], packets);
+            if packets != 0 || reason == Reason::Isolated {
+                let labels = [name, reason.name()];
+                page.put(&list::AUDITED_PACKETS, labels, packets as f64);
             }
         }
-        // Sums by hook are there from the start.
-        add(&allowed, &[name, Reason::Rule.name()], 0);
-        add(&dropped, &[name, Reason::Isolated.name()], 0);
-        add(&dropped_bytes, &[name, Reason::Isolated.name()], 0);
-        add(&audited, &[name, Reason::Isolated.name()], 0);
     }
-    Ok(())
+    for (kind, packets) in [
+        (RecordType::Denied, unreported),
+        (RecordType::Audit, unreported_audit),
+    ] {
+        page.put(&list::UNREPORTED_PACKETS, [kind.as_str()], packets as f64);
+    }
+    for (action, packets) in [(Action::Allow, passed), (Action::Deny, refused)] {
+        page.put(&list::FLOWS_REFUSED, [action_word(action)], packets as f64);
+    }
 }
 
-fn hits(registry: &Registry, counts: &CountsByRule) -> Result<(), Error> {
-    const LABELS: [&str; 6] = [
-        "kind",
-        "namespace",
-        "policy",
-        "direction",
-        "index",
-        "action",
-    ];
-    let hits = total(
-        registry,
-        "cofferdam_rule_hits_total",
-        "New flows that a rule allowed, and packets that it denied. A default denial counts \
-         for every policy that isolates, with an empty index.",
-        &LABELS,
-    )?;
-    let audited = total(
-        registry,
-        "cofferdam_rule_audit_hits_total",
-        "Packets that passed and that a rule would have denied with policies in audit mode in \
-         force; counted like cofferdam_audited_packets_total.",
-        &LABELS,
-    )?;
-    for (key, counts) in counts {
-        let rule = &key.rule;
-        let labels = [
-            rule.kind.as_str(),
-            rule.namespace().unwrap_or_default(),
-            &rule.policy.name,
-            direction_word(rule.direction),
-            &rule
-                .index
-                .map_or_else(String::new, |index| index.to_string()),
-            action_word(key.action),
-        ];
-        // Of thousands of rules most decide nothing: series begin with the first hit.
-        if counts.hits != 0 {
-            add(&hits, &labels, counts.hits);
-        }
-        if counts.audited != 0 {
-            add(&audited, &labels, counts.audited);
+/// How far what is desired is in force.
+fn state(page: &mut Page, facts: &Facts) {
+    let age = facts.gathered.elapsed();
+    let truth = |is_so: bool| f64::from(u8::from(is_so));
+    single(page, &list::PAGE_AGE, age.as_secs_f64());
+    single(page, &list::REVISION, facts.revision as f64);
+    for (metric, before) in [
+        (&list::TABLE_AGE, facts.table_age),
+        (&list::VERIFIED_AGE, facts.verified_age),
+    ] {
+        if let Some(before) = before {
+            single(page, metric, (before + age).as_secs_f64());
         }
     }
-    Ok(())
+    single(page, &list::ENFORCED, truth(facts.is_enforced));
+    single(page, &list::READY, truth(facts.is_ready));
+    single(page, &list::STATE_SAVED, truth(facts.is_saved));
+    page.put(&list::DOCUMENTS, ["accepted"], facts.accepted as f64);
+    page.put(&list::DOCUMENTS, ["rejected"], facts.rejected as f64);
+    for (state, count) in &facts.endpoints {
+        page.put(&list::ENDPOINTS, [state.as_str()], *count as f64);
+    }
+    single(page, &list::ENDPOINTS_BYPASSED, facts.bypassed as f64);
+    let out_of_place = facts.hooks_out_of_place as f64;
+    single(page, &list::HOOKS_OUT_OF_PLACE, out_of_place);
+    single(page, &list::TAMPER_EVENTS, facts.tamper_events as f64);
+    for uplink in &facts.uplinks {
+        let mode = uplink.mode.as_deref().unwrap_or("none");
+        page.put(&list::UPLINK_MODE, [uplink.interface.as_str(), mode], 1.0);
+    }
+    if let Some(packets) = facts.guard_dropped {
+        single(page, &list::GUARD_DROPPED_PACKETS, packets as f64);
+    }
+    for (output, count) in &facts.lost_records {
+        page.put(&list::OUTPUT_LOST_RECORDS, [output.as_str()], *count as f64);
+    }
 }
 
-fn register(registry: &Registry, collector: impl Collector + 'static) -> Result<(), Error> {
-    registry.register(Box::new(collector))
+/// How full the kernel's tables are.
+fn tables(page: &mut Page, facts: &Facts) {
+    for capacity in &facts.capacity {
+        let table = [capacity.table.as_str()];
+        page.put(&list::CAPACITY_USED, table, capacity.used as f64);
+        if capacity.max != 0 {
+            page.put(&list::CAPACITY_MAX, table, capacity.max as f64);
+        }
+    }
+    single(page, &list::TABLE_BYTES, facts.table_bytes as f64);
+    single(page, &list::MAP_MEMORY, facts.memory_bytes as f64);
+    single(page, &list::FLOWS, facts.flows.used as f64);
+    single(page, &list::FLOWS_MAX, facts.flows.max as f64);
+    single(page, &list::FLOWS_FULLEST, facts.flows.fullest);
 }
 
-fn total(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, Error> {
-    let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
-    register(registry, counter.clone())?;
-    Ok(counter)
-}
-
-fn gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntGaugeVec, Error> {
-    let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
-    register(registry, gauge.clone())?;
-    Ok(gauge)
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str, value: u64) -> Result<(), Error> {
-    let gauge = IntGauge::new(name, help)?;
-    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-    register(registry, gauge)
-}
-
-fn add(counter: &IntCounterVec, labels: &[&str], value: u64) {
-    counter.with_label_values(labels).inc_by(value);
-}
-
-fn set(gauge: &IntGaugeVec, labels: &[&str], value: u64) {
-    let value = i64::try_from(value).unwrap_or(i64::MAX);
-    gauge.with_label_values(labels).set(value);
+/// Puts a metric without labels.
+fn single(page: &mut Page, metric: &Metric, value: f64) {
+    page.put(metric, [], value);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hits::{Counts, HitKey};
+    use cofferdam_policies::compiler::{PolicyKind, RuleKey};
+    use cofferdam_policies::inventory::ObjectName;
 
-    fn facts(counters: &[Counter]) -> Facts<'_> {
+    fn facts(counters: Vec<Counter>) -> Facts {
         Facts {
+            gathered: Instant::now(),
             counters,
             hits: CountsByRule::new(),
             revision: 7,
+            table_age: None,
+            table_bytes: 60,
+            verified_age: Some(Duration::from_secs(100)),
             is_enforced: true,
             is_ready: false,
             accepted: 3,
@@ -388,13 +359,34 @@ mod tests {
                 max: 0,
                 bytes: 60,
             }],
+            flows: FlowFill {
+                used: 3,
+                max: 12,
+                fullest: 0.25,
+            },
             memory_bytes: 4096,
+            hooks_out_of_place: 0,
             tamper_events: 0,
             bypassed: 0,
             guard_dropped: None,
             is_saved: true,
             uplinks: Vec::new(),
             lost_records: vec![("flow_log".to_owned(), 3)],
+        }
+    }
+
+    fn renderer(budget: usize) -> Renderer {
+        let identity = Identity {
+            version: "1".to_owned(),
+            kernel: "6".to_owned(),
+        };
+        Renderer::new(identity, Timings::new().unwrap(), budget)
+    }
+
+    #[track_caller]
+    fn assert_lines(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.lines().any(|one| one == *line), "{line}\n{text}");
         }
     }
 
@@ -410,30 +402,99 @@ mod tests {
             packets: 2,
             bytes: 120,
         };
+        let refused = counter::judged(hook, Action::Deny, Reason::FlowTableFull);
+        counters[refused as usize].packets = 9;
         counters[counter::audited(hook, Reason::Isolated) as usize].packets = 4;
         counters[counter::unreported_audit(hook) as usize].packets = 6;
         counters[counter::unreported(Hook::FromWorkload) as usize].packets = 8;
-        let text = render(&facts(&counters), &Timing::new().unwrap()).unwrap();
-        for line in [
-            "cofferdam_seen_packets_total{hook=\"to_workload\"} 5",
-            "cofferdam_seen_packets_total{hook=\"uplink_ingress\"} 0",
-            "cofferdam_allowed_packets_total{hook=\"to_workload\",reason=\"rule\"} 3",
-            "cofferdam_dropped_packets_total{hook=\"to_workload\",reason=\"spoofed_source\"} 2",
-            "cofferdam_dropped_bytes_total{hook=\"to_workload\",reason=\"spoofed_source\"} 120",
-            "cofferdam_audited_packets_total{hook=\"to_workload\",reason=\"isolated\"} 4",
-            "cofferdam_audited_packets_total{hook=\"from_workload\",reason=\"isolated\"} 0",
-            "cofferdam_unreported_packets_total{type=\"audit\"} 6",
-            "cofferdam_unreported_packets_total{type=\"denied\"} 8",
-            "cofferdam_revision 7",
-            "cofferdam_enforced 1",
-            "cofferdam_ready 0",
-            "cofferdam_state_saved 1",
-            "cofferdam_documents{state=\"rejected\"} 1",
-            "cofferdam_endpoints{state=\"enforced\"} 2",
-            "cofferdam_capacity_used{table=\"rows\"} 5",
-            "cofferdam_reconcile_duration_seconds_count 0",
-        ] {
-            assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+        let text = renderer(100).render(&facts(counters), 3).unwrap();
+        let dropped = "cofferdam_dropped_packets_total{hook=\"to_workload\",direction=\"ingress\",\
+                       reason=\"spoofed_source\",policy_kind=\"\",policy_namespace=\"\",\
+                       policy=\"\"} 2";
+        assert_lines(
+            &text,
+            &[
+                "cofferdam_seen_packets_total{hook=\"to_workload\"} 5",
+                "cofferdam_seen_packets_total{hook=\"uplink_ingress\"} 0",
+                "cofferdam_allowed_packets_total{hook=\"to_workload\",reason=\"rule\"} 3",
+                dropped,
+                "cofferdam_dropped_bytes_total{hook=\"to_workload\",reason=\"spoofed_source\"} 120",
+                "cofferdam_audited_packets_total{hook=\"to_workload\",reason=\"isolated\"} 4",
+                "cofferdam_audited_packets_total{hook=\"from_workload\",reason=\"isolated\"} 0",
+                "cofferdam_unreported_packets_total{type=\"audit\"} 6",
+                "cofferdam_unreported_packets_total{type=\"denied\"} 8",
+                "cofferdam_flows_refused_packets_total{action=\"deny\"} 9",
+                "cofferdam_flows_refused_packets_total{action=\"allow\"} 0",
+                "cofferdam_flows_fullest_ratio 0.25",
+                "cofferdam_revision 7",
+                "cofferdam_enforced 1",
+                "cofferdam_ready 0",
+                "cofferdam_state_saved 1",
+                "cofferdam_documents{state=\"rejected\"} 1",
+                "cofferdam_endpoints{state=\"enforced\"} 2",
+                "cofferdam_capacity_used{table=\"rows\"} 5",
+                "cofferdam_reconcile_duration_seconds_count 0",
+                "cofferdam_http_evicted_connections_total 3",
+                "cofferdam_build_info{version=\"1\",kernel=\"6\"} 1",
+            ],
+        );
+        let age = text.lines().find_map(|line| {
+            let value = line.strip_prefix("cofferdam_verified_age_seconds ")?;
+            value.parse::<f64>().ok()
+        });
+        assert!((100.0..110.0).contains(&age.unwrap()), "{age:?}");
+    }
+
+    #[test]
+    fn each_sample_is_of_the_list_and_has_its_type_and_labels() {
+        let text = renderer(100).render(&facts(Vec::new()), 0).unwrap();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                let metric = list::ALL.iter().find(|metric| metric.name == name);
+                assert_eq!(metric.unwrap().kind.as_str(), kind, "{name}");
+            }
         }
+        for metric in list::ALL {
+            assert!(metric.help().ends_with('.'), "{}", metric.name);
+            let is_total = metric.name.ends_with("_total");
+            let is_counter = metric.kind == list::Kind::Counter;
+            assert_eq!(is_total, is_counter, "{}", metric.name);
+            let same = list::ALL.iter().filter(|one| one.name == metric.name);
+            assert_eq!(same.count(), 1, "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_in_the_budget_is_in_the_overflow() {
+        let mut facts = facts(Vec::new());
+        let key = |name: &str| HitKey {
+            rule: RuleKey {
+                kind: PolicyKind::NetworkPolicy,
+                policy: ObjectName::new("x", name),
+                direction: Direction::Ingress,
+                index: Some(0),
+            },
+            action: Action::Allow,
+        };
+        for (name, hits) in [("a", 2), ("b", 3), ("c", 4)] {
+            let counts = Counts { hits, audited: 0 };
+            facts.hits.insert(key(name), counts);
+        }
+        let text = renderer(1).render(&facts, 0).unwrap();
+        let series = |policy: &str, namespace: &str, kind: &str, rule: &str| {
+            format!(
+                "cofferdam_rule_hits_total{{direction=\"ingress\",action=\"allow\",\
+                 policy_kind=\"{kind}\",policy_namespace=\"{namespace}\",policy=\"{policy}\",\
+                 rule=\"{rule}\"}}"
+            )
+        };
+        let own = series("a", "x", "NetworkPolicy", "0") + " 2";
+        let rest = series(OVERFLOW, OVERFLOW, OVERFLOW, OVERFLOW) + " 7";
+        assert_lines(&text, &[&own, &rest, "cofferdam_series_folded 2"]);
+        // What has gone has no series.
+        facts.hits.remove(&key("a"));
+        let text = renderer(1).render(&facts, 0).unwrap();
+        assert!(!text.contains("policy=\"a\""), "{text}");
     }
 }

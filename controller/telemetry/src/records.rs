@@ -48,13 +48,6 @@ pub struct Recorder {
     feed: broadcast::Sender<Arc<FlowRecord>>,
 }
 
-<<<<<<< HEAD
-/// The ring buffer, and the records of what was read that wait for equal ones.
-#[derive(Debug)]
-struct Reader {
-    events: Events,
-    joining: Joining,
-=======
 /// Records for a follower.
 #[derive(Debug)]
 pub struct Followed {
@@ -67,46 +60,11 @@ pub struct Followed {
     pub coming: broadcast::Receiver<Arc<FlowRecord>>,
 }
 
-/// The newest records, oldest first.
+/// The ring buffer, and the records of what was read that wait for equal ones.
 #[derive(Debug)]
-struct Kept {
-    records: VecDeque<(SystemTime, Arc<FlowRecord>)>,
-    /// How many of them there are of each type, in the order of [`RecordType::ALL`].
-    of_type: [usize; RecordType::ALL.len()],
-    /// The newest time of which a record may be missing: that of the last one which made
-    /// room, at first the agent's start.
-    missing_until: SystemTime,
-}
-
-impl Kept {
-    /// Nothing is kept yet of what comes after this time.
-    fn new(missing_until: SystemTime) -> Self {
-        Self {
-            records: VecDeque::new(),
-            of_type: Default::default(),
-            missing_until,
-        }
-    }
-
-    /// Adds a record. When there are enough, the oldest goes of the type that most are
-    /// of: a policy on trial may be told of at each connection, and must not have what
-    /// was denied forgotten.
-    fn push(&mut self, time: SystemTime, record: Arc<FlowRecord>) {
-        if self.records.len() == KEPT {
-            let most = RecordType::ALL.iter().zip(self.of_type);
-            let most = most.max_by_key(|(_, count)| *count);
-            let most = most.map(|(kind, _)| *kind);
-            let mut records = self.records.iter();
-            let oldest = records.position(|(_, record)| Some(record.kind) == most);
-            if let Some((time, gone)) = oldest.and_then(|place| self.records.remove(place)) {
-                self.of_type[gone.kind as usize] -= 1;
-                self.missing_until = self.missing_until.max(time);
-            }
-        }
-        self.of_type[record.kind as usize] += 1;
-        self.records.push_back((time, record));
-    }
->>>>>>> 0fb5e32
+struct Reader {
+    events: Events,
+    joining: Joining,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -184,17 +142,10 @@ impl Recorder {
     pub fn follow(&self, asked: &Observation) -> Followed {
         self.drain();
         let kept = locked(&self.kept);
-<<<<<<< HEAD
-        let recent = (kept.iter())
-            .filter(|(time, record)| {
-                since.is_none_or(|since| *time >= since) && asked.is_for(record)
-            })
-=======
         let missing_until = kept.missing_until;
         let is_in_log = |time: SystemTime| asked.with_log && time <= missing_until;
-        let recent = (kept.records.iter())
+        let recent = (kept.iter())
             .filter(|(time, record)| !is_in_log(*time) && asked.is_for(record))
->>>>>>> 0fb5e32
             .map(|(_, record)| record.clone());
         let mut recent: Vec<_> = recent.collect();
         if let Some(last) = asked.last {
@@ -241,12 +192,12 @@ impl Recorder {
     }
 }
 
-<<<<<<< HEAD
 /// Returns a time to wait, in whole milliseconds, that is not shorter.
 fn timeout(time: Duration) -> PollTimeout {
     let milliseconds = time.as_micros().div_ceil(1000);
     u16::try_from(milliseconds).map_or(PollTimeout::MAX, PollTimeout::from)
-=======
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -266,40 +217,4 @@ pub(crate) mod tests {
             ..described.unwrap()
         })
     }
-
-    #[test]
-    fn a_flood_of_one_type_of_records_leaves_room_for_the_others() {
-        let now = SystemTime::now();
-        let of_type: Vec<_> = RecordType::ALL.iter().map(|kind| record(*kind)).collect();
-        for flood in &of_type {
-            let mut kept = Kept::new(now);
-            let others = || of_type.iter().filter(|other| other.kind != flood.kind);
-            for _ in 0..3 {
-                for few in others() {
-                    kept.push(now, few.clone());
-                }
-                for _ in 0..KEPT {
-                    kept.push(now, flood.clone());
-                }
-            }
-            let left = |kept: &Kept, kind: RecordType| {
-                let left = kept.records.iter();
-                left.filter(|(_, record)| record.kind == kind).count()
-            };
-            assert_eq!(kept.records.len(), KEPT, "{flood:?}");
-            for few in others() {
-                assert_eq!(left(&kept, few.kind), 3, "{few:?} under {flood:?}");
-            }
-            // And gives way when another comes to be the flood.
-            for few in others() {
-                for _ in 0..KEPT {
-                    kept.push(now, few.clone());
-                }
-            }
-            let share = KEPT / RecordType::ALL.len();
-            let left = left(&kept, flood.kind);
-            assert!((share - 1..=share + 1).contains(&left), "{flood:?}: {left}");
-        }
-    }
->>>>>>> 0fb5e32
 }

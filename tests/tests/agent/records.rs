@@ -252,7 +252,7 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
 fn hits(scene: &Scene, index: &str, action: &str) -> u64 {
     let (_, metrics) = scene.agent.http("/metrics");
     let series = format!(
-        "cofferdam_rule_hits_total{{action=\"{action}\",direction=\"ingress\",index=\"{index}\",kind=\"NetworkPolicy\",namespace=\"shop\",policy=\"db-from-web\"}}"
+        "cofferdam_rule_hits_total{{direction=\"ingress\",action=\"{action}\",policy_kind=\"NetworkPolicy\",policy_namespace=\"shop\",policy=\"db-from-web\",rule=\"{index}\"}}"
     );
     sum(&metrics, &series)
 }
@@ -284,10 +284,14 @@ fn hits_of_a_rule_survive_tables_and_an_agent_that_stops() {
     assert!(scene.agent.sync().enforced);
     scene.assert_blocked("shop/web", "shop/db");
     let (_, metrics) = scene.agent.http("/metrics");
-    let dropped = "cofferdam_dropped_packets_total{hook=\"from_workload\",reason=\"isolated\"}";
     let denied = hits(&scene, "", "deny");
     assert!(denied >= 2);
-    assert_eq!(denied, sum(&metrics, dropped));
+    let hook = "cofferdam_dropped_packets_total{hook=\"from_workload\"";
+    let dropped = metrics.lines().filter(|line| line.starts_with(hook));
+    let dropped: Vec<&str> = dropped
+        .filter(|line| line.contains("\"isolated\""))
+        .collect();
+    assert_eq!(denied, sum(&dropped.join("\n"), hook));
     scene.agent.document("policies.yaml", DB_FROM_WEB);
     assert!(scene.agent.sync().enforced);
 

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_answers::Reply;
 use cofferdam_protocol::{Envelope, MAX_REQUEST, Observation, Request, VERSION};
+use cofferdam_telemetry::metrics::{CniCommand, Timings};
 use cofferdam_telemetry::records::{Followed, Recorder};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -33,6 +34,19 @@ pub(super) struct Known {
     pub(super) recorder: Arc<Recorder>,
     /// File of the flow log, if there is one.
     pub(super) flow_log: Option<PathBuf>,
+    /// Where requests of the CNI plugin are measured.
+    pub(super) timings: Timings,
+}
+
+/// Returns the command of the CNI plugin that a request comes of, if any does.
+fn cni_command(request: &Request) -> Option<CniCommand> {
+    match request {
+        Request::EndpointAdd(spec) if spec.member_of.is_some() => Some(CniCommand::Add),
+        Request::EndpointList => Some(CniCommand::Check),
+        Request::Detach(_) => Some(CniCommand::Del),
+        Request::Collect(_) => Some(CniCommand::Gc),
+        _ => None,
+    }
 }
 
 /// Answers requests for as long as the agent runs.
@@ -164,6 +178,7 @@ async fn ask(request: Request, known: Known) -> Reply {
     let Known {
         messages,
         mut is_enforced,
+        timings,
         ..
     } = known;
     if let Request::Status {
@@ -174,11 +189,17 @@ async fn ask(request: Request, known: Known) -> Reply {
         // Whether it came in time is in the answer.
         _ = timeout(Duration::from_millis(milliseconds), enforced).await;
     }
+    let began = Instant::now();
+    let command = cni_command(&request);
     let (sender, reply) = oneshot::channel();
     if messages.send(Message::Request(request, sender)).is_err() {
         return failed("the agent is stopping");
     }
+    let reply = reply.await;
+    let reply = reply.unwrap_or_else(|_| failed("the agent is stopping"));
+    if let Some(command) = command {
+        let is_done = !matches!(reply, Reply::Failed { .. });
+        timings.answered(command, is_done, began.elapsed());
+    }
     reply
-        .await
-        .unwrap_or_else(|_| failed("the agent is stopping"))
 }

@@ -2,83 +2,179 @@
 //!
 //! Three fixed answers to `GET`: hyper alone does that, a framework would only add
 //! routes. Nothing here tells of addresses, labels or policies' names.
+//!
+//! The server has a thread of its own. Invariant: each page is there within 100 ms, whatever
+//! other callers do and however busy the agent is. A page then says what the agent knew last.
+
+mod connections;
+mod latest;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::TcpListener as StdListener;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender as Messages;
+use std::thread;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
+use cofferdam_telemetry::metrics::{Facts, Renderer};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::reconcile::Message;
+use connections::Connections;
+use latest::Latest;
 
-/// Connections at a time; more wait.
-const CONNECTIONS: usize = 32;
-/// How long a caller may take for its request, and the reconciling thread for an
-/// answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time that a caller may take for its request.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// Time that a connection may last.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
+/// Time and bytes for which a caller may go on talking after the answer: closed with something
+/// unread, the connection would be reset, and the answer lost.
+const LAST_WORDS: (Duration, u64) = (Duration::from_secs(1), 1 << 20);
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 16 << 10;
+/// Questions that wait for an answer; there are never more than connections.
+const QUESTIONS: usize = 256;
 
-/// Answers for as long as the agent runs.
-pub(super) async fn serve(listener: TcpListener, messages: Sender<Message>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Ok(permit) = room.clone().acquire_owned().await {
+/// A page: status and text.
+type Page = (StatusCode, Bytes);
+
+/// Where pages come from.
+pub(super) struct Origin {
+    /// The reconciling thread.
+    pub(super) messages: Messages<Message>,
+    /// Facts that it gave before it answered a sync.
+    pub(super) synced: watch::Receiver<Option<Arc<Facts>>>,
+    /// Makes metrics of facts.
+    pub(super) renderer: Renderer,
+}
+
+/// Who makes each page.
+#[derive(Clone)]
+struct Makers {
+    metrics: mpsc::Sender<oneshot::Sender<Page>>,
+    health: mpsc::Sender<oneshot::Sender<Health>>,
+}
+
+/// Answer to `/healthz` and `/readyz`.
+#[derive(Clone)]
+enum Health {
+    /// The agent works; with what keeps it from being ready.
+    Working(Arc<Vec<String>>),
+    /// The reconciling thread does nothing any more.
+    Stuck,
+}
+
+/// Starts the thread that answers for as long as the agent runs.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub(super) fn start(listener: StdListener, origin: Origin) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime of the HTTP server")?;
+    let serve = move || {
+        if let Err(error) = runtime.block_on(serve(listener, origin)) {
+            tracing::error!("metrics and health are not served any more: {error}");
+        }
+    };
+    let thread = thread::Builder::new().name("http".to_owned()).spawn(serve);
+    thread.context("cannot start a thread").map(drop)
+}
+
+async fn serve(listener: StdListener, origin: Origin) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut connections = Connections::default();
+    let (metrics, asked) = mpsc::channel(QUESTIONS);
+    let (health, asked_health) = mpsc::channel(QUESTIONS);
+    let latest = Latest::new(origin.messages.clone(), Message::Readiness);
+    tokio::spawn(tell_health(latest, asked_health));
+    tokio::spawn(tell_metrics(origin, asked, connections.evicted()));
+    let makers = Makers { metrics, health };
+    loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
+                // Out of descriptors, say.
                 tracing::error!("cannot take a connection for metrics: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                connections.close_one();
+                tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             }
         };
-        let messages = messages.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| answer(request, &messages));
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            // Callers that go away are no concern of ours.
-            _ = timeout(2 * PATIENCE, connection).await;
-            drop(permit);
-        });
+        connections.make_room();
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let conversation = converse(stream, makers.clone(), has_asked.clone());
+        // Callers that go away are no concern of ours.
+        let task = tokio::spawn(async { _ = timeout(CONNECTION_WITHIN, conversation).await });
+        connections.add(task.abort_handle(), has_asked);
+    }
+}
+
+/// Answers one request.
+async fn converse(stream: TcpStream, makers: Makers, has_asked: Arc<AtomicBool>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
+        Box::pin(answer(request, &makers))
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_WITHIN)
+        .max_buf_size(MAX_HEAD)
+        .half_close(true)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = connection;
+    // Whatever was wrong with the request has been told to the caller.
+    _ = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let mut stream = connection.into_parts().io.into_inner();
+    if stream.shutdown().await.is_ok() {
+        let (time, bytes) = LAST_WORDS;
+        let mut nowhere = tokio::io::sink();
+        let mut rest = stream.take(bytes);
+        _ = timeout(time, tokio::io::copy(&mut rest, &mut nowhere)).await;
     }
 }
 
 async fn answer(
     request: Request<Incoming>,
-    messages: &Sender<Message>,
+    makers: &Makers,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, text) = match request.uri().path() {
-        _ if !is_get => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
-        "/metrics" => match ask(messages, Message::Metrics).await {
-            Some(text) => (StatusCode::OK, text),
-            None => stuck(),
+        _ if !is_get => page(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
+        "/metrics" => ask(&makers.metrics).await.unwrap_or_else(stuck),
+        "/healthz" => match ask(&makers.health).await {
+            Some(Health::Working(_)) => page(StatusCode::OK, "ok\n"),
+            Some(Health::Stuck) | None => stuck(),
         },
-        "/healthz" => match ask(messages, Message::Readiness).await {
-            Some(_) => (StatusCode::OK, "ok\n".to_owned()),
-            None => stuck(),
+        "/readyz" => match ask(&makers.health).await {
+            Some(Health::Working(obstacles)) if obstacles.is_empty() => {
+                page(StatusCode::OK, "ok\n")
+            }
+            Some(Health::Working(obstacles)) => {
+                page(StatusCode::SERVICE_UNAVAILABLE, obstacles.join("\n") + "\n")
+            }
+            Some(Health::Stuck) | None => stuck(),
         },
-        "/readyz" => match ask(messages, Message::Readiness).await {
-            Some(obstacles) if obstacles.is_empty() => (StatusCode::OK, "ok\n".to_owned()),
-            Some(obstacles) => (StatusCode::SERVICE_UNAVAILABLE, obstacles.join("\n") + "\n"),
-            None => stuck(),
-        },
-        _ => (
+        _ => page(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /healthz and /readyz\n".to_owned(),
+            "there are /metrics, /healthz and /readyz\n",
         ),
     };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+    let mut response = Response::new(Full::new(text));
     *response.status_mut() = status;
     response.headers_mut().insert(
         CONTENT_TYPE,
@@ -87,18 +183,98 @@ async fn answer(
     Ok(response)
 }
 
-fn stuck() -> (StatusCode, String) {
-    (
+fn page(status: StatusCode, text: impl Into<Bytes>) -> Page {
+    (status, text.into())
+}
+
+fn stuck() -> Page {
+    page(
         StatusCode::INTERNAL_SERVER_ERROR,
-        "the agent does not answer\n".to_owned(),
+        "the agent does not answer\n",
     )
 }
 
-async fn ask<T>(
-    messages: &Sender<Message>,
-    question: impl FnOnce(oneshot::Sender<T>) -> Message,
-) -> Option<T> {
+async fn ask<T>(maker: &mpsc::Sender<oneshot::Sender<T>>) -> Option<T> {
     let (sender, reply) = oneshot::channel();
-    messages.send(question(sender)).ok()?;
-    timeout(PATIENCE, reply).await.ok()?.ok()
+    maker.send(sender).await.ok()?;
+    reply.await.ok()
+}
+
+/// Waits for callers, and returns all who have come until then; `None` if none can come.
+async fn callers<T>(asked: &mut mpsc::Receiver<T>) -> Option<Vec<T>> {
+    let mut callers = vec![asked.recv().await?];
+    while let Ok(one) = asked.try_recv() {
+        callers.push(one);
+    }
+    Some(callers)
+}
+
+/// Says to callers how the agent is.
+async fn tell_health(
+    mut latest: Latest<Vec<String>>,
+    mut asked: mpsc::Receiver<oneshot::Sender<Health>>,
+) {
+    // So that there is an answer when the thread is busy.
+    latest.get().await;
+    while let Some(callers) = callers(&mut asked).await {
+        let health = match latest.get().await {
+            Some(obstacles) if !latest.is_stuck() => Health::Working(obstacles),
+            _ => Health::Stuck,
+        };
+        for caller in callers {
+            // The caller may have gone.
+            _ = caller.send(health.clone());
+        }
+    }
+}
+
+/// Makes metrics for callers: one page for all who ask at a time.
+async fn tell_metrics(
+    origin: Origin,
+    mut asked: mpsc::Receiver<oneshot::Sender<Page>>,
+    evicted: Arc<AtomicU64>,
+) {
+    let Origin {
+        messages,
+        synced,
+        mut renderer,
+    } = origin;
+    let mut latest = Latest::new(messages, Message::Metrics);
+    // So that there is an answer when the thread is busy.
+    latest.get().await;
+    while let Some(callers) = callers(&mut asked).await {
+        let asked = latest.get().await;
+        let synced = synced.borrow().clone();
+        let newest = asked.into_iter().chain(synced);
+        let Some(facts) = newest.max_by_key(|facts| facts.gathered) else {
+            continue;
+        };
+        let evicted = evicted.load(Ordering::Relaxed);
+        // Many series take a while, and others want to know about health.
+        let rendering = tokio::task::spawn_blocking(move || {
+            let text = renderer.render(&facts, evicted);
+            (renderer, text)
+        });
+        let text = match rendering.await {
+            Ok((same, text)) => {
+                renderer = same;
+                text
+            }
+            Err(error) => {
+                tracing::error!("cannot write metrics any more: {error}");
+                return;
+            }
+        };
+        let page = match text {
+            Ok(text) => page(StatusCode::OK, text),
+            Err(error) => {
+                tracing::error!("cannot write metrics: {error}");
+                stuck()
+            }
+        };
+        for caller in callers {
+            // The caller may have gone.
+            _ = caller.send(page.clone());
+        }
+    }
 }

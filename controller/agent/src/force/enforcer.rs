@@ -85,6 +85,7 @@ impl<D: Dataplane> Force<D> {
             hits: Hits::default(),
             node: node.to_owned(),
             adopt_midstream: Duration::ZERO,
+            timings: None,
             sweeper: None,
             swept: Instant::now(),
             ended_epochs: Instant::now(),
@@ -180,6 +181,7 @@ impl<D: Dataplane> Force<D> {
     /// # Errors
     /// When it does not fit or the kernel refuses.
     pub fn publish(&mut self, desired: Desired) -> Result<Published, PublishError> {
+        let began = Instant::now();
         let TablePlan {
             how,
             plan,
@@ -193,7 +195,14 @@ impl<D: Dataplane> Force<D> {
         )?;
         self.carry_out(first)?;
         match (how, table) {
-            (Published::Table, Some(table)) => self.publish_table(desired, plan, table)?,
+            (Published::Table, Some(table)) => {
+                let compiled = Instant::now();
+                self.publish_table(desired, plan, table)?;
+                if let Some(timings) = &self.timings {
+                    timings.compiled(compiled - began);
+                    timings.published(compiled.elapsed());
+                }
+            }
             (Published::Slots(_), _) => {
                 if let Some((before, compiled)) = &mut self.in_force.published {
                     // Before the first packet that is judged by them.

@@ -661,7 +661,12 @@ impl Reconciler {
         if !self.force.is_attached(ifindex) {
             return;
         }
-        match self.force.mend_hooks(ifindex, filters) {
+        let mended = self.force.mend_hooks(ifindex, filters);
+        match &mended {
+            Ok(_) => _ = self.out_of_place.remove(&ifindex),
+            Err(_) => _ = self.out_of_place.insert(ifindex),
+        }
+        match mended {
             Ok(false) => {}
             Ok(true) => {
                 self.tamper_events += 1;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use cofferdam_dataplane::FlowUse;
 use cofferdam_policies::diagnostic::Code;
 use cofferdam_protocol::output::{Capacity, Diagnostic, Severity};
+use cofferdam_telemetry::metrics::FlowFill;
 
 use super::Reconciler;
 use crate::endpoint::EndpointId;
@@ -68,6 +69,18 @@ impl Reconciler {
             ),
             hint: Some(REMEDY.to_owned()),
         })
+    }
+
+    /// Returns the fill of all endpoints' flow tables, as the last sweep left them.
+    pub(super) fn flow_fill(&self) -> FlowFill {
+        let mut all = FlowFill::default();
+        for (_, fill) in self.fills() {
+            all.used += u64::from(fill.used);
+            all.max += u64::from(fill.most);
+            let share = f64::from(fill.used) / f64::from(fill.most.max(1));
+            all.fullest = all.fullest.max(share);
+        }
+        all
     }
 
     /// The fullest flow table of an endpoint, as the last sweep left it.

@@ -1,6 +1,7 @@
 //! What is known, as others are told it.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
@@ -9,7 +10,7 @@ use cofferdam_protocol::output::{
     Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
     Link, Schema, Severity, StatusReport, SyncReport,
 };
-use cofferdam_telemetry::metrics::{Facts, render};
+use cofferdam_telemetry::metrics::Facts;
 use cofferdam_telemetry::time;
 use cofferdam_verdict::counter::Counter;
 
@@ -331,7 +332,8 @@ impl Reconciler {
         })
     }
 
-    pub(super) fn metrics(&mut self) -> String {
+    /// Returns what metrics are made of.
+    pub(super) fn facts(&mut self) -> Facts {
         let mut endpoints: BTreeMap<EndpointState, u64> = BTreeMap::new();
         for managed in self.endpoints.values().chain(self.leaving.values()) {
             *endpoints.entry(managed.state).or_default() += 1;
@@ -344,10 +346,21 @@ impl Reconciler {
             tracing::error!("{error}");
             Vec::new()
         });
-        let facts = Facts {
-            counters: &counters,
+        let usage = (self.force.compiled()).map_or(&[][..], |compiled| &compiled.usage);
+        let table_bytes = usage.iter().map(|usage| usage.bytes).sum();
+        let interfaces = &self.interfaces.by_index;
+        let out_of_place = self.out_of_place.iter();
+        let out_of_place = out_of_place.filter(|ifindex| interfaces.contains_key(ifindex));
+        let hooks_out_of_place = out_of_place.count() as u64;
+        Facts {
+            gathered: Instant::now(),
+            counters,
             hits: self.force.hits(),
             revision: self.force.revision(),
+            table_age: self.force.in_force_since().map(|since| since.elapsed()),
+            table_bytes,
+            // The clock may have been set back.
+            verified_age: (self.verified_at).map(|at| at.elapsed().unwrap_or_default()),
             is_enforced: self.is_enforced(),
             is_ready: self.obstacles().is_empty(),
             accepted: self.documents.accepted(),
@@ -356,7 +369,9 @@ impl Reconciler {
                 .map(|state| (state, endpoints.get(&state).copied().unwrap_or(0)))
                 .to_vec(),
             capacity: self.capacity(),
+            flows: self.flow_fill(),
             memory_bytes: self.memory_bytes(),
+            hooks_out_of_place,
             tamper_events: self.tamper_events,
             bypassed: self.bypassed().len() as u64,
             guard_dropped: self.guarding.dropped(),
@@ -365,15 +380,12 @@ impl Reconciler {
             lost_records: (self.recorder.outputs().lost())
                 .map(|(output, count)| (output.to_owned(), count))
                 .collect(),
-        };
-        render(&facts, &self.timing).unwrap_or_else(|error| {
-            tracing::error!("cannot write metrics: {error}");
-            String::new()
-        })
+        }
     }
 }
 
-fn kernel_release() -> String {
+/// Returns the release of the kernel.
+pub(crate) fn kernel_release() -> String {
     let name = nix::sys::utsname::uname();
     name.map_or_else(
         |_| String::new(),
