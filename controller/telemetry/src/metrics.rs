@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use cofferdam_answers::reach::{action_word, direction_word};
-use cofferdam_protocol::output::{Capacity, EndpointState, RecordType, UplinkStatus};
+use cofferdam_protocol::output::{Capacity, EndpointState, Enforcement, RecordType, UplinkStatus};
 use cofferdam_verdict::counter::{self, Counter, Hook};
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::Action;
@@ -51,6 +51,10 @@ pub struct Facts<'a> {
     pub is_saved: bool,
     /// Interfaces on which frames are dropped early, or are to be.
     pub uplinks: Vec<UplinkStatus>,
+    /// Mode of all policies.
+    pub enforcement: Enforcement,
+    /// Namespaces that are on audit by themselves.
+    pub audited_namespaces: usize,
 }
 
 /// How long it takes to bring the desired state into force.
@@ -184,8 +188,28 @@ pub fn render(facts: &Facts<'_>, timing: &Timing) -> Result<String, Error> {
     )?;
     tampering.inc_by(facts.tamper_events);
     register(&registry, tampering)?;
+    enforcement(&registry, facts.enforcement, facts.audited_namespaces)?;
     register(&registry, timing.0.clone())?;
     TextEncoder::new().encode_to_string(&registry.gather())
+}
+
+fn enforcement(registry: &Registry, mode: Enforcement, audited: usize) -> Result<(), Error> {
+    let modes = gauges(
+        registry,
+        "cofferdam_enforcement",
+        "1 for the mode of all policies on this node: enforce, or audit, in which they deny \
+         nothing.",
+        &["mode"],
+    )?;
+    for one in Enforcement::ALL {
+        set(&modes, &[one.as_str()], (one == mode).into());
+    }
+    gauge(
+        registry,
+        "cofferdam_audited_namespaces",
+        "Namespaces that an annotation puts on audit: policies deny their workloads nothing.",
+        audited as u64,
+    )
 }
 
 fn packets(registry: &Registry, counters: &[Counter]) -> Result<(), Error> {
@@ -383,6 +407,8 @@ mod tests {
             guard_dropped: None,
             is_saved: true,
             uplinks: Vec::new(),
+            enforcement: Enforcement::Audit,
+            audited_namespaces: 3,
         }
     }
 
@@ -416,6 +442,9 @@ mod tests {
             "cofferdam_enforced 1",
             "cofferdam_ready 0",
             "cofferdam_state_saved 1",
+            "cofferdam_enforcement{mode=\"enforce\"} 0",
+            "cofferdam_enforcement{mode=\"audit\"} 1",
+            "cofferdam_audited_namespaces 3",
             "cofferdam_documents{state=\"rejected\"} 1",
             "cofferdam_endpoints{state=\"enforced\"} 2",
             "cofferdam_capacity_used{table=\"rows\"} 5",
