@@ -298,6 +298,7 @@ impl LastTable {
         self.own_node.as_deref() == snapshot.own_node
             && self.limits == snapshot.limits
             && self.local == *snapshot.local
+            && one.enforcement() == other.enforcement()
             && one.namespaces() == other.namespaces()
             && one.workloads() == other.workloads()
             && one.nodes() == other.nodes()

@@ -240,6 +240,8 @@ codes! {
     ServiceEmpty = "CD0515",
     /// A Service leads to a port by a name that no workload behind it has.
     ServiceTarget = "CD0516",
+    /// A namespace is on audit: policies deny its workloads nothing.
+    AuditedNamespace = "CD0517",
     /// A statement of a `PolicyTest` cannot be understood.
     Expectation = "CD0601",
     /// A statement of a `PolicyTest` is about nothing that there is.

@@ -33,15 +33,17 @@ use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::inventory::{
-    ClusterNetworkPolicy, EndpointSlice, NetworkPolicy, Node, ObjectName, Service, Workload,
+    ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, ObjectName, Service,
+    Workload,
 };
 use crate::names;
-use crate::selectors::Labels;
 use crate::yaml::{self, Failure, FailureKind, Mark, Value};
 
 use classify::{Class, classify};
 use context::Context;
 use reader::{Fields, Reader, Shown};
+
+pub use metadata::ENFORCEMENT;
 
 pub use assemble::{Assembled, assemble};
 pub use cluster_network_policy::{MAX_ITEMS, MAX_RULE_NAME};
@@ -153,8 +155,8 @@ impl fmt::Display for Identity {
 /// What a document says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// A namespace's labels.
-    Namespace(Labels),
+    /// A namespace.
+    Namespace(Namespace),
     /// A node.
     Node(Arc<Node>),
     /// A pod.
@@ -447,7 +449,10 @@ impl FileParser {
             name: object_name.name.clone(),
         };
         let content = match kind {
-            Kind::Namespace => Some(Content::Namespace(metadata::labels(reader, metadata))),
+            Kind::Namespace => Some(Content::Namespace(Namespace {
+                labels: metadata::labels(reader, metadata),
+                enforcement: metadata::enforcement(reader, metadata),
+            })),
             Kind::Node => {
                 let node = objects::node(reader, fields, metadata);
                 Some(Content::Node(node.into()))

@@ -15,6 +15,8 @@ mod documents;
 mod early_drop;
 #[path = "agent/endpoints.rs"]
 mod endpoints;
+#[path = "agent/enforcement.rs"]
+mod enforcement;
 #[path = "agent/explain.rs"]
 mod explain;
 #[path = "agent/faults.rs"]

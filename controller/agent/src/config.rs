@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cofferdam_dataplane::{Behaviour, IdleTimes};
+use cofferdam_policies::inventory::Mode;
 use cofferdam_policies::patterns;
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::flow::Idle as FlowKind;
@@ -61,6 +62,9 @@ section! {
         /// `auto` for every device whose driver can. Read again on reload, except where it
         /// was `[]`: only a start loads the programs for it.
         pub uplinks: EarlyDrop,
+        /// Mode of all policies. Read again on reload. An annotation of a namespace,
+        /// `cofferdam.dev/enforcement`, puts that namespace alone on audit.
+        pub enforcement: Enforcement,
         /// Capacity of the kernel's maps, which are made for it.
         pub limits: Room,
         /// Publish without an invalid document, even if no version of it was ever good and
@@ -187,6 +191,26 @@ impl JsonSchema for EarlyDrop {
     }
 }
 
+/// Mode of all policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Enforcement {
+    /// What they deny is dropped.
+    Enforce,
+    /// What they deny is reported and passes; forged sources, malformed packets and the like
+    /// are dropped all the same.
+    Audit,
+}
+
+impl From<Enforcement> for Mode {
+    fn from(enforcement: Enforcement) -> Self {
+        match enforcement {
+            Enforcement::Enforce => Self::Enforce,
+            Enforcement::Audit => Self::Audit,
+        }
+    }
+}
+
 /// Decision 3 of the semantics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -218,6 +242,7 @@ impl Default for Config {
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
             metrics_series: Count(10_000),
             uplinks: EarlyDrop::Names(Vec::new()),
+            enforcement: Enforcement::Enforce,
             limits: Room::default(),
             accept_partial: false,
             own_node: OwnNode::Allow,
@@ -344,6 +369,7 @@ bpffs: /b
 metrics: 127.0.0.1:1
 metrics_series: 2
 uplinks: [eth0]
+enforcement: audit
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16, rules: 9}
 accept_partial: true
 own_node: policy

@@ -285,6 +285,7 @@ impl Reconciler {
             recorder: recorder.clone(),
         };
         reconciler.take_up(remembered);
+        reconciler.tell_enforcement();
         reconciler.guard_uplinks();
         reconciler.drop_early();
         reconciler.tell_stamp_obstacles();
@@ -666,6 +667,7 @@ impl Reconciler {
             endpoints.map(|one| one.endpoint.clone()).collect(),
             &self.config.node.name,
             self.node_addresses(),
+            self.config.enforcement.into(),
         );
         let desired = made.desired.clone();
         self.made = made;

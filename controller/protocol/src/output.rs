@@ -321,6 +321,32 @@ pub struct UplinkStatus {
     pub problem: Option<String>,
 }
 
+/// Mode of all policies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Enforcement {
+    /// What they deny is dropped.
+    #[default]
+    Enforce,
+    /// What they deny passes, and is reported.
+    Audit,
+}
+
+impl Enforcement {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Enforce, Self::Audit];
+
+    /// The word in JSON and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        }
+    }
+}
+
 /// Answer of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
@@ -339,6 +365,12 @@ pub struct StatusReport {
     pub ready: bool,
     /// Time at which the state in force was last read back, RFC 3339.
     pub verified_at: Option<String>,
+    /// Mode of all policies on this node.
+    #[serde(default)]
+    pub enforcement: Enforcement,
+    /// Namespaces whose own annotation puts them on audit, in the order of their names.
+    #[serde(default)]
+    pub audited_namespaces: Vec<String>,
     /// Documents that count as they are.
     pub accepted: u64,
     /// Documents that do not.

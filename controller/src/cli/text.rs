@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
     BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport, EndpointState,
-    RemoveReport, StatusReport, SyncReport,
+    Enforcement, RemoveReport, StatusReport, SyncReport,
 };
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
@@ -60,6 +60,20 @@ pub(super) fn status(report: &StatusReport) -> String {
             if report.ready { "ready" } else { "not ready" }
         ),
     );
+    if report.enforcement == Enforcement::Audit {
+        line(
+            put,
+            format_args!("on audit: what policies deny passes, and is reported"),
+        );
+    } else if !report.audited_namespaces.is_empty() {
+        line(
+            put,
+            format_args!(
+                "namespaces on audit, where what policies deny passes: {}",
+                report.audited_namespaces.join(", ")
+            ),
+        );
+    }
     for endpoint in &report.endpoints {
         let problem = endpoint.problem.as_deref().unwrap_or_default();
         line(

@@ -17,7 +17,7 @@ mod timings;
 use std::time::{Duration, Instant};
 
 use cofferdam_answers::reach::{action_word, direction_word};
-use cofferdam_protocol::output::{Capacity, EndpointState, RecordType, UplinkStatus};
+use cofferdam_protocol::output::{Capacity, EndpointState, Enforcement, RecordType, UplinkStatus};
 use cofferdam_verdict::counter::{self, Counter, Hook};
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction};
@@ -79,6 +79,10 @@ pub struct Facts {
     pub uplinks: Vec<UplinkStatus>,
     /// Flow records that are lost to outputs, by output.
     pub lost_records: Vec<(String, u64)>,
+    /// Mode of all policies.
+    pub enforcement: Enforcement,
+    /// Namespaces that are on audit by themselves.
+    pub audited_namespaces: usize,
 }
 
 /// Fill of the flow tables of all endpoints, as the last sweep left them.
@@ -306,6 +310,12 @@ fn state(page: &mut Page, facts: &Facts) {
     if let Some(packets) = facts.guard_dropped {
         single(page, &list::GUARD_DROPPED_PACKETS, packets as f64);
     }
+    for one in Enforcement::ALL {
+        let is_this = truth(*one == facts.enforcement);
+        page.put(&list::ENFORCEMENT, [one.as_str()], is_this);
+    }
+    let audited = facts.audited_namespaces as f64;
+    single(page, &list::AUDITED_NAMESPACES, audited);
     for (output, count) in &facts.lost_records {
         page.put(&list::OUTPUT_LOST_RECORDS, [output.as_str()], *count as f64);
     }
@@ -372,6 +382,8 @@ mod tests {
             is_saved: true,
             uplinks: Vec::new(),
             lost_records: vec![("flow_log".to_owned(), 3)],
+            enforcement: Enforcement::Audit,
+            audited_namespaces: 3,
         }
     }
 
@@ -430,6 +442,10 @@ mod tests {
                 "cofferdam_enforced 1",
                 "cofferdam_ready 0",
                 "cofferdam_state_saved 1",
+                "cofferdam_enforcement{mode=\"enforce\"} 0",
+                "cofferdam_enforcement{mode=\"audit\"} 1",
+                "cofferdam_audited_namespaces 3",
+                "cofferdam_output_lost_records_total{output=\"flow_log\"} 3",
                 "cofferdam_documents{state=\"rejected\"} 1",
                 "cofferdam_endpoints{state=\"enforced\"} 2",
                 "cofferdam_capacity_used{table=\"rows\"} 5",

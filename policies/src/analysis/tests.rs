@@ -291,6 +291,11 @@ fn cases() -> Vec<Case> {
             wrong: "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: x, labels: {§cofferdam.dev/mode: audit}}, spec: {policyTypes: [Egress]}}".to_owned(),
             right: "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: x, annotations: {cofferdam.dev/mode: audit}}, spec: {policyTypes: [Egress]}}".to_owned(),
         },
+        Case {
+            code: Code::AuditedNamespace,
+            wrong: "{apiVersion: v1, kind: Namespace, metadata: {name: staging, annotations: {§cofferdam.dev/enforcement: audit}}}".to_owned(),
+            right: "{apiVersion: v1, kind: Namespace, metadata: {name: staging, annotations: {cofferdam.dev/enforcement: enforce}}}".to_owned(),
+        },
     ]
 }
 

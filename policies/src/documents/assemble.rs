@@ -221,7 +221,7 @@ pub(super) fn store(inventory: &mut Inventory, document: &Document) -> Result<()
         namespace, name, ..
     } = &document.identity;
     match &document.content {
-        Content::Namespace(labels) => inventory.set_namespace(name, labels),
+        Content::Namespace(namespace) => inventory.set_namespace(name, namespace.clone()),
         Content::Node(node) => inventory.set_node(name, node.clone())?,
         Content::Pod(workload) => inventory.set_workload(workload.clone())?,
         Content::Service(service) => inventory.set_service(service.clone()),

@@ -4,6 +4,7 @@ use crate::diagnostic::Code;
 use crate::inventory::Mode;
 use crate::names;
 use crate::selectors::Labels;
+use crate::yaml::Value;
 
 use super::Kind;
 use super::hints;
@@ -15,6 +16,10 @@ const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// The annotation that says whether a policy is enforced.
 const MODE: &str = "cofferdam.dev/mode";
+/// The annotation that says whether policies are enforced in a namespace.
+pub const ENFORCEMENT: &str = "cofferdam.dev/enforcement";
+/// Words that either annotation knows.
+const MODES: [&str; 2] = ["enforce", "audit"];
 
 /// Keys of `metadata` in an object that is read strictly; what an API server adds
 /// on the way out is among them.
@@ -128,6 +133,61 @@ pub(super) fn labels(reader: &mut Reader, metadata: Fields<'_, '_>) -> Labels {
     pairs.iter().map(|pair| (pair.key, pair.value)).collect()
 }
 
+/// Reads the annotation of a namespace that says whether policies are enforced in it.
+///
+/// The rest of the document counts whatever is wrong there: without the namespace's labels
+/// policies would mean something else. What is not understood enforces.
+pub(super) fn enforcement(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
+    let annotations = metadata.get("annotations");
+    let Some(Value::Map(annotations)) = annotations.map(|node| &node.value) else {
+        return Mode::Enforce;
+    };
+    let mut mode = Mode::Enforce;
+    for entry in annotations {
+        let Value::Text(key) = &entry.key.value else {
+            continue;
+        };
+        if key == ENFORCEMENT {
+            match &entry.value.value {
+                Value::Text(word) if word == "audit" => mode = Mode::Audit,
+                Value::Text(word) if word == "enforce" => {}
+                other => {
+                    let (said, hint) = match other {
+                        Value::Text(word) => {
+                            (format!("`{}`", Shown(word)), hints::for_word(word, &MODES))
+                        }
+                        other => (
+                            other.noun().to_owned(),
+                            format!("one of {}", MODES.join(", ")),
+                        ),
+                    };
+                    reader.warning(
+                        entry.value.mark,
+                        Code::Annotation,
+                        format!("the value of `{ENFORCEMENT}` is not known: {said}; policies are enforced"),
+                        hint,
+                    );
+                }
+            }
+        } else if key.starts_with(ANNOTATION_PREFIX) {
+            let hint = match &**key {
+                MODE => format!("a namespace has `{ENFORCEMENT}`; `{MODE}` is a policy's"),
+                key => hints::for_word(key, &[ENFORCEMENT]),
+            };
+            reader.warning(
+                entry.key.mark,
+                Code::Annotation,
+                format!(
+                    "the annotation `{}` of a namespace is not known",
+                    Shown(key)
+                ),
+                hint,
+            );
+        }
+    }
+    mode
+}
+
 /// Reads our annotations. One that is misspelt must not leave a policy in another
 /// mode than was meant.
 pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
@@ -153,12 +213,14 @@ pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
                 "enforce" => mode = Mode::Enforce,
                 other => {
                     let what = format!("the value of `{MODE}`");
-                    let known = ["enforce", "audit"];
-                    reader.unknown_word(pair.value_mark, Code::Annotation, &what, other, &known);
+                    reader.unknown_word(pair.value_mark, Code::Annotation, &what, other, &MODES);
                 }
             }
         } else if pair.key.starts_with(ANNOTATION_PREFIX) {
-            let hint = hints::for_word(pair.key, &[MODE]);
+            let hint = match pair.key {
+                ENFORCEMENT => format!("a policy has `{MODE}`; `{ENFORCEMENT}` is a namespace's"),
+                key => hints::for_word(key, &[MODE]),
+            };
             reader.error_hint(
                 pair.key_mark,
                 Code::Annotation,

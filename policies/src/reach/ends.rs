@@ -474,7 +474,7 @@ impl Reach {
         let matching = all.filter(|pod| {
             let namespace = self.inventory.namespaces().get(&pod.name.namespace);
             pod.is_selectable()
-                && namespace.is_some_and(|labels| namespaces.matches(labels))
+                && namespace.is_some_and(|own| namespaces.matches(&own.labels))
                 && pods.matches(&pod.labels)
         });
         matching.map(|pod| self.pod(pod)).collect()

@@ -325,6 +325,32 @@ fn audit_policies_are_told_apart_from_what_is_in_force() {
 }
 
 #[test]
+fn what_a_namespace_on_audit_would_deny_passes_and_is_explained() {
+    const AUDIT: &str = "---
+{apiVersion: v1, kind: Namespace, metadata: {name: NAME, annotations: {cofferdam.dev/enforcement: audit}}}
+";
+    let on_audit = |name: &str| reach(&format!("{SHOP}\n{}", AUDIT.replace("NAME", name)));
+    let reach = on_audit("shop");
+    let cell = v4(&reach, "203.0.113.7", "shop/db", "tcp/80");
+    assert_eq!(
+        (cell.action(), cell.audit()),
+        (Action::Allow, Some(Action::Deny))
+    );
+    let explained = reach.explain(&cell);
+    assert_eq!(reach.waived(&explained), [Arc::from("shop")]);
+    let (direction, step) = reach.nearest(&explained).unwrap();
+    assert_eq!(direction, Direction::Ingress);
+    assert_eq!(step.missed, [Field::Peer, Field::Port]);
+    // What passes anyway is not put down to it.
+    let cell = v4(&reach, "shop/web", "shop/db", "tcp/5432");
+    assert_eq!((cell.action(), cell.audit()), (Action::Allow, None));
+    assert!(reach.waived(&reach.explain(&cell)).is_empty());
+    // Nor does another's help.
+    let cell = v4(&on_audit("other"), "203.0.113.7", "shop/db", "tcp/80");
+    assert_eq!((cell.action(), cell.audit()), (Action::Deny, None));
+}
+
+#[test]
 fn every_code_of_an_icmp_type_is_judged_alike() {
     let reach = reach(SHOP);
     for from in ["shop/web", "203.0.113.7"] {

@@ -58,6 +58,11 @@ proptest! {
     }
 
     #[test]
+    fn a_node_on_audit_denies_nothing_and_says_what_it_would(world in worlds::world()) {
+        check(&Sides::on_audit(world.texts()))?;
+    }
+
+    #[test]
     fn a_workload_that_comes_late_is_judged_as_if_it_had_been_there(world in worlds::world()) {
         for late in Sides::new(world.texts()).with_late_comers() {
             if let Some(text) = late.disagreement() {

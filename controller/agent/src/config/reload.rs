@@ -25,6 +25,7 @@ impl Config {
             },
             policies: new.policies.clone(),
             uplinks: uplinks.clone(),
+            enforcement: new.enforcement,
             accept_partial: new.accept_partial,
             adopt_midstream: new.adopt_midstream,
             ..self.clone()

@@ -13,7 +13,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, IntoDeserializer as _};
 
 use super::quantities::{Count, Size, Time};
-use super::{EarlyDrop, Guard, OwnNode};
+use super::{EarlyDrop, Enforcement, Guard, OwnNode};
 
 /// A value that has its default until a file gives another.
 pub(super) trait Setting {
@@ -276,6 +276,14 @@ fn word<T: DeserializeOwned>(reader: &mut Reader, node: &YamlNode<'_>, what: &st
     let value = T::deserialize(deserializer);
     let reported = value.map_err(|known| wrong(reader, node, what, word, known.to_string()));
     reported.ok()
+}
+
+impl Setting for Enforcement {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(value) = word(reader, node, what) {
+            *self = value;
+        }
+    }
 }
 
 impl Setting for OwnNode {

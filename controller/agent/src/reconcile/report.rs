@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
+use cofferdam_policies::inventory::{Inventory, Mode};
 use cofferdam_policies::reach::Probe;
 use cofferdam_protocol::output::{
-    Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
-    Link, Schema, Severity, StatusReport, SyncReport,
+    self, Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus,
+    FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
 };
 use cofferdam_telemetry::metrics::Facts;
 use cofferdam_telemetry::time;
@@ -43,6 +44,8 @@ impl Reconciler {
             enforced: self.is_enforced(),
             ready: self.obstacles().is_empty(),
             verified_at: self.verified_at.map(time::rfc3339),
+            enforcement: self.enforcement(),
+            audited_namespaces: self.audited_namespaces(),
             accepted: self.documents.accepted(),
             rejected: self.documents.rejected(),
             endpoints: (self.all_endpoints().into_iter())
@@ -324,6 +327,26 @@ impl Reconciler {
         capacity
     }
 
+    /// Mode of all policies in what is in force.
+    fn enforcement(&self) -> output::Enforcement {
+        let in_force = self.force.inventory();
+        match in_force.map_or(self.config.enforcement.into(), Inventory::enforcement) {
+            Mode::Enforce => output::Enforcement::Enforce,
+            Mode::Audit => output::Enforcement::Audit,
+        }
+    }
+
+    /// Namespaces that are on audit by themselves in what is in force.
+    fn audited_namespaces(&self) -> Vec<String> {
+        let Some(inventory) = self.force.inventory() else {
+            return Vec::new();
+        };
+        (inventory.namespaces().iter())
+            .filter(|(_, namespace)| namespace.enforcement == Mode::Audit)
+            .map(|(name, _)| name.to_string())
+            .collect()
+    }
+
     /// Bytes of the kernel's maps, as the kernel accounts for them.
     fn memory_bytes(&self) -> u64 {
         self.force.map_bytes().unwrap_or_else(|error| {
@@ -376,6 +399,8 @@ impl Reconciler {
             bypassed: self.bypassed().len() as u64,
             guard_dropped: self.guarding.dropped(),
             is_saved: self.unsaved().next().is_none(),
+            enforcement: self.enforcement(),
+            audited_namespaces: self.audited_namespaces().len(),
             uplinks: self.early_drops.report(),
             lost_records: (self.recorder.outputs().lost())
                 .map(|(output, count)| (output.to_owned(), count))

@@ -208,6 +208,11 @@ metrics! {
     /// State of the state directory: 1 if the agent could save what it must know after a restart,
     /// else 0.
     STATE_SAVED = "cofferdam_state_saved" Gauge Truth (Fixed) [];
+    /// Mode of all policies on this node: 1 for the one in force, enforce or audit, in which they
+    /// deny nothing.
+    ENFORCEMENT = "cofferdam_enforcement" Gauge Truth (Fixed) ["mode"];
+    /// Namespaces that an annotation puts on audit: policies deny their workloads nothing.
+    AUDITED_NAMESPACES = "cofferdam_audited_namespaces" Gauge Count (Fixed) [];
     /// Flow records that an output could not pass on, or had no room for in its queue.
     OUTPUT_LOST_RECORDS = "cofferdam_output_lost_records_total" Counter Count (Fixed) ["output"];
     /// Time that the agent took for a request of the CNI plugin, by command (add, check, del,
