@@ -14,7 +14,9 @@ use cofferdam_protocol::output::{
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-pub use check::{CapacityReport, CheckReport, NodeCapacity};
+pub use check::{
+    CapacityReport, CheckReport, LookedAt, NodeCapacity, PassedOver, Renderer, Unrendered,
+};
 
 /// A template of the policy library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

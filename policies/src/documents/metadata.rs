@@ -15,6 +15,8 @@ const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// The annotation that says whether a policy is enforced.
 const MODE: &str = "cofferdam.dev/mode";
+/// The annotation with the codes of warnings that are meant.
+pub const ALLOW: &str = "cofferdam.dev/allow";
 
 /// Keys of `metadata` in an object that is read strictly; what an API server adds
 /// on the way out is among them.
@@ -157,8 +159,19 @@ pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
                     reader.unknown_word(pair.value_mark, Code::Annotation, &what, other, &known);
                 }
             }
+        } else if pair.key == ALLOW {
+            let mut codes = pair.value.split([',', ' ']).filter(|code| !code.is_empty());
+            let is_code = |code: &&str| Code::ALL.iter().any(|known| known.as_str() == *code);
+            if let Some(other) = codes.find(|code| !is_code(code)) {
+                reader.warning(
+                    pair.value_mark,
+                    Code::Annotation,
+                    format!("`{}` is not the code of a finding", Shown(other)),
+                    "write codes such as `CD0510`, with commas between them",
+                );
+            }
         } else if pair.key.starts_with(ANNOTATION_PREFIX) {
-            let hint = hints::for_word(pair.key, &[MODE]);
+            let hint = hints::for_word(pair.key, &[MODE, ALLOW]);
             reader.error_hint(
                 pair.key_mark,
                 Code::Annotation,
