@@ -3,6 +3,7 @@
 mod bypass;
 mod check;
 mod completions;
+mod convert;
 mod endpoint;
 mod explain;
 mod init;
@@ -11,6 +12,7 @@ mod man;
 mod matrix;
 mod observe;
 mod offline;
+mod project;
 mod schema;
 mod test;
 mod text;
@@ -66,6 +68,8 @@ enum Command {
     Matrix(matrix::MatrixArgs),
     /// Checks the expectations of PolicyTest documents, by documents alone.
     Test(test::TestArgs),
+    /// Prints policies in the form before ClusterNetworkPolicy as ones of that kind.
+    Convert(convert::ConvertArgs),
     /// Copies policies of the library, with their tests, to begin with.
     Init(init::InitArgs),
     /// Puts the network plugin into a runtime's configuration.
@@ -170,6 +174,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),

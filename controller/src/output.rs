@@ -15,7 +15,9 @@ use cofferdam_protocol::output::{
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-pub use check::{CapacityReport, CheckReport, NodeCapacity};
+pub use check::{
+    CapacityReport, CheckReport, LookedAt, NodeCapacity, PassedOver, Renderer, Unrendered,
+};
 pub use top::{DividedBy, Ranked, Sums, TopReport, TopRow};
 
 /// A template of the policy library.

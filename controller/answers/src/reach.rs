@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use cofferdam_policies::compiler::RuleEntry;
+use cofferdam_policies::documents::context::ForeignPolicy;
 use cofferdam_policies::reach::{self, Reach};
 use cofferdam_protocol::output::{Diagnostic, Schema};
 use cofferdam_protocol::words::ClosedList as _;
@@ -67,6 +68,41 @@ pub struct EndReport {
     /// The node whose network the pod shares: as that it is judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_network_of: Option<String>,
+    /// Policies of other products that may be about it. No verdict counts what they say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_judged: Vec<NotJudged>,
+}
+
+/// A policy of another product.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotJudged {
+    /// Its group and version.
+    pub api_version: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace; null for kinds that lie in none.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// The file.
+    pub file: String,
+    /// The line on which it begins.
+    pub line: u32,
+}
+
+impl NotJudged {
+    /// A policy that was found among documents.
+    #[must_use]
+    pub fn new(policy: &ForeignPolicy) -> Self {
+        Self {
+            api_version: policy.api_version.to_string(),
+            kind: policy.kind.to_string(),
+            namespace: policy.namespace.as_ref().map(ToString::to_string),
+            name: policy.name.to_string(),
+            file: policy.place.file.to_string(),
+            line: policy.place.line,
+        }
+    }
 }
 
 impl From<&reach::End> for EndReport {
@@ -83,6 +119,7 @@ impl From<&reach::End> for EndReport {
             host_network_of: end.host_of_network().map(str::to_owned),
             addresses,
             assumed_addresses,
+            not_judged: Vec::new(),
         }
     }
 }
@@ -179,6 +216,10 @@ pub struct CellReport {
     pub ingress: Option<SideReport>,
     /// The verdict with audit policies in force; null when the same.
     pub audit: Option<Word>,
+    /// `["address"]` where the verdict is another by the address that an end will have, and
+    /// that no document gives: it is taken for denied. Null elsewhere.
+    #[serde(default)]
+    pub depends_on: Option<Vec<String>>,
 }
 
 /// Numbers of backends.
@@ -249,6 +290,9 @@ impl CellReport {
             egress: cell.map(|cell| SideReport::new(reach, &cell.egress)),
             ingress: cell.map(|cell| SideReport::new(reach, &cell.ingress)),
             audit: cell.and_then(|cell| cell.audit()).map(Word::from),
+            depends_on: cell
+                .filter(|cell| cell.depends_on_address)
+                .map(|_| vec!["address".to_owned()]),
         }
     }
 }

@@ -15,10 +15,11 @@ use cofferdam_answers::reach::{
 };
 use cofferdam_protocol::{Question, Request};
 
-use super::check::{self, Texts};
+use super::check::Texts;
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
+use super::project::{PodArgs, Project, ReadArgs};
 use super::{Common, Format, print, show, wait};
 use crate::client;
 
@@ -31,6 +32,10 @@ pub(super) struct ExplainArgs {
     /// running agent is asked about what it has in force.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    pods: PodArgs,
     /// Who opens the connection: `namespace/pod`, `node/NAME`, `external/NAME` or an
     /// address.
     #[arg(long, value_name = "END")]
@@ -79,20 +84,31 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
         show(args.common.format, &*report, |report| text(report, None))?;
         return Ok(true);
     }
-    let sources = check::read(&args.paths)?;
-    let documents = Documents::of(&sources);
+    let sources = Project::read(&args.paths, &args.reading)?.sources;
+    let documents = Documents::asked_about(&sources, [&*args.from, &*args.to]);
     question.externals = documents.known_externals(question.externals);
-    let report = explain::explain(
+    let mut report = explain::explain(
         &documents.inventory,
         &question,
         args.own_node.unwrap_or_default() == OwnNodeArg::Allow,
+        &args.pods.networks(),
         documents.reported(),
     )?;
+    for end in &mut report.ends {
+        end.not_judged = documents.not_judged(&end.id);
+    }
     match args.common.format {
         Format::Json => show(Format::Json, &report, |_| String::new())?,
         Format::Text => {
             documents.complain();
-            print(&text(&report, Some(&Texts::new(&sources))))?;
+            let ends = report.ends.iter().map(|end| end.id.as_str());
+            let remark = documents.remark(ends);
+            let remark = if remark.is_empty() {
+                remark
+            } else {
+                format!("\n{remark}")
+            };
+            print(&(text(&report, Some(&Texts::new(&sources))) + &remark))?;
         }
     }
     Ok(documents.are_good())
@@ -125,6 +141,15 @@ impl Telling<'_> {
             cell.destination,
             report.family,
         );
+        if cell.depends_on.is_some() {
+            put(
+                &mut text,
+                format_args!(
+                    "\nit depends on the address of an end that no document gives one, and is taken \
+                     for denied: give it in its status, or say with --pod-cidr where pods are"
+                ),
+            );
+        }
         self.backends(&mut text);
         if let Some(side) = &cell.egress {
             self.side(

@@ -311,7 +311,7 @@ fn state(page: &mut Page, facts: &Facts) {
         single(page, &list::GUARD_DROPPED_PACKETS, packets as f64);
     }
     for one in Enforcement::ALL {
-        let is_this = truth(*one == facts.enforcement);
+        let is_this = truth(one == facts.enforcement);
         page.put(&list::ENFORCEMENT, [one.as_str()], is_this);
     }
     let audited = facts.audited_namespaces as f64;

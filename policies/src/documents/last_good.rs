@@ -23,7 +23,7 @@ use crate::inventory::Inventory;
 use crate::shared_map::SharedMap;
 
 use super::amend::Basis;
-use super::{Assembled, Document, Identity, Parsed, Rejected, assemble, parse};
+use super::{Assembled, Document, Identity, Parsed, Rejected, Strictness, assemble, parse_as};
 
 /// A file as it was read.
 #[derive(Debug, Clone)]
@@ -37,10 +37,16 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads a file's text.
+    /// Reads a file's text, as it is put in force.
     #[must_use]
     pub fn new(file: Arc<str>, text: Arc<[u8]>) -> Self {
-        let parsed = Arc::new(parse(&file, &text));
+        Self::read_as(file, text, Strictness::Strict)
+    }
+
+    /// Reads a file's text strictly, or among whatever else a repository holds.
+    #[must_use]
+    pub fn read_as(file: Arc<str>, text: Arc<[u8]>, strictness: Strictness) -> Self {
+        let parsed = Arc::new(parse_as(&file, &text, strictness));
         Self { file, text, parsed }
     }
 }

@@ -16,6 +16,8 @@ const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// The annotation that says whether a policy is enforced.
 const MODE: &str = "cofferdam.dev/mode";
+/// The annotation with the codes of warnings that are meant.
+pub const ALLOW: &str = "cofferdam.dev/allow";
 /// The annotation that says whether policies are enforced in a namespace.
 pub const ENFORCEMENT: &str = "cofferdam.dev/enforcement";
 /// Words that either annotation knows.
@@ -216,10 +218,21 @@ pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
                     reader.unknown_word(pair.value_mark, Code::Annotation, &what, other, &MODES);
                 }
             }
+        } else if pair.key == ALLOW {
+            let mut codes = pair.value.split([',', ' ']).filter(|code| !code.is_empty());
+            let is_code = |code: &&str| Code::ALL.iter().any(|known| known.as_str() == *code);
+            if let Some(other) = codes.find(|code| !is_code(code)) {
+                reader.warning(
+                    pair.value_mark,
+                    Code::Annotation,
+                    format!("`{}` is not the code of a finding", Shown(other)),
+                    "write codes such as `CD0510`, with commas between them",
+                );
+            }
         } else if pair.key.starts_with(ANNOTATION_PREFIX) {
             let hint = match pair.key {
                 ENFORCEMENT => format!("a policy has `{MODE}`; `{ENFORCEMENT}` is a namespace's"),
-                key => hints::for_word(key, &[MODE]),
+                key => hints::for_word(key, &[MODE, ALLOW]),
             };
             reader.error_hint(
                 pair.key_mark,

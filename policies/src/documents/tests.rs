@@ -4,7 +4,9 @@ mod cluster_policies;
 mod manifests;
 mod mistakes;
 mod policies;
+mod repository;
 mod services;
+mod streams;
 
 use super::*;
 use crate::diagnostic::Severity;
@@ -80,11 +82,6 @@ fn policies_that_are_not_supported_are_never_passed_over() {
         ),
         ("policy.networking.k8s.io/v1alpha2", "AdminNetworkPolicy"),
         ("policy.networking.k8s.io/v1alpha2", "TenantPolicy"),
-        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
-        (
-            "policy.networking.k8s.io/v1alpha1",
-            "BaselineAdminNetworkPolicy",
-        ),
         ("extensions/v1beta1", "NetworkPolicy"),
         ("networking.k8s.io/v2", "NetworkPolicy"),
         ("projectcalico.org/v3", "NetworkPolicy"),
@@ -112,9 +109,15 @@ apiVersion: v1
 kind: ConfigMap
 ",
     );
-    let mut nothing = Parsed::default();
-    nothing.context.is_missing_templates = true;
+    let nothing = Parsed {
+        context: parsed.context.clone(),
+        ..Parsed::default()
+    };
     assert_eq!(parsed, nothing);
+    assert_eq!(
+        (parsed.context.unusable.len(), parsed.context.others),
+        (1, 1)
+    );
 }
 
 #[test]

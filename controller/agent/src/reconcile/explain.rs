@@ -6,6 +6,7 @@
 
 use cofferdam_answers::Reply;
 use cofferdam_answers::explain::explain;
+use cofferdam_policies::reach::PodNetworks;
 use cofferdam_protocol::Question;
 use tokio::sync::oneshot;
 
@@ -25,7 +26,13 @@ impl Reconciler {
         let own_node_allowed = self.config.own_node == OwnNode::Allow;
         let diagnostics = self.diagnostics();
         let answer = move || {
-            let report = explain(&inventory, &question, own_node_allowed, diagnostics);
+            let report = explain(
+                &inventory,
+                &question,
+                own_node_allowed,
+                &PodNetworks::default(),
+                diagnostics,
+            );
             _ = reply.send(match report {
                 Ok(report) => Reply::Explanation(Box::new(report)),
                 Err(error) => Reply::NotExplained {
