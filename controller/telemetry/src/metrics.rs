@@ -494,7 +494,10 @@ mod tests {
             action: Action::Allow,
         };
         for (name, hits) in [("a", 2), ("b", 3), ("c", 4)] {
-            let counts = Counts { hits, audited: 0 };
+            let counts = Counts {
+                hits,
+                ..Counts::default()
+            };
             facts.hits.insert(key(name), counts);
         }
         let text = renderer(1).render(&facts, 0).unwrap();

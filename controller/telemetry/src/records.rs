@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cofferdam_dataplane::Events;
 use cofferdam_protocol::Observation;
@@ -201,6 +201,7 @@ fn timeout(time: Duration) -> PollTimeout {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use cofferdam_protocol::output::RecordType;
     use cofferdam_verdict::event::EventRecord;
     use cofferdam_verdict::reason::Reason;
     use cofferdam_verdict::verdict::Verdict;

@@ -9,12 +9,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use cofferdam_policies::compiler::PolicyKind;
 use cofferdam_policies::diagnostic::Place;
-use cofferdam_policies::documents::assemble;
 use cofferdam_policies::inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::{FlowRecord, RuleName};
 use cofferdam_verdict::verdict::Direction;
 
-use crate::cli::check;
+use crate::cli::project::{Project, ReadArgs};
 
 /// The policies of a checkout.
 pub(super) struct Checkout {
@@ -27,11 +26,10 @@ impl Checkout {
     /// # Errors
     /// If a file cannot be read, or there is none.
     pub(super) fn read(paths: &[PathBuf]) -> Result<Self> {
-        let sources = check::read(paths).context("cannot read the policies of --sources")?;
-        let documents = sources.iter();
-        let documents = documents.flat_map(|file| file.parsed.documents.iter().cloned());
+        let project = Project::read(paths, &ReadArgs::default())
+            .context("cannot read the policies of --sources")?;
         Ok(Self {
-            policies: assemble(documents).inventory,
+            policies: project.assemble().inventory,
         })
     }
 
