@@ -5,6 +5,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use cofferdam_answers::Reply;
+use cofferdam_protocol::output::RecordType;
 use cofferdam_protocol::{Envelope, MAX_REQUEST, Observation, Request, VERSION};
 use cofferdam_telemetry::records::Recorder;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -103,6 +104,8 @@ async fn observe(
     recorder: &Recorder,
     asked: &Observation,
 ) -> std::io::Result<()> {
+    let is_of_flows = !matches!(asked.kind, Some(RecordType::Denied | RecordType::Audit));
+    let _flows = (asked.follow && is_of_flows).then(|| recorder.want_flows());
     let (kept, mut coming) = recorder.follow(asked);
     for record in kept {
         let record = Reply::Record(Box::new((*record).clone()));
