@@ -189,7 +189,7 @@ impl Kernel {
             .map_err(failed("open the partitions of the flow table"))?;
         for record in self.records() {
             if let Some(partition) = record.flow_partition.checked_sub(1) {
-                self.flows.assign(partition, record.incarnation);
+                (self.flows).assign(partition, record.ifindex, record.incarnation);
             }
         }
         self.flows.note_revision(self.last_revision());

@@ -92,7 +92,7 @@ impl Kernel {
                     .ok_or(KernelError::EndpointsFull { room })?
             }
         };
-        if !self.flows.assign(partition, endpoint.incarnation) {
+        if !(self.flows).assign(partition, endpoint.ifindex, endpoint.incarnation) {
             self.free.push(number);
             return Err(KernelError::NotSwept);
         }

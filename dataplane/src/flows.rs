@@ -10,10 +10,10 @@ mod sweep;
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     os::fd::{AsFd as _, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -22,7 +22,8 @@ use std::{
 use cofferdam_verdict::{
     capacity::Limits,
     endpoint::EndpointRecord,
-    flow::{IDLE_TIMES, Size, WAYS},
+    event::EndRecord,
+    flow::{FlowState, IDLE_TIMES, Size, StateWord, TOLD_ELSEWHERE, WAYS},
     hash::Keys,
 };
 
@@ -78,6 +79,31 @@ struct Pool {
     chunk_sets: u32,
     chunk_bits: u32,
     numbers: Mutex<Numbers>,
+    ends: Ends,
+}
+
+/// Listener to flows that have ended.
+pub type EndListener = Box<dyn Fn(&EndRecord) + Send + Sync>;
+
+/// Where user space's own findings of flows that have ended go.
+#[derive(Clone, Default)]
+pub(crate) struct Ends(Arc<OnceLock<EndListener>>);
+
+impl Ends {
+    /// Tells of a flow that has ended, if it is the hook's to tell of.
+    fn tell(&self, record: &EndRecord) {
+        if record.packets[0] & TOLD_ELSEWHERE == 0
+            && let Some(listener) = self.0.get()
+        {
+            listener(record);
+        }
+    }
+}
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ends").finish_non_exhaustive()
+    }
 }
 
 /// The numbers of partitions, each in one of the first four places.
@@ -201,13 +227,23 @@ impl Pool {
         Ok(())
     }
 
-    /// Gives the memory of a partition back.
+    /// Gives the memory of a partition back, whose flows end with their endpoint.
     fn release(&self, partition: Arc<Partition>) -> io::Result<()> {
         let number = partition.number;
         let chunks = {
             let _working = partition.work();
             partition.chunks()
         };
+        let incarnation = partition.last_incarnation.swap(0, Ordering::SeqCst);
+        let endpoint = (partition.ifindex.load(Ordering::SeqCst), incarnation);
+        for entry in partition.entries() {
+            let last = entry.last_seen.load();
+            let record = EndRecord::new(entry, endpoint, last.into());
+            let word = StateWord(record.state);
+            if word.state() != FlowState::Free && word.is_of(incarnation) {
+                self.ends.tell(&record);
+            }
+        }
         let mut places = (0..chunks).map(|chunk| self.place(number, chunk));
         let removed = places.try_for_each(|place| sys::remove_inner(self.outer.as_fd(), place));
         let mut numbers = self.numbers();
@@ -273,6 +309,7 @@ impl Flows {
                 chunk_sets: limits.chunk_sets(),
                 chunk_bits: limits.chunk_bits(),
                 numbers: Mutex::new(numbers),
+                ends: Ends::default(),
             }),
             revision: Arc::default(),
         }
@@ -337,7 +374,7 @@ impl Flows {
     /// finds it empty; to be called before programs can make a flow of it. Returns
     /// `false` if the partition was not swept for so many incarnations that entries in it
     /// could be taken for this one's.
-    pub(crate) fn assign(&self, number: u32, incarnation: u32) -> bool {
+    pub(crate) fn assign(&self, number: u32, ifindex: u32, incarnation: u32) -> bool {
         let Some(partition) = self.partition(number) else {
             return true;
         };
@@ -349,6 +386,8 @@ impl Flows {
         if incarnation.saturating_sub(oldest) >= STALE_INCARNATIONS {
             return false;
         }
+        partition.ifindex.store(ifindex, Ordering::SeqCst);
+        (partition.last_incarnation).store(incarnation, Ordering::SeqCst);
         partition.incarnation.store(incarnation, Ordering::SeqCst);
         true
     }
@@ -366,6 +405,11 @@ impl Flows {
         if let Some(partition) = self.partition(number) {
             partition.lead_alone();
         }
+    }
+
+    /// Tells a listener from now on of flows that end in user space; there is one.
+    pub(crate) fn tell_ends(&self, listener: EndListener) {
+        _ = self.pool.ends.0.set(listener);
     }
 
     /// Notes the revision of the next table, before flows can be decided under it.
@@ -405,6 +449,7 @@ impl Flows {
     pub(crate) fn sweep(&self, idle: [u32; IDLE_TIMES], now: u32, revision: u64) -> Sweep {
         Sweep {
             partitions: self.pool.in_use(),
+            ends: self.pool.ends.clone(),
             by: Rule {
                 idle,
                 now,

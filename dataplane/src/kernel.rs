@@ -39,7 +39,7 @@ use crate::{
     attach::AttachError,
     behaviour::{Behaviour, in_jiffies, tick},
     events::Events,
-    flows::{FlowKeeper, Flows, STALE_REVISIONS, Sweep, Swept},
+    flows::{EndListener, FlowKeeper, Flows, STALE_REVISIONS, Sweep, Swept},
     maps::MapSet,
     pins::Pins,
     programs::{
@@ -631,6 +631,12 @@ impl Kernel {
         Ok(verdict(probe::ENFORCED).zip(verdict(probe::AUDITED)))
     }
 
+    /// Tells a listener from now on of flows whose end user space finds: of those that were
+    /// idle for too long, and those of endpoints that have gone. There is one listener.
+    pub fn tell_ends(&self, listener: EndListener) {
+        self.flows.tell_ends(listener);
+    }
+
     /// The reading end of the ring buffer of reported packets; there is one.
     ///
     /// # Errors
@@ -643,8 +649,16 @@ impl Kernel {
             return Err(KernelError::Map { name, source });
         }
         let ring = self.maps.share(name).map_err(failed(SHARE_MAPS))?;
+        let tick = tick()
+            .map_err(io::Error::from)
+            .map_err(failed("ask how long a jiffy is"))?;
+        let shares = self.maps.share(map::EVENT_SHARES);
+        let shares = shares.and_then(MappedArray::over);
+        let shares = shares.map_err(failed("map the shares of the ring of records"))?;
         MapData::from_fd(ring)
-            .and_then(|data| Events::new(Map::RingBuf(data), self.limits.ring_records()))
+            .and_then(|data| {
+                Events::new(Map::RingBuf(data), self.limits.ring_records(), shares, tick)
+            })
             .map_err(|source| KernelError::Map { name, source })
     }
 

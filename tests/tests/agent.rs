@@ -51,6 +51,8 @@ mod stamps;
 mod strangers;
 #[path = "agent/sweeps.rs"]
 mod sweeps;
+#[path = "agent/telling.rs"]
+mod telling;
 #[path = "agent/traffic.rs"]
 mod traffic;
 #[path = "agent/uplinks.rs"]

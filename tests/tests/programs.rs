@@ -45,6 +45,8 @@ mod signalling;
 mod sources;
 #[path = "programs/sweeps.rs"]
 mod sweeps;
+#[path = "programs/telling.rs"]
+mod telling;
 #[path = "programs/uplinks.rs"]
 mod uplinks;
 #[path = "programs/verdicts.rs"]

@@ -237,6 +237,8 @@ impl Reconciler {
         resume_hits(&mut force, &store);
         let events = force.kernel().events()?;
         let recorder = Arc::new(Recorder::new(events, names.clone(), start.outputs));
+        let ends = recorder.clone();
+        (force.kernel()).tell_ends(Box::new(move |record| ends.end(record)));
         let sources = Sources::new(&config.policies, Some(start.watches));
         let documents = Documents::start(sources, &store, config.accept_partial);
         let mut reconciler = Self {

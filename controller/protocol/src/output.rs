@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-pub use record::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName};
+pub use record::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Sent};
 
 /// The version of everything here, first field of every object.
 pub const SCHEMA: &str = "cofferdam/v1";

@@ -8,7 +8,7 @@ use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::inventory::Owner;
 use cofferdam_protocol::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
 use cofferdam_verdict::counter::Hook;
-use cofferdam_verdict::event::EventRecord;
+use cofferdam_verdict::event::{EventRecord, kind};
 use cofferdam_verdict::hits::dropped_direction;
 use cofferdam_verdict::packet::{ethertype, protocol};
 use cofferdam_verdict::reason::Reason;
@@ -25,11 +25,12 @@ pub(crate) fn describe(
     now: SystemTime,
 ) -> Option<FlowRecord> {
     let verdict = Verdict::from_any_word(event.verdict)?;
-    // An allowed packet is reported for what audit policies would have denied: those
-    // are what the reader looks for.
-    let (kind, denial) = match verdict.action {
-        Action::Deny => (RecordType::Denied, verdict),
-        Action::Allow => (RecordType::Audit, Verdict::from_any_word(event.audited)?),
+    // An allowed packet is reported for the flow that it has begun, or for what audit policies
+    // would have denied: those are what the reader looks for.
+    let (kind, decided) = match (event.kind, verdict.action) {
+        (kind::BEGUN, _) => (RecordType::New, verdict),
+        (_, Action::Deny) => (RecordType::Denied, verdict),
+        (_, Action::Allow) => (RecordType::Audit, Verdict::from_any_word(event.audited)?),
     };
     let of_revision = match event.revision {
         0 => None,
@@ -42,7 +43,7 @@ pub(crate) fn describe(
         Direction::Egress
     };
     let direction = match verdict.action {
-        Action::Deny => dropped_direction(hook, denial.reason, of_policy),
+        Action::Deny => dropped_direction(hook, decided.reason, of_policy),
         Action::Allow => of_policy,
     };
     let is_sender = (event.hook == Hook::FromWorkload as u8) != (event.reversed != 0);
@@ -74,7 +75,7 @@ pub(crate) fn describe(
     let [icmp_type, code] = event.destination_port.to_be_bytes();
     let (rule, isolated_by) = of_revision
         .as_deref()
-        .map_or((None, Vec::new()), |names| deciding(names, denial));
+        .map_or((None, Vec::new()), |names| deciding(names, decided));
     Some(FlowRecord {
         schema: Schema,
         time: time::rfc3339(now),
@@ -83,14 +84,18 @@ pub(crate) fn describe(
         hook,
         direction,
         verdict: verdict.action,
-        reason: denial.reason,
+        reason: decided.reason,
         revision: of_revision.map_or(event.revision.into(), |names| names.revision),
         count: 1,
         rule,
         isolated_by,
         source,
         destination,
-        protocol: protocol_name(event),
+        protocol: match event.family {
+            0 if event.ethertype == ethertype::ARP => "arp".to_owned(),
+            0 => format!("ethertype/0x{:04x}", event.ethertype),
+            _ => protocol_name(event.protocol),
+        },
         tcp_flags: (event.protocol == protocol::TCP).then(|| tcp_flags(event.tcp_flags)),
         icmp: is_icmp.then_some(IcmpKind {
             kind: icmp_type,
@@ -99,6 +104,8 @@ pub(crate) fn describe(
         packets: 1,
         bytes: event.bytes.into(),
         duration_ms: 0,
+        opener: None,
+        reply: None,
     })
 }
 
@@ -114,7 +121,7 @@ fn deciding(names: &Names, verdict: Verdict) -> (Option<RuleName>, Vec<RuleName>
     }
 }
 
-fn rule_name(entry: &RuleEntry) -> RuleName {
+pub(crate) fn rule_name(entry: &RuleEntry) -> RuleName {
     RuleName {
         kind: entry.key.kind.as_str().to_owned(),
         namespace: entry.key.namespace().map(str::to_owned),
@@ -125,7 +132,7 @@ fn rule_name(entry: &RuleEntry) -> RuleName {
     }
 }
 
-fn end(name: Option<&SlotName>, address: Option<IpAddr>, port: Option<u16>) -> FlowEnd {
+pub(crate) fn end(name: Option<&SlotName>, address: Option<IpAddr>, port: Option<u16>) -> FlowEnd {
     let (mut namespace, mut workload, mut node) = (None, None, None);
     let mut labels = BTreeMap::new();
     if let Some(SlotName {
@@ -153,7 +160,7 @@ fn end(name: Option<&SlotName>, address: Option<IpAddr>, port: Option<u16>) -> F
     }
 }
 
-fn address(family: u8, words: [u32; 4]) -> Option<IpAddr> {
+pub(crate) fn address(family: u8, words: [u32; 4]) -> Option<IpAddr> {
     use cofferdam_verdict::address::Family;
     if family == Family::V4 as u8 {
         Some(IpAddr::from(words[0].to_be_bytes()))
@@ -167,16 +174,15 @@ fn address(family: u8, words: [u32; 4]) -> Option<IpAddr> {
     }
 }
 
-fn protocol_name(event: &EventRecord) -> String {
-    match (event.family, event.protocol) {
-        (0, _) if event.ethertype == ethertype::ARP => "arp".to_owned(),
-        (0, _) => format!("ethertype/0x{:04x}", event.ethertype),
-        (_, protocol::TCP) => "tcp".to_owned(),
-        (_, protocol::UDP) => "udp".to_owned(),
-        (_, protocol::SCTP) => "sctp".to_owned(),
-        (_, protocol::ICMP) => "icmp".to_owned(),
-        (_, protocol::ICMPV6) => "icmpv6".to_owned(),
-        (_, number) => number.to_string(),
+/// Returns the name of an IP protocol, or its number.
+pub(crate) fn protocol_name(number: u8) -> String {
+    match number {
+        protocol::TCP => "tcp".to_owned(),
+        protocol::UDP => "udp".to_owned(),
+        protocol::SCTP => "sctp".to_owned(),
+        protocol::ICMP => "icmp".to_owned(),
+        protocol::ICMPV6 => "icmpv6".to_owned(),
+        number => number.to_string(),
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod describe;
 pub mod drops;
+mod ended;
 pub mod hits;
 mod joining;
 mod kept;

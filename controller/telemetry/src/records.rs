@@ -11,16 +11,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use cofferdam_dataplane::Events;
+use cofferdam_dataplane::{Events, FlowSwitch, Report};
 use cofferdam_protocol::Observation;
-use cofferdam_protocol::output::FlowRecord;
+use cofferdam_protocol::output::{FlowRecord, RecordType};
+use cofferdam_verdict::event::EndRecord;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::broadcast;
 
 use crate::describe::describe;
+use crate::ended;
 use crate::joining::{Joined, Joining};
-use crate::kept::Kept;
+use crate::kept::{Kept, Reporter};
 use crate::names::SharedNames;
 use crate::outputs::Outputs;
 use crate::time::rfc3339;
@@ -46,6 +48,29 @@ pub struct Recorder {
     outputs: Outputs,
     kept: Mutex<Kept>,
     feed: broadcast::Sender<Arc<FlowRecord>>,
+    flows: Arc<Flows>,
+    tick: Duration,
+}
+
+/// How many want to be told of flows.
+#[derive(Debug)]
+struct Flows {
+    wanted: Mutex<usize>,
+    switch: FlowSwitch,
+}
+
+/// Has records of flows that begin and end made until it is dropped.
+#[derive(Debug)]
+pub struct FlowsWanted(Arc<Flows>);
+
+impl Drop for FlowsWanted {
+    fn drop(&mut self) {
+        let mut wanted = locked(&self.0.wanted);
+        *wanted -= 1;
+        if *wanted == 0 {
+            self.0.switch.set(false);
+        }
+    }
 }
 
 /// Records for a follower.
@@ -75,7 +100,18 @@ impl Recorder {
     /// Nothing has been read yet. Each record is handed to the outputs as well.
     #[must_use]
     pub fn new(events: Events, names: SharedNames, outputs: Outputs) -> Self {
+        let is_of_flows = [RecordType::New, RecordType::Ended]
+            .iter()
+            .any(|kind| outputs.want(*kind));
+        let switch = events.flows();
+        // An agent that was killed may have left it on.
+        switch.set(is_of_flows);
         Self {
+            tick: events.tick(),
+            flows: Arc::new(Flows {
+                wanted: Mutex::new(is_of_flows.into()),
+                switch,
+            }),
             reader: Mutex::new(Reader {
                 events,
                 joining: Joining::default(),
@@ -85,6 +121,28 @@ impl Recorder {
             outputs,
             kept: Mutex::new(Kept::new(SystemTime::now())),
             feed: broadcast::channel(BEHIND).0,
+        }
+    }
+
+    /// Has records of flows that begin and end made, at least until the answer is dropped.
+    /// Otherwise no program tells of them.
+    #[must_use]
+    pub fn want_flows(&self) -> FlowsWanted {
+        let mut wanted = locked(&self.flows.wanted);
+        *wanted += 1;
+        self.flows.switch.set(true);
+        FlowsWanted(self.flows.clone())
+    }
+
+    /// Takes in the end of a flow that user space has found.
+    pub fn end(&self, end: &EndRecord) {
+        if *locked(&self.flows.wanted) == 0 {
+            return;
+        }
+        let now = SystemTime::now();
+        if let Some(record) = ended::describe(end, &self.names, self.tick, now) {
+            let reporter = (end.ifindex, record.hook as u8);
+            self.hand_on(now, reporter, record);
         }
     }
 
@@ -108,7 +166,12 @@ impl Recorder {
         {
             read += 1;
             let now = SystemTime::now();
-            joining.add(&event, now, |event| describe(event, &self.names, now));
+            match event {
+                Report::Packet(event) => {
+                    joining.add(&event, now, |event| describe(event, &self.names, now));
+                }
+                Report::End(end) => self.end(&end),
+            }
             if joining.is_due() {
                 self.tell(joining);
             }
@@ -127,14 +190,18 @@ impl Recorder {
             record,
         } in joining.take()
         {
-            let record = Arc::new(record);
-            self.outputs.hand_over(&record);
-            let mut kept = locked(&self.kept);
-            kept.push(time, reporter, record.clone());
-            // Under the lock, so that a follower misses none and sees none twice. An
-            // error only says that nobody follows.
-            _ = self.feed.send(record);
+            self.hand_on(time, reporter, record);
         }
+    }
+
+    fn hand_on(&self, time: SystemTime, reporter: Reporter, record: FlowRecord) {
+        let record = Arc::new(record);
+        self.outputs.hand_over(&record);
+        let mut kept = locked(&self.kept);
+        kept.push(time, reporter, record.clone());
+        // Under the lock, so that a follower misses none and sees none twice. An error only
+        // says that nobody follows.
+        _ = self.feed.send(record);
     }
 
     /// The records that are kept and asked for, and all those to come.
@@ -201,7 +268,6 @@ fn timeout(time: Duration) -> PollTimeout {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use cofferdam_protocol::output::RecordType;
     use cofferdam_verdict::event::EventRecord;
     use cofferdam_verdict::reason::Reason;
     use cofferdam_verdict::verdict::Verdict;

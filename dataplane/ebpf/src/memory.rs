@@ -2,6 +2,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
+use crate::reports::end;
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, PerCpuArray, RingBuf},
     helpers::{bpf_jiffies64, bpf_ringbuf_query},
@@ -14,7 +15,7 @@ use cofferdam_verdict::{
     counter::{COUNTERS as COUNTER_COUNT, Counter, Hook},
     endpoint::{Binding, EndpointRecord},
     event::EventRecord,
-    flow::{FlowSet, IDLE_TIMES},
+    flow::{FlowEntry, FlowSet, IDLE_TIMES},
     fragment::FragmentSet,
     hash::Keys,
     hits::RuleCount,
@@ -150,21 +151,33 @@ impl Maps {
         let word: Option<&SharedWord64> =
             unsafe { view(EVENT_SHARES.get_ptr(share::place(endpoint, hook))) };
         let most = self.settings_at_hand().event_share;
-        word.is_some_and(|word| share::take(word, most, now)) || {
-            // SAFETY: the ring buffer lives as long as the program runs; 0 asks for the bytes
-            // that have not been read.
-            let unread = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
-            !share::is_crowded(unread, most)
-        }
+        word.is_some_and(|word| share::take(word, most, now)) || !self.is_crowded()
     }
 
-    /// Sends a record to user space; `false` when there is no room.
+    /// Sends the record of a flow to user space, if the ring is less than half full: the rest
+    /// is for packets that were denied. `false` when there is no room.
     #[inline(always)]
-    pub(crate) fn send(&self, record: EventRecord) -> bool {
-        let Some(mut place) = EVENTS.reserve(0) else {
+    pub(crate) fn send_of_flow<T: 'static>(&self, record: impl FnOnce() -> T) -> bool {
+        !self.is_crowded() && self.send(record)
+    }
+
+    /// Returns `true` if the ring of records is so full that shares of it count.
+    #[inline(always)]
+    fn is_crowded(&self) -> bool {
+        // SAFETY: the ring buffer lives as long as the program runs; 0 asks for the bytes that
+        // have not been read.
+        let unread = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
+        share::is_crowded(unread, self.settings_at_hand().event_share)
+    }
+
+    /// Sends a record to user space; `false` when there is no room. The record is made where
+    /// it is read: the stack has no room for it.
+    #[inline(always)]
+    pub(crate) fn send<T: 'static>(&self, record: impl FnOnce() -> T) -> bool {
+        let Some(mut place) = EVENTS.reserve_untyped::<T>(0) else {
             return false;
         };
-        place.write(record);
+        place.write(record());
         place.submit(0);
         true
     }
@@ -331,6 +344,22 @@ impl FlowMemory for Maps {
         const ORDER: AtomicOrdering = AtomicOrdering::Relaxed;
         // SAFETY: the count is in a map, and aligned.
         unsafe { atomic_xadd::<u64, u64, ORDER>(count.as_ptr(), value) };
+    }
+
+    #[inline(always)]
+    fn wants_flows(&self) -> bool {
+        // SAFETY: shares are atomics throughout.
+        let word: Option<&SharedWord64> = unsafe { view(EVENT_SHARES.get_ptr(share::WANTS_FLOWS)) };
+        word.is_some_and(|word| word.load() != 0)
+    }
+
+    #[inline(always)]
+    fn end_flow(&self, record: &EndpointRecord, entry: &FlowEntry) {
+        end(
+            core::ptr::from_ref(entry),
+            record.ifindex,
+            record.incarnation,
+        );
     }
 
     #[inline(always)]

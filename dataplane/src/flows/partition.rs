@@ -28,6 +28,9 @@ pub(super) struct Partition {
     bytes: AtomicU64,
     /// That of the endpoint, before any of its flows; 0 if the partition is nobody's.
     pub(super) incarnation: AtomicU32,
+    /// Interface of the endpoint, and its incarnation, whether or not it has gone.
+    pub(super) ifindex: AtomicU32,
+    pub(super) last_incarnation: AtomicU32,
     /// The oldest that an entry may be of.
     pub(super) oldest: AtomicU32,
     /// Number of entries that the last sweep left.
@@ -83,6 +86,8 @@ impl Partition {
             chunks,
             bytes: AtomicU64::new(bytes),
             incarnation: AtomicU32::new(0),
+            ifindex: AtomicU32::new(0),
+            last_incarnation: AtomicU32::new(0),
             oldest: AtomicU32::new(0),
             left: AtomicU32::new(0),
             quiet: AtomicBool::new(false),

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     bucket::{AddressBlock, Bucket},
     endpoint::{Binding, EndpointRecord},
-    flow::{FlowSet, IDLE_TIMES},
+    flow::{FlowEntry, FlowSet, IDLE_TIMES},
     fragment::FragmentSet,
     hash::Keys,
     hits::RuleCount,
@@ -153,6 +153,19 @@ pub trait FlowMemory: Memory {
 
     /// Adds, wrapping, without any order.
     fn add(&self, count: &SharedWord64, value: u64);
+
+    /// Returns `true` if user space wants to be told of flows that begin and end.
+    #[inline(always)]
+    fn wants_flows(&self) -> bool {
+        false
+    }
+
+    /// Tells user space of the flow in an entry of an endpoint's partition that is about to be
+    /// overwritten or freed. The caller has locked the entry.
+    #[inline(always)]
+    fn end_flow(&self, record: &EndpointRecord, entry: &FlowEntry) {
+        _ = (record, entry);
+    }
 
     /// The clock of flows: jiffies, low word. It wraps after 50 days at 1 000 a
     /// second; no idle time comes near half of that.

@@ -25,15 +25,20 @@ const SHARES: u32 = 16;
 /// Bytes that a record takes in the ring: the kernel puts eight before each.
 pub const RECORD_BYTES: u32 = size_of::<EventRecord>() as u32 + 8;
 
-/// Number of words for so many records of endpoints, and for [`NOBODY`].
+/// Place of the word that is not 0 while user space wants to be told when flows begin and
+/// end.
+pub const WANTS_FLOWS: u32 = 0;
+
+/// Number of words for so many records of endpoints, for [`NOBODY`], and before them for
+/// [`WANTS_FLOWS`].
 pub const fn words(records: u32) -> u32 {
-    (records + 1) * Hook::ALL.len() as u32
+    (records + 2) * Hook::ALL.len() as u32
 }
 
 /// Place of the share of an endpoint's hook among the words; [`NOBODY`]'s are the first.
 #[inline(always)]
 pub const fn place(endpoint: u32, hook: Hook) -> u32 {
-    let first = endpoint.wrapping_add(1);
+    let first = endpoint.wrapping_add(2);
     first.wrapping_mul(Hook::ALL.len() as u32) | hook as u32
 }
 
@@ -89,7 +94,8 @@ mod tests {
         let endpoints = (0..100).chain([NOBODY]);
         let places = endpoints.flat_map(|endpoint| Hook::ALL.map(|hook| place(endpoint, hook)));
         let places: BTreeSet<u32> = places.collect();
-        assert_eq!(places, (0..words(100)).collect());
+        assert_eq!(places, (4..words(100)).collect());
+        assert!(!places.contains(&WANTS_FLOWS));
     }
 
     /// Half of the ring is left for hooks within their shares.

@@ -1,13 +1,14 @@
 //! Shares of the ring buffer: a flood at one endpoint leaves room for what others report.
 
-use cofferdam_dataplane::Program;
+use cofferdam_dataplane::{Behaviour, Kernel, Program};
 use cofferdam_tests::{
-    firewall::{Firewall, named},
+    firewall::{Firewall, LIMITS, named},
     ledger::Ledger,
     packet::tcp,
     world::Wiring,
 };
 use cofferdam_verdict::{
+    capacity::Limits,
     counter::Hook,
     event::EventRecord,
     reason::Reason,
@@ -34,8 +35,15 @@ fn denied(ledger: &Ledger) -> u64 {
 fn a_flood_of_one_endpoint_leaves_anothers_records() {
     let (world, pods) = shop(Wiring::Ptp);
     let _inside = world.node().namespace.enter().expect("the node");
-    // Shares that no other test has taken of.
-    let mut firewall = Firewall::load();
+    // Shares that no other test has taken of, of a ring of the usual size.
+    let limits = Limits {
+        event_bytes: Limits::DEFAULT.event_bytes,
+        ..LIMITS
+    };
+    let kernel = Kernel::load(limits, &Behaviour::default());
+    let mut firewall = Firewall::over(kernel.expect("the kernel takes them"));
+    let stand_ins = firewall.kernel().load_stand_ins();
+    stand_ins.expect("the kernel takes them");
     firewall.enforce(&world, &pods, DB_FROM_WEB);
     let [cache, other, db] = ["shop/cache", "other/web", "shop/db"].map(|name| named(&world, name));
     let to_db = |from, port: u16| tcp().from(from).to(db.end).sport(port).dport(5432).syn();

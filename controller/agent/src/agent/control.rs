@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use cofferdam_answers::Reply;
+use cofferdam_protocol::output::RecordType;
 use cofferdam_protocol::{Envelope, MAX_REQUEST, Observation, Request, VERSION};
 use cofferdam_telemetry::metrics::{CniCommand, Timings};
 use cofferdam_telemetry::records::{Followed, Recorder};
@@ -123,6 +124,10 @@ async fn observe(
     known: &Known,
     mut asked: Observation,
 ) -> std::io::Result<()> {
+    let is_of_flows = [RecordType::New, RecordType::Ended]
+        .iter()
+        .any(|kind| asked.filter.is_for_type(*kind));
+    let _flows = (asked.follow && is_of_flows).then(|| known.recorder.want_flows());
     asked.with_log &= known.flow_log.is_some();
     let Followed {
         missing_until,

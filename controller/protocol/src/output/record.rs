@@ -161,4 +161,20 @@ pub struct FlowRecord {
     pub bytes: u64,
     /// From the first to the last of them.
     pub duration_ms: u64,
+    /// Of a flow that has ended, what its opener sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opener: Option<Sent>,
+    /// Of a flow that has ended, what came back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Sent>,
+}
+
+/// Packets that one end of a flow has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct Sent {
+    /// Their number.
+    pub packets: u64,
+    /// Their bytes, from the Ethernet header on.
+    pub bytes: u64,
 }

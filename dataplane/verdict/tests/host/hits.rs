@@ -199,7 +199,7 @@ fn a_segment_is_not_adopted_by_two_tables() {
 
 /// A packet that a workload sends, receives, or that crosses the uplink.
 #[derive(Clone, Debug)]
-struct Step {
+pub(super) struct Step {
     hook: Hook,
     near: Who,
     far: Who,
@@ -209,10 +209,10 @@ struct Step {
     opens: bool,
 }
 
-const LOCAL: [Who; 3] = [Web, Db, Who::Cache];
-const PEERS: [Who; 5] = [Db, Far, Outside, Service, Who::OtherNode];
+pub(super) const LOCAL: [Who; 3] = [Web, Db, Who::Cache];
+pub(super) const PEERS: [Who; 5] = [Db, Far, Outside, Service, Who::OtherNode];
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let kind = (any::<[bool; 3]>(), 0..3usize, 0..5usize, 0..2u16, 0..4u32);
     kind.prop_map(|([v6, is_tcp, opens], near, far, port, hook)| Step {
         hook: Hook::of_number(hook),
@@ -246,7 +246,7 @@ impl Step {
     }
 
     /// The packet on its hook; `None` if it is not judged there.
-    fn judged(&self, node: &Node) -> Option<Case> {
+    pub(super) fn judged(&self, node: &Node) -> Option<Case> {
         let bytes = self.bytes();
         match self.hook {
             Hook::FromWorkload => Some(node.sent(self.near, &bytes)),
