@@ -51,6 +51,7 @@ use crate::state::{self, Store};
 
 use documents::Documents;
 use early_drop::EarlyDrops;
+use explain::Inquiry;
 use guarding::Guarding;
 use looking::BETWEEN_LOOKS;
 use uplinks::Uplinks;
@@ -425,7 +426,12 @@ impl Reconciler {
                         };
                         waiting.push((bypassed, reply));
                     }
-                    Request::Explain(question) => inquiries.push((question, reply)),
+                    Request::Explain(question) => {
+                        inquiries.push((Inquiry::Ends(question), reply));
+                    }
+                    Request::ExplainRecord(record) => {
+                        inquiries.push((Inquiry::Record(record), reply));
+                    }
                     Request::Observe(_) => {
                         let message = "records are not kept by this thread".to_owned();
                         waiting.push((Waiting::Failed(message), reply));
@@ -471,8 +477,8 @@ impl Reconciler {
             // Whoever asked may have gone.
             _ = reply.send(self.answer(waiting));
         }
-        for (question, reply) in inquiries {
-            self.explain(question, reply);
+        for (inquiry, reply) in inquiries {
+            self.explain(inquiry, reply);
         }
         for question in questions {
             match question {

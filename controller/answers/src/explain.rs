@@ -170,6 +170,10 @@ fn report(
         },
         walk,
         nearest,
+        audited_namespaces: (reach.waived(explanation).iter())
+            .map(ToString::to_string)
+            .collect(),
+        record: None,
         ends,
         rules: rules.into_reports(),
         diagnostics,

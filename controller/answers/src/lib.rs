@@ -11,6 +11,7 @@
 
 pub mod explain;
 pub mod reach;
+pub mod record;
 
 use cofferdam_policies::diagnostic;
 use cofferdam_protocol::output::{Diagnostic, Severity};

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::documents::context::ForeignPolicy;
 use cofferdam_policies::reach::{self, Reach};
-use cofferdam_protocol::output::{Diagnostic, Schema};
-use cofferdam_protocol::words::ClosedList as _;
+use cofferdam_protocol::output::{Diagnostic, RecordType, Schema};
+use cofferdam_protocol::words::{self, ClosedList as _};
+use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -383,6 +384,34 @@ pub struct JudgedReport {
     pub ingress: PairReport,
 }
 
+/// A flow record, held against what is in force now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RecordReport {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: RecordType,
+    /// Its direction.
+    #[serde(with = "words")]
+    #[schemars(schema_with = "words::schema::<Direction>")]
+    pub direction: Direction,
+    /// Its verdict.
+    #[serde(with = "words")]
+    #[schemars(schema_with = "words::schema::<Action>")]
+    pub verdict: Action,
+    /// Its reason.
+    #[serde(with = "words")]
+    #[schemars(schema_with = "words::schema::<Reason>")]
+    pub reason: Reason,
+    /// Revision that decided it.
+    pub revision: u64,
+    /// Revision in force; null where documents were asked.
+    pub revision_in_force: Option<u64>,
+    /// `true` if policy decided it, and so could decide otherwise now.
+    pub is_by_policy: bool,
+    /// `true` if policy would decide otherwise now.
+    pub differs: bool,
+}
+
 /// Answer of `explain`: a cell, and the way to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainReport {
@@ -401,8 +430,15 @@ pub struct ExplainReport {
     pub judged: JudgedReport,
     /// Each rule that was considered: the sender's egress, then the receiver's ingress.
     pub walk: Vec<StepReport>,
-    /// Of a denial, the rule that came nearest to allowing it; null when none could.
+    /// Of a denial, or what one would be were the workload's namespace not on audit, the rule
+    /// that came nearest to allowing it; null when none could.
     pub nearest: Option<NearestReport>,
+    /// Namespaces of the ends in which policies only audit, and would deny this otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audited_namespaces: Vec<String>,
+    /// The flow record that was asked about, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordReport>,
     /// The two ends.
     pub ends: Vec<EndReport>,
     /// The rules that are named here.

@@ -76,6 +76,8 @@ pub enum Request {
     EndpointList,
     /// The verdict in force between two ends, and the way to it.
     Explain(Question),
+    /// The verdict in force for the ends, the port and the direction of a flow record.
+    ExplainRecord(Box<FlowRecord>),
     /// Flow records.
     Observe(Observation),
     /// Let policy deny endpoints nothing for a time, or let it count again.
