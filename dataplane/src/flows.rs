@@ -4,6 +4,7 @@
 //! lets it grow. The places of its chunks lie side by side in an array of maps, so that programs
 //! find a set by its number. When its endpoint has gone it is given back.
 
+mod begun;
 mod keeper;
 mod partition;
 mod sweep;
@@ -13,7 +14,7 @@ use std::{
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -27,6 +28,7 @@ use cofferdam_verdict::{
     hash::Keys,
 };
 
+pub(crate) use begun::Begun;
 pub use keeper::FlowKeeper;
 pub use sweep::{Sweep, Swept};
 
@@ -46,9 +48,12 @@ pub(crate) const STALE_REVISIONS: u32 = 1 << 11;
 /// partition was swept under: half of what the word holds.
 const STALE_INCARNATIONS: u32 = 1 << 9;
 
-/// Partitions that are ready for the next endpoints: as many as a runtime starts containers at
-/// a time. Making one costs a grace period, some 12 ms, for which that endpoint would wait.
+/// Partitions that are made ready for the next endpoints: as many as a runtime starts
+/// containers at a time. Making some costs a grace period, some 12 ms, for which an endpoint
+/// would wait that finds none.
 const READY: usize = 16;
+/// With fewer than so many ready, others are made before the next look at all partitions.
+const FEW: usize = READY / 2 + 1;
 
 /// How full an endpoint's partition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +85,8 @@ struct Pool {
     chunk_bits: u32,
     numbers: Mutex<Numbers>,
     ends: Ends,
+    /// Told whenever a thread has made partitions ready or given one back.
+    done: Condvar,
 }
 
 /// Listener to flows that have ended.
@@ -117,6 +124,10 @@ struct Numbers {
     leaving: Vec<Arc<Partition>>,
     /// Those that have no chunk, but for what is listed below.
     free: Vec<u32>,
+    /// Number of those that some thread makes ready just now.
+    making: usize,
+    /// Number of those that some thread gives back just now.
+    releasing: usize,
     /// Those of them that may have chunks of an agent before.
     doubtful: Vec<u32>,
     /// Number of chunks that were taken out of the last of those.
@@ -130,6 +141,12 @@ impl Numbers {
         let number = partition.number;
         self.used.insert(number, partition);
         Some(number)
+    }
+
+    /// Returns `true` if a partition will be ready, or a number free, without anybody else's
+    /// doing.
+    fn are_coming(&self) -> bool {
+        self.making > 0 || self.releasing > 0 && self.free.is_empty()
     }
 }
 
@@ -164,25 +181,51 @@ impl Pool {
         Ok(Chunk { sets, bytes })
     }
 
-    /// Makes a chunk in its place, which costs a grace period.
-    fn make_chunk(&self, place: u32) -> io::Result<Chunk> {
+    fn new_chunk(&self) -> io::Result<Chunk> {
         let sets = MappedArray::new("flows", self.chunk_sets)?;
         let bytes = sys::memory_of(sets.map())?;
-        sys::set_inner(self.outer.as_fd(), place, sets.map())?;
         Ok(Chunk { sets, bytes })
     }
 
-    /// Makes a partition of one chunk.
-    fn make(&self, number: u32) -> io::Result<Arc<Partition>> {
-        let first = self.make_chunk(self.place(number, 0))?;
+    /// Makes a chunk in its place, which costs a grace period.
+    fn make_chunk(&self, place: u32) -> io::Result<Chunk> {
+        let chunk = self.new_chunk()?;
+        sys::set_inner(self.outer.as_fd(), place, chunk.sets.map())?;
+        Ok(chunk)
+    }
+
+    /// Makes chunks in their places, which costs a grace period: one for all of them where the
+    /// kernel can (Linux 6.8).
+    fn make_chunks(&self, places: impl Iterator<Item = u32>) -> io::Result<Vec<Chunk>> {
+        let made = places.map(|place| Ok((place, self.new_chunk()?)));
+        let made = made.collect::<io::Result<Vec<(u32, Chunk)>>>()?;
+        let inners: Vec<_> = (made.iter())
+            .map(|(place, chunk)| (*place, chunk.sets.map()))
+            .collect();
+        sys::set_inners(self.outer.as_fd(), &inners)?;
+        Ok(made.into_iter().map(|(_, chunk)| chunk).collect())
+    }
+
+    /// Makes partitions of one chunk each.
+    fn make(&self, numbers: &[u32]) -> io::Result<Vec<Arc<Partition>>> {
+        let places = numbers.iter().map(|&number| self.place(number, 0));
+        let first = self.make_chunks(places)?.into_iter();
         let most = self.most_chunks() as usize;
-        Ok(Arc::new(Partition::over(number, first, most)))
+        let made = numbers.iter().zip(first);
+        Ok(made
+            .map(|(&number, first)| Arc::new(Partition::over(number, first, most)))
+            .collect())
     }
 
     /// Gives a partition chunks for so many sets. Programs do not look at them yet.
     fn add_chunks(&self, partition: &Partition, sets: u32) -> io::Result<()> {
-        for chunk in partition.chunks()..sets / self.chunk_sets {
-            partition.add(self.make_chunk(self.place(partition.number, chunk))?);
+        let chunks = partition.chunks()..sets / self.chunk_sets;
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let places = chunks.map(|chunk| self.place(partition.number, chunk));
+        for chunk in self.make_chunks(places)? {
+            partition.add(chunk);
         }
         Ok(())
     }
@@ -197,34 +240,35 @@ impl Pool {
         self.numbers().used.values().cloned().collect()
     }
 
-    /// Makes the next partition, unless some are ready or no number is free.
-    fn make_one(&self, ready: usize) -> io::Result<bool> {
-        let number = {
+    /// Makes partitions for the next endpoints, if fewer than so many are ready. Returns
+    /// `true` if it made any.
+    fn make_ready(&self, least: usize) -> io::Result<bool> {
+        let made_of: Vec<u32> = {
             let mut numbers = self.numbers();
-            match numbers.ready.len() < ready {
-                true => numbers.free.pop(),
-                false => None,
-            }
+            let missing = match numbers.ready.len() < least {
+                true => READY.saturating_sub(numbers.ready.len()),
+                false => 0,
+            };
+            let rest = numbers.free.len().saturating_sub(missing);
+            numbers.making += numbers.free.len() - rest;
+            numbers.free.drain(rest..).rev().collect()
         };
-        let Some(number) = number else {
+        if made_of.is_empty() {
             return Ok(false);
-        };
-        let made = self.make(number);
+        }
+        let made = self.make(&made_of);
         let mut numbers = self.numbers();
+        numbers.making -= made_of.len();
+        self.done.notify_all();
         match made {
-            Ok(partition) => numbers.ready.insert(0, partition),
+            // The next one is taken from the end.
+            Ok(partitions) => _ = numbers.ready.splice(..0, partitions.into_iter().rev()),
             Err(error) => {
-                numbers.free.push(number);
+                numbers.free.extend(made_of.into_iter().rev());
                 return Err(error);
             }
         }
         Ok(true)
-    }
-
-    /// Makes partitions for the next endpoints.
-    fn make_ready(&self) -> io::Result<()> {
-        while self.make_one(READY)? {}
-        Ok(())
     }
 
     /// Gives the memory of a partition back, whose flows end with their endpoint.
@@ -247,6 +291,8 @@ impl Pool {
         let mut places = (0..chunks).map(|chunk| self.place(number, chunk));
         let removed = places.try_for_each(|place| sys::remove_inner(self.outer.as_fd(), place));
         let mut numbers = self.numbers();
+        numbers.releasing -= 1;
+        self.done.notify_all();
         if removed.is_err() {
             numbers.leaving.push(partition);
         } else {
@@ -256,15 +302,36 @@ impl Pool {
     }
 
     fn release_one(&self) -> io::Result<bool> {
-        let leaving = self.numbers().leaving.pop();
+        let leaving = {
+            let mut numbers = self.numbers();
+            let leaving = numbers.leaving.pop();
+            numbers.releasing += usize::from(leaving.is_some());
+            leaving
+        };
         leaving.map_or(Ok(false), |partition| {
             self.release(partition).map(|()| true)
         })
     }
 
+    /// Gives back all partitions whose endpoints have gone; the next endpoints come first.
     fn release_all(&self) -> io::Result<()> {
-        while self.release_one()? {}
+        while self.release_one()? {
+            self.make_ready(FEW)?;
+        }
         Ok(())
+    }
+
+    /// Gives a partition that is ready to an endpoint. Waits for those that some thread makes
+    /// just now, or gives back if all others are in use.
+    fn take_ready(&self) -> Option<u32> {
+        let mut numbers = self.numbers();
+        loop {
+            let taken = numbers.take_ready();
+            if taken.is_some() || !numbers.are_coming() {
+                return taken;
+            }
+            numbers = (self.done.wait(numbers)).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Takes out chunks that an agent before may have left, for about so long:
@@ -310,6 +377,7 @@ impl Flows {
                 chunk_bits: limits.chunk_bits(),
                 numbers: Mutex::new(numbers),
                 ends: Ends::default(),
+                done: Condvar::new(),
             }),
             revision: Arc::default(),
         }
@@ -356,11 +424,11 @@ impl Flows {
     /// A partition without flows, by its number; none when all are in use.
     pub(crate) fn take(&mut self) -> io::Result<Option<u32>> {
         loop {
-            let taken = self.pool.numbers().take_ready();
+            let taken = self.pool.take_ready();
             if taken.is_some() {
                 return Ok(taken);
             }
-            if !self.pool.make_one(1)? && !self.pool.release_one()? {
+            if !self.pool.make_ready(1)? && !self.pool.release_one()? {
                 return Ok(None);
             }
         }
@@ -445,8 +513,14 @@ impl Flows {
         all.map(|partition| partition.bytes()).sum()
     }
 
-    /// A sweep of all partitions that are an endpoint's.
-    pub(crate) fn sweep(&self, idle: [u32; IDLE_TIMES], now: u32, revision: u64) -> Sweep {
+    /// A sweep of all partitions that are an endpoint's; so many flows have begun on the node.
+    pub(crate) fn sweep(
+        &self,
+        idle: [u32; IDLE_TIMES],
+        now: u32,
+        revision: u64,
+        begun: u64,
+    ) -> Sweep {
         Sweep {
             partitions: self.pool.in_use(),
             ends: self.pool.ends.clone(),
@@ -456,24 +530,32 @@ impl Flows {
                 revision: self.revision.clone(),
             },
             began: revision,
+            begun,
         }
     }
 
-    /// The one who lets partitions grow and gives them back, with the memory of the records.
-    pub(crate) fn keeper(&self, records: MappedValues<EndpointRecord>, keys: Keys) -> FlowKeeper {
+    /// The one who lets partitions grow and gives them back, with the memory of the records,
+    /// and the number of flows that have begun, where all that begin are counted.
+    pub(crate) fn keeper(
+        &self,
+        records: MappedValues<EndpointRecord>,
+        keys: Keys,
+        begun: Option<Begun>,
+    ) -> FlowKeeper {
         FlowKeeper {
             pool: self.pool.clone(),
             records,
             keys,
             looks: 0,
             random: keys.mark,
+            begun,
         }
     }
 
-    /// Makes the partition that is taken next, which costs a grace period. `false` if
-    /// there is one already, or none is free.
-    pub(crate) fn make_next(&mut self) -> io::Result<bool> {
-        self.pool.make_one(1)
+    /// Returns `true` if few partitions are ready for the next endpoints, and more can be made.
+    pub(crate) fn are_few_ready(&self) -> bool {
+        let numbers = self.pool.numbers();
+        numbers.ready.len() + numbers.making < FEW && !numbers.free.is_empty()
     }
 
     /// Gives a partition back whose endpoint is out of force.

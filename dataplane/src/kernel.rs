@@ -39,7 +39,7 @@ use crate::{
     attach::AttachError,
     behaviour::{Behaviour, in_jiffies, tick},
     events::Events,
-    flows::{EndListener, FlowKeeper, Flows, STALE_REVISIONS, Sweep, Swept},
+    flows::{Begun, EndListener, FlowKeeper, Flows, STALE_REVISIONS, Sweep, Swept},
     maps::MapSet,
     pins::Pins,
     programs::{
@@ -221,6 +221,7 @@ pub struct Kernel {
     pub(crate) bindings: MappedArray<Binding>,
     rule_counts: MappedArray<RuleCount>,
     pub(crate) flows: Flows,
+    begun: Begun,
     /// Numbers of records that no program can be reading.
     pub(crate) free: Vec<u32>,
     /// Numbers of records that were in use until a while ago.
@@ -340,6 +341,7 @@ impl Kernel {
             bindings: MappedArray::over(share(map::BINDINGS)?).map_err(map_failed())?,
             rule_counts: MappedArray::over(share(map::RULE_COUNTS)?).map_err(map_failed())?,
             flows,
+            begun: begun(&maps)?,
             free: (0..limits.endpoint_records()).rev().collect(),
             resting: Vec::new(),
             left: <_>::default(),
@@ -521,9 +523,11 @@ impl Kernel {
     ///
     /// When the kernel does not say what time it is.
     pub fn begin_sweep(&self) -> Result<Sweep, KernelError> {
+        // Before any entry is looked at.
+        let begun = (self.begun.count()).map_err(failed("read the counters of the hooks"))?;
         let now = self.jiffies()?;
         let revision = self.last_revision();
-        Ok(self.flows.sweep(self.settings.idle, now, revision))
+        Ok(self.flows.sweep(self.settings.idle, now, revision, begun))
     }
 
     /// Notes that a sweep is over.
@@ -544,7 +548,9 @@ impl Kernel {
             .map_err(failed(SHARE_MAPS))?;
         let records = MappedArray::over(records).map_err(failed("map the memory of a BPF map"))?;
         let (_, records) = records.into_parts();
-        Ok(self.flows.keeper(records, self.settings.keys))
+        // Notes of what leaves are entries that no verdict counts.
+        let begun = (!self.early_drop).then(|| begun(&self.maps)).transpose()?;
+        Ok(self.flows.keeper(records, self.settings.keys, begun))
     }
 
     /// Bytes of memory that the maps take, as the kernel accounts for them. While a table is
@@ -764,6 +770,13 @@ impl Kernel {
             source: Box::new(source),
         })
     }
+}
+
+fn begun(maps: &MapSet) -> Result<Begun, KernelError> {
+    let counters = maps.share(map::COUNTERS);
+    counters
+        .and_then(Begun::by)
+        .map_err(failed("read the counters of the hooks"))
 }
 
 pub(crate) fn writer<'a>(settings: &'a Settings, buckets: &'a MappedArray<Bucket>) -> Writer<'a> {

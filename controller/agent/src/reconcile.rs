@@ -23,7 +23,7 @@ mod uplinks;
 
 pub(crate) use report::kernel_release;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -43,10 +43,10 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::desired::{Desired, Made};
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::{Endpoint, EndpointId, SpecError, check};
 use crate::force::{Depth, Force, PublishError, Published};
 use crate::links::Links;
-use crate::netlink::{self, Interfaces, Netlink};
+use crate::netlink::{self, Interfaces, LinkError, Looked, Netlink, look_inside};
 use crate::state::{self, Store};
 
 use documents::Documents;
@@ -321,20 +321,15 @@ impl Reconciler {
     ///
     /// A link costs a grace period to attach, and the filters judge until then: links
     /// are put on one by one while nobody asks for anything, and after a burst of
-    /// endpoints that were added. What the next endpoint needs is made at once: nobody
-    /// but that endpoint would wait for it.
+    /// endpoints that were added.
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
         let has_unlinked = !self.unlinked.is_empty() || self.uplinks.has_unlinked();
         let attach_at = has_unlinked.then(|| self.added_at + BURST);
         let chore = self.force.next_chore();
         let chore = chore.min(self.looked_at_hooks + self.between_looks);
         let chore = self.reading_at().map_or(chore, |at| at.min(chore));
-        let left = if self.force.is_prepared() {
-            let next = attach_at.map_or(chore, |at| at.min(chore));
-            next.saturating_duration_since(Instant::now())
-        } else {
-            Duration::ZERO
-        };
+        let next = attach_at.map_or(chore, |at| at.min(chore));
+        let left = next.saturating_duration_since(Instant::now());
         let message = messages.recv_timeout(left);
         if matches!(message, Err(RecvTimeoutError::Timeout)) {
             if let Some(last) = self.unread
@@ -342,9 +337,7 @@ impl Reconciler {
             {
                 return Ok(Message::SourcesChanged(last));
             }
-            if !self.force.is_prepared() {
-                self.force.prepare();
-            } else if attach_at.is_some_and(|at| at <= Instant::now()) {
+            if attach_at.is_some_and(|at| at <= Instant::now()) {
                 match self.unlinked.pop_first() {
                     Some(ifindex) => self.attach(ifindex),
                     None => self.link_uplink(),
@@ -374,6 +367,7 @@ impl Reconciler {
             }
         }
         let sources = self.look_at_sources(&batch);
+        let mut looked = look_into_namespaces(&batch);
         for message in batch {
             match message {
                 Message::Reload(_) | Message::SourcesChanged(_) => {}
@@ -401,7 +395,9 @@ impl Reconciler {
                     }
                     Request::EndpointList => waiting.push((Waiting::List, reply)),
                     Request::EndpointAdd(spec) => {
-                        waiting.push((self.take_add(&spec, &mut added), reply));
+                        if let Some(looked) = looked.pop_front() {
+                            waiting.push((self.take_add(&spec, looked, &mut added), reply));
+                        }
                         is_changed = true;
                     }
                     Request::EndpointRemove(removal) => {
@@ -545,9 +541,14 @@ impl Reconciler {
         Some(since.map_or_else(Instant::now, |since| since + BETWEEN_TABLES))
     }
 
-    fn take_add(&mut self, spec: &EndpointSpec, added: &mut Vec<EndpointId>) -> Waiting {
+    fn take_add(
+        &mut self,
+        spec: &EndpointSpec,
+        looked: Looking,
+        added: &mut Vec<EndpointId>,
+    ) -> Waiting {
         self.added_at = Instant::now();
-        match self.add(spec) {
+        match self.add(spec, looked) {
             Ok(id) => {
                 added.push(id.clone());
                 Waiting::Added(id)
@@ -741,6 +742,29 @@ impl Reconciler {
             Err(error) => tracing::error!("cannot take everything off: {}", chain(&error)),
         }
     }
+}
+
+/// Result of a look at the interface of an endpoint that is to be added, unless the call is
+/// not valid.
+type Looking = Result<Result<Looked, LinkError>, SpecError>;
+
+/// Looks at the interfaces of all endpoints that are to be added, from within their namespaces.
+fn look_into_namespaces(batch: &[Message]) -> VecDeque<Looking> {
+    let specs = batch.iter().filter_map(|message| match message {
+        Message::Request(Request::EndpointAdd(spec), _) => Some((check(spec), spec)),
+        _ => None,
+    });
+    let specs: Vec<_> = specs.collect();
+    let valid = specs.iter().filter(|(checked, _)| checked.is_ok());
+    let places: Vec<_> = valid
+        .map(|(_, spec)| (spec.netns.as_path(), spec.interface.as_str()))
+        .collect();
+    let mut looked = look_inside(&places).into_iter();
+    let results = specs.into_iter().filter_map(|(checked, _)| match checked {
+        Ok(()) => looked.next().map(Ok),
+        Err(error) => Some(Err(error)),
+    });
+    results.collect()
 }
 
 /// Takes up the counts of rules that the agent before has saved. They count once: those of

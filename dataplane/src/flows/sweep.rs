@@ -30,6 +30,8 @@ pub struct Sweep {
     pub(super) by: Rule,
     /// Revision of the last table when it began.
     pub(super) began: u64,
+    /// Number of flows that had begun on the node before.
+    pub(super) begun: u64,
 }
 
 /// Result of a sweep.
@@ -64,6 +66,8 @@ impl Sweep {
             }
             partition.oldest.store(incarnation, Ordering::SeqCst);
             partition.left.store(left, Ordering::SeqCst);
+            let since = self.begun.wrapping_sub(left.into());
+            partition.since.store(since, Ordering::SeqCst);
             freed
         });
         Swept {

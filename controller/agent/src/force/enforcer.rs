@@ -89,7 +89,6 @@ impl<D: Dataplane> Force<D> {
             sweeper: None,
             swept: Instant::now(),
             ended_epochs: Instant::now(),
-            is_prepared: false,
             kernel,
         }
     }
@@ -279,7 +278,6 @@ impl<D: Dataplane> Force<D> {
         link: Option<&Link>,
     ) -> Result<(), AttachError> {
         let ifindex = endpoint.link.host_ifindex;
-        self.is_prepared &= self.in_force.endpoints.contains_key(&ifindex);
         // With its addresses the time goes.
         self.bypasses.remove(&ifindex);
         self.carry_out(self.in_force.plan_close(endpoint, link))

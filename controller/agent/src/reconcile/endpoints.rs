@@ -11,8 +11,8 @@ use cofferdam_protocol::output::{EndpointState, RemoveReport, Schema};
 use cofferdam_protocol::{EndpointSpec, Removal};
 use cofferdam_telemetry::names::EndpointNames;
 
-use super::{Managed, Reconciler, chain};
-use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
+use super::{Looking, Managed, Reconciler, chain};
+use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check_addresses};
 use crate::force::Force;
 use crate::links::{LAST_STAMP, Link, Links, REST_SECONDS};
 use crate::netlink::{Inner, Interface, Kind};
@@ -29,18 +29,16 @@ enum Place {
 
 impl Reconciler {
     /// Takes in an endpoint, or what is new about one. Until it is in force nothing
-    /// passes there.
-    pub(super) fn add(&mut self, spec: &EndpointSpec) -> Result<EndpointId> {
-        check(spec)?;
+    /// passes there. The workload's interface was looked at since the call.
+    pub(super) fn add(&mut self, spec: &EndpointSpec, looked: Looking) -> Result<EndpointId> {
+        let looked = looked?;
         self.forget_removal_of(spec);
         if !self.are_links_listed {
             // Now: the link was made before the call.
             self.look_at_links();
             self.are_links_listed = true;
         }
-        let (inner, host) =
-            self.netlink
-                .endpoint(&spec.netns, &spec.interface, &self.interfaces)?;
+        let (inner, host) = self.netlink.endpoint(looked?, &self.interfaces)?;
         let place = self.place(spec, &host)?;
         let endpoint = self.describe(spec, &inner, &host, &place)?;
         let id = endpoint.id.clone();
@@ -273,6 +271,7 @@ impl Reconciler {
         let ifindex = endpoint.link.host_ifindex;
         close_record(&mut self.links, &mut self.force, endpoint)
             .context("cannot close the interface")?;
+        self.force.prepare();
         _ = self.take_incarnation();
         if let Err(error) = self.force.guard(ifindex) {
             // A failure opens nothing: what stands there goes on denying.
