@@ -656,6 +656,27 @@ impl Compiled {
         Reader::new(&self.words)
     }
 
+    /// The row of a subject class towards a peer atom; `None` if the table has not both.
+    pub(crate) fn row(&self, class: u32, direction: Direction, atom: u32) -> Option<u32> {
+        self.reader().row(class, direction, atom)
+    }
+
+    /// The intervals of a row: first key, verdict in force, audited verdict.
+    pub(crate) fn row_intervals(&self, row: u32) -> impl Iterator<Item = [u32; 3]> + use<'_> {
+        self.reader().intervals(row)
+    }
+
+    /// The ranges of addresses that CIDRs of policies tell apart, in the order of their
+    /// first addresses, IPv4 before IPv6: the first address, and the peer atom of what
+    /// nobody owns there.
+    pub(crate) fn outside_ranges(&self) -> impl Iterator<Item = (IpAddr, u32)> + use<'_> {
+        let classes = self.atoms.range_classes().iter();
+        (0u32..).zip(classes).map(|(range, class)| {
+            let first = self.atoms.ranges().first_address(range);
+            (first, self.atoms.of_outside(*class))
+        })
+    }
+
     /// The same table under another revision.
     fn renumbered(&self, revision: u64) -> Self {
         let mut table = self.clone();

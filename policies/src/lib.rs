@@ -14,6 +14,7 @@
 
 pub mod analysis;
 pub mod compiler;
+pub mod connectivity;
 pub mod diagnostic;
 pub mod documents;
 pub mod expectations;

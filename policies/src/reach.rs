@@ -284,6 +284,21 @@ impl Reach {
         Ok(reach)
     }
 
+    /// Returns `true` if a workload's own node may always connect to it.
+    pub(crate) fn is_own_node_allowed(&self) -> bool {
+        self.own_node_allowed
+    }
+
+    /// The table that is asked.
+    pub(crate) fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
+    /// The Services of the inventory.
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// The same with or without the exception for a workload's own node.
     #[must_use]
     pub fn with_own_node_allowed(mut self, allowed: bool) -> Self {

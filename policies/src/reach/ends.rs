@@ -60,20 +60,20 @@ pub struct End {
 
 /// One address of an end, and what is known of it.
 #[derive(Debug, Clone)]
-pub(super) struct Point {
+pub(crate) struct Point {
     pub(super) address: IpAddr,
-    pub(super) profile: Profile,
+    pub(crate) profile: Profile,
     /// The workload that has the address to itself, by its position.
     pub(super) workload: Option<u32>,
     /// The node that this is, or that the workload runs on.
-    pub(super) node: Option<Arc<str>>,
+    pub(crate) node: Option<Arc<str>>,
     /// Packets to it may go elsewhere.
     pub(super) may_be_translated: bool,
 }
 
 impl Point {
     /// Whether policies select what has the address.
-    pub(super) fn is_subject(&self) -> bool {
+    pub(crate) fn is_subject(&self) -> bool {
         self.workload.is_some()
     }
 }
@@ -127,11 +127,11 @@ impl End {
     }
 
     /// Packets to it may go elsewhere.
-    pub(super) fn may_be_translated(&self) -> bool {
+    pub(crate) fn may_be_translated(&self) -> bool {
         self.service.is_some() || self.points.iter().any(|point| point.may_be_translated)
     }
 
-    pub(super) fn points(&self, family: Family) -> impl Iterator<Item = &Point> {
+    pub(crate) fn points(&self, family: Family) -> impl Iterator<Item = &Point> {
         let wanted = family == Family::V4;
         (self.points.iter()).filter(move |point| point.address.is_ipv4() == wanted)
     }

@@ -6,6 +6,7 @@
 //! and without audit policies.
 
 mod asking;
+mod connectivity;
 mod followed;
 mod layout;
 mod misreadings;

@@ -20,6 +20,10 @@ pub(crate) struct World {
 }
 
 impl World {
+    pub(crate) fn of(documents: Vec<String>) -> Self {
+        Self { documents }
+    }
+
     pub(crate) fn texts(&self) -> &[String] {
         &self.documents
     }

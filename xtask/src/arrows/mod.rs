@@ -123,6 +123,7 @@ const MODULES: [ModuleRule; 5] = [
         forbidden: &[
             "cofferdam_policies::analysis",
             "cofferdam_policies::compiler",
+            "cofferdam_policies::connectivity",
             "cofferdam_policies::diagnostic",
             "cofferdam_policies::documents",
             "cofferdam_policies::expectations",
