@@ -5,7 +5,7 @@
 
 mod capacity;
 mod excerpt;
-mod sarif;
+pub(super) mod sarif;
 mod text;
 
 use std::io::Read as _;
