@@ -4,10 +4,14 @@ mod bypass;
 mod check;
 mod completions;
 mod convert;
+mod diff;
 mod endpoint;
 mod explain;
+mod exposure;
+mod graph;
 mod init;
 mod install;
+mod list;
 mod man;
 mod matrix;
 mod observe;
@@ -66,6 +70,15 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Prints who reaches whom, by documents alone: nothing is sent.
     Matrix(matrix::MatrixArgs),
+    /// Lists who reaches whom on which ports, as ranges, by documents alone: no probe named.
+    List(list::ListArgs),
+    /// Says which connections another set of documents allows that these do not, and the
+    /// reverse, with the rule that makes each change.
+    Diff(diff::DiffArgs),
+    /// Draws who reaches whom, or what has changed.
+    Graph(graph::GraphArgs),
+    /// Says how far each workload is exposed to what is not in the documents, worst first.
+    Exposure(exposure::ExposureArgs),
     /// Checks the expectations of PolicyTest documents, by documents alone.
     Test(test::TestArgs),
     /// Prints policies in the form before ClusterNetworkPolicy as ones of that kind.
@@ -173,6 +186,10 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Exposure(args) => exposure::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Init(args) => init::run(&args),

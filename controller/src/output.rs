@@ -7,6 +7,9 @@
 mod check;
 mod top;
 
+use cofferdam_answers::connectivity::{DiffReport, ListReport};
+use cofferdam_answers::exposure::ExposureReport;
+use cofferdam_answers::graph::GraphReport;
 use cofferdam_answers::reach::{ExplainReport, MatrixReport, TestReport};
 use cofferdam_protocol::output::{
     BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, Schema, StatusReport,
@@ -82,13 +85,17 @@ pub fn schemas() -> Vec<(&'static str, String)> {
     vec![
         ("bypass.json", text::<BypassReport>()),
         ("check.json", text::<CheckReport>()),
+        ("diff.json", text::<DiffReport>()),
         ("endpoint.json", text::<EndpointReport>()),
         ("endpoint-list.json", text::<EndpointList>()),
         ("endpoint-remove.json", text::<RemoveReport>()),
         ("explain.json", text::<ExplainReport>()),
+        ("exposure.json", text::<ExposureReport>()),
         ("flow-record.json", text::<FlowRecord>()),
+        ("graph.json", text::<GraphReport>()),
         ("init.json", text::<InitReport>()),
         ("init-list.json", text::<TemplateList>()),
+        ("list.json", text::<ListReport>()),
         ("matrix.json", text::<MatrixReport>()),
         ("schema-list.json", text::<SchemaList>()),
         ("status.json", text::<StatusReport>()),

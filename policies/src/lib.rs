@@ -18,6 +18,7 @@ pub mod connectivity;
 pub mod diagnostic;
 pub mod documents;
 pub mod expectations;
+pub mod exposure;
 pub mod inventory;
 pub mod names;
 pub mod oracle;

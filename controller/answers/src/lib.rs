@@ -9,7 +9,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod connectivity;
 pub mod explain;
+pub mod exposure;
+pub mod graph;
 pub mod reach;
 pub mod record;
 

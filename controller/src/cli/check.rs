@@ -6,7 +6,7 @@
 mod allow;
 mod capacity;
 mod excerpt;
-mod sarif;
+pub(super) mod sarif;
 mod text;
 
 use std::path::PathBuf;

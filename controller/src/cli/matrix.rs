@@ -317,7 +317,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// The error beneath, which tells whether the reader has gone.
-fn from_csv(error: csv::Error) -> std::io::Error {
+pub(super) fn from_csv(error: csv::Error) -> std::io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         other => std::io::Error::other(format!("{other:?}")),

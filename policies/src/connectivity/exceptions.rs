@@ -214,8 +214,8 @@ fn exception(reader: &mut Reader, node: &Node<'_>) -> Option<Exception> {
         "reason",
         "expires",
     ];
-    let fields = reader.strict_mapping(node, "an exception", &known)?;
     let errors = reader.errors();
+    let fields = reader.strict_mapping(node, "an exception", &known)?;
     let kind = match fields.get("kind") {
         None => ChangeKind::Added,
         Some(node) => match reader.string(node, "`kind`")? {

@@ -127,6 +127,7 @@ const MODULES: [ModuleRule; 5] = [
             "cofferdam_policies::diagnostic",
             "cofferdam_policies::documents",
             "cofferdam_policies::expectations",
+            "cofferdam_policies::exposure",
             "cofferdam_policies::inventory",
             "cofferdam_policies::names",
             "cofferdam_policies::reach",
