@@ -14,13 +14,17 @@ pub mod reference;
 mod reload;
 mod setting;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use cofferdam_dataplane::{Behaviour, IdleTimes};
 use cofferdam_policies::inventory::Mode;
 use cofferdam_policies::patterns;
+use cofferdam_protocol::output::RecordType;
+use cofferdam_telemetry::outputs::{Collector, Uri};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::flow::Idle as FlowKind;
 use cofferdam_verdict::verdict::MAX_RULE;
@@ -81,6 +85,11 @@ section! {
         pub idle: Idle,
         /// File of flow records, a line of JSON each.
         pub flow_log: FlowLog,
+        /// Other places that flow records are sent to: `to` is `syslog` or `otlp`, `address`
+        /// is `unix:/dev/log`, `udp:HOST:PORT` or `tcp:HOST:PORT` of a syslog and
+        /// `http://HOST:PORT` of an OpenTelemetry collector, and `types` are the types of
+        /// records, none for all.
+        pub outputs: Vec<Destination>,
     }
 }
 
@@ -147,6 +156,106 @@ section! {
         pub max_bytes: Size,
         /// Number of files put aside that are kept.
         pub keep: Count<0, 1000>,
+    }
+}
+
+section! {
+    /// A place that flow records are sent to.
+    pub struct Destination {
+        /// Form of the messages.
+        pub to: Form,
+        /// Where they are sent: `unix:PATH`, `udp:HOST:PORT`, `tcp:HOST:PORT` or `http://HOST:PORT`.
+        pub address: Address,
+        /// Types of records; none for all.
+        pub types: Vec<RecordType>,
+    }
+}
+
+/// Form of messages with flow records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Syslog messages of RFC 5424 with structured data.
+    Syslog,
+    /// OpenTelemetry logs: OTLP over HTTP, as JSON.
+    Otlp,
+}
+
+/// Place that flow records are sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A syslog's.
+    Syslog(Collector),
+    /// An OpenTelemetry collector's.
+    Http(Uri),
+}
+
+impl FromStr for Address {
+    /// A form to write instead.
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "unix:PATH, udp:HOST:PORT, tcp:HOST:PORT or http://HOST:PORT";
+        let is_port = |place: &str| {
+            let parts = place.rsplit_once(':');
+            parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        let place = text.split_once(':').ok_or(EXPECTED)?;
+        match place {
+            ("unix", path) if path.starts_with('/') && !path.contains('\0') => {
+                Ok(Self::Syslog(Collector::Unix(path.into())))
+            }
+            ("udp", place) if is_port(place) => Ok(Self::Syslog(Collector::Udp(place.to_owned()))),
+            ("tcp", place) if is_port(place) => Ok(Self::Syslog(Collector::Tcp(place.to_owned()))),
+            ("http", _) => match text.parse::<Uri>() {
+                Ok(address) if address.host().is_some() => Ok(Self::Http(address)),
+                _ => Err(EXPECTED),
+            },
+            ("https", _) => Err("http: a collector beside the agent can speak TLS to the next"),
+            _ => Err(EXPECTED),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syslog(Collector::Unix(path)) => write!(f, "unix:{}", path.display()),
+            Self::Syslog(Collector::Udp(place)) => write!(f, "udp:{place}"),
+            Self::Syslog(Collector::Tcp(place)) => write!(f, "tcp:{place}"),
+            Self::Http(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for Address {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Address".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let pattern = "^(unix:/.*|(udp|tcp):.+:[0-9]{1,5}|http://.+)$";
+        json_schema!({ "type": "string", "pattern": pattern })
+    }
+}
+
+impl Default for Destination {
+    fn default() -> Self {
+        Self {
+            to: Form::Syslog,
+            address: Address::Syslog(Collector::Unix(PathBuf::from("/dev/log"))),
+            types: Vec::new(),
+        }
     }
 }
 
@@ -250,6 +359,7 @@ impl Default for Config {
             guard: Guard::None,
             idle: Idle::default(),
             flow_log: FlowLog::default(),
+            outputs: Vec::new(),
         }
     }
 }
@@ -376,4 +486,5 @@ own_node: policy
 adopt_midstream: 0s
 idle: {tcp_established: 1h, tcp_embryonic: 2s, tcp_closing: 3s, udp: 4s, udp_one_way: 5s, sctp: 6m, icmp: 7s, other: 1500ms}
 flow_log: {path: /l, max_bytes: 1MiB, keep: 2}
+outputs: [{to: syslog, types: [denied]}, {to: otlp, address: "http://[::1]:4318"}]
 "#;

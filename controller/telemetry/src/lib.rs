@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ring buffer ──> records <─ describe <─ names        (names of the last revisions)
-//!                     └────> outputs ─> flow log
+//!                     └────> outputs ─> flow log, syslog, OTLP
 //! rules' hits ──> hits ─> metrics <─ counters
 //! ```
 //!

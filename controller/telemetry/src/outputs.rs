@@ -1,4 +1,4 @@
-//! Hands records to outputs: a flow log, and whatever else takes them off the node.
+//! Hands records to outputs: the flow log, syslog, and collectors of OpenTelemetry.
 //!
 //! Each output has a thread and a bounded queue of its own. A record for which a queue has no
 //! room, or that an output could not pass on, is lost to that output and counted.
@@ -7,9 +7,12 @@
 //! disk or a silent peer holds up neither packets nor the other outputs.
 
 mod flow_log;
+mod otlp;
+mod syslog;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,9 +20,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::filter::Filter;
-use cofferdam_protocol::output::{FlowRecord, RecordType};
+use cofferdam_protocol::output::{FlowEnd, FlowRecord, RecordType};
+use cofferdam_protocol::words::ClosedList as _;
 
 pub use flow_log::{FlowLog, StandardOutput};
+pub use hyper::Uri;
+pub use otlp::Otlp;
+pub use syslog::{Collector, Syslog};
 
 /// Records that an output may fall behind.
 const BEHIND: usize = 8_192;
@@ -195,6 +202,50 @@ impl Complaints {
             tracing::info!("flow records reach the output {name} again");
         }
     }
+}
+
+/// A record as one sentence for people who read logs, without what could act on a terminal.
+fn sentence(record: &FlowRecord) -> String {
+    let end = |end: &FlowEnd| {
+        let name = match (&end.namespace, &end.workload, &end.node) {
+            (Some(namespace), Some(workload), _) => format!("{namespace}/{workload} "),
+            (_, _, Some(node)) => format!("node/{node} "),
+            _ => String::new(),
+        };
+        let address = match (end.address, end.port) {
+            (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
+            (Some(address), None) => address.to_string(),
+            (None, _) => "?".to_owned(),
+        };
+        name + &address
+    };
+    let policy = record.rule.as_ref().or(record.isolated_by.first());
+    let policy = policy.map_or_else(String::new, |rule| {
+        let namespace = rule.namespace.as_ref();
+        let namespace = namespace.map(|name| format!("{name}/")).unwrap_or_default();
+        format!(" by {namespace}{}", rule.name)
+    });
+    let verdict = match record.kind {
+        RecordType::Denied => record.verdict.word(),
+        kind => kind.as_str(),
+    };
+    let text = format!(
+        "{verdict} {} {} {} > {} {}{policy}",
+        record.reason.name(),
+        record.direction.word(),
+        end(&record.source),
+        end(&record.destination),
+        record.protocol,
+    );
+    let mut told = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            told.extend(c.escape_default());
+        } else {
+            told.push(c);
+        }
+    }
+    told
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! The flow log, and what `observe` has from it.
+//! The flow log, what `observe` has from it, and the other outputs of records.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::time::Duration;
 
 use cofferdam_protocol::output::FlowRecord;
 use cofferdam_tests::cofferdam;
@@ -149,4 +151,53 @@ fn a_log_that_cannot_be_written_is_told_of_and_holds_nothing_up() {
         log.contains("flow records are lost to the output flow_log: /dev/full is not a file"),
         "{log}"
     );
+}
+
+#[test]
+fn a_syslog_gets_the_types_that_it_was_to_get_and_what_is_lost_without_it_is_counted() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut scene = Scene::new(Wiring::Ptp);
+    let path = scene.agent.path("log.sock");
+    let collector = UnixDatagram::bind(&path).expect("a socket");
+    let patience = Some(Duration::from_secs(10));
+    collector.set_read_timeout(patience).expect("a time");
+    scene.agent.set(&format!(
+        "limits: {{endpoints: 32, slots: 8192, table_pages: 32}}\noutputs:\n\
+         - {{to: syslog, address: 'unix:{0}', types: [audit]}}\n\
+         - {{to: syslog, address: 'unix:{0}', types: [denied]}}\n",
+        path.display()
+    ));
+    let scene = scene.in_force(DB_CLOSED);
+    let lost = |output: &str| {
+        let series = format!("cofferdam_output_lost_records_total{{output=\"{output}\"}}");
+        scene.agent.metric(&series)
+    };
+    scene.assert_blocked("shop/web", "shop/db");
+    let is_of_db = |message: &str| message.contains(" destination_workload=\"db\"");
+    let mut buffer = [0; 8_192];
+    let message = loop {
+        let length = collector.recv(&mut buffer).expect("a message");
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        assert!(
+            message.starts_with("<28>1 "),
+            "denied ones alone: {message}"
+        );
+        if is_of_db(&message) {
+            break message;
+        }
+    };
+    for part in [
+        " n1 cofferdam ",
+        " denied [flow@32473 verdict=\"deny\" reason=\"isolated\" direction=\"ingress\"",
+        " policy=\"db-from-web\" ",
+        "] \u{feff}deny isolated ingress shop/web ",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!((lost("syslog"), lost("syslog_2")), (0, 0));
+    drop(collector);
+    scene.assert_blocked("shop/web", "shop/db");
+    scene.agent.sync();
+    assert_eq!(lost("syslog"), 0);
+    assert!(lost("syslog_2") > 0);
 }

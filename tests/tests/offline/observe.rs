@@ -1,6 +1,9 @@
 //! `cofferdam observe` on files of a flow log.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixListener;
+use std::thread::{self, JoinHandle};
 
 use cofferdam_tests::shop::DB_FROM_WEB;
 use serde_json::{Value, json};
@@ -224,4 +227,60 @@ fn colours_are_for_terminals_unless_they_are_asked_for() {
         "{wide}"
     );
     assert!(wide.contains(" n2 "), "{wide}");
+}
+
+/// Answers one request on an agent's socket with these lines, and returns the request.
+fn answering(folder: &Folder, lines: &'static [&'static str]) -> JoinHandle<String> {
+    let listener = UnixListener::bind(folder.0.path().join("control.sock")).expect("a socket");
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a caller");
+        let mut stream = BufReader::new(stream);
+        let mut request = String::new();
+        stream.read_line(&mut request).expect("a request");
+        for line in lines {
+            writeln!(stream.get_mut(), "{line}").expect("the caller reads");
+        }
+        request
+    })
+}
+
+#[test]
+fn an_agent_of_another_version_is_told_of_in_a_sentence() {
+    const REFUSED: &str =
+        r#"{"failed":{"message":"the request is not understood: unknown field `filter`"}}"#;
+    const OLD_RECORD: &str = r#"{"record":{"schema":"cofferdam/v1","type":"denied"}}"#;
+    for (line, status, told) in [
+        (&[REFUSED], 1, "not understood: unknown field `filter`"),
+        (&[OLD_RECORD], 2, "differ in version: restart the agent"),
+    ] {
+        let folder = Folder::new(&[]);
+        let agent = answering(&folder, line);
+        let output = folder.run(&[
+            "observe",
+            "--run-dir",
+            ".",
+            "--port",
+            "53",
+            "--not",
+            "--ip",
+            "::1",
+        ]);
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        let error = String::from_utf8(output.stderr).expect("text");
+        assert!(error.contains(told), "{error}");
+        let request: Value = serde_json::from_str(&agent.join().expect("a request")).expect("JSON");
+        let asked = &request["request"]["observe"];
+        let filter = json!([{"any": [{"port": "53"}]}, {"not": true, "any": [{"ip": "::1/128"}]}]);
+        assert_eq!(asked["filter"], filter);
+    }
+    // What an older agent knows it is asked as before.
+    let folder = Folder::new(&[]);
+    let agent = answering(&folder, &[r#""end""#]);
+    let output = folder.run(&["observe", "-f", "--last", "3", "--run-dir", "."]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let request: Value = serde_json::from_str(&agent.join().expect("a request")).expect("JSON");
+    assert_eq!(
+        request["request"]["observe"],
+        json!({"last": 3, "follow": true})
+    );
 }

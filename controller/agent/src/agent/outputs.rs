@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cofferdam_protocol::filter::Filter;
-use cofferdam_telemetry::outputs::{FlowLog, Outputs, StandardOutput};
+use cofferdam_protocol::filter::{Criterion, Filter};
+use cofferdam_telemetry::outputs::{FlowLog, Otlp, Outputs, StandardOutput, Syslog};
 
-use crate::config::Config;
+use crate::config::{Address, Config, Destination, Form};
 
 /// The name of the flow log in metrics and in the agent's log.
 const FLOW_LOG: &str = "flow_log";
@@ -23,7 +23,32 @@ pub(super) fn start(config: &Config) -> io::Result<Outputs> {
             outputs.start(FLOW_LOG, Filter::default(), log)?;
         }
     }
+    for (place, destination) in config.outputs.iter().enumerate() {
+        let name = name(&config.outputs[..place], destination.to);
+        let mut only = Filter::default();
+        for kind in &destination.types {
+            only.add(false, Criterion::Type(*kind));
+        }
+        match &destination.address {
+            Address::Syslog(collector) => {
+                outputs.start(&name, only, Syslog::new(collector.clone()))?;
+            }
+            Address::Http(address) => outputs.start(&name, only, Otlp::new(address.clone())?)?,
+        }
+    }
     Ok(outputs)
+}
+
+/// The name of an output behind others: `syslog`, then `syslog_2`.
+fn name(before: &[Destination], to: Form) -> String {
+    let form = match to {
+        Form::Syslog => "syslog",
+        Form::Otlp => "otlp",
+    };
+    match before.iter().filter(|other| other.to == to).count() {
+        0 => form.to_owned(),
+        others => format!("{form}_{}", others + 1),
+    }
 }
 
 /// Returns the file of the flow log, or `None` if records go to none.

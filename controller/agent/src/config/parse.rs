@@ -8,8 +8,8 @@ use cofferdam_policies::documents::reader::{Reader, Shown};
 use cofferdam_policies::names;
 use cofferdam_policies::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
 
-use super::Config;
-use super::setting::Setting as _;
+use super::setting::{Setting as _, wrong};
+use super::{Address, Config, Form};
 
 const START: Mark = Mark { line: 1, column: 1 };
 
@@ -73,6 +73,23 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
         let what = "the node's name";
         reader.check_name(node.mark, Code::Name, what, name, names::subdomain);
     }
+    for (at, destination) in config.outputs.iter().enumerate() {
+        let fits = match destination.to {
+            Form::Syslog => matches!(destination.address, Address::Syslog(_)),
+            Form::Otlp => matches!(destination.address, Address::Http(_)),
+        };
+        if !fits
+            && reader.errors() == 0
+            && let Some(node) = entry(node, "outputs", at)
+        {
+            let hint = match destination.to {
+                Form::Syslog => "unix:/dev/log, udp:HOST:PORT or tcp:HOST:PORT",
+                Form::Otlp => "http://HOST:PORT",
+            };
+            let address = destination.address.to_string();
+            wrong(reader, node, "the `address` of this output", &address, hint);
+        }
+    }
     // The slots lie in the table: without room for them no table fits.
     let limits = config.limits();
     let least = limits.slot_pages() + 1;
@@ -86,6 +103,14 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
             format!("a table of {pages} pages has no room for {slots} slots"),
             format!("set `table_pages` to at least {least}"),
         );
+    }
+}
+
+/// An entry of a list.
+fn entry<'n, 't>(node: &'n YamlNode<'t>, key: &str, place: usize) -> Option<&'n YamlNode<'t>> {
+    match &at(node, &[key])?.value {
+        Value::List(entries) => entries.get(place),
+        _ => None,
     }
 }
 
@@ -172,6 +197,22 @@ mod tests {
             (
                 "flow_log: {max_bytes: '100'}",
                 "c.yaml:1:23: error[CD0401]: `max_bytes` cannot be `100` (a number and a unit, such as 100MiB)",
+            ),
+            (
+                "outputs: [{to: syslog, address: 'http://c:4318'}]",
+                "c.yaml:1:11: error[CD0401]: the `address` of this output cannot be `http://c:4318/` (unix:/dev/log, udp:HOST:PORT or tcp:HOST:PORT)",
+            ),
+            (
+                "outputs: [{to: otlp}]",
+                "c.yaml:1:11: error[CD0401]: the `address` of this output cannot be `unix:/dev/log` (http://HOST:PORT)",
+            ),
+            (
+                "outputs: [{address: 'udp:c'}]",
+                "c.yaml:1:21: error[CD0401]: `address` cannot be `udp:c` (unix:PATH, udp:HOST:PORT, tcp:HOST:PORT or http://HOST:PORT)",
+            ),
+            (
+                "outputs: [{types: [dropped]}]",
+                "c.yaml:1:20: error[CD0401]: an entry of `types` cannot be `dropped` (one of: new, denied, audit, ended)",
             ),
             (
                 "idle: {udp: 900ms}",

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use cofferdam_policies::diagnostic::Code;
 use cofferdam_policies::documents::reader::{Reader, Shown};
 use cofferdam_policies::yaml::{Node as YamlNode, Value};
+use cofferdam_protocol::output::RecordType;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, IntoDeserializer as _};
 
 use super::quantities::{Count, Size, Time};
-use super::{EarlyDrop, Enforcement, Guard, OwnNode};
+use super::{Address, Destination, EarlyDrop, Enforcement, Form, Guard, OwnNode};
 
 /// A value that has its default until a file gives another.
 pub(super) trait Setting {
@@ -149,6 +150,34 @@ impl Setting for Vec<IpAddr> {
         let unspecified = || IpAddr::from([0, 0, 0, 0]);
         if let Some(addresses) = read_list(reader, node, what, unspecified) {
             *self = addresses;
+        }
+    }
+}
+
+impl Setting for Vec<Destination> {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(destinations) = read_list(reader, node, what, Destination::default) {
+            *self = destinations;
+        }
+    }
+}
+
+impl Setting for Vec<RecordType> {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(types) = read_list(reader, node, what, || RecordType::Denied) {
+            *self = types;
+        }
+    }
+}
+
+impl Setting for Address {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        let Some(text) = reader.string(node, what) else {
+            return;
+        };
+        match text.parse() {
+            Ok(address) => *self = address,
+            Err(hint) => wrong(reader, node, what, text, hint),
         }
     }
 }
@@ -295,6 +324,22 @@ impl Setting for OwnNode {
 }
 
 impl Setting for Guard {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(value) = word(reader, node, what) {
+            *self = value;
+        }
+    }
+}
+
+impl Setting for Form {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(value) = word(reader, node, what) {
+            *self = value;
+        }
+    }
+}
+
+impl Setting for RecordType {
     fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
         if let Some(value) = word(reader, node, what) {
             *self = value;
