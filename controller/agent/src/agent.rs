@@ -149,7 +149,7 @@ async fn serve(
     let (messages, recorder, ended) = start_reconciling(Start {
         config: config.clone(),
         watches: watches.clone(),
-        names: SharedNames::default(),
+        names: SharedNames::new(&config.node.name),
         enforced,
         timings: timings.clone(),
         facts,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::reach::{self, Reach};
 use cofferdam_protocol::output::{Diagnostic, Schema};
+use cofferdam_protocol::words::ClosedList as _;
 use cofferdam_verdict::verdict::{Action, Direction};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,19 +43,13 @@ impl From<Action> for Word {
 /// The word for a direction in JSON.
 #[must_use]
 pub fn direction_word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    }
+    direction.word()
 }
 
 /// The word for an action in JSON.
 #[must_use]
 pub fn action_word(action: Action) -> &'static str {
-    match action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
-    }
+    action.word()
 }
 
 /// An end of connections.

@@ -5,14 +5,15 @@
 //! command line are one binary, the CNI plugin is another; the version is there for an
 //! agent that was not restarted after an upgrade.
 //!
-//! Invariant: a program that only talks to an agent needs nothing but this crate, neither
-//! the compiler nor the kernel side.
+//! Invariant: a program that only talks to an agent needs nothing but this crate and the
+//! verdict crate's words, neither the compiler nor the kernel side.
 
 #![forbid(unsafe_code)]
 
 pub mod names;
 pub mod output;
 pub mod removals;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -128,7 +129,7 @@ impl Observation {
     /// Returns `true` if a record is of the type that is asked for.
     #[must_use]
     pub fn is_for(&self, record: &FlowRecord) -> bool {
-        self.kind.is_none_or(|kind| record.kind == kind.as_str())
+        self.kind.is_none_or(|kind| record.kind == kind)
     }
 }
 

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
     BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport, EndpointState,
-    FlowEnd, FlowRecord, RemoveReport, RuleName, StatusReport, SyncReport,
+    FlowEnd, FlowRecord, RecordType, RemoveReport, RuleName, StatusReport, SyncReport,
 };
+use cofferdam_protocol::words::ClosedList as _;
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
@@ -171,15 +172,15 @@ pub(super) fn record(record: &FlowRecord) -> String {
     let icmp = record
         .icmp
         .map(|icmp| format!(" {}/{}", icmp.kind, icmp.code));
-    let verdict = match record.kind.as_str() {
-        kind @ "audit" => kind,
-        _ => &record.verdict,
+    let verdict = match record.kind {
+        RecordType::Audit => record.kind.as_str(),
+        _ => record.verdict.word(),
     };
     format!(
         "{} {verdict} {} {} {} -> {} {}{}{} {}\n",
         record.time,
-        record.reason,
-        record.direction,
+        record.reason.name(),
+        record.direction.word(),
         end(&record.source),
         end(&record.destination),
         record.protocol,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use cofferdam_answers::reach::{action_word, direction_word};
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::inventory::Owner;
 use cofferdam_protocol::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
@@ -73,11 +72,12 @@ pub(crate) fn describe(
     Some(FlowRecord {
         schema: Schema,
         time: time::rfc3339(now),
-        kind: kind.as_str().to_owned(),
-        hook: Hook::of_number(event.hook.into()).name().to_owned(),
-        direction: direction_word(direction).to_owned(),
-        verdict: action_word(verdict.action).to_owned(),
-        reason: denial.reason.name().to_owned(),
+        kind,
+        node: names.node().to_owned(),
+        hook: Hook::of_number(event.hook.into()),
+        direction,
+        verdict: verdict.action,
+        reason: denial.reason,
         revision: of_revision.map_or(event.revision.into(), |names| names.revision),
         count: 1,
         rule,
@@ -233,7 +233,7 @@ status: {podIP: 10.0.0.1}
             .take(compiled.rules.len())
             .find(|number| compiled.rules.isolated_by(*number).count() == 1)
             .unwrap_or(1);
-        let names = SharedNames::default();
+        let names = SharedNames::new("n1");
         let revision = 1 << 32 | 9;
         names.add(Arc::new(Names::new(revision, &inventory, &plan, &compiled)));
         (names, set)
@@ -270,7 +270,7 @@ status: {podIP: 10.0.0.1}
         let value = serde_json::to_value(&record).unwrap();
         let expected = serde_json::json!({
             "schema": "cofferdam/v1", "time": "1970-01-01T00:00:00.000000000Z",
-            "type": "denied", "hook": "to_workload", "direction": "ingress", "verdict": "deny",
+            "type": "denied", "node": "n1", "hook": "to_workload", "direction": "ingress", "verdict": "deny",
             "reason": "isolated",
             "revision": 4_294_967_305_u64, "count": 1, "rule": null,
             "isolated_by": [{"kind": "NetworkPolicy", "namespace": "x", "name": "closed",
@@ -343,8 +343,8 @@ status: {podIP: 10.0.0.1}
         event.hook = Hook::ToWorkload as u8;
         let told = |event: &EventRecord| describe(event, &names, SystemTime::now());
         let record = told(&event).unwrap();
-        let what = [&record.kind, &record.verdict, &record.reason].map(String::as_str);
-        assert_eq!(what, ["audit", "allow", "isolated"]);
+        let what = (record.kind, record.verdict, record.reason);
+        assert_eq!(what, (RecordType::Audit, Action::Allow, Reason::Isolated));
         assert_eq!((record.rule, record.isolated_by.len()), (None, 1));
         assert_eq!(record.isolated_by[0].name, "closed");
 

@@ -115,13 +115,30 @@ impl EndpointNames {
 }
 
 /// The names of the last revisions, shared with whoever reads records.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SharedNames {
+    node: Arc<str>,
     tables: Arc<Mutex<VecDeque<Arc<Names>>>>,
     endpoints: Arc<Mutex<EndpointNames>>,
 }
 
 impl SharedNames {
+    /// Nothing but the node of this name is known yet.
+    #[must_use]
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.into(),
+            tables: Arc::default(),
+            endpoints: Arc::default(),
+        }
+    }
+
+    /// Returns the name of the node that the records are of.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Adds the names of the next revision, or those that have been added to a revision
     /// since.
     pub fn add(&self, names: Arc<Names>) {

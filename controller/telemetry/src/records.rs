@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use cofferdam_dataplane::Events;
 use cofferdam_protocol::Observation;
 use cofferdam_protocol::output::{FlowRecord, RecordType};
+use cofferdam_protocol::words::ClosedList as _;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::broadcast;
@@ -46,8 +47,8 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct Kept {
     records: VecDeque<(SystemTime, Arc<FlowRecord>)>,
-    /// How many of them tell of audit policies.
-    audits: usize,
+    /// How many of them there are of each type, in the order of [`RecordType::ALL`].
+    of_type: [usize; RecordType::ALL.len()],
 }
 
 impl Kept {
@@ -55,16 +56,17 @@ impl Kept {
     /// of: a policy on trial may be told of at each connection, and must not have what
     /// was denied forgotten.
     fn push(&mut self, time: SystemTime, record: Arc<FlowRecord>) {
-        let is_audit = |record: &FlowRecord| record.kind == RecordType::Audit.as_str();
         if self.records.len() == KEPT {
-            let most = self.audits > KEPT / 2;
-            let oldest = self.records.iter();
-            let oldest = oldest.map(|(_, record)| is_audit(record));
-            let oldest = oldest.enumerate().find(|(_, is_audit)| *is_audit == most);
-            self.records.remove(oldest.map_or(0, |(place, _)| place));
-            self.audits -= usize::from(most);
+            let most = RecordType::ALL.iter().zip(self.of_type);
+            let most = most.max_by_key(|(_, count)| *count);
+            let most = most.map(|(kind, _)| *kind);
+            let mut records = self.records.iter();
+            let oldest = records.position(|(_, record)| Some(record.kind) == most);
+            if let Some((_, gone)) = oldest.and_then(|place| self.records.remove(place)) {
+                self.of_type[gone.kind as usize] -= 1;
+            }
         }
-        self.audits += usize::from(is_audit(&record));
+        self.of_type[record.kind as usize] += 1;
         self.records.push_back((time, record));
     }
 }
@@ -165,43 +167,50 @@ mod tests {
     use cofferdam_verdict::verdict::Verdict;
     use zerocopy::FromZeros as _;
 
+    /// A record of one of the types.
+    fn record(kind: RecordType) -> Arc<FlowRecord> {
+        let mut event = EventRecord::new_zeroed();
+        event.verdict = Verdict::deny(Reason::Rule).to_word();
+        let names = SharedNames::new("n1");
+        let described = describe(&event, &names, SystemTime::now());
+        Arc::new(FlowRecord {
+            kind,
+            ..described.unwrap()
+        })
+    }
+
     #[test]
-    fn a_flood_of_one_type_of_records_leaves_room_for_the_other() {
-        let names = SharedNames::default();
+    fn a_flood_of_one_type_of_records_leaves_room_for_the_others() {
         let now = SystemTime::now();
-        let record = |kind| {
-            let mut event = EventRecord::new_zeroed();
-            event.audited = Verdict::deny(Reason::Rule).to_word();
-            event.verdict = match kind {
-                RecordType::Denied => event.audited,
-                RecordType::Audit => Verdict::allow(Reason::Rule).to_word(),
-            };
-            Arc::new(describe(&event, &names, now).unwrap())
-        };
-        for (flood, few) in [
-            (RecordType::Audit, RecordType::Denied),
-            (RecordType::Denied, RecordType::Audit),
-        ] {
+        let of_type: Vec<_> = RecordType::ALL.iter().map(|kind| record(*kind)).collect();
+        for flood in &of_type {
             let mut kept = Kept::default();
+            let others = || of_type.iter().filter(|other| other.kind != flood.kind);
             for _ in 0..3 {
-                kept.push(now, record(few));
+                for few in others() {
+                    kept.push(now, few.clone());
+                }
                 for _ in 0..KEPT {
-                    kept.push(now, record(flood));
+                    kept.push(now, flood.clone());
                 }
             }
-            let left = kept.records.iter();
-            let left = left.filter(|(_, record)| record.kind == few.as_str());
-            assert_eq!((left.count(), kept.records.len()), (3, KEPT), "{few:?}");
-            // And gives way when it comes to be the flood.
-            for _ in 0..2 * KEPT {
-                kept.push(now, record(few));
+            let left = |kept: &Kept, kind: RecordType| {
+                let left = kept.records.iter();
+                left.filter(|(_, record)| record.kind == kind).count()
+            };
+            assert_eq!(kept.records.len(), KEPT, "{flood:?}");
+            for few in others() {
+                assert_eq!(left(&kept, few.kind), 3, "{few:?} under {flood:?}");
             }
-            let left = kept.records.iter();
-            let left = left.filter(|(_, record)| record.kind == flood.as_str());
-            assert!(
-                (KEPT / 2 - 1..=KEPT / 2).contains(&left.count()),
-                "{flood:?}"
-            );
+            // And gives way when another comes to be the flood.
+            for few in others() {
+                for _ in 0..KEPT {
+                    kept.push(now, few.clone());
+                }
+            }
+            let share = KEPT / RecordType::ALL.len();
+            let left = left(&kept, flood.kind);
+            assert!((share - 1..=share + 1).contains(&left), "{flood:?}: {left}");
         }
     }
 }
