@@ -37,7 +37,7 @@ unsafe impl MapValue for Binding {}
 unsafe impl MapValue for EndpointRecord {}
 // SAFETY: atomic integers without padding, 512 bytes.
 unsafe impl MapValue for FlowSet {}
-// SAFETY: atomic integers without padding, 16 bytes.
+// SAFETY: atomic integers without padding, 48 bytes.
 unsafe impl MapValue for RuleCount {}
 // SAFETY: words, 64 KiB.
 unsafe impl MapValue for Page {}

@@ -18,12 +18,13 @@ use cofferdam_verdict::{
     LAYOUT_VERSION,
     bucket::{AddressBlock, Bucket, Writer},
     capacity::{Limits, map},
-    counter::{COUNTERS, Counter},
+    counter::{COUNTERS, Counter, Hook},
     endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6},
     hash::Keys,
     hits::{self, RuleCount},
     judge::{PROBE, probe},
     memory::Settings,
+    shared::SharedWord64,
     slices::SliceMemory,
     table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, header, slot_place},
     verdict::Verdict,
@@ -184,10 +185,20 @@ unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Pod for Share
 pub struct RuleHits {
     /// The rule's number in the table, or that of a set of isolating policies.
     pub rule: u32,
-    /// Flows that it allowed, or packets that it denied.
-    pub hits: u64,
+    /// Flows that it allowed.
+    pub allowed: u64,
     /// Packets that it would have denied with audit policies in force.
     pub audited: u64,
+    /// Packets that it denied, by [`Hook`].
+    pub denied: [u64; Hook::ALL.len()],
+}
+
+impl RuleHits {
+    /// Flows that it allowed, and packets that it denied.
+    pub fn hits(&self) -> u64 {
+        let denied = self.denied.iter();
+        denied.fold(self.allowed, |sum, one| sum.wrapping_add(*one))
+    }
 }
 
 /// The programs, loaded, and their maps.
@@ -408,11 +419,15 @@ impl Kernel {
     /// before has ended.
     fn reset_rule_counts(&self, revision: u64) {
         for count in self.counts_of(revision) {
-            if count.hits.load() != 0 {
-                count.hits.put(0);
-            }
-            if count.audited.load() != 0 {
-                count.audited.put(0);
+            let RuleCount {
+                allowed,
+                audited,
+                denied,
+            } = count;
+            for word in [allowed, audited].into_iter().chain(denied) {
+                if word.load() != 0 {
+                    word.put(0);
+                }
             }
         }
     }
@@ -429,10 +444,11 @@ impl Kernel {
         let hits = (0..).zip(self.counts_of(revision));
         hits.map(|(rule, count)| RuleHits {
             rule,
-            hits: count.hits.load(),
+            allowed: count.allowed.load(),
             audited: count.audited.load(),
+            denied: count.denied.each_ref().map(SharedWord64::load),
         })
-        .filter(|counted| counted.hits != 0 || counted.audited != 0)
+        .filter(|counted| counted.hits() != 0 || counted.audited != 0)
     }
 
     /// A grace period is over.

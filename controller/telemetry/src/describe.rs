@@ -9,6 +9,7 @@ use cofferdam_policies::inventory::Owner;
 use cofferdam_protocol::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
 use cofferdam_verdict::counter::Hook;
 use cofferdam_verdict::event::EventRecord;
+use cofferdam_verdict::hits::dropped_direction;
 use cofferdam_verdict::packet::{ethertype, protocol};
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
@@ -34,10 +35,15 @@ pub(crate) fn describe(
         0 => None,
         revision => names.of(revision),
     };
-    let direction = if event.direction == Direction::Ingress as u8 {
+    let hook = Hook::of_number(event.hook.into());
+    let of_policy = if event.direction == Direction::Ingress as u8 {
         Direction::Ingress
     } else {
         Direction::Egress
+    };
+    let direction = match verdict.action {
+        Action::Deny => dropped_direction(hook, denial.reason, of_policy),
+        Action::Allow => of_policy,
     };
     let is_sender = (event.hook == Hook::FromWorkload as u8) != (event.reversed != 0);
     let endpoint = names.endpoint(event.ifindex, event.incarnation);
@@ -74,7 +80,7 @@ pub(crate) fn describe(
         time: time::rfc3339(now),
         kind,
         node: names.node().to_owned(),
-        hook: Hook::of_number(event.hook.into()),
+        hook,
         direction,
         verdict: verdict.action,
         reason: denial.reason,

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod describe;
+pub mod drops;
 pub mod hits;
 pub mod metrics;
 pub mod names;

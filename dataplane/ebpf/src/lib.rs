@@ -214,7 +214,7 @@ pub fn arrive(context: &XdpContext) -> u32 {
     if case.is_allowed() {
         return PASSED;
     }
-    count(&raw mut case);
+    count(&raw mut case, hook as u32);
     // SAFETY: the kernel hands the program a valid context.
     let ifindex = unsafe { (*context.ctx).ingress_ifindex };
     report(&raw mut case, ifindex, hook as u32);
@@ -400,7 +400,7 @@ impl Steps for Programs<'_> {
 
     #[inline(always)]
     fn count(&self, case: &mut Case) {
-        count(&raw mut *case);
+        count(&raw mut *case, self.hook as u32);
     }
 }
 
@@ -553,10 +553,10 @@ pub extern "C" fn hold(case: *mut Case) -> i32 {
 /// As for [`track`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn count(case: *mut Case) -> i32 {
+pub extern "C" fn count(case: *mut Case, hook: u32) -> i32 {
     // SAFETY: see above.
     if let Some(case) = unsafe { case.as_ref() } {
-        hits::count(&Maps, case);
+        hits::count(&Maps, case, Hook::of_number(hook));
     }
     0
 }

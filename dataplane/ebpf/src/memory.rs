@@ -50,12 +50,13 @@ static EVENTS: RingBuf<EventRecord, 4096> = RingBuf::new();
 
 /// Counts of rules.
 #[btf_map]
-static RULE_COUNTS: Array<[u64; 2], 1> = Array::new();
+static RULE_COUNTS: Array<[u64; RULE_COUNT_WORDS], 1> = Array::new();
 
 /// Remembered fragments of all endpoints.
 #[btf_map]
 static FRAGMENTS: Array<[u64; FRAGMENT_SET_WORDS], 1> = Array::new();
 
+const RULE_COUNT_WORDS: usize = size_of::<RuleCount>() / 8;
 const FRAGMENT_SET_WORDS: usize = size_of::<FragmentSet>() / 8;
 const FLOW_SET_WORDS: usize = size_of::<FlowSet>() / 8;
 

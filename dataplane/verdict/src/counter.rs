@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where packets are judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Hook {
     /// tc ingress of the host-side veth.
