@@ -9,7 +9,7 @@ mod check;
 use cofferdam_answers::reach::{ExplainReport, MatrixReport, TestReport};
 use cofferdam_protocol::output::{
     BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, Schema, StatusReport,
-    SyncReport,
+    SyncReport, UnusedRules,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -90,5 +90,6 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("status.json", text::<StatusReport>()),
         ("sync.json", text::<SyncReport>()),
         ("test.json", text::<TestReport>()),
+        ("unused-rules.json", text::<UnusedRules>()),
     ]
 }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use output::{
     BypassReport, EndpointList, EndpointReport, FlowRecord, RecordType, RemoveReport, StatusReport,
-    SyncReport,
+    SyncReport, UnusedRules,
 };
 
 /// Version of the requests.
@@ -72,6 +72,11 @@ pub enum Request {
     Collect(Collection),
     /// All endpoints.
     EndpointList,
+    /// Rules that have decided nothing.
+    UnusedRules {
+        /// For so many milliseconds; never, if left out.
+        since_ms: Option<u64>,
+    },
     /// The verdict in force between two ends, and the way to it.
     Explain(Question),
     /// Flow records.
@@ -252,6 +257,8 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     Removed(RemoveReport),
     /// To [`Request::EndpointList`].
     Endpoints(EndpointList),
+    /// To [`Request::UnusedRules`].
+    UnusedRules(UnusedRules),
     /// To [`Request::Bypass`].
     Bypassed(BypassReport),
     /// To [`Request::Explain`].

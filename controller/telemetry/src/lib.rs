@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ring buffer ──> records <─ describe <─ names        (names of the last revisions)
-//! rules' hits ──> hits ─> metrics <─ counters
+//!                   └──> tally, scans ─┐
+//! rules' hits ──> hits, drops ──> metrics <─ counters
 //! ```
 //!
 //! This crate knows what the kernel has counted and reported, and the names of what it is
@@ -20,4 +21,7 @@ pub mod hits;
 pub mod metrics;
 pub mod names;
 pub mod records;
+pub mod scans;
+pub mod tally;
 pub mod time;
+pub mod usage;

@@ -22,6 +22,7 @@ use tokio::sync::broadcast;
 
 use crate::describe::describe;
 use crate::names::SharedNames;
+use crate::tally::Tally;
 
 /// Records that are kept.
 const KEPT: usize = 4_096;
@@ -39,6 +40,7 @@ pub struct Recorder {
     /// buffer busy for as long as it lasts; it lets others go first.
     waiting: AtomicUsize,
     names: SharedNames,
+    tally: Arc<Tally>,
     kept: Mutex<Kept>,
     feed: broadcast::Sender<Arc<FlowRecord>>,
 }
@@ -78,11 +80,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Recorder {
     /// Nothing has been read yet.
     #[must_use]
-    pub fn new(events: Events, names: SharedNames) -> Self {
+    pub fn new(events: Events, names: SharedNames, tally: Arc<Tally>) -> Self {
         Self {
             events: Mutex::new(events),
             waiting: AtomicUsize::new(0),
             names,
+            tally,
             kept: Mutex::default(),
             feed: broadcast::channel(BEHIND).0,
         }
@@ -104,6 +107,7 @@ impl Recorder {
             let Some(record) = describe(&event, &self.names, now) else {
                 continue;
             };
+            self.tally.note(&record);
             let record = Arc::new(record);
             let mut kept = locked(&self.kept);
             kept.push(now, record.clone());
