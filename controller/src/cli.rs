@@ -154,6 +154,12 @@ struct StatusArgs {
     /// How long to wait.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "30s", requires = "wait")]
     timeout: Duration,
+    /// Lists the rules that have allowed no flow and denied no packet, with file and line.
+    #[arg(long, conflicts_with = "wait")]
+    unused_rules: bool,
+    /// Lists also those whose last hit is longer ago.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "unused_rules")]
+    since: Option<Duration>,
     #[command(flatten)]
     common: Common,
 }
@@ -277,6 +283,17 @@ fn sync(args: &SyncArgs) -> Result<bool> {
 
 fn status(args: &StatusArgs) -> Result<bool> {
     let run_dir = &args.common.run_dir;
+    if args.unused_rules {
+        let milliseconds = |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::UnusedRules {
+            since_ms: args.since.map(milliseconds),
+        };
+        let Reply::UnusedRules(report) = wait(client::ask(run_dir, request, args.timeout))? else {
+            bail!("the agent answered something else");
+        };
+        show(args.common.format, &report, text::unused_rules)?;
+        return Ok(true);
+    }
     let reply = match args.wait {
         None => {
             let request = Request::Status {

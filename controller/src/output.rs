@@ -13,7 +13,7 @@ use cofferdam_answers::graph::GraphReport;
 use cofferdam_answers::reach::{ExplainReport, MatrixReport, TestReport};
 use cofferdam_protocol::output::{
     BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, Schema, StatusReport,
-    SyncReport,
+    SyncReport, UnusedRules,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -102,5 +102,6 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("sync.json", text::<SyncReport>()),
         ("test.json", text::<TestReport>()),
         ("top.json", text::<TopReport>()),
+        ("unused-rules.json", text::<UnusedRules>()),
     ]
 }

@@ -59,9 +59,17 @@ section! {
         #[serde(serialize_with = "metrics_text")]
         #[schemars(with = "String")]
         pub metrics: Option<SocketAddr>,
+        /// Labels of workloads in metrics: `namespace`, `workload`, or keys of labels, of which
+        /// the first that a workload has counts: `app|app.kubernetes.io/name`. Each makes more
+        /// series; by default there are none.
+        #[schemars(length(max = 16), inner(length(min = 1)))]
+        pub metrics_labels: Vec<String>,
         /// Most series of metrics that name policies or workloads; those beyond it are one
         /// series, whose labels say `overflow`.
         pub metrics_series: Count<0, 1_000_000>,
+        /// Distinct ports or peers at which a workload may be denied within a minute; with more
+        /// it is said to scan. 0 is for none.
+        pub port_scan_limit: Count<0, 256>,
         /// Interfaces on which XDP drops frames that no workload here takes in: names, or
         /// `auto` for every device whose driver can. Read again on reload, except where it
         /// was `[]`: only a start loads the programs for it.
@@ -349,7 +357,9 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/cofferdam"),
             bpffs: PathBuf::from("/sys/fs/bpf/cofferdam"),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
+            metrics_labels: Vec::new(),
             metrics_series: Count(10_000),
+            port_scan_limit: Count(50),
             uplinks: EarlyDrop::Names(Vec::new()),
             enforcement: Enforcement::Enforce,
             limits: Room::default(),
@@ -477,7 +487,9 @@ run_dir: /r
 state_dir: /s
 bpffs: /b
 metrics: 127.0.0.1:1
+metrics_labels: [namespace, app|name]
 metrics_series: 2
+port_scan_limit: 3
 uplinks: [eth0]
 enforcement: audit
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16, rules: 9}

@@ -19,6 +19,7 @@ mod looking;
 mod reload;
 mod report;
 mod strangers;
+mod unused;
 mod uplinks;
 
 pub(crate) use report::kernel_release;
@@ -31,7 +32,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use cofferdam_answers::Reply;
-use cofferdam_protocol::output::{BypassReport, Diagnostic, EndpointState, RemoveReport};
+use cofferdam_protocol::output::{
+    BypassReport, Diagnostic, EndpointState, RemoveReport, UnusedRules,
+};
 use cofferdam_protocol::{EndpointSpec, Request};
 use cofferdam_sources::files::{Sources, Watches};
 use cofferdam_telemetry::hits;
@@ -39,6 +42,8 @@ use cofferdam_telemetry::metrics::{Facts, Timings};
 use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::outputs::Outputs;
 use cofferdam_telemetry::records::Recorder;
+use cofferdam_telemetry::tally::Tally;
+use cofferdam_telemetry::usage::Usage;
 use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
@@ -108,6 +113,8 @@ pub struct Start {
     pub outputs: Outputs,
     /// Durations for metrics.
     pub timings: Timings,
+    /// Where records are counted by workload.
+    pub tally: Arc<Tally>,
     /// What metrics are made of, as it is when a sync is answered.
     pub facts: watch::Sender<Option<Arc<Facts>>>,
 }
@@ -193,6 +200,8 @@ pub struct Reconciler {
     out_of_place: BTreeSet<u32>,
     timings: Timings,
     facts: watch::Sender<Option<Arc<Facts>>>,
+    /// When rules last decided.
+    usage: Usage,
     enforced: watch::Sender<bool>,
     names: SharedNames,
     recorder: Arc<Recorder>,
@@ -206,6 +215,7 @@ enum Waiting {
     Removed(RemoveReport),
     Bypassed(BypassReport),
     List,
+    Unused(UnusedRules),
     Failed(String),
 }
 
@@ -237,7 +247,12 @@ impl Reconciler {
         force.set_timings(start.timings.clone());
         resume_hits(&mut force, &store);
         let events = force.kernel().events()?;
-        let recorder = Arc::new(Recorder::new(events, names.clone(), start.outputs));
+        let recorder = Arc::new(Recorder::new(
+            events,
+            names.clone(),
+            start.tally,
+            start.outputs,
+        ));
         let ends = recorder.clone();
         (force.kernel()).tell_ends(Box::new(move |record| ends.end(record)));
         let sources = Sources::new(&config.policies, Some(start.watches));
@@ -283,6 +298,7 @@ impl Reconciler {
             out_of_place: BTreeSet::new(),
             timings: start.timings,
             facts: start.facts,
+            usage: Usage::new(SystemTime::now()),
             enforced: start.enforced,
             names,
             recorder: recorder.clone(),
@@ -394,6 +410,11 @@ impl Reconciler {
                         waiting.push((Waiting::Status, reply));
                     }
                     Request::EndpointList => waiting.push((Waiting::List, reply)),
+                    Request::UnusedRules { since_ms } => {
+                        self.note_usage();
+                        let since = since_ms.map(Duration::from_millis);
+                        waiting.push((Waiting::Unused(self.unused_rules(since)), reply));
+                    }
                     Request::EndpointAdd(spec) => {
                         if let Some(looked) = looked.pop_front() {
                             waiting.push((self.take_add(&spec, looked, &mut added), reply));
@@ -571,6 +592,7 @@ impl Reconciler {
             Waiting::Sync => Reply::Sync(self.sync_report()),
             Waiting::Status => Reply::Status(self.status_report()),
             Waiting::List => Reply::Endpoints(self.endpoint_list()),
+            Waiting::Unused(report) => Reply::UnusedRules(report),
             Waiting::Removed(report) => Reply::Removed(report),
             Waiting::Bypassed(report) => Reply::Bypassed(report),
             Waiting::Added(id) => match self.endpoints.get(&id) {

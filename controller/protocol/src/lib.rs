@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use filter::Filter;
 use output::{
     BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, StatusReport, SyncReport,
+    UnusedRules,
 };
 
 /// Version of the requests.
@@ -74,6 +75,11 @@ pub enum Request {
     Collect(Collection),
     /// All endpoints.
     EndpointList,
+    /// Rules that have decided nothing.
+    UnusedRules {
+        /// For so many milliseconds; never, if left out.
+        since_ms: Option<u64>,
+    },
     /// The verdict in force between two ends, and the way to it.
     Explain(Question),
     /// The verdict in force for the ends, the port and the direction of a flow record.
@@ -271,6 +277,8 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     Removed(RemoveReport),
     /// To [`Request::EndpointList`].
     Endpoints(EndpointList),
+    /// To [`Request::UnusedRules`].
+    UnusedRules(UnusedRules),
     /// To [`Request::Bypass`].
     Bypassed(BypassReport),
     /// To [`Request::Explain`].

@@ -9,10 +9,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use cofferdam_verdict::verdict::Direction;
 #[cfg(feature = "schemas")]
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::words;
 pub use record::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Sent};
 
 /// The version of everything here, first field of every object.
@@ -345,6 +347,46 @@ impl Enforcement {
             Self::Audit => "audit",
         }
     }
+}
+
+/// Answer of `status --unused-rules`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct UnusedRules {
+    /// The version of this object.
+    pub schema: Schema,
+    /// Time since which the agent has watched, RFC 3339. A hit that was counted before has this
+    /// time or the one of the first look after it.
+    pub watched_since: String,
+    /// The rules, in the order in which records number them.
+    pub rules: Vec<UnusedRule>,
+}
+
+/// A rule in force that has decided nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct UnusedRule {
+    /// The policy's kind.
+    pub kind: String,
+    /// The policy's namespace; null of one of the whole cluster.
+    pub namespace: Option<String>,
+    /// The policy's name.
+    pub name: String,
+    /// Direction of the rule.
+    #[serde(with = "words")]
+    #[cfg_attr(
+        feature = "schemas",
+        schemars(schema_with = "words::schema::<Direction>")
+    )]
+    pub direction: Direction,
+    /// Position among the policy's rules of this direction, from 0.
+    pub index: u32,
+    /// Its place in a file.
+    pub file: String,
+    /// The line.
+    pub line: u32,
+    /// Time of its last hit, RFC 3339, to ten seconds; null if it never had one.
+    pub last_hit: Option<String>,
 }
 
 /// Answer of `status`.

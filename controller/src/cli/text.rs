@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
     BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport, EndpointState,
-    Enforcement, RemoveReport, StatusReport, SyncReport,
+    Enforcement, RemoveReport, StatusReport, SyncReport, UnusedRules,
 };
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
@@ -111,6 +111,34 @@ pub(super) fn status(report: &StatusReport) -> String {
         line(put, format_args!("{obstacle}"));
     }
     diagnostics(put, &report.diagnostics);
+    text
+}
+
+/// The rules, one on a line, and since when hits are watched.
+pub(super) fn unused_rules(report: &UnusedRules) -> String {
+    let mut text = String::new();
+    for rule in &report.rules {
+        let namespace = rule.namespace.as_ref().map(|name| format!("{name}/"));
+        line(
+            &mut text,
+            format_args!(
+                "{} {}{}[{}] {} {}:{} last hit: {}",
+                rule.kind,
+                namespace.unwrap_or_default(),
+                rule.name,
+                rule.index,
+                rule.direction.word(),
+                rule.file,
+                rule.line,
+                rule.last_hit.as_deref().unwrap_or("never")
+            ),
+        );
+    }
+    let (count, since) = (report.rules.len(), &report.watched_since);
+    line(
+        &mut text,
+        format_args!("{count} rules without hits; watched since {since}"),
+    );
     text
 }
 

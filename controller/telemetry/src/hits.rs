@@ -131,22 +131,34 @@ impl Rules {
 pub struct Hits {
     retired: CountsByRule,
     in_force: Option<Meaning>,
+    /// What it names, once somebody has asked.
+    known: Option<Arc<BTreeSet<HitKey>>>,
 }
 
 impl Hits {
     /// Takes in what was counted under the table that was in force, and says what counts
     /// are of from now on.
     pub fn retire(&mut self, counted: impl Iterator<Item = RuleHits>, next: Meaning) {
+        self.known = None;
         if let Some(before) = self.in_force.replace(next) {
             add(&mut self.retired, counted, &before);
         }
-        if self.retired.len() > KEPT
-            && let Some(next) = &self.in_force
-        {
-            let there = (1..=next.last()).flat_map(|number| next.keys(number));
-            let there: BTreeSet<HitKey> = there.collect();
+        if self.retired.len() > KEPT {
+            let there = self.in_force();
             self.retired.retain(|key, _| there.contains(key));
         }
+    }
+
+    /// Returns the rules and policies that the table in force knows.
+    pub fn in_force(&mut self) -> Arc<BTreeSet<HitKey>> {
+        let in_force = self.in_force.as_ref();
+        let known = self.known.get_or_insert_with(|| {
+            let keys = in_force
+                .into_iter()
+                .flat_map(|meaning| (1..=meaning.last()).flat_map(|number| meaning.keys(number)));
+            Arc::new(keys.collect())
+        });
+        known.clone()
     }
 
     /// Returns what the next agent needs to count on, with the number of the table in
@@ -182,6 +194,7 @@ impl Hits {
         Self {
             retired: (retired.map(|(key, counts)| (key.into(), counts))).collect(),
             in_force: Some(Meaning::Saved(numbers.collect())),
+            known: None,
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! ring buffer ──> records <─ describe <─ names        (names of the last revisions)
-//!                     └────> outputs ─> flow log, syslog, OTLP
-//! rules' hits ──> hits ─> metrics <─ counters
+//!                     ├────> outputs ─> flow log, syslog, OTLP
+//!                     └────> tally, scans ─┐
+//! rules' hits ──> hits, drops ──> metrics <─ counters
 //! ```
 //!
 //! This crate knows what the kernel has counted and reported, and the names of what it is
@@ -25,4 +26,7 @@ pub mod metrics;
 pub mod names;
 pub mod outputs;
 pub mod records;
+pub mod scans;
+pub mod tally;
 pub mod time;
+pub mod usage;

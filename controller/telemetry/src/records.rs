@@ -25,6 +25,7 @@ use crate::joining::{Joined, Joining};
 use crate::kept::{Kept, Reporter};
 use crate::names::SharedNames;
 use crate::outputs::Outputs;
+use crate::tally::Tally;
 use crate::time::rfc3339;
 
 /// Records that a follower may fall behind.
@@ -45,6 +46,7 @@ pub struct Recorder {
     /// buffer busy for as long as it lasts; it lets others go first.
     waiting: AtomicUsize,
     names: SharedNames,
+    tally: Arc<Tally>,
     outputs: Outputs,
     kept: Mutex<Kept>,
     feed: broadcast::Sender<Arc<FlowRecord>>,
@@ -99,7 +101,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Recorder {
     /// Nothing has been read yet. Each record is handed to the outputs as well.
     #[must_use]
-    pub fn new(events: Events, names: SharedNames, outputs: Outputs) -> Self {
+    pub fn new(events: Events, names: SharedNames, tally: Arc<Tally>, outputs: Outputs) -> Self {
         let is_of_flows = [RecordType::New, RecordType::Ended]
             .iter()
             .any(|kind| outputs.want(*kind));
@@ -118,6 +120,7 @@ impl Recorder {
             }),
             waiting: AtomicUsize::new(0),
             names,
+            tally,
             outputs,
             kept: Mutex::new(Kept::new(SystemTime::now())),
             feed: broadcast::channel(BEHIND).0,
@@ -195,6 +198,7 @@ impl Recorder {
     }
 
     fn hand_on(&self, time: SystemTime, reporter: Reporter, record: FlowRecord) {
+        self.tally.note(&record);
         let record = Arc::new(record);
         self.outputs.hand_over(&record);
         let mut kept = locked(&self.kept);

@@ -7,6 +7,7 @@ use cofferdam_policies::documents::MAX_FILE;
 use cofferdam_policies::documents::reader::{Reader, Shown};
 use cofferdam_policies::names;
 use cofferdam_policies::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
+use cofferdam_telemetry::tally::WorkloadLabel;
 
 use super::setting::{Setting as _, wrong};
 use super::{Address, Config, Form};
@@ -90,6 +91,9 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
             wrong(reader, node, "the `address` of this output", &address, hint);
         }
     }
+    if let Some(node) = at(node, &["metrics_labels"]) {
+        check_labels(reader, node, &config.metrics_labels);
+    }
     // The slots lie in the table: without room for them no table fits.
     let limits = config.limits();
     let least = limits.slot_pages() + 1;
@@ -111,6 +115,28 @@ fn entry<'n, 't>(node: &'n YamlNode<'t>, key: &str, place: usize) -> Option<&'n 
     match &at(node, &[key])?.value {
         Value::List(entries) => entries.get(place),
         _ => None,
+    }
+}
+
+/// Reports labels of workloads that are too many, empty, or the same in metrics.
+fn check_labels(reader: &mut Reader, node: &YamlNode<'_>, texts: &[String]) {
+    const MOST: usize = 16;
+    let names: Vec<String> = (texts.iter())
+        .map(|text| WorkloadLabel::new(text).name().to_owned())
+        .collect();
+    let what = "`metrics_labels`";
+    if texts.len() > MOST {
+        let count = texts.len().to_string();
+        wrong(reader, node, what, &count, format!("at most {MOST} labels"));
+    }
+    for (place, (text, name)) in texts.iter().zip(&names).enumerate() {
+        if text.split('|').any(str::is_empty) {
+            let hint = "namespace, workload, or keys of labels with | between them";
+            wrong(reader, node, what, text, hint);
+        } else if names[..place].contains(name) {
+            let hint = format!("another entry is `{name}` in metrics as well");
+            wrong(reader, node, what, text, hint);
+        }
     }
 }
 
@@ -233,6 +259,14 @@ mod tests {
             (
                 "metrics: localhost",
                 "c.yaml:1:10: error[CD0401]: `metrics` cannot be `localhost` (an address and a port, such as 127.0.0.1:9464, or \"\" for none)",
+            ),
+            (
+                "metrics_labels: [a.b, 'a_b|c']",
+                "c.yaml:1:17: error[CD0401]: `metrics_labels` cannot be `a_b|c` (another entry is `label_a_b` in metrics as well)",
+            ),
+            (
+                "metrics_labels: ['app|']",
+                "c.yaml:1:17: error[CD0401]: `metrics_labels` cannot be `app|` (namespace, workload, or keys of labels with | between them)",
             ),
             (
                 "own_node: deny",

@@ -145,6 +145,14 @@ impl Setting for Vec<PathBuf> {
     }
 }
 
+impl Setting for Vec<String> {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(texts) = read_list(reader, node, what, String::new) {
+            *self = texts;
+        }
+    }
+}
+
 impl Setting for Vec<IpAddr> {
     fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
         let unspecified = || IpAddr::from([0, 0, 0, 0]);

@@ -379,6 +379,7 @@ impl Reconciler {
             gathered: Instant::now(),
             counters,
             hits: self.force.hits(),
+            rules: self.force.rules_in_force(),
             revision: self.force.revision(),
             table_age: self.force.in_force_since().map(|since| since.elapsed()),
             table_bytes,

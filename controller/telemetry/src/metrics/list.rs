@@ -224,8 +224,7 @@ metrics! {
     /// Series that are part of a series whose labels say `overflow`, because there are more
     /// than `metrics_series`.
     SERIES_FOLDED = "cofferdam_series_folded" Gauge Count (Fixed) [];
-    /// Age of what this page says of the agent, where the agent was too busy to say anything
-    /// newer.
+    /// Age of what this page says, where the agent was too busy to say anything newer; else 0.
     PAGE_AGE = "cofferdam_page_age_seconds" Gauge Seconds (Fixed) [];
     /// Connections to the agent's HTTP server that were closed to make room for others.
     HTTP_EVICTED = "cofferdam_http_evicted_connections_total" Counter Count (Fixed) [];
