@@ -47,8 +47,7 @@ fn what_kubectl_reads_is_read_as_the_same() {
         let last = documents
             .iter()
             .flatten()
-            .filter(|node| !is_null(node))
-            .last();
+            .rfind(|node| !is_null(node));
         let Some(last) = last.filter(|_| *kubectl != serde_yaml::Value::Null) else {
             continue;
         };

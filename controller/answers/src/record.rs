@@ -87,7 +87,13 @@ pub fn explain_record(
 ) -> Result<ExplainReport, RecordError> {
     let RecordQuestion { record, revision } = asked;
     let question = question(inventory, record)?;
-    let mut report = explain(inventory, &question, own_node_allowed, networks, diagnostics)?;
+    let mut report = explain(
+        inventory,
+        &question,
+        own_node_allowed,
+        networks,
+        diagnostics,
+    )?;
     report.record = Some(compared(record, revision, &report));
     Ok(report)
 }

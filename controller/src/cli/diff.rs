@@ -20,6 +20,7 @@ use ipnet::IpNet;
 
 use super::offline::{Documents, OwnNodeArg};
 use super::print;
+use super::project::{PodArgs, ReadArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
@@ -29,6 +30,10 @@ pub(super) struct DiffArgs {
     /// The new set.
     #[arg(long = "to", value_name = "NEW", required = true, num_args = 1..)]
     new: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    pods: PodArgs,
     /// Only changes of this: `tcp/80`, `udp/53`, `icmp/8`.
     #[arg(long = "probe", value_name = "PROBE")]
     probes: Vec<Probe>,
@@ -78,8 +83,8 @@ enum DiffFormat {
 
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let approved = approved(&args.except)?;
-    let old = revisions::read(&args.old).context("cannot read the old set")?;
-    let new = revisions::read(&args.new).context("cannot read the new set")?;
+    let old = revisions::read(&args.old, &args.reading).context("cannot read the old set")?;
+    let new = revisions::read(&args.new, &args.reading).context("cannot read the new set")?;
     let (old, new) = (Documents::of(&old), Documents::of(&new));
     let view = if args.audit {
         View::Audited
@@ -87,7 +92,8 @@ pub(super) fn run(args: &DiffArgs) -> Result<bool> {
         View::Enforced
     };
     let state = |documents: &Documents| -> Result<Connectivity> {
-        Ok(Connectivity::new(documents.reach(args.own_node)?, view))
+        let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
+        Ok(Connectivity::new(reach, view))
     };
     let changes = Changes::new(
         state(&old).context("the old set")?,

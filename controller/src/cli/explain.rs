@@ -100,7 +100,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
     }
     let sources = Project::read(&args.paths, &args.reading)?.sources;
     let named = [question.from.as_str(), question.to.as_str()];
-    let documents = Documents::asked_about(&sources, named.into_iter().filter(|end| !end.is_empty()));
+    let documents =
+        Documents::asked_about(&sources, named.into_iter().filter(|end| !end.is_empty()));
     question.externals = documents.known_externals(question.externals);
     let own_node_allowed = args.own_node.unwrap_or_default() == OwnNodeArg::Allow;
     let (inventory, reported) = (&documents.inventory, documents.reported());
@@ -113,13 +114,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
             };
             explain_record(inventory, asked, own_node_allowed, &networks, reported)?
         }
-        None => explain::explain(
-            inventory,
-            &question,
-            own_node_allowed,
-            &networks,
-            reported,
-        )?,
+        None => explain::explain(inventory, &question, own_node_allowed, &networks, reported)?,
     };
     for end in &mut report.ends {
         end.not_judged = documents.not_judged(&end.id);

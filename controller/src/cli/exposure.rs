@@ -9,13 +9,16 @@ use cofferdam_answers::exposure::{BeyondReport, DoorReport, ExposedReport, Expos
 use cofferdam_policies::exposure::{Door, exposure, read_doors};
 
 use super::offline::Documents;
-use super::{Format, check, list, show};
+use super::project::{Project, ReadArgs};
+use super::{Format, list, show};
 
 #[derive(Debug, Args)]
 pub(super) struct ExposureArgs {
     /// Files and directories of documents; `-` is standard input.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
     /// Only this workload: `namespace/workload` or `namespace/pod`.
     #[arg(long = "workload", value_name = "NAMESPACE/NAME")]
     workloads: Vec<String>,
@@ -28,7 +31,7 @@ pub(super) struct ExposureArgs {
 }
 
 pub(super) fn run(args: &ExposureArgs) -> Result<bool> {
-    let sources = check::read(&args.paths)?;
+    let sources = Project::read(&args.paths, &args.reading)?.sources;
     let documents = Documents::of(&sources);
     let mut doors: Vec<Door> = sources
         .iter()

@@ -16,6 +16,7 @@ use super::diff::revisions;
 use super::list::FocusArgs;
 use super::offline::{Documents, OwnNodeArg};
 use super::print;
+use super::project::{PodArgs, ReadArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct GraphArgs {
@@ -26,6 +27,10 @@ pub(super) struct GraphArgs {
     /// Draws what is different in these documents instead.
     #[arg(long = "to", value_name = "NEW", num_args = 1.., conflicts_with_all = ["workloads", "namespaces", "direction", "port", "family", "all"])]
     new: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    pods: PodArgs,
     #[command(flatten)]
     focus: FocusArgs,
     /// Also draws connections between ends that no policy isolates.
@@ -65,10 +70,12 @@ pub(super) fn run(args: &GraphArgs) -> Result<bool> {
     } else {
         View::Enforced
     };
-    let read =
-        |paths: &[PathBuf]| -> Result<Documents> { Ok(Documents::of(&revisions::read(paths)?)) };
+    let read = |paths: &[PathBuf]| -> Result<Documents> {
+        Ok(Documents::of(&revisions::read(paths, &args.reading)?))
+    };
     let state = |documents: &Documents| -> Result<Connectivity> {
-        Ok(Connectivity::new(documents.reach(args.own_node)?, view))
+        let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
+        Ok(Connectivity::new(reach, view))
     };
     let documents = read(&args.paths)?;
     let connectivity = state(&documents)?;

@@ -23,12 +23,17 @@ use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
 use super::offline::{Documents, FamilyArg, OwnNodeArg};
+use super::project::{PodArgs, Project, ReadArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// Files and directories of documents; `-` is standard input.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    pods: PodArgs,
     #[command(flatten)]
     focus: FocusArgs,
     /// As if policies in audit mode were enforced.
@@ -100,13 +105,16 @@ struct List<'a> {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<bool> {
-    let documents = Documents::read(&args.paths)?;
+    let documents = Documents::of(&Project::read(&args.paths, &args.reading)?.sources);
     let view = if args.audit {
         View::Audited
     } else {
         View::Enforced
     };
-    let connectivity = Connectivity::new(documents.reach(args.own_node)?, view);
+    let connectivity = Connectivity::new(
+        documents.reach_in(&args.pods.networks(), args.own_node)?,
+        view,
+    );
     let list = List {
         focus: args.focus.of(&connectivity)?,
         connectivity: &connectivity,

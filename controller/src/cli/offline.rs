@@ -34,6 +34,11 @@ pub(super) struct Documents {
 }
 
 impl Documents {
+    /// Puts the documents of files together.
+    pub(super) fn of(sources: &[Source]) -> Self {
+        Self::asked_about(sources, [])
+    }
+
     /// Puts the documents of files together for questions that name these ends, which may be
     /// further pods of a workload.
     pub(super) fn asked_about<'e>(

@@ -54,6 +54,16 @@ pub(super) struct ReadArgs {
     strict: bool,
 }
 
+impl ReadArgs {
+    /// Strictness that is asked for.
+    pub(super) fn strictness(&self) -> Strictness {
+        match self.strict {
+            true => Strictness::Strict,
+            false => Strictness::Lenient,
+        }
+    }
+}
+
 /// Networks of pods that documents give no address.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct PodArgs {
@@ -87,10 +97,7 @@ impl Project {
             .filter_map(|line| Glob::parse(line))
             .collect();
         let found = find_in_repository(&files, &globs)?;
-        let strictness = match args.strict {
-            true => Strictness::Strict,
-            false => Strictness::Lenient,
-        };
+        let strictness = args.strictness();
         let layout = match strictness {
             Strictness::Lenient => Layout::of(&found),
             Strictness::Strict => Layout::default(),

@@ -6,6 +6,7 @@ use cofferdam_protocol::output::{
     BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport, EndpointState,
     Enforcement, RemoveReport, StatusReport, SyncReport, UnusedRules,
 };
+use cofferdam_protocol::words::ClosedList as _;
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {

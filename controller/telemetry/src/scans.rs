@@ -175,6 +175,8 @@ pub(crate) mod tests {
             packets: 1,
             bytes: 60,
             duration_ms: 0,
+            opener: None,
+            reply: None,
         }
     }
 

@@ -130,7 +130,7 @@ impl Strangers {
             if is_named {
                 match inventory.namespaces().get(&name) {
                     None => inventory.set_namespace(&name, &labels),
-                    Some(own) if !selector.matches(own) => return None,
+                    Some(own) if !selector.matches(&own.labels) => return None,
                     Some(_) => {}
                 }
                 return Some((name.clone(), Some(name)));
@@ -138,7 +138,7 @@ impl Strangers {
         }
         let name = self.namespace(inventory, &labels);
         let own = inventory.namespaces().get(&name)?;
-        selector.matches(own).then_some((name, None))
+        selector.matches(&own.labels).then_some((name, None))
     }
 
     /// A new namespace with labels.

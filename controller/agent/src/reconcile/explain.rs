@@ -39,10 +39,14 @@ impl Reconciler {
         let answer = move || {
             let networks = PodNetworks::default();
             let report = match &inquiry {
-                Inquiry::Ends(question) => {
-                    explain(&inventory, question, own_node_allowed, &networks, diagnostics)
-                        .map_err(|error| error.to_string())
-                }
+                Inquiry::Ends(question) => explain(
+                    &inventory,
+                    question,
+                    own_node_allowed,
+                    &networks,
+                    diagnostics,
+                )
+                .map_err(|error| error.to_string()),
                 Inquiry::Record(record) => {
                     let asked = RecordQuestion {
                         record,

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use cofferdam_policies::documents::{MAX_FILE, Source};
+use cofferdam_policies::documents::{MAX_FILE, Source, Strictness};
 
-use super::super::check;
+use super::super::project::{Project, ReadArgs};
 
 /// Ends of names that count in a directory, as they do on a disk.
 const MANIFESTS: [&str; 3] = [".yaml", ".yml", ".json"];
@@ -25,17 +25,17 @@ struct Revision<'p> {
 }
 
 /// Reads files and directories, those of revisions too.
-pub(in crate::cli) fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
+pub(in crate::cli) fn read(paths: &[PathBuf], reading: &ReadArgs) -> Result<Vec<Source>> {
     let mut plain = Vec::new();
     let mut sources = Vec::new();
     for path in paths {
         match of(path)? {
-            Some(revision) => sources.extend(revision.read()?),
+            Some(revision) => sources.extend(revision.read(reading.strictness())?),
             None => plain.push(path.clone()),
         }
     }
     if !plain.is_empty() {
-        sources.extend(check::read(&plain)?);
+        sources.extend(Project::read(&plain, reading)?.sources);
     }
     Ok(sources)
 }
@@ -59,7 +59,7 @@ fn of(path: &Path) -> Result<Option<Revision<'_>>> {
 }
 
 impl Revision<'_> {
-    fn read(&self) -> Result<Vec<Source>> {
+    fn read(&self, strictness: Strictness) -> Result<Vec<Source>> {
         let Self { revision, path } = self;
         let commit = format!("{revision}^{{commit}}");
         let found = git(&["rev-parse", "--verify", "--quiet", &commit], "")
@@ -84,7 +84,7 @@ impl Revision<'_> {
             let text = next_blob(&mut rest).context("git said something unexpected")?;
             let name = format!("{GIT}{revision}:{file}");
             let text = &text[..text.len().min(MAX_FILE + 1)];
-            sources.push(Source::new(name.into(), text.into()));
+            sources.push(Source::read_as(name.into(), text.into(), strictness));
         }
         Ok(sources)
     }
