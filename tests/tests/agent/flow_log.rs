@@ -1,6 +1,8 @@
 //! The flow log, what `observe` has from it, and the other outputs of records.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
@@ -200,4 +202,44 @@ fn a_syslog_gets_the_types_that_it_was_to_get_and_what_is_lost_without_it_is_cou
     scene.agent.sync();
     assert_eq!(lost("syslog"), 0);
     assert!(lost("syslog_2") > 0);
+}
+
+#[test]
+fn a_collector_gets_logs_from_an_agent_that_has_given_up_its_privileges() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut scene = Scene::new(Wiring::Ptp);
+    let listener = {
+        let _inside = scene.world.node().namespace.enter().expect("a namespace");
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port")
+    };
+    let address = listener.local_addr().expect("an address");
+    scene.agent.set(&format!(
+        "limits: {{endpoints: 32, slots: 8192, table_pages: 32}}\n\
+         outputs: [{{to: otlp, address: 'http://{address}'}}]\n"
+    ));
+    let scene = scene.in_force(DB_CLOSED);
+    scene.assert_blocked("shop/web", "shop/db");
+    let (stream, _) = listener.accept().expect("the agent");
+    let patience = Some(Duration::from_secs(10));
+    stream.set_read_timeout(patience).expect("a time");
+    let mut read = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(read.read_line(&mut head).expect("a request") > 0, "{head}");
+        }
+        let mut lines = head.lines();
+        let length = lines.find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.expect("a length").parse().expect("a number");
+        let mut body = vec![0; length];
+        read.read_exact(&mut body).expect("a body");
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        read.get_mut().write_all(answer).expect("the agent reads");
+        let body = String::from_utf8(body).expect("text");
+        assert!(body.starts_with("{\"resourceLogs\":["), "{body}");
+        if body.contains("deny isolated ingress shop/web ") {
+            break;
+        }
+    }
+    assert_eq!(scene.agent.metric(&LOST.replace("flow_log", "otlp")), 0);
 }
