@@ -306,6 +306,10 @@ fn hits_of_a_rule_survive_tables_and_an_agent_that_stops() {
     scene.agent.document("policies.yaml", DB_CLOSED);
     assert!(scene.agent.sync().enforced);
     scene.assert_blocked("shop/web", "shop/db");
+    // The rule's series has gone with it; what it counted is there when it comes again.
+    assert_eq!(hits(&scene, "0", "allow"), 0);
+    scene.agent.document("policies.yaml", DB_FROM_WEB);
+    assert!(scene.agent.sync().enforced);
     assert_eq!(hits(&scene, "0", "allow"), 2 * (SWAPS + 2));
 }
 

@@ -240,6 +240,10 @@ fn all_metrics_move_all_panels_show_something_and_alerts_arrive() {
             .status
             .success()
     );
+    // Of a policy that goes.
+    assert!(!connect(&world, "shop/web", "shop/db", 81, UNTIL_BLOCKED));
+    let first = "cofferdam_dropped_packets_total{policy=\"db-from-web\"} > 0";
+    servers.wait("a denial is scraped", || servers.query(first).pop());
     let other = POLICIES.replace("name: db-from-web", "name: db-from-the-web");
     agent.document("policies.yaml", &other);
     assert!(agent.sync().revision > 0);
