@@ -39,7 +39,7 @@ pub use spans::{Lane, PortSpan, joined, words};
 use groups::{FAMILIES, Groups, Traits};
 use spans::{Partition, of_row, overlay, push, uniform};
 
-/// Which verdicts count.
+/// Verdicts that count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum View {
     /// Those in force.
@@ -117,12 +117,12 @@ impl ListedEnd<'_> {
     }
 }
 
-/// What one group may open to another over one family.
+/// Connections that one group may open to another over one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection<'c> {
-    /// Who sends.
+    /// The sender.
     pub source: ListedEnd<'c>,
-    /// Who receives.
+    /// The receiver.
     pub destination: ListedEnd<'c>,
     /// Over which family.
     pub family: Family,
@@ -130,7 +130,7 @@ pub struct Connection<'c> {
     pub allowed: Vec<AllowedSpan>,
 }
 
-/// Which connections are asked for.
+/// Connections that are asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Focus {
     /// Groups that are looked at, by position; all if `None`.
@@ -163,7 +163,7 @@ type SideId = u32;
 /// The side that allows everything.
 const FREE: SideId = 0;
 
-/// What was worked out, each once.
+/// Results so far, each once.
 #[derive(Debug, Default)]
 struct Known {
     /// By the rows towards each of the peer's atoms.
@@ -172,7 +172,7 @@ struct Known {
     pairs: HashMap<(SideId, SideId), Arc<Partition<Pair>>>,
 }
 
-/// Who reaches whom, as classes of ends and ranges of ports.
+/// Connections that are allowed, as classes of ends and ranges of ports.
 #[derive(Debug)]
 pub struct Connectivity {
     reach: Reach,
@@ -209,7 +209,7 @@ impl Connectivity {
         &self.groups.groups
     }
 
-    /// What is asked about, addresses that stand in included.
+    /// The inventory, addresses that stand in included.
     #[must_use]
     pub fn inventory(&self) -> &Inventory {
         self.reach.inventory()
@@ -508,7 +508,7 @@ impl Connectivity {
         pair
     }
 
-    /// What is said of each port where some are translated: these as cells say.
+    /// Returns the verdicts about each port where some are translated: these as cells say.
     fn translated(
         &self,
         source: u32,

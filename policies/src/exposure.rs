@@ -1,4 +1,4 @@
-//! Who may reach a workload, and whom it may reach, beyond the workloads that are there.
+//! Parties that may reach a workload, or that it may reach, beyond the documents.
 //!
 //! Policies speak of labels, and whoever may create pods chooses their labels. So workloads
 //! that do not exist are asked about as if they did (`strangers`): one without labels in a
@@ -31,7 +31,7 @@ use strangers::Strangers;
 /// One party beyond the documents, and the ports that are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beyond {
-    /// Who.
+    /// The party.
     pub who: Who,
     /// The ports, in order; never empty.
     pub ports: Vec<PortSpan>,
@@ -40,13 +40,13 @@ pub struct Beyond {
 /// A part of a score.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Points {
-    /// How many.
+    /// Their number.
     pub points: u32,
-    /// What for, as the page that defines the score has it.
+    /// The reason, as the page that defines the score has it.
     pub what: &'static str,
 }
 
-/// How far a workload is exposed.
+/// The exposure of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposed {
     /// The workload.
@@ -57,9 +57,9 @@ pub struct Exposed {
     pub isolates_ingress: bool,
     /// A policy in force isolates its egress.
     pub isolates_egress: bool,
-    /// Who may reach it.
+    /// Parties that may reach it.
     pub from: Vec<Beyond>,
-    /// Whom it may reach.
+    /// Parties that it may reach.
     pub to: Vec<Beyond>,
     /// Ways in from outside the cluster, by position.
     pub doors: Vec<usize>,
@@ -123,7 +123,7 @@ pub fn exposure(inventory: &Inventory, doors: &[Door]) -> Result<Vec<Exposed>, R
     Ok(all)
 }
 
-/// Whether a policy in force isolates the pods of a workload, which have the same labels
+/// Returns `true` if a policy in force isolates the pods of a workload, which have the same labels
 /// as far as policies can tell.
 fn is_isolated(inventory: &Inventory, members: &[Arc<str>], direction: Direction) -> bool {
     let first = members.first().and_then(|id| id.split_once('/'));

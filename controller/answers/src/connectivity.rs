@@ -1,4 +1,4 @@
-//! What `list` and `diff` print.
+//! Answers of `list` and `diff`.
 
 use std::collections::BTreeMap;
 
@@ -89,9 +89,9 @@ pub fn set_word(set: Set) -> &'static str {
 /// Connections that are allowed between two groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionReport {
-    /// Who sends.
+    /// The sender.
     pub source: String,
-    /// Who receives.
+    /// The receiver.
     pub destination: String,
     /// The family: 4 or 6.
     pub family: u8,
@@ -195,7 +195,7 @@ impl LookedAt {
 pub struct ListReport<Connections = Vec<ConnectionReport>, Groups = Vec<GroupReport>> {
     /// The version of this object.
     pub schema: Schema,
-    /// What was looked at.
+    /// Numbers of what was looked at.
     pub looked_at: LookedAt,
     /// Connections that are allowed, by sender and receiver. Those of a workload to itself,
     /// and of its own node to it, are not among them.
@@ -204,7 +204,7 @@ pub struct ListReport<Connections = Vec<ConnectionReport>, Groups = Vec<GroupRep
     pub ends: Groups,
     /// The rules that are named here, and those of all other policies that select a pod.
     pub rules: Vec<RuleReport>,
-    /// What is wrong with the documents.
+    /// Findings about the documents.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -213,9 +213,9 @@ pub struct ListReport<Connections = Vec<ConnectionReport>, Groups = Vec<GroupRep
 pub struct ChangeReport {
     /// `added` or `removed`.
     pub kind: String,
-    /// Who sends.
+    /// The sender.
     pub source: String,
-    /// Who receives.
+    /// The receiver.
     pub destination: String,
     /// The family: 4 or 6.
     pub family: u8,
@@ -266,13 +266,13 @@ pub struct ExceptionReport {
 pub struct DiffReport {
     /// The version of this object.
     pub schema: Schema,
-    /// How many changes are added connections that no exception approves of.
+    /// Number of changes that are added connections that no exception approves of.
     pub added: u64,
-    /// How many changes are removed connections that no exception approves of.
+    /// Number of changes that are removed connections that no exception approves of.
     pub removed: u64,
-    /// What was looked at in the old set.
+    /// Numbers of what was looked at in the old set.
     pub old: LookedAt,
-    /// What was looked at in the new set.
+    /// Numbers of what was looked at in the new set.
     pub new: LookedAt,
     /// All changes, by sender and receiver.
     pub changes: Vec<ChangeReport>,
@@ -283,7 +283,7 @@ pub struct DiffReport {
     /// Exceptions that were given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exceptions: Vec<ExceptionReport>,
-    /// What is wrong with the documents of both sets.
+    /// Findings about the documents of both sets.
     pub diagnostics: Vec<Diagnostic>,
 }
 

@@ -1,4 +1,4 @@
-//! What `exposure` prints.
+//! The answer of `exposure`.
 
 use cofferdam_policies::connectivity::words;
 use cofferdam_policies::exposure::{Beyond, Door, Exposed, Who};
@@ -72,9 +72,9 @@ impl From<&Door> for DoorReport {
 /// A part of a score.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PointsReport {
-    /// How many.
+    /// Their number.
     pub points: u32,
-    /// What for; `docs/exposure.md` defines it.
+    /// The reason; `docs/exposure.md` defines it.
     pub what: String,
 }
 
@@ -91,9 +91,9 @@ pub struct ExposedReport {
     pub points: Vec<PointsReport>,
     /// Directions in which no policy in force isolates it: `ingress`, `egress`.
     pub not_isolated: Vec<String>,
-    /// Who may reach it, beyond the workloads in the documents.
+    /// Parties that may reach it, beyond the workloads in the documents.
     pub reached_by: Vec<BeyondReport>,
-    /// Whom it may reach, beyond the workloads in the documents.
+    /// Parties that it may reach, beyond the workloads in the documents.
     pub reaches: Vec<BeyondReport>,
     /// Services and routes that lead to it from outside the cluster.
     pub ways_in: Vec<DoorReport>,
@@ -136,7 +136,7 @@ pub struct ExposureReport {
     pub schema: Schema,
     /// The workloads, the highest score first.
     pub workloads: Vec<ExposedReport>,
-    /// What is wrong with the documents.
+    /// Findings about the documents.
     pub diagnostics: Vec<Diagnostic>,
 }
 

@@ -1,4 +1,4 @@
-//! Who reaches whom as nodes and edges, for every form in which `graph` draws them.
+//! Connections as nodes and edges, for every form in which `graph` draws them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -23,16 +23,16 @@ pub struct GraphNode {
     pub kind: String,
     /// The namespace of a workload.
     pub namespace: Option<String>,
-    /// How many pods or nodes it is; 0 for outside addresses.
+    /// Number of pods or nodes that it is; 0 for outside addresses.
     pub members: u64,
 }
 
 /// Connections from one end to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GraphEdge {
-    /// Who sends.
+    /// The sender.
     pub source: String,
-    /// Who receives.
+    /// The receiver.
     pub destination: String,
     /// `tcp/80, tcp/8000-8080`, `other` for protocols without ports, or `all`.
     pub ports: String,
@@ -57,11 +57,11 @@ pub struct GraphReport {
     /// Pairs of ends of which nothing is drawn because no policy isolates either: everything
     /// is allowed there.
     pub left_out: u64,
-    /// What is wrong with the documents.
+    /// Findings about the documents.
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// What tells edges apart: ends, ports, and the change.
+/// Parts that tell edges apart: ends, ports, and the change.
 type EdgeKey = (String, String, String, Option<&'static str>);
 
 /// Edges being put together.

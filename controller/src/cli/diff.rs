@@ -37,7 +37,7 @@ pub(super) struct DiffArgs {
     /// Only changes of this: `tcp/80`, `udp/53`, `icmp/8`.
     #[arg(long = "probe", value_name = "PROBE")]
     probes: Vec<Probe>,
-    /// Which changes end with status 1, unless an exception approves of them.
+    /// Changes that end with status 1, unless an exception approves of them.
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
     /// Exposures that are approved of, each with a reason and a last day.
@@ -57,7 +57,7 @@ pub(super) struct DiffArgs {
     format: DiffFormat,
 }
 
-/// What ends with status 1.
+/// Changes that end with status 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FailOn {
     /// Connections that only the new set allows.
@@ -68,7 +68,7 @@ enum FailOn {
     Any,
 }
 
-/// How `diff` prints.
+/// Forms in which `diff` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DiffFormat {
     /// For people.

@@ -42,12 +42,12 @@ pub(super) struct GraphArgs {
     /// What the agents are configured to do with connections of a workload's own node.
     #[arg(long, value_enum, default_value_t)]
     own_node: OwnNodeArg,
-    /// How to draw.
+    /// Form of the picture.
     #[arg(long, value_enum)]
     format: GraphFormat,
 }
 
-/// How `graph` draws.
+/// Forms in which `graph` draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum GraphFormat {
     /// For Graphviz.

@@ -47,7 +47,7 @@ pub(super) struct ListArgs {
     format: ListFormat,
 }
 
-/// Which connections are asked for.
+/// Connections that are asked for.
 #[derive(Debug, Args)]
 pub(super) struct FocusArgs {
     /// Only connections of this workload: `namespace/workload`, `namespace/pod` or
@@ -98,7 +98,7 @@ enum ListFormat {
     Md,
 }
 
-/// What is listed.
+/// The list that is asked for.
 struct List<'a> {
     connectivity: &'a Connectivity,
     focus: Focus,

@@ -30,7 +30,7 @@ pub enum Set {
     New,
 }
 
-/// What became of a connection.
+/// The fate of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChangeKind {
     /// The new state allows it, the old one does not.
@@ -71,7 +71,7 @@ pub struct ChangedSpan {
 pub struct ChangedEnd {
     /// `namespace/workload`, `node/NAME`, or CIDRs.
     pub id: Arc<str>,
-    /// What it is.
+    /// Its kind.
     pub kind: EndKind,
     /// The ids of its members; none of outside addresses.
     pub members: Vec<Arc<str>>,
@@ -83,12 +83,12 @@ pub struct ChangedEnd {
     groups: [Option<usize>; 2],
 }
 
-/// What has changed between two groups of ends over one family.
+/// Changes between two groups of ends over one family.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// Who sends, by position among the ends.
+    /// The sender, by position among the ends.
     pub source: usize,
-    /// Who receives.
+    /// The receiver.
     pub destination: usize,
     /// Over which family.
     pub family: Family,
@@ -280,7 +280,7 @@ struct KnownChanges {
 }
 
 impl KnownChanges {
-    /// What has changed between ends that behave like this; `None` if nothing.
+    /// Returns the changes between ends that behave like this; `None` if there are none.
     fn spans(
         &mut self,
         states: &[Connectivity; 2],
@@ -341,7 +341,7 @@ impl KnownChanges {
     }
 }
 
-/// Where one allows and the other does not.
+/// Spans that one allows and the other does not.
 fn changed(
     states: &[Connectivity; 2],
     old: Option<&Partition<Pair>>,

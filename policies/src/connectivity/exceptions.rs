@@ -97,17 +97,17 @@ impl FromStr for Day {
 /// One approved exposure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exception {
-    /// Where it stands.
+    /// Its place.
     pub place: Place,
     /// Added or removed connections.
     pub kind: ChangeKind,
-    /// Who may send: the name of an end, in which `*` stands for any characters, or a CIDR.
+    /// Senders: the name of an end, in which `*` stands for any characters, or a CIDR.
     pub source: String,
-    /// Who may receive.
+    /// Receivers, likewise.
     pub destination: String,
     /// On which ports; all if `None`.
     pub ports: Option<PortSpan>,
-    /// Why it is approved of.
+    /// The reason for approving of it.
     pub reason: String,
     /// The last day on which it counts.
     pub expires: Day,
@@ -142,7 +142,7 @@ impl Exception {
     }
 }
 
-/// Whether a pattern or CIDR is about all of an end.
+/// Returns `true` if a pattern or CIDR is about all of an end.
 fn covers(pattern: &str, (id, cidrs): (&str, &[IpNet])) -> bool {
     if let Ok(block) = pattern.parse::<IpNet>() {
         return !cidrs.is_empty() && cidrs.iter().all(|cidr| block.contains(cidr));
@@ -150,7 +150,7 @@ fn covers(pattern: &str, (id, cidrs): (&str, &[IpNet])) -> bool {
     matches(pattern, id)
 }
 
-/// Whether a text is as a pattern has it, in which `*` stands for any characters.
+/// Returns `true` if a text is as a pattern has it, in which `*` stands for any characters.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
         return pattern == text;

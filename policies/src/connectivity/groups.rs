@@ -37,7 +37,7 @@ pub struct Member {
 pub struct Group {
     /// `namespace/workload`, `node/NAME`, `node/*` where all nodes are alike, or CIDRs.
     pub id: Arc<str>,
-    /// What its members are.
+    /// Kind of its members.
     pub kind: EndKind,
     /// The namespace of its members, if they have one.
     pub namespace: Option<Arc<str>>,
@@ -45,7 +45,7 @@ pub struct Group {
     pub members: Vec<Member>,
     /// The outside addresses that it is.
     pub outside: Option<Outside>,
-    /// Who its members belong to, by which they are found in other documents.
+    /// The owner of its members, by which they are found in other documents.
     pub(super) owner: Arc<str>,
     pub(super) behaviour: u32,
 }
@@ -60,11 +60,11 @@ pub(super) struct Behaviour {
     /// The end itself where what is sent to it may be translated by its address, so that it
     /// is like no other.
     itself: Option<u32>,
-    /// Whether what is sent to it may go elsewhere.
+    /// Packets to it may go elsewhere.
     pub(super) is_translated: bool,
 }
 
-/// What policies know of an end's addresses of one family.
+/// Facts of an end's addresses of one family that policies know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Traits {
     /// The subject class, if policies select it.

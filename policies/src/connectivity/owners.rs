@@ -1,4 +1,4 @@
-//! Who owns a pod: the workload of which it is one replica.
+//! The owner of a pod: the workload of which it is one replica.
 //!
 //! Documents of a cluster name the owner of a pod in fields that policies have no use
 //! for. The labels that Kubernetes' own controllers put on their pods say it as well.

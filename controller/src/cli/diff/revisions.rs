@@ -15,7 +15,7 @@ use super::super::project::{Project, ReadArgs};
 /// Ends of names that count in a directory, as they do on a disk.
 const MANIFESTS: [&str; 3] = [".yaml", ".yml", ".json"];
 
-/// What stands before a revision.
+/// Mark before a revision.
 const GIT: &str = "git:";
 
 /// A path of a revision.
@@ -111,7 +111,7 @@ fn next_blob<'t>(rest: &mut &'t [u8]) -> Option<&'t [u8]> {
     Some(text)
 }
 
-/// What git prints.
+/// Returns the output of git.
 fn git(arguments: &[&str], input: &str) -> Result<Vec<u8>> {
     let mut child = Command::new("git")
         .args(arguments)

@@ -8,7 +8,7 @@ use cofferdam_answers::connectivity::{ChangeReport, DiffReport, RuleOfSet};
 /// Most ends that are named of a group of changes.
 const MOST_ENDS: usize = 6;
 
-/// What changes have in common that are told together.
+/// Properties in common of changes that are told together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Cause<'r> {
     kind: &'r str,
@@ -110,7 +110,7 @@ impl Together<'_> {
         (from, to, ports)
     }
 
-    /// Why.
+    /// Returns the cause in words.
     fn cause(&self, report: &DiffReport) -> String {
         let rule = |id: Option<u32>| id.and_then(|id| report.rule(id)).map(called);
         let (now, before) = match self.cause.kind {

@@ -7,7 +7,7 @@ use cofferdam_answers::graph::GraphReport;
 
 use super::svg::{escaped, picture};
 
-/// What the page does; in a file of its own, so that editors know its language.
+/// Script of the page; in a file of its own, so that editors know its language.
 const SCRIPT: &str = include_str!("page.js");
 
 const STYLE: &str = "\

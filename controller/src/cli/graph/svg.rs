@@ -25,7 +25,7 @@ const FILLS: [&str; 6] = [
     "#dbeafe", "#dcfce7", "#fef3c7", "#fce7f3", "#ede9fe", "#cffafe",
 ];
 
-/// How the parts of a picture look.
+/// Looks of the parts of a picture.
 const STYLE: &str = "\
 text{font:13px ui-monospace,monospace;fill:#111}\
 .node rect,.node polygon,.node ellipse{stroke:#333;stroke-width:1.5}\

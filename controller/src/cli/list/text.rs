@@ -126,7 +126,7 @@ pub(super) fn write_md(list: &List<'_>, out: &mut impl Write) -> io::Result<()> 
     writeln!(out, "\n{}.", looked_at(list))
 }
 
-/// How many pods a sender stands for.
+/// The number of pods that a sender stands for.
 fn replicas(end: &ListedEnd<'_>) -> String {
     match end {
         ListedEnd::Group(group) if group.members.len() > 1 => {
