@@ -41,7 +41,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::documents::context::{Entrance, Resource, Template, Unusable, WhyUnusable};
@@ -62,6 +62,8 @@ struct Project<'a> {
     rules: Vec<Rule<'a>>,
     services: Vec<&'a Service>,
     resources: Vec<&'a Resource>,
+    /// Namespaces with a resource that an operator may make pods of.
+    operated: BTreeSet<&'a str>,
     entrances: Vec<&'a Entrance>,
     /// Where what holds templates begins, by the names of their pods.
     templates: BTreeMap<&'a ObjectName, &'a Place>,
@@ -160,6 +162,10 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
         rules: Rule::all(&world),
         world,
         services,
+        operated: (resources.iter().copied())
+            .filter(|resource| selectors::may_make_pods(resource))
+            .map(|resource| &*resource.namespace)
+            .collect(),
         resources,
         entrances: contexts().flat_map(|context| &context.entrances).collect(),
         templates: (templates.iter())

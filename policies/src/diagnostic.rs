@@ -246,7 +246,7 @@ codes! {
     NoLookups = "CD0518",
     /// A workload may look names up over TCP alone.
     LookupsOverTcp = "CD0519",
-    /// No policy isolates a workload in a direction, unlike most of its namespace.
+    /// No policy is about a workload, and most of its namespace is isolated.
     OpenDirection = "CD0520",
     /// A namespace is selected by a label of its own that it does not have, where the label of
     /// its name would fit.

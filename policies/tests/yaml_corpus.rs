@@ -19,14 +19,23 @@ struct Text {
     kubectl: serde_yaml::Value,
 }
 
-/// Texts that kubectl reads and this reader refuses on purpose, with the reason.
-const REFUSED: &[(&str, &str)] = &[];
+/// Texts that kubectl takes for something else on purpose, with the reason.
+const DIFFERENT: &[(&str, &str)] = &[
+    (
+        "c1_char",
+        "a line break to YAML 1.1, a character like others since",
+    ),
+    (
+        "flow_colon_end",
+        "a key with a colon, where a value is missing: it is refused as that",
+    ),
+];
 
 #[test]
 fn what_kubectl_reads_is_read_as_the_same() {
     let corpus = corpus();
     assert!(corpus.len() > 100);
-    let refused: BTreeMap<&str, &str> = REFUSED.iter().copied().collect();
+    let different: BTreeMap<&str, &str> = DIFFERENT.iter().copied().collect();
     let mut faults = Vec::new();
     for Text {
         name,
@@ -39,22 +48,22 @@ fn what_kubectl_reads_is_read_as_the_same() {
             .iter()
             .find_map(|document| document.as_ref().err());
         if let Some(failure) = failed {
-            if *kubectl != serde_yaml::Value::Null && !refused.contains_key(name.as_str()) {
+            if *kubectl != serde_yaml::Value::Null {
                 faults.push(format!("{name} is refused: {failure:?}\n{text}"));
             }
             continue;
         }
-        let last = documents
-            .iter()
-            .flatten()
-            .rfind(|node| !is_null(node));
+        let mut nodes = documents.iter().flatten();
+        let last = nodes.rfind(|node| !is_null(node));
         let Some(last) = last.filter(|_| *kubectl != serde_yaml::Value::Null) else {
             continue;
         };
-        if refused.contains_key(name.as_str()) {
-            faults.push(format!("{name} is read: it is no exception any more"));
-        } else if let Err(fault) = same(last, kubectl) {
-            faults.push(format!("{name} means something else: {fault}\n{text}"));
+        match (same(last, kubectl), different.contains_key(name.as_str())) {
+            (Err(fault), false) => {
+                faults.push(format!("{name} means something else: {fault}\n{text}"));
+            }
+            (Ok(()), true) => faults.push(format!("{name} is no exception any more")),
+            _ => {}
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -140,8 +149,13 @@ fn same(node: &Node<'_>, expected: &serde_yaml::Value) -> Result<(), String> {
                 Value::Text(key) | Value::Ambiguous(key) => key == wanted,
                 _ => false,
             };
-            // Merge keys and keys that come twice are refused wherever it matters.
-            if entries.iter().any(|entry| is_key(entry, "<<")) {
+            // Merge keys and keys that readers disagree about are refused wherever it matters.
+            // `y` and `n` are words here, and booleans to kubectl.
+            let is_unclear = |entry: &Entry<'_>| {
+                ["<<", "y", "n"].iter().any(|key| is_key(entry, key))
+                    || matches!(entry.key.value, Value::Ambiguous(_))
+            };
+            if entries.iter().any(is_unclear) {
                 return Ok(());
             }
             for (key, value) in expected {

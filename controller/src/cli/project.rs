@@ -98,6 +98,9 @@ impl Project {
             .collect();
         let found = find_in_repository(&files, &globs)?;
         let strictness = args.strictness();
+        if let (Strictness::Strict, Some(unread)) = (strictness, found.unread.first()) {
+            bail!("{} leads to no file: remove it", unread.display());
+        }
         let layout = match strictness {
             Strictness::Lenient => Layout::of(&found),
             Strictness::Strict => Layout::default(),
@@ -191,10 +194,30 @@ fn read_from(name: &str, mut input: impl Read, strictness: Strictness) -> std::i
         .unwrap_or(u64::MAX)
         .saturating_add(1);
     input.by_ref().take(most).read_to_end(&mut bytes)?;
+    if let Some(text) = from_utf16(&bytes) {
+        return Ok(Source::read_as(
+            name.into(),
+            text.into_bytes().into(),
+            strictness,
+        ));
+    }
     if bytes.len() > MAX_FILE {
         return read_stream(name, std::io::Cursor::new(bytes).chain(input), strictness);
     }
     Ok(Source::read_as(name.into(), bytes.into(), strictness))
+}
+
+/// The text of bytes that say at their beginning that they are UTF-16, as some editors and
+/// shells write it.
+fn from_utf16(bytes: &[u8]) -> Option<String> {
+    let unit: fn([u8; 2]) -> u16 = match bytes {
+        [0xff, 0xfe, ..] => u16::from_le_bytes,
+        [0xfe, 0xff, ..] => u16::from_be_bytes,
+        _ => return None,
+    };
+    let (pairs, _) = bytes[2..].as_chunks::<2>();
+    let units = pairs.iter().map(|pair| unit(*pair));
+    char::decode_utf16(units).collect::<Result<_, _>>().ok()
 }
 
 fn nothing(paths: &[PathBuf], passed_over: &PassedOver) -> String {
@@ -343,6 +366,23 @@ fn text_of<'n>(node: &'n Node<'_>) -> Option<&'n str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn utf_16_is_read_where_it_says_so() {
+        let text = "kind: Pod # \u{1f600}";
+        let le: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let be: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert_eq!(
+            from_utf16(&[&[0xff, 0xfe], &le[..]].concat()).as_deref(),
+            Some(text)
+        );
+        assert_eq!(
+            from_utf16(&[&[0xfe, 0xff], &be[..]].concat()).as_deref(),
+            Some(text)
+        );
+        assert_eq!(from_utf16(text.as_bytes()), None);
+        assert_eq!(from_utf16(&[0xff, 0xfe, 0x00, 0xd8]), None);
+    }
 
     #[test]
     fn paths_lose_their_detours_alone() {

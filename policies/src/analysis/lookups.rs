@@ -3,17 +3,19 @@
 //! Who isolates workloads for egress and lets them reach others by name must let them look
 //! names up, over UDP. Nothing is said of workloads that may reach nobody, that reach address
 //! blocks alone, or for which a rule is about a port by a name or about every port of others
-//! than their own namespace's: a name server may be among those.
+//! than their own namespace's: a name server may be among those. Nor is anything said in a
+//! cluster that has no name server.
 
 use std::collections::BTreeSet;
 
 use cofferdam_verdict::verdict::Direction;
 
 use crate::diagnostic::Code;
-use crate::inventory::{NetworkPolicy, PortRange, Ports, Protocol, RuleAction};
+use crate::inventory::{NamedPort, NetworkPolicy, PortRange, Ports, Protocol, RuleAction};
 
 use super::places::Step;
 use super::rules::{Policy, Rule};
+use super::world::Group;
 use super::{Findings, Project};
 
 /// The port that names are looked up at.
@@ -32,7 +34,7 @@ struct Said {
 
 pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
     let world = &project.world;
-    if project.gaps.in_policies() {
+    if project.gaps.in_policies() || has_no_name_server(project) {
         return;
     }
     let mut said = vec![Said::default(); world.groups.len()];
@@ -63,6 +65,16 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
             of_policy(project, policy, &said, &mut told, findings);
         }
     }
+}
+
+/// Returns `true` for the documents of a whole cluster in which nobody answers lookups.
+fn has_no_name_server(project: &Project<'_>) -> bool {
+    let mut groups = project.world.groups.iter();
+    let is_server = |group: &Group<'_>| {
+        let is_port = |port: &NamedPort| port.number == PORT;
+        group.ports.iter().any(is_port) || group.labels().get("k8s-app") == Some("kube-dns")
+    };
+    !project.world.inventory.nodes().is_empty() && !groups.any(is_server)
 }
 
 fn of_policy<'a>(

@@ -44,43 +44,48 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
     }
 }
 
-/// Says of the workloads of a namespace that no policy isolates in a direction in which
-/// policies isolate most of the others.
+/// Says of the workloads of a namespace that no policy is about, in the directions in which
+/// policies isolate most of the others. One that a policy isolates in the other direction was
+/// thought of.
 fn forgotten(project: &Project<'_>, findings: &mut Findings) {
     let world = &project.world;
-    for direction in [Direction::Ingress, Direction::Egress] {
-        let mut isolated = vec![false; world.groups.len()];
-        for policy in world.inventory.policies().values() {
-            let rules = match direction {
-                Direction::Ingress => &policy.ingress,
-                Direction::Egress => &policy.egress,
-            };
-            if rules.is_some() {
-                for group in &*Policy::Namespace(policy).subjects(world) {
-                    isolated[*group as usize] = true;
-                }
+    let count = world.groups.len();
+    let mut is_known = vec![false; count];
+    let mut isolated = [Direction::Ingress, Direction::Egress].map(|_| vec![false; count]);
+    for policy in world.inventory.policies().values() {
+        let subjects = Policy::Namespace(policy).subjects(world);
+        let sections = [
+            (Direction::Ingress, policy.ingress.is_some()),
+            (Direction::Egress, policy.egress.is_some()),
+        ];
+        for group in &*subjects {
+            is_known[*group as usize] = true;
+            for (direction, isolates) in sections {
+                isolated[direction as usize][*group as usize] |= isolates;
             }
         }
-        // Policies of the whole cluster may be all that is meant.
-        for rule in &project.rules {
-            if rule.direction == direction && matches!(rule.policy, Policy::Cluster(_)) {
-                for group in &*rule.subjects {
-                    isolated[*group as usize] = true;
-                }
+    }
+    // Policies of the whole cluster may be all that is meant.
+    for rule in &project.rules {
+        if matches!(rule.policy, Policy::Cluster(_)) {
+            for group in &*rule.subjects {
+                is_known[*group as usize] = true;
             }
         }
-        for (namespace, groups) in world.namespaces() {
-            if project.gaps.in_policies_of(namespace) {
-                continue;
-            }
-            let open: Vec<u32> = (groups.iter().copied())
-                .filter(|group| !isolated[*group as usize])
-                .collect();
-            if open.len() * 2 > groups.len() {
-                continue;
-            }
-            for group in open {
-                tell_forgotten(project, group, direction, findings);
+    }
+    for (namespace, groups) in world.namespaces() {
+        if project.gaps.in_policies_of(namespace) {
+            continue;
+        }
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let of_direction = &isolated[direction as usize];
+            let closed = groups
+                .iter()
+                .filter(|group| of_direction[**group as usize])
+                .count();
+            if closed * 2 > groups.len() {
+                let open = groups.iter().filter(|group| !is_known[**group as usize]);
+                open.for_each(|group| tell_forgotten(project, *group, direction, findings));
             }
         }
     }

@@ -8,7 +8,7 @@ use cofferdam_verdict::verdict::Direction;
 
 use crate::diagnostic::Code;
 use crate::documents::context::Entrance;
-use crate::inventory::{RuleAction, Service, ServicePort};
+use crate::inventory::{ObjectName, RuleAction, Service, ServicePort};
 
 use super::rules::{Policy, Rule, peers_key, ports_may_meet, section};
 use super::services::{behind, has_selector, holds, lists, target};
@@ -42,9 +42,12 @@ impl<'p, 'a> Isolation<'p, 'a> {
                 Direction::Ingress => &policy.ingress,
                 Direction::Egress => &policy.egress,
             };
-            if rules.is_some() {
+            // Who closes some workloads alone, without a rule, means it.
+            let is_meant = !policy.subject.requirements().is_empty();
+            if let Some(rules) = rules {
                 for group in &*Policy::Namespace(policy).subjects(world) {
                     isolation.isolated[*group as usize] = true;
+                    isolation.is_unclear[*group as usize] |= rules.is_empty() && is_meant;
                 }
             }
         }
@@ -163,9 +166,8 @@ fn half(
 fn entrances(project: &Project<'_>, ingress: &Isolation<'_, '_>, findings: &mut Findings) {
     for entrance in &project.entrances {
         for (namespace, name, port) in &entrance.backends {
-            let service = project.services.iter().find(|service| {
-                *service.name.namespace == **namespace && *service.name.name == **name
-            });
+            let services = project.world.inventory.services();
+            let service = services.get(&ObjectName::new(namespace, name));
             let Some(service) = service.filter(|service| has_selector(service)) else {
                 continue;
             };

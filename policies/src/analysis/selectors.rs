@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use crate::diagnostic::{Code, Place};
+use crate::documents::context::Resource;
 use crate::documents::{Identity, Kind};
 use crate::inventory::{ClusterPeer, NAMESPACE_NAME_LABEL, Peer, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
@@ -324,7 +325,7 @@ fn to_blame<'s>(
                 }),
         };
         let has_workloads = !world.of_namespace(namespace).is_empty();
-        is_documented && has_workloads && !may_have_more(project, namespace)
+        is_documented && has_workloads && !project.operated.contains(*namespace)
     };
     let has_known_keys = || {
         let mut requirements = selector.requirements().iter();
@@ -377,15 +378,9 @@ fn asks_for_added_labels(selector: &LabelSelector) -> bool {
     requirements.any(|requirement| ADDED_LABELS.contains(&requirement.key()))
 }
 
-/// Returns `true` if operators may make workloads in a namespace that the documents do not
-/// have.
-fn may_have_more(project: &Project<'_>, namespace: &str) -> bool {
-    let mut resources = project.resources.iter();
-    resources.any(|resource| {
-        &*resource.namespace == namespace
-            && !WITHOUT_PODS.contains(&&*resource.group)
-            && !KINDS_WITHOUT_PODS.contains(&&*resource.kind)
-    })
+/// Returns `true` if an operator may make pods of a resource.
+pub(super) fn may_make_pods(resource: &Resource) -> bool {
+    !WITHOUT_PODS.contains(&&*resource.group) && !KINDS_WITHOUT_PODS.contains(&&*resource.kind)
 }
 
 /// Whether a selector selects the name servers that every cluster has, and the documents

@@ -7,11 +7,13 @@
 //! ]
 //! ```
 //!
-//! By the letter of YAML the last line must be indented deeper than the key; the parsers of
-//! kubectl never asked for it. Blanks at the start of such lines mean nothing, so that they
-//! can be added; where a text cannot be parsed as it is, it is tried with them.
+//! By the letter of YAML the last line must be indented deeper than the key, and a comment
+//! needs a blank before it; the parsers of kubectl never asked for either. Blanks there mean
+//! nothing, so that they can be added; where a text cannot be parsed as it is, it is tried
+//! with them.
 //!
-//! Invariant: only lines that begin within a flow collection or a quoted scalar are moved.
+//! Invariant: only lines that begin within a flow collection or a quoted scalar are moved, and
+//! only comments behind one, or within, get a blank.
 
 /// A text with deeper indentation, and which of its lines have it.
 pub(super) struct Mended {
@@ -37,8 +39,8 @@ impl Mended {
 /// Deepest indentation that lines are moved behind. Deeper text is not written by people.
 const DEEPEST: usize = 200;
 
-/// Indents lines that begin within a flow collection or a quoted scalar; `None` if there
-/// are none.
+/// Indents lines that begin within a flow collection or a quoted scalar, and puts blanks
+/// before comments; `None` if there are none.
 pub(super) fn indent(text: &str) -> Option<Mended> {
     let blanks = |line: &str| line.len() - line.trim_start_matches(' ').len();
     let by = text.lines().map(blanks).max()? + 1;
@@ -46,6 +48,7 @@ pub(super) fn indent(text: &str) -> Option<Mended> {
         return None;
     }
     let mut lexer = Lexer::default();
+    let mut has_comments = false;
     let mut mended = Mended {
         text: String::with_capacity(text.len() + text.len() / 4),
         moved: Vec::new(),
@@ -59,10 +62,20 @@ pub(super) fn indent(text: &str) -> Option<Mended> {
             mended.text.extend(std::iter::repeat_n(' ', by));
         }
         mended.moved.push(is_moved);
-        mended.text.push_str(line);
         lexer.line(line);
+        let comment = lexer.comment.take().map(|behind| {
+            let end = line.trim_end_matches(['\n', '\r']).len();
+            end - behind
+        });
+        let (before, comment) = line.split_at(comment.unwrap_or(line.len()));
+        mended.text.push_str(before);
+        if !comment.is_empty() {
+            has_comments = true;
+            mended.text.push(' ');
+            mended.text.push_str(comment);
+        }
     }
-    mended.moved.contains(&true).then_some(mended)
+    (has_comments || mended.moved.contains(&true)).then_some(mended)
 }
 
 /// The place in a text, as far as it is needed to know how its lines begin.
@@ -74,6 +87,8 @@ struct Lexer {
     quote: Option<char>,
     /// Indentation of the line whose block scalar goes on.
     block: Option<usize>,
+    /// The length of a comment that the line ends with and that has no blank before it.
+    comment: Option<usize>,
 }
 
 impl Lexer {
@@ -111,13 +126,17 @@ impl Lexer {
     fn flow(&mut self, text: &str) {
         let mut before = ' ';
         let mut chars = text.chars().peekable();
+        let mut left = text.len();
         while let Some(c) = chars.next() {
+            let from_here = left;
+            left -= c.len_utf8();
             if let Some(quote) = self.quote {
                 if c == '\\' && quote == '"' {
-                    chars.next();
+                    left -= chars.next().map_or(0, char::len_utf8);
                 } else if c == quote {
                     if quote == '\'' && chars.peek() == Some(&'\'') {
                         chars.next();
+                        left -= 1;
                     } else {
                         self.quote = None;
                         if self.depth == 0 {
@@ -141,6 +160,10 @@ impl Lexer {
                 }
                 '"' | '\'' if is_separator(before) => self.quote = Some(c),
                 '#' if before.is_whitespace() => return,
+                '#' if matches!(before, '[' | '{' | ',' | ']' | '}' | '"' | '\'') => {
+                    self.comment = Some(from_here);
+                    return;
+                }
                 _ => {}
             }
             before = c;
@@ -149,6 +172,10 @@ impl Lexer {
 
     /// Reads what follows a quoted scalar or a flow collection on its line.
     fn behind(&mut self, rest: &str) {
+        if rest.starts_with('#') {
+            self.comment = Some(rest.len());
+            return;
+        }
         let value = rest.trim_start().strip_prefix(':').map(str::trim_start);
         if let Some(value) = value.filter(|value| value.starts_with(['[', '{', '"', '\''])) {
             self.flow(value);
@@ -225,6 +252,21 @@ mod tests {
             .filter(|(_, moved)| *moved)
             .map(|(line, _)| line)
             .collect()
+    }
+
+    #[test]
+    fn comments_without_a_blank_get_one() {
+        for (text, expected) in [
+            ("a: \"b\"#c\n", "a: \"b\" #c\n"),
+            ("a: 'é''x'#c\n", "a: 'é''x' #c\n"),
+            ("a: [b,#c\n b, c#d]#e", "a: [b, #c\n    b, c#d] #e"),
+        ] {
+            assert_eq!(
+                indent(text).map(|mended| mended.text).as_deref(),
+                Some(expected)
+            );
+        }
+        assert!(indent("a: b#c\nd: \"e#f\" # g\n").is_none());
     }
 
     #[test]
