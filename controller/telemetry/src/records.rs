@@ -97,6 +97,20 @@ impl Kept {
         self.of_type[record.kind as usize] += 1;
         self.records.push_back((time, record));
     }
+
+    /// The records that are asked for, oldest first, without those that are in the log.
+    fn recent(&self, asked: &Observation) -> Vec<Arc<FlowRecord>> {
+        let is_in_log = |time: SystemTime| asked.with_log && time <= self.missing_until;
+        let recent = (self.records.iter())
+            .filter(|(time, record)| !is_in_log(*time) && asked.is_for(record))
+            .map(|(_, record)| record.clone());
+        let mut recent: Vec<_> = recent.collect();
+        if let Some(last) = asked.last {
+            let last = usize::try_from(last).unwrap_or(usize::MAX);
+            recent.drain(..recent.len().saturating_sub(last));
+        }
+        recent
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,19 +162,9 @@ impl Recorder {
     pub fn follow(&self, asked: &Observation) -> Followed {
         self.drain();
         let kept = locked(&self.kept);
-        let missing_until = kept.missing_until;
-        let is_in_log = |time: SystemTime| asked.with_log && time <= missing_until;
-        let recent = (kept.records.iter())
-            .filter(|(time, record)| !is_in_log(*time) && asked.is_for(record))
-            .map(|(_, record)| record.clone());
-        let mut recent: Vec<_> = recent.collect();
-        if let Some(last) = asked.last {
-            let last = usize::try_from(last).unwrap_or(usize::MAX);
-            recent.drain(..recent.len().saturating_sub(last));
-        }
         Followed {
-            missing_until: rfc3339(missing_until),
-            recent,
+            missing_until: rfc3339(kept.missing_until),
+            recent: kept.recent(asked),
             coming: self.feed.subscribe(),
         }
     }
@@ -195,6 +199,8 @@ impl Recorder {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::time::Duration;
+
     use super::*;
     use cofferdam_verdict::event::EventRecord;
     use cofferdam_verdict::reason::Reason;
@@ -246,5 +252,29 @@ pub(crate) mod tests {
             let left = left(&kept, flood.kind);
             assert!((share - 1..=share + 1).contains(&left), "{flood:?}: {left}");
         }
+    }
+
+    #[test]
+    fn what_may_be_missing_is_left_to_the_log_as_a_whole() {
+        let start = SystemTime::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut kept = Kept::new(start);
+        let count = |kept: &Kept, with_log| {
+            let asked = Observation {
+                with_log,
+                ..Observation::default()
+            };
+            kept.recent(&asked).len()
+        };
+        let (few, flood) = (record(RecordType::Audit), record(RecordType::Denied));
+        kept.push(at(1), few.clone());
+        for seconds in 2..=KEPT as u64 {
+            kept.push(at(seconds), flood.clone());
+        }
+        assert_eq!([count(&kept, false), count(&kept, true)], [KEPT; 2]);
+        // The oldest of the flood makes room: the one before it is in the log, too.
+        kept.push(at(KEPT as u64 + 1), flood);
+        assert_eq!(kept.missing_until, at(2));
+        assert_eq!([count(&kept, false), count(&kept, true)], [KEPT, KEPT - 1]);
     }
 }
