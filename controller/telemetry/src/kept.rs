@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use cofferdam_protocol::Observation;
 use cofferdam_protocol::output::{FlowRecord, RecordType};
 use cofferdam_protocol::words::ClosedList as _;
 
@@ -93,10 +94,26 @@ impl Kept {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(SystemTime, Arc<FlowRecord>)> {
         self.records.values()
     }
+
+    /// The records that are asked for, oldest first, without those that are in the log.
+    pub(crate) fn recent(&self, asked: &Observation) -> Vec<Arc<FlowRecord>> {
+        let is_in_log = |time: SystemTime| asked.with_log && time <= self.missing_until;
+        let recent = self.iter()
+            .filter(|(time, record)| !is_in_log(*time) && asked.is_for(record))
+            .map(|(_, record)| record.clone());
+        let mut recent: Vec<_> = recent.collect();
+        if let Some(last) = asked.last {
+            let last = usize::try_from(last).unwrap_or(usize::MAX);
+            recent.drain(..recent.len().saturating_sub(last));
+        }
+        recent
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::records::tests::record;
 
@@ -137,7 +154,7 @@ mod tests {
     fn a_flood_of_one_reporter_leaves_the_records_of_others() {
         let mut kept = Kept::new(SystemTime::UNIX_EPOCH);
         let record = record(RecordType::Denied);
-        let time = |number: u64| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number);
+        let time = |number: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(number);
         for number in 0..200 {
             for _ in 0..100 {
                 kept.push(time(number), (1, 0), record.clone());
@@ -153,5 +170,29 @@ mod tests {
         }
         let newest = kept.iter().filter(|(one, _)| *one == time(199)).count();
         assert_eq!(newest, 100, "the oldest of the flood have gone");
+    }
+
+    #[test]
+    fn what_may_be_missing_is_left_to_the_log_as_a_whole() {
+        let start = SystemTime::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut kept = Kept::new(start);
+        let count = |kept: &Kept, with_log| {
+            let asked = Observation {
+                with_log,
+                ..Observation::default()
+            };
+            kept.recent(&asked).len()
+        };
+        let (few, flood) = (record(RecordType::Audit), record(RecordType::Denied));
+        kept.push(at(1), (1, 0), few.clone());
+        for seconds in 2..=KEPT as u64 {
+            kept.push(at(seconds), (1, 0), flood.clone());
+        }
+        assert_eq!([count(&kept, false), count(&kept, true)], [KEPT; 2]);
+        // The oldest of the flood makes room: the one before it is in the log, too.
+        kept.push(at(KEPT as u64 + 1), (1, 0), flood);
+        assert_eq!(kept.missing_until, at(2));
+        assert_eq!([count(&kept, false), count(&kept, true)], [KEPT, KEPT - 1]);
     }
 }

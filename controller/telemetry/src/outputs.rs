@@ -342,11 +342,12 @@ pub(crate) mod tests {
         outputs.start("audits", only, Gated { gate }).unwrap();
         let wanted = [RecordType::Audit, RecordType::New].map(|kind| outputs.want(kind));
         assert_eq!(wanted, [true, false]);
-        outputs.hand_over(&record(RecordType::Denied));
-        outputs.flush(Duration::from_secs(10));
-        outputs.hand_over(&record(RecordType::Audit));
-        open.send(Err(())).unwrap();
-        outputs.flush(Duration::from_secs(10));
+        // Each record that it gets is counted.
+        for kind in [RecordType::Denied, RecordType::Audit] {
+            open.send(Err(())).unwrap();
+            outputs.hand_over(&record(kind));
+            outputs.flush(Duration::from_secs(10));
+        }
         assert_eq!(lost(&outputs), [("audits", 1)]);
     }
 }

@@ -213,19 +213,9 @@ impl Recorder {
     pub fn follow(&self, asked: &Observation) -> Followed {
         self.drain();
         let kept = locked(&self.kept);
-        let missing_until = kept.missing_until;
-        let is_in_log = |time: SystemTime| asked.with_log && time <= missing_until;
-        let recent = (kept.iter())
-            .filter(|(time, record)| !is_in_log(*time) && asked.is_for(record))
-            .map(|(_, record)| record.clone());
-        let mut recent: Vec<_> = recent.collect();
-        if let Some(last) = asked.last {
-            let last = usize::try_from(last).unwrap_or(usize::MAX);
-            recent.drain(..recent.len().saturating_sub(last));
-        }
         Followed {
-            missing_until: rfc3339(missing_until),
-            recent,
+            missing_until: rfc3339(kept.missing_until),
+            recent: kept.recent(asked),
             coming: self.feed.subscribe(),
         }
     }
