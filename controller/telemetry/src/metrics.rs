@@ -602,6 +602,34 @@ mod tests {
         assert_lines(&text, &[&rest]);
     }
 
+    #[test]
+    fn thousands_of_policies_stay_within_the_budget() {
+        const BUDGET: usize = 10_000;
+        let mut facts = facts(Vec::new());
+        for number in 0..BUDGET + 2_000 {
+            let counts = Counts {
+                hits: 1,
+                ..Counts::default()
+            };
+            let key = key(&format!("p{number}"), Some(0));
+            facts.hits.insert(key, counts);
+        }
+        facts.rules = Arc::new(facts.hits.keys().cloned().collect());
+        let mut renderer = renderer(BUDGET);
+        for _ in 0..2 {
+            let text = renderer.render(&facts, Duration::ZERO, 0).unwrap();
+            let of_rules = |line: &&str| line.starts_with("cofferdam_rule_hits_total{");
+            let series: Vec<&str> = text.lines().filter(of_rules).collect();
+            assert_eq!(series.len(), BUDGET + 1);
+            let overflow = series.iter().find(|line| line.contains(OVERFLOW));
+            assert!(
+                overflow.is_some_and(|line| line.ends_with(" 2000")),
+                "{overflow:?}"
+            );
+            assert_lines(&text, &["cofferdam_series_folded 2000"]);
+        }
+    }
+
     /// Values of the series of dropped packets by policy.
     fn dropped(text: &str) -> BTreeMap<String, u64> {
         let series = text.lines().filter_map(|line| {
