@@ -21,10 +21,10 @@ pub struct CheckReport {
     pub warnings: u64,
     /// What is wrong, in the order of places.
     pub diagnostics: Vec<Diagnostic>,
-    /// What the documents are, those that do not count left out.
+    /// Count of documents by what they are, those that do not count left out.
     #[serde(default)]
     pub looked_at: LookedAt,
-    /// What was passed over.
+    /// Count of what was passed over.
     #[serde(default)]
     pub passed_over: PassedOver,
     /// Folders whose files say what is deployed only once they are rendered.
@@ -90,7 +90,7 @@ pub struct PassedOver {
     pub unreadable: u64,
 }
 
-/// What renders a folder.
+/// Program that renders a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Renderer {
@@ -105,7 +105,7 @@ pub enum Renderer {
 pub struct Unrendered {
     /// The folder.
     pub folder: String,
-    /// What renders it.
+    /// Program that renders it.
     pub renderer: Renderer,
     /// The command that prints what it renders.
     pub command: String,

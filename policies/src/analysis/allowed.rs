@@ -17,7 +17,7 @@ use crate::yaml::{Mark, Node, Value};
 
 use super::places::{self, Parsed};
 
-/// What begins the comment.
+/// Beginning of the comment.
 const ALLOW: &str = "cofferdam: allow ";
 
 /// A kind of warning that is meant.
@@ -182,7 +182,7 @@ fn object(node: &Node<'_>) -> Object {
     }
 }
 
-/// Whether a line's comment lists the code of a finding.
+/// Returns `true` if a line's comment lists the code of a finding.
 fn allows(line: &str, diagnostic: &Diagnostic) -> bool {
     // A `#` within a value has no blank before it.
     let comment = (line.match_indices('#'))

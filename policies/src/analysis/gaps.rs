@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::documents::context::{Template, Unusable, WhyUnusable};
 use crate::documents::{Identity, Kind, Rejected};
 
-/// Which kinds of documents are missing.
+/// Kinds of documents that are missing.
 #[derive(Default)]
 pub(super) struct Gaps<'a> {
     /// Some document is missing of which nothing is known.
@@ -23,7 +23,7 @@ pub(super) struct Gaps<'a> {
 }
 
 impl<'a> Gaps<'a> {
-    /// What was rejected, and the workloads that cannot be used.
+    /// Takes what was rejected, and the workloads that cannot be used.
     pub(super) fn new(
         rejected: impl Iterator<Item = &'a Rejected>,
         unusable: impl Iterator<Item = &'a Unusable>,

@@ -21,7 +21,7 @@ use super::{Findings, Project};
 /// The port that names are looked up at.
 const PORT: u16 = 53;
 
-/// What rules say of lookups of one group.
+/// Statements of rules about lookups of one group.
 #[derive(Clone, Copy, Default)]
 struct Said {
     /// Some rule lets it look names up, or may.

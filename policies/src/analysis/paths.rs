@@ -18,13 +18,13 @@ use super::{Findings, Project, places::Step};
 /// Most pairs of workloads and rules that are compared.
 const MOST_COMPARED: u64 = 10_000_000;
 
-/// What policies say of a direction, by groups.
+/// Statements of policies about a direction, by groups.
 struct Isolation<'p, 'a> {
-    /// Whether a policy of the namespace isolates.
+    /// `true` if a policy of the namespace isolates.
     isolated: Vec<bool>,
     /// The rules that accept.
     rules: Vec<Vec<&'p Rule<'a>>>,
-    /// Whether more is said than can be told here.
+    /// `true` if more is said than can be told here.
     is_unclear: Vec<bool>,
 }
 

@@ -22,7 +22,7 @@ use super::{metadata, objects};
 /// Templates, custom resources and policies of other products of one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
-    /// What pods will be made of.
+    /// Templates of pods.
     pub templates: Vec<Template>,
     /// Workloads that are missing here.
     pub unusable: Vec<Unusable>,
@@ -31,7 +31,7 @@ pub struct Context {
     /// Custom resources. Operators make pods of some, and those commonly have the labels of
     /// what they are made of.
     pub resources: Vec<Resource>,
-    /// What leads into the cluster.
+    /// Ways into the cluster.
     pub entrances: Vec<Entrance>,
     /// Policies of other products, which are not judged.
     pub foreign: Vec<ForeignPolicy>,
@@ -47,7 +47,7 @@ pub struct Template {
     /// A workload without addresses, under the name of what holds the template, or under
     /// the beginning of that name where the API server makes up the rest.
     pub workload: Workload,
-    /// How many pods are made of it.
+    /// Number of pods that are made of it.
     pub replicas: Replicas,
     /// Where what holds it begins.
     pub place: Place,
@@ -99,7 +99,7 @@ pub struct Resource {
     pub labels: Labels,
 }
 
-/// What leads to Services from outside the cluster.
+/// A way to Services from outside the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entrance {
     /// Its kind.

@@ -37,13 +37,13 @@ pub enum Why {
 /// Strictness with which a text is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strictness {
-    /// What is read is put in force: what does not say what it is is an error.
+    /// Documents are put in force: one that does not say what it is is an error.
     Strict,
-    /// What is read is looked at, among whatever else a repository holds.
+    /// Documents are looked at, among whatever else a repository holds.
     Lenient,
 }
 
-/// What begins values that something is yet to put in their place.
+/// Beginnings of values that something is yet to put in their place.
 const PLACEHOLDERS: [&str; 5] = ["{{", "${", "$(", "<%", "{%"];
 
 /// A text, cut into lines when it is first asked about.

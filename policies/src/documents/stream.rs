@@ -375,7 +375,7 @@ fn kind_in_yaml(head: &[u8]) -> Option<Kind> {
     Kind::parse(kind.trim().strip_suffix("List")?)
 }
 
-/// What a byte of JSON is to a list of items.
+/// Meaning of a byte of JSON to a list of items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Within,

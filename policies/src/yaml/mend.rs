@@ -259,7 +259,7 @@ mod tests {
         for (text, expected) in [
             ("a: \"b\"#c\n", "a: \"b\" #c\n"),
             ("a: 'é''x'#c\n", "a: 'é''x' #c\n"),
-            ("a: [b,#c\n b, c#d]#e", "a: [b, #c\n    b, c#d] #e"),
+            ("a: [b,#c\n b, c#d]#e", "a: [b, #c\n   b, c#d] #e"),
         ] {
             assert_eq!(
                 indent(text).map(|mended| mended.text).as_deref(),

@@ -24,12 +24,12 @@ pub(super) struct AllowArgs {
     file: Option<PathBuf>,
 }
 
-/// What is allowed today.
+/// Findings that are allowed today.
 pub(super) struct Allowed {
     pub(super) allowances: Vec<Allowance>,
     /// Of those from a file, where they stand.
     entries: Vec<Entry>,
-    /// How many come from the command line, and stand before them.
+    /// Number of those that come from the command line, and stand before them.
     given: usize,
     /// Entries that have expired.
     pub(super) diagnostics: Vec<Diagnostic>,

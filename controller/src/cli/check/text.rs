@@ -66,6 +66,16 @@ fn put_looked_at(text: &mut String, report: &CheckReport) {
         services,
         others,
     } = report.looked_at;
+    // Documents alone, policies among them: the line above says it.
+    let documents = policies + workloads + namespaces + nodes + services;
+    let is_said = policies > 0
+        && others == 0
+        && documents == report.accepted
+        && report.passed_over == PassedOver::default()
+        && report.unrendered.is_empty();
+    if is_said {
+        return;
+    }
     let kinds = [
         (policies, "policy"),
         (workloads, "workload"),

@@ -33,7 +33,10 @@ pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
         // asked.
         0 if report.diagnostics.iter().any(is_wrong) => put(
             &mut text,
-            format_args!("{}, but there are errors in documents", hold(total)),
+            format_args!(
+                "{} of {total} expectations hold, but there are errors in documents",
+                report.passed
+            ),
         ),
         0 if total == 0 => put(&mut text, format_args!("there is no expectation to check")),
         0 if total == 1 => put(&mut text, format_args!("the 1 expectation holds")),
@@ -48,13 +51,6 @@ pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
         ),
     }
     text
-}
-
-fn hold(total: u64) -> String {
-    match total {
-        1 => "1 expectation holds".to_owned(),
-        total => format!("{total} expectations hold"),
-    }
 }
 
 /// An expectation that does not hold, and why.
