@@ -410,7 +410,10 @@ impl Reconciler {
     ///
     /// Only the node's side counts. What a workload does to its own side, moving it to
     /// a namespace below, say, must not take the firewall off.
+    ///
+    /// Notes if what has changed concerns what is in force.
     pub(super) fn look_at_links(&mut self) {
+        let own = self.node_addresses();
         match self.netlink.interfaces() {
             Ok(interfaces) => self.interfaces = interfaces,
             Err(error) => {
@@ -418,12 +421,14 @@ impl Reconciler {
                 return;
             }
         }
+        self.is_concerned |= own != self.node_addresses();
         let endpoints = self.endpoints.values().chain(self.leaving.values());
         let changed: Vec<Arc<Endpoint>> = endpoints
             .map(|managed| &managed.endpoint)
             .filter(|endpoint| !self.is_there(&endpoint.link))
             .cloned()
             .collect();
+        self.is_concerned |= !changed.is_empty();
         for endpoint in changed {
             if !self.may_live(&endpoint.link) {
                 self.forget(&endpoint);
@@ -442,6 +447,7 @@ impl Reconciler {
         }
         for ifindex in self.force.interfaces() {
             if !self.interfaces.by_index.contains_key(&ifindex) {
+                self.is_concerned = true;
                 self.remove_from_force(ifindex);
             }
         }
@@ -453,6 +459,7 @@ impl Reconciler {
             if let Some(interface) = interface
                 && link.host_interface != interface.name
             {
+                self.is_concerned = true;
                 let link = &mut Arc::make_mut(&mut managed.endpoint).link;
                 link.host_interface.clone_from(&interface.name);
             }
@@ -638,41 +645,6 @@ impl Reconciler {
     pub(super) fn attach(&mut self, ifindex: u32) {
         if let Err(error) = self.force.attach(ifindex) {
             tracing::error!("{}; the filters behind judge", chain(&error));
-        }
-    }
-
-    /// Repairs what others did to the hooks of workloads.
-    pub(super) fn mend_hooks(&mut self, filters: bool) {
-        for ifindex in self.force.interfaces() {
-            self.mend_hooks_of(ifindex, filters);
-        }
-    }
-
-    /// Repairs what others did to the hooks of an interface of which word has come.
-    pub(super) fn mend_interface(&mut self, ifindex: u32) {
-        match self.force.interfaces().contains(&ifindex) {
-            true => self.mend_hooks_of(ifindex, true),
-            false => self.mend_uplink(ifindex, true),
-        }
-    }
-
-    pub(super) fn mend_hooks_of(&mut self, ifindex: u32, filters: bool) {
-        if !self.force.is_attached(ifindex) {
-            return;
-        }
-        match self.force.mend_hooks(ifindex, filters) {
-            Ok(false) => {}
-            Ok(true) => {
-                self.tamper_events += 1;
-                let interface = self.interfaces.by_index.get(&ifindex);
-                tracing::error!(
-                    interface = interface.map_or("", |one| one.name.as_str()),
-                    ifindex,
-                    "somebody changed what stands on the hooks of a workload; it is repaired"
-                );
-            }
-            // An interface that has just gone will be heard of.
-            Err(error) => tracing::debug!("{}", chain(&error)),
         }
     }
 
