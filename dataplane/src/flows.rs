@@ -83,6 +83,8 @@ struct Pool {
     outer: OwnedFd,
     chunk_sets: u32,
     chunk_bits: u32,
+    /// Bytes of a chunk as the kernel accounts for them, once one was made.
+    chunk_bytes: OnceLock<u64>,
     numbers: Mutex<Numbers>,
     ends: Ends,
     /// Told whenever a thread has made partitions ready or given one back.
@@ -183,7 +185,14 @@ impl Pool {
 
     fn new_chunk(&self) -> io::Result<Chunk> {
         let sets = MappedArray::new("flows", self.chunk_sets)?;
-        let bytes = sys::memory_of(sets.map())?;
+        // All are of one size: eight calls less for each but the first.
+        let bytes = match self.chunk_bytes.get() {
+            Some(bytes) => *bytes,
+            None => {
+                let bytes = sys::memory_of(sets.map())?;
+                *self.chunk_bytes.get_or_init(|| bytes)
+            }
+        };
         Ok(Chunk { sets, bytes })
     }
 
@@ -245,8 +254,9 @@ impl Pool {
     fn make_ready(&self, least: usize) -> io::Result<bool> {
         let made_of: Vec<u32> = {
             let mut numbers = self.numbers();
-            let missing = match numbers.ready.len() < least {
-                true => READY.saturating_sub(numbers.ready.len()),
+            let coming = numbers.ready.len() + numbers.making;
+            let missing = match coming < least {
+                true => READY.saturating_sub(coming),
                 false => 0,
             };
             let rest = numbers.free.len().saturating_sub(missing);
@@ -321,6 +331,12 @@ impl Pool {
         Ok(())
     }
 
+    /// Returns `true` if a partition is ready, or will be without anybody else's doing.
+    fn may_have_some(&self) -> bool {
+        let numbers = self.numbers();
+        !numbers.ready.is_empty() || numbers.are_coming()
+    }
+
     /// Gives a partition that is ready to an endpoint. Waits for those that some thread makes
     /// just now, or gives back if all others are in use.
     fn take_ready(&self) -> Option<u32> {
@@ -375,6 +391,7 @@ impl Flows {
                 outer,
                 chunk_sets: limits.chunk_sets(),
                 chunk_bits: limits.chunk_bits(),
+                chunk_bytes: OnceLock::new(),
                 numbers: Mutex::new(numbers),
                 ends: Ends::default(),
                 done: Condvar::new(),
@@ -428,7 +445,8 @@ impl Flows {
             if taken.is_some() {
                 return Ok(taken);
             }
-            if !self.pool.make_ready(1)? && !self.pool.release_one()? {
+            let has_some = self.pool.make_ready(1)? || self.pool.release_one()?;
+            if !has_some && !self.pool.may_have_some() {
                 return Ok(None);
             }
         }
@@ -548,6 +566,7 @@ impl Flows {
             keys,
             looks: 0,
             random: keys.mark,
+            ready: 0,
             begun,
         }
     }

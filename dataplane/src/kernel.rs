@@ -109,6 +109,12 @@ pub enum KernelError {
         /// Whose it is.
         uid: u32,
     },
+    /// It cannot be looked if the pins are still there.
+    #[error("cannot look if the pins are still there: {source}")]
+    PinsUnseen {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The pins could not be read or changed.
     #[error("cannot {action} {}: {source}", path.display())]
     Pins {

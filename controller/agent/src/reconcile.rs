@@ -66,6 +66,8 @@ use uplinks::Uplinks;
 const BETWEEN_TABLES: Duration = Duration::from_millis(100);
 /// Endpoints that come closer together than this are a burst.
 const BURST: Duration = Duration::from_millis(50);
+/// Time in which a runtime mostly has an endpoint added on an interface that has come up.
+const SETTLING: Duration = Duration::from_millis(150);
 
 /// Longest wait for outputs to pass on the records that there are: one that is stuck must not
 /// hold up what else is to be done.
@@ -150,6 +152,10 @@ pub struct Reconciler {
     interfaces: Interfaces,
     /// `true` if they were listed after all messages that are being dealt with.
     are_links_listed: bool,
+    /// `true` if a change of interfaces or addresses concerns what is in force and has not been
+    /// dealt with: of an endpoint's, or of the node's own addresses. Interfaces that come up
+    /// before their endpoints are added do not.
+    is_concerned: bool,
     documents: Documents,
     /// When files last changed that are not read yet, because the table in force is newer
     /// than [`BETWEEN_TABLES`].
@@ -188,8 +194,8 @@ pub struct Reconciler {
     /// Time from the last look at the hooks to the next.
     between_looks: Duration,
     looked_at_pins: Instant,
-    /// When an endpoint was last to be added.
-    added_at: Instant,
+    /// Time from which links are put on: until then endpoints may come that would wait for one.
+    link_from: Instant,
     /// How often they were looked at.
     looks: u32,
     /// First interface whose filters are looked at the next time.
@@ -265,6 +271,7 @@ impl Reconciler {
             netlink,
             interfaces,
             are_links_listed: false,
+            is_concerned: false,
             documents,
             unread: None,
             made: Made::default(),
@@ -291,7 +298,7 @@ impl Reconciler {
             looked_at_hooks: Instant::now(),
             between_looks: *BETWEEN_LOOKS.end(),
             looked_at_pins: Instant::now(),
-            added_at: Instant::now(),
+            link_from: Instant::now() + BURST,
             looks: 0,
             next_filters: 0,
             filling: BTreeSet::new(),
@@ -336,11 +343,11 @@ impl Reconciler {
     /// Waits for a message, until there is something else to do.
     ///
     /// A link costs a grace period to attach, and the filters judge until then: links
-    /// are put on one by one while nobody asks for anything, and after a burst of
-    /// endpoints that were added.
+    /// are put on one by one while nobody asks for anything, after a burst of endpoints
+    /// that were added, and not while an interface is new that an endpoint may be added on.
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
         let has_unlinked = !self.unlinked.is_empty() || self.uplinks.has_unlinked();
-        let attach_at = has_unlinked.then(|| self.added_at + BURST);
+        let attach_at = has_unlinked.then_some(self.link_from);
         let chore = self.force.next_chore();
         let chore = chore.min(self.looked_at_hooks + self.between_looks);
         let chore = self.reading_at().map_or(chore, |at| at.min(chore));
@@ -403,6 +410,7 @@ impl Reconciler {
                 Message::Request(request, reply) => match request {
                     Request::Sync => {
                         links = true;
+                        is_changed = true;
                         waiting.push((Waiting::Sync, reply));
                     }
                     Request::Status { .. } => {
@@ -459,7 +467,9 @@ impl Reconciler {
         }
         if links {
             self.look_at_links();
+            is_changed |= is_everything || !self.is_enforced();
         }
+        is_changed |= std::mem::take(&mut self.is_concerned);
         if links || is_changed {
             self.guard_uplinks();
             self.drop_early();
@@ -467,9 +477,11 @@ impl Reconciler {
         if is_everything {
             self.tell_stamp_obstacles();
         }
-        if sources || links || is_changed {
+        if sources || is_changed {
             self.converge(&added, arrived);
             self.depth = Depth::Change;
+        } else if links {
+            self.keep_guard();
         }
         for attachment in &ended {
             self.forget_removal(attachment);
@@ -568,7 +580,7 @@ impl Reconciler {
         looked: Looking,
         added: &mut Vec<EndpointId>,
     ) -> Waiting {
-        self.added_at = Instant::now();
+        self.link_from = self.link_from.max(Instant::now() + BURST);
         match self.add(spec, looked) {
             Ok(id) => {
                 added.push(id.clone());

@@ -46,6 +46,8 @@ pub struct FlowKeeper {
     pub(super) keys: Keys,
     pub(super) looks: u32,
     pub(super) random: u32,
+    /// Number of partitions that were ready at the last look.
+    pub(super) ready: usize,
     /// `None` where flows begin that are not counted.
     pub(super) begun: Option<Begun>,
 }
@@ -73,7 +75,11 @@ impl FlowKeeper {
             let tended = self.tend(&partition, begun);
             result = result.and(tended);
         }
-        result.and(self.pool.make_ready(READY).map(drop))
+        // While endpoints come, each grace period is for several.
+        let ready = self.pool.numbers().ready.len();
+        let are_coming = std::mem::replace(&mut self.ready, ready) != ready;
+        let least = if are_coming { FEW } else { READY };
+        result.and(self.pool.make_ready(least).map(drop))
     }
 
     /// Makes partitions for the next endpoints if few are ready; for as soon as

@@ -410,7 +410,10 @@ impl Reconciler {
     ///
     /// Only the node's side counts. What a workload does to its own side, moving it to
     /// a namespace below, say, must not take the firewall off.
+    ///
+    /// Notes if what has changed concerns what is in force.
     pub(super) fn look_at_links(&mut self) {
+        let own = self.node_addresses();
         match self.netlink.interfaces() {
             Ok(interfaces) => self.interfaces = interfaces,
             Err(error) => {
@@ -418,12 +421,14 @@ impl Reconciler {
                 return;
             }
         }
+        self.is_concerned |= own != self.node_addresses();
         let endpoints = self.endpoints.values().chain(self.leaving.values());
         let changed: Vec<Arc<Endpoint>> = endpoints
             .map(|managed| &managed.endpoint)
             .filter(|endpoint| !self.is_there(&endpoint.link))
             .cloned()
             .collect();
+        self.is_concerned |= !changed.is_empty();
         for endpoint in changed {
             if !self.may_live(&endpoint.link) {
                 self.forget(&endpoint);
@@ -442,6 +447,7 @@ impl Reconciler {
         }
         for ifindex in self.force.interfaces() {
             if !self.interfaces.by_index.contains_key(&ifindex) {
+                self.is_concerned = true;
                 self.remove_from_force(ifindex);
             }
         }
@@ -453,6 +459,7 @@ impl Reconciler {
             if let Some(interface) = interface
                 && link.host_interface != interface.name
             {
+                self.is_concerned = true;
                 let link = &mut Arc::make_mut(&mut managed.endpoint).link;
                 link.host_interface.clone_from(&interface.name);
             }
