@@ -98,7 +98,8 @@ impl Kept {
     /// The records that are asked for, oldest first, without those that are in the log.
     pub(crate) fn recent(&self, asked: &Observation) -> Vec<Arc<FlowRecord>> {
         let is_in_log = |time: SystemTime| asked.with_log && time <= self.missing_until;
-        let recent = self.iter()
+        let recent = self
+            .iter()
             .filter(|(time, record)| !is_in_log(*time) && asked.is_for(record))
             .map(|(_, record)| record.clone());
         let mut recent: Vec<_> = recent.collect();

@@ -175,39 +175,4 @@ impl Reconciler {
         self.mend_uplinks(true);
         self.drop_early();
     }
-
-    /// Repairs what others did to the hooks of workloads.
-    pub(super) fn mend_hooks(&mut self, filters: bool) {
-        for ifindex in self.force.interfaces() {
-            self.mend_hooks_of(ifindex, filters);
-        }
-    }
-
-    /// Repairs what others did to the hooks of an interface of which word has come.
-    pub(super) fn mend_interface(&mut self, ifindex: u32) {
-        match self.force.interfaces().contains(&ifindex) {
-            true => self.mend_hooks_of(ifindex, true),
-            false => self.mend_uplink(ifindex, true),
-        }
-    }
-
-    pub(super) fn mend_hooks_of(&mut self, ifindex: u32, filters: bool) {
-        if !self.force.is_attached(ifindex) {
-            return;
-        }
-        match self.force.mend_hooks(ifindex, filters) {
-            Ok(false) => {}
-            Ok(true) => {
-                self.tamper_events += 1;
-                let interface = self.interfaces.by_index.get(&ifindex);
-                tracing::error!(
-                    interface = interface.map_or("", |one| one.name.as_str()),
-                    ifindex,
-                    "somebody changed what stands on the hooks of a workload; it is repaired"
-                );
-            }
-            // An interface that has just gone will be heard of.
-            Err(error) => tracing::debug!("{}", chain(&error)),
-        }
-    }
 }
