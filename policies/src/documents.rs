@@ -50,6 +50,10 @@ pub use metadata::KEYS as METADATA_KEYS;
 pub use services::{MAX_ENDPOINT_ADDRESSES, MAX_ENDPOINTS, MAX_SERVICE_PORTS};
 pub use sources::{Found, ReadError, SourceFile, find, read};
 
+/// Begins the names of objects that come from an API server, in place of a file's:
+/// `kubernetes:NetworkPolicy/shop/db`.
+pub const API_PREFIX: &str = "kubernetes:";
+
 /// Largest file that is parsed, in bytes.
 pub const MAX_FILE: usize = yaml::MAX_TEXT;
 
@@ -98,7 +102,9 @@ impl Kind {
         }
     }
 
-    fn api_version(self) -> &'static str {
+    /// The `apiVersion` as documents spell it.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
         match self {
             Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
@@ -206,9 +212,20 @@ pub struct Parsed {
 /// Reads the documents of one file. `file` is only a name, for diagnostics.
 #[must_use]
 pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
-    let file: Arc<str> = Arc::from(file);
+    read_with(Reader::new(&Arc::from(file)), bytes)
+}
+
+/// Reads the text of an object that an API server has. `name` begins with [`API_PREFIX`];
+/// its places have no line, unless the annotation `cofferdam.dev/source` says where its text
+/// was written.
+#[must_use]
+pub fn parse_object(name: &str, bytes: &[u8]) -> Parsed {
+    read_with(Reader::of_object(&Arc::from(name)), bytes)
+}
+
+fn read_with(reader: Reader, bytes: &[u8]) -> Parsed {
     let mut parser = FileParser {
-        reader: Reader::new(&file),
+        reader,
         documents: Vec::new(),
         rejected: Vec::new(),
         context: Context::default(),
@@ -267,7 +284,7 @@ struct FileParser {
 
 impl FileParser {
     fn reject(&mut self, mark: Mark, identity: Option<Identity>) {
-        let place = self.reader.place(mark);
+        let place = self.reader.own_place(mark);
         self.rejected.push(Rejected { place, identity });
     }
 
@@ -413,6 +430,9 @@ impl FileParser {
             return;
         };
         if kind.is_policy() {
+            if let Some((file, line)) = metadata::written(metadata) {
+                reader.set_written(file, line);
+            }
             // They mean nothing here, and are held to the rules all the same.
             metadata::labels(reader, metadata);
         }
@@ -479,7 +499,7 @@ impl FileParser {
         if let Some(content) = content {
             self.documents.push(Document {
                 identity,
-                place: reader.place(node.mark),
+                place: reader.own_place(node.mark),
                 content,
             });
         } else {
