@@ -58,7 +58,9 @@ impl Answers {
             .map_err(|error| broken(error.to_string()))?
             .ok_or_else(|| broken("it closed the connection".to_owned()))?;
         match serde_json::from_str(&line).map_err(|error| broken(error.to_string()))? {
-            Reply::Failed { message } => Err(ClientError::Refused(message)),
+            Reply::Failed { message } | Reply::TryAgain { message } => {
+                Err(ClientError::Refused(message))
+            }
             reply => Ok(reply),
         }
     }

@@ -21,6 +21,8 @@ mod faults;
 mod guard;
 #[path = "agent/identity.rs"]
 mod identity;
+#[path = "agent/kubernetes.rs"]
+mod kubernetes;
 #[path = "agent/leaving.rs"]
 mod leaving;
 #[path = "agent/listeners.rs"]

@@ -61,6 +61,8 @@ section! {
         /// `auto` for every device whose driver can. Read again on reload, except where it
         /// was `[]`: only a start loads the programs for it.
         pub uplinks: EarlyDrop,
+        /// API server of Kubernetes whose objects count as documents.
+        pub kubernetes: Kubernetes,
         /// Capacity of the kernel's maps, which are made for it.
         pub limits: Room,
         /// Publish without an invalid document, even if no version of it was ever good and
@@ -91,6 +93,21 @@ section! {
         /// translates to it. Read again on reload.
         #[schemars(inner(regex(pattern = patterns::address())))]
         pub addresses: Vec<IpAddr>,
+    }
+}
+
+section! {
+    /// API server of Kubernetes whose objects count as documents.
+    pub struct Kubernetes {
+        /// Follow the API server. Files beside it go on counting.
+        pub enabled: bool,
+        /// Path of the kubeconfig; `""` for the service account of the pod that the agent
+        /// runs in. Its credentials are a token, a token's file or a client certificate: the
+        /// agent runs no programs.
+        pub kubeconfig: String,
+        /// Longest wait of a pod that a kubelet starts for the labels that the API server has
+        /// of it. Then the plugin says to try again.
+        pub wait: Time<0>,
     }
 }
 
@@ -218,6 +235,7 @@ impl Default for Config {
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
             metrics_series: Count(10_000),
             uplinks: EarlyDrop::Names(Vec::new()),
+            kubernetes: Kubernetes::default(),
             limits: Room::default(),
             accept_partial: false,
             own_node: OwnNode::Allow,
@@ -234,6 +252,16 @@ impl Default for Node {
         Self {
             name: host_name(),
             addresses: Vec::new(),
+        }
+    }
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            kubeconfig: String::new(),
+            wait: Time(Duration::from_secs(2)),
         }
     }
 }
@@ -344,6 +372,7 @@ bpffs: /b
 metrics: 127.0.0.1:1
 metrics_series: 2
 uplinks: [eth0]
+kubernetes: {enabled: true, kubeconfig: /k, wait: 1s}
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16, rules: 9}
 accept_partial: true
 own_node: policy

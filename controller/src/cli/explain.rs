@@ -13,6 +13,7 @@ use cofferdam_answers::reach::{
     BackendReport, BackendsReport, ExplainReport, NearestReport, PairReport, RuleReport,
     SideReport, StepReport, Word,
 };
+use cofferdam_protocol::output::place;
 use cofferdam_protocol::{Question, Request};
 
 use super::check::{self, Texts};
@@ -331,11 +332,10 @@ pub(super) fn named(rule: &RuleReport) -> String {
         .index
         .map(|index| format!(" {}[{index}]", rule.direction));
     format!(
-        "{namespace}{}{}, {}:{}",
+        "{namespace}{}{}, {}",
         rule.name,
         index.unwrap_or_default(),
-        rule.file,
-        rule.line
+        place(&rule.file, &[rule.line])
     )
 }
 

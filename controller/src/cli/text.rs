@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
-    BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport, EndpointState,
-    FlowEnd, FlowRecord, RemoveReport, RuleName, StatusReport, SyncReport,
+    ApiStatus, BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport,
+    EndpointState, FlowEnd, FlowRecord, RemoveReport, RuleName, StatusReport, SyncReport, place,
 };
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
@@ -93,11 +93,29 @@ pub(super) fn status(report: &StatusReport) -> String {
             format_args!("early drop on {}: {mode}", uplink.interface),
         );
     }
+    if let Some(api) = &report.kubernetes {
+        line(put, format_args!("{}", api_server(api)));
+    }
     for obstacle in &report.obstacles {
         line(put, format_args!("{obstacle}"));
     }
     diagnostics(put, &report.diagnostics);
     text
+}
+
+fn api_server(api: &ApiStatus) -> String {
+    let objects: u64 = api.objects.values().sum();
+    let read = if api.complete {
+        format!("{objects} objects")
+    } else {
+        "not read completely yet".to_owned()
+    };
+    match (&api.away_since, &api.problem) {
+        (Some(since), Some(problem)) => {
+            format!("API server: {read}, away since {since}: {problem}")
+        }
+        _ => format!("API server: {read}"),
+    }
 }
 
 pub(super) fn endpoint(report: &EndpointReport) -> String {
@@ -154,12 +172,11 @@ pub(super) fn record(record: &FlowRecord) -> String {
         let index = rule.index.map(|index| format!("[{index}]"));
         let namespace = rule.namespace.as_ref().map(|name| format!("{name}/"));
         format!(
-            "{}{}{} {}:{}",
+            "{}{}{} {}",
             namespace.unwrap_or_default(),
             rule.name,
             index.unwrap_or_default(),
-            rule.file,
-            rule.line
+            place(&rule.file, &[rule.line])
         )
     };
     let rules: Vec<String> = record

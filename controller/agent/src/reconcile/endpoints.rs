@@ -12,7 +12,7 @@ use cofferdam_protocol::{EndpointSpec, Removal};
 use cofferdam_telemetry::names::EndpointNames;
 
 use super::{Managed, Reconciler, chain};
-use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check, check_addresses};
+use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check_addresses};
 use crate::force::Force;
 use crate::links::{LAST_STAMP, Link, Links, REST_SECONDS};
 use crate::netlink::{Inner, Interface, Kind};
@@ -31,7 +31,7 @@ impl Reconciler {
     /// Takes in an endpoint, or what is new about one. Until it is in force nothing
     /// passes there.
     pub(super) fn add(&mut self, spec: &EndpointSpec) -> Result<EndpointId> {
-        check(spec)?;
+        self.check_call(spec)?;
         self.forget_removal_of(spec);
         if !self.are_links_listed {
             // Now: the link was made before the call.
@@ -206,7 +206,7 @@ impl Reconciler {
             if let Some(other) = other {
                 bail!("address {address} is that of {} already", other.id);
             }
-            let owner = self.documents.inventory().owner(*address);
+            let owner = self.owner_by_document(*address);
             match owner {
                 _ if node.contains(address) => bail!("address {address} is the node's own"),
                 Some(Owner::Node(name)) if *name == *self.config.node.name => {

@@ -1,16 +1,17 @@
 //! What is known, as others are told it.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
 use cofferdam_policies::reach::Probe;
 use cofferdam_protocol::output::{
-    Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus, FlowUse,
-    Link, Schema, Severity, StatusReport, SyncReport,
+    ApiStatus, Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus,
+    FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
 };
-use cofferdam_telemetry::metrics::Facts;
+use cofferdam_sources::kubernetes::Health;
+use cofferdam_telemetry::metrics::{ApiFacts, Facts};
 use cofferdam_telemetry::time;
 use cofferdam_verdict::counter::Counter;
 
@@ -85,6 +86,7 @@ impl Reconciler {
             tamper_events: self.tamper_events,
             uncleared: self.uncleared(),
             uplinks: self.early_drops.report(),
+            kubernetes: self.documents.health().map(api_status),
             obstacles: obstacles.into_iter().map(|(_, text)| text).collect(),
             diagnostics: self.diagnostics(),
         }
@@ -274,6 +276,10 @@ impl Reconciler {
                 "{unprecedented} invalid documents are left out, for none of them ever was good"
             ));
         }
+        // Whatever is held says so by itself.
+        let health = self.documents.health();
+        let health = health.filter(|_| !self.documents.is_held());
+        obstacles.extend(health.as_ref().and_then(away));
         if self.force.revision() == 0 && obstacles.is_empty() {
             obstacles.push("nothing is in force yet".to_owned());
         }
@@ -377,7 +383,45 @@ impl Reconciler {
             guard_dropped: self.guarding.dropped(),
             is_saved: self.unsaved().next().is_none(),
             uplinks: self.early_drops.report(),
+            kubernetes: self.documents.health().map(api_facts),
         }
+    }
+}
+
+/// Returns since when an API server has been away, and why; `None` while it answers.
+fn away(health: &Health) -> Option<String> {
+    let since = time::rfc3339(health.away_since?);
+    let problem = health.problem.as_deref().unwrap_or_default();
+    Some(format!(
+        "the API server has been away since {since}: {problem}; what it said before stays in \
+         force"
+    ))
+}
+
+fn api_status(health: Health) -> ApiStatus {
+    let objects = health.objects.into_iter();
+    ApiStatus {
+        complete: health.is_complete,
+        away_since: health.away_since.map(time::rfc3339),
+        problem: health.problem,
+        objects: objects
+            .map(|(kind, count)| (kind.to_string(), count as u64))
+            .collect(),
+    }
+}
+
+fn api_facts(health: Health) -> ApiFacts {
+    let since = health
+        .away_since
+        .map(|since| since.duration_since(UNIX_EPOCH));
+    let objects = health.objects.into_iter();
+    ApiFacts {
+        away_since: since
+            .and_then(Result::ok)
+            .map_or(0, |since| since.as_secs()),
+        objects: objects
+            .map(|(kind, count)| (kind.as_str(), count as u64))
+            .collect(),
     }
 }
 
