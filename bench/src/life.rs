@@ -41,6 +41,8 @@ const POLICIES: usize = 1_000;
 const AT_A_TIME: usize = 16;
 /// Of each kind, so many are measured.
 const ADDED: usize = 96;
+/// So many are added one after the other.
+const ALONE: usize = 32;
 /// Times that the agent is killed.
 const KILLS: usize = 5;
 
@@ -67,7 +69,7 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
     };
     // Applications that some policies select.
     let like_others = |i: usize| i % 50;
-    runtime.add_all(full, like_others)?;
+    runtime.add_all(full, AT_A_TIME, like_others)?;
     agent.sync();
     // Links follow the filters one by one.
     agent.wait_until("attached", |status| {
@@ -77,11 +79,13 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
     let memory = memory_kib(&agent.pid().to_string(), "RssAnon")?;
     let idle = idle_processor(&agent, rest)?;
     let (twins, rest_of_them) = more.split_at(ADDED);
-    let adds = runtime.add_all(twins, like_others)?;
+    let adds = runtime.add_all(twins, AT_A_TIME, like_others)?;
+    let (one_by_one, rest_of_them) = rest_of_them.split_at(ALONE);
+    let alone = runtime.add_all(one_by_one, 1, like_others)?;
     let (singles, rest_of_them) = rest_of_them.split_at(ADDED);
     let unlike = |i: usize| 100 + i;
-    let with_tables = runtime.add_all(singles, unlike)?;
-    runtime.add_all(rest_of_them, like_others)?;
+    let with_tables = runtime.add_all(singles, AT_A_TIME, unlike)?;
+    runtime.add_all(rest_of_them, AT_A_TIME, like_others)?;
     agent.sync();
 
     let mut ready = Vec::new();
@@ -95,11 +99,15 @@ pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
         result("rss_anon", "KiB", &[memory]).of(ENDPOINTS, REMOTE_WORKLOADS),
         result("idle_processor", "% of a core", &[idle]).of(ENDPOINTS, REMOTE_WORKLOADS),
     ];
-    for (figure, samples) in [("cni_add", &adds), ("cni_add_with_table", &with_tables)] {
+    for (figure, at_a_time, samples) in [
+        ("cni_add", AT_A_TIME, &adds),
+        ("cni_add_alone", 1, &alone),
+        ("cni_add_with_table", AT_A_TIME, &with_tables),
+    ] {
         let mut sorted = samples.clone();
         sorted.sort_by(f64::total_cmp);
         let p99 = sorted[(sorted.len() * 99).div_ceil(100) - 1];
-        println!("{figure:>28} p99 {p99:.2} ms, {AT_A_TIME} at a time");
+        println!("{figure:>28} p99 {p99:.2} ms, {at_a_time} at a time");
         results.push(result(figure, "ms", samples).of(ENDPOINTS, REMOTE_WORKLOADS));
     }
     results.push(result("ready_after_kill", "ms", &ready).of(MANY, REMOTE_WORKLOADS));
@@ -120,12 +128,13 @@ impl Runtime<'_> {
     fn add_all(
         &self,
         workloads: &[Workload],
+        at_a_time: usize,
         app: impl Fn(usize) -> usize + Sync,
     ) -> anyhow::Result<Vec<f64>> {
         let next = AtomicUsize::new(0);
         let times = Mutex::new(Vec::new());
         thread::scope(|scope| {
-            let threads: Vec<_> = (0..AT_A_TIME)
+            let threads: Vec<_> = (0..at_a_time)
                 .map(|_| {
                     scope.spawn(|| -> anyhow::Result<()> {
                         loop {

@@ -3,14 +3,20 @@
 mod bypass;
 mod check;
 mod completions;
+mod convert;
+mod diff;
 mod endpoint;
 mod explain;
+mod exposure;
+mod graph;
 mod init;
 mod install;
+mod list;
 mod man;
 mod matrix;
 mod observe;
 mod offline;
+mod project;
 mod schema;
 mod test;
 mod text;
@@ -64,8 +70,19 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Prints who reaches whom, by documents alone: nothing is sent.
     Matrix(matrix::MatrixArgs),
+    /// Lists who reaches whom on which ports, as ranges, by documents alone: no probe named.
+    List(list::ListArgs),
+    /// Says which connections another set of documents allows that these do not, and the
+    /// reverse, with the rule that makes each change.
+    Diff(diff::DiffArgs),
+    /// Draws who reaches whom, or what has changed.
+    Graph(graph::GraphArgs),
+    /// Says how far each workload is exposed to what is not in the documents, worst first.
+    Exposure(exposure::ExposureArgs),
     /// Checks the expectations of PolicyTest documents, by documents alone.
     Test(test::TestArgs),
+    /// Prints policies in the form before ClusterNetworkPolicy as ones of that kind.
+    Convert(convert::ConvertArgs),
     /// Copies policies of the library, with their tests, to begin with.
     Init(init::InitArgs),
     /// Puts the network plugin into a runtime's configuration.
@@ -137,6 +154,12 @@ struct StatusArgs {
     /// How long to wait.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "30s", requires = "wait")]
     timeout: Duration,
+    /// Lists the rules that have allowed no flow and denied no packet, with file and line.
+    #[arg(long, conflicts_with = "wait")]
+    unused_rules: bool,
+    /// Lists also those whose last hit is longer ago.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "unused_rules")]
+    since: Option<Duration>,
     #[command(flatten)]
     common: Common,
 }
@@ -169,7 +192,12 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Exposure(args) => exposure::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
@@ -255,6 +283,17 @@ fn sync(args: &SyncArgs) -> Result<bool> {
 
 fn status(args: &StatusArgs) -> Result<bool> {
     let run_dir = &args.common.run_dir;
+    if args.unused_rules {
+        let milliseconds = |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::UnusedRules {
+            since_ms: args.since.map(milliseconds),
+        };
+        let Reply::UnusedRules(report) = wait(client::ask(run_dir, request, args.timeout))? else {
+            bail!("the agent answered something else");
+        };
+        show(args.common.format, &report, text::unused_rules)?;
+        return Ok(true);
+    }
     let reply = match args.wait {
         None => {
             let request = Request::Status {

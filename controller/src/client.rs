@@ -30,6 +30,11 @@ pub enum ClientError {
     /// The conversation broke off.
     #[error("the agent broke off: {0}")]
     BrokenOff(String),
+    /// It speaks another version.
+    #[error(
+        "the agent's answer is not understood: {0}; command and agent differ in version: restart the agent"
+    )]
+    NotUnderstood(String),
     /// The answer took too long.
     #[error("no answer within {0:?}")]
     TooLate(Duration),
@@ -57,7 +62,8 @@ impl Answers {
         let line = line
             .map_err(|error| broken(error.to_string()))?
             .ok_or_else(|| broken("it closed the connection".to_owned()))?;
-        match serde_json::from_str(&line).map_err(|error| broken(error.to_string()))? {
+        let reply = serde_json::from_str(&line);
+        match reply.map_err(|error| ClientError::NotUnderstood(error.to_string()))? {
             Reply::Failed { message } | Reply::TryAgain { message } => {
                 Err(ClientError::Refused(message))
             }

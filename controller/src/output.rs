@@ -5,16 +5,23 @@
 //! Schemas in `docs/schemas` are derived from these types.
 
 mod check;
+mod top;
 
+use cofferdam_answers::connectivity::{DiffReport, ListReport};
+use cofferdam_answers::exposure::ExposureReport;
+use cofferdam_answers::graph::GraphReport;
 use cofferdam_answers::reach::{ExplainReport, MatrixReport, TestReport};
 use cofferdam_protocol::output::{
     BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, Schema, StatusReport,
-    SyncReport,
+    SyncReport, UnusedRules,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-pub use check::{CapacityReport, CheckReport, NodeCapacity};
+pub use check::{
+    CapacityReport, CheckReport, LookedAt, NodeCapacity, PassedOver, Renderer, Unrendered,
+};
+pub use top::{DividedBy, Ranked, Sums, TopReport, TopRow};
 
 /// A template of the policy library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -78,17 +85,23 @@ pub fn schemas() -> Vec<(&'static str, String)> {
     vec![
         ("bypass.json", text::<BypassReport>()),
         ("check.json", text::<CheckReport>()),
+        ("diff.json", text::<DiffReport>()),
         ("endpoint.json", text::<EndpointReport>()),
         ("endpoint-list.json", text::<EndpointList>()),
         ("endpoint-remove.json", text::<RemoveReport>()),
         ("explain.json", text::<ExplainReport>()),
+        ("exposure.json", text::<ExposureReport>()),
         ("flow-record.json", text::<FlowRecord>()),
+        ("graph.json", text::<GraphReport>()),
         ("init.json", text::<InitReport>()),
         ("init-list.json", text::<TemplateList>()),
+        ("list.json", text::<ListReport>()),
         ("matrix.json", text::<MatrixReport>()),
         ("schema-list.json", text::<SchemaList>()),
         ("status.json", text::<StatusReport>()),
         ("sync.json", text::<SyncReport>()),
         ("test.json", text::<TestReport>()),
+        ("top.json", text::<TopReport>()),
+        ("unused-rules.json", text::<UnusedRules>()),
     ]
 }

@@ -189,7 +189,7 @@ impl Kernel {
             .map_err(failed("open the partitions of the flow table"))?;
         for record in self.records() {
             if let Some(partition) = record.flow_partition.checked_sub(1) {
-                self.flows.assign(partition, record.incarnation);
+                (self.flows).assign(partition, record.ifindex, record.incarnation);
             }
         }
         self.flows.note_revision(self.last_revision());
@@ -289,15 +289,20 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the file system is not back yet, and whatever the kernel refuses.
+    /// [`KernelError::PinsUnseen`] when this process cannot look; when the file system is not
+    /// back yet, and whatever the kernel refuses.
     pub fn restore_pins(&mut self, is_quick: bool) -> Result<bool, KernelError> {
-        match &self.pins {
-            Some(pins) if !(is_quick && pins.seem_to_stand() || pins.stand(&self.maps)) => {
-                pins.restore(&self.maps, &self.programs)?;
-                Ok(true)
-            }
-            _ => Ok(false),
+        let Some(pins) = &self.pins else {
+            return Ok(false);
+        };
+        let unseen = |source| KernelError::PinsUnseen { source };
+        if is_quick && pins.seem_to_stand().map_err(unseen)?
+            || pins.stand(&self.maps).map_err(unseen)?
+        {
+            return Ok(false);
         }
+        pins.restore(&self.maps, &self.programs)?;
+        Ok(true)
     }
 }
 

@@ -14,6 +14,7 @@ use cofferdam_verdict::{
     endpoint::{Binding, EndpointRecord},
     flow::FlowSet,
     hits::RuleCount,
+    shared::SharedWord64,
     table::Page,
 };
 
@@ -37,8 +38,10 @@ unsafe impl MapValue for Binding {}
 unsafe impl MapValue for EndpointRecord {}
 // SAFETY: atomic integers without padding, 512 bytes.
 unsafe impl MapValue for FlowSet {}
-// SAFETY: atomic integers without padding, 16 bytes.
+// SAFETY: atomic integers without padding, 48 bytes.
 unsafe impl MapValue for RuleCount {}
+// SAFETY: an atomic integer, 8 bytes.
+unsafe impl MapValue for SharedWord64 {}
 // SAFETY: words, 64 KiB.
 unsafe impl MapValue for Page {}
 

@@ -92,7 +92,7 @@ impl Kernel {
                     .ok_or(KernelError::EndpointsFull { room })?
             }
         };
-        if !self.flows.assign(partition, endpoint.incarnation) {
+        if !(self.flows).assign(partition, endpoint.ifindex, endpoint.incarnation) {
             self.free.push(number);
             return Err(KernelError::NotSwept);
         }
@@ -143,15 +143,10 @@ impl Kernel {
         Ok(())
     }
 
-    /// Makes beforehand what the next endpoint needs and what costs a grace period to
-    /// make. Whether there was anything to make.
-    ///
-    /// # Errors
-    ///
-    /// When there is no memory for it.
-    pub fn prepare_endpoint(&mut self) -> Result<bool, KernelError> {
-        let made = self.flows.make_next();
-        made.map_err(failed("make a partition of the flow table"))
+    /// Returns `true` if few flow tables are ready for the next endpoints: one that finds none
+    /// waits for a grace period. [`FlowKeeper::prepare`](crate::FlowKeeper::prepare) makes more.
+    pub fn are_few_flow_tables_ready(&self) -> bool {
+        self.flows.are_few_ready()
     }
 
     /// Takes an endpoint out of force: its interface is nobody's from now on,

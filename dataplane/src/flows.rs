@@ -4,16 +4,17 @@
 //! lets it grow. The places of its chunks lie side by side in an array of maps, so that programs
 //! find a set by its number. When its endpoint has gone it is given back.
 
+mod begun;
 mod keeper;
 mod partition;
 mod sweep;
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     os::fd::{AsFd as _, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -22,10 +23,12 @@ use std::{
 use cofferdam_verdict::{
     capacity::Limits,
     endpoint::EndpointRecord,
-    flow::{IDLE_TIMES, Size, WAYS},
+    event::EndRecord,
+    flow::{FlowState, IDLE_TIMES, Size, StateWord, TOLD_ELSEWHERE, WAYS},
     hash::Keys,
 };
 
+pub(crate) use begun::Begun;
 pub use keeper::FlowKeeper;
 pub use sweep::{Sweep, Swept};
 
@@ -45,9 +48,12 @@ pub(crate) const STALE_REVISIONS: u32 = 1 << 11;
 /// partition was swept under: half of what the word holds.
 const STALE_INCARNATIONS: u32 = 1 << 9;
 
-/// Partitions that are ready for the next endpoints: as many as a runtime starts containers at
-/// a time. Making one costs a grace period, some 12 ms, for which that endpoint would wait.
+/// Partitions that are made ready for the next endpoints: as many as a runtime starts
+/// containers at a time. Making some costs a grace period, some 12 ms, for which an endpoint
+/// would wait that finds none.
 const READY: usize = 16;
+/// With fewer than so many ready, others are made before the next look at all partitions.
+const FEW: usize = READY / 2 + 1;
 
 /// How full an endpoint's partition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +83,36 @@ struct Pool {
     outer: OwnedFd,
     chunk_sets: u32,
     chunk_bits: u32,
+    /// Bytes of a chunk as the kernel accounts for them, once one was made.
+    chunk_bytes: OnceLock<u64>,
     numbers: Mutex<Numbers>,
+    ends: Ends,
+    /// Told whenever a thread has made partitions ready or given one back.
+    done: Condvar,
+}
+
+/// Listener to flows that have ended.
+pub type EndListener = Box<dyn Fn(&EndRecord) + Send + Sync>;
+
+/// Where user space's own findings of flows that have ended go.
+#[derive(Clone, Default)]
+pub(crate) struct Ends(Arc<OnceLock<EndListener>>);
+
+impl Ends {
+    /// Tells of a flow that has ended, if it is the hook's to tell of.
+    fn tell(&self, record: &EndRecord) {
+        if record.packets[0] & TOLD_ELSEWHERE == 0
+            && let Some(listener) = self.0.get()
+        {
+            listener(record);
+        }
+    }
+}
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ends").finish_non_exhaustive()
+    }
 }
 
 /// The numbers of partitions, each in one of the first four places.
@@ -91,6 +126,10 @@ struct Numbers {
     leaving: Vec<Arc<Partition>>,
     /// Those that have no chunk, but for what is listed below.
     free: Vec<u32>,
+    /// Number of those that some thread makes ready just now.
+    making: usize,
+    /// Number of those that some thread gives back just now.
+    releasing: usize,
     /// Those of them that may have chunks of an agent before.
     doubtful: Vec<u32>,
     /// Number of chunks that were taken out of the last of those.
@@ -104,6 +143,12 @@ impl Numbers {
         let number = partition.number;
         self.used.insert(number, partition);
         Some(number)
+    }
+
+    /// Returns `true` if a partition will be ready, or a number free, without anybody else's
+    /// doing.
+    fn are_coming(&self) -> bool {
+        self.making > 0 || self.releasing > 0 && self.free.is_empty()
     }
 }
 
@@ -138,25 +183,58 @@ impl Pool {
         Ok(Chunk { sets, bytes })
     }
 
-    /// Makes a chunk in its place, which costs a grace period.
-    fn make_chunk(&self, place: u32) -> io::Result<Chunk> {
+    fn new_chunk(&self) -> io::Result<Chunk> {
         let sets = MappedArray::new("flows", self.chunk_sets)?;
-        let bytes = sys::memory_of(sets.map())?;
-        sys::set_inner(self.outer.as_fd(), place, sets.map())?;
+        // All are of one size: eight calls less for each but the first.
+        let bytes = match self.chunk_bytes.get() {
+            Some(bytes) => *bytes,
+            None => {
+                let bytes = sys::memory_of(sets.map())?;
+                *self.chunk_bytes.get_or_init(|| bytes)
+            }
+        };
         Ok(Chunk { sets, bytes })
     }
 
-    /// Makes a partition of one chunk.
-    fn make(&self, number: u32) -> io::Result<Arc<Partition>> {
-        let first = self.make_chunk(self.place(number, 0))?;
+    /// Makes a chunk in its place, which costs a grace period.
+    fn make_chunk(&self, place: u32) -> io::Result<Chunk> {
+        let chunk = self.new_chunk()?;
+        sys::set_inner(self.outer.as_fd(), place, chunk.sets.map())?;
+        Ok(chunk)
+    }
+
+    /// Makes chunks in their places, which costs a grace period: one for all of them where the
+    /// kernel can (Linux 6.8).
+    fn make_chunks(&self, places: impl Iterator<Item = u32>) -> io::Result<Vec<Chunk>> {
+        let made = places.map(|place| Ok((place, self.new_chunk()?)));
+        let made = made.collect::<io::Result<Vec<(u32, Chunk)>>>()?;
+        let inners: Vec<_> = (made.iter())
+            .map(|(place, chunk)| (*place, chunk.sets.map()))
+            .collect();
+        sys::set_inners(self.outer.as_fd(), &inners)?;
+        Ok(made.into_iter().map(|(_, chunk)| chunk).collect())
+    }
+
+    /// Makes partitions of one chunk each.
+    fn make(&self, numbers: &[u32]) -> io::Result<Vec<Arc<Partition>>> {
+        let places = numbers.iter().map(|&number| self.place(number, 0));
+        let first = self.make_chunks(places)?.into_iter();
         let most = self.most_chunks() as usize;
-        Ok(Arc::new(Partition::over(number, first, most)))
+        let made = numbers.iter().zip(first);
+        Ok(made
+            .map(|(&number, first)| Arc::new(Partition::over(number, first, most)))
+            .collect())
     }
 
     /// Gives a partition chunks for so many sets. Programs do not look at them yet.
     fn add_chunks(&self, partition: &Partition, sets: u32) -> io::Result<()> {
-        for chunk in partition.chunks()..sets / self.chunk_sets {
-            partition.add(self.make_chunk(self.place(partition.number, chunk))?);
+        let chunks = partition.chunks()..sets / self.chunk_sets;
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let places = chunks.map(|chunk| self.place(partition.number, chunk));
+        for chunk in self.make_chunks(places)? {
+            partition.add(chunk);
         }
         Ok(())
     }
@@ -171,46 +249,60 @@ impl Pool {
         self.numbers().used.values().cloned().collect()
     }
 
-    /// Makes the next partition, unless some are ready or no number is free.
-    fn make_one(&self, ready: usize) -> io::Result<bool> {
-        let number = {
+    /// Makes partitions for the next endpoints, if fewer than so many are ready. Returns
+    /// `true` if it made any.
+    fn make_ready(&self, least: usize) -> io::Result<bool> {
+        let made_of: Vec<u32> = {
             let mut numbers = self.numbers();
-            match numbers.ready.len() < ready {
-                true => numbers.free.pop(),
-                false => None,
-            }
+            let coming = numbers.ready.len() + numbers.making;
+            let missing = match coming < least {
+                true => READY.saturating_sub(coming),
+                false => 0,
+            };
+            let rest = numbers.free.len().saturating_sub(missing);
+            numbers.making += numbers.free.len() - rest;
+            numbers.free.drain(rest..).rev().collect()
         };
-        let Some(number) = number else {
+        if made_of.is_empty() {
             return Ok(false);
-        };
-        let made = self.make(number);
+        }
+        let made = self.make(&made_of);
         let mut numbers = self.numbers();
+        numbers.making -= made_of.len();
+        self.done.notify_all();
         match made {
-            Ok(partition) => numbers.ready.insert(0, partition),
+            // The next one is taken from the end.
+            Ok(partitions) => _ = numbers.ready.splice(..0, partitions.into_iter().rev()),
             Err(error) => {
-                numbers.free.push(number);
+                numbers.free.extend(made_of.into_iter().rev());
                 return Err(error);
             }
         }
         Ok(true)
     }
 
-    /// Makes partitions for the next endpoints.
-    fn make_ready(&self) -> io::Result<()> {
-        while self.make_one(READY)? {}
-        Ok(())
-    }
-
-    /// Gives the memory of a partition back.
+    /// Gives the memory of a partition back, whose flows end with their endpoint.
     fn release(&self, partition: Arc<Partition>) -> io::Result<()> {
         let number = partition.number;
         let chunks = {
             let _working = partition.work();
             partition.chunks()
         };
+        let incarnation = partition.last_incarnation.swap(0, Ordering::SeqCst);
+        let endpoint = (partition.ifindex.load(Ordering::SeqCst), incarnation);
+        for entry in partition.entries() {
+            let last = entry.last_seen.load();
+            let record = EndRecord::new(entry, endpoint, last.into());
+            let word = StateWord(record.state);
+            if word.state() != FlowState::Free && word.is_of(incarnation) {
+                self.ends.tell(&record);
+            }
+        }
         let mut places = (0..chunks).map(|chunk| self.place(number, chunk));
         let removed = places.try_for_each(|place| sys::remove_inner(self.outer.as_fd(), place));
         let mut numbers = self.numbers();
+        numbers.releasing -= 1;
+        self.done.notify_all();
         if removed.is_err() {
             numbers.leaving.push(partition);
         } else {
@@ -220,15 +312,42 @@ impl Pool {
     }
 
     fn release_one(&self) -> io::Result<bool> {
-        let leaving = self.numbers().leaving.pop();
+        let leaving = {
+            let mut numbers = self.numbers();
+            let leaving = numbers.leaving.pop();
+            numbers.releasing += usize::from(leaving.is_some());
+            leaving
+        };
         leaving.map_or(Ok(false), |partition| {
             self.release(partition).map(|()| true)
         })
     }
 
+    /// Gives back all partitions whose endpoints have gone; the next endpoints come first.
     fn release_all(&self) -> io::Result<()> {
-        while self.release_one()? {}
+        while self.release_one()? {
+            self.make_ready(FEW)?;
+        }
         Ok(())
+    }
+
+    /// Returns `true` if a partition is ready, or will be without anybody else's doing.
+    fn may_have_some(&self) -> bool {
+        let numbers = self.numbers();
+        !numbers.ready.is_empty() || numbers.are_coming()
+    }
+
+    /// Gives a partition that is ready to an endpoint. Waits for those that some thread makes
+    /// just now, or gives back if all others are in use.
+    fn take_ready(&self) -> Option<u32> {
+        let mut numbers = self.numbers();
+        loop {
+            let taken = numbers.take_ready();
+            if taken.is_some() || !numbers.are_coming() {
+                return taken;
+            }
+            numbers = (self.done.wait(numbers)).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Takes out chunks that an agent before may have left, for about so long:
@@ -272,7 +391,10 @@ impl Flows {
                 outer,
                 chunk_sets: limits.chunk_sets(),
                 chunk_bits: limits.chunk_bits(),
+                chunk_bytes: OnceLock::new(),
                 numbers: Mutex::new(numbers),
+                ends: Ends::default(),
+                done: Condvar::new(),
             }),
             revision: Arc::default(),
         }
@@ -319,11 +441,12 @@ impl Flows {
     /// A partition without flows, by its number; none when all are in use.
     pub(crate) fn take(&mut self) -> io::Result<Option<u32>> {
         loop {
-            let taken = self.pool.numbers().take_ready();
+            let taken = self.pool.take_ready();
             if taken.is_some() {
                 return Ok(taken);
             }
-            if !self.pool.make_one(1)? && !self.pool.release_one()? {
+            let has_some = self.pool.make_ready(1)? || self.pool.release_one()?;
+            if !has_some && !self.pool.may_have_some() {
                 return Ok(None);
             }
         }
@@ -337,7 +460,7 @@ impl Flows {
     /// finds it empty; to be called before programs can make a flow of it. Returns
     /// `false` if the partition was not swept for so many incarnations that entries in it
     /// could be taken for this one's.
-    pub(crate) fn assign(&self, number: u32, incarnation: u32) -> bool {
+    pub(crate) fn assign(&self, number: u32, ifindex: u32, incarnation: u32) -> bool {
         let Some(partition) = self.partition(number) else {
             return true;
         };
@@ -349,6 +472,8 @@ impl Flows {
         if incarnation.saturating_sub(oldest) >= STALE_INCARNATIONS {
             return false;
         }
+        partition.ifindex.store(ifindex, Ordering::SeqCst);
+        (partition.last_incarnation).store(incarnation, Ordering::SeqCst);
         partition.incarnation.store(incarnation, Ordering::SeqCst);
         true
     }
@@ -366,6 +491,11 @@ impl Flows {
         if let Some(partition) = self.partition(number) {
             partition.lead_alone();
         }
+    }
+
+    /// Tells a listener from now on of flows that end in user space; there is one.
+    pub(crate) fn tell_ends(&self, listener: EndListener) {
+        _ = self.pool.ends.0.set(listener);
     }
 
     /// Notes the revision of the next table, before flows can be decided under it.
@@ -401,34 +531,50 @@ impl Flows {
         all.map(|partition| partition.bytes()).sum()
     }
 
-    /// A sweep of all partitions that are an endpoint's.
-    pub(crate) fn sweep(&self, idle: [u32; IDLE_TIMES], now: u32, revision: u64) -> Sweep {
+    /// A sweep of all partitions that are an endpoint's; so many flows have begun on the node.
+    pub(crate) fn sweep(
+        &self,
+        idle: [u32; IDLE_TIMES],
+        now: u32,
+        revision: u64,
+        begun: u64,
+    ) -> Sweep {
         Sweep {
             partitions: self.pool.in_use(),
+            ends: self.pool.ends.clone(),
             by: Rule {
                 idle,
                 now,
                 revision: self.revision.clone(),
             },
             began: revision,
+            begun,
         }
     }
 
-    /// The one who lets partitions grow and gives them back, with the memory of the records.
-    pub(crate) fn keeper(&self, records: MappedValues<EndpointRecord>, keys: Keys) -> FlowKeeper {
+    /// The one who lets partitions grow and gives them back, with the memory of the records,
+    /// and the number of flows that have begun, where all that begin are counted.
+    pub(crate) fn keeper(
+        &self,
+        records: MappedValues<EndpointRecord>,
+        keys: Keys,
+        begun: Option<Begun>,
+    ) -> FlowKeeper {
         FlowKeeper {
             pool: self.pool.clone(),
             records,
             keys,
             looks: 0,
             random: keys.mark,
+            ready: 0,
+            begun,
         }
     }
 
-    /// Makes the partition that is taken next, which costs a grace period. `false` if
-    /// there is one already, or none is free.
-    pub(crate) fn make_next(&mut self) -> io::Result<bool> {
-        self.pool.make_one(1)
+    /// Returns `true` if few partitions are ready for the next endpoints, and more can be made.
+    pub(crate) fn are_few_ready(&self) -> bool {
+        let numbers = self.pool.numbers();
+        numbers.ready.len() + numbers.making < FEW && !numbers.free.is_empty()
     }
 
     /// Gives a partition back whose endpoint is out of force.

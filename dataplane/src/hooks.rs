@@ -163,11 +163,18 @@ impl Kernel {
         programs: &[Program],
     ) -> Result<Option<bool>, AttachError> {
         for &program in programs.iter().filter(|program| !program.filter) {
-            let looked = self.look_at_links(ifindex, program);
-            let state = looked.map_err(failed("look at", program, ifindex))?;
-            let Some(state) = state else {
+            let standing = tcx::query(ifindex, side(program));
+            let standing = standing.map_err(failed("look at", program, ifindex))?;
+            let Some(standing) = standing else {
                 return Ok(None);
             };
+            // As nearly always: asked of hundreds of interfaces some times a second.
+            if let [only] = standing.as_slice()
+                && self.programs.id(program) == Some(only.program_id)
+            {
+                continue;
+            }
+            let state = self.state_of_links(ifindex, program, &standing);
             if !state.ok || state.foreign {
                 return Ok(Some(false));
             }
@@ -176,16 +183,18 @@ impl Kernel {
     }
 
     fn look_at_links(&self, ifindex: u32, program: Program) -> io::Result<Option<HookState>> {
-        let Some(standing) = tcx::query(ifindex, side(program))? else {
-            return Ok(None);
-        };
+        let standing = tcx::query(ifindex, side(program))?;
+        Ok(standing.map(|standing| self.state_of_links(ifindex, program, &standing)))
+    }
+
+    fn state_of_links(&self, ifindex: u32, program: Program, standing: &[Standing]) -> HookState {
         // Asked only about a program that is not of this kernel side: it takes four calls.
         let ours = |one: &Standing| {
             self.is_any_current(one.program_id)
                 || one.link_id != 0 && self.link_id(ifindex, program) == Some(one.link_id)
         };
         let ids = standing.iter().map(|one| (one.program_id, ours(one)));
-        Ok(Some(self.state(program, ids)))
+        self.state(program, ids)
     }
 
     fn look_at_filters(&self, ifindex: u32, program: Program) -> io::Result<HookState> {

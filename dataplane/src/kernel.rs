@@ -18,12 +18,14 @@ use cofferdam_verdict::{
     LAYOUT_VERSION,
     bucket::{AddressBlock, Bucket, Writer},
     capacity::{Limits, map},
-    counter::{COUNTERS, Counter},
+    counter::{COUNTERS, Counter, Hook},
     endpoint::{Binding, EndpointRecord, MAX_ADDRESSES_V4, MAX_ADDRESSES_V6},
     hash::Keys,
     hits::{self, RuleCount},
     judge::{PROBE, probe},
     memory::Settings,
+    share,
+    shared::SharedWord64,
     slices::SliceMemory,
     table::{MAGIC, PAGE_SHIFT, PAGE_WORDS, Page, header, slot_place},
     verdict::Verdict,
@@ -37,7 +39,7 @@ use crate::{
     attach::AttachError,
     behaviour::{Behaviour, in_jiffies, tick},
     events::Events,
-    flows::{FlowKeeper, Flows, STALE_REVISIONS, Sweep, Swept},
+    flows::{Begun, EndListener, FlowKeeper, Flows, STALE_REVISIONS, Sweep, Swept},
     maps::MapSet,
     pins::Pins,
     programs::{
@@ -106,6 +108,12 @@ pub enum KernelError {
         root: PathBuf,
         /// Whose it is.
         uid: u32,
+    },
+    /// It cannot be looked if the pins are still there.
+    #[error("cannot look if the pins are still there: {source}")]
+    PinsUnseen {
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The pins could not be read or changed.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -184,10 +192,20 @@ unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Pod for Share
 pub struct RuleHits {
     /// The rule's number in the table, or that of a set of isolating policies.
     pub rule: u32,
-    /// Flows that it allowed, or packets that it denied.
-    pub hits: u64,
+    /// Flows that it allowed.
+    pub allowed: u64,
     /// Packets that it would have denied with audit policies in force.
     pub audited: u64,
+    /// Packets that it denied, by [`Hook`].
+    pub denied: [u64; Hook::ALL.len()],
+}
+
+impl RuleHits {
+    /// Flows that it allowed, and packets that it denied.
+    pub fn hits(&self) -> u64 {
+        let denied = self.denied.iter();
+        denied.fold(self.allowed, |sum, one| sum.wrapping_add(*one))
+    }
 }
 
 /// The programs, loaded, and their maps.
@@ -209,6 +227,7 @@ pub struct Kernel {
     pub(crate) bindings: MappedArray<Binding>,
     rule_counts: MappedArray<RuleCount>,
     pub(crate) flows: Flows,
+    begun: Begun,
     /// Numbers of records that no program can be reading.
     pub(crate) free: Vec<u32>,
     /// Numbers of records that were in use until a while ago.
@@ -261,7 +280,7 @@ pub(crate) fn settings(
             .map_err(io::Error::from)
             .map_err(failed("ask how long a jiffy is"))?,
         flow_chunk_bits: limits.chunk_bits(),
-        _pad: 0,
+        event_share: share::of_ring(limits.ring_records()),
     })
 }
 
@@ -328,6 +347,7 @@ impl Kernel {
             bindings: MappedArray::over(share(map::BINDINGS)?).map_err(map_failed())?,
             rule_counts: MappedArray::over(share(map::RULE_COUNTS)?).map_err(map_failed())?,
             flows,
+            begun: begun(&maps)?,
             free: (0..limits.endpoint_records()).rev().collect(),
             resting: Vec::new(),
             left: <_>::default(),
@@ -408,11 +428,15 @@ impl Kernel {
     /// before has ended.
     fn reset_rule_counts(&self, revision: u64) {
         for count in self.counts_of(revision) {
-            if count.hits.load() != 0 {
-                count.hits.put(0);
-            }
-            if count.audited.load() != 0 {
-                count.audited.put(0);
+            let RuleCount {
+                allowed,
+                audited,
+                denied,
+            } = count;
+            for word in [allowed, audited].into_iter().chain(denied) {
+                if word.load() != 0 {
+                    word.put(0);
+                }
             }
         }
     }
@@ -429,10 +453,11 @@ impl Kernel {
         let hits = (0..).zip(self.counts_of(revision));
         hits.map(|(rule, count)| RuleHits {
             rule,
-            hits: count.hits.load(),
+            allowed: count.allowed.load(),
             audited: count.audited.load(),
+            denied: count.denied.each_ref().map(SharedWord64::load),
         })
-        .filter(|counted| counted.hits != 0 || counted.audited != 0)
+        .filter(|counted| counted.hits() != 0 || counted.audited != 0)
     }
 
     /// A grace period is over.
@@ -504,9 +529,11 @@ impl Kernel {
     ///
     /// When the kernel does not say what time it is.
     pub fn begin_sweep(&self) -> Result<Sweep, KernelError> {
+        // Before any entry is looked at.
+        let begun = (self.begun.count()).map_err(failed("read the counters of the hooks"))?;
         let now = self.jiffies()?;
         let revision = self.last_revision();
-        Ok(self.flows.sweep(self.settings.idle, now, revision))
+        Ok(self.flows.sweep(self.settings.idle, now, revision, begun))
     }
 
     /// Notes that a sweep is over.
@@ -527,7 +554,9 @@ impl Kernel {
             .map_err(failed(SHARE_MAPS))?;
         let records = MappedArray::over(records).map_err(failed("map the memory of a BPF map"))?;
         let (_, records) = records.into_parts();
-        Ok(self.flows.keeper(records, self.settings.keys))
+        // Notes of what leaves are entries that no verdict counts.
+        let begun = (!self.early_drop).then(|| begun(&self.maps)).transpose()?;
+        Ok(self.flows.keeper(records, self.settings.keys, begun))
     }
 
     /// Bytes of memory that the maps take, as the kernel accounts for them. While a table is
@@ -614,6 +643,12 @@ impl Kernel {
         Ok(verdict(probe::ENFORCED).zip(verdict(probe::AUDITED)))
     }
 
+    /// Tells a listener from now on of flows whose end user space finds: of those that were
+    /// idle for too long, and those of endpoints that have gone. There is one listener.
+    pub fn tell_ends(&self, listener: EndListener) {
+        self.flows.tell_ends(listener);
+    }
+
     /// The reading end of the ring buffer of reported packets; there is one.
     ///
     /// # Errors
@@ -626,8 +661,16 @@ impl Kernel {
             return Err(KernelError::Map { name, source });
         }
         let ring = self.maps.share(name).map_err(failed(SHARE_MAPS))?;
+        let tick = tick()
+            .map_err(io::Error::from)
+            .map_err(failed("ask how long a jiffy is"))?;
+        let shares = self.maps.share(map::EVENT_SHARES);
+        let shares = shares.and_then(MappedArray::over);
+        let shares = shares.map_err(failed("map the shares of the ring of records"))?;
         MapData::from_fd(ring)
-            .and_then(|data| Events::new(Map::RingBuf(data), self.limits.ring_records()))
+            .and_then(|data| {
+                Events::new(Map::RingBuf(data), self.limits.ring_records(), shares, tick)
+            })
             .map_err(|source| KernelError::Map { name, source })
     }
 
@@ -733,6 +776,13 @@ impl Kernel {
             source: Box::new(source),
         })
     }
+}
+
+fn begun(maps: &MapSet) -> Result<Begun, KernelError> {
+    let counters = maps.share(map::COUNTERS);
+    counters
+        .and_then(Begun::by)
+        .map_err(failed("read the counters of the hooks"))
 }
 
 pub(crate) fn writer<'a>(settings: &'a Settings, buckets: &'a MappedArray<Bucket>) -> Writer<'a> {

@@ -151,7 +151,13 @@ pub(crate) fn plans(limits: &Limits) -> Vec<MapPlan> {
 }
 
 /// Maps that begin empty in every set of a new shape: no flow rests on them.
-const RENEWED: [&str; 4] = [map::TABLE, map::COUNTERS, map::RULE_COUNTS, map::EVENTS];
+const RENEWED: [&str; 5] = [
+    map::TABLE,
+    map::COUNTERS,
+    map::RULE_COUNTS,
+    map::EVENTS,
+    map::EVENT_SHARES,
+];
 
 /// What sets of maps have in common that can be used in place of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -245,25 +245,34 @@ impl Pins {
 
     /// Returns `true` if the directories of the set in use and of the links are still there:
     /// three calls.
-    pub(crate) fn seem_to_stand(&self) -> bool {
-        let links = self.links.is_empty() || self.root.join(LINKS).exists();
-        links && self.set.join(map::TABLE).exists() && self.programs.exists()
+    pub(crate) fn seem_to_stand(&self) -> io::Result<bool> {
+        let links = self.links.is_empty() || is_there(&self.root.join(LINKS))?;
+        Ok(links && is_there(&self.set.join(map::TABLE))? && is_there(&self.programs)?)
     }
 
-    /// Whether the set in use is still what is pinned.
-    pub(crate) fn stand(&self, maps: &MapSet) -> bool {
-        let same = |name: &str| {
-            let pinned = sys::pinned(&self.set.join(name)).ok()?;
-            let pinned = sys::map_info(pinned.as_fd()).ok()?;
-            let used = sys::map_info(maps.get(name)).ok()?;
-            Some(pinned.id == used.id)
-        };
-        let mut links = self.links.keys();
-        maps.names().all(|name| same(name) == Some(true))
-            && links.all(|(ifindex, hook)| self.link_path(*ifindex, hook).exists())
-            && Program::ALWAYS
-                .iter()
-                .all(|program| self.programs.join(program.name).exists())
+    /// Whether the set in use is still what is pinned. An error says that this process cannot
+    /// look, and nothing about the pins.
+    pub(crate) fn stand(&self, maps: &MapSet) -> io::Result<bool> {
+        for name in maps.names() {
+            let used = sys::map_info(maps.get(name))?;
+            let pinned = sys::pinned(&self.set.join(name));
+            let pinned = pinned.and_then(|pinned| sys::map_info(pinned.as_fd()));
+            match pinned {
+                Ok(pinned) if pinned.id == used.id => {}
+                Err(error) if is_own_lack(&error) => return Err(error),
+                Ok(_) | Err(_) => return Ok(false),
+            }
+        }
+        let links = self.links.keys();
+        let links = links.map(|(ifindex, hook)| self.link_path(*ifindex, hook));
+        let programs = Program::ALWAYS.iter();
+        let programs = programs.map(|program| self.programs.join(program.name));
+        for path in links.chain(programs) {
+            if !is_there(&path)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes the root ready again, after it was lost.
@@ -371,6 +380,25 @@ impl Pins {
     }
 }
 
+/// Returns `true` if a call failed for want of something that this process or the machine has
+/// too little of, or may not do any more: that says nothing of what was asked about.
+fn is_own_lack(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::EPERM
+        )
+    })
+}
+
+fn is_there(path: &Path) -> io::Result<bool> {
+    match path.try_exists() {
+        Err(error) if is_own_lack(&error) => Err(error),
+        there => Ok(there.unwrap_or(false)),
+    }
+}
+
 /// The nearest directory that exists is on a BPF file system.
 fn require_bpffs(root: &Path) -> Result<(), KernelError> {
     let there = root
@@ -437,5 +465,20 @@ fn remove(path: &Path) -> Result<(), KernelError> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.map_err(pinning("remove", path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_or_memory_is_no_sign_of_lost_pins() {
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EPERM] {
+            assert!(is_own_lack(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        for code in [libc::ENOENT, libc::ENOTDIR, libc::EINVAL, libc::EACCES] {
+            assert!(!is_own_lack(&io::Error::from_raw_os_error(code)), "{code}");
+        }
     }
 }

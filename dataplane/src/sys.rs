@@ -32,6 +32,10 @@ const BPF_OBJ_GET: c_long = 7;
 const BPF_PROG_GET_FD_BY_ID: c_long = 13;
 const BPF_MAP_GET_FD_BY_ID: c_long = 14;
 const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
+const BPF_MAP_UPDATE_BATCH: c_long = 26;
+
+/// The kernel's own `ENOTSUPP`, which no C library knows: a map has no such command.
+const ENOTSUPP: i32 = 524;
 
 /// The attributes of `BPF_MAP_CREATE` that are used here (linux/bpf.h).
 #[repr(C)]
@@ -53,6 +57,20 @@ struct MapElement {
     _pad: u32,
     key: u64,
     value: u64,
+    flags: u64,
+}
+
+/// The attributes of `BPF_MAP_UPDATE_BATCH`.
+#[derive(FromBytes)]
+#[repr(C)]
+struct MapBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
     flags: u64,
 }
 
@@ -186,6 +204,35 @@ pub(crate) fn set_inner(
     inner: BorrowedFd<'_>,
 ) -> io::Result<()> {
     set_value(outer, index, &(inner.as_raw_fd() as u32))
+}
+
+/// Stores maps in an array of maps, each at its index. Returns after a grace period: one for
+/// all of them on newer kernels, one for each on older ones.
+pub(crate) fn set_inners(
+    outer: BorrowedFd<'_>,
+    inners: &[(u32, BorrowedFd<'_>)],
+) -> io::Result<()> {
+    let indexes: Vec<u32> = inners.iter().map(|(index, _)| *index).collect();
+    let values: Vec<u32> = (inners.iter())
+        .map(|(_, inner)| inner.as_raw_fd() as u32)
+        .collect();
+    let mut attributes = MapBatch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: indexes.as_ptr().addr() as u64,
+        values: values.as_ptr().addr() as u64,
+        count: u32::try_from(inners.len()).map_err(io::Error::other)?,
+        map_fd: outer.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    match bpf_mut(BPF_MAP_UPDATE_BATCH, &mut attributes) {
+        // This kernel stores them one by one.
+        Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL)) => inners
+            .iter()
+            .try_for_each(|&(index, inner)| set_inner(outer, index, inner)),
+        result => result.map(drop),
+    }
 }
 
 /// Takes the map at an index out of an array of maps. Returns after a grace period, at once if

@@ -7,7 +7,8 @@
 //! The modules, in order: `world` sorts workloads into groups that policies
 //! tell apart; `rules` brings the rules of both kinds of policies into one form and
 //! says how two of them lie to each other; then a module for each kind of question,
-//! `selectors`, `ports`, `services`, `unseen`, `blocks`, `order`, `isolation` and `settings`.
+//! `selectors`, `ports`, `services`, `unseen`, `blocks`, `order`, `isolation`, `lookups`,
+//! `openings`, `paths` and `settings`.
 //! `places` finds the line again; `gaps` knows what is missing for an error, and `allowed` what the
 //! author says is meant.
 //!
@@ -21,8 +22,11 @@ mod allowed;
 mod blocks;
 mod gaps;
 mod isolation;
+mod lookups;
 mod nearest;
+mod openings;
 mod order;
+mod paths;
 mod places;
 mod ports;
 mod ranges;
@@ -37,14 +41,15 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
-use crate::documents::context::Resource;
+use crate::documents::context::{Entrance, Resource, Template, Unusable, WhyUnusable};
+use crate::documents::reader::Shown;
 use crate::documents::{Assembled, Identity, Source};
-use crate::inventory::{Service, Workload};
+use crate::inventory::{ObjectName, Service, Workload};
 
-pub use allowed::without_allowed;
+pub use allowed::{Allowance, Unallowed, without_allowed};
 
 use gaps::Gaps;
 use places::{Places, Step};
@@ -57,6 +62,11 @@ struct Project<'a> {
     rules: Vec<Rule<'a>>,
     services: Vec<&'a Service>,
     resources: Vec<&'a Resource>,
+    /// Namespaces with a resource that an operator may make pods of.
+    operated: BTreeSet<&'a str>,
+    entrances: Vec<&'a Entrance>,
+    /// Where what holds templates begins, by the names of their pods.
+    templates: BTreeMap<&'a ObjectName, &'a Place>,
     places: Places<'a>,
     /// Where documents begin, each document's first place.
     documents: BTreeMap<&'a Identity, &'a Place>,
@@ -84,6 +94,15 @@ impl Findings {
 }
 
 impl Project<'_> {
+    /// Returns `true` if workloads at either end of a rule may be missing.
+    fn may_miss_workloads(&self, rule: &Rule<'_>) -> bool {
+        let may_miss = |scope| {
+            let mut gaps = self.gaps.namespaces();
+            gaps.any(|namespace| self.world.is_in(scope, namespace))
+        };
+        rule.scopes().into_iter().any(may_miss)
+    }
+
     /// The place that `path` leads to from the `spec` of a rule's policy.
     fn place_in(&self, rule: &Rule<'_>, path: &[Step<'_>]) -> Place {
         let mut full = vec![
@@ -92,6 +111,21 @@ impl Project<'_> {
         ];
         full.extend(path);
         self.places.find(rule.policy.place(), &full)
+    }
+}
+
+/// Names a workload that cannot be used.
+fn unused(one: &Unusable, findings: &mut Findings) {
+    let name = one.name.as_ref().map(|name| format!(" {name}"));
+    let name = format!("{}{}", Shown(&one.kind), name.unwrap_or_default());
+    // Repositories are full of patches, which lack nothing once they are rendered.
+    if one.why == WhyUnusable::Unreadable {
+        findings.warn(
+            one.place.clone(),
+            Code::WorkloadUnusable,
+            format!("the pods of {name} are not known: its name or template cannot be read"),
+            "nothing is said of selectors in its namespace that may mean them".to_owned(),
+        );
     }
 }
 
@@ -105,11 +139,17 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
     let inventory = &assembled.inventory;
     let contexts = || sources.iter().map(|source| &source.parsed.context);
     let services: Vec<&Service> = inventory.services().values().collect();
-    let templates: Vec<&Workload> = contexts().flat_map(|context| &context.templates).collect();
+    let templates: Vec<&Template> = contexts().flat_map(|context| &context.templates).collect();
     let resources: Vec<&Resource> = contexts().flat_map(|context| &context.resources).collect();
-    let mut world = World::new(inventory, &templates, &services);
+    let unusable = contexts().flat_map(|context| &context.unusable);
+    let missing = gaps::missing(unusable, &templates);
+    let workloads: Vec<&Workload> = templates.iter().map(|one| &one.workload).collect();
+    let mut world = World::new(inventory, &workloads, &services);
     for resource in &resources {
         world.mention(&resource.namespace);
+    }
+    for name in missing.iter().filter_map(|one| one.name.as_ref()) {
+        world.mention(&name.namespace);
     }
     let mut documents = BTreeMap::new();
     for document in sources.iter().flat_map(|source| &source.parsed.documents) {
@@ -122,7 +162,15 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
         rules: Rule::all(&world),
         world,
         services,
+        operated: (resources.iter().copied())
+            .filter(|resource| selectors::may_make_pods(resource))
+            .map(|resource| &*resource.namespace)
+            .collect(),
         resources,
+        entrances: contexts().flat_map(|context| &context.entrances).collect(),
+        templates: (templates.iter())
+            .map(|one| (&one.workload.name, &one.place))
+            .collect(),
         places: Places::new(sources),
         documents,
         files: sources.iter().map(|source| source.file.as_ref()).collect(),
@@ -130,19 +178,27 @@ pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
             (sources.iter())
                 .flat_map(|source| &source.parsed.rejected)
                 .chain(&assembled.rejected),
-            contexts().any(|context| context.is_missing_templates),
+            missing.iter().copied(),
         ),
     };
     let mut findings = Findings::default();
-    if !project.gaps.in_objects() {
+    for one in missing {
+        unused(one, &mut findings);
+    }
+    if !project.gaps.in_anything() {
         selectors::check(&project, &mut findings);
         ports::check(&project, &mut findings);
         services::check(&project, &mut findings);
+    }
+    if !project.gaps.in_objects() {
         unseen::check(&project, &mut findings);
     }
     blocks::check(&project, &mut findings);
     order::check(&project, &mut findings);
     isolation::check(&project, &mut findings);
+    lookups::check(&project, &mut findings);
+    openings::check(&project, &mut findings);
+    paths::check(&project, &mut findings);
     settings::check(&project, &mut findings);
     let mut list = findings.list;
     list.sort();

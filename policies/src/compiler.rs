@@ -298,6 +298,7 @@ impl LastTable {
         self.own_node.as_deref() == snapshot.own_node
             && self.limits == snapshot.limits
             && self.local == *snapshot.local
+            && one.enforcement() == other.enforcement()
             && one.namespaces() == other.namespaces()
             && one.workloads() == other.workloads()
             && one.nodes() == other.nodes()
@@ -653,6 +654,27 @@ impl Compiled {
 
     fn reader(&self) -> Reader<'_> {
         Reader::new(&self.words)
+    }
+
+    /// The row of a subject class towards a peer atom; `None` if the table has not both.
+    pub(crate) fn row(&self, class: u32, direction: Direction, atom: u32) -> Option<u32> {
+        self.reader().row(class, direction, atom)
+    }
+
+    /// The intervals of a row: first key, verdict in force, audited verdict.
+    pub(crate) fn row_intervals(&self, row: u32) -> impl Iterator<Item = [u32; 3]> + use<'_> {
+        self.reader().intervals(row)
+    }
+
+    /// The ranges of addresses that CIDRs of policies tell apart, in the order of their
+    /// first addresses, IPv4 before IPv6: the first address, and the peer atom of what
+    /// nobody owns there.
+    pub(crate) fn outside_ranges(&self) -> impl Iterator<Item = (IpAddr, u32)> + use<'_> {
+        let classes = self.atoms.range_classes().iter();
+        (0u32..).zip(classes).map(|(range, class)| {
+            let first = self.atoms.ranges().first_address(range);
+            (first, self.atoms.of_outside(*class))
+        })
     }
 
     /// The same table under another revision.

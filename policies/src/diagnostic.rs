@@ -246,10 +246,33 @@ codes! {
     ServiceEmpty = "CD0515",
     /// A Service leads to a port by a name that no workload behind it has.
     ServiceTarget = "CD0516",
+    /// The template of a workload cannot be read, so nothing is known of its pods.
+    WorkloadUnusable = "CD0517",
+    /// A workload is isolated for egress, may reach others, and may not look names up.
+    NoLookups = "CD0518",
+    /// A workload may look names up over TCP alone.
+    LookupsOverTcp = "CD0519",
+    /// No policy is about a workload, and most of its namespace is isolated.
+    OpenDirection = "CD0520",
+    /// A namespace is selected by a label of its own that it does not have, where the label of
+    /// its name would fit.
+    NamespaceByName = "CD0521",
+    /// A peer, or a list without peers, means everybody, and that is probably not intended.
+    EverybodyMeant = "CD0522",
+    /// A Service, an Ingress or a route leads from outside to workloads that are closed to it.
+    ClosedBackend = "CD0523",
+    /// A rule lets connections through at one end, and the other end is closed to all of them.
+    HalfPath = "CD0524",
+    /// An address block holds no address of a host.
+    SenselessBlock = "CD0525",
+    /// A namespace is on audit: policies deny its workloads nothing.
+    AuditedNamespace = "CD0526",
     /// A statement of a `PolicyTest` cannot be understood.
     Expectation = "CD0601",
     /// A statement of a `PolicyTest` is about nothing that there is.
     ExpectsNothing = "CD0602",
+    /// An allowance of a finding has ended, is about nothing, or cannot be understood.
+    Allowance = "CD0603",
 }
 
 impl Code {

@@ -9,21 +9,26 @@
 //! Invariants: a document with an error is left out and reported, and its
 //! neighbours stay; the result does not depend on the order of files or documents.
 
+mod admin;
 mod amend;
 mod assemble;
 mod cidr;
 mod classify;
 mod cluster_network_policy;
 pub mod context;
+mod entrances;
+mod globs;
 pub mod hints;
 mod last_good;
 mod metadata;
 mod network_policy;
 mod objects;
+mod passed_over;
 pub mod reader;
 pub(crate) mod selector;
 mod services;
 mod sources;
+mod stream;
 
 #[cfg(test)]
 mod tests;
@@ -33,22 +38,31 @@ use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::inventory::{
-    ClusterNetworkPolicy, EndpointSlice, NetworkPolicy, Node, ObjectName, Service, Workload,
+    ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, ObjectName, Service,
+    Workload,
 };
 use crate::names;
-use crate::selectors::Labels;
 use crate::yaml::{self, Failure, FailureKind, Mark, Value};
 
 use classify::{Class, classify};
 use context::Context;
+use passed_over::{Lines, is_no_object};
 use reader::{Fields, Reader, Shown};
 
-pub use assemble::{Assembled, assemble};
+pub use assemble::{Assembled, assemble, assemble_layers};
 pub use cluster_network_policy::{MAX_ITEMS, MAX_RULE_NAME};
+pub use globs::Glob;
 pub use last_good::{KeptFile, LastGood, Settled, Source};
+pub use metadata::ALLOW as ALLOW_ANNOTATION;
+pub use metadata::ENFORCEMENT;
 pub use metadata::KEYS as METADATA_KEYS;
+pub use passed_over::{PassedOver, Strictness, Why};
 pub use services::{MAX_ENDPOINT_ADDRESSES, MAX_ENDPOINTS, MAX_SERVICE_PORTS};
-pub use sources::{Found, ReadError, SourceFile, find, read};
+pub use sources::{
+    Found, IGNORE_FILE, ReadError, Repository, SourceFile, find, find_in_repository, read,
+};
+
+pub use stream::read_stream;
 
 /// Begins the names of objects that come from an API server, in place of a file's:
 /// `kubernetes:NetworkPolicy/shop/db`.
@@ -159,8 +173,8 @@ impl fmt::Display for Identity {
 /// What a document says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// A namespace's labels.
-    Namespace(Labels),
+    /// A namespace.
+    Namespace(Namespace),
     /// A node.
     Node(Arc<Node>),
     /// A pod.
@@ -207,12 +221,15 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
     /// What else tells what policies mean.
     pub context: Context,
+    /// What was passed over; nothing where a text is read strictly.
+    pub passed_over: Vec<PassedOver>,
 }
 
-/// Reads the documents of one file. `file` is only a name, for diagnostics.
+/// Reads the documents of one file, as they are put in force. `file` is only a name, for
+/// diagnostics.
 #[must_use]
 pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
-    read_with(Reader::new(&Arc::from(file)), bytes)
+    parse_as(file, bytes, Strictness::Strict)
 }
 
 /// Reads the text of an object that an API server has. `name` begins with [`API_PREFIX`];
@@ -220,36 +237,55 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
 /// was written.
 #[must_use]
 pub fn parse_object(name: &str, bytes: &[u8]) -> Parsed {
-    read_with(Reader::of_object(&Arc::from(name)), bytes)
+    read_with(
+        Reader::of_object(&Arc::from(name)),
+        bytes,
+        Strictness::Strict,
+    )
 }
 
-fn read_with(reader: Reader, bytes: &[u8]) -> Parsed {
+/// Reads the documents of one file strictly, or among whatever else a repository holds.
+#[must_use]
+pub fn parse_as(file: &str, bytes: &[u8], strictness: Strictness) -> Parsed {
+    read_with(Reader::new(&Arc::from(file)), bytes, strictness)
+}
+
+fn read_with(reader: Reader, bytes: &[u8], strictness: Strictness) -> Parsed {
+    let text = text_of(bytes);
     let mut parser = FileParser {
         reader,
         documents: Vec::new(),
         rejected: Vec::new(),
         context: Context::default(),
+        passed_over: Vec::new(),
+        lenient: (strictness == Strictness::Lenient)
+            .then(|| Lines::new(text.as_ref().map_or("", |text| text))),
     };
-    match text_of(bytes) {
+    match text {
         Ok(text) => {
             for document in yaml::parse(text) {
                 match document {
-                    Ok(node) => parser.document(&node, None),
+                    Ok(node) => parser.outermost(&node),
                     Err(failure) => parser.failure(&failure),
                 }
             }
+        }
+        // Text in other encodings is no manifest: those are read as UTF-8.
+        Err((mark, _)) if parser.lenient.is_some() && !mentions_objects(bytes) => {
+            parser.pass_over(mark, Why::NoObject);
         }
         Err((mark, message)) => {
             parser.reader.error(mark, Code::File, message);
             parser.reject(mark, None);
         }
     }
-    Parsed {
-        documents: parser.documents,
-        rejected: parser.rejected,
-        diagnostics: parser.reader.into_diagnostics(),
-        context: parser.context,
-    }
+    parser.into_parsed()
+}
+
+/// Returns `true` if bytes may be an object of Kubernetes.
+fn mentions_objects(bytes: &[u8]) -> bool {
+    const WORD: &[u8] = b"apiVersion";
+    bytes.windows(WORD.len()).any(|window| window == WORD)
 }
 
 /// The bytes as text, if they are that and not too many.
@@ -275,14 +311,48 @@ fn text_of(bytes: &[u8]) -> Result<&str, (Mark, String)> {
     })
 }
 
-struct FileParser {
+struct FileParser<'t> {
     reader: Reader,
     documents: Vec<Document>,
     rejected: Vec<Rejected>,
     context: Context,
+    passed_over: Vec<PassedOver>,
+    /// The text, where it is read leniently.
+    lenient: Option<Lines<'t>>,
 }
 
-impl FileParser {
+impl FileParser<'_> {
+    fn into_parsed(self) -> Parsed {
+        Parsed {
+            documents: self.documents,
+            rejected: self.rejected,
+            diagnostics: self.reader.into_diagnostics(),
+            context: self.context,
+            passed_over: self.passed_over,
+        }
+    }
+
+    fn pass_over(&mut self, mark: Mark, why: Why) {
+        let place = self.reader.place(mark);
+        self.passed_over.push(PassedOver { place, why });
+    }
+
+    /// Reads one document of the text. One whose mistakes are values that something is yet
+    /// to put in their places is a template.
+    fn outermost(&mut self, node: &yaml::Node<'_>) {
+        let rejected = self.rejected.len();
+        let found = self.reader.state();
+        self.document(node, None);
+        let Some(lines) = &self.lenient else { return };
+        let mut errors = self.reader.errors_since(&found);
+        if errors.any(|place| lines.has_placeholder(place.line)) {
+            drop(errors);
+            self.reader.restore(found);
+            self.rejected.truncate(rejected);
+            self.pass_over(node.mark, Why::Template);
+        }
+    }
+
     fn reject(&mut self, mark: Mark, identity: Option<Identity>) {
         let place = self.reader.own_place(mark);
         self.rejected.push(Rejected { place, identity });
@@ -290,6 +360,12 @@ impl FileParser {
 
     fn failure(&mut self, failure: &Failure) {
         let mark = failure.mark;
+        let lines =
+            (self.lenient.as_ref()).filter(|_| failure.kind != FailureKind::TooManyDocuments);
+        if let Some(why) = lines.and_then(|lines| lines.why_no_document(mark)) {
+            self.pass_over(mark, why);
+            return;
+        }
         match &failure.kind {
             FailureKind::Syntax(message, slip) => {
                 let message = format!("not YAML: {}", Shown(message));
@@ -342,6 +418,10 @@ impl FileParser {
         if matches!(node.value, Value::Null) {
             return;
         }
+        if self.lenient.is_some() && implied.is_none() && is_no_object(node, Fields::of(node)) {
+            self.pass_over(node.mark, Why::NoObject);
+            return;
+        }
         let errors = self.reader.errors();
         let Some(fields) = self.reader.mapping(node, "a document") else {
             self.reject(node.mark, None);
@@ -351,14 +431,19 @@ impl FileParser {
             self.reject(node.mark, None);
             return;
         };
+        let named = (api_version, kind);
         match classify(api_version, kind) {
-            Class::Other => self.context.take(api_version, kind, fields),
-            Class::ForeignPolicy => self.reader.warning(
-                node.mark,
-                Code::Unsupported,
-                format!("{} `{}` is not in force", Shown(api_version), Shown(kind)),
-                classify::READ_AS,
-            ),
+            Class::Other => {
+                let reader = &self.reader;
+                (self.context).take(named, node, fields, |mark| reader.place(mark));
+            }
+            Class::Admin(kind) => self.admin(node, kind, errors),
+            Class::ForeignPolicy => self.foreign(node, fields, named),
+            Class::Unsupported { .. }
+                if self.lenient.is_some() && classify::is_of_others(api_version) =>
+            {
+                self.foreign(node, fields, named);
+            }
             Class::Unsupported { hint } => {
                 self.reader.error_hint(
                     node.mark,
@@ -388,6 +473,42 @@ impl FileParser {
         }
     }
 
+    /// Reads a policy in the form before `ClusterNetworkPolicy`.
+    fn admin(&mut self, node: &yaml::Node<'_>, kind: admin::AdminKind, errors: usize) {
+        let converted = admin::convert(node, kind);
+        for (mark, message) in converted.mistakes {
+            self.reader.error(mark, Code::UnknownKey, message);
+        }
+        let Some(fields) = Fields::of(&converted.document) else {
+            return;
+        };
+        let most = self.reader.most_items(admin::MAX_ITEMS);
+        self.object(
+            &converted.document,
+            fields,
+            Kind::ClusterNetworkPolicy,
+            errors,
+        );
+        self.reader.most_items(most);
+    }
+
+    /// Notes another product's policy.
+    fn foreign(&mut self, node: &yaml::Node<'_>, fields: Fields<'_, '_>, named: (&str, &str)) {
+        let (api_version, kind) = named;
+        let place = self.reader.place(node.mark);
+        self.context.take_foreign(named, fields, place);
+        self.reader.warning(
+            node.mark,
+            Code::Unsupported,
+            format!(
+                "{} `{}` is not judged: it is not in force here, and no answer counts what it says",
+                Shown(api_version),
+                Shown(kind)
+            ),
+            classify::READ_AS,
+        );
+    }
+
     /// `apiVersion` and `kind`; a document that does not say what it is might be a
     /// policy.
     fn type_of<'n>(
@@ -411,6 +532,17 @@ impl FileParser {
     }
 
     fn object(&mut self, node: &yaml::Node<'_>, fields: Fields<'_, '_>, kind: Kind, errors: usize) {
+        let is_generated = || {
+            let metadata = fields.get("metadata").and_then(Fields::of);
+            metadata.is_some_and(|metadata| {
+                metadata.get("name").is_none() && metadata.get("generateName").is_some()
+            })
+        };
+        if self.lenient.is_some() && kind == Kind::Pod && is_generated() {
+            let place = self.reader.place(node.mark);
+            self.context.take_generated(fields, place);
+            return;
+        }
         let reader = &mut self.reader;
         reader.check_keys(node);
         let metadata = match fields.get("metadata") {
@@ -467,7 +599,10 @@ impl FileParser {
             name: object_name.name.clone(),
         };
         let content = match kind {
-            Kind::Namespace => Some(Content::Namespace(metadata::labels(reader, metadata))),
+            Kind::Namespace => Some(Content::Namespace(Namespace {
+                labels: metadata::labels(reader, metadata),
+                enforcement: metadata::enforcement(reader, metadata),
+            })),
             Kind::Node => {
                 let node = objects::node(reader, fields, metadata);
                 Some(Content::Node(node.into()))
@@ -477,6 +612,8 @@ impl FileParser {
                 Some(Content::Pod(pod.into()))
             }
             Kind::Service => {
+                let place = reader.place(node.mark);
+                self.context.take_service(fields, &place);
                 let service = services::service(reader, fields, object_name);
                 service.map(|service| Content::Service(service.into()))
             }
@@ -505,5 +642,35 @@ impl FileParser {
         } else {
             self.reject(node.mark, Some(identity));
         }
+    }
+}
+
+/// The documents of a text in the form before `ClusterNetworkPolicy`, in that form, each as
+/// YAML text.
+#[must_use]
+pub fn converted(text: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    for node in yaml::parse(text).iter().flatten() {
+        convert_within(node, &mut texts);
+    }
+    texts
+}
+
+fn convert_within(node: &yaml::Node<'_>, texts: &mut Vec<String>) {
+    let Some(fields) = Fields::of(node) else {
+        return;
+    };
+    let text = |key| match fields.get(key).map(|node| &node.value) {
+        Some(Value::Text(text)) => text.as_ref(),
+        _ => "",
+    };
+    match classify(text("apiVersion"), text("kind")) {
+        Class::Admin(kind) => texts.push(yaml::emit(&admin::convert(node, kind).document)),
+        Class::List(_) => {
+            if let Some(Value::List(items)) = fields.get("items").map(|node| &node.value) {
+                items.iter().for_each(|item| convert_within(item, texts));
+            }
+        }
+        _ => {}
     }
 }

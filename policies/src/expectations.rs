@@ -43,6 +43,17 @@ pub struct PolicyTest {
     pub expect: Vec<Expectation>,
 }
 
+impl PolicyTest {
+    /// The ends that are called by their names.
+    pub fn named_ends(&self) -> impl Iterator<Item = &str> {
+        let choices = self.expect.iter().flat_map(|one| [&one.from, &one.to]);
+        choices.filter_map(|choice| match &choice.ends {
+            Ends::Named(name) => Some(name.as_str()),
+            Ends::Selected { .. } => None,
+        })
+    }
+}
+
 /// What is expected of some connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expectation {

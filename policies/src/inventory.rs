@@ -165,6 +165,25 @@ pub enum Mode {
     Audit,
 }
 
+/// A namespace, as policies see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its labels, that of its name among them.
+    pub labels: Labels,
+    /// Mode of all policies, of either kind, for the workloads in it.
+    pub enforcement: Mode,
+}
+
+impl From<&Labels> for Namespace {
+    /// A namespace with these labels, in which policies are enforced.
+    fn from(labels: &Labels) -> Self {
+        Self {
+            labels: labels.clone(),
+            enforcement: Mode::Enforce,
+        }
+    }
+}
+
 /// A `NetworkPolicy` with its defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkPolicy {
@@ -310,7 +329,9 @@ impl Holder {
 /// A copy shares with the original what neither changes; see [`SharedMap`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    namespaces: Objects<Arc<str>, Labels>,
+    namespaces: Objects<Arc<str>, Namespace>,
+    /// Mode of all policies, whatever their namespace.
+    enforcement: Mode,
     workloads: Objects<ObjectName, Workload>,
     nodes: Objects<Arc<str>, Node>,
     policies: Objects<ObjectName, NetworkPolicy>,
@@ -321,10 +342,33 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// The namespaces and their labels.
+    /// The namespaces by name.
     #[must_use]
-    pub fn namespaces(&self) -> &Objects<Arc<str>, Labels> {
+    pub fn namespaces(&self) -> &Objects<Arc<str>, Namespace> {
         &self.namespaces
+    }
+
+    /// The mode of all policies: with [`Mode::Audit`] none denies anything, whatever its
+    /// namespace says.
+    #[must_use]
+    pub fn enforcement(&self) -> Mode {
+        self.enforcement
+    }
+
+    /// Sets the mode of all policies.
+    pub fn set_enforcement(&mut self, mode: Mode) {
+        self.enforcement = mode;
+    }
+
+    /// Returns the mode of all policies for the workloads of a namespace: what they deny them
+    /// is only reported where it is [`Mode::Audit`].
+    #[must_use]
+    pub fn enforcement_in(&self, namespace: &str) -> Mode {
+        let own = self.namespaces.get(namespace);
+        // The stricter setting has no say: either alone puts the namespace on audit.
+        own.map_or(self.enforcement, |own| {
+            self.enforcement.max(own.enforcement)
+        })
     }
 
     /// The workloads by name.
@@ -375,11 +419,15 @@ impl Inventory {
         self.holders.get(&address).map(Holder::owner)
     }
 
-    /// Adds a namespace or replaces its labels.
-    pub fn set_namespace(&mut self, name: &str, labels: &Labels) {
+    /// Adds a namespace or replaces it.
+    pub fn set_namespace(&mut self, name: &str, namespace: impl Into<Namespace>) {
+        let namespace = namespace.into();
         // The label is the system's: what a document says there does not count.
-        let labels = labels.with(NAMESPACE_NAME_LABEL, name);
-        self.namespaces.insert(Arc::from(name), labels);
+        let namespace = Namespace {
+            labels: namespace.labels.with(NAMESPACE_NAME_LABEL, name),
+            ..namespace
+        };
+        self.namespaces.insert(Arc::from(name), namespace);
     }
 
     /// Takes back what was said of a namespace: it goes, unless something lies in it;
@@ -397,9 +445,12 @@ impl Inventory {
             self.namespaces.remove(name);
             return;
         }
-        let labels = Labels::default().with(NAMESPACE_NAME_LABEL, name);
-        if self.namespaces.get(name) != Some(&labels) {
-            self.namespaces.insert(first.namespace, labels);
+        let bare = Namespace {
+            labels: Labels::default().with(NAMESPACE_NAME_LABEL, name),
+            ..Namespace::default()
+        };
+        if self.namespaces.get(name) != Some(&bare) {
+            self.namespaces.insert(first.namespace, bare);
         }
     }
 
@@ -513,6 +564,7 @@ impl Inventory {
     pub fn with_policies_of(&self, other: &Self) -> Self {
         Self {
             namespaces: other.namespaces.clone(),
+            enforcement: other.enforcement,
             policies: other.policies.clone(),
             cluster_policies: other.cluster_policies.clone(),
             services: other.services.clone(),
@@ -538,7 +590,7 @@ impl Inventory {
     /// label alone.
     pub fn refer_to_namespace(&mut self, name: &str) {
         if !self.namespaces.contains_key(name) {
-            self.set_namespace(name, &Labels::default());
+            self.set_namespace(name, Namespace::default());
         }
     }
 
@@ -577,7 +629,7 @@ mod tests {
         let mut inventory = Inventory::default();
         inventory.set_workload(workload("a", &[])).unwrap();
         assert_eq!(
-            inventory.namespaces()["x"].get(NAMESPACE_NAME_LABEL),
+            inventory.namespaces()["x"].labels.get(NAMESPACE_NAME_LABEL),
             Some("x")
         );
     }
@@ -588,10 +640,10 @@ mod tests {
         let forged = Labels::from_iter([(NAMESPACE_NAME_LABEL, "kube-system"), ("a", "1")]);
         inventory.set_namespace("x", &forged);
         assert_eq!(
-            inventory.namespaces()["x"].get(NAMESPACE_NAME_LABEL),
+            inventory.namespaces()["x"].labels.get(NAMESPACE_NAME_LABEL),
             Some("x")
         );
-        assert_eq!(inventory.namespaces()["x"].get("a"), Some("1"));
+        assert_eq!(inventory.namespaces()["x"].labels.get("a"), Some("1"));
     }
 
     #[test]

@@ -14,9 +14,11 @@
 
 pub mod analysis;
 pub mod compiler;
+pub mod connectivity;
 pub mod diagnostic;
 pub mod documents;
 pub mod expectations;
+pub mod exposure;
 pub mod inventory;
 pub mod names;
 pub mod oracle;

@@ -31,7 +31,9 @@ use thiserror::Error;
 
 pub use services::{Taker, Way};
 
-use objects::{is_finished, is_host_network, labels_of, name_of, namespace_of, node_name};
+use objects::{
+    is_finished, is_host_network, is_on_audit, labels_of, name_of, namespace_of, node_name,
+};
 use tree::{list, string};
 
 /// Why a text could not be taken.
@@ -238,6 +240,7 @@ pub struct Oracle {
     cluster_policies: Vec<Value>,
     services: Vec<Value>,
     slices: Vec<Value>,
+    audits_everything: bool,
 }
 
 impl Oracle {
@@ -255,6 +258,13 @@ impl Oracle {
             }
         }
         Ok(oracle)
+    }
+
+    /// The same on a node that is configured to enforce no policy.
+    #[must_use]
+    pub fn on_audit(mut self) -> Self {
+        self.audits_everything = true;
+        self
     }
 
     fn take(&mut self, document: Value) {
@@ -358,7 +368,12 @@ impl Oracle {
                 })
             })
             .or_else(|| cluster_tier("Baseline"));
-        let decided = decided.unwrap_or(Side::allowed(Reason::NotIsolated));
+        let mut decided = decided.unwrap_or(Side::allowed(Reason::NotIsolated));
+        // A denial is only reported of whoever is in a namespace on audit, whichever tier or
+        // kind of policy it comes from.
+        if !audited && decided.action == Action::Deny && self.only_audits(namespace_of(pod)) {
+            decided = Side::allowed(Reason::NotIsolated);
+        }
         if is_to_itself && decided.action == Action::Allow {
             return Side::allowed(Reason::SelfTraffic);
         }
@@ -391,6 +406,11 @@ impl Oracle {
                 node_name(pod)
             }
         }
+    }
+
+    fn only_audits(&self, namespace: &str) -> bool {
+        let of_name = self.namespaces.iter().find(|one| name_of(one) == namespace);
+        self.audits_everything || of_name.is_some_and(is_on_audit)
     }
 
     fn namespace_labels(&self, name: &str) -> Vec<(String, String)> {

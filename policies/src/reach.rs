@@ -11,14 +11,15 @@
 //! An address that is translated is judged as what it is translated to.
 //!
 //! Documents in a repository have no addresses yet. A pod or node without any is
-//! judged as if it had one of either family, private and its own: 10.255.255.254 and
-//! fdff:ffff:ffff:ffff:ffff:ffff:ffff:fffe downwards, in the order of names.
+//! judged as if it had one of either family, private and its own, and where blocks tell
+//! private addresses apart, one of each kind: [`Cell::depends_on_address`].
 //!
 //! Invariant: a verdict comes from the table and the kernel's own lookup alone.
 
 mod ends;
 mod probe;
 mod service;
+mod stand_ins;
 mod templates;
 #[cfg(test)]
 mod tests;
@@ -45,11 +46,13 @@ use crate::services::Services;
 pub use ends::{End, EndKind, Externals, UnknownEnd};
 pub use probe::{Probe, ProbeError};
 pub use service::{BackendCell, Backends};
+pub use stand_ins::{PodNetwork, PodNetworks};
 pub use templates::add_templates;
 pub use walk::{Explanation, Field, Step, Walk};
 pub use words::selected;
 
-use ends::{Point, StandIns};
+use ends::Point;
+use stand_ins::StandIns;
 
 /// Most pages of a table that is only asked here: 512 MiB.
 const TABLE_PAGES: u32 = 1 << 13;
@@ -65,6 +68,15 @@ pub enum ReachError {
     NoStandIn {
         /// The end.
         end: String,
+    },
+    /// Too many ends are without an address for the blocks that may hold one.
+    #[error(
+        "address blocks of policies tell too many addresses apart that {ends} ends without one \
+         may have: say which networks pods are in, with --pod-cidr"
+    )]
+    TooManyBlocks {
+        /// The ends without an address.
+        ends: usize,
     },
 }
 
@@ -96,6 +108,9 @@ pub struct Cell {
     pub backends: Option<Backends>,
     /// Some address of the receiver is translated to nobody.
     pub leads_nowhere: bool,
+    /// The verdict is another by the address that an end will have, which nobody gave: it is
+    /// taken for denied.
+    pub depends_on_address: bool,
 }
 
 impl Cell {
@@ -148,6 +163,24 @@ impl Cell {
     }
 }
 
+/// Verdicts that an address which is not known may lead to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Outcomes {
+    allowed: bool,
+    denied: bool,
+}
+
+impl Outcomes {
+    fn take(&mut self, is_allowed: bool) {
+        self.allowed |= is_allowed;
+        self.denied |= !is_allowed;
+    }
+
+    fn differ(self) -> bool {
+        self.allowed && self.denied
+    }
+}
+
 fn both(a: Action, b: Action) -> Action {
     if a == Action::Allow && b == Action::Allow {
         Action::Allow
@@ -176,7 +209,15 @@ impl Reach {
     /// # Errors
     /// When it is too large for one table.
     pub fn new(inventory: &Inventory) -> Result<Self, ReachError> {
-        Self::with_subjects(inventory, |_| None)
+        Self::in_networks(inventory, &PodNetworks::default())
+    }
+
+    /// Compiles an inventory whose pods without an address are in these networks.
+    ///
+    /// # Errors
+    /// When it is too large for one table, or they are too small.
+    pub fn in_networks(inventory: &Inventory, networks: &PodNetworks) -> Result<Self, ReachError> {
+        Self::with_subjects(inventory, networks, |_| None)
     }
 
     /// Compiles an inventory for questions about these ends alone, called as in
@@ -191,8 +232,9 @@ impl Reach {
         ends: &[&str],
         externals: &Externals,
         probe: Probe,
+        networks: &PodNetworks,
     ) -> Result<Self, ReachError> {
-        Self::with_subjects(inventory, |services| {
+        Self::with_subjects(inventory, networks, |services| {
             let subjects = ends
                 .iter()
                 .flat_map(|end| ends::subjects(services, end, externals, probe));
@@ -203,10 +245,11 @@ impl Reach {
     /// Compiles an inventory with these workloads as subjects, or with all.
     pub(crate) fn with_subjects(
         inventory: &Inventory,
+        networks: &PodNetworks,
         subjects: impl FnOnce(&Services) -> Option<HashSet<ObjectName>>,
     ) -> Result<Self, ReachError> {
         let mut inventory = inventory.clone();
-        let stand_ins = ends::stand_in(&mut inventory)?;
+        let stand_ins = stand_ins::stand_in(&mut inventory, networks)?;
         let services = Services::new(&inventory);
         let subjects = subjects(&services);
         let plan = SlotPlan::assign(&inventory);
@@ -239,6 +282,21 @@ impl Reach {
         };
         reach.ends = reach.known_ends();
         Ok(reach)
+    }
+
+    /// Returns `true` if a workload's own node may always connect to it.
+    pub(crate) fn is_own_node_allowed(&self) -> bool {
+        self.own_node_allowed
+    }
+
+    /// The table that is asked.
+    pub(crate) fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
+    /// The Services of the inventory.
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
     }
 
     /// The same with or without the exception for a workload's own node.
@@ -296,17 +354,51 @@ impl Reach {
             let targets = self.targets(destination, probe, family)?;
             return self.cell_of(source, &targets, family);
         }
+        let to: Vec<&Point> = destination.points(family).collect();
+        let is_assumed = destination.assumed;
+        self.judge(source, (&to, is_assumed), probe, family, false)
+    }
+
+    /// Judges all pairs of addresses of a sender and these, which stand in for one that is
+    /// not known where `is_assumed`.
+    fn judge(
+        &self,
+        source: &End,
+        (to, is_assumed): (&[&Point], bool),
+        probe: Probe,
+        family: Family,
+        is_translated: bool,
+    ) -> Option<Cell> {
         let mut found: Option<Cell> = None;
+        // Whether all pairs allow, by the address that the sender and the receiver may have.
+        let mut outcomes = Outcomes::default();
+        let mut of_receivers = vec![true; to.len()];
         for from in source.points(family) {
-            for to in destination.points(family) {
-                let pair = self.pair(from, to, probe, false);
+            let mut of_sender = true;
+            for (to, of_receiver) in to.iter().zip(&mut of_receivers) {
+                let pair = self.pair(from, to, probe, is_translated);
+                let is_allowed = pair.action() == Action::Allow;
+                of_sender &= is_allowed;
+                *of_receiver &= is_allowed;
+                if source.assumed && is_assumed {
+                    outcomes.take(is_allowed);
+                }
                 match &mut found {
                     None => found = Some(pair),
                     Some(cell) => cell.join(&pair),
                 }
             }
+            if source.assumed && !is_assumed {
+                outcomes.take(of_sender);
+            }
         }
-        found
+        if !source.assumed && is_assumed {
+            of_receivers.into_iter().for_each(|one| outcomes.take(one));
+        }
+        found.map(|cell| Cell {
+            depends_on_address: outcomes.differ(),
+            ..cell
+        })
     }
 
     /// Judges one pair of addresses; `is_translated` if the receiver's was another.
@@ -323,6 +415,7 @@ impl Reach {
             ingress,
             backends: None,
             leads_nowhere: false,
+            depends_on_address: false,
         };
         let settled = |verdict: Verdict| {
             side(Decision {

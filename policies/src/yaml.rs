@@ -13,12 +13,16 @@
 //!
 //! Invariant: no input panics, and every node's mark lies in the text.
 
+mod emit;
+mod mend;
 mod surrogates;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+
+pub use emit::emit;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
@@ -173,13 +177,50 @@ pub fn parse(text: &str) -> Vec<Result<Node<'_>, Failure>> {
     };
     let documents = parse_text(&joined).into_iter();
     let in_text = documents.map(|document| match document {
-        Ok(root) => Ok(root.into_owned(&pairs)),
+        Ok(root) => Ok(root.into_owned(&|mark| pairs.in_text(mark))),
         Err(failure) => Err(Failure {
             mark: pairs.in_text(failure.mark),
             ..failure
         }),
     });
     in_text.collect()
+}
+
+/// Parses a part of a text that begins at `begin`; marks are those in the whole.
+///
+/// The caller has checked [`MAX_TEXT`].
+pub fn parse_from(text: &str, begin: Mark) -> Vec<Result<Node<'_>, Failure>> {
+    let mut documents = parse(text);
+    let moved = |mark: Mark| Mark {
+        line: mark.line.saturating_add(begin.line - 1),
+        column: match mark.line {
+            1 => mark.column.saturating_add(begin.column - 1),
+            _ => mark.column,
+        },
+    };
+    if begin != (Mark { line: 1, column: 1 }) {
+        for document in &mut documents {
+            match document {
+                Ok(node) => shift(node, &moved),
+                Err(failure) => failure.mark = moved(failure.mark),
+            }
+        }
+    }
+    documents
+}
+
+fn shift(node: &mut Node<'_>, moved: &impl Fn(Mark) -> Mark) {
+    node.mark = moved(node.mark);
+    match &mut node.value {
+        Value::List(items) => items.iter_mut().for_each(|item| shift(item, moved)),
+        Value::Map(entries) => {
+            for Entry { key, value } in entries {
+                shift(key, moved);
+                shift(value, moved);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn parse_text(text: &str) -> Vec<Result<Node<'_>, Failure>> {
@@ -264,6 +305,45 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
 /// Parses one piece; a piece cut short by a lone carriage return may hold several
 /// documents.
 fn parse_piece<'t>(piece: &Piece<'t>, documents: &mut Vec<Result<Node<'t>, Failure>>) {
+    let before = documents.len();
+    parse_as_it_is(piece, documents);
+    let is_syntax = |document: &Result<Node<'_>, Failure>| {
+        matches!(
+            document,
+            Err(Failure {
+                kind: FailureKind::Syntax(..),
+                ..
+            })
+        )
+    };
+    if !documents[before..].iter().any(is_syntax) {
+        return;
+    }
+    let Some(mended) = mend::indent(piece.text).filter(|mended| mended.text.len() <= MAX_TEXT)
+    else {
+        return;
+    };
+    let mut again = Vec::new();
+    let as_mended = Piece {
+        text: &mended.text,
+        lines_before: 0,
+    };
+    parse_as_it_is(&as_mended, &mut again);
+    if again.iter().all(Result::is_ok) {
+        documents.truncate(before);
+        let moved = |mark: Mark| Mark {
+            line: mark.line.saturating_add(piece.lines_before),
+            column: u32::try_from(mended.column(mark.line as usize, mark.column as usize - 1))
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+        };
+        for node in again.into_iter().flatten() {
+            documents.push(Ok(node.into_owned(&moved)));
+        }
+    }
+}
+
+fn parse_as_it_is<'t>(piece: &Piece<'t>, documents: &mut Vec<Result<Node<'t>, Failure>>) {
     let mut builder = Builder::new(piece.lines_before);
     if flow_marks(piece.text) > MAX_FLOW_MARKS {
         documents.push(Err(Failure {

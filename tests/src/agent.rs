@@ -424,12 +424,27 @@ impl Agent {
         self.json(&[&remove[..], &["--name", name], more].concat())
     }
 
-    /// Status and body of a page of the agent's HTTP server at the default address.
+    /// Status and body of a page of the agent's HTTP server at the default address; of metrics
+    /// one that is of now, for which a busy agent may be asked again.
     ///
     /// # Panics
     ///
     /// When it does not answer.
     pub fn http(&self, page: &str) -> (u16, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (status, body) = self.ask_http(page);
+            let is_old = |line: &str| {
+                let age = line.strip_prefix("cofferdam_page_age_seconds ");
+                age.is_some_and(|age| age != "0")
+            };
+            if !body.lines().any(is_old) || Instant::now() > deadline {
+                return (status, body);
+            }
+        }
+    }
+
+    fn ask_http(&self, page: &str) -> (u16, String) {
         let inside = self.namespace.enter().expect("a namespace");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9464));
         let mut stream = TcpStream::connect(address).expect("the agent listens");

@@ -228,12 +228,12 @@ impl Known {
 fn is_subject(workload: &Workload, inventory: &Inventory) -> bool {
     let mut policies = inventory.policies().values();
     let mut cluster_policies = inventory.cluster_policies().values();
-    let labels = inventory.namespaces().get(&workload.name.namespace);
+    let namespace = inventory.namespaces().get(&workload.name.namespace);
     let in_namespace = policies.any(|policy| {
         policy.name.namespace == workload.name.namespace && policy.subject.matches(&workload.labels)
     });
     let in_cluster = cluster_policies.any(|policy| {
-        labels.is_some_and(|labels| policy.subject.namespaces.matches(labels))
+        namespace.is_some_and(|own| policy.subject.namespaces.matches(&own.labels))
             && policy.subject.workloads.matches(&workload.labels)
     });
     workload.is_selectable() && (in_namespace || in_cluster)
@@ -468,9 +468,9 @@ impl End {
                 let namespaces = selector(&chosen.namespace_selector).map_err(wrong)?;
                 let pods = selector(&chosen.pod_selector).map_err(wrong)?;
                 let chosen = inventory.workloads().values().filter(|workload| {
-                    let labels = inventory.namespaces().get(&workload.name.namespace);
+                    let own = inventory.namespaces().get(&workload.name.namespace);
                     workload.is_selectable()
-                        && labels.is_some_and(|labels| namespaces.matches(labels))
+                        && own.is_some_and(|own| namespaces.matches(&own.labels))
                         && pods.matches(&workload.labels)
                 });
                 chosen

@@ -15,7 +15,7 @@ use std::{
 };
 
 use cofferdam_dataplane::{
-    Attachments, Behaviour, Endpoint, Events, Kernel, Program, TestContext, Uplink,
+    Attachments, Behaviour, Endpoint, Events, Kernel, Program, Report, TestContext, Uplink,
 };
 use cofferdam_policies::{
     compiler::{Compiled, Input, Slot, SlotPlan, compile},
@@ -547,6 +547,25 @@ impl Firewall {
             let events = self.kernel.events();
             events.unwrap_or_else(|error| panic!("{error}"))
         });
+        let reports = std::iter::from_fn(|| events.next());
+        let packets = reports.filter_map(|report| match report {
+            Report::Packet(record) => Some(record),
+            Report::End(_) => None,
+        });
+        packets.collect()
+    }
+
+    /// Has flows told of from now on; returns all that was reported since this was last asked.
+    ///
+    /// # Panics
+    ///
+    /// When somebody has taken the kernel side's reports.
+    pub fn told(&mut self) -> Vec<Report> {
+        let events = self.events.get_or_insert_with(|| {
+            let events = self.kernel.events();
+            events.unwrap_or_else(|error| panic!("{error}"))
+        });
+        events.flows().set(true);
         std::iter::from_fn(|| events.next()).collect()
     }
 

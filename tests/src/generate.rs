@@ -90,8 +90,13 @@ pub fn pods(rng: &mut Rng) -> Vec<Pod> {
 pub fn documents(rng: &mut Rng) -> String {
     let mut documents = Vec::new();
     for (i, namespace) in NAMESPACES.iter().enumerate() {
+        let enforcement = match rng.u8(..6) {
+            0 => ", annotations: {cofferdam.dev/enforcement: audit}",
+            1 => ", annotations: {cofferdam.dev/enforcement: enforce}",
+            _ => "",
+        };
         documents.push(format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{n: \"{i}\"}}}}\n"
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{n: \"{i}\"}}{enforcement}}}\n"
         ));
     }
     documents.push(other_node(rng));

@@ -3,6 +3,8 @@
 
 #[path = "agent/bypass.rs"]
 mod bypass;
+#[path = "agent/clock.rs"]
+mod clock;
 #[path = "agent/cluster.rs"]
 mod cluster;
 #[path = "agent/configuration.rs"]
@@ -13,10 +15,14 @@ mod documents;
 mod early_drop;
 #[path = "agent/endpoints.rs"]
 mod endpoints;
+#[path = "agent/enforcement.rs"]
+mod enforcement;
 #[path = "agent/explain.rs"]
 mod explain;
 #[path = "agent/faults.rs"]
 mod faults;
+#[path = "agent/flow_log.rs"]
+mod flow_log;
 #[path = "agent/guard.rs"]
 mod guard;
 #[path = "agent/identity.rs"]
@@ -47,6 +53,8 @@ mod stamps;
 mod strangers;
 #[path = "agent/sweeps.rs"]
 mod sweeps;
+#[path = "agent/telling.rs"]
+mod telling;
 #[path = "agent/traffic.rs"]
 mod traffic;
 #[path = "agent/uplinks.rs"]

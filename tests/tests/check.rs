@@ -1,5 +1,8 @@
 //! `cofferdam check`, as a user runs it.
 
+#[path = "check/repositories.rs"]
+mod repositories;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -19,8 +22,12 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn check_in(folder: &Path, arguments: &[&str]) -> Output {
+    cofferdam_in(folder, &[&["check"], arguments].concat())
+}
+
+fn cofferdam_in(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(cofferdam!());
-    command.arg("check").args(arguments).current_dir(folder);
+    command.args(arguments).current_dir(folder);
     command.output().expect("the binary runs")
 }
 

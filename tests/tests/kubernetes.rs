@@ -102,7 +102,7 @@ impl Followed {
         self.api.insert(api.expect("a thread can be started"))
     }
 
-    fn followed() -> Self {
+    fn complete() -> Self {
         let mut followed = Self::server(ApiServer::start);
         followed.follow();
         followed.wait_for(&NAMES);
@@ -236,7 +236,7 @@ fn a_list_whose_token_expires_begins_again() {
 
 #[test]
 fn a_watch_that_is_cut_goes_on_from_its_last_version() {
-    let followed = Followed::followed();
+    let followed = Followed::complete();
     followed.server.put(pod("new", "n1", "10.0.0.3"));
     let with_new = [&NAMES[..], &["kubernetes:Pod/shop/new"]].concat();
     followed.wait_for(&with_new);
@@ -256,7 +256,7 @@ fn a_watch_that_is_cut_goes_on_from_its_last_version() {
 
 #[test]
 fn versions_before_a_bookmark_are_not_needed_any_more() {
-    let followed = Followed::followed();
+    let followed = Followed::complete();
     // Pods have not changed since they were listed.
     followed.server.put(policy("p"));
     followed.server.delete("NetworkPolicy", "shop", "p");
@@ -271,7 +271,7 @@ fn versions_before_a_bookmark_are_not_needed_any_more() {
 
 #[test]
 fn a_forgotten_version_is_listed_again_and_what_has_gone_meanwhile_goes() {
-    let followed = Followed::followed();
+    let followed = Followed::complete();
     let before = followed.api().health();
     assert_eq!(before.away_since, None);
     followed.server.set_away(true);
@@ -300,7 +300,7 @@ fn a_forgotten_version_is_listed_again_and_what_has_gone_meanwhile_goes() {
 
 #[test]
 fn a_server_that_says_nothing_is_away_though_its_connections_stand() {
-    let followed = Followed::followed();
+    let followed = Followed::complete();
     let is_asked = |followed: &Followed| {
         let requests = followed.server.requests();
         (requests.iter()).any(|target| target.starts_with("/version"))
@@ -342,7 +342,7 @@ fn a_kind_that_comes_and_goes_is_followed_while_it_is_there() {
 
 #[test]
 fn a_pod_is_asked_for_when_the_watch_is_slow_and_no_other_of_its_name_is_taken() {
-    let followed = Followed::followed();
+    let followed = Followed::complete();
     followed.server.set_delay(Duration::from_secs(60));
     followed.server.put(pod("new", "n1", "10.0.0.3"));
     let began = Instant::now();

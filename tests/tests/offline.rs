@@ -11,9 +11,14 @@ use cofferdam_tests::{cofferdam, scratch::Scratch, shop::DB_FROM_WEB};
 use serde_json::Value;
 
 mod offline {
+    mod diff;
     mod expectations;
     mod explain;
+    mod exposure;
+    mod graph;
+    mod list;
     mod matrix;
+    mod observe;
     mod services;
 }
 

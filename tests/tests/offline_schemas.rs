@@ -359,6 +359,8 @@ fn schema_of_the_configuration_takes_what_the_agent_takes() {
         "idle: {udp: 1500ms, sctp: 1day 2h, icmp: 1.5h}\nlimits: {slots: 4096, table_pages: 16}\nown_node: policy",
         "metrics: ''\nflow_log: {max_bytes: 1GiB, keep: 0}\nuplinks: auto",
         "flow_log: {max_bytes: 1.5 gb}\nuplinks: [eth0]",
+        "outputs: [{}, {to: otlp, address: 'http://[::1]:4318/v1/logs', types: [denied, audit]}]",
+        "outputs: [{address: 'tcp:logs.example:601'}, {to: syslog, address: 'unix:/dev/log'}]",
     ];
     for text in others.into_iter().chain([right.as_str()]) {
         assert!(config::parse("c.yaml", text.as_bytes()).is_ok(), "{text}");
@@ -382,6 +384,10 @@ fn schema_of_the_configuration_takes_what_the_agent_takes() {
         "flow_log: {max_bytes: '100'}",
         "uplinks: [much-too-long-a-name]",
         "flow_log: {keep: 1001}",
+        "outputs: [{to: kafka}]",
+        "outputs: [{address: '/dev/log'}]",
+        "outputs: [{types: [dropped]}]",
+        "outputs: {to: syslog}",
         "run_dir: ''",
         "policies: /etc",
     ] {

@@ -37,12 +37,16 @@ mod peers;
 mod repair;
 #[path = "programs/rule_hits.rs"]
 mod rule_hits;
+#[path = "programs/shares.rs"]
+mod shares;
 #[path = "programs/signalling.rs"]
 mod signalling;
 #[path = "programs/sources.rs"]
 mod sources;
 #[path = "programs/sweeps.rs"]
 mod sweeps;
+#[path = "programs/telling.rs"]
+mod telling;
 #[path = "programs/uplinks.rs"]
 mod uplinks;
 #[path = "programs/verdicts.rs"]

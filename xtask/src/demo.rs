@@ -21,6 +21,8 @@ use crate::{
 
 /// The documents of the shop.
 const POLICIES: &str = "policies/library/three-tier";
+/// The alerting rules.
+const RULES: &str = "deploy/prometheus";
 /// Feature by which the demonstration can ask containerd for pods.
 const POD_CLIENT: &str = "cofferdam-tests/cri";
 /// How the last line begins, by its answer.
@@ -55,6 +57,9 @@ pub(crate) struct Options {
     /// Leave the shop standing, and say how to look around and how to clean up.
     #[arg(long)]
     keep: bool,
+    /// Leave Prometheus running on it as well, with the alerts of `deploy/prometheus`.
+    #[arg(long, requires = "keep")]
+    prometheus: bool,
 }
 
 /// Runs it.
@@ -76,6 +81,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             build.args(["--features", POD_CLIENT]);
         }
     }
+    if options.prometheus {
+        needs.push(Need::Monitoring);
+    }
     setup::ensure(&needs)?;
     println!("== building");
     let status = run::status(&mut build)?;
@@ -90,6 +98,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .args([PathBuf::from("--policies"), run::root().join(POLICIES)]);
     if let Some(runtime) = options.runtime {
         command.args(["--runtime", runtime.name()]);
+    }
+    if options.prometheus {
+        command.args([PathBuf::from("--prometheus"), run::root().join(RULES)]);
     }
     if options.keep {
         kept(&mut command)

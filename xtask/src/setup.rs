@@ -82,6 +82,8 @@ pub(crate) enum Need {
     NetworkPlugins,
     /// The container runtimes that tests start containers with.
     ContainerRuntimes,
+    /// Prometheus and Alertmanager, which tests have scrape an agent.
+    Monitoring,
     /// `protoc`, for the messages by which tests ask a container runtime.
     ProtocolCompiler,
     /// A virtual machine and what goes into it.
@@ -95,7 +97,7 @@ pub(crate) enum Need {
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 12] = [
+pub(crate) const EVERYTHING: [Need; 13] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
@@ -103,6 +105,7 @@ pub(crate) const EVERYTHING: [Need; 12] = [
     Need::PacketFilters,
     Need::NetworkPlugins,
     Need::ContainerRuntimes,
+    Need::Monitoring,
     Need::ProtocolCompiler,
     Need::VirtualMachine,
     Need::ForeignMachine,
@@ -218,6 +221,13 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                 if !NETAVARK.iter().any(|path| Path::new(path).is_file()) {
                     packages.push("netavark");
                 }
+            }
+            Need::Monitoring => {
+                packages.extend(missing_packages(&[
+                    ("prometheus", "prometheus"),
+                    ("promtool", "prometheus"),
+                    ("prometheus-alertmanager", "prometheus-alertmanager"),
+                ]));
             }
             Need::ProtocolCompiler => {
                 packages.extend(missing_packages(&[("protoc", "protobuf-compiler")]));

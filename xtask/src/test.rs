@@ -149,6 +149,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::KernelCompiler,
         Need::BpfFileSystem,
         Need::NetworkTools,
+        Need::Monitoring,
         Need::ProtocolCompiler,
     ];
     if !options.quick {

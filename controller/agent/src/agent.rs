@@ -3,6 +3,7 @@
 mod control;
 mod http;
 mod needs;
+mod outputs;
 mod pods;
 mod privileges;
 
@@ -22,6 +23,7 @@ use cofferdam_sources::kubernetes::{Kubernetes, Settings};
 use cofferdam_telemetry::metrics::{Identity, Renderer, Timings};
 use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::records::Recorder;
+use cofferdam_telemetry::tally::{Tally, WorkloadLabel};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
@@ -147,6 +149,7 @@ async fn serve(
     let watches = Arc::new(Watches::new().context("cannot watch files")?);
     let (enforced, is_enforced) = watch::channel(false);
     let (facts, synced) = watch::channel(None);
+    let tally = Arc::new(tally(&config));
     let timings = Timings::new().context("cannot measure durations")?;
     // Nobody asks for facts where no metrics are served.
     let synced = metrics.is_some().then_some(synced);
@@ -156,9 +159,11 @@ async fn serve(
         config: config.clone(),
         watches: watches.clone(),
         kubernetes: kubernetes.clone(),
-        names: SharedNames::default(),
+        names: SharedNames::new(&config.node.name),
         enforced,
+        outputs: outputs::start(&config).context("cannot start an output of flow records")?,
         timings: timings.clone(),
+        tally: tally.clone(),
         facts,
     };
     let (recorder, ended) = start_reconciling(start, receiver).await?;
@@ -211,7 +216,7 @@ async fn serve(
         let origin = http::Origin {
             messages: messages.clone(),
             synced,
-            renderer: Renderer::new(identity, timings.clone(), budget),
+            renderer: Renderer::new(identity, timings.clone(), tally, budget),
         };
         let listener = listener.into_std();
         http::start(listener.context("cannot serve metrics")?, origin)?;
@@ -221,6 +226,7 @@ async fn serve(
         messages: messages.clone(),
         is_enforced,
         recorder: recorder.clone(),
+        flow_log: outputs::flow_log(&config),
         timings,
         pods: kubernetes.map(|api| PodsOfNode::new(api, &config.node.name)),
     };
@@ -259,6 +265,14 @@ async fn serve(
         _ = ended.await;
     }
     Ok(())
+}
+
+/// Returns what counts records by workload, as the configuration asks for it.
+fn tally(config: &Config) -> Tally {
+    let labels = config.metrics_labels.iter();
+    let labels = labels.map(|text| WorkloadLabel::new(text)).collect();
+    let [room, limit] = [config.metrics_series.0, config.port_scan_limit.0];
+    Tally::new(labels, room as usize, limit as usize)
 }
 
 /// Reads the configuration again. One with mistakes changes nothing; documents are read all

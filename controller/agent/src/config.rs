@@ -14,12 +14,17 @@ pub mod reference;
 mod reload;
 mod setting;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use cofferdam_dataplane::{Behaviour, IdleTimes};
+use cofferdam_policies::inventory::Mode;
 use cofferdam_policies::patterns;
+use cofferdam_protocol::output::RecordType;
+use cofferdam_telemetry::outputs::{Collector, Uri};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::flow::Idle as FlowKind;
 use cofferdam_verdict::verdict::MAX_RULE;
@@ -54,15 +59,26 @@ section! {
         #[serde(serialize_with = "metrics_text")]
         #[schemars(with = "String")]
         pub metrics: Option<SocketAddr>,
+        /// Labels of workloads in metrics: `namespace`, `workload`, or keys of labels, of which
+        /// the first that a workload has counts: `app|app.kubernetes.io/name`. Each makes more
+        /// series; by default there are none.
+        #[schemars(length(max = 16), inner(length(min = 1)))]
+        pub metrics_labels: Vec<String>,
         /// Most series of metrics that name policies or workloads; those beyond it are one
         /// series, whose labels say `overflow`.
         pub metrics_series: Count<0, 1_000_000>,
+        /// Distinct ports or peers at which a workload may be denied within a minute; with more
+        /// it is said to scan. 0 is for none.
+        pub port_scan_limit: Count<0, 256>,
         /// Interfaces on which XDP drops frames that no workload here takes in: names, or
         /// `auto` for every device whose driver can. Read again on reload, except where it
         /// was `[]`: only a start loads the programs for it.
         pub uplinks: EarlyDrop,
         /// API server of Kubernetes whose objects count as documents.
         pub kubernetes: Kubernetes,
+        /// Mode of all policies. Read again on reload. An annotation of a namespace,
+        /// `cofferdam.dev/enforcement`, puts that namespace alone on audit.
+        pub enforcement: Enforcement,
         /// Capacity of the kernel's maps, which are made for it.
         pub limits: Room,
         /// Publish without an invalid document, even if no version of it was ever good and
@@ -77,8 +93,13 @@ section! {
         pub guard: Guard,
         /// Times after which an idle flow is forgotten.
         pub idle: Idle,
-        /// File of flow records; of no effect yet.
+        /// File of flow records, a line of JSON each.
         pub flow_log: FlowLog,
+        /// Other places that flow records are sent to: `to` is `syslog` or `otlp`, `address`
+        /// is `unix:/dev/log`, `udp:HOST:PORT` or `tcp:HOST:PORT` of a syslog and
+        /// `http://HOST:PORT` of an OpenTelemetry collector, and `types` are the types of
+        /// records, none for all.
+        pub outputs: Vec<Destination>,
     }
 }
 
@@ -152,14 +173,114 @@ section! {
 }
 
 section! {
-    /// File of flow records.
+    /// File of flow records, a line of JSON each.
     pub struct FlowLog {
         /// Path of the file; `""` for none, `-` for standard output.
         pub path: String,
-        /// Size at which the file is put aside.
+        /// Size at which the file is put aside, with `.1` behind its name.
         pub max_bytes: Size,
         /// Number of files put aside that are kept.
         pub keep: Count<0, 1000>,
+    }
+}
+
+section! {
+    /// A place that flow records are sent to.
+    pub struct Destination {
+        /// Form of the messages.
+        pub to: Form,
+        /// Where they are sent: `unix:PATH`, `udp:HOST:PORT`, `tcp:HOST:PORT` or `http://HOST:PORT`.
+        pub address: Address,
+        /// Types of records; none for all.
+        pub types: Vec<RecordType>,
+    }
+}
+
+/// Form of messages with flow records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Syslog messages of RFC 5424 with structured data.
+    Syslog,
+    /// OpenTelemetry logs: OTLP over HTTP, as JSON.
+    Otlp,
+}
+
+/// Place that flow records are sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A syslog's.
+    Syslog(Collector),
+    /// An OpenTelemetry collector's.
+    Http(Uri),
+}
+
+impl FromStr for Address {
+    /// A form to write instead.
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "unix:PATH, udp:HOST:PORT, tcp:HOST:PORT or http://HOST:PORT";
+        let is_port = |place: &str| {
+            let parts = place.rsplit_once(':');
+            parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        let place = text.split_once(':').ok_or(EXPECTED)?;
+        match place {
+            ("unix", path) if path.starts_with('/') && !path.contains('\0') => {
+                Ok(Self::Syslog(Collector::Unix(path.into())))
+            }
+            ("udp", place) if is_port(place) => Ok(Self::Syslog(Collector::Udp(place.to_owned()))),
+            ("tcp", place) if is_port(place) => Ok(Self::Syslog(Collector::Tcp(place.to_owned()))),
+            ("http", _) => match text.parse::<Uri>() {
+                Ok(address) if address.host().is_some() => Ok(Self::Http(address)),
+                _ => Err(EXPECTED),
+            },
+            ("https", _) => Err("http: a collector beside the agent can speak TLS to the next"),
+            _ => Err(EXPECTED),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syslog(Collector::Unix(path)) => write!(f, "unix:{}", path.display()),
+            Self::Syslog(Collector::Udp(place)) => write!(f, "udp:{place}"),
+            Self::Syslog(Collector::Tcp(place)) => write!(f, "tcp:{place}"),
+            Self::Http(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for Address {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Address".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let pattern = "^(unix:/.*|(udp|tcp):.+:[0-9]{1,5}|http://.+)$";
+        json_schema!({ "type": "string", "pattern": pattern })
+    }
+}
+
+impl Default for Destination {
+    fn default() -> Self {
+        Self {
+            to: Form::Syslog,
+            address: Address::Syslog(Collector::Unix(PathBuf::from("/dev/log"))),
+            types: Vec::new(),
+        }
     }
 }
 
@@ -204,6 +325,26 @@ impl JsonSchema for EarlyDrop {
     }
 }
 
+/// Mode of all policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Enforcement {
+    /// What they deny is dropped.
+    Enforce,
+    /// What they deny is reported and passes; forged sources, malformed packets and the like
+    /// are dropped all the same.
+    Audit,
+}
+
+impl From<Enforcement> for Mode {
+    fn from(enforcement: Enforcement) -> Self {
+        match enforcement {
+            Enforcement::Enforce => Self::Enforce,
+            Enforcement::Audit => Self::Audit,
+        }
+    }
+}
+
 /// Decision 3 of the semantics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -233,9 +374,12 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/cofferdam"),
             bpffs: PathBuf::from("/sys/fs/bpf/cofferdam"),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
+            metrics_labels: Vec::new(),
             metrics_series: Count(10_000),
+            port_scan_limit: Count(50),
             uplinks: EarlyDrop::Names(Vec::new()),
             kubernetes: Kubernetes::default(),
+            enforcement: Enforcement::Enforce,
             limits: Room::default(),
             accept_partial: false,
             own_node: OwnNode::Allow,
@@ -243,6 +387,7 @@ impl Default for Config {
             guard: Guard::None,
             idle: Idle::default(),
             flow_log: FlowLog::default(),
+            outputs: Vec::new(),
         }
     }
 }
@@ -370,13 +515,17 @@ run_dir: /r
 state_dir: /s
 bpffs: /b
 metrics: 127.0.0.1:1
+metrics_labels: [namespace, app|name]
 metrics_series: 2
+port_scan_limit: 3
 uplinks: [eth0]
 kubernetes: {enabled: true, kubeconfig: /k, wait: 1s}
+enforcement: audit
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16, rules: 9}
 accept_partial: true
 own_node: policy
 adopt_midstream: 0s
 idle: {tcp_established: 1h, tcp_embryonic: 2s, tcp_closing: 3s, udp: 4s, udp_one_way: 5s, sctp: 6m, icmp: 7s, other: 1500ms}
-flow_log: {max_bytes: 1MiB, keep: 2}
+flow_log: {path: /l, max_bytes: 1MiB, keep: 2}
+outputs: [{to: syslog, types: [denied]}, {to: otlp, address: "http://[::1]:4318"}]
 "#;

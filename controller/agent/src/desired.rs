@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cofferdam_policies::inventory::{Inventory, Node, ObjectName, Owner, Workload};
+use cofferdam_policies::inventory::{Inventory, Mode, Node, ObjectName, Owner, Workload};
 use cofferdam_protocol::output::{Diagnostic, Severity};
 
 use crate::endpoint::Endpoint;
@@ -46,8 +46,8 @@ pub struct Made {
 }
 
 impl Made {
-    /// What [`desired`] makes of these, sharing with this one what is the same. The
-    /// endpoints are in the order of their names.
+    /// What [`desired`] makes of these, under the node's mode of policies, sharing with this
+    /// one what is the same. The endpoints are in the order of their names.
     #[must_use]
     pub fn next(
         &self,
@@ -55,17 +55,19 @@ impl Made {
         endpoints: Vec<Arc<Endpoint>>,
         node: &str,
         node_addresses: Vec<IpAddr>,
+        enforcement: Mode,
     ) -> Self {
         let own = Own {
             name: node.to_owned(),
             addresses: node_addresses,
         };
-        let desired = self.step(documents, &endpoints, &own).unwrap_or_else(|| {
+        let mut desired = self.step(documents, &endpoints, &own).unwrap_or_else(|| {
             let endpoints = endpoints.iter().map(|endpoint| &**endpoint);
             let mut desired = desired(documents, endpoints, node, &own.addresses);
             desired.inventory.share_with(&self.desired.inventory);
             desired
         });
+        desired.inventory.set_enforcement(enforcement);
         Self {
             documents: documents.clone(),
             endpoints,

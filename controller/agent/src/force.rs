@@ -102,8 +102,6 @@ pub struct Force<D = Kernel> {
     /// Time at which a sweep was last begun.
     swept: Instant,
     ended_epochs: Instant,
-    /// Whether what the next endpoint needs was made, or cannot be.
-    is_prepared: bool,
 }
 
 impl Force<Kernel> {
@@ -295,17 +293,13 @@ impl Force<Kernel> {
             }
     }
 
-    /// Whether [`Force::prepare`] has nothing to do.
-    #[must_use]
-    pub fn is_prepared(&self) -> bool {
-        self.is_prepared
-    }
-
-    /// Makes what the next endpoint needs, when nobody waits.
-    pub fn prepare(&mut self) {
-        self.is_prepared = true;
-        if let Err(error) = self.kernel.prepare_endpoint() {
-            tracing::warn!("the next endpoint may find no room: {error}");
+    /// Has made what the next endpoint needs, if that may be used up soon: it would wait for a
+    /// grace period.
+    pub fn prepare(&self) {
+        if let Some(sweeper) = &self.sweeper
+            && self.kernel.are_few_flow_tables_ready()
+        {
+            sweeper.prepare();
         }
     }
 

@@ -11,26 +11,29 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::thread;
+use std::path::PathBuf;
 
 use cofferdam_dataplane::Uplink;
 use cofferdam_verdict::endpoint::MAX_LISTENERS;
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use nix::sched::{CloneFlags, setns};
-use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
-use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+use nix::libc;
+use nix::sys::socket::SockProtocol;
+use rtnetlink::packet_core::{
+    NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator, Parseable as _,
+    ParseableParametrized as _,
 };
-use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkLayerType, LinkMessage,
+};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+use rtnetlink::{MulticastGroup, new_multicast_connection};
 use thiserror::Error;
-use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinHandle;
 
-use crate::listeners;
+mod inside;
+pub(crate) mod socket;
+
+pub use inside::{Looked, look_inside};
+use socket::{Asks, Socket, attribute};
 
 /// The namespace of the calling thread; `/proc/self` would be the main thread's.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
@@ -38,7 +41,7 @@ const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 /// Why the kernel could not be asked, or an interface is none to be managed.
 #[derive(Debug, Error)]
 pub enum LinkError {
-    /// A netlink socket, or the runtime around it, cannot be opened.
+    /// A netlink socket cannot be opened.
     #[error("cannot talk netlink")]
     Socket {
         /// Why.
@@ -59,11 +62,8 @@ pub enum LinkError {
         what: &'static str,
         /// What the kernel says.
         #[source]
-        source: rtnetlink::Error,
+        source: io::Error,
     },
-    /// The socket failed twice in the middle of an answer.
-    #[error("netlink sockets fail before the answer is whole: is there memory?")]
-    Cut,
     /// A path is no network namespace.
     #[error("cannot enter the network namespace {}", path.display())]
     Namespace {
@@ -312,13 +312,11 @@ pub struct Inner {
 
 /// Asks the kernel about the namespace it was opened in.
 ///
-/// The socket's task ends at the first error of a system call, and with it every answer, as if
-/// that were whole. So an answer counts only if the task has not ended behind it.
+/// What a socket has left of an answer that failed would come before the next: each question
+/// is asked once more over another socket then.
+#[derive(Debug)]
 pub struct Netlink {
-    runtime: Runtime,
-    handle: Handle,
-    /// Ends when the socket is of no use any more.
-    task: JoinHandle<()>,
+    socket: Socket,
 }
 
 impl Netlink {
@@ -327,36 +325,23 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub fn open() -> Result<Self, LinkError> {
-        let socket = |source| LinkError::Socket { source };
-        let runtime = Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .map_err(socket)?;
-        let (handle, task) = runtime.block_on(async {
-            let (connection, handle, _) = new_connection().map_err(socket)?;
-            Ok((handle, tokio::spawn(connection)))
-        })?;
         Ok(Self {
-            runtime,
-            handle,
-            task,
+            socket: open_socket()?,
         })
     }
 
-    /// Asks the kernel, and once more over another socket if the first one fails. The calling
-    /// thread must be in the namespace that the first was opened in.
+    /// Asks the kernel, and once more over another socket if that fails. The calling thread
+    /// must be in the namespace that the first was opened in.
     fn ask<T>(
         &mut self,
-        question: impl AsyncFn(&Handle) -> Result<T, LinkError>,
+        what: &'static str,
+        question: impl Fn(&mut Socket) -> io::Result<T>,
     ) -> Result<T, LinkError> {
-        for _ in 0..2 {
-            let answer = self.runtime.block_on(question(&self.handle));
-            if !self.task.is_finished() {
-                return answer;
-            }
-            *self = Self::open()?;
+        if let Ok(answer) = question(&mut self.socket) {
+            return Ok(answer);
         }
-        Err(LinkError::Cut)
+        self.socket = open_socket()?;
+        question(&mut self.socket).map_err(|source| LinkError::Request { what, source })
     }
 
     /// All interfaces and addresses.
@@ -364,74 +349,65 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub fn interfaces(&mut self) -> Result<Interfaces, LinkError> {
-        self.ask(async |handle| {
-            // Counters would be most of the answer.
-            let mask = vec![LinkExtentMask::SkipStats];
-            let links = handle.link().get();
-            let mut links = links.set_filter_mask(AddressFamily::Unspec, mask).execute();
-            let mut interfaces = Interfaces::default();
-            while let Some(link) = links.try_next().await.map_err(asking("list interfaces"))? {
-                let interface = interface(&link);
-                interfaces.by_index.insert(interface.ifindex, interface);
-            }
-            (interfaces.addresses, interfaces.link_local) = addresses(handle, None).await?;
-            Ok(interfaces)
+        let by_index = self.links()?.into_iter();
+        let (addresses, link_local) = self.addresses(None)?;
+        Ok(Interfaces {
+            by_index: by_index
+                .map(|interface| (interface.ifindex, interface))
+                .collect(),
+            addresses,
+            link_local,
         })
+    }
+
+    fn links(&mut self) -> Result<Vec<Interface>, LinkError> {
+        // Counters would be most of the answer.
+        let mask = attribute(libc::IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+        let body = [&[0; LINK_BYTES][..], &mask].concat();
+        self.ask("list interfaces", |socket| {
+            list(socket, libc::RTM_GETLINK, &body, interface_of)
+        })
+    }
+
+    /// Lists the addresses of one interface, or of all; those that another host has, too, are
+    /// nobody's.
+    fn addresses(&mut self, of: Option<u32>) -> Result<Addresses, LinkError> {
+        let listed = self.ask("list addresses", |socket| {
+            let take = |body: &[u8]| AddressMessage::parse(body).ok();
+            list(socket, libc::RTM_GETADDR, &[0; ADDRESS_BYTES], take)
+        })?;
+        Ok(sort_addresses(listed, of))
     }
 
     /// How this namespace numbers another.
     fn number_of(&mut self, namespace: &File) -> Result<Option<i32>, LinkError> {
-        let mut message = NsidMessage::default();
-        let descriptor = namespace.as_raw_fd().unsigned_abs();
-        message.attributes.push(NsidAttribute::Fd(descriptor));
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
-        request.header.flags = NLM_F_REQUEST;
-        let answer = self.ask(async |handle| {
-            let answers = handle.clone().request(request.clone());
-            let mut answers = answers.map_err(asking("ask for the number of a namespace"))?;
-            Ok(answers.next().await)
-        })?;
-        let Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer))) =
-            answer.map(|answer| answer.payload)
-        else {
-            return Ok(None);
-        };
-        Ok(answer
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                NsidAttribute::Id(number) if *number >= 0 => Some(*number),
-                _ => None,
-            }))
+        let descriptor = namespace.as_raw_fd().to_ne_bytes();
+        let body = [&[0; 4][..], &attribute(NETNSA_FD, &descriptor)].concat();
+        self.ask("ask for the number of a namespace", |socket| {
+            let mut number = None;
+            let take = |_, body: &[u8]| {
+                number = number.or(number_in(body));
+                true
+            };
+            socket.ask(libc::RTM_GETNSID, Asks::One, &body, take)?;
+            Ok(number)
+        })
     }
 
-    /// Looks at a workload's interface, and finds the other end of its link among
-    /// `interfaces`, which were listed after the link was made.
+    /// Finds the node's side of a workload's link among `interfaces`, which were listed after
+    /// the link was made.
     ///
     /// # Errors
-    /// When there is no such namespace or interface, or it is not a veth whose
-    /// other end is here.
+    /// When the interface is not a veth whose other end is here.
     pub fn endpoint(
         &mut self,
-        path: &Path,
-        name: &str,
+        looked: Looked,
         interfaces: &Interfaces,
     ) -> Result<(Inner, Interface), LinkError> {
-        let entering = |source| LinkError::Namespace {
-            path: path.to_owned(),
-            source,
-        };
-        let namespace = File::open(path).map_err(entering)?;
-        let inode = namespace.metadata().map_err(entering)?.ino();
-        if inode == own_namespace().map_err(entering)? {
-            return Err(LinkError::OwnNamespace {
-                path: path.to_owned(),
-            });
-        }
-        let inner = look_inside(&namespace, inode, path, name)?;
+        let Looked { namespace, inner } = looked;
         if inner.interface.kind != Kind::Veth {
             return Err(LinkError::NotVeth {
-                interface: name.to_owned(),
+                interface: inner.interface.name,
             });
         }
         // Indexes alone could belong to two links that have nothing to do with each
@@ -449,10 +425,59 @@ impl Netlink {
         match peer {
             Some(peer) => Ok((inner, peer.clone())),
             None => Err(LinkError::ElsewherePeer {
-                interface: name.to_owned(),
+                interface: inner.interface.name,
             }),
         }
     }
+}
+
+/// Bytes of a `struct ifinfomsg`.
+const LINK_BYTES: usize = 16;
+/// Bytes of a `struct ifaddrmsg`.
+const ADDRESS_BYTES: usize = 8;
+/// `RTEXT_FILTER_SKIP_STATS` (linux/rtnetlink.h).
+const SKIP_STATS: u32 = 1 << 3;
+/// `NETNSA_NSID` and `NETNSA_FD` (linux/net_namespace.h).
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+
+/// Tries of a list that changes while the kernel goes over it.
+const TRIES: usize = 4;
+
+fn open_socket() -> Result<Socket, LinkError> {
+    Socket::open(SockProtocol::NetlinkRoute).map_err(|source| LinkError::Socket { source })
+}
+
+/// Lists what `read` makes of messages. The list of a namespace that never comes to rest is as
+/// it was found: word of what changed is on its way.
+fn list<T>(
+    socket: &mut Socket,
+    kind: u16,
+    body: &[u8],
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> io::Result<Vec<T>> {
+    let mut listed = Vec::new();
+    for _ in 0..TRIES {
+        listed.clear();
+        let take = |_, body: &[u8]| {
+            listed.extend(read(body));
+            true
+        };
+        if socket.ask(kind, Asks::List, body, take)? {
+            break;
+        }
+    }
+    Ok(listed)
+}
+
+/// The number of a namespace in a message about it.
+fn number_in(body: &[u8]) -> Option<i32> {
+    let attributes = NlasIterator::new(body.get(4..)?);
+    let mut numbers = attributes.flatten().filter_map(|one| {
+        let value = one.value().first_chunk().copied()?;
+        (one.kind() == NETNSA_NSID).then(|| i32::from_ne_bytes(value))
+    });
+    numbers.find(|number| *number >= 0)
 }
 
 /// Inode of the calling thread's network namespace.
@@ -463,62 +488,16 @@ pub fn own_namespace() -> io::Result<u64> {
     Ok(File::open(OWN_NAMESPACE)?.metadata()?.ino())
 }
 
-/// Looks at an interface from within its namespace, on a thread that ends there.
-fn look_inside(namespace: &File, inode: u64, path: &Path, name: &str) -> Result<Inner, LinkError> {
-    let look = || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| LinkError::Namespace {
-            path: path.to_owned(),
-            source: errno.into(),
-        })?;
-        let listeners = listeners::here();
-        Netlink::open()?.ask(async |handle| {
-            let mut found = None;
-            let mut links = handle.link().get().execute();
-            while let Some(link) = links.try_next().await.map_err(asking("list interfaces"))? {
-                let link = interface(&link);
-                if link.name == name {
-                    found = Some(link);
-                }
-            }
-            let interface = found.ok_or_else(|| LinkError::NoInterface {
-                interface: name.to_owned(),
-                path: path.to_owned(),
-            })?;
-            let (addresses, link_local) = addresses(handle, Some(interface.ifindex)).await?;
-            Ok(Inner {
-                inode,
-                interface,
-                addresses: addresses.into_iter().map(|(address, _)| address).collect(),
-                link_local: link_local.first().map(|(address, _)| *address),
-                listeners,
-            })
-        })
-    };
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().spawn_scoped(scope, look);
-        match thread
-            .map_err(|source| LinkError::Thread { source })?
-            .join()
-        {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
 /// Addresses with the index of their interface, then link-local IPv6 addresses.
 type Addresses = (Vec<(IpAddr, u32)>, Vec<(Ipv6Addr, u32)>);
 
-/// Lists the addresses of one interface, or of all; those that another host has, too, are
-/// nobody's.
-async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Addresses, LinkError> {
-    let mut request = handle.address().get();
-    if let Some(ifindex) = of {
-        request = request.set_link_index_filter(ifindex);
-    }
-    let mut answers = request.execute();
+/// Takes those of one interface, or of all, from what the kernel lists.
+fn sort_addresses(listed: Vec<AddressMessage>, of: Option<u32>) -> Addresses {
     let (mut addresses, mut link_local) = (Vec::new(), Vec::new());
-    while let Some(message) = answers.try_next().await.map_err(asking("list addresses"))? {
+    for message in listed {
+        if of.is_some_and(|ifindex| message.header.index != ifindex) {
+            continue;
+        }
         // The local address is the interface's own where both are there: on a
         // point-to-point link the other is the neighbour's.
         let local = message
@@ -551,7 +530,31 @@ async fn addresses(handle: &Handle, of: Option<u32>) -> Result<Addresses, LinkEr
     addresses.sort();
     addresses.dedup();
     link_local.sort();
-    Ok((addresses, link_local))
+    (addresses, link_local)
+}
+
+/// Reads a message about an interface. Of its attributes, which take up a kilobyte, few are
+/// looked at.
+fn interface_of(body: &[u8]) -> Option<Interface> {
+    let mut link = LinkMessage::default();
+    link.header = LinkHeader::parse(body).ok()?;
+    let attributes = NlasIterator::new(body.get(LINK_BYTES..)?);
+    for one in attributes.flatten() {
+        if matches!(
+            one.kind(),
+            libc::IFLA_IFNAME
+                | libc::IFLA_ADDRESS
+                | libc::IFLA_MASTER
+                | libc::IFLA_LINK
+                | libc::IFLA_LINK_NETNSID
+                | libc::IFLA_LINKINFO
+        ) {
+            let one: NlaBuffer<&[u8]> = one;
+            let read = LinkAttribute::parse_with_param(&one, AddressFamily::Unspec);
+            link.attributes.extend(read.ok());
+        }
+    }
+    Some(interface(&link))
 }
 
 fn interface(link: &LinkMessage) -> Interface {
@@ -575,10 +578,6 @@ fn interface(link: &LinkMessage) -> Interface {
         }
     }
     interface
-}
-
-fn asking(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> LinkError {
-    move |source| LinkError::Request { what, source }
 }
 
 /// Something that has changed in the calling thread's namespace, or may have.

@@ -20,11 +20,12 @@ mod pods;
 mod reload;
 mod report;
 mod strangers;
+mod unused;
 mod uplinks;
 
 pub(crate) use report::kernel_release;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -32,26 +33,32 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use cofferdam_answers::Reply;
-use cofferdam_protocol::output::{BypassReport, Diagnostic, EndpointState, RemoveReport};
+use cofferdam_protocol::output::{
+    BypassReport, Diagnostic, EndpointState, RemoveReport, UnusedRules,
+};
 use cofferdam_protocol::{EndpointSpec, Request};
 use cofferdam_sources::files::{Sources, Watches};
 use cofferdam_sources::kubernetes::Kubernetes;
 use cofferdam_telemetry::hits;
 use cofferdam_telemetry::metrics::{Facts, Timings};
 use cofferdam_telemetry::names::SharedNames;
+use cofferdam_telemetry::outputs::Outputs;
 use cofferdam_telemetry::records::Recorder;
+use cofferdam_telemetry::tally::Tally;
+use cofferdam_telemetry::usage::Usage;
 use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::desired::{Desired, Made};
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::{Endpoint, EndpointId, SpecError, check};
 use crate::force::{Depth, Force, PublishError, Published};
 use crate::links::Links;
-use crate::netlink::{self, Interfaces, Netlink};
+use crate::netlink::{self, Interfaces, LinkError, Looked, Netlink, look_inside};
 use crate::state::{self, Store};
 
 use documents::Documents;
 use early_drop::EarlyDrops;
+use explain::Inquiry;
 use guarding::Guarding;
 use looking::BETWEEN_LOOKS;
 use uplinks::Uplinks;
@@ -61,6 +68,12 @@ use uplinks::Uplinks;
 const BETWEEN_TABLES: Duration = Duration::from_millis(100);
 /// Endpoints that come closer together than this are a burst.
 const BURST: Duration = Duration::from_millis(50);
+/// Time in which a runtime mostly has an endpoint added on an interface that has come up.
+const SETTLING: Duration = Duration::from_millis(150);
+
+/// Longest wait for outputs to pass on the records that there are: one that is stuck must not
+/// hold up what else is to be done.
+const UNTIL_FLUSHED: Duration = Duration::from_secs(1);
 
 /// What others tell the reconciling thread, or ask it.
 #[derive(Debug)]
@@ -104,8 +117,12 @@ pub struct Start {
     pub names: SharedNames,
     /// Whether everything is enforced, for those who wait for it.
     pub enforced: watch::Sender<bool>,
+    /// Where records go beside followers.
+    pub outputs: Outputs,
     /// Durations for metrics.
     pub timings: Timings,
+    /// Where records are counted by workload.
+    pub tally: Arc<Tally>,
     /// What metrics are made of, as it is when a sync is answered.
     pub facts: watch::Sender<Option<Arc<Facts>>>,
 }
@@ -141,6 +158,10 @@ pub struct Reconciler {
     interfaces: Interfaces,
     /// `true` if they were listed after all messages that are being dealt with.
     are_links_listed: bool,
+    /// `true` if a change of interfaces or addresses concerns what is in force and has not been
+    /// dealt with: of an endpoint's, or of the node's own addresses. Interfaces that come up
+    /// before their endpoints are added do not.
+    is_concerned: bool,
     documents: Documents,
     /// When files or objects last changed that are not read yet, because the table in force
     /// is newer than [`BETWEEN_TABLES`].
@@ -181,8 +202,8 @@ pub struct Reconciler {
     /// Time from the last look at the hooks to the next.
     between_looks: Duration,
     looked_at_pins: Instant,
-    /// When an endpoint was last to be added.
-    added_at: Instant,
+    /// Time from which links are put on: until then endpoints may come that would wait for one.
+    link_from: Instant,
     /// How often they were looked at.
     looks: u32,
     /// First interface whose filters are looked at the next time.
@@ -193,6 +214,8 @@ pub struct Reconciler {
     out_of_place: BTreeSet<u32>,
     timings: Timings,
     facts: watch::Sender<Option<Arc<Facts>>>,
+    /// When rules last decided.
+    usage: Usage,
     enforced: watch::Sender<bool>,
     names: SharedNames,
     recorder: Arc<Recorder>,
@@ -206,6 +229,7 @@ enum Waiting {
     Removed(RemoveReport),
     Bypassed(BypassReport),
     List,
+    Unused(UnusedRules),
     Failed(String),
 }
 
@@ -237,7 +261,14 @@ impl Reconciler {
         force.set_timings(start.timings.clone());
         resume_hits(&mut force, &store);
         let events = force.kernel().events()?;
-        let recorder = Arc::new(Recorder::new(events, names.clone()));
+        let recorder = Arc::new(Recorder::new(
+            events,
+            names.clone(),
+            start.tally,
+            start.outputs,
+        ));
+        let ends = recorder.clone();
+        (force.kernel()).tell_ends(Box::new(move |record| ends.end(record)));
         let sources = Sources::new(&config.policies, Some(start.watches));
         let documents = Documents::start(sources, start.kubernetes, &store, config.accept_partial);
         let mut reconciler = Self {
@@ -248,6 +279,7 @@ impl Reconciler {
             netlink,
             interfaces,
             are_links_listed: false,
+            is_concerned: false,
             documents,
             unread: None,
             are_files_unread: false,
@@ -275,18 +307,20 @@ impl Reconciler {
             looked_at_hooks: Instant::now(),
             between_looks: *BETWEEN_LOOKS.end(),
             looked_at_pins: Instant::now(),
-            added_at: Instant::now(),
+            link_from: Instant::now() + BURST,
             looks: 0,
             next_filters: 0,
             filling: BTreeSet::new(),
             out_of_place: BTreeSet::new(),
             timings: start.timings,
             facts: start.facts,
+            usage: Usage::new(SystemTime::now()),
             enforced: start.enforced,
             names,
             recorder: recorder.clone(),
         };
         reconciler.take_up(remembered);
+        reconciler.tell_enforcement();
         reconciler.guard_uplinks();
         reconciler.drop_early();
         reconciler.tell_stamp_obstacles();
@@ -318,21 +352,16 @@ impl Reconciler {
     /// Waits for a message, until there is something else to do.
     ///
     /// A link costs a grace period to attach, and the filters judge until then: links
-    /// are put on one by one while nobody asks for anything, and after a burst of
-    /// endpoints that were added. What the next endpoint needs is made at once: nobody
-    /// but that endpoint would wait for it.
+    /// are put on one by one while nobody asks for anything, after a burst of endpoints
+    /// that were added, and not while an interface is new that an endpoint may be added on.
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
         let has_unlinked = !self.unlinked.is_empty() || self.uplinks.has_unlinked();
-        let attach_at = has_unlinked.then(|| self.added_at + BURST);
+        let attach_at = has_unlinked.then_some(self.link_from);
         let chore = self.force.next_chore();
         let chore = chore.min(self.looked_at_hooks + self.between_looks);
         let chore = self.reading_at().map_or(chore, |at| at.min(chore));
-        let left = if self.force.is_prepared() {
-            let next = attach_at.map_or(chore, |at| at.min(chore));
-            next.saturating_duration_since(Instant::now())
-        } else {
-            Duration::ZERO
-        };
+        let next = attach_at.map_or(chore, |at| at.min(chore));
+        let left = next.saturating_duration_since(Instant::now());
         let message = messages.recv_timeout(left);
         if matches!(message, Err(RecvTimeoutError::Timeout)) {
             if let Some(last) = self.unread
@@ -341,9 +370,7 @@ impl Reconciler {
                 // What is unread is known already: this says only when to read it.
                 return Ok(Message::ObjectsChanged(last));
             }
-            if !self.force.is_prepared() {
-                self.force.prepare();
-            } else if attach_at.is_some_and(|at| at <= Instant::now()) {
+            if attach_at.is_some_and(|at| at <= Instant::now()) {
                 match self.unlinked.pop_first() {
                     Some(ifindex) => self.attach(ifindex),
                     None => self.link_uplink(),
@@ -373,6 +400,7 @@ impl Reconciler {
             }
         }
         let sources = self.look_at_sources(&batch);
+        let mut looked = look_into_namespaces(&batch);
         for message in batch {
             match message {
                 Message::Reload(_) | Message::SourcesChanged(_) | Message::ObjectsChanged(_) => {}
@@ -392,6 +420,7 @@ impl Reconciler {
                 Message::Request(request, reply) => match request {
                     Request::Sync => {
                         links = true;
+                        is_changed = true;
                         waiting.push((Waiting::Sync, reply));
                     }
                     Request::Status { .. } => {
@@ -399,8 +428,15 @@ impl Reconciler {
                         waiting.push((Waiting::Status, reply));
                     }
                     Request::EndpointList => waiting.push((Waiting::List, reply)),
+                    Request::UnusedRules { since_ms } => {
+                        self.note_usage();
+                        let since = since_ms.map(Duration::from_millis);
+                        waiting.push((Waiting::Unused(self.unused_rules(since)), reply));
+                    }
                     Request::EndpointAdd(spec) => {
-                        waiting.push((self.take_add(&spec, &mut added), reply));
+                        if let Some(looked) = looked.pop_front() {
+                            waiting.push((self.take_add(&spec, looked, &mut added), reply));
+                        }
                         is_changed = true;
                     }
                     Request::EndpointRemove(removal) => {
@@ -425,7 +461,12 @@ impl Reconciler {
                         };
                         waiting.push((bypassed, reply));
                     }
-                    Request::Explain(question) => inquiries.push((question, reply)),
+                    Request::Explain(question) => {
+                        inquiries.push((Inquiry::Ends(question), reply));
+                    }
+                    Request::ExplainRecord(record) => {
+                        inquiries.push((Inquiry::Record(record), reply));
+                    }
                     Request::Observe(_) => {
                         let message = "records are not kept by this thread".to_owned();
                         waiting.push((Waiting::Failed(message), reply));
@@ -436,7 +477,9 @@ impl Reconciler {
         }
         if links {
             self.look_at_links();
+            is_changed |= is_everything || !self.is_enforced();
         }
+        is_changed |= std::mem::take(&mut self.is_concerned);
         if links || is_changed {
             self.guard_uplinks();
             self.drop_early();
@@ -444,9 +487,11 @@ impl Reconciler {
         if is_everything {
             self.tell_stamp_obstacles();
         }
-        if sources || links || is_changed {
+        if sources || is_changed {
             self.converge(&added, arrived);
             self.depth = Depth::Change;
+        } else if links {
+            self.keep_guard();
         }
         for attachment in &ended {
             self.forget_removal(attachment);
@@ -458,17 +503,21 @@ impl Reconciler {
         // Whatever was reported until now is read before anybody is answered.
         self.recorder.drain();
         let is_sync = |(waiting, _): &(Waiting, _)| matches!(waiting, Waiting::Sync);
-        if self.facts.receiver_count() > 0 && waiting.iter().any(is_sync) {
-            // Counters up to now are in the next page of metrics, however busy this thread is.
-            let facts = self.facts();
-            self.facts.send_replace(Some(Arc::new(facts)));
+        if waiting.iter().any(is_sync) {
+            self.recorder.outputs().flush(UNTIL_FLUSHED);
+            if self.facts.receiver_count() > 0 {
+                // Counters up to now are in the next page of metrics, however busy this thread
+                // is.
+                let facts = self.facts();
+                self.facts.send_replace(Some(Arc::new(facts)));
+            }
         }
         for (waiting, reply) in waiting {
             // Whoever asked may have gone.
             _ = reply.send(self.answer(waiting));
         }
-        for (question, reply) in inquiries {
-            self.explain(question, reply);
+        for (inquiry, reply) in inquiries {
+            self.explain(inquiry, reply);
         }
         for question in questions {
             match question {
@@ -546,9 +595,14 @@ impl Reconciler {
         Some(since.map_or_else(Instant::now, |since| since + BETWEEN_TABLES))
     }
 
-    fn take_add(&mut self, spec: &EndpointSpec, added: &mut Vec<EndpointId>) -> Waiting {
-        self.added_at = Instant::now();
-        match self.add(spec) {
+    fn take_add(
+        &mut self,
+        spec: &EndpointSpec,
+        looked: Looking,
+        added: &mut Vec<EndpointId>,
+    ) -> Waiting {
+        self.link_from = self.link_from.max(Instant::now() + BURST);
+        match self.add(spec, looked) {
             Ok(id) => {
                 added.push(id.clone());
                 Waiting::Added(id)
@@ -571,6 +625,7 @@ impl Reconciler {
             Waiting::Sync => Reply::Sync(self.sync_report()),
             Waiting::Status => Reply::Status(self.status_report()),
             Waiting::List => Reply::Endpoints(self.endpoint_list()),
+            Waiting::Unused(report) => Reply::UnusedRules(report),
             Waiting::Removed(report) => Reply::Removed(report),
             Waiting::Bypassed(report) => Reply::Bypassed(report),
             Waiting::Added(id) => match self.endpoints.get(&id) {
@@ -677,6 +732,7 @@ impl Reconciler {
             endpoints.map(|one| one.endpoint.clone()).collect(),
             &self.config.node.name,
             self.node_addresses(),
+            self.config.enforcement.into(),
         );
         let desired = made.desired.clone();
         self.made = made;
@@ -722,6 +778,8 @@ impl Reconciler {
     }
 
     fn stop(mut self, detach: bool) {
+        self.recorder.drain();
+        self.recorder.outputs().flush(UNTIL_FLUSHED);
         // With the number of the table, which alone is no reason to write.
         self.saved_endpoints = None;
         self.save_endpoints();
@@ -740,6 +798,29 @@ impl Reconciler {
             Err(error) => tracing::error!("cannot take everything off: {}", chain(&error)),
         }
     }
+}
+
+/// Result of a look at the interface of an endpoint that is to be added, unless the call is
+/// not valid.
+type Looking = Result<Result<Looked, LinkError>, SpecError>;
+
+/// Looks at the interfaces of all endpoints that are to be added, from within their namespaces.
+fn look_into_namespaces(batch: &[Message]) -> VecDeque<Looking> {
+    let specs = batch.iter().filter_map(|message| match message {
+        Message::Request(Request::EndpointAdd(spec), _) => Some((check(spec), spec)),
+        _ => None,
+    });
+    let specs: Vec<_> = specs.collect();
+    let valid = specs.iter().filter(|(checked, _)| checked.is_ok());
+    let places: Vec<_> = valid
+        .map(|(_, spec)| (spec.netns.as_path(), spec.interface.as_str()))
+        .collect();
+    let mut looked = look_inside(&places).into_iter();
+    let results = specs.into_iter().filter_map(|(checked, _)| match checked {
+        Ok(()) => looked.next().map(Ok),
+        Err(error) => Some(Err(error)),
+    });
+    results.collect()
 }
 
 /// Takes up the counts of rules that the agent before has saved. They count once: those of

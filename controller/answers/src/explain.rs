@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use cofferdam_policies::compiler::{RuleEntry, RuleKey};
 use cofferdam_policies::inventory::Inventory;
 use cofferdam_policies::reach::{
-    Cell, End, Explanation, Externals, Probe, ProbeError, Reach, ReachError, Step, UnknownEnd,
+    Cell, End, Explanation, Externals, PodNetworks, Probe, ProbeError, Reach, ReachError, Step,
+    UnknownEnd,
 };
 use cofferdam_protocol::Question;
 use cofferdam_protocol::output::{Diagnostic, Schema};
@@ -75,12 +76,13 @@ pub fn explain(
     inventory: &Inventory,
     question: &Question,
     own_node_allowed: bool,
+    networks: &PodNetworks,
     diagnostics: Vec<Diagnostic>,
 ) -> Result<ExplainReport, ExplainError> {
     let probe: Probe = question.port.parse()?;
     let externals: &Externals = &question.externals;
     let ends = [question.from.as_str(), question.to.as_str()];
-    let reach = Reach::about(inventory, &ends, externals, probe)?;
+    let reach = Reach::about(inventory, &ends, externals, probe, networks)?;
     let reach = &reach.with_own_node_allowed(own_node_allowed);
     let from = reach.sender(&question.from, externals)?;
     let to = reach.end(&question.to, externals)?;
@@ -168,6 +170,10 @@ fn report(
         },
         walk,
         nearest,
+        audited_namespaces: (reach.waived(explanation).iter())
+            .map(ToString::to_string)
+            .collect(),
+        record: None,
         ends,
         rules: rules.into_reports(),
         diagnostics,

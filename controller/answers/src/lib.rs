@@ -9,8 +9,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod connectivity;
 pub mod explain;
+pub mod exposure;
+pub mod graph;
 pub mod reach;
+pub mod record;
 
 use cofferdam_policies::diagnostic;
 use cofferdam_protocol::output::{Diagnostic, Severity};

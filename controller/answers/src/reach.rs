@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 
 use cofferdam_policies::compiler::RuleEntry;
+use cofferdam_policies::documents::context::ForeignPolicy;
 use cofferdam_policies::reach::{self, Reach};
-use cofferdam_protocol::output::{Diagnostic, Schema};
+use cofferdam_protocol::output::{Diagnostic, RecordType, Schema};
+use cofferdam_protocol::words::{self, ClosedList as _};
+use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,19 +45,13 @@ impl From<Action> for Word {
 /// The word for a direction in JSON.
 #[must_use]
 pub fn direction_word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    }
+    direction.word()
 }
 
 /// The word for an action in JSON.
 #[must_use]
 pub fn action_word(action: Action) -> &'static str {
-    match action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
-    }
+    action.word()
 }
 
 /// An end of connections.
@@ -72,6 +69,41 @@ pub struct EndReport {
     /// The node whose network the pod shares: as that it is judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_network_of: Option<String>,
+    /// Policies of other products that may be about it. No verdict counts what they say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_judged: Vec<NotJudged>,
+}
+
+/// A policy of another product.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotJudged {
+    /// Its group and version.
+    pub api_version: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace; null for kinds that lie in none.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// The file.
+    pub file: String,
+    /// The line on which it begins.
+    pub line: u32,
+}
+
+impl NotJudged {
+    /// A policy that was found among documents.
+    #[must_use]
+    pub fn new(policy: &ForeignPolicy) -> Self {
+        Self {
+            api_version: policy.api_version.to_string(),
+            kind: policy.kind.to_string(),
+            namespace: policy.namespace.as_ref().map(ToString::to_string),
+            name: policy.name.to_string(),
+            file: policy.place.file.to_string(),
+            line: policy.place.line,
+        }
+    }
 }
 
 impl From<&reach::End> for EndReport {
@@ -88,6 +120,7 @@ impl From<&reach::End> for EndReport {
             host_network_of: end.host_of_network().map(str::to_owned),
             addresses,
             assumed_addresses,
+            not_judged: Vec::new(),
         }
     }
 }
@@ -186,6 +219,10 @@ pub struct CellReport {
     pub ingress: Option<SideReport>,
     /// The verdict with audit policies in force; null when the same.
     pub audit: Option<Word>,
+    /// `["address"]` where the verdict is another by the address that an end will have, and
+    /// that no document gives: it is taken for denied. Null elsewhere.
+    #[serde(default)]
+    pub depends_on: Option<Vec<String>>,
 }
 
 /// Numbers of backends.
@@ -256,6 +293,9 @@ impl CellReport {
             egress: cell.map(|cell| SideReport::new(reach, &cell.egress)),
             ingress: cell.map(|cell| SideReport::new(reach, &cell.ingress)),
             audit: cell.and_then(|cell| cell.audit()).map(Word::from),
+            depends_on: cell
+                .filter(|cell| cell.depends_on_address)
+                .map(|_| vec!["address".to_owned()]),
         }
     }
 }
@@ -346,6 +386,34 @@ pub struct JudgedReport {
     pub ingress: PairReport,
 }
 
+/// A flow record, held against what is in force now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RecordReport {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: RecordType,
+    /// Its direction.
+    #[serde(with = "words")]
+    #[schemars(schema_with = "words::schema::<Direction>")]
+    pub direction: Direction,
+    /// Its verdict.
+    #[serde(with = "words")]
+    #[schemars(schema_with = "words::schema::<Action>")]
+    pub verdict: Action,
+    /// Its reason.
+    #[serde(with = "words")]
+    #[schemars(schema_with = "words::schema::<Reason>")]
+    pub reason: Reason,
+    /// Revision that decided it.
+    pub revision: u64,
+    /// Revision in force; null where documents were asked.
+    pub revision_in_force: Option<u64>,
+    /// `true` if policy decided it, and so could decide otherwise now.
+    pub is_by_policy: bool,
+    /// `true` if policy would decide otherwise now.
+    pub differs: bool,
+}
+
 /// Answer of `explain`: a cell, and the way to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainReport {
@@ -364,8 +432,15 @@ pub struct ExplainReport {
     pub judged: JudgedReport,
     /// Each rule that was considered: the sender's egress, then the receiver's ingress.
     pub walk: Vec<StepReport>,
-    /// Of a denial, the rule that came nearest to allowing it; null when none could.
+    /// Of a denial, or what one would be were the workload's namespace not on audit, the rule
+    /// that came nearest to allowing it; null when none could.
     pub nearest: Option<NearestReport>,
+    /// Namespaces of the ends in which policies only audit, and would deny this otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audited_namespaces: Vec<String>,
+    /// The flow record that was asked about, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordReport>,
     /// The two ends.
     pub ends: Vec<EndReport>,
     /// The rules that are named here.

@@ -5,14 +5,17 @@
 //! command line are one binary, the CNI plugin is another; the version is there for an
 //! agent that was not restarted after an upgrade.
 //!
-//! Invariant: a program that only talks to an agent needs nothing but this crate, neither
-//! the compiler nor the kernel side.
+//! Invariant: a program that only talks to an agent needs nothing but this crate and the
+//! verdict crate's words, neither the compiler nor the kernel side.
 
 #![forbid(unsafe_code)]
 
+pub mod filter;
+pub mod flow_log;
 pub mod names;
 pub mod output;
 pub mod removals;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,9 +24,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use filter::Filter;
 use output::{
-    BypassReport, EndpointList, EndpointReport, FlowRecord, RecordType, RemoveReport, StatusReport,
-    SyncReport,
+    BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, StatusReport, SyncReport,
+    UnusedRules,
 };
 
 /// Version of the requests.
@@ -71,8 +75,15 @@ pub enum Request {
     Collect(Collection),
     /// All endpoints.
     EndpointList,
+    /// Rules that have decided nothing.
+    UnusedRules {
+        /// For so many milliseconds; never, if left out.
+        since_ms: Option<u64>,
+    },
     /// The verdict in force between two ends, and the way to it.
     Explain(Question),
+    /// The verdict in force for the ends, the port and the direction of a flow record.
+    ExplainRecord(Box<FlowRecord>),
     /// Flow records.
     Observe(Observation),
     /// Let policy deny endpoints nothing for a time, or let it count again.
@@ -109,26 +120,41 @@ pub struct Question {
     pub externals: BTreeMap<String, Vec<IpAddr>>,
 }
 
-/// Filter of flow records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The flow records that are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Observation {
     /// At most so many of the past, the newest.
     pub last: Option<u64>,
-    /// Of the past only those of so many milliseconds.
-    pub since_ms: Option<u64>,
+    /// Only those from this time on: UTC with nanoseconds, as records have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Only those up to this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
     /// Go on with those to come.
     pub follow: bool,
-    /// Only those of this type. Left out when there is none, for an older agent.
-    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<RecordType>,
+    /// Only those that it lets through.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
+    /// Leave out what the flow log has, and answer with [`Reply::FlowLog`] first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_log: bool,
 }
 
 impl Observation {
-    /// Returns `true` if a record is of the type that is asked for.
+    /// Returns `true` if a record is asked for.
     #[must_use]
     pub fn is_for(&self, record: &FlowRecord) -> bool {
-        self.kind.is_none_or(|kind| record.kind == kind.as_str())
+        // Times of records are all written alike: their texts compare as they do.
+        self.since
+            .as_ref()
+            .is_none_or(|since| record.time >= *since)
+            && self
+                .until
+                .as_ref()
+                .is_none_or(|until| record.time <= *until)
+            && self.filter.is_for(record)
     }
 }
 
@@ -263,6 +289,8 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     Removed(RemoveReport),
     /// To [`Request::EndpointList`].
     Endpoints(EndpointList),
+    /// To [`Request::UnusedRules`].
+    UnusedRules(UnusedRules),
     /// To [`Request::Bypass`].
     Bypassed(BypassReport),
     /// To [`Request::Explain`].
@@ -271,6 +299,13 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     NotExplained {
         /// The cause, and what was probably meant.
         message: String,
+    },
+    /// To [`Request::Observe`], first of all if it was asked for and there is a flow log.
+    FlowLog {
+        /// Its file.
+        path: PathBuf,
+        /// Time up to which records are in its files alone: the agent does not send them.
+        until: String,
     },
     /// To [`Request::Observe`], many times.
     Record(Box<FlowRecord>),

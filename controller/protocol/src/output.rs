@@ -3,15 +3,19 @@
 //! Fields are added, never renamed or given another meaning within
 //! [`SCHEMA`]. The JSON Schemas in `docs/schemas` are derived from these types.
 
+mod record;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-#[cfg(feature = "flags")]
-use clap::ValueEnum;
+use cofferdam_verdict::verdict::Direction;
 #[cfg(feature = "schemas")]
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::words;
+pub use record::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Sent};
 
 /// The version of everything here, first field of every object.
 pub const SCHEMA: &str = "cofferdam/v1";
@@ -353,6 +357,74 @@ pub struct UplinkStatus {
     pub problem: Option<String>,
 }
 
+/// Mode of all policies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Enforcement {
+    /// What they deny is dropped.
+    #[default]
+    Enforce,
+    /// What they deny passes, and is reported.
+    Audit,
+}
+
+impl Enforcement {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Enforce, Self::Audit];
+
+    /// The word in JSON and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// Answer of `status --unused-rules`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct UnusedRules {
+    /// The version of this object.
+    pub schema: Schema,
+    /// Time since which the agent has watched, RFC 3339. A hit that was counted before has this
+    /// time or the one of the first look after it.
+    pub watched_since: String,
+    /// The rules, in the order in which records number them.
+    pub rules: Vec<UnusedRule>,
+}
+
+/// A rule in force that has decided nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct UnusedRule {
+    /// The policy's kind.
+    pub kind: String,
+    /// The policy's namespace; null of one of the whole cluster.
+    pub namespace: Option<String>,
+    /// The policy's name.
+    pub name: String,
+    /// Direction of the rule.
+    #[serde(with = "words")]
+    #[cfg_attr(
+        feature = "schemas",
+        schemars(schema_with = "words::schema::<Direction>")
+    )]
+    pub direction: Direction,
+    /// Position among the policy's rules of this direction, from 0.
+    pub index: u32,
+    /// Its place in a file, or the object of an API server.
+    pub file: String,
+    /// The line; null of an object.
+    #[serde(with = "line")]
+    #[cfg_attr(feature = "schemas", schemars(with = "Option<u32>"))]
+    pub line: u32,
+    /// Time of its last hit, RFC 3339, to ten seconds; null if it never had one.
+    pub last_hit: Option<String>,
+}
+
 /// Answer of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
@@ -371,6 +443,12 @@ pub struct StatusReport {
     pub ready: bool,
     /// Time at which the state in force was last read back, RFC 3339.
     pub verified_at: Option<String>,
+    /// Mode of all policies on this node.
+    #[serde(default)]
+    pub enforcement: Enforcement,
+    /// Namespaces whose own annotation puts them on audit, in the order of their names.
+    #[serde(default)]
+    pub audited_namespaces: Vec<String>,
     /// Documents that count as they are.
     pub accepted: u64,
     /// Documents that do not.
@@ -417,126 +495,6 @@ pub struct ApiStatus {
     pub problem: Option<String>,
     /// Number of objects of each kind.
     pub objects: BTreeMap<String, u64>,
-}
-
-/// An end of a reported packet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemas", derive(JsonSchema))]
-pub struct FlowEnd {
-    /// Namespace of the workload that has the address.
-    pub namespace: Option<String>,
-    /// Name of the workload that has the address.
-    pub workload: Option<String>,
-    /// The node that has the address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
-    /// The address; null when the packet is not IP.
-    pub address: Option<IpAddr>,
-    /// The port; null where there is none.
-    pub port: Option<u16>,
-    /// The workload's labels.
-    pub labels: BTreeMap<String, String>,
-}
-
-/// A rule, or a policy as it isolates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemas", derive(JsonSchema))]
-pub struct RuleName {
-    /// The policy's kind.
-    pub kind: String,
-    /// The policy's namespace; null of one of the whole cluster.
-    pub namespace: Option<String>,
-    /// The policy's name.
-    pub name: String,
-    /// Position among the policy's rules of this direction, from 0; null is the
-    /// policy itself.
-    pub index: Option<u32>,
-    /// Its place in a file, or the object of an API server: `kubernetes:NetworkPolicy/shop/db`.
-    pub file: String,
-    /// The line; null of an object.
-    #[serde(with = "line")]
-    #[cfg_attr(feature = "schemas", schemars(with = "Option<u32>"))]
-    pub line: u32,
-}
-
-/// Type and code of ICMP or ICMPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemas", derive(JsonSchema))]
-pub struct IcmpKind {
-    /// The type.
-    #[serde(rename = "type")]
-    pub kind: u8,
-    /// The code.
-    pub code: u8,
-}
-
-/// The types of flow records there are so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "flags", derive(ValueEnum))]
-#[serde(rename_all = "snake_case")]
-pub enum RecordType {
-    /// Denied packets.
-    Denied,
-    /// Packets that were allowed and that policies in audit mode would have denied.
-    Audit,
-}
-
-impl RecordType {
-    /// Its name in JSON, in flags, and as the `type` label of metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Denied => "denied",
-            Self::Audit => "audit",
-        }
-    }
-}
-
-/// A line of `observe`, and of the flow log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemas", derive(JsonSchema))]
-pub struct FlowRecord {
-    /// The version of this object.
-    pub schema: Schema,
-    /// Time of the first packet, RFC 3339.
-    pub time: String,
-    /// `new`, `denied`, `audit`, `ended`. `audit` is what was allowed and what policies
-    /// in audit mode would have denied.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Hook that judged: `from_workload`, `to_workload`, `uplink_ingress`, `uplink_egress`.
-    #[serde(default)]
-    pub hook: String,
-    /// `ingress` or `egress`, as the judged workload sees it.
-    pub direction: String,
-    /// `allow` or `deny`: what happened.
-    pub verdict: String,
-    /// Reason of the verdict, for `audit` of the denial; `docs/reasons.md` has the list.
-    pub reason: String,
-    /// Revision that decided, 0 when none was asked.
-    pub revision: u64,
-    /// Number of equal records joined.
-    pub count: u64,
-    /// The rule that decided, for `audit` the one that would have denied.
-    pub rule: Option<RuleName>,
-    /// The policies that a default denial is due to, for `audit` would be.
-    pub isolated_by: Vec<RuleName>,
-    /// The sender's end.
-    pub source: FlowEnd,
-    /// The receiver's end.
-    pub destination: FlowEnd,
-    /// The protocol's name, or its number.
-    pub protocol: String,
-    /// TCP flags as letters; null for other protocols.
-    pub tcp_flags: Option<String>,
-    /// Type and code of ICMP and ICMPv6; null for other protocols.
-    pub icmp: Option<IcmpKind>,
-    /// Packets that the records cover.
-    pub packets: u64,
-    /// Bytes of those packets from the Ethernet header on.
-    pub bytes: u64,
-    /// From the first to the last of them.
-    pub duration_ms: u64,
 }
 
 impl std::fmt::Display for Diagnostic {

@@ -3,29 +3,27 @@
 //! Reads what an agent would read, says what it would say, and holds what policies
 //! mean against the workloads of the same documents.
 
+mod allow;
 mod capacity;
 mod excerpt;
-mod sarif;
+pub(super) mod sarif;
 mod text;
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use cofferdam_agent::config::Given;
 use cofferdam_policies::analysis;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
-use cofferdam_policies::documents::{self, MAX_FILE, Source, SourceFile, assemble};
 use cofferdam_policies::expectations;
 use cofferdam_protocol::output::Schema;
 
 use super::print;
+use super::project::{Project, ReadArgs};
 use crate::output::CheckReport;
+use allow::{AllowArgs, Allowed};
 pub(super) use excerpt::Texts;
-
-/// Standard input among paths.
-const STDIN: &str = "-";
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -33,6 +31,10 @@ pub(super) struct CheckArgs {
     /// Node and Service documents that they are about.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    allow: AllowArgs,
     /// How to print.
     #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
     format: CheckFormat,
@@ -73,9 +75,10 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
         file: args.config.clone(),
         ..Given::default()
     })?;
-    let sources = read(&args.paths)?;
-    let documents = sources.iter().flat_map(|source| &source.parsed.documents);
-    let assembled = assemble(documents.cloned());
+    let allowed = Allowed::read(&args.allow)?;
+    let project = Project::read(&args.paths, &args.reading)?;
+    let sources = &project.sources;
+    let assembled = project.assemble();
     let parsed = || sources.iter().map(|source| &source.parsed);
     let rejected =
         assembled.rejected.len() + parsed().map(|parsed| parsed.rejected.len()).sum::<usize>();
@@ -90,9 +93,12 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
             .iter()
             .flat_map(|source| expectations::read(&source.file, &source.text).diagnostics),
     );
-    diagnostics.extend(analysis::analyse(&sources, &assembled));
+    diagnostics.extend(analysis::analyse(sources, &assembled));
     diagnostics.extend(assembled.diagnostics);
-    let mut diagnostics = analysis::without_allowed(&sources, diagnostics);
+    diagnostics.extend(allowed.diagnostics.iter().cloned());
+    let left = analysis::without_allowed(sources, diagnostics, &allowed.allowances);
+    let mut diagnostics = left.diagnostics;
+    diagnostics.extend(allowed.unused(&left.unused));
     let capacity = args.capacity.then(|| {
         let limits = config.limits();
         capacity::check(&assembled.inventory, &limits, &args.node, &mut diagnostics)
@@ -115,10 +121,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
             .iter()
             .map(cofferdam_answers::diagnostic)
             .collect(),
+        looked_at: project.looked_at(),
+        passed_over: project.passed_over,
+        unrendered: project.unrendered.clone(),
         capacity,
     };
     let is_good = report.errors == 0 && (report.warnings == 0 || args.deny != Some(Deny::Warnings));
-    let texts = Texts::new(&sources);
+    let texts = Texts::new(sources);
     match args.format {
         CheckFormat::Text => print(&text::report(&report, &texts))?,
         CheckFormat::Json => {
@@ -132,43 +141,4 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
         }
     }
     Ok(is_good)
-}
-
-/// Reads files, directories, and standard input where a path is `-`.
-pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
-    let is_stdin = |path: &&PathBuf| path.as_os_str() == STDIN;
-    let files: Vec<&PathBuf> = paths.iter().filter(|path| !is_stdin(path)).collect();
-    let mut files = documents::read(&files)?;
-    if paths.iter().any(|path| is_stdin(&path)) {
-        files.push(read_stdin()?);
-    }
-    if files.is_empty() {
-        let paths: Vec<_> = paths
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        bail!(
-            "there is no .yaml, .yml or .json file in {}",
-            paths.join(", ")
-        );
-    }
-    let sources = files
-        .into_iter()
-        .map(|SourceFile { path, bytes }| Source::new(path.to_string_lossy().into(), bytes.into()));
-    Ok(sources.collect())
-}
-
-fn read_stdin() -> Result<SourceFile> {
-    let mut bytes = Vec::new();
-    let most = u64::try_from(MAX_FILE)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
-    std::io::stdin()
-        .take(most)
-        .read_to_end(&mut bytes)
-        .context("cannot read standard input")?;
-    Ok(SourceFile {
-        path: Path::new("<stdin>").to_owned(),
-        bytes,
-    })
 }

@@ -1,25 +1,30 @@
 //! `cofferdam explain`.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use cofferdam_answers::Reply;
 use cofferdam_answers::explain;
 use cofferdam_answers::reach::{
-    BackendReport, BackendsReport, ExplainReport, NearestReport, PairReport, RuleReport,
-    SideReport, StepReport, Word,
+    BackendReport, BackendsReport, ExplainReport, NearestReport, PairReport, RecordReport,
+    RuleReport, SideReport, StepReport, Word,
 };
-use cofferdam_protocol::output::place;
+use cofferdam_answers::record::{RecordQuestion, explain_record};
+use cofferdam_protocol::output::{FlowRecord, place};
+use cofferdam_protocol::words::ClosedList as _;
 use cofferdam_protocol::{Question, Request};
 
-use super::check::{self, Texts};
+use super::check::Texts;
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
+use super::project::{PodArgs, Project, ReadArgs};
 use super::{Common, Format, print, show, wait};
 use crate::client;
 
@@ -32,17 +37,25 @@ pub(super) struct ExplainArgs {
     /// running agent is asked about what it has in force.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    pods: PodArgs,
     /// Who opens the connection: `namespace/pod`, `node/NAME`, `external/NAME` or an
     /// address.
-    #[arg(long, value_name = "END")]
-    from: String,
+    #[arg(long, value_name = "END", required_unless_present = "record")]
+    from: Option<String>,
     /// Whom it is opened to; this may be a Service, too: `service/NAMESPACE/NAME`.
-    #[arg(long, value_name = "END")]
-    to: String,
+    #[arg(long, value_name = "END", required_unless_present = "record")]
+    to: Option<String>,
     /// What: `tcp/443`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
     /// `proto/47`.
-    #[arg(long, value_name = "PORT")]
-    port: String,
+    #[arg(long, value_name = "PORT", required_unless_present = "record")]
+    port: Option<String>,
+    /// Instead of both and a port, those of a flow record: a file with one line of
+    /// `observe --format json`, `-` for standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "port", "family", "externals"])]
+    record: Option<PathBuf>,
     /// Over which family; that of the ICMP asked about, else the first that both ends
     /// have.
     #[arg(long, value_enum)]
@@ -62,15 +75,20 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
+    let record = args.record.as_deref().map(read_record).transpose()?;
+    let of = |given: &Option<String>| given.clone().unwrap_or_default();
     let mut question = Question {
-        from: args.from.clone(),
-        to: args.to.clone(),
-        port: args.port.clone(),
+        from: of(&args.from),
+        to: of(&args.to),
+        port: of(&args.port),
         family: args.family.map(|family| family_number(family.into())),
         externals: externals(&args.externals)?,
     };
     if args.paths.is_empty() {
-        let request = Request::Explain(question);
+        let request = match record {
+            Some(record) => Request::ExplainRecord(Box::new(record)),
+            None => Request::Explain(question),
+        };
         let reply = wait(client::ask(&args.common.run_dir, request, args.timeout))?;
         let report = match reply {
             Reply::Explanation(report) => report,
@@ -80,23 +98,67 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
         show(args.common.format, &*report, |report| text(report, None))?;
         return Ok(true);
     }
-    let sources = check::read(&args.paths)?;
-    let documents = Documents::of(&sources);
+    let sources = Project::read(&args.paths, &args.reading)?.sources;
+    let named = [question.from.as_str(), question.to.as_str()];
+    let documents =
+        Documents::asked_about(&sources, named.into_iter().filter(|end| !end.is_empty()));
     question.externals = documents.known_externals(question.externals);
-    let report = explain::explain(
-        &documents.inventory,
-        &question,
-        args.own_node.unwrap_or_default() == OwnNodeArg::Allow,
-        documents.reported(),
-    )?;
+    let own_node_allowed = args.own_node.unwrap_or_default() == OwnNodeArg::Allow;
+    let (inventory, reported) = (&documents.inventory, documents.reported());
+    let networks = args.pods.networks();
+    let mut report = match &record {
+        Some(record) => {
+            let asked = RecordQuestion {
+                record,
+                revision: None,
+            };
+            explain_record(inventory, asked, own_node_allowed, &networks, reported)?
+        }
+        None => explain::explain(inventory, &question, own_node_allowed, &networks, reported)?,
+    };
+    for end in &mut report.ends {
+        end.not_judged = documents.not_judged(&end.id);
+    }
     match args.common.format {
         Format::Json => show(Format::Json, &report, |_| String::new())?,
         Format::Text => {
             documents.complain();
-            print(&text(&report, Some(&Texts::new(&sources))))?;
+            let ends = report.ends.iter().map(|end| end.id.as_str());
+            let remark = documents.remark(ends);
+            let remark = if remark.is_empty() {
+                remark
+            } else {
+                format!("\n{remark}")
+            };
+            print(&(text(&report, Some(&Texts::new(&sources))) + &remark))?;
         }
     }
     Ok(documents.are_good())
+}
+
+/// Reads the one flow record of a file, or of standard input.
+fn read_record(path: &Path) -> Result<FlowRecord> {
+    let mut text = String::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().lock().read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|mut file| file.read_to_string(&mut text))
+    };
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let [line] = lines[..] else {
+        bail!(
+            "{} lines in {}: one flow record is explained, such as that of \
+             `cofferdam observe --last 1 --format json`",
+            lines.len(),
+            path.display()
+        );
+    };
+    serde_json::from_str(line)
+        .with_context(|| format!("the line in {} is no flow record", path.display()))
 }
 
 /// The report for people.
@@ -126,6 +188,15 @@ impl Telling<'_> {
             cell.destination,
             report.family,
         );
+        if cell.depends_on.is_some() {
+            put(
+                &mut text,
+                format_args!(
+                    "\nit depends on the address of an end that no document gives one, and is taken \
+                     for denied: give it in its status, or say with --pod-cidr where pods are"
+                ),
+            );
+        }
         self.backends(&mut text);
         if let Some(side) = &cell.egress {
             self.side(
@@ -151,6 +222,18 @@ impl Telling<'_> {
             if let Some(rule) = report.rule(nearest.rule) {
                 self.line(&mut text, rule);
             }
+        }
+        if let Some(record) = &report.record {
+            of_record(&mut text, record);
+        }
+        for namespace in &report.audited_namespaces {
+            put(
+                &mut text,
+                format_args!(
+                    "\nnamespace {namespace} is on audit: what its workloads' policies deny \
+                     here passes, and is reported"
+                ),
+            );
         }
         if let Some(audit) = cell.audit {
             put(
@@ -294,6 +377,30 @@ impl Telling<'_> {
             );
         }
     }
+}
+
+/// Tells how a record stands to what is in force now.
+fn of_record(text: &mut String, record: &RecordReport) {
+    let now = match record.revision_in_force {
+        Some(now) if now != record.revision => format!("; revision {now} is in force now"),
+        _ => String::new(),
+    };
+    put(
+        text,
+        format_args!(
+            "\nthe record: {} {}, {}, of revision {}{now}",
+            record.kind.as_str(),
+            record.direction.word(),
+            record.reason.name(),
+            record.revision
+        ),
+    );
+    let told = match (record.is_by_policy, record.differs) {
+        (false, _) => "policy had no part in that: what it says is about a new connection",
+        (true, true) => "policy says otherwise now",
+        (true, false) => "policy says the same now",
+    };
+    put(text, format_args!("{told}"));
 }
 
 /// What the nearest rule would have needed.

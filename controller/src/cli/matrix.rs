@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io::{BufWriter, IsTerminal as _, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use cofferdam_answers::reach::{CellReport, EndReport, MatrixReport, RuleReport, Word};
 use cofferdam_policies::compiler::RuleEntry;
@@ -19,12 +19,18 @@ use serde::{Serialize, Serializer};
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
+use super::project::{PodArgs, Project, ReadArgs, looked_at};
+use crate::output::LookedAt;
 
 #[derive(Debug, Args)]
 pub(super) struct MatrixArgs {
     /// Files and directories of documents; `-` is standard input.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    pods: PodArgs,
     /// What is tried: `tcp/80`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
     /// `proto/47`.
     #[arg(long = "probe", value_name = "PROBE", required = true)]
@@ -75,8 +81,10 @@ struct Matrix<'a> {
 
 pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     let externals = externals(&args.externals)?;
-    let documents = Documents::read(&args.paths)?;
-    let reach = documents.reach(args.own_node)?;
+    let asked = args.from.iter().chain(&args.to).map(String::as_str);
+    let sources = Project::read(&args.paths, &args.reading)?.sources;
+    let documents = Documents::asked_about(&sources, asked);
+    let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
     let known = documents.known_externals(externals.clone());
     let mut matrix = Matrix::new(&reach, args, &externals, &known)?;
     if let Some(family) = args.family {
@@ -85,13 +93,24 @@ pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     if args.format != MatrixFormat::Json {
         documents.complain();
     }
+    if matrix.ends.is_empty() {
+        let LookedAt { policies, .. } = looked_at(&sources);
+        bail!(
+            "there is nobody to ask about: no pod, template of pods or node is among the \
+             documents, of which {policies} are policies"
+        );
+    }
     let stdout = std::io::stdout();
     let is_terminal = stdout.is_terminal();
     let mut out = BufWriter::with_capacity(1 << 16, stdout.lock());
     let written = match args.format {
         MatrixFormat::Table => {
             let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            table::write(&matrix, colour, &mut out)
+            let remark = documents.remark(matrix.ends.iter().map(End::id));
+            table::write(&matrix, colour, &mut out).and_then(|()| match remark.is_empty() {
+                true => Ok(()),
+                false => write!(out, "\n{remark}"),
+            })
         }
         MatrixFormat::Json => matrix.write_json(&documents, &mut out),
         MatrixFormat::Csv => matrix.write_csv(&mut out),
@@ -126,6 +145,10 @@ impl Outcome {
 
     fn audit(&self) -> Option<Action> {
         self.cell().and_then(Cell::audit)
+    }
+
+    fn depends_on_address(&self) -> bool {
+        self.cell().is_some_and(|cell| cell.depends_on_address)
     }
 }
 
@@ -215,7 +238,12 @@ impl<'a> Matrix<'a> {
         let report = MatrixReport {
             schema: Schema,
             family: family_number(self.family),
-            ends: self.ends.iter().map(EndReport::from).collect(),
+            ends: (self.ends.iter())
+                .map(|end| EndReport {
+                    not_judged: documents.not_judged(end.id()),
+                    ..EndReport::from(end)
+                })
+                .collect(),
             rules: (self.reach.rules().rules())
                 .map(|(number, entry)| RuleReport::new(number, entry))
                 .collect(),
@@ -241,6 +269,7 @@ impl<'a> Matrix<'a> {
             "ingress_reason",
             "ingress_by",
             "audit",
+            "depends_on",
         ])
         .map_err(from_csv)?;
         for (probe, source, destination, outcome) in self.cells() {
@@ -260,10 +289,15 @@ impl<'a> Matrix<'a> {
             ];
             let audit = outcome.audit();
             let audit = audit.map_or("", |action| Word::from(action).as_str());
+            let depends_on = if outcome.depends_on_address() {
+                "address"
+            } else {
+                ""
+            };
             let fields = (head.into_iter())
                 .chain(side(cell.map(|cell| &cell.egress)))
                 .chain(side(cell.map(|cell| &cell.ingress)))
-                .chain([audit.to_owned()]);
+                .chain([audit.to_owned(), depends_on.to_owned()]);
             csv.write_record(fields).map_err(from_csv)?;
         }
         csv.flush()
@@ -283,7 +317,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// The error beneath, which tells whether the reader has gone.
-fn from_csv(error: csv::Error) -> std::io::Error {
+pub(super) fn from_csv(error: csv::Error) -> std::io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         other => std::io::Error::other(format!("{other:?}")),

@@ -1,20 +1,24 @@
 //! Documents that a command is given on its command line, and what is asked of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use cofferdam_answers::reach::NotJudged;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
-use cofferdam_policies::documents::{Source, assemble};
+use cofferdam_policies::documents::context::ForeignPolicy;
+use cofferdam_policies::documents::{Source, assemble_layers};
 use cofferdam_policies::expectations;
 use cofferdam_policies::inventory::Inventory;
-use cofferdam_policies::reach::{self, Externals, Reach};
+use cofferdam_policies::reach::{self, Externals, PodNetworks, Reach};
 use cofferdam_protocol::output;
 use cofferdam_verdict::address::Family;
 
 pub(super) use cofferdam_answers::explain::family_number;
+
+/// Most policies of other products that a remark names.
+const MOST_NAMED: usize = 5;
 
 /// All documents of some paths.
 pub(super) struct Documents {
@@ -22,23 +26,30 @@ pub(super) struct Documents {
     pub(super) inventory: Inventory,
     /// What is wrong, in the order of places.
     pub(super) diagnostics: Vec<Diagnostic>,
+    /// Policies of other products, which no verdict counts.
+    foreign: Vec<ForeignPolicy>,
     /// Outside hosts that PolicyTests among them speak of; a name that they use for
     /// different addresses is nobody's.
     externals: Externals,
 }
 
 impl Documents {
-    /// Reads files, directories, and standard input where a path is `-`.
-    pub(super) fn read(paths: &[PathBuf]) -> Result<Self> {
-        Ok(Self::of(&super::check::read(paths)?))
-    }
-
     /// Puts the documents of files together.
     pub(super) fn of(sources: &[Source]) -> Self {
+        Self::asked_about(sources, [])
+    }
+
+    /// Puts the documents of files together for questions that name these ends, which may be
+    /// further pods of a workload.
+    pub(super) fn asked_about<'e>(
+        sources: &[Source],
+        ends: impl IntoIterator<Item = &'e str>,
+    ) -> Self {
         let parsed = || sources.iter().map(|source| &source.parsed);
-        let mut assembled = assemble(parsed().flat_map(|file| file.documents.iter().cloned()));
-        let templates = parsed().flat_map(|file| &file.context.templates);
-        reach::add_templates(&mut assembled.inventory, templates);
+        let documents = parsed().flat_map(|file| file.documents.iter().cloned());
+        let mut assembled = assemble_layers(documents);
+        let contexts = parsed().map(|file| &file.context);
+        reach::add_templates(&mut assembled.inventory, contexts, ends);
         let mut diagnostics: Vec<Diagnostic> = parsed()
             .flat_map(|file| file.diagnostics.iter().cloned())
             .chain(assembled.diagnostics)
@@ -64,6 +75,52 @@ impl Documents {
             inventory: assembled.inventory,
             diagnostics,
             externals: externals.collect(),
+            foreign: parsed()
+                .flat_map(|file| file.context.foreign.iter().cloned())
+                .collect(),
+        }
+    }
+
+    /// The policies of other products that may be about an end.
+    pub(super) fn not_judged(&self, end: &str) -> Vec<NotJudged> {
+        let Some((namespace, _)) = end.split_once('/') else {
+            return Vec::new();
+        };
+        let is_about = |policy: &&ForeignPolicy| match &policy.namespace {
+            Some(own) => **own == *namespace,
+            None => !["external", "service"].contains(&namespace),
+        };
+        let about = self.foreign.iter().filter(is_about);
+        about.map(NotJudged::new).collect()
+    }
+
+    /// Says which policies of other products may be about some of these ends; empty if none.
+    pub(super) fn remark<'e>(&self, ends: impl Iterator<Item = &'e str>) -> String {
+        let mut named: BTreeSet<String> = BTreeSet::new();
+        if !self.foreign.is_empty() {
+            for one in ends.flat_map(|end| self.not_judged(end)) {
+                let namespace = one.namespace.map(|name| name + "/").unwrap_or_default();
+                let NotJudged {
+                    kind,
+                    name,
+                    file,
+                    line,
+                    ..
+                } = one;
+                named.insert(format!("{kind} {namespace}{name} ({file}:{line})"));
+            }
+        }
+        let more = named.len().saturating_sub(MOST_NAMED);
+        let mut text: Vec<String> = named.into_iter().take(MOST_NAMED).collect();
+        if more > 0 {
+            text.push(format!("{more} more"));
+        }
+        match text.is_empty() {
+            true => String::new(),
+            false => format!(
+                "policies of other products may be about these ends, and are not judged: {}\n",
+                text.join(", ")
+            ),
         }
     }
 
@@ -94,9 +151,10 @@ impl Documents {
             .collect()
     }
 
-    /// Makes the good ones ready to be asked.
-    pub(super) fn reach(&self, own_node: OwnNodeArg) -> Result<Reach> {
-        let reach = Reach::new(&self.inventory)?;
+    /// Makes the good ones ready to be asked, where pods without an address are in these
+    /// networks.
+    pub(super) fn reach_in(&self, networks: &PodNetworks, own_node: OwnNodeArg) -> Result<Reach> {
+        let reach = Reach::in_networks(&self.inventory, networks)?;
         Ok(reach.with_own_node_allowed(own_node == OwnNodeArg::Allow))
     }
 }

@@ -19,10 +19,11 @@ use cofferdam_policies::reach::{Backends, Reach};
 use cofferdam_protocol::output::Schema;
 use cofferdam_verdict::verdict::{Action, Direction};
 
-use super::check::{self, Texts};
+use super::check::Texts;
 use super::explain::{named, reason};
 use super::offline::{Documents, OwnNodeArg, family_number};
 use super::print;
+use super::project::{PodArgs, Project, ReadArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
@@ -30,6 +31,10 @@ pub(super) struct TestArgs {
     /// input.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    pods: PodArgs,
     /// What the agents are configured to do with connections of a workload's own node.
     #[arg(long, value_enum, default_value_t)]
     own_node: OwnNodeArg,
@@ -52,14 +57,17 @@ enum TestFormat {
 }
 
 pub(super) fn run(args: &TestArgs) -> Result<bool> {
-    let sources = check::read(&args.paths)?;
-    let mut documents = Documents::of(&sources);
+    let sources = Project::read(&args.paths, &args.reading)?.sources;
     let mut tests: Vec<PolicyTest> = Vec::new();
+    let mut diagnostics = Vec::new();
     for source in &sources {
         let read = expectations::read(&source.file, &source.text);
         tests.extend(read.tests);
-        documents.diagnostics.extend(read.diagnostics);
+        diagnostics.extend(read.diagnostics);
     }
+    let named = tests.iter().flat_map(PolicyTest::named_ends);
+    let mut documents = Documents::asked_about(&sources, named);
+    documents.diagnostics.extend(diagnostics);
     documents.diagnostics.sort();
     if tests.is_empty() && documents.are_good() {
         bail!(
@@ -68,7 +76,7 @@ pub(super) fn run(args: &TestArgs) -> Result<bool> {
             expectations::API_VERSION
         );
     }
-    let reach = documents.reach(args.own_node)?;
+    let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
     let results = expectations::check(&reach, &tests);
     let report = report(&reach, &documents, &results, args.coverage);
     match args.format {
@@ -82,7 +90,12 @@ pub(super) fn run(args: &TestArgs) -> Result<bool> {
         }
         TestFormat::Text => {
             documents.complain();
-            print(&text::report(&report, &Texts::new(&sources)))?;
+            let ends = report
+                .expectations
+                .iter()
+                .flat_map(|one| [&one.from, &one.to]);
+            let remark = documents.remark(ends.map(String::as_str));
+            print(&(text::report(&report, &Texts::new(&sources)) + &remark))?;
         }
     }
     Ok(report.failed == 0 && documents.are_good())
@@ -210,6 +223,13 @@ fn message(reach: &Reach, outcome: &Outcome<'_>, failure: &Failure) -> String {
         sides += &format!(" ({allowed} of {total} backends may be reached)");
     }
     match &outcome.expectation.by {
+        _ if cell.depends_on_address => {
+            let expected = Word::from(outcome.expectation.verdict).as_str();
+            format!(
+                "expected {expected}, and it depends on the address of an end that no document \
+                 gives one; --pod-cidr decides: {sides}"
+            )
+        }
         Some(by) if failure.is_only_by => {
             format!("{got} as expected, but not by {}: {sides}", by.policy)
         }

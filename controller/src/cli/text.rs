@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
     ApiStatus, BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport,
-    EndpointState, FlowEnd, FlowRecord, RemoveReport, RuleName, StatusReport, SyncReport, place,
+    EndpointState, Enforcement, RemoveReport, StatusReport, SyncReport, UnusedRules, place,
 };
+use cofferdam_protocol::words::ClosedList as _;
 
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
@@ -60,6 +61,20 @@ pub(super) fn status(report: &StatusReport) -> String {
             if report.ready { "ready" } else { "not ready" }
         ),
     );
+    if report.enforcement == Enforcement::Audit {
+        line(
+            put,
+            format_args!("on audit: what policies deny passes, and is reported"),
+        );
+    } else if !report.audited_namespaces.is_empty() {
+        line(
+            put,
+            format_args!(
+                "namespaces on audit, where what policies deny passes: {}",
+                report.audited_namespaces.join(", ")
+            ),
+        );
+    }
     for endpoint in &report.endpoints {
         let problem = endpoint.problem.as_deref().unwrap_or_default();
         line(
@@ -118,6 +133,33 @@ fn api_server(api: &ApiStatus) -> String {
     }
 }
 
+/// The rules, one on a line, and since when hits are watched.
+pub(super) fn unused_rules(report: &UnusedRules) -> String {
+    let mut text = String::new();
+    for rule in &report.rules {
+        let namespace = rule.namespace.as_ref().map(|name| format!("{name}/"));
+        line(
+            &mut text,
+            format_args!(
+                "{} {}{}[{}] {} {} last hit: {}",
+                rule.kind,
+                namespace.unwrap_or_default(),
+                rule.name,
+                rule.index,
+                rule.direction.word(),
+                place(&rule.file, &[rule.line]),
+                rule.last_hit.as_deref().unwrap_or("never")
+            ),
+        );
+    }
+    let (count, since) = (report.rules.len(), &report.watched_since);
+    line(
+        &mut text,
+        format_args!("{count} rules without hits; watched since {since}"),
+    );
+    text
+}
+
 pub(super) fn endpoint(report: &EndpointReport) -> String {
     let addresses: Vec<String> = report.addresses.iter().map(ToString::to_string).collect();
     let labels: Vec<String> = (report.labels.iter())
@@ -163,59 +205,4 @@ pub(super) fn bypassed(report: &BypassReport) -> String {
 
 fn leaving(is_leaving: bool) -> &'static str {
     if is_leaving { " (leaving)" } else { "" }
-}
-
-/// A record on one line: when, verdict and reason, who to whom, by which rule. What
-/// audit policies would have denied has `audit` for a verdict.
-pub(super) fn record(record: &FlowRecord) -> String {
-    let rule = |rule: &RuleName| {
-        let index = rule.index.map(|index| format!("[{index}]"));
-        let namespace = rule.namespace.as_ref().map(|name| format!("{name}/"));
-        format!(
-            "{}{}{} {}",
-            namespace.unwrap_or_default(),
-            rule.name,
-            index.unwrap_or_default(),
-            place(&rule.file, &[rule.line])
-        )
-    };
-    let rules: Vec<String> = record
-        .rule
-        .iter()
-        .chain(&record.isolated_by)
-        .map(rule)
-        .collect();
-    let icmp = record
-        .icmp
-        .map(|icmp| format!(" {}/{}", icmp.kind, icmp.code));
-    let verdict = match record.kind.as_str() {
-        kind @ "audit" => kind,
-        _ => &record.verdict,
-    };
-    format!(
-        "{} {verdict} {} {} {} -> {} {}{}{} {}\n",
-        record.time,
-        record.reason,
-        record.direction,
-        end(&record.source),
-        end(&record.destination),
-        record.protocol,
-        icmp.unwrap_or_default(),
-        (record.tcp_flags.as_ref()).map_or_else(String::new, |flags| format!(" {flags}")),
-        rules.join(", ")
-    )
-}
-
-fn end(end: &FlowEnd) -> String {
-    let name = match (&end.namespace, &end.workload, &end.node) {
-        (Some(namespace), Some(workload), _) => format!("{namespace}/{workload} "),
-        (_, _, Some(node)) => format!("node/{node} "),
-        _ => String::new(),
-    };
-    let address = match (end.address, end.port) {
-        (Some(address), Some(port)) => std::net::SocketAddr::new(address, port).to_string(),
-        (Some(address), None) => address.to_string(),
-        (None, _) => "?".to_owned(),
-    };
-    format!("{name}{address}")
 }

@@ -21,6 +21,15 @@ pub struct CheckReport {
     pub warnings: u64,
     /// What is wrong, in the order of places.
     pub diagnostics: Vec<Diagnostic>,
+    /// Count of documents by what they are, those that do not count left out.
+    #[serde(default)]
+    pub looked_at: LookedAt,
+    /// Count of what was passed over.
+    #[serde(default)]
+    pub passed_over: PassedOver,
+    /// Folders whose files say what is deployed only once they are rendered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unrendered: Vec<Unrendered>,
     /// How full the tables of nodes would be; with `--capacity` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<CapacityReport>,
@@ -47,4 +56,57 @@ pub struct NodeCapacity {
     pub workloads: u64,
     /// How full its tables would be; more than `max` is what does not fit.
     pub tables: Vec<Capacity>,
+}
+
+/// Count of what was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LookedAt {
+    /// Policies of namespaces and of the whole cluster.
+    pub policies: u64,
+    /// Pods, and templates of pods.
+    pub workloads: u64,
+    /// Namespaces.
+    pub namespaces: u64,
+    /// Nodes.
+    pub nodes: u64,
+    /// Services, and slices of their endpoints.
+    pub services: u64,
+    /// Objects that say nothing about policies or workloads.
+    pub others: u64,
+}
+
+/// Count of what was passed over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PassedOver {
+    /// Documents that are no Kubernetes objects.
+    pub no_objects: u64,
+    /// Documents that are templates, yet to be rendered.
+    pub templates: u64,
+    /// Files that a kustomization patches with.
+    pub patches: u64,
+    /// Files and directories that patterns leave out.
+    pub left_out: u64,
+    /// Names in directories that lead to no file that can be read.
+    pub unreadable: u64,
+}
+
+/// Program that renders a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Renderer {
+    /// Kustomize.
+    Kustomize,
+    /// Helm.
+    Helm,
+}
+
+/// A folder that is yet to be rendered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Unrendered {
+    /// The folder.
+    pub folder: String,
+    /// Program that renders it.
+    pub renderer: Renderer,
+    /// The command that prints what it renders.
+    pub command: String,
 }

@@ -93,7 +93,7 @@ pub(super) fn metadata() -> Value {
             "description": "`cofferdam.dev/mode: audit` has the policy judged and reported, not enforced.",
             "type": ["object", "null"],
             "properties": { "cofferdam.dev/mode": { "enum": ["enforce", "audit"] } },
-            "patternProperties": { r"^cofferdam\.dev/(?!mode$)": false },
+            "patternProperties": { r"^cofferdam\.dev/(?!(mode|allow)$)": false },
             "additionalProperties": { "type": ["string", "null"] },
         }),
     );

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use cofferdam_answers::reach::{action_word, direction_word};
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::inventory::Owner;
 use cofferdam_protocol::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
 use cofferdam_verdict::counter::Hook;
-use cofferdam_verdict::event::EventRecord;
+use cofferdam_verdict::event::{EventRecord, kind};
+use cofferdam_verdict::hits::dropped_direction;
 use cofferdam_verdict::packet::{ethertype, protocol};
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
@@ -25,20 +25,26 @@ pub(crate) fn describe(
     now: SystemTime,
 ) -> Option<FlowRecord> {
     let verdict = Verdict::from_any_word(event.verdict)?;
-    // An allowed packet is reported for what audit policies would have denied: those
-    // are what the reader looks for.
-    let (kind, denial) = match verdict.action {
-        Action::Deny => (RecordType::Denied, verdict),
-        Action::Allow => (RecordType::Audit, Verdict::from_any_word(event.audited)?),
+    // An allowed packet is reported for the flow that it has begun, or for what audit policies
+    // would have denied: those are what the reader looks for.
+    let (kind, decided) = match (event.kind, verdict.action) {
+        (kind::BEGUN, _) => (RecordType::New, verdict),
+        (_, Action::Deny) => (RecordType::Denied, verdict),
+        (_, Action::Allow) => (RecordType::Audit, Verdict::from_any_word(event.audited)?),
     };
     let of_revision = match event.revision {
         0 => None,
         revision => names.of(revision),
     };
-    let direction = if event.direction == Direction::Ingress as u8 {
+    let hook = Hook::of_number(event.hook.into());
+    let of_policy = if event.direction == Direction::Ingress as u8 {
         Direction::Ingress
     } else {
         Direction::Egress
+    };
+    let direction = match verdict.action {
+        Action::Deny => dropped_direction(hook, decided.reason, of_policy),
+        Action::Allow => of_policy,
     };
     let is_sender = (event.hook == Hook::FromWorkload as u8) != (event.reversed != 0);
     let endpoint = names.endpoint(event.ifindex, event.incarnation);
@@ -69,22 +75,27 @@ pub(crate) fn describe(
     let [icmp_type, code] = event.destination_port.to_be_bytes();
     let (rule, isolated_by) = of_revision
         .as_deref()
-        .map_or((None, Vec::new()), |names| deciding(names, denial));
+        .map_or((None, Vec::new()), |names| deciding(names, decided));
     Some(FlowRecord {
         schema: Schema,
         time: time::rfc3339(now),
-        kind: kind.as_str().to_owned(),
-        hook: Hook::of_number(event.hook.into()).name().to_owned(),
-        direction: direction_word(direction).to_owned(),
-        verdict: action_word(verdict.action).to_owned(),
-        reason: denial.reason.name().to_owned(),
+        kind,
+        node: names.node().to_owned(),
+        hook,
+        direction,
+        verdict: verdict.action,
+        reason: decided.reason,
         revision: of_revision.map_or(event.revision.into(), |names| names.revision),
         count: 1,
         rule,
         isolated_by,
         source,
         destination,
-        protocol: protocol_name(event),
+        protocol: match event.family {
+            0 if event.ethertype == ethertype::ARP => "arp".to_owned(),
+            0 => format!("ethertype/0x{:04x}", event.ethertype),
+            _ => protocol_name(event.protocol),
+        },
         tcp_flags: (event.protocol == protocol::TCP).then(|| tcp_flags(event.tcp_flags)),
         icmp: is_icmp.then_some(IcmpKind {
             kind: icmp_type,
@@ -93,6 +104,8 @@ pub(crate) fn describe(
         packets: 1,
         bytes: event.bytes.into(),
         duration_ms: 0,
+        opener: None,
+        reply: None,
     })
 }
 
@@ -108,7 +121,7 @@ fn deciding(names: &Names, verdict: Verdict) -> (Option<RuleName>, Vec<RuleName>
     }
 }
 
-fn rule_name(entry: &RuleEntry) -> RuleName {
+pub(crate) fn rule_name(entry: &RuleEntry) -> RuleName {
     RuleName {
         kind: entry.key.kind.as_str().to_owned(),
         namespace: entry.key.namespace().map(str::to_owned),
@@ -119,7 +132,7 @@ fn rule_name(entry: &RuleEntry) -> RuleName {
     }
 }
 
-fn end(name: Option<&SlotName>, address: Option<IpAddr>, port: Option<u16>) -> FlowEnd {
+pub(crate) fn end(name: Option<&SlotName>, address: Option<IpAddr>, port: Option<u16>) -> FlowEnd {
     let (mut namespace, mut workload, mut node) = (None, None, None);
     let mut labels = BTreeMap::new();
     if let Some(SlotName {
@@ -147,7 +160,7 @@ fn end(name: Option<&SlotName>, address: Option<IpAddr>, port: Option<u16>) -> F
     }
 }
 
-fn address(family: u8, words: [u32; 4]) -> Option<IpAddr> {
+pub(crate) fn address(family: u8, words: [u32; 4]) -> Option<IpAddr> {
     use cofferdam_verdict::address::Family;
     if family == Family::V4 as u8 {
         Some(IpAddr::from(words[0].to_be_bytes()))
@@ -161,16 +174,15 @@ fn address(family: u8, words: [u32; 4]) -> Option<IpAddr> {
     }
 }
 
-fn protocol_name(event: &EventRecord) -> String {
-    match (event.family, event.protocol) {
-        (0, _) if event.ethertype == ethertype::ARP => "arp".to_owned(),
-        (0, _) => format!("ethertype/0x{:04x}", event.ethertype),
-        (_, protocol::TCP) => "tcp".to_owned(),
-        (_, protocol::UDP) => "udp".to_owned(),
-        (_, protocol::SCTP) => "sctp".to_owned(),
-        (_, protocol::ICMP) => "icmp".to_owned(),
-        (_, protocol::ICMPV6) => "icmpv6".to_owned(),
-        (_, number) => number.to_string(),
+/// Returns the name of an IP protocol, or its number.
+pub(crate) fn protocol_name(number: u8) -> String {
+    match number {
+        protocol::TCP => "tcp".to_owned(),
+        protocol::UDP => "udp".to_owned(),
+        protocol::SCTP => "sctp".to_owned(),
+        protocol::ICMP => "icmp".to_owned(),
+        protocol::ICMPV6 => "icmpv6".to_owned(),
+        number => number.to_string(),
     }
 }
 
@@ -233,7 +245,7 @@ status: {podIP: 10.0.0.1}
             .take(compiled.rules.len())
             .find(|number| compiled.rules.isolated_by(*number).count() == 1)
             .unwrap_or(1);
-        let names = SharedNames::default();
+        let names = SharedNames::new("n1");
         let revision = 1 << 32 | 9;
         names.add(Arc::new(Names::new(revision, &inventory, &plan, &compiled)));
         (names, set)
@@ -270,7 +282,7 @@ status: {podIP: 10.0.0.1}
         let value = serde_json::to_value(&record).unwrap();
         let expected = serde_json::json!({
             "schema": "cofferdam/v1", "time": "1970-01-01T00:00:00.000000000Z",
-            "type": "denied", "hook": "to_workload", "direction": "ingress", "verdict": "deny",
+            "type": "denied", "node": "n1", "hook": "to_workload", "direction": "ingress", "verdict": "deny",
             "reason": "isolated",
             "revision": 4_294_967_305_u64, "count": 1, "rule": null,
             "isolated_by": [{"kind": "NetworkPolicy", "namespace": "x", "name": "closed",
@@ -343,8 +355,8 @@ status: {podIP: 10.0.0.1}
         event.hook = Hook::ToWorkload as u8;
         let told = |event: &EventRecord| describe(event, &names, SystemTime::now());
         let record = told(&event).unwrap();
-        let what = [&record.kind, &record.verdict, &record.reason].map(String::as_str);
-        assert_eq!(what, ["audit", "allow", "isolated"]);
+        let what = (record.kind, record.verdict, record.reason);
+        assert_eq!(what, (RecordType::Audit, Action::Allow, Reason::Isolated));
         assert_eq!((record.rule, record.isolated_by.len()), (None, 1));
         assert_eq!(record.isolated_by[0].name, "closed");
 

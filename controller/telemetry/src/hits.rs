@@ -15,6 +15,7 @@ use std::sync::Arc;
 use cofferdam_dataplane::RuleHits;
 use cofferdam_policies::compiler::{PolicyKind, RuleEntry, RuleKey, RuleTable};
 use cofferdam_policies::inventory::{Inventory, ObjectName, RuleAction};
+use cofferdam_verdict::counter::Hook;
 use cofferdam_verdict::verdict::{Action, Direction};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,10 @@ pub struct Counts {
     pub hits: u64,
     /// Packets that it would have denied with audit policies in force.
     pub audited: u64,
+    /// Packets that were dropped by it, by [`Hook`]. Those of a default denial are the first
+    /// isolating policy's alone. Packets that an older agent has saved are not among them.
+    #[serde(default)]
+    pub denied: [u64; Hook::ALL.len()],
 }
 
 /// Counts by rule.
@@ -126,22 +131,34 @@ impl Rules {
 pub struct Hits {
     retired: CountsByRule,
     in_force: Option<Meaning>,
+    /// What it names, once somebody has asked.
+    known: Option<Arc<BTreeSet<HitKey>>>,
 }
 
 impl Hits {
     /// Takes in what was counted under the table that was in force, and says what counts
     /// are of from now on.
     pub fn retire(&mut self, counted: impl Iterator<Item = RuleHits>, next: Meaning) {
+        self.known = None;
         if let Some(before) = self.in_force.replace(next) {
             add(&mut self.retired, counted, &before);
         }
-        if self.retired.len() > KEPT
-            && let Some(next) = &self.in_force
-        {
-            let there = (1..=next.last()).flat_map(|number| next.keys(number));
-            let there: BTreeSet<HitKey> = there.collect();
+        if self.retired.len() > KEPT {
+            let there = self.in_force();
             self.retired.retain(|key, _| there.contains(key));
         }
+    }
+
+    /// Returns the rules and policies that the table in force knows.
+    pub fn in_force(&mut self) -> Arc<BTreeSet<HitKey>> {
+        let in_force = self.in_force.as_ref();
+        let known = self.known.get_or_insert_with(|| {
+            let keys = in_force
+                .into_iter()
+                .flat_map(|meaning| (1..=meaning.last()).flat_map(|number| meaning.keys(number)));
+            Arc::new(keys.collect())
+        });
+        known.clone()
     }
 
     /// Returns what the next agent needs to count on, with the number of the table in
@@ -177,6 +194,7 @@ impl Hits {
         Self {
             retired: (retired.map(|(key, counts)| (key.into(), counts))).collect(),
             in_force: Some(Meaning::Saved(numbers.collect())),
+            known: None,
         }
     }
 
@@ -255,10 +273,15 @@ impl From<SavedKey> for HitKey {
 
 fn add(all: &mut CountsByRule, counted: impl Iterator<Item = RuleHits>, meaning: &Meaning) {
     for counted in counted {
-        for key in meaning.keys(counted.rule) {
+        for (place, key) in meaning.keys(counted.rule).into_iter().enumerate() {
             let counts = all.entry(key).or_default();
-            counts.hits = counts.hits.wrapping_add(counted.hits);
+            counts.hits = counts.hits.wrapping_add(counted.hits());
             counts.audited = counts.audited.wrapping_add(counted.audited);
+            if place == 0 {
+                for (sum, denied) in counts.denied.iter_mut().zip(counted.denied) {
+                    *sum = sum.wrapping_add(denied);
+                }
+            }
         }
     }
 }
@@ -315,12 +338,12 @@ mod tests {
         (1..=meaning.last()).find(is_it).unwrap()
     }
 
-    fn hit(rule: u32, hits: u64) -> RuleHits {
-        let audited = 0;
+    fn hit(rule: u32, allowed: u64) -> RuleHits {
         RuleHits {
             rule,
-            hits,
-            audited,
+            allowed,
+            audited: 0,
+            denied: [0; 4],
         }
     }
 
@@ -358,6 +381,53 @@ mod tests {
         for policy in ["a", "b"] {
             assert_eq!(of(&counts, policy, None), [(Action::Deny, 7)]);
         }
+    }
+
+    /// Not so what it has dropped: a packet is one policy's, the first that records name.
+    #[test]
+    fn a_denied_packet_is_dropped_by_the_first_policy_that_isolates() {
+        let mut hits = Hits::default();
+        let both = meaning(&[FIRST, SECOND]);
+        let set = (1..).find(|number| both.keys(*number).len() == 2).unwrap();
+        hits.retire(std::iter::empty(), both);
+        let denied = |packets| RuleHits {
+            denied: packets,
+            ..hit(set, 0)
+        };
+        // The counts go on under another table.
+        hits.retire(
+            [denied([1, 2, 3, 4])].into_iter(),
+            meaning(&[FIRST, SECOND]),
+        );
+        let counts = hits.counts([denied([0, 5, 0, 0])].into_iter());
+        let of_isolation = counts.iter().filter(|(key, _)| key.rule.index.is_none());
+        let of_isolation = of_isolation.map(|(key, counts)| {
+            let name = key.rule.policy.name.to_string();
+            (name, counts.hits, counts.denied)
+        });
+        let expected = [("a", [1, 7, 3, 4]), ("b", [0; 4])];
+        let expected = expected.map(|(name, denied)| (name.to_owned(), 15, denied));
+        assert_eq!(of_isolation.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn what_an_older_agent_has_saved_is_read() {
+        let key = r#"{"is_cluster":false,"namespace":"x","name":"a","is_egress":false,"index":null,"denies":true}"#;
+        let saved = format!(
+            r#"{{"revision":7,"retired":[[{key},{{"hits":3,"audited":1}}]],"numbers":[[1,[{key}]]]}}"#
+        );
+        let next = Hits::resumed(serde_json::from_str(&saved).unwrap(), 7);
+        let counts = next.counts(std::iter::once(RuleHits {
+            denied: [0, 2, 0, 0],
+            ..hit(1, 0)
+        }));
+        let counts: Vec<_> = counts.values().collect();
+        let expected = Counts {
+            hits: 5,
+            audited: 1,
+            denied: [0, 2, 0, 0],
+        };
+        assert_eq!(counts, [&expected]);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! ring buffer ──> records <─ describe <─ names        (names of the last revisions)
-//! rules' hits ──> hits ─> metrics <─ counters
+//!                     ├────> outputs ─> flow log, syslog, OTLP
+//!                     └────> tally, scans ─┐
+//! rules' hits ──> hits, drops ──> metrics <─ counters
 //! ```
 //!
 //! This crate knows what the kernel has counted and reported, and the names of what it is
@@ -15,8 +17,16 @@
 #![forbid(unsafe_code)]
 
 mod describe;
+pub mod drops;
+mod ended;
 pub mod hits;
+mod joining;
+mod kept;
 pub mod metrics;
 pub mod names;
+pub mod outputs;
 pub mod records;
+pub mod scans;
+pub mod tally;
 pub mod time;
+pub mod usage;

@@ -14,23 +14,25 @@ mod page;
 mod process;
 mod timings;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_answers::reach::{action_word, direction_word};
-use cofferdam_protocol::output::{Capacity, EndpointState, RecordType, UplinkStatus};
+use cofferdam_protocol::output::{Capacity, EndpointState, Enforcement, RecordType, UplinkStatus};
 use cofferdam_verdict::counter::{self, Counter, Hook};
+use cofferdam_verdict::hits::dropped_direction;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction};
 use prometheus::Error;
 
-use crate::hits::CountsByRule;
+use crate::drops::{DropKey, Drops};
+use crate::hits::{CountsByRule, HitKey};
+use crate::tally::{OVERFLOW, Tally, WorkloadLabel};
 use ledger::Ledger;
 use list::Metric;
 use page::Page;
 pub use timings::{CniCommand, Timings};
-
-/// Value of all labels of what has found no room in the budget of series.
-const OVERFLOW: &str = "overflow";
 
 /// What the agent knows at the moment of a scrape.
 #[derive(Debug, Clone)]
@@ -39,8 +41,10 @@ pub struct Facts {
     pub gathered: Instant,
     /// The kernel's counters, by index; none when they could not be read.
     pub counters: Vec<Counter>,
-    /// How often rules have decided.
+    /// How often rules have decided. Read after the counters.
     pub hits: CountsByRule,
+    /// Rules and policies that the table in force knows.
+    pub rules: Arc<BTreeSet<HitKey>>,
     /// Revision in force.
     pub revision: u64,
     /// Time since the table in force was published; `None` if this agent did not.
@@ -79,6 +83,12 @@ pub struct Facts {
     pub uplinks: Vec<UplinkStatus>,
     /// The API server that documents come from; `None` without one.
     pub kubernetes: Option<ApiFacts>,
+    /// Flow records that are lost to outputs, by output.
+    pub lost_records: Vec<(String, u64)>,
+    /// Mode of all policies.
+    pub enforcement: Enforcement,
+    /// Namespaces that are on audit by themselves.
+    pub audited_namespaces: usize,
 }
 
 /// State of an API server that documents come from.
@@ -115,31 +125,40 @@ pub struct Identity {
 pub struct Renderer {
     identity: Identity,
     timings: Timings,
+    tally: Arc<Tally>,
     ledger: Ledger,
+    drops: Drops,
+    /// Packets that policies had dropped when they were last there, and are not any more.
+    gone: BTreeMap<DropKey, u64>,
 }
 
 impl Renderer {
     /// Makes pages with at most so many series of policies and workloads.
     #[must_use]
-    pub fn new(identity: Identity, timings: Timings, budget: usize) -> Self {
+    pub fn new(identity: Identity, timings: Timings, tally: Arc<Tally>, budget: usize) -> Self {
         Self {
             identity,
             timings,
+            tally,
             ledger: Ledger::new(budget),
+            drops: Drops::default(),
+            gone: BTreeMap::new(),
         }
     }
 
-    /// Returns a page in the text format of Prometheus. `evicted` connections were closed to
-    /// make room for others.
+    /// Returns a page in the text format of Prometheus. The agent has nothing newer to say than
+    /// facts of this age; 0 if they are of now. `evicted` connections were closed to make room
+    /// for others.
     ///
     /// # Errors
     /// When a sample has no name, which a test would have found.
-    pub fn render(&mut self, facts: &Facts, evicted: u64) -> Result<String, Error> {
+    pub fn render(&mut self, facts: &Facts, age: Duration, evicted: u64) -> Result<String, Error> {
         let mut page = Page::default();
         let put = &mut page;
         packets(put, &facts.counters);
-        drops(put, &facts.counters);
-        self.hits(put, &facts.hits);
+        self.drops(put, facts);
+        self.hits(put, facts);
+        self.tallied(put);
         state(put, facts);
         tables(put, facts);
         self.ledger.end_page();
@@ -159,12 +178,98 @@ impl Renderer {
                 );
             }
         }
+        single(put, &list::PAGE_AGE, age.as_secs_f64());
         single(put, &list::HTTP_EVICTED, evicted as f64);
         let identity = &self.identity;
         let build = [identity.version.as_str(), identity.kernel.as_str()];
         put.put(&list::BUILD_INFO, build, 1.0);
         process::put(put);
         page.text(&self.timings.collect())
+    }
+
+    /// Dropped packets by reason and policy. Those of a policy that has gone are nobody's from
+    /// then on.
+    fn drops(&mut self, page: &mut Page, facts: &Facts) {
+        let all = self.drops.count(&facts.counters, &facts.hits);
+        self.gone.retain(|key, _| all.contains_key(key));
+        let rules = facts.rules.iter().map(|key| &key.rule);
+        let policies: BTreeSet<_> = rules.map(|rule| (rule.kind, &rule.policy)).collect();
+        // Sums by hook are there from the start.
+        let nobodys = Hook::ALL.map(|hook| DropKey {
+            hook,
+            reason: Reason::Isolated,
+            direction: dropped_direction(hook, Reason::Malformed, Direction::Ingress),
+            policy: None,
+        });
+        let mut nobodys = BTreeMap::from(nobodys.map(|key| (key, 0)));
+        for (key, packets) in all {
+            let gone = match &key.policy {
+                Some((kind, name)) if policies.contains(&(*kind, name)) => {
+                    self.gone.get(&key).copied().unwrap_or(0)
+                }
+                Some(_) => {
+                    self.gone.insert(key.clone(), packets);
+                    packets
+                }
+                None => packets,
+            };
+            if let Some((kind, name)) = &key.policy
+                && packets > gone
+            {
+                let labels = [
+                    key.hook.name(),
+                    direction_word(key.direction),
+                    key.reason.name(),
+                    kind.as_str(),
+                    &name.namespace,
+                    &name.name,
+                ];
+                self.add(page, &list::DROPPED_PACKETS, &labels, packets - gone);
+            }
+            if gone != 0 {
+                let nobodys = nobodys.entry(DropKey {
+                    policy: None,
+                    ..key
+                });
+                *nobodys.or_default() += gone;
+            }
+        }
+        for (key, packets) in nobodys {
+            let direction = direction_word(key.direction);
+            let labels = [key.hook.name(), direction, key.reason.name(), "", "", ""];
+            page.put(&list::DROPPED_PACKETS, labels, packets as f64);
+        }
+    }
+
+    /// What records tell of workloads.
+    fn tallied(&mut self, page: &mut Page) {
+        let tally = self.tally.clone();
+        single(page, &list::PORT_SCANS, tally.scans() as f64);
+        let names: Vec<&str> = tally.labels().iter().map(WorkloadLabel::name).collect();
+        let metric = &list::WORKLOAD_DROPPED_PACKETS;
+        let mut overflow: BTreeMap<[String; 2], u64> = BTreeMap::new();
+        for (key, packets) in tally.drops() {
+            let own = [direction_word(key.direction), key.reason.name()];
+            let values = key.values.iter().map(String::as_str);
+            let all: Vec<&str> = own.into_iter().chain(values.clone()).collect();
+            if values.clone().all(|value| value == OVERFLOW) {
+                *overflow.entry(own.map(str::to_owned)).or_default() += packets;
+            } else if self.ledger.note(metric, &all, packets) {
+                let more: Vec<(&str, &str)> = names.iter().copied().zip(values).collect();
+                page.put_more(metric, own, &more, packets as f64);
+            }
+        }
+        for (kept, packets) in self.ledger.overflow(metric) {
+            if let [direction, reason] = kept {
+                let own = [direction.clone(), reason.clone()];
+                *overflow.entry(own).or_default() += packets;
+            }
+        }
+        let more: Vec<(&str, &str)> = names.iter().map(|name| (*name, OVERFLOW)).collect();
+        for (own, packets) in &overflow {
+            let own = own.iter().map(String::as_str);
+            page.put_more(metric, own, &more, *packets as f64);
+        }
     }
 
     /// Adds a counter, in its own series or in the overflow.
@@ -174,8 +279,10 @@ impl Renderer {
         }
     }
 
-    fn hits(&mut self, page: &mut Page, counts: &CountsByRule) {
-        for (key, counts) in counts {
+    /// Hits of rules that are in force.
+    fn hits(&mut self, page: &mut Page, facts: &Facts) {
+        let in_force = facts.hits.iter();
+        for (key, counts) in in_force.filter(|(key, _)| facts.rules.contains(key)) {
             let rule = &key.rule;
             let index = rule
                 .index
@@ -199,38 +306,8 @@ impl Renderer {
     }
 }
 
-/// Direction of the workload whose packets a hook sees: that of verdicts for which no policy
-/// was asked.
-const fn own_direction(hook: Hook) -> Direction {
-    match hook {
-        Hook::FromWorkload | Hook::UplinkEgress => Direction::Egress,
-        Hook::ToWorkload | Hook::UplinkIngress => Direction::Ingress,
-    }
-}
-
 fn counted(counters: &[Counter], index: u32) -> Counter {
     counters.get(index as usize).copied().unwrap_or_default()
-}
-
-/// Dropped packets by reason.
-fn drops(page: &mut Page, counters: &[Counter]) {
-    for hook in Hook::ALL {
-        for &reason in Reason::ALL {
-            let dropped = counted(counters, counter::judged(hook, Action::Deny, reason));
-            // Sums by hook are there from the start; other series that cannot move are left
-            // out until they do.
-            if dropped.packets == 0 && reason != Reason::Isolated {
-                continue;
-            }
-            let direction = match reason {
-                // Either end's policy may have denied.
-                Reason::Rule | Reason::Isolated => "",
-                _ => direction_word(own_direction(hook)),
-            };
-            let labels = [hook.name(), direction, reason.name(), "", "", ""];
-            page.put(&list::DROPPED_PACKETS, labels, dropped.packets as f64);
-        }
-    }
 }
 
 /// Packets and bytes by hook and reason.
@@ -286,7 +363,6 @@ fn packets(page: &mut Page, counters: &[Counter]) {
 fn state(page: &mut Page, facts: &Facts) {
     let age = facts.gathered.elapsed();
     let truth = |is_so: bool| f64::from(u8::from(is_so));
-    single(page, &list::PAGE_AGE, age.as_secs_f64());
     single(page, &list::REVISION, facts.revision as f64);
     for (metric, before) in [
         (&list::TABLE_AGE, facts.table_age),
@@ -321,6 +397,15 @@ fn state(page: &mut Page, facts: &Facts) {
     if let Some(packets) = facts.guard_dropped {
         single(page, &list::GUARD_DROPPED_PACKETS, packets as f64);
     }
+    for one in Enforcement::ALL {
+        let is_this = truth(one == facts.enforcement);
+        page.put(&list::ENFORCEMENT, [one.as_str()], is_this);
+    }
+    let audited = facts.audited_namespaces as f64;
+    single(page, &list::AUDITED_NAMESPACES, audited);
+    for (output, count) in &facts.lost_records {
+        page.put(&list::OUTPUT_LOST_RECORDS, [output.as_str()], *count as f64);
+    }
 }
 
 /// How full the kernel's tables are.
@@ -347,7 +432,7 @@ fn single(page: &mut Page, metric: &Metric, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hits::{Counts, HitKey};
+    use crate::hits::Counts;
     use cofferdam_policies::compiler::{PolicyKind, RuleKey};
     use cofferdam_policies::inventory::ObjectName;
 
@@ -356,6 +441,7 @@ mod tests {
             gathered: Instant::now(),
             counters,
             hits: CountsByRule::new(),
+            rules: Arc::default(),
             revision: 7,
             table_age: None,
             table_bytes: 60,
@@ -384,6 +470,9 @@ mod tests {
             is_saved: true,
             uplinks: Vec::new(),
             kubernetes: None,
+            lost_records: vec![("flow_log".to_owned(), 3)],
+            enforcement: Enforcement::Audit,
+            audited_namespaces: 3,
         }
     }
 
@@ -392,7 +481,8 @@ mod tests {
             version: "1".to_owned(),
             kernel: "6".to_owned(),
         };
-        Renderer::new(identity, Timings::new().unwrap(), budget)
+        let tally = Arc::new(Tally::new(Vec::new(), 10, 0));
+        Renderer::new(identity, Timings::new().unwrap(), tally, budget)
     }
 
     #[track_caller]
@@ -419,7 +509,9 @@ mod tests {
         counters[counter::audited(hook, Reason::Isolated) as usize].packets = 4;
         counters[counter::unreported_audit(hook) as usize].packets = 6;
         counters[counter::unreported(Hook::FromWorkload) as usize].packets = 8;
-        let text = renderer(100).render(&facts(counters), 3).unwrap();
+        let text = renderer(100)
+            .render(&facts(counters), Duration::ZERO, 3)
+            .unwrap();
         let dropped = "cofferdam_dropped_packets_total{hook=\"to_workload\",direction=\"ingress\",\
                        reason=\"spoofed_source\",policy_kind=\"\",policy_namespace=\"\",\
                        policy=\"\"} 2";
@@ -442,6 +534,10 @@ mod tests {
                 "cofferdam_enforced 1",
                 "cofferdam_ready 0",
                 "cofferdam_state_saved 1",
+                "cofferdam_enforcement{mode=\"enforce\"} 0",
+                "cofferdam_enforcement{mode=\"audit\"} 1",
+                "cofferdam_audited_namespaces 3",
+                "cofferdam_output_lost_records_total{output=\"flow_log\"} 3",
                 "cofferdam_documents{state=\"rejected\"} 1",
                 "cofferdam_endpoints{state=\"enforced\"} 2",
                 "cofferdam_capacity_used{table=\"rows\"} 5",
@@ -459,7 +555,9 @@ mod tests {
 
     #[test]
     fn each_sample_is_of_the_list_and_has_its_type_and_labels() {
-        let text = renderer(100).render(&facts(Vec::new()), 0).unwrap();
+        let text = renderer(100)
+            .render(&facts(Vec::new()), Duration::ZERO, 0)
+            .unwrap();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').unwrap();
@@ -477,23 +575,34 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_finds_no_room_in_the_budget_is_in_the_overflow() {
-        let mut facts = facts(Vec::new());
-        let key = |name: &str| HitKey {
+    fn key(name: &str, index: Option<u32>) -> HitKey {
+        HitKey {
             rule: RuleKey {
                 kind: PolicyKind::NetworkPolicy,
                 policy: ObjectName::new("x", name),
                 direction: Direction::Ingress,
-                index: Some(0),
+                index,
             },
-            action: Action::Allow,
-        };
-        for (name, hits) in [("a", 2), ("b", 3), ("c", 4)] {
-            let counts = Counts { hits, audited: 0 };
-            facts.hits.insert(key(name), counts);
+            action: match index {
+                Some(_) => Action::Allow,
+                None => Action::Deny,
+            },
         }
-        let text = renderer(1).render(&facts, 0).unwrap();
+    }
+
+    #[test]
+    fn what_finds_no_room_in_the_budget_is_in_the_overflow() {
+        let mut facts = facts(Vec::new());
+        for (name, hits) in [("a", 2), ("b", 3), ("c", 4)] {
+            let counts = Counts {
+                hits,
+                ..Counts::default()
+            };
+            facts.hits.insert(key(name, Some(0)), counts);
+        }
+        facts.rules = Arc::new(facts.hits.keys().cloned().collect());
+        let mut renderer = renderer(1);
+        let text = renderer.render(&facts, Duration::ZERO, 0).unwrap();
         let series = |policy: &str, namespace: &str, kind: &str, rule: &str| {
             format!(
                 "cofferdam_rule_hits_total{{direction=\"ingress\",action=\"allow\",\
@@ -504,9 +613,83 @@ mod tests {
         let own = series("a", "x", "NetworkPolicy", "0") + " 2";
         let rest = series(OVERFLOW, OVERFLOW, OVERFLOW, OVERFLOW) + " 7";
         assert_lines(&text, &[&own, &rest, "cofferdam_series_folded 2"]);
-        // What has gone has no series.
-        facts.hits.remove(&key("a"));
-        let text = renderer(1).render(&facts, 0).unwrap();
+        // What has gone has no series, whatever is remembered of it.
+        facts.rules = Arc::new(BTreeSet::from([key("b", Some(0))]));
+        let text = renderer.render(&facts, Duration::ZERO, 0).unwrap();
         assert!(!text.contains("policy=\"a\""), "{text}");
+        assert_lines(&text, &[&rest]);
+    }
+
+    #[test]
+    fn thousands_of_policies_stay_within_the_budget() {
+        const BUDGET: usize = 10_000;
+        let mut facts = facts(Vec::new());
+        for number in 0..BUDGET + 2_000 {
+            let counts = Counts {
+                hits: 1,
+                ..Counts::default()
+            };
+            let key = key(&format!("p{number}"), Some(0));
+            facts.hits.insert(key, counts);
+        }
+        facts.rules = Arc::new(facts.hits.keys().cloned().collect());
+        let mut renderer = renderer(BUDGET);
+        for _ in 0..2 {
+            let text = renderer.render(&facts, Duration::ZERO, 0).unwrap();
+            let of_rules = |line: &&str| line.starts_with("cofferdam_rule_hits_total{");
+            let series: Vec<&str> = text.lines().filter(of_rules).collect();
+            assert_eq!(series.len(), BUDGET + 1);
+            let overflow = series.iter().find(|line| line.contains(OVERFLOW));
+            assert!(
+                overflow.is_some_and(|line| line.ends_with(" 2000")),
+                "{overflow:?}"
+            );
+            assert_lines(&text, &["cofferdam_series_folded 2000"]);
+        }
+    }
+
+    /// Values of the series of dropped packets by policy.
+    fn dropped(text: &str) -> BTreeMap<String, u64> {
+        let series = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix("cofferdam_dropped_packets_total{")?;
+            let rest = rest.contains("hook=\"to_workload\"").then_some(rest)?;
+            let (_, policy) = rest.split_once("policy=\"")?;
+            let (policy, value) = policy.split_once("\"} ")?;
+            Some((policy.to_owned(), value.parse().ok()?))
+        });
+        series.collect()
+    }
+
+    #[test]
+    fn drops_of_a_policy_that_has_gone_are_nobodys_and_the_sum_stays() {
+        let hook = Hook::ToWorkload;
+        let mut renderer = renderer(10);
+        let mut page = |of_a: u64, of_b: u64, there: &[&str]| {
+            let mut counters = vec![Counter::default(); counter::COUNTERS as usize];
+            let denied = counter::judged(hook, Action::Deny, Reason::Isolated);
+            counters[denied as usize].packets = of_a + of_b;
+            let mut facts = facts(counters);
+            for (name, packets) in [("a", of_a), ("b", of_b)] {
+                let mut counts = Counts::default();
+                counts.denied[hook as usize] = packets;
+                facts.hits.insert(key(name, None), counts);
+            }
+            let rules = there.iter().map(|name| key(name, None));
+            facts.rules = Arc::new(rules.collect());
+            dropped(&renderer.render(&facts, Duration::ZERO, 0).unwrap())
+        };
+        let of = |values: &[(&str, u64)]| -> BTreeMap<String, u64> {
+            // Of each hook and direction one, with no policy.
+            let values = values
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), *value));
+            values.collect()
+        };
+        assert_eq!(page(3, 4, &["a", "b"]), of(&[("", 0), ("a", 3), ("b", 4)]));
+        assert_eq!(page(3, 5, &["b"]), of(&[("", 3), ("b", 5)]));
+        // It comes again, and counts from the start.
+        assert_eq!(page(3, 5, &["a", "b"]), of(&[("", 3), ("b", 5)]));
+        assert_eq!(page(5, 5, &["a", "b"]), of(&[("", 3), ("a", 2), ("b", 5)]));
+        assert_eq!(page(5, 5, &["b"]), of(&[("", 5), ("b", 5)]));
     }
 }

@@ -6,11 +6,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cofferdam_policies::compiler::{Compiled, RuleTable, SlotPlan};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_policies::selectors::Labels;
+use cofferdam_verdict::flow::StateWord;
 
 /// Revisions that are remembered.
 const REMEMBERED: usize = 4;
@@ -46,6 +48,12 @@ impl Names {
             plan: plan.clone(),
             rules: compiled.rules.clone(),
         }
+    }
+
+    /// Whose address it is; none for outside addresses.
+    #[must_use]
+    pub fn address(&self, address: &IpAddr) -> Option<SlotName> {
+        self.slot(*self.plan.by_address().get(address)?)
     }
 
     /// Whose slot it is; none for outside addresses.
@@ -115,13 +123,30 @@ impl EndpointNames {
 }
 
 /// The names of the last revisions, shared with whoever reads records.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SharedNames {
+    node: Arc<str>,
     tables: Arc<Mutex<VecDeque<Arc<Names>>>>,
     endpoints: Arc<Mutex<EndpointNames>>,
 }
 
 impl SharedNames {
+    /// Nothing but the node of this name is known yet.
+    #[must_use]
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.into(),
+            tables: Arc::default(),
+            endpoints: Arc::default(),
+        }
+    }
+
+    /// Returns the name of the node that the records are of.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Adds the names of the next revision, or those that have been added to a revision
     /// since.
     pub fn add(&self, names: Arc<Names>) {
@@ -145,6 +170,16 @@ impl SharedNames {
             .iter()
             .rev()
             .find(|names| names.revision as u32 == revision_low);
+        found.cloned()
+    }
+
+    /// The names of the newest revision that an entry of the flow table may have been decided
+    /// under.
+    #[must_use]
+    pub fn of_entry(&self, word: StateWord) -> Option<Arc<Names>> {
+        let all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = all.iter().rev();
+        let found = newest.find(|names| word.behind(names.revision as u32) == 0);
         found.cloned()
     }
 

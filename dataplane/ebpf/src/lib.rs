@@ -15,6 +15,7 @@
 
 mod frame;
 mod memory;
+mod reports;
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -27,9 +28,7 @@ use cofferdam_verdict::{
     bucket::{Found, find_address},
     bypass,
     counter::{self, Hook},
-    door,
-    event::EventRecord,
-    flow, fragment, hits,
+    door, flow, fragment, hits,
     judge::{self, Case, Inspected},
     memory::{FlowMemory as _, Memory as _},
     packet::{Frame as _, MAX_HEADER_BYTES},
@@ -39,7 +38,10 @@ use cofferdam_verdict::{
     verdict::Action,
 };
 
-use crate::memory::Maps;
+use crate::{
+    memory::Maps,
+    reports::{report, tell},
+};
 
 /// Returned at tcx: the packet is dropped, the chain ends.
 pub const DROP: i32 = 2;
@@ -101,8 +103,8 @@ pub fn run(context: &TcContext, hook: Hook, attachment: Attachment) -> i32 {
     let is_probe = buffer.is_probe();
     let asked = pipeline::walk(&steps, &mut case, is_probe);
     // Only where policy was asked: the packets of a flow do not pay for it.
-    if asked && case.is_audited() && !is_probe {
-        report(&raw mut case, buffer.context().ifindex, hook as u32);
+    if asked && !is_probe {
+        tell(&buffer, hook, &mut case);
     }
     if is_probe {
         buffer.answer(&case, maps.jiffies64() as u32);
@@ -162,8 +164,8 @@ pub fn leave_node(context: &TcContext, is_last: bool) -> i32 {
     maps.count(counter::seen(hook), buffer.length());
     let mut case = Case::blank(hook, buffer.length());
     let asked = pipeline::walk(&steps, &mut case, false);
-    if asked && case.is_audited() {
-        report(&raw mut case, buffer.context().ifindex, hook as u32);
+    if asked {
+        tell(&buffer, hook, &mut case);
     }
     maps.count(counter::judged_word(hook, case.enforced), buffer.length());
     if !case.is_allowed() {
@@ -214,7 +216,7 @@ pub fn arrive(context: &XdpContext) -> u32 {
     if case.is_allowed() {
         return PASSED;
     }
-    count(&raw mut case);
+    count(&raw mut case, hook as u32);
     // SAFETY: the kernel hands the program a valid context.
     let ifindex = unsafe { (*context.ctx).ingress_ifindex };
     report(&raw mut case, ifindex, hook as u32);
@@ -400,7 +402,7 @@ impl Steps for Programs<'_> {
 
     #[inline(always)]
     fn count(&self, case: &mut Case) {
-        count(&raw mut *case);
+        count(&raw mut *case, self.hook as u32);
     }
 }
 
@@ -553,10 +555,10 @@ pub extern "C" fn hold(case: *mut Case) -> i32 {
 /// As for [`track`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn count(case: *mut Case) -> i32 {
+pub extern "C" fn count(case: *mut Case, hook: u32) -> i32 {
     // SAFETY: see above.
     if let Some(case) = unsafe { case.as_ref() } {
-        hits::count(&Maps, case);
+        hits::count(&Maps, case, Hook::of_number(hook));
     }
     0
 }
@@ -671,36 +673,6 @@ pub extern "C" fn remember(case: *mut Case) -> i32 {
     // SAFETY: see above.
     if let Some(case) = unsafe { case.as_mut() } {
         flow::remember(&Maps, case);
-    }
-    0
-}
-
-/// Reports to user space a packet that was denied, or one that was allowed and that
-/// audit policies would have denied, or counts that it could not. What audit policies
-/// would have denied is counted here, too.
-///
-/// # Safety
-///
-/// As for [`track`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
-    // SAFETY: see above.
-    if let Some(case) = unsafe { case.as_ref() } {
-        let hook = Hook::of_number(hook);
-        let maps = Maps;
-        let incarnation = maps
-            .endpoint(case.endpoint)
-            .map_or(0, |record| record.incarnation);
-        let now = maps.jiffies64();
-        let mut unreported = counter::unreported(hook);
-        if case.is_audited() {
-            maps.count(counter::audited_word(hook, case.audited), case.bytes);
-            unreported = counter::unreported_audit(hook);
-        }
-        if !maps.send(EventRecord::new(case, hook, ifindex, incarnation, now)) {
-            maps.count(unreported, case.bytes);
-        }
     }
     0
 }

@@ -2,23 +2,25 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
+use crate::reports::end;
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, PerCpuArray, RingBuf},
-    helpers::bpf_jiffies64,
+    helpers::{bpf_jiffies64, bpf_ringbuf_query},
     macros::btf_map,
 };
 use cofferdam_verdict::{
     bucket::{AddressBlock, Bucket},
     capacity::CHUNK_SETS,
     checksum::Window,
-    counter::{COUNTERS as COUNTER_COUNT, Counter},
+    counter::{COUNTERS as COUNTER_COUNT, Counter, Hook},
     endpoint::{Binding, EndpointRecord},
     event::EventRecord,
-    flow::{FlowSet, IDLE_TIMES},
+    flow::{FlowEntry, FlowSet, IDLE_TIMES},
     fragment::FragmentSet,
     hash::Keys,
     hits::RuleCount,
     memory::{Block, BucketSet, FlowMemory, Memory, Settings},
+    share,
     shared::SharedWord64,
     table::Page,
 };
@@ -48,14 +50,19 @@ static FLOWS: ArrayOfMaps<Array<[u64; FLOW_SET_WORDS], 1>, 1> = ArrayOfMaps::new
 #[btf_map]
 static EVENTS: RingBuf<EventRecord, 4096> = RingBuf::new();
 
+/// Shares of that.
+#[btf_map]
+static EVENT_SHARES: Array<u64, 1> = Array::new();
+
 /// Counts of rules.
 #[btf_map]
-static RULE_COUNTS: Array<[u64; 2], 1> = Array::new();
+static RULE_COUNTS: Array<[u64; RULE_COUNT_WORDS], 1> = Array::new();
 
 /// Remembered fragments of all endpoints.
 #[btf_map]
 static FRAGMENTS: Array<[u64; FRAGMENT_SET_WORDS], 1> = Array::new();
 
+const RULE_COUNT_WORDS: usize = size_of::<RuleCount>() / 8;
 const FRAGMENT_SET_WORDS: usize = size_of::<FragmentSet>() / 8;
 const FLOW_SET_WORDS: usize = size_of::<FlowSet>() / 8;
 
@@ -72,7 +79,7 @@ static SETTINGS: Settings = Settings {
     own_node_allowed: 0,
     idle: [0; IDLE_TIMES],
     flow_chunk_bits: 0,
-    _pad: 0,
+    event_share: 0,
 };
 
 /// Places in the kernel's packet buffer. Written by the loader, as the settings are.
@@ -137,13 +144,40 @@ impl Maps {
 }
 
 impl Maps {
-    /// Sends a record to user space; `false` when there is no room.
+    /// Returns `true` if an endpoint's hook may send a record to user space.
     #[inline(always)]
-    pub(crate) fn send(&self, record: EventRecord) -> bool {
-        let Some(mut place) = EVENTS.reserve(0) else {
+    pub(crate) fn may_send(&self, endpoint: u32, hook: Hook, now: u64) -> bool {
+        // SAFETY: shares are atomics throughout.
+        let word: Option<&SharedWord64> =
+            unsafe { view(EVENT_SHARES.get_ptr(share::place(endpoint, hook))) };
+        let most = self.settings_at_hand().event_share;
+        word.is_some_and(|word| share::take(word, most, now)) || !self.is_crowded()
+    }
+
+    /// Sends the record of a flow to user space, if the ring is less than half full: the rest
+    /// is for packets that were denied. `false` when there is no room.
+    #[inline(always)]
+    pub(crate) fn send_of_flow<T: 'static>(&self, record: impl FnOnce() -> T) -> bool {
+        !self.is_crowded() && self.send(record)
+    }
+
+    /// Returns `true` if the ring of records is so full that shares of it count.
+    #[inline(always)]
+    fn is_crowded(&self) -> bool {
+        // SAFETY: the ring buffer lives as long as the program runs; 0 asks for the bytes that
+        // have not been read.
+        let unread = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
+        share::is_crowded(unread, self.settings_at_hand().event_share)
+    }
+
+    /// Sends a record to user space; `false` when there is no room. The record is made where
+    /// it is read: the stack has no room for it.
+    #[inline(always)]
+    pub(crate) fn send<T: 'static>(&self, record: impl FnOnce() -> T) -> bool {
+        let Some(mut place) = EVENTS.reserve_untyped::<T>(0) else {
             return false;
         };
-        place.write(record);
+        place.write(record());
         place.submit(0);
         true
     }
@@ -310,6 +344,22 @@ impl FlowMemory for Maps {
         const ORDER: AtomicOrdering = AtomicOrdering::Relaxed;
         // SAFETY: the count is in a map, and aligned.
         unsafe { atomic_xadd::<u64, u64, ORDER>(count.as_ptr(), value) };
+    }
+
+    #[inline(always)]
+    fn wants_flows(&self) -> bool {
+        // SAFETY: shares are atomics throughout.
+        let word: Option<&SharedWord64> = unsafe { view(EVENT_SHARES.get_ptr(share::WANTS_FLOWS)) };
+        word.is_some_and(|word| word.load() != 0)
+    }
+
+    #[inline(always)]
+    fn end_flow(&self, record: &EndpointRecord, entry: &FlowEntry) {
+        end(
+            core::ptr::from_ref(entry),
+            record.ifindex,
+            record.incarnation,
+        );
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@
 //! none of them takes a lock that a program could meet.
 
 use std::{
-    io, iter,
+    io,
     sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
@@ -15,11 +15,11 @@ use std::{
 
 use cofferdam_verdict::{
     endpoint::EndpointRecord,
-    flow::{FlowState, Size, StateWord, WAYS, grow::Mover},
+    flow::{FlowEntry, FlowState, Size, StateWord, WAYS, grow::Mover},
     hash::Keys,
 };
 
-use super::{Pool, partition::Partition};
+use super::{Begun, FEW, Pool, READY, partition::Partition};
 use crate::array::MappedValues;
 
 /// A partition grows to so many times its size, where there is room: it is then as far from its
@@ -29,9 +29,6 @@ const GROWTH: u32 = 4;
 const SAMPLE: u32 = 16;
 /// Of those, so many in use have all entries counted: three eighths.
 const SUSPICIOUS: u32 = 6;
-/// A partition of which nothing was in use is looked at every so many times: of hundreds of
-/// endpoints most are idle.
-const QUIET_PATIENCE: u32 = 2;
 /// A partition that cannot grow is looked at every so many times.
 const PATIENCE: u32 = 40;
 /// Times that the flows of a partition are gone over before others have their turn.
@@ -49,6 +46,10 @@ pub struct FlowKeeper {
     pub(super) keys: Keys,
     pub(super) looks: u32,
     pub(super) random: u32,
+    /// Number of partitions that were ready at the last look.
+    pub(super) ready: usize,
+    /// `None` where flows begin that are not counted.
+    pub(super) begun: Option<Begun>,
 }
 
 impl FlowKeeper {
@@ -60,14 +61,35 @@ impl FlowKeeper {
     /// back; the others were looked after.
     pub fn look(&mut self) -> io::Result<()> {
         self.looks = self.looks.wrapping_add(1);
-        let mut result = self.pool.release_all();
+        let prepared = self.prepare();
+        let mut result = prepared.and(self.pool.release_all());
         let emptied = self.pool.empty(EMPTYING);
         result = result.and(emptied);
+        let begun = self.begun.as_ref().map(Begun::count).transpose();
+        // Uncounted flows may begin anywhere.
+        let begun = begun.unwrap_or_else(|error| {
+            result = Err(error);
+            None
+        });
         for partition in self.pool.in_use() {
-            let tended = self.tend(&partition);
+            let tended = self.tend(&partition, begun);
             result = result.and(tended);
         }
-        result.and(self.pool.make_ready())
+        // While endpoints come, each grace period is for several.
+        let ready = self.pool.numbers().ready.len();
+        let are_coming = std::mem::replace(&mut self.ready, ready) != ready;
+        let least = if are_coming { FEW } else { READY };
+        result.and(self.pool.make_ready(least).map(drop))
+    }
+
+    /// Makes partitions for the next endpoints if few are ready; for as soon as
+    /// [`Kernel::are_few_flow_tables_ready`](crate::Kernel::are_few_flow_tables_ready) says so.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no memory for them.
+    pub fn prepare(&mut self) -> io::Result<()> {
+        self.pool.make_ready(FEW).map(drop)
     }
 
     /// Lets all partitions grow to so many times their size, a power of two, or as far as they
@@ -84,7 +106,7 @@ impl FlowKeeper {
         Ok(())
     }
 
-    fn tend(&mut self, partition: &Partition) -> io::Result<()> {
+    fn tend(&mut self, partition: &Partition, begun: Option<u64>) -> io::Result<()> {
         let size = partition.size();
         if size.growth() != 0 {
             let _working = partition.work();
@@ -92,18 +114,20 @@ impl FlowKeeper {
         }
         let most = self.pool.most_sets();
         let may_grow = size.sets() < most;
-        let patience = match (may_grow, partition.quiet.load(Ordering::Relaxed)) {
-            (true, false) => 1,
-            (true, true) => QUIET_PATIENCE,
-            (false, _) => PATIENCE,
-        };
+        let room = size.sets() * WAYS as u32 / 2;
+        let since = partition.since.load(Ordering::SeqCst);
+        if may_grow && begun.is_some_and(|begun| begun.wrapping_sub(since) < room.into()) {
+            // No flow has begun that could fill it: there is nothing to look for.
+            return Ok(());
+        }
+        let patience = if may_grow { 1 } else { PATIENCE };
         let is_due = self.looks.is_multiple_of(patience);
         if !is_due || !self.seems_to_fill(partition, size) && size.shortening() == 0 {
             return Ok(());
         }
         let count = partition.count(partition.incarnation.load(Ordering::SeqCst));
         if may_grow {
-            if count.used >= size.sets() * WAYS as u32 / 2 {
+            if count.used >= room {
                 self.grow(partition, most.min(size.sets() * GROWTH))?;
             }
             return Ok(());
@@ -116,21 +140,34 @@ impl FlowKeeper {
         Ok(())
     }
 
-    /// Looks at a few entries of a partition.
+    /// Looks at a few entries of a partition: where none were in use at the last look, at those
+    /// of one set first. Of hundreds of endpoints most are idle, and each further place costs a
+    /// miss of caches; of a partition three eighths full one set in six at most has no entry
+    /// in use.
     fn seems_to_fill(&mut self, partition: &Partition, size: Size) -> bool {
-        let random = &mut self.random;
-        let numbers = iter::repeat_with(|| {
-            *random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            *random >> 8
-        });
-        let words = numbers.take(SAMPLE as usize).filter_map(|number| {
-            let set = partition.set(number & size.mask())?;
+        if partition.quiet.load(Ordering::Relaxed) {
+            let set = partition.set(self.random() & size.mask());
+            let mut ways = set.into_iter().flat_map(|set| &set.ways);
+            if !ways.any(is_used) {
+                return false;
+            }
+        }
+        let used = (0..SAMPLE).filter(|_| {
+            let number = self.random();
+            let set = partition.set(number & size.mask());
             let way = (number >> 21) as usize % WAYS;
-            Some(StateWord(set.ways[way].state.load()))
+            set.is_some_and(|set| is_used(&set.ways[way]))
         });
-        let used = words.filter(|word| word.state() != FlowState::Free).count();
+        let used = used.count();
         partition.quiet.store(used == 0, Ordering::Relaxed);
         used >= SUSPICIOUS as usize
+    }
+
+    fn random(&mut self) -> u32 {
+        self.random = (self.random)
+            .wrapping_mul(1_664_525)
+            .wrapping_add(1_013_904_223);
+        self.random >> 8
     }
 
     /// Lets a partition grow to so many sets.
@@ -166,4 +203,8 @@ impl FlowKeeper {
         }
         Ok(())
     }
+}
+
+fn is_used(entry: &FlowEntry) -> bool {
+    StateWord(entry.state.load()).state() != FlowState::Free
 }

@@ -28,16 +28,25 @@ pub(super) struct Partition {
     bytes: AtomicU64,
     /// That of the endpoint, before any of its flows; 0 if the partition is nobody's.
     pub(super) incarnation: AtomicU32,
+    /// Interface of the endpoint, and its incarnation, whether or not it has gone.
+    pub(super) ifindex: AtomicU32,
+    pub(super) last_incarnation: AtomicU32,
     /// The oldest that an entry may be of.
     pub(super) oldest: AtomicU32,
     /// Number of entries that the last sweep left.
     pub(super) left: AtomicU32,
+    /// Number of flows that had begun on the node before the last sweep, less those that it
+    /// left here: no more are here than have begun since it was so many.
+    pub(super) since: AtomicU64,
     /// `true` if no entry that was looked at last was in use.
     pub(super) quiet: AtomicBool,
     lead: Mutex<Lead>,
     /// Held while entries are swept or moved.
     work: Mutex<()>,
 }
+
+/// Value of [`Partition::since`] before the first sweep: as if any number had begun since.
+const NEVER_SWEPT: u64 = 1 << 63;
 
 /// A partition's size, and the records that tell programs.
 #[derive(Debug)]
@@ -83,8 +92,11 @@ impl Partition {
             chunks,
             bytes: AtomicU64::new(bytes),
             incarnation: AtomicU32::new(0),
+            ifindex: AtomicU32::new(0),
+            last_incarnation: AtomicU32::new(0),
             oldest: AtomicU32::new(0),
             left: AtomicU32::new(0),
+            since: AtomicU64::new(NEVER_SWEPT),
             quiet: AtomicBool::new(false),
             lead: Mutex::new(Lead {
                 size,

@@ -10,11 +10,12 @@ use std::sync::{
 };
 
 use cofferdam_verdict::{
+    event::EndRecord,
     flow::{FlowEntry, FlowState, IDLE_TIMES, Idle, Size, StateWord},
     packet::protocol,
 };
 
-use super::{STALE_REVISIONS, partition::Partition};
+use super::{Ends, STALE_REVISIONS, partition::Partition};
 
 /// Jiffies that an established TCP connection may be silent before a sweep removes it, long
 /// before the clock comes round: 12 days at 1 000 a second. It keeps its place only until
@@ -25,9 +26,12 @@ const LONGEST_SILENCE: u32 = 1 << 30;
 #[derive(Debug)]
 pub struct Sweep {
     pub(super) partitions: Vec<Arc<Partition>>,
+    pub(super) ends: Ends,
     pub(super) by: Rule,
     /// Revision of the last table when it began.
     pub(super) began: u64,
+    /// Number of flows that had begun on the node before.
+    pub(super) begun: u64,
 }
 
 /// Result of a sweep.
@@ -48,16 +52,22 @@ impl Sweep {
             let _working = partition.work();
             let size = partition.size();
             let incarnation = partition.incarnation.load(Ordering::SeqCst);
+            let ifindex = partition.ifindex.load(Ordering::SeqCst);
             let (mut freed, mut left) = (0, 0);
             for entry in partition.entries() {
-                match self.by.clean(entry, &partition.incarnation, size) {
+                match self.by.clean(entry, ifindex, &partition.incarnation, size) {
                     Fate::Free => {}
-                    Fate::Freed => freed += 1,
+                    Fate::Freed(record) => {
+                        freed += 1;
+                        self.ends.tell(&record);
+                    }
                     Fate::Left => left += 1,
                 }
             }
             partition.oldest.store(incarnation, Ordering::SeqCst);
             partition.left.store(left, Ordering::SeqCst);
+            let since = self.begun.wrapping_sub(left.into());
+            partition.since.store(since, Ordering::SeqCst);
             freed
         });
         Swept {
@@ -72,8 +82,8 @@ impl Sweep {
 enum Fate {
     /// No flow was there.
     Free,
-    /// Its flow is over.
-    Freed,
+    /// Its flow is over, and was so.
+    Freed(EndRecord),
     /// Its flow goes on, or a packet has changed it meanwhile.
     Left,
 }
@@ -92,7 +102,7 @@ pub(super) struct Rule {
 impl Rule {
     /// Frees an entry that has been idle for too long or is of another incarnation,
     /// and keeps its revision from coming round.
-    fn clean(&self, entry: &FlowEntry, incarnation: &AtomicU32, size: Size) -> Fate {
+    fn clean(&self, entry: &FlowEntry, ifindex: u32, incarnation: &AtomicU32, size: Size) -> Fate {
         let word = StateWord(entry.state.load());
         // A program that made the entry knew an incarnation and a table that were noted
         // before: what is read from here on is no older.
@@ -131,10 +141,11 @@ impl Rule {
         } else {
             return Fate::Left;
         };
-        match entry.state.exchange(word.0, next.0) == word.0 && !stays {
-            true => Fate::Freed,
-            false => Fate::Left,
-        }
+        // What packets add from here on is lost.
+        let record =
+            (!stays).then(|| EndRecord::new(entry, (ifindex, incarnation), self.now.into()));
+        let is_done = entry.state.exchange(word.0, next.0) == word.0;
+        record.filter(|_| is_done).map_or(Fate::Left, Fate::Freed)
     }
 }
 
@@ -160,7 +171,8 @@ mod tests {
             now,
             revision: Arc::new(AtomicU32::new(revision)),
         };
-        rule.clean(entry, &AtomicU32::new(incarnation), Size::of(1)) == Fate::Freed
+        let fate = rule.clean(entry, 2, &AtomicU32::new(incarnation), Size::of(1));
+        matches!(fate, Fate::Freed(_))
     }
 
     fn word(entry: &FlowEntry) -> StateWord {
@@ -237,10 +249,11 @@ mod tests {
             now: 11,
             revision: Arc::new(AtomicU32::new(1)),
         };
-        for (used, fate) in [(8, Fate::Left), (16, Fate::Freed)] {
+        for (used, is_freed) in [(8, false), (16, true)] {
             let entry = entry(1, 0);
             let size = Size::of(4).filled(used, 16);
-            assert_eq!(rule.clean(&entry, &AtomicU32::new(INCARNATION), size), fate);
+            let fate = rule.clean(&entry, 2, &AtomicU32::new(INCARNATION), size);
+            assert_eq!(matches!(fate, Fate::Freed(_)), is_freed);
         }
     }
 }

@@ -91,25 +91,33 @@ pub(crate) enum Qdisc {
 /// Gives an interface a clsact qdisc, unless it has one, or an ingress qdisc in its place:
 /// for filters on the way in alone.
 pub(crate) fn add_ingress(ifindex: u32) -> io::Result<Qdisc> {
-    let mut request = request(
-        RTM_NEWQDISC,
-        NLM_F_CREATE | NLM_F_EXCL,
-        Traffic {
-            ifindex,
-            handle: HANDLE_CLSACT,
-            parent: PARENT_CLSACT,
-            info: 0,
-        },
-    );
-    request.attribute(tca::KIND, b"clsact\0");
-    match request.send().and_then(done) {
+    match put_clsact(ifindex, NLM_F_CREATE | NLM_F_EXCL) {
         Ok(()) => Ok(Qdisc::Added),
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(match qdisc(ifindex)? {
-            Some(Qdisc::StoodAsClsact) => Qdisc::StoodAsClsact,
-            _ => Qdisc::StoodAsIngress,
-        }),
+        // Asked by putting it there again, which changes no clsact qdisc: a list would be one
+        // of all interfaces.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            match put_clsact(ifindex, NLM_F_CREATE) {
+                Ok(()) => Ok(Qdisc::StoodAsClsact),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    Ok(Qdisc::StoodAsIngress)
+                }
+                Err(error) => Err(error),
+            }
+        }
         Err(error) => Err(error),
     }
+}
+
+fn put_clsact(ifindex: u32, flags: i32) -> io::Result<()> {
+    let about = Traffic {
+        ifindex,
+        handle: HANDLE_CLSACT,
+        parent: PARENT_CLSACT,
+        info: 0,
+    };
+    let mut request = request(RTM_NEWQDISC, flags, about);
+    request.attribute(tca::KIND, b"clsact\0");
+    request.send().and_then(done)
 }
 
 /// The qdisc in clsact's place, if there is one. An ingress qdisc takes filters for

@@ -4,10 +4,11 @@ use crate::{
     bucket::{AddressBlock, BUCKET_WORDS},
     counter::{COUNTERS, Counter},
     endpoint::{Binding, EndpointRecord},
-    event::EventRecord,
     flow::{FlowSet, WAYS},
     fragment::{self, FragmentSet},
     hits::{self, RuleCount},
+    share,
+    shared::SharedWord64,
     table::{PAGE_BYTES, SLOTS_PER_WORD},
     verdict::MAX_RULE,
 };
@@ -40,6 +41,8 @@ pub mod map {
     pub const KEYS: &str = "KEYS";
     /// Counts of rules, under tables of both parities.
     pub const RULE_COUNTS: &str = "RULE_COUNTS";
+    /// Shares of the ring buffer, of each endpoint's hooks.
+    pub const EVENT_SHARES: &str = "EVENT_SHARES";
 }
 
 /// Most sets of a chunk: entries for 1 024 flows at half load, in 256 KiB. The programs know
@@ -180,14 +183,13 @@ impl Limits {
         bytes.next_power_of_two()
     }
 
-    /// Records for which the ring buffer has room: the kernel puts eight bytes before
-    /// each.
+    /// Records for which the ring buffer has room.
     pub const fn ring_records(&self) -> u32 {
-        self.ring_bytes() / (size_of::<EventRecord>() as u32 + 8)
+        self.ring_bytes() / share::RECORD_BYTES
     }
 
     /// All maps that are plain arrays.
-    pub const fn arrays(&self) -> [MapSize; 8] {
+    pub const fn arrays(&self) -> [MapSize; 9] {
         const BUCKET: u32 = BUCKET_WORDS as u32 * 4;
         [
             MapSize {
@@ -229,6 +231,11 @@ impl Limits {
                 name: map::RULE_COUNTS,
                 value_bytes: size_of::<RuleCount>() as u32,
                 entries: self.rules * hits::SETS,
+            },
+            MapSize {
+                name: map::EVENT_SHARES,
+                value_bytes: size_of::<SharedWord64>() as u32,
+                entries: share::words(self.endpoint_records()),
             },
         ]
     }

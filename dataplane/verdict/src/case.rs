@@ -11,6 +11,7 @@ use crate::{
     flow::{READS, is_opening, step},
     packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
+    share::NOBODY,
     table::row_key,
     verdict::{Action, Direction, Verdict, word_action, word_reason},
 };
@@ -126,6 +127,10 @@ pub(crate) mod mark {
     pub(crate) const INGRESS_WAIVED: u32 = 1 << 27;
     /// One of them is not asked, and would have denied the packet.
     pub(crate) const WAIVED: u32 = EGRESS_WAIVED | INGRESS_WAIVED;
+    /// Answer: the receiver is a workload of this node, whose hook judges the packet, too.
+    pub(crate) const RECEIVED_HERE: u32 = 1 << 28;
+    /// Answer: the packet has begun a flow that no other hook of this node tells of.
+    pub(crate) const BEGUN: u32 = 1 << 29;
     /// The packet leaves the node: see [`crate::uplink`].
     pub(crate) const LEAVING: u32 = 1 << 30;
 }
@@ -161,7 +166,7 @@ pub struct Case {
     pub(crate) second: u32,
     /// Answer: the verdict with audit policies in force as well.
     pub audited: u32,
-    /// Number of the endpoint's record.
+    /// Number of the endpoint's record, or [`NOBODY`].
     pub endpoint: u32,
     /// Bytes of the packet from the Ethernet header on.
     pub bytes: u32,
@@ -208,7 +213,7 @@ impl Case {
         Self {
             source: [zero; 4],
             destination: [zero; 4],
-            endpoint: zero,
+            endpoint: NOBODY,
             ingress_ifindex: zero,
             stamp: zero,
             key: zero,
@@ -282,6 +287,24 @@ impl Case {
     #[inline(always)]
     pub const fn is_audited(&self) -> bool {
         self.is_allowed() && self.marks & (mark::AUDIT_INGRESS | mark::AUDIT_EGRESS) != 0
+    }
+
+    /// Returns `true` if the packet passes and has begun a flow that is this hook's to tell of:
+    /// no other hook of this node judges its packets after this one.
+    #[inline(always)]
+    pub const fn has_begun(&self) -> bool {
+        self.is_allowed() && self.is(mark::BEGUN)
+    }
+
+    /// Returns `true` if a flow that the packet begins is this hook's to tell of. What is noted
+    /// of a packet that leaves the node is no flow of its own.
+    #[inline(always)]
+    pub(crate) const fn tells_of_flow(&self) -> bool {
+        const ANOTHERS: u32 = mark::RECEIVED_HERE | mark::SERVICE | mark::SHARED_ADDRESS;
+        if self.is(mark::LEAVING) {
+            return word_reason(self.enforced) != Reason::Flow as u32;
+        }
+        self.is(mark::TO_WORKLOAD) || !self.is(ANOTHERS)
     }
 
     /// Returns `true` if other filters stand on the hook, so that an allowed packet must

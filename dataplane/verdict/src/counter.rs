@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where packets are judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Hook {
     /// tc ingress of the host-side veth.
@@ -82,7 +82,8 @@ pub const COUNTERS: u32 = 8 * PER_HOOK;
 /// Index of the first counter of audit policies.
 const AUDITED: u32 = Hook::ALL.len() as u32 * PER_HOOK;
 /// Counters of audit policies per hook, by reason; those of rows have lower numbers.
-/// Reason 0 does not exist, and is the count of unreported packets.
+/// Reason 0 does not exist, and is the count of unreported packets; two reasons that no row
+/// denies for are those of flows.
 const AUDITED_PER_HOOK: u32 = 32;
 
 /// Index of what a hook has seen.
@@ -115,6 +116,16 @@ pub const fn audited_word(hook: Hook, word: u32) -> u32 {
 pub const fn unreported_audit(hook: Hook) -> u32 {
     audited_index(hook, 0)
 }
+
+/// Index of the flows that have begun at a hook, were to be told of, and could not be.
+#[inline(always)]
+pub const fn unreported_new(hook: Hook) -> u32 {
+    audited_index(hook, Reason::NotIsolated as u32)
+}
+
+/// Index of the flows that have ended, were to be told of, and could not be; the hook is not
+/// known, and they are counted as [`Hook::ToWorkload`]'s.
+pub const UNREPORTED_ENDED: u32 = audited_index(Hook::ToWorkload, Reason::Flow as u32);
 
 #[inline(always)]
 const fn audited_index(hook: Hook, reason: u32) -> u32 {
@@ -161,11 +172,13 @@ mod tests {
                 "{index}"
             );
         };
+        take(UNREPORTED_ENDED);
         for hook in Hook::ALL {
             assert_eq!(Hook::of_number(hook as u32), hook);
             take(seen(hook));
             take(unreported(hook));
             take(unreported_audit(hook));
+            take(unreported_new(hook));
             for reason in AUDIT_REASONS {
                 take(audited(hook, reason));
                 let word = Verdict {

@@ -1,5 +1,6 @@
-//! The record that a program sends to user space about one packet: one that was
-//! denied, or one that was allowed and that audit policies would have denied.
+//! The records that programs send to user space: of one packet that was denied, that was
+//! allowed and that audit policies would have denied, or that has begun a flow; and of a flow
+//! that has ended.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,9 +8,18 @@ use crate::{
     address::Family,
     case::{Case, mark},
     counter::Hook,
+    flow::{FlowEntry, KEY_PAIRS},
     packet::ethertype,
     verdict::Direction,
 };
+
+/// Values of [`EventRecord::kind`].
+pub mod kind {
+    /// The packet was denied, or audit policies would have denied it.
+    pub const JUDGED: u8 = 0;
+    /// The packet has begun a flow.
+    pub const BEGUN: u8 = 1;
+}
 
 /// A reported packet. Slots, rule and revision say what was decided from.
 ///
@@ -63,21 +73,23 @@ pub struct EventRecord {
     pub reversed: u8,
     /// Stamp of the endpoint that sent the packet on this node; 0 when none did.
     pub stamp: u32,
+    /// One of [`kind`].
+    pub kind: u8,
     /// Zero.
-    pub _pad: [u8; 4],
+    pub _pad: [u8; 3],
 }
 
 impl EventRecord {
-    /// The record of a case that has its answer.
+    /// The record of a case that has its answer; `kind` is one of [`kind`].
     #[inline(always)]
     pub const fn new(
         case: &Case,
+        kind: u8,
         hook: Hook,
-        ifindex: u32,
-        incarnation: u32,
+        (ifindex, incarnation): (u32, u32),
         jiffies: u64,
     ) -> Self {
-        let audited = case.is_audited();
+        let audited = kind == kind::JUDGED && case.is_audited();
         let direction = if !audited {
             case.direction
         } else if case.is(mark::AUDIT_EGRESS) {
@@ -128,7 +140,8 @@ impl EventRecord {
             direction: direction as u8,
             reversed: reversed as u8,
             stamp: case.stamp,
-            _pad: [0; 4],
+            kind,
+            _pad: [0; 3],
         }
     }
 }
@@ -140,3 +153,59 @@ const _: () = assert!(
         && core::mem::offset_of!(EventRecord, tcp_flags) == 84
         && core::mem::offset_of!(EventRecord, reversed) == 87
 );
+
+/// A flow that has ended, as its entry was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EndRecord {
+    /// Jiffies when it was found to have ended.
+    pub jiffies: u64,
+    /// [`FlowEntry::state`], locked or not.
+    pub state: u64,
+    /// [`FlowEntry::key`].
+    pub key: [u64; KEY_PAIRS],
+    /// [`FlowEntry::packets`].
+    pub packets: [u64; 2],
+    /// [`FlowEntry::bytes`].
+    pub bytes: [u64; 2],
+    /// Interface of the endpoint whose partition it was in.
+    pub ifindex: u32,
+    /// Incarnation of that endpoint.
+    pub incarnation: u32,
+    /// [`FlowEntry::peer_slot`].
+    pub peer_slot: u32,
+    /// Jiffies, low word, of the last packet.
+    pub last_seen: u32,
+    /// Jiffies, low word, of the first packet.
+    pub opened: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<EndRecord>() == 112);
+
+impl EndRecord {
+    /// The record of a flow in the partition of an endpoint.
+    #[inline(always)]
+    pub fn new(entry: &FlowEntry, (ifindex, incarnation): (u32, u32), jiffies: u64) -> Self {
+        let mut key = [0; KEY_PAIRS];
+        let mut i = 0;
+        while i < KEY_PAIRS {
+            key[i] = entry.key[i].load();
+            i += 1;
+        }
+        Self {
+            jiffies,
+            state: entry.state.load(),
+            key,
+            packets: [entry.packets[0].load(), entry.packets[1].load()],
+            bytes: [entry.bytes[0].load(), entry.bytes[1].load()],
+            ifindex,
+            incarnation,
+            peer_slot: entry.peer_slot.load(),
+            last_seen: entry.last_seen.load(),
+            opened: entry.opened.load(),
+            _pad: 0,
+        }
+    }
+}

@@ -396,7 +396,8 @@ pub struct FlowEntry {
     /// there. A reader looks for a key only where its tag stands, so that a key that is not
     /// in a set costs one cache line.
     pub tags: [SharedByte; WAYS],
-    /// Packets from the opener, and back.
+    /// Packets from the opener, and back; see [`FlowEntry::counted`]. The highest bit of the
+    /// first is [`TOLD_ELSEWHERE`].
     pub packets: [SharedWord64; 2],
     /// Bytes from the opener, and back.
     pub bytes: [SharedWord64; 2],
@@ -413,6 +414,9 @@ pub struct FlowEntry {
     /// A [`Checked`]; written by whoever has checked the entry.
     pub checked: SharedWord64,
 }
+
+/// Bit of the packets from the opener: another hook of this node tells of the flow.
+pub const TOLD_ELSEWHERE: u64 = 1 << 63;
 
 /// Under which circumstances an entry was last found to count.
 ///
@@ -491,6 +495,21 @@ impl FlowEntry {
             i += 1;
         }
         difference
+    }
+
+    /// Returns the packets from the opener, and back.
+    #[inline(always)]
+    pub fn counted(&self) -> [u64; 2] {
+        [
+            self.packets[0].load() & !TOLD_ELSEWHERE,
+            self.packets[1].load(),
+        ]
+    }
+
+    /// Returns `true` if the entry's flow is this hook's to tell of.
+    #[inline(always)]
+    pub fn is_told_of(&self) -> bool {
+        self.packets[0].load() & TOLD_ELSEWHERE == 0
     }
 
     /// The IP protocol of the entry's key.

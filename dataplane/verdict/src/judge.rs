@@ -596,9 +596,11 @@ fn send<M: Memory>(
         // The packet is a reply, and the peer its sender, or a backend behind its address.
         agrees(memory, receiver.kind, case.destination_slot, case.stamp)?;
     }
-    if matches!(receiver.kind, SlotKind::OwnNode) {
-        case.marks |= mark::NODE_ADDRESS;
-    }
+    case.marks |= match receiver.kind {
+        SlotKind::OwnNode => mark::NODE_ADDRESS,
+        SlotKind::LocalWorkload => mark::RECEIVED_HERE,
+        _ => 0,
+    };
     if receiver.is_shared {
         case.marks |= mark::SHARED_ADDRESS;
     }

@@ -12,7 +12,7 @@
 //! discovery and their like, [`flow`], [`fragment`] and [`related`] know what was allowed
 //! before, [`judge`] (off the node: [`uplink`]) asks the [`table`] about the rest, after [`bucket`]
 //! has turned addresses into slots, and the [`verdict`] that comes out is counted ([`counter`], [`hits`])
-//! and perhaps reported ([`event`]).
+//! and perhaps reported ([`event`], [`share`]).
 //!
 //! Invariant, total: every input yields a verdict. Nothing in this crate can
 //! panic, loop without a named bound, or allocate; whatever cannot be understood
@@ -51,6 +51,7 @@ pub mod packet;
 pub mod pipeline;
 pub mod reason;
 pub mod related;
+pub mod share;
 pub mod shared;
 mod signalling;
 #[cfg(not(target_arch = "bpf"))]
@@ -61,7 +62,7 @@ pub mod verdict;
 
 /// Version of the layouts of tables, counters and event records. It moves with any change
 /// to one of them; memory written under another version is never adopted.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Version of the layouts that flows rest on: flow entries, fragments, bindings,
 /// endpoint records, buckets and blocks of addresses, hash keys. It moves with any change

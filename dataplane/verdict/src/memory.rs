@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     bucket::{AddressBlock, Bucket},
     endpoint::{Binding, EndpointRecord},
-    flow::{FlowSet, IDLE_TIMES},
+    flow::{FlowEntry, FlowSet, IDLE_TIMES},
     fragment::FragmentSet,
     hash::Keys,
     hits::RuleCount,
@@ -45,8 +45,9 @@ pub struct Settings {
     pub idle: [u32; IDLE_TIMES],
     /// Binary logarithm of the number of chunks that a partition of the flow table may have.
     pub flow_chunk_bits: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Records that a hook of an endpoint may report in a window however full the ring is; see
+    /// [`crate::share`].
+    pub event_share: u32,
 }
 
 const _: () = assert!(
@@ -152,6 +153,19 @@ pub trait FlowMemory: Memory {
 
     /// Adds, wrapping, without any order.
     fn add(&self, count: &SharedWord64, value: u64);
+
+    /// Returns `true` if user space wants to be told of flows that begin and end.
+    #[inline(always)]
+    fn wants_flows(&self) -> bool {
+        false
+    }
+
+    /// Tells user space of the flow in an entry of an endpoint's partition that is about to be
+    /// overwritten or freed. The caller has locked the entry.
+    #[inline(always)]
+    fn end_flow(&self, record: &EndpointRecord, entry: &FlowEntry) {
+        _ = (record, entry);
+    }
 
     /// The clock of flows: jiffies, low word. It wraps after 50 days at 1 000 a
     /// second; no idle time comes near half of that.

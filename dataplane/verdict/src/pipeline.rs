@@ -265,7 +265,7 @@ impl<M: FlowMemory, F: Frame> Steps for Host<'_, M, F> {
     }
 
     fn count(&self, case: &mut Case) {
-        hits::count(self.memory, case);
+        hits::count(self.memory, case, self.hook);
     }
 }
 

@@ -33,5 +33,7 @@ mod scene;
 mod services;
 #[path = "host/signalling.rs"]
 mod signalling;
+#[path = "host/telling.rs"]
+mod telling;
 #[path = "host/watched.rs"]
 mod watched;

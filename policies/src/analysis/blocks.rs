@@ -47,6 +47,9 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                         );
                     } else {
                         let path = [&block[..], &[Step::Key("cidr"), Step::Value]].concat();
+                        if senseless(project, rule, &path, *cidr, findings) {
+                            continue;
+                        }
                         covered(project, rule, &path, *cidr, &ranges, findings);
                         let asked = (*cidr, &services, &budget);
                         address_of_service(project, rule, &path, asked, findings);
@@ -65,6 +68,9 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                             Step::Key("networks"),
                             Step::Cidr(*network),
                         ];
+                        if senseless(project, rule, &path, *network, findings) {
+                            continue;
+                        }
                         let asked = (*network, &services, &budget);
                         address_of_service(project, rule, &path, asked, findings);
                         // To deny everything there is one says so of all addresses;
@@ -84,6 +90,52 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
             }
         }
     }
+}
+
+/// Blocks that hold no address from which or to which hosts send, and what those are.
+const SENSELESS: [(&str, &str); 6] = [
+    (
+        "0.0.0.0/8",
+        "addresses of this network, which hosts have not",
+    ),
+    (
+        "127.0.0.0/8",
+        "loopback addresses, which no packet between hosts has",
+    ),
+    ("224.0.0.0/4", "multicast addresses"),
+    ("240.0.0.0/4", "reserved addresses"),
+    ("::/127", "the unspecified and the loopback address"),
+    ("ff00::/8", "multicast addresses"),
+];
+
+/// Says of a block that nobody can mean it. Returns `true` if it did.
+fn senseless(
+    project: &Project<'_>,
+    rule: &Rule<'_>,
+    path: &[Step<'_>],
+    cidr: IpNet,
+    findings: &mut Findings,
+) -> bool {
+    let what = SENSELESS.iter().find(|(block, _)| {
+        block.parse::<IpNet>().is_ok_and(|block| {
+            // Workloads may send to groups, and nobody sends from one.
+            let is_group = block.addr().is_multicast();
+            block.contains(&cidr) && (!is_group || rule.direction == Direction::Ingress)
+        })
+    });
+    let Some((_, what)) = what else { return false };
+    let hint = match cidr.to_string().as_str() {
+        "0.0.0.0/32" => "did you mean `0.0.0.0/0`?",
+        "::/128" => "did you mean `::/0`?",
+        _ => "take it out; connections of a workload to itself need no rule",
+    };
+    findings.warn(
+        project.place_in(rule, path),
+        Code::SenselessBlock,
+        format!("{cidr} holds {what}: the block matches nothing that is meant"),
+        hint.to_owned(),
+    );
+    true
 }
 
 /// A virtual address is translated before anything is judged: a rule about it does at the

@@ -60,7 +60,7 @@ impl Text<'_> {
 /// The trees of a text, and the ways to its documents: the number of a tree, then of
 /// items of lists in it.
 #[derive(Default)]
-struct Parsed<'a> {
+pub(super) struct Parsed<'a> {
     trees: Vec<Node<'a>>,
     documents: Vec<Box<[usize]>>,
     /// By where they begin, and where a key of theirs stands, the numbers of documents.
@@ -68,7 +68,8 @@ struct Parsed<'a> {
 }
 
 impl<'a> Parsed<'a> {
-    fn new(text: &'a str) -> Self {
+    /// Parses a text; what is not YAML is left out.
+    pub(super) fn new(text: &'a str) -> Self {
         let trees: Vec<Node<'a>> = yaml::parse(text).into_iter().flatten().collect();
         let mut documents = Vec::new();
         let mut by_mark = HashMap::new();
@@ -86,6 +87,11 @@ impl<'a> Parsed<'a> {
             documents,
             by_mark,
         }
+    }
+
+    /// All documents, those in lists too.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Node<'a>> {
+        (0..self.documents.len()).filter_map(|number| self.document(number))
     }
 
     fn document(&self, number: usize) -> Option<&Node<'a>> {
@@ -131,9 +137,7 @@ impl<'a> Places<'a> {
 
     /// All documents of a file, those in lists too.
     pub(super) fn documents(&self, file: &str) -> impl Iterator<Item = &Node<'a>> {
-        self.parsed(file).into_iter().flat_map(|parsed| {
-            (0..parsed.documents.len()).filter_map(|number| parsed.document(number))
-        })
+        self.parsed(file).into_iter().flat_map(Parsed::all)
     }
 
     fn parsed(&self, file: &str) -> Option<&Parsed<'a>> {

@@ -23,12 +23,14 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
         let Some(ports) = rule.ports else { continue };
         let is_named = |port: &PortRange| matches!(port.ports, Ports::Named(_));
         if !project.world.groups.is_empty()
+            && !project.may_miss_workloads(rule)
             && rule.is_about_something()
             && ports.iter().any(is_named)
         {
             named(project, rule, ports, findings);
         }
-        if rule.action == RuleAction::Accept && !project.gaps.in_services() {
+        let is_known = !project.gaps.in_services() && !project.may_miss_workloads(rule);
+        if rule.action == RuleAction::Accept && is_known {
             services.check(project, rule, ports, findings);
         }
     }

@@ -210,6 +210,17 @@ impl<'a> Rule<'a> {
         of_namespace.chain(of_cluster)
     }
 
+    /// Where workloads at either end of it are looked for.
+    pub(super) fn scopes(&self) -> Vec<Scope<'a>> {
+        let own = match self.policy {
+            Policy::Namespace(policy) => Scope::Namespace(&policy.name.namespace),
+            Policy::Cluster(policy) => Scope::Namespaces(&policy.subject.namespaces),
+        };
+        let peers = self.chosen().filter(|chosen| !chosen.nodes);
+        let peers = peers.map(|chosen| chosen.namespaces.map_or(own, Scope::Namespaces));
+        peers.chain([own]).collect()
+    }
+
     /// In which order rules of one tier and direction are asked.
     pub(super) fn rank(&self) -> (u16, &'a str, usize) {
         match self.policy {

@@ -4,6 +4,8 @@
 use std::sync::LazyLock;
 
 use crate::diagnostic::{Code, Place};
+use crate::documents::context::Resource;
+use crate::documents::{Identity, Kind};
 use crate::inventory::{ClusterPeer, NAMESPACE_NAME_LABEL, Peer, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
 
@@ -37,12 +39,62 @@ static SYSTEM: LazyLock<[Labels; 2]> = LazyLock::new(|| {
     ]
 });
 
+/// Labels that controllers give to pods when they make them.
+const ADDED_LABELS: &[&str] = &[
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-completion-index",
+    "batch.kubernetes.io/job-name",
+    "controller-revision-hash",
+    "controller-uid",
+    "deploymentconfig",
+    "job-name",
+    "pod-template-generation",
+    "pod-template-hash",
+    "rollouts-pod-template-hash",
+    "statefulset.kubernetes.io/pod-name",
+];
+
+/// Groups of custom resources of which nobody makes pods.
+const WITHOUT_PODS: &[&str] = &[
+    "cert-manager.io",
+    "cilium.io",
+    "crd.projectcalico.org",
+    "external-secrets.io",
+    "networking.istio.io",
+    "security.istio.io",
+    "traefik.containo.us",
+    "traefik.io",
+];
+
+/// Kinds of other groups of which nobody makes pods.
+const KINDS_WITHOUT_PODS: &[&str] = &[
+    "PodMonitor",
+    "Probe",
+    "PrometheusRule",
+    "Route",
+    "SealedSecret",
+    "ServiceMonitor",
+    "VerticalPodAutoscaler",
+];
+
 /// Why a selector selects nothing.
 struct Why<'s> {
     /// From the subject or peer to what is to blame.
     path: Vec<Step<'s>>,
     message: String,
     hint: String,
+    /// Something is there that was probably meant.
+    is_slip: bool,
+}
+
+/// What a selector is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Of the workloads that a policy is about, which mostly lie beside it.
+    Subject,
+    /// Of their peers, which may be other projects'.
+    Peer,
 }
 
 pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
@@ -124,6 +176,7 @@ fn never<'s>(namespaces: Option<&'s LabelSelector>, own: &'s LabelSelector) -> O
         path: vec![step, Step::Requirement(key)],
         message: format!("no value of `{key}` fulfils all that is required of it"),
         hint: ALL_MUST_HOLD.to_owned(),
+        is_slip: true,
     })
 }
 
@@ -157,7 +210,10 @@ fn subjects(project: &Project<'_>, has_workloads: bool, findings: &mut Findings)
         let why = match never(namespaces, selector) {
             Some(why) => why,
             None if !has_workloads || selects(project, scope, selector) => return,
-            None => why(world, scope, selector),
+            None => match to_blame(project, scope, selector, Asked::Subject) {
+                Some(why) => why,
+                None => return,
+            },
         };
         let mut path = vec![Step::Key(key)];
         if key == "podSelector" {
@@ -220,8 +276,111 @@ pub(super) fn labels_to_blame(
         .map(|group| world.groups[*group as usize].labels())
         .collect();
     let noun = format!("workload of namespace `{namespace}`");
-    let (key, message, hint) = blame(selector, &labels, [], &noun);
+    let (key, message, hint, _) = blame(selector, &labels, [], &noun);
     (key.map(str::to_owned), message, hint)
+}
+
+/// Why a selector that selects nothing is to be blamed for it; `None` where what it selects
+/// may be what the documents do not have.
+///
+/// Documents of one application are not a cluster: its policies speak of namespaces and
+/// workloads of others, and controllers make pods that no document has.
+fn to_blame<'s>(
+    project: &Project<'s>,
+    scope: Scope<'s>,
+    selector: &'s LabelSelector,
+    asked: Asked,
+) -> Option<Why<'s>> {
+    let world = &project.world;
+    let is_in = |namespace: &str| world.is_in(scope, namespace);
+    let mut gaps = project.gaps.namespaces();
+    if gaps.any(is_in) || asks_for_added_labels(selector) {
+        return None;
+    }
+    let why = why(world, scope, selector);
+    if is_cluster(world) || why.is_slip {
+        return Some(why);
+    }
+    let named: Vec<&str> = world
+        .labels
+        .keys()
+        .copied()
+        .filter(|name| is_in(name))
+        .collect();
+    let is_known = |namespace: &&str| {
+        let is_documented = match (asked, scope) {
+            // Workloads beside a policy are those that it is about.
+            (Asked::Subject, Scope::Namespace(_)) => true,
+            _ => world
+                .inventory
+                .namespaces()
+                .get(*namespace)
+                .is_some_and(|_| {
+                    let name = Identity {
+                        kind: Kind::Namespace,
+                        namespace: "".into(),
+                        name: (*namespace).into(),
+                    };
+                    project.documents.contains_key(&name)
+                }),
+        };
+        let has_workloads = !world.of_namespace(namespace).is_empty();
+        is_documented && has_workloads && !project.operated.contains(*namespace)
+    };
+    let has_known_keys = || {
+        let mut requirements = selector.requirements().iter();
+        requirements.all(|requirement| {
+            let mut groups = world.groups.iter();
+            groups.any(|group| group.labels().get(requirement.key()).is_some())
+        })
+    };
+    let is_certain = !named.is_empty()
+        && named.iter().all(is_known)
+        && (asked == Asked::Subject || has_known_keys());
+    is_certain.then_some(why)
+}
+
+/// A label by which a selector asks for a namespace's name, and that no namespace has, and
+/// the namespace that is called so.
+fn by_own_label<'s>(project: &Project<'_>, asked: &'s LabelSelector) -> Option<(&'s str, &'s str)> {
+    let world = &project.world;
+    let names = ["name", "namespace", "kubernetes.io/name"];
+    asked.requirements().iter().find_map(|requirement| {
+        let Operator::In(values) = requirement.operator() else {
+            return None;
+        };
+        let key = requirement.key();
+        let mut labels = world.labels.values();
+        if !names.contains(&key) || labels.any(|labels| labels.get(key).is_some()) {
+            return None;
+        }
+        let is_documented = |value: &&str| {
+            let name = Identity {
+                kind: Kind::Namespace,
+                namespace: "".into(),
+                name: (*value).into(),
+            };
+            project.documents.contains_key(&name)
+        };
+        let value = values.iter().map(AsRef::as_ref).find(is_documented)?;
+        Some((key, value))
+    })
+}
+
+/// Returns `true` if documents are those of a whole cluster, in which nothing is missing.
+fn is_cluster(world: &World<'_>) -> bool {
+    !world.inventory.nodes().is_empty()
+}
+
+/// Returns `true` if something is asked for that only controllers know.
+fn asks_for_added_labels(selector: &LabelSelector) -> bool {
+    let mut requirements = selector.requirements().iter();
+    requirements.any(|requirement| ADDED_LABELS.contains(&requirement.key()))
+}
+
+/// Returns `true` if an operator may make pods of a resource.
+pub(super) fn may_make_pods(resource: &Resource) -> bool {
+    !WITHOUT_PODS.contains(&&*resource.group) && !KINDS_WITHOUT_PODS.contains(&&*resource.kind)
 }
 
 /// Whether a selector selects the name servers that every cluster has, and the documents
@@ -246,7 +405,26 @@ fn peer_of_workloads<'a>(
     if selects(project, scope, selector) || selects_name_servers(&project.world, scope, selector) {
         return;
     }
-    let why = why(&project.world, scope, selector);
+    if let Scope::Namespaces(asked) = scope
+        && let Some((key, name)) = by_own_label(project, asked)
+    {
+        let path = [
+            Step::Key(peers_key(rule.direction)),
+            step,
+            Step::NamespaceSelector,
+            Step::Requirement(key),
+        ];
+        findings.warn(
+            project.place_in(rule, &path),
+            Code::NamespaceByName,
+            format!("no namespace has a label `{key}`, and namespace `{name}` is called so"),
+            format!("write `{NAMESPACE_NAME_LABEL}: {name}`, which every namespace has"),
+        );
+        return;
+    }
+    let Some(why) = to_blame(project, scope, selector, Asked::Peer) else {
+        return;
+    };
     let mut path = vec![Step::Key(peers_key(rule.direction)), step];
     path.extend(&why.path);
     findings.warn(
@@ -265,11 +443,11 @@ fn peer_of_nodes(
     findings: &mut Findings,
 ) {
     let nodes = project.world.inventory.nodes();
-    if nodes.is_empty() || !project.world.nodes(selector).is_empty() {
+    if nodes.is_empty() || project.gaps.in_nodes() || !project.world.nodes(selector).is_empty() {
         return;
     }
     let labels: Vec<&Labels> = nodes.values().map(|node| &node.labels).collect();
-    let (key, message, hint) = blame(selector, &labels, [], "node");
+    let (key, message, hint, _) = blame(selector, &labels, [], "node");
     let mut path = vec![
         Step::Key(peers_key(rule.direction)),
         step,
@@ -292,13 +470,14 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
         .collect();
     if let (Scope::Namespaces(asked), true) = (scope, namespaces.is_empty()) {
         let labels: Vec<&Labels> = world.labels.values().map(AsRef::as_ref).collect();
-        let (key, message, hint) = blame(asked, &labels, [], "namespace");
+        let (key, message, hint, is_slip) = blame(asked, &labels, [], "namespace");
         let mut path = vec![Step::NamespaceSelector];
         path.extend(key.map(Step::Requirement));
         return Why {
             path,
             message,
             hint,
+            is_slip,
         };
     }
     if let Some(workload) = unselectable(world, scope, selector) {
@@ -314,6 +493,7 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
             path: vec![Step::WorkloadSelector],
             message: format!("{}, whose labels match, {why}", workload.name),
             hint: hint.to_owned(),
+            is_slip: true,
         };
     }
     let groups: Vec<u32> = (namespaces.iter())
@@ -333,7 +513,7 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
         Scope::Namespaces(_) => "workload of these namespaces".to_owned(),
     };
     let keys = (others.take(MOST_OBJECTS)).flat_map(|workload| workload.labels.keys());
-    let (key, message, mut hint) = blame(selector, &labels, keys, &noun);
+    let (key, message, mut hint, mut is_slip) = blame(selector, &labels, keys, &noun);
     if let Scope::Namespace(own) = scope {
         let elsewhere = world.select(Scope::Namespaces(&EVERYWHERE), selector);
         if let Some(group) = elsewhere.first() {
@@ -341,6 +521,7 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
                 "workloads of namespace `{}` match, and this looks in `{own}` alone",
                 world.groups[*group as usize].namespace
             );
+            is_slip = true;
         }
     }
     let mut path = vec![Step::WorkloadSelector];
@@ -349,6 +530,7 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
         path,
         message,
         hint,
+        is_slip,
     }
 }
 
@@ -377,6 +559,7 @@ fn no_workloads<'s>(
     let meant = name.and_then(|name| nearest(name, world.namespaces().map(|(name, _)| name)));
     Why {
         path: vec![step],
+        is_slip: meant.is_some(),
         message: format!("there are no workloads in {names}"),
         hint: match meant {
             Some(meant) => format!("did you mean namespace `{meant}`?"),
@@ -386,20 +569,20 @@ fn no_workloads<'s>(
 }
 
 /// Which requirement no object fulfils, said of objects by that name; and what was
-/// probably meant, by their keys and some more.
+/// probably meant, by their keys and some more, and whether that is something.
 fn blame<'s, 'k>(
     selector: &'s LabelSelector,
     objects: &[&'k Labels],
     more_keys: impl IntoIterator<Item = &'k str>,
     noun: &str,
-) -> (Option<&'s str>, String, String) {
+) -> (Option<&'s str>, String, String, bool) {
     let requirements = selector.requirements();
     let fulfilled = |requirement: &Requirement| {
         (objects.iter()).any(|labels| requirement.holds(labels.get(requirement.key())))
     };
     if let Some(requirement) = requirements.iter().find(|one| !fulfilled(one)) {
-        let (message, hint) = unfulfilled(requirement, objects, more_keys, noun);
-        return (Some(requirement.key()), message, hint);
+        let (message, hint, is_slip) = unfulfilled(requirement, objects, more_keys, noun);
+        return (Some(requirement.key()), message, hint, is_slip);
     }
     // Each holds for some, all of them for none: the first that leaves nobody.
     let mut left = objects.to_vec();
@@ -413,6 +596,7 @@ fn blame<'s, 'k>(
                     requirement.key()
                 ),
                 ALL_MUST_HOLD.to_owned(),
+                false,
             );
         }
     }
@@ -420,6 +604,7 @@ fn blame<'s, 'k>(
         None,
         format!("there is no {noun}"),
         "add its documents".to_owned(),
+        false,
     )
 }
 
@@ -429,7 +614,7 @@ fn unfulfilled<'k>(
     objects: &[&'k Labels],
     more_keys: impl IntoIterator<Item = &'k str>,
     noun: &str,
-) -> (String, String) {
+) -> (String, String, bool) {
     let key = requirement.key();
     let mut values: Vec<&str> = objects
         .iter()
@@ -444,6 +629,7 @@ fn unfulfilled<'k>(
             return (
                 format!("every {noun} has the label `{key}` that is ruled out here"),
                 format!("values there: {}", listed(values.iter().copied())),
+                false,
             );
         }
     };
@@ -454,12 +640,17 @@ fn unfulfilled<'k>(
             .collect();
         keys.sort_unstable();
         keys.dedup();
-        let hint = match nearest(key, keys.iter().copied()) {
+        let near = nearest(key, keys.iter().copied());
+        let hint = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None if keys.is_empty() => "they have no labels".to_owned(),
             None => format!("labels there: {}", listed(keys.iter().copied())),
         };
-        return (format!("no {noun} has a label `{key}`"), hint);
+        return (
+            format!("no {noun} has a label `{key}`"),
+            hint,
+            near.is_some(),
+        );
     }
     let meant = (wanted.iter()).find_map(|value| nearest(value, values.iter().copied()));
     let hint = match meant {
@@ -467,7 +658,11 @@ fn unfulfilled<'k>(
         None => format!("values there: {}", listed(values.iter().copied())),
     };
     let wanted = listed(wanted.iter().map(AsRef::as_ref));
-    (format!("no {noun} has the label `{key}` as {wanted}"), hint)
+    (
+        format!("no {noun} has the label `{key}` as {wanted}"),
+        hint,
+        meant.is_some(),
+    )
 }
 
 /// A few words, and how many more there are.

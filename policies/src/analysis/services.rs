@@ -37,6 +37,7 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
         let is_told = has_selector(service)
             && service.kind != ServiceKind::ExternalName
             && !world.of_namespace(&service.name.namespace).is_empty()
+            && !project.gaps.in_objects_of(&service.name.namespace)
             && !with_slices.contains(&name);
         if !is_told {
             continue;
@@ -260,7 +261,7 @@ pub(super) fn gap<'a>(
 }
 
 /// Returns `true` if a group is among a rule's peers, or may be once it has addresses.
-fn holds(world: &World<'_>, rule: &Rule<'_>, group: u32) -> bool {
+pub(super) fn holds(world: &World<'_>, rule: &Rule<'_>, group: u32) -> bool {
     let blocks = &rule.peers.blocks;
     let mut members = world.groups[group as usize].members.iter();
     let is_waiting = members.any(|workload| workload.own_addresses().is_empty());
@@ -273,7 +274,7 @@ fn holds(world: &World<'_>, rule: &Rule<'_>, group: u32) -> bool {
 
 /// Returns `true` if a rule covers a port, which the group at the receiving end may have
 /// a name for.
-fn lists(
+pub(super) fn lists(
     ports: Option<&[PortRange]>,
     protocol: Protocol,
     number: u16,

@@ -1,10 +1,13 @@
-//! Settings of ours where nobody reads them.
+//! Settings of ours where nobody reads them, and those by which policies deny nothing.
+
+use std::sync::Arc;
 
 use crate::diagnostic::Code;
+use crate::documents::ENFORCEMENT;
 use crate::documents::reader::Shown;
-use crate::yaml::{Node, Value};
+use crate::yaml::{Entry, Node, Value};
 
-use super::places::{entries, place, value};
+use super::places::{entries, entry, place, value};
 use super::{Findings, Project};
 
 /// What begins the names of our settings.
@@ -19,35 +22,85 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
             let Some(metadata) = value(document, "metadata") else {
                 continue;
             };
-            let is_policy = matches!(
-                value(document, "kind"),
-                Some(Node { value: Value::Text(kind), .. }) if kind.ends_with("NetworkPolicy")
+            let (file, hint) = (
+                &Arc::from(*file),
+                "write it under `annotations` of a policy",
             );
-            let mut report = |key: &str, message: &str, hint: &str| {
-                for entry in value(metadata, key).map_or(&[][..], entries) {
-                    if let Value::Text(name) = &entry.key.value
-                        && name.starts_with(PREFIX)
-                    {
-                        findings.warn(
-                            place(&(*file).into(), entry.key.mark),
-                            Code::MisplacedSetting,
-                            format!("`{}` has no effect {message}", Shown(name)),
-                            hint.to_owned(),
-                        );
-                    }
-                }
-            };
-            if is_policy {
-                report(
-                    "labels",
+            let elsewhere = "on anything but a policy";
+            match text(value(document, "kind")) {
+                Some(kind) if kind.ends_with("NetworkPolicy") => misplaced(
+                    findings,
+                    (file, ours(metadata, "labels")),
                     "as a label: the policy is in force as if it were not there",
                     "write it under `annotations`",
-                );
-            } else {
-                let hint = "write it under `annotations` of a policy";
-                report("labels", "on anything but a policy", hint);
-                report("annotations", "on anything but a policy", hint);
+                ),
+                Some("Namespace") => {
+                    misplaced(
+                        findings,
+                        (file, ours(metadata, "labels")),
+                        "as a label: policies are enforced as if it were not there",
+                        "write it under `annotations`",
+                    );
+                    audited(findings, file, metadata);
+                }
+                _ => {
+                    for key in ["labels", "annotations"] {
+                        misplaced(findings, (file, ours(metadata, key)), elsewhere, hint);
+                    }
+                }
             }
         }
     }
+}
+
+fn text<'n>(node: Option<&'n Node<'_>>) -> Option<&'n str> {
+    match &node?.value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The settings of ours under a key of `metadata`, with their names.
+fn ours<'n, 't>(
+    metadata: &'n Node<'t>,
+    key: &str,
+) -> impl Iterator<Item = (&'n str, &'n Entry<'t>)> {
+    let all = value(metadata, key).map_or(&[][..], entries).iter();
+    let named = all.filter_map(|entry| Some((text(Some(&entry.key))?, entry)));
+    named.filter(|(name, _)| name.starts_with(PREFIX))
+}
+
+fn misplaced<'n, 't: 'n>(
+    findings: &mut Findings,
+    (file, settings): (&Arc<str>, impl Iterator<Item = (&'n str, &'n Entry<'t>)>),
+    message: &str,
+    hint: &str,
+) {
+    for (name, entry) in settings {
+        findings.warn(
+            place(file, entry.key.mark),
+            Code::MisplacedSetting,
+            format!("`{}` has no effect {message}", Shown(name)),
+            hint.to_owned(),
+        );
+    }
+}
+
+/// Says that a namespace is on audit.
+fn audited(findings: &mut Findings, file: &Arc<str>, metadata: &Node<'_>) {
+    let setting = value(metadata, "annotations").and_then(|node| entry(node, ENFORCEMENT));
+    let Some(setting) = setting.filter(|entry| text(Some(&entry.value)) == Some("audit")) else {
+        return;
+    };
+    let name = text(value(metadata, "name")).unwrap_or_default();
+    findings.warn(
+        place(file, setting.key.mark),
+        Code::AuditedNamespace,
+        format!(
+            "namespace `{}` is on audit: what policies deny its workloads passes, and is only \
+             reported",
+            Shown(name)
+        ),
+        format!("when no audit record is left that matters, remove `{ENFORCEMENT}`"),
+    );
 }

@@ -13,7 +13,7 @@ use cofferdam_verdict::verdict::Action;
 
 use crate::diagnostic::Code;
 use crate::inventory::{Inventory, Owner, Protocol, Service, ServiceKind, Workload};
-use crate::reach::{End, Externals, Probe, Reach};
+use crate::reach::{End, Externals, PodNetworks, Probe, Reach};
 use crate::services::{Backend, Services};
 
 use super::places::Step;
@@ -131,7 +131,7 @@ fn asked(inventory: &Inventory, candidates: &[Candidate<'_>]) -> Option<Reach> {
     };
     let subjects = inventory.workloads().values().filter(is_asked);
     let subjects = subjects.map(|pod| pod.name.clone()).collect();
-    Reach::with_subjects(inventory, |_| Some(subjects)).ok()
+    Reach::with_subjects(inventory, &PodNetworks::default(), |_| Some(subjects)).ok()
 }
 
 /// For each node with such a sender the first one; none where it would take too long to say.

@@ -80,7 +80,7 @@ impl<'a> World<'a> {
         let mut world = Self {
             inventory,
             labels: (inventory.namespaces().iter())
-                .map(|(name, labels)| (name.as_ref(), Cow::Borrowed(labels)))
+                .map(|(name, namespace)| (name.as_ref(), Cow::Borrowed(&namespace.labels)))
                 .collect(),
             groups: Vec::new(),
             unselectable: Vec::new(),

@@ -88,6 +88,7 @@ impl Compiled {
         let namespaces = namespaces.changes(next.namespaces().shared());
         // Nobody lies in a namespace that was not there, so no selector asked for it.
         if namespaces.iter().any(|change| change.before.is_some())
+            || inventory.enforcement() != next.enforcement()
             || inventory.policies() != next.policies()
             || inventory.cluster_policies() != next.cluster_policies()
             || !local.is_subset(after.local)

@@ -20,7 +20,7 @@ use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{BLOCK_WORDS, MAX_CLASS, PAGE_WORDS};
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
-use crate::inventory::Tier;
+use crate::inventory::{Mode, Tier};
 
 use super::CompileError;
 use super::peers::Atoms;
@@ -141,6 +141,7 @@ struct SideKey {
     direction: u8,
     policies: Vec<u32>,
     ports: PortNumbers,
+    enforcement: Mode,
 }
 
 /// One class and direction being worked out.
@@ -219,6 +220,7 @@ impl Matrix {
         let none = Class {
             policies: Vec::new(),
             ports: PortNumbers::default(),
+            enforcement: Mode::Enforce,
         };
         let mut known: HashMap<SideKey, u32> = HashMap::new();
         for class in std::iter::once(&none).chain(subjects.classes.iter()) {
@@ -238,6 +240,7 @@ impl Matrix {
                     direction: direction as u8,
                     policies,
                     ports,
+                    enforcement: class.enforcement,
                 };
                 groups[direction as usize] = match known.get(&key) {
                     Some(groups) => *groups,
@@ -247,7 +250,7 @@ impl Matrix {
                             .iter()
                             .map(|p| &subjects.policies[*p as usize])
                             .collect();
-                        let mut side = Side::new(direction, &policies, &key.ports, atoms, numbers)?;
+                        let mut side = Side::new(direction, &policies, &key, atoms, numbers)?;
                         let groups = matrix.side(&mut side)?;
                         known.insert(key, groups);
                         groups
@@ -425,7 +428,7 @@ impl<'s> Side<'s> {
     fn new(
         direction: Direction,
         policies: &[&'s CompiledPolicy],
-        ports: &'s [(u32, u16)],
+        key: &'s SideKey,
         atoms: &'s Atoms,
         numbers: &mut RuleNumbers,
     ) -> Result<Self, CompileError> {
@@ -463,10 +466,11 @@ impl<'s> Side<'s> {
         Ok(Self {
             direction,
             rules,
-            ports,
+            ports: &key.ports,
             defaults: Defaults {
                 enforced: default(&enforced)?,
                 audited: default(&all)?,
+                enforcement: key.enforcement,
             },
             atoms,
             known: HashMap::new(),

@@ -17,10 +17,9 @@ use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
 use crate::diagnostic::Place;
 use crate::inventory::{
-    ClusterNetworkPolicy, ClusterRule, Inventory, Mode, NetworkPolicy, ObjectName, PortRange,
-    Ports, Rule, RuleAction, Tier,
+    ClusterNetworkPolicy, ClusterRule, Inventory, Mode, Namespace, NetworkPolicy, ObjectName,
+    PortRange, Ports, Rule, RuleAction, Tier,
 };
-use crate::selectors::Labels;
 use crate::shared_map::SharedMap;
 
 use super::peers::{PeerKey, PeerLists};
@@ -363,7 +362,7 @@ fn decided(action: Action, number: u32) -> Outcome {
 #[derive(Debug, Default)]
 pub(super) struct PolicyPlaces {
     policies: SharedMap<ObjectName, Arc<NetworkPolicy>>,
-    namespaces: SharedMap<Arc<str>, Arc<Labels>>,
+    namespaces: SharedMap<Arc<str>, Arc<Namespace>>,
     /// By namespace the first, and then how many there are.
     starts: Vec<usize>,
 }

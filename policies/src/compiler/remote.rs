@@ -6,8 +6,8 @@
 //! a set of these is all that is kept of them. Which of a rule's peers are elsewhere
 //! or outside, and the egress rules of workloads elsewhere, are never looked at.
 //!
-//! What is found out about a namespace follows from its policies, its remote workloads'
-//! signatures, the policies of the whole cluster and the own addresses. All but one
+//! What is found out about a namespace follows from its policies and their mode, its remote
+//! workloads' signatures, the policies of the whole cluster and the own addresses. All but one
 //! namespace are mostly the same from table to table, so [`RemoteBook`] keeps it, in
 //! numbers that no table changes: rules by their position within a namespace, addresses
 //! by their position among the own ones.
@@ -24,7 +24,7 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use ipnet::IpNet;
 
-use crate::inventory::{ClusterNetworkPolicy, Inventory, NetworkPolicy};
+use crate::inventory::{ClusterNetworkPolicy, Inventory, Mode, NetworkPolicy};
 use crate::selectors::Labels;
 use crate::shared_map::SharedMap;
 
@@ -81,6 +81,8 @@ pub(super) struct RemoteClass {
 pub(super) struct RemoteNamespace {
     policies: Vec<Arc<NetworkPolicy>>,
     labels: Labels,
+    /// Mode of all policies for its workloads.
+    enforcement: Mode,
     /// Facts that stand for each of its remote workloads' signatures.
     facts: Vec<u32>,
     /// For each policy whether it says something of a remote workload's ingress.
@@ -151,7 +153,9 @@ impl Remote {
         book: &mut RemoteBook,
     ) -> Result<Self, CompileError> {
         let own = owned.own_addresses();
-        let names: Vec<(&Arc<str>, &Labels)> = inventory.namespaces().iter().collect();
+        let names: Vec<(&Arc<str>, &Labels)> = (inventory.namespaces().iter())
+            .map(|(name, namespace)| (name, &namespace.labels))
+            .collect();
         let mut by_namespace: Vec<Vec<u32>> = vec![Vec::new(); names.len()];
         for signature in owned.remote_signatures() {
             let namespace = signatures.all()[signature as usize].namespace;
@@ -185,6 +189,7 @@ impl Remote {
                 continue;
             }
             let here = policies.of(number(index));
+            let enforcement = inventory.enforcement_in(name);
             let facts: Vec<u32> = (members.iter())
                 .map(|member| finder.signatures.first_facts(*member))
                 .collect();
@@ -194,6 +199,7 @@ impl Remote {
                     && known.policies.len() == here.len()
                     && same.into_iter().all(|(a, b)| Arc::ptr_eq(a, b))
                     && known.labels == **labels
+                    && known.enforcement == enforcement
             });
             let found = match known {
                 Some(known) => known,
@@ -201,6 +207,7 @@ impl Remote {
                     let place = Place {
                         namespace: number(index),
                         labels,
+                        enforcement,
                         facts,
                         members,
                         policies: here,

@@ -7,14 +7,16 @@
 //!
 //! Invariant: of the rules that cover a key the first decides, but that one which
 //! passes leads to the first of the next tier; where none decides, the default. The
-//! Baseline tier is not asked where a policy of a namespace isolates.
+//! Baseline tier is not asked where a policy of a namespace isolates. Where the subject's
+//! namespace is on audit, the verdict in force never denies.
 
 use std::collections::BTreeSet;
 
+use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{MAX_ROW_INTERVALS, ROW_KEY_END};
 use cofferdam_verdict::verdict::{Action, Verdict};
 
-use crate::inventory::Tier;
+use crate::inventory::{Mode, Tier};
 
 use super::CompileError;
 
@@ -60,6 +62,18 @@ pub(super) struct RowRule<'r> {
 pub(super) struct Defaults {
     pub(super) enforced: Verdict,
     pub(super) audited: Verdict,
+    /// Mode of all policies for the subject, whatever their own is.
+    pub(super) enforcement: Mode,
+}
+
+impl Defaults {
+    /// The verdict in force where policies that are enforced come to this one.
+    fn in_force(&self, verdict: Verdict) -> Verdict {
+        match (self.enforcement, verdict.action) {
+            (Mode::Audit, Action::Deny) => Verdict::allow(Reason::NotIsolated),
+            _ => verdict,
+        }
+    }
 }
 
 /// The intervals of a row: first key, verdict in force, audited verdict.
@@ -96,12 +110,10 @@ pub(super) fn intervals(rules: &[RowRule<'_>], defaults: Defaults) -> Vec<[u32; 
                 }
             }
         }
-        let verdict = |covering: &BTreeSet<usize>, default: Verdict| {
-            first_decision(rules, covering, default).to_word()
-        };
+        let in_force = first_decision(rules, &enforced, defaults.enforced);
         let words = [
-            verdict(&enforced, defaults.enforced),
-            verdict(&all, defaults.audited),
+            defaults.in_force(in_force).to_word(),
+            first_decision(rules, &all, defaults.audited).to_word(),
         ];
         if intervals.last().is_none_or(|last| last[1..] != words) {
             intervals.push([key, words[0], words[1]]);
@@ -169,6 +181,10 @@ mod tests {
     const DENY: Verdict = Verdict::deny(Reason::Isolated);
 
     fn sweep(rules: &[(&[(u32, u32)], bool)]) -> Vec<(u32, u32, u32)> {
+        sweep_in(Mode::Enforce, rules)
+    }
+
+    fn sweep_in(enforcement: Mode, rules: &[(&[(u32, u32)], bool)]) -> Vec<(u32, u32, u32)> {
         let keys: Vec<Vec<Keys>> = rules
             .iter()
             .map(|(keys, _)| {
@@ -194,6 +210,7 @@ mod tests {
         let defaults = Defaults {
             enforced: DENY,
             audited: DENY,
+            enforcement,
         };
         intervals(&rules, defaults)
             .into_iter()
@@ -245,6 +262,23 @@ mod tests {
         assert_eq!(
             sweep(&rules),
             [(0, 0, 0), (10, 0, 1), (15, 2, 1), (20, 2, 2), (25, 0, 0)]
+        );
+    }
+
+    #[test]
+    fn on_audit_nothing_is_denied_and_the_audited_verdict_stands() {
+        let enforced: [(&[_], bool); 1] = [(&[(10, 19)], true)];
+        let found = sweep_in(Mode::Audit, &enforced);
+        assert_eq!(found, [(0, 0, 0), (10, 1, 1), (20, 0, 0)]);
+        let defaults = Defaults {
+            enforced: DENY,
+            audited: DENY,
+            enforcement: Mode::Audit,
+        };
+        let not_isolated = Verdict::allow(Reason::NotIsolated).to_word();
+        assert_eq!(
+            intervals(&[], defaults),
+            [[0, not_isolated, DENY.to_word()]]
         );
     }
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 
-use crate::inventory::{Holder, Inventory, Protocol, Workload};
+use crate::inventory::{Holder, Inventory, Namespace, Protocol, Workload};
 use crate::selectors::{LabelSelector, Labels, Operator};
 use crate::shared_map::SharedMap;
 
@@ -129,7 +129,7 @@ pub(super) struct KnownSignatures {
 #[derive(Debug)]
 pub(super) struct LastSignatures {
     words: Vec<Arc<[Word]>>,
-    namespaces: SharedMap<Arc<str>, Arc<Labels>>,
+    namespaces: SharedMap<Arc<str>, Arc<Namespace>>,
     holders: SharedMap<IpAddr, Holder>,
     translation: KnownTranslation,
     known: Arc<KnownSignatures>,
@@ -605,7 +605,9 @@ impl<'a> Signatures<'a> {
         });
         Self {
             known,
-            namespace_labels: inventory.namespaces().values().collect(),
+            namespace_labels: (inventory.namespaces().values())
+                .map(|namespace| &namespace.labels)
+                .collect(),
             selected: HashMap::new(),
             scopes: HashMap::new(),
         }

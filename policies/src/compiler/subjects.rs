@@ -1,8 +1,9 @@
 //! Which policies apply on this node, and which workloads they treat alike.
 //!
 //! A policy applies when it selects a workload of this node. Two such workloads
-//! that are selected by exactly the same policies, and give the port names in
-//! these policies' ingress rules the same numbers, are one *subject class*. What a
+//! that are selected by exactly the same policies, give the port names in
+//! these policies' ingress rules the same numbers, and whose namespaces are either both on
+//! audit or both not, are one *subject class*. What a
 //! policy says of the ingress of workloads elsewhere applies, too: its rules are
 //! numbered here among the others, and are `remote`'s otherwise.
 //!
@@ -18,7 +19,7 @@ use foldhash::{HashMap, HashMapExt as _};
 use cofferdam_verdict::table::MAX_CLASS;
 use cofferdam_verdict::verdict::Direction;
 
-use crate::inventory::{Inventory, NetworkPolicy, ObjectName, Tier, Workload};
+use crate::inventory::{Inventory, Mode, NetworkPolicy, ObjectName, Tier, Workload};
 
 use super::CompileError;
 use super::partition::Partition;
@@ -42,6 +43,8 @@ pub(super) struct Class {
     /// The numbers that its workloads give to names in those policies' ingress
     /// rules.
     pub(super) ports: PortNumbers,
+    /// Mode of all policies in its workloads' namespaces.
+    pub(super) enforcement: Mode,
 }
 
 /// The policies that apply, and the classes.
@@ -178,7 +181,7 @@ impl Subjects {
         let egress_names = (policies.iter())
             .flat_map(|policy| policy.port_names(Direction::Egress))
             .collect();
-        let (classes, class_of) = classes(&policies, signatures, local)?;
+        let (classes, class_of) = classes(inventory, &policies, signatures, local)?;
         Ok(Self {
             policies: policies.into(),
             classes: classes.into(),
@@ -231,7 +234,7 @@ impl KnownClasses {
         let namespace = inventory.namespaces().get(&workload.name.namespace)?;
         let of_cluster = (inventory.cluster_policies().values())
             .filter(|policy| {
-                policy.subject.namespaces.matches(namespace)
+                policy.subject.namespaces.matches(&namespace.labels)
                     && policy.subject.workloads.matches(&workload.labels)
             })
             .map(Rank::of_cluster);
@@ -250,6 +253,7 @@ impl KnownClasses {
         let class = Class {
             policies,
             ports: restrict(ports, &names),
+            enforcement: inventory.enforcement_in(&workload.name.namespace),
         };
         Some(number(self.classes.binary_search(&class).ok()?) + 1)
     }
@@ -415,6 +419,7 @@ impl<'a> Finder<'_, 'a> {
 
 /// The classes in order, and the class number of each local signature.
 fn classes(
+    inventory: &Inventory,
     policies: &[CompiledPolicy],
     signatures: &Signatures<'_>,
     local: &[bool],
@@ -443,14 +448,20 @@ fn classes(
             names.flatten().copied().collect()
         })
         .collect();
+    let namespaces = inventory.namespaces().keys();
+    let enforcement: Vec<Mode> = namespaces
+        .map(|name| inventory.enforcement_in(name))
+        .collect();
     // By class, so that numbers follow the order of policies.
     let mut members: BTreeMap<Class, Vec<u32>> = BTreeMap::new();
     for (signature, block) in (0u32..).zip(&block_of) {
         let block = *block as usize;
         if local[signature as usize] && !selecting[block].is_empty() {
+            let of = &signatures.all()[signature as usize];
             let class = Class {
                 policies: selecting[block].clone(),
-                ports: restrict(&signatures.all()[signature as usize].ports, &names[block]),
+                ports: restrict(&of.ports, &names[block]),
+                enforcement: enforcement[of.namespace as usize],
             };
             members.entry(class).or_default().push(signature);
         }

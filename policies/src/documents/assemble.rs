@@ -36,6 +36,35 @@ pub struct Assembled {
 /// Puts documents together, in whatever order they come.
 #[must_use]
 pub fn assemble(documents: impl IntoIterator<Item = Document>) -> Assembled {
+    put_together(documents, |_| Severity::Error)
+}
+
+/// Puts documents of a repository together. There documents of one name in different
+/// directories are mostly layers of which one is deployed: they are left out, and that is
+/// no mistake.
+#[must_use]
+pub fn assemble_layers(documents: impl IntoIterator<Item = Document>) -> Assembled {
+    put_together(documents, |same| {
+        let directory = |document: &Document| {
+            let file = document.place.file.as_ref();
+            file.rsplit_once('/')
+                .map_or("", |(directory, _)| directory)
+                .to_owned()
+        };
+        let first = directory(&same[0]);
+        if same.iter().all(|document| directory(document) == first) {
+            Severity::Error
+        } else {
+            Severity::Warning
+        }
+    })
+}
+
+/// The same, with the severity of documents that contradict each other.
+fn put_together(
+    documents: impl IntoIterator<Item = Document>,
+    severity: impl Fn(&[Document]) -> Severity,
+) -> Assembled {
     let mut assembled = Assembled::default();
     let mut by_identity: BTreeMap<Identity, Vec<Document>> = BTreeMap::new();
     for document in documents {
@@ -46,7 +75,7 @@ pub fn assemble(documents: impl IntoIterator<Item = Document>) -> Assembled {
     }
     let mut unique = BTreeMap::new();
     for (identity, same) in by_identity {
-        if let Some(document) = assembled.one_of(&identity, in_order(same)) {
+        if let Some(document) = assembled.one_of(&identity, in_order(same), &severity) {
             unique.insert(identity, document);
         }
     }
@@ -63,7 +92,12 @@ pub fn assemble(documents: impl IntoIterator<Item = Document>) -> Assembled {
 
 impl Assembled {
     /// The one document of this identity, unless several contradict each other.
-    fn one_of(&mut self, identity: &Identity, same: Vec<Document>) -> Option<Document> {
+    fn one_of(
+        &mut self,
+        identity: &Identity,
+        same: Vec<Document>,
+        severity: &impl Fn(&[Document]) -> Severity,
+    ) -> Option<Document> {
         let first = same[0].place.clone();
         if agree(&same) {
             self.diagnostics.extend(repetitions(&same));
@@ -73,6 +107,13 @@ impl Assembled {
             }
             return Some(document);
         }
+        let severity = severity(&same);
+        let hint = match severity {
+            Severity::Error => "all of them are left out: keep one",
+            Severity::Warning => {
+                "all of them are left out: if only one is deployed, check its directory alone, or                  what it renders"
+            }
+        };
         for document in same {
             let message = if document.place == first {
                 format!("{identity} stands in several places that do not agree")
@@ -82,9 +123,9 @@ impl Assembled {
             self.report(
                 &document.place,
                 Code::DuplicateDocument,
-                Severity::Error,
+                severity,
                 message,
-                "all of them are left out: keep one",
+                hint,
             );
             self.rejected.push(Rejected {
                 place: document.place,
@@ -221,7 +262,7 @@ pub(super) fn store(inventory: &mut Inventory, document: &Document) -> Result<()
         namespace, name, ..
     } = &document.identity;
     match &document.content {
-        Content::Namespace(labels) => inventory.set_namespace(name, labels),
+        Content::Namespace(namespace) => inventory.set_namespace(name, namespace.clone()),
         Content::Node(node) => inventory.set_node(name, node.clone())?,
         Content::Pod(workload) => inventory.set_workload(workload.clone())?,
         Content::Service(service) => inventory.set_service(service.clone()),

@@ -1,12 +1,16 @@
 //! What `apiVersion` and `kind` make of a document.
 
 use super::Kind;
+use super::admin::AdminKind;
+use super::context::group;
 use super::hints::nearest;
 
 /// What is done with a document.
 pub(super) enum Class {
     /// It is read.
     Ours(Kind),
+    /// It has the form of policies of the whole cluster before this one.
+    Admin(AdminKind),
     /// It is a list, and this is the kind of its items when they need not say it.
     List(Option<Kind>),
     /// It would be a policy, or another kind that is read, in a form that is not.
@@ -21,8 +25,16 @@ pub(super) enum Class {
 }
 
 /// The forms in which policies are read.
-pub(super) const READ_AS: &str = "policies are read as networking.k8s.io/v1 NetworkPolicy and \
-     policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy";
+pub(super) const READ_AS: &str = "policies are read as networking.k8s.io/v1 NetworkPolicy, \
+     policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy, and v1alpha1 AdminNetworkPolicy and \
+     BaselineAdminNetworkPolicy";
+
+/// Policies of other products that are not called so.
+const FOREIGN: &[(&str, &str)] = &[
+    ("k8s.ovn.org", "EgressFirewall"),
+    ("networking.k8s.aws", "PolicyEndpoint"),
+    ("vpcresources.k8s.aws", "SecurityGroupPolicy"),
+];
 
 /// The group of policies of the whole cluster.
 const CLUSTER_POLICY_GROUP: &str = "policy.networking.k8s.io";
@@ -36,6 +48,12 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     }
     let singular = kind.strip_suffix("List").unwrap_or(kind);
     if kind == "List" && api_version == "v1" {
+        return Class::List(None);
+    }
+    if let Some(admin) = AdminKind::of(api_version, kind) {
+        return Class::Admin(admin);
+    }
+    if AdminKind::of(api_version, singular).is_some() {
         return Class::List(None);
     }
     if let Some(item) = Kind::parse(singular) {
@@ -55,7 +73,9 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     if group(api_version) == CLUSTER_POLICY_GROUP {
         let hint = unsupported_hint(api_version, singular).to_owned();
         Class::Unsupported { hint }
-    } else if singular.ends_with("NetworkPolicy") {
+    } else if singular.ends_with("NetworkPolicy")
+        || FOREIGN.contains(&(group(api_version), singular))
+    {
         Class::ForeignPolicy
     } else {
         Class::Other
@@ -84,10 +104,11 @@ fn misspelt_hint(api_version: &str, kind: &str) -> Option<String> {
     ))
 }
 
-fn group(api_version: &str) -> &str {
-    api_version
-        .split_once('/')
-        .map_or("", |(group, _version)| group)
+/// Returns `true` for a version of another product's, or of an API that no server has any
+/// more: what is of that kind is another policy than those that are read.
+pub(super) fn is_of_others(api_version: &str) -> bool {
+    let group = group(api_version);
+    group == "extensions" || group.contains('.') && !group.ends_with("networking.k8s.io")
 }
 
 /// What changed on the way from this form to the one that is read.

@@ -185,7 +185,7 @@ fn rules(reader: &mut Reader, spec: Fields<'_, '_>, section: &Section) -> Vec<Cl
         return Vec::new();
     };
     let items = reader
-        .counted_list(node, &format!("`{}`", section.key), 0, MAX_ITEMS)
+        .bounded_list(node, &format!("`{}`", section.key), 0)
         .unwrap_or_default();
     items
         .into_iter()
@@ -208,13 +208,13 @@ fn rule(reader: &mut Reader, node: &Node<'_>, section: &Section) -> Option<Clust
     let action = action(reader, fields);
     let readings: Vec<Reading> = reader
         .required(fields, section.peers)
-        .and_then(|node| reader.counted_list(node, &format!("`{}`", section.peers), 1, MAX_ITEMS))
+        .and_then(|node| reader.bounded_list(node, &format!("`{}`", section.peers), 1))
         .unwrap_or_default()
         .into_iter()
         .filter_map(|item| peer(reader, item, section, action))
         .collect();
     let ports = fields.get("protocols").and_then(|node| {
-        let items = reader.counted_list(node, "`protocols`", 1, MAX_ITEMS)?;
+        let items = reader.bounded_list(node, "`protocols`", 1)?;
         let ports = items.into_iter().filter_map(|item| ports(reader, item));
         Some(ports.flatten().collect::<Vec<_>>())
     });
@@ -422,7 +422,7 @@ fn domain_names(reader: &mut Reader, node: &Node<'_>) -> Option<()> {
 
 /// The entries of a list of strings in which each stands once.
 fn set<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, what: &str) -> Option<Vec<&'n Node<'t>>> {
-    let items = reader.counted_list(node, what, 1, MAX_ITEMS)?;
+    let items = reader.bounded_list(node, what, 1)?;
     let mut seen = HashSet::new();
     for item in &items {
         if let Value::Text(text) = &item.value

@@ -27,7 +27,8 @@ use crate::shared_map::SharedMap;
 
 use super::amend::Basis;
 use super::{
-    API_PREFIX, Assembled, Document, Identity, Parsed, Rejected, assemble, parse, parse_object,
+    API_PREFIX, Assembled, Document, Identity, Parsed, Rejected, Strictness, assemble, parse_as,
+    parse_object,
 };
 
 /// A file as it was read, or an object of an API server.
@@ -42,13 +43,20 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads a file's text, or an object's.
+    /// Reads a file's text, or an object's, as it is put in force.
     #[must_use]
     pub fn new(file: Arc<str>, text: Arc<[u8]>) -> Self {
+        Self::read_as(file, text, Strictness::Strict)
+    }
+
+    /// Reads a file's text strictly, or among whatever else a repository holds. An object's
+    /// is always read strictly.
+    #[must_use]
+    pub fn read_as(file: Arc<str>, text: Arc<[u8]>, strictness: Strictness) -> Self {
         let parsed = if is_object(&file) {
             parse_object(&file, &text)
         } else {
-            parse(&file, &text)
+            parse_as(&file, &text, strictness)
         };
         let parsed = Arc::new(parsed);
         Self { file, text, parsed }

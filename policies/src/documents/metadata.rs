@@ -21,6 +21,12 @@ const MODE: &str = "cofferdam.dev/mode";
 const SOURCE: &str = "cofferdam.dev/source";
 /// Longest name of a file in that annotation, in bytes: longer is no path on Linux.
 const MAX_SOURCE: usize = 4096;
+/// The annotation with the codes of warnings that are meant.
+pub const ALLOW: &str = "cofferdam.dev/allow";
+/// The annotation that says whether policies are enforced in a namespace.
+pub const ENFORCEMENT: &str = "cofferdam.dev/enforcement";
+/// Words that either annotation knows.
+const MODES: [&str; 2] = ["enforce", "audit"];
 
 /// Keys of `metadata` in an object that is read strictly; what an API server adds
 /// on the way out is among them.
@@ -157,6 +163,61 @@ fn written_at(text: &str) -> Option<(&str, u32)> {
     is_file.then_some((file, line))
 }
 
+/// Reads the annotation of a namespace that says whether policies are enforced in it.
+///
+/// The rest of the document counts whatever is wrong there: without the namespace's labels
+/// policies would mean something else. What is not understood enforces.
+pub(super) fn enforcement(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
+    let annotations = metadata.get("annotations");
+    let Some(Value::Map(annotations)) = annotations.map(|node| &node.value) else {
+        return Mode::Enforce;
+    };
+    let mut mode = Mode::Enforce;
+    for entry in annotations {
+        let Value::Text(key) = &entry.key.value else {
+            continue;
+        };
+        if key == ENFORCEMENT {
+            match &entry.value.value {
+                Value::Text(word) if word == "audit" => mode = Mode::Audit,
+                Value::Text(word) if word == "enforce" => {}
+                other => {
+                    let (said, hint) = match other {
+                        Value::Text(word) => {
+                            (format!("`{}`", Shown(word)), hints::for_word(word, &MODES))
+                        }
+                        other => (
+                            other.noun().to_owned(),
+                            format!("one of {}", MODES.join(", ")),
+                        ),
+                    };
+                    reader.warning(
+                        entry.value.mark,
+                        Code::Annotation,
+                        format!("the value of `{ENFORCEMENT}` is not known: {said}; policies are enforced"),
+                        hint,
+                    );
+                }
+            }
+        } else if key.starts_with(ANNOTATION_PREFIX) {
+            let hint = match &**key {
+                MODE => format!("a namespace has `{ENFORCEMENT}`; `{MODE}` is a policy's"),
+                key => hints::for_word(key, &[ENFORCEMENT]),
+            };
+            reader.warning(
+                entry.key.mark,
+                Code::Annotation,
+                format!(
+                    "the annotation `{}` of a namespace is not known",
+                    Shown(key)
+                ),
+                hint,
+            );
+        }
+    }
+    mode
+}
+
 /// Reads our annotations. One that is misspelt must not leave a policy in another
 /// mode than was meant.
 pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
@@ -191,12 +252,25 @@ pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
                 "enforce" => mode = Mode::Enforce,
                 other => {
                     let what = format!("the value of `{MODE}`");
-                    let known = ["enforce", "audit"];
-                    reader.unknown_word(pair.value_mark, Code::Annotation, &what, other, &known);
+                    reader.unknown_word(pair.value_mark, Code::Annotation, &what, other, &MODES);
                 }
             }
+        } else if pair.key == ALLOW {
+            let mut codes = pair.value.split([',', ' ']).filter(|code| !code.is_empty());
+            let is_code = |code: &&str| Code::ALL.iter().any(|known| known.as_str() == *code);
+            if let Some(other) = codes.find(|code| !is_code(code)) {
+                reader.warning(
+                    pair.value_mark,
+                    Code::Annotation,
+                    format!("`{}` is not the code of a finding", Shown(other)),
+                    "write codes such as `CD0510`, with commas between them",
+                );
+            }
         } else if pair.key.starts_with(ANNOTATION_PREFIX) {
-            let hint = hints::for_word(pair.key, &[MODE, SOURCE]);
+            let hint = match pair.key {
+                ENFORCEMENT => format!("a policy has `{MODE}`; `{ENFORCEMENT}` is a namespace's"),
+                key => hints::for_word(key, &[MODE, ALLOW, SOURCE]),
+            };
             reader.error_hint(
                 pair.key_mark,
                 Code::Annotation,

@@ -29,6 +29,13 @@ pub struct Reader {
     diagnostics: Vec<Diagnostic>,
     errors: usize,
     unlisted: Option<Unlisted>,
+    most_items: usize,
+}
+
+/// The findings at some time.
+pub struct State {
+    listed: usize,
+    errors: usize,
 }
 
 /// The text that places are in.
@@ -60,6 +67,18 @@ pub struct Fields<'n, 't> {
 }
 
 impl<'n, 't> Fields<'n, 't> {
+    /// The entries of a node, if it is a mapping.
+    pub fn of(node: &'n Node<'t>) -> Option<Self> {
+        let Value::Map(entries) = &node.value else {
+            return None;
+        };
+        Some(Self {
+            mark: node.mark,
+            node,
+            entries,
+        })
+    }
+
     /// The value under `key`, unless it is null.
     pub fn get(&self, key: &str) -> Option<&'n Node<'t>> {
         self.entries
@@ -108,12 +127,61 @@ impl Reader {
             diagnostics: Vec::new(),
             errors: 0,
             unlisted: None,
+            most_items: super::MAX_ITEMS,
         }
+    }
+
+    /// Sets the most entries of lists that the kind of a document bounds; returns what it
+    /// was before.
+    pub fn most_items(&mut self, most: usize) -> usize {
+        std::mem::replace(&mut self.most_items, most)
+    }
+
+    /// A list with at least so many entries and no more than the kind allows.
+    pub fn bounded_list<'n, 't>(
+        &mut self,
+        node: &'n Node<'t>,
+        what: &str,
+        least: usize,
+    ) -> Option<Vec<&'n Node<'t>>> {
+        self.counted_list(node, what, least, self.most_items)
     }
 
     /// Number of errors so far; a document stays if it added none.
     pub fn errors(&self) -> usize {
         self.errors
+    }
+
+    /// The findings so far.
+    pub fn state(&self) -> State {
+        State {
+            listed: self.diagnostics.len(),
+            errors: self.errors,
+        }
+    }
+
+    /// The places of errors that came since; none if some are not listed.
+    pub fn errors_since(&self, state: &State) -> impl Iterator<Item = &Place> {
+        let listed = if self.unlisted.is_none() {
+            state.listed
+        } else {
+            self.diagnostics.len()
+        };
+        self.diagnostics[listed..]
+            .iter()
+            .filter(|one| one.severity == Severity::Error)
+            .map(|one| &one.place)
+    }
+
+    /// Returns `true` if there are findings that came since.
+    pub fn has_more_than(&self, state: &State) -> bool {
+        self.diagnostics.len() > state.listed || self.errors > state.errors
+    }
+
+    /// Forgets the findings that came since.
+    pub fn restore(&mut self, state: State) {
+        self.diagnostics.truncate(state.listed);
+        self.errors = state.errors;
     }
 
     /// All findings, in the order of their places, each once.
@@ -247,11 +315,7 @@ impl Reader {
     /// A mapping whose unknown keys are of no concern.
     pub fn mapping<'n, 't>(&mut self, node: &'n Node<'t>, what: &str) -> Option<Fields<'n, 't>> {
         match &node.value {
-            Value::Map(entries) => Some(Fields {
-                mark: node.mark,
-                node,
-                entries,
-            }),
+            Value::Map(_) => Fields::of(node),
             _ => {
                 self.wrong_type(node, what, "a mapping");
                 None

@@ -5,11 +5,13 @@ mod manifests;
 mod mistakes;
 mod objects;
 mod policies;
+mod repository;
 mod services;
+mod streams;
 
 use super::*;
 use crate::diagnostic::Severity;
-use crate::inventory::Protocol;
+use crate::inventory::{Mode, Protocol};
 
 /// The findings as `line:column code`, errors only.
 fn errors(parsed: &Parsed) -> Vec<String> {
@@ -81,11 +83,6 @@ fn policies_that_are_not_supported_are_never_passed_over() {
         ),
         ("policy.networking.k8s.io/v1alpha2", "AdminNetworkPolicy"),
         ("policy.networking.k8s.io/v1alpha2", "TenantPolicy"),
-        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
-        (
-            "policy.networking.k8s.io/v1alpha1",
-            "BaselineAdminNetworkPolicy",
-        ),
         ("extensions/v1beta1", "NetworkPolicy"),
         ("networking.k8s.io/v2", "NetworkPolicy"),
         ("projectcalico.org/v3", "NetworkPolicy"),
@@ -113,9 +110,15 @@ apiVersion: v1
 kind: ConfigMap
 ",
     );
-    let mut nothing = Parsed::default();
-    nothing.context.is_missing_templates = true;
+    let nothing = Parsed {
+        context: parsed.context.clone(),
+        ..Parsed::default()
+    };
     assert_eq!(parsed, nothing);
+    assert_eq!(
+        (parsed.context.unusable.len(), parsed.context.others),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -441,5 +444,63 @@ fn labels_and_annotations_of_a_policy_are_held_to_upstreams_rules() {
         let parsed = policy(bad);
         assert_eq!(errors(&parsed).len(), 1, "{bad:.80}");
         assert!(errors(&parsed)[0].ends_with(code), "{bad:.80}");
+    }
+}
+
+#[test]
+fn a_namespace_is_on_audit_only_if_it_says_so_exactly() {
+    let namespace = |annotations: &str| {
+        let metadata = format!("name: x, labels: {{a: b}}, annotations: {annotations}");
+        text(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{{metadata}}}\n"
+        ))
+    };
+    let key = "cofferdam.dev/enforcement";
+    for (annotations, is_on_audit, warning) in [
+        ("{}".to_owned(), false, None),
+        ("{a: 1, b: [c]}".to_owned(), false, None),
+        (format!("{{{key}: audit}}"), true, None),
+        (format!("{{{key}: enforce}}"), false, None),
+        (
+            format!("{{{key}: Audit}}"),
+            false,
+            Some("did you mean `audit`?"),
+        ),
+        (
+            format!("{{{key}: true}}"),
+            false,
+            Some("one of enforce, audit"),
+        ),
+        (
+            format!("{{{key}: ''}}"),
+            false,
+            Some("one of enforce, audit"),
+        ),
+        (
+            "{cofferdam.dev/enforcment: audit}".to_owned(),
+            false,
+            Some("did you mean `cofferdam.dev/enforcement`?"),
+        ),
+        (
+            "{cofferdam.dev/mode: audit}".to_owned(),
+            false,
+            Some("a namespace has `cofferdam.dev/enforcement`; `cofferdam.dev/mode` is a policy's"),
+        ),
+    ] {
+        let parsed = namespace(&annotations);
+        // The labels count in any case.
+        let inventory = assemble(parsed.documents).inventory;
+        assert_eq!(inventory.namespaces()["x"].labels.get("a"), Some("b"));
+        let is_audit = inventory.enforcement_in("x") == Mode::Audit;
+        assert_eq!(is_audit, is_on_audit, "{annotations}");
+        let hints: Vec<Option<&str>> = (parsed.diagnostics.iter())
+            .map(|one| {
+                assert_eq!((one.code.as_str(), one.place.line), ("CD0213", 3));
+                assert_eq!(one.severity, Severity::Warning);
+                one.hint.as_deref()
+            })
+            .collect();
+        let expected: Vec<Option<&str>> = warning.map(Some).into_iter().collect();
+        assert_eq!(hints, expected, "{annotations}");
     }
 }

@@ -46,6 +46,14 @@ pub(super) fn is_audit(policy: &Value) -> bool {
         == Some("audit")
 }
 
+/// Whether policies deny the pods of a namespace nothing, and are judged all the same.
+pub(super) fn is_on_audit(namespace: &Value) -> bool {
+    field(namespace, "metadata")
+        .and_then(|metadata| field(metadata, "annotations"))
+        .and_then(|annotations| string(annotations, "cofferdam.dev/enforcement"))
+        == Some("audit")
+}
+
 /// Whether it has ended, and given up its addresses.
 pub(super) fn is_finished(pod: &Value) -> bool {
     let phase = field(pod, "status").and_then(|status| string(status, "phase"));

@@ -1,7 +1,7 @@
 //! Ends of connections: who they are, and what they are called.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use cofferdam_verdict::address::Family;
@@ -16,7 +16,7 @@ use crate::selectors::LabelSelector;
 use crate::services::{Backend, Services};
 
 use super::service::{behind, named, service_name};
-use super::{Probe, Reach, ReachError};
+use super::{Probe, Reach};
 
 /// Addresses of outside hosts, by the names they are given for one question.
 pub type Externals = BTreeMap<String, Vec<IpAddr>>;
@@ -60,20 +60,20 @@ pub struct End {
 
 /// One address of an end, and what is known of it.
 #[derive(Debug, Clone)]
-pub(super) struct Point {
+pub(crate) struct Point {
     pub(super) address: IpAddr,
-    pub(super) profile: Profile,
+    pub(crate) profile: Profile,
     /// The workload that has the address to itself, by its position.
     pub(super) workload: Option<u32>,
     /// The node that this is, or that the workload runs on.
-    pub(super) node: Option<Arc<str>>,
+    pub(crate) node: Option<Arc<str>>,
     /// Packets to it may go elsewhere.
     pub(super) may_be_translated: bool,
 }
 
 impl Point {
     /// Whether policies select what has the address.
-    pub(super) fn is_subject(&self) -> bool {
+    pub(crate) fn is_subject(&self) -> bool {
         self.workload.is_some()
     }
 }
@@ -127,11 +127,11 @@ impl End {
     }
 
     /// Packets to it may go elsewhere.
-    pub(super) fn may_be_translated(&self) -> bool {
+    pub(crate) fn may_be_translated(&self) -> bool {
         self.service.is_some() || self.points.iter().any(|point| point.may_be_translated)
     }
 
-    pub(super) fn points(&self, family: Family) -> impl Iterator<Item = &Point> {
+    pub(crate) fn points(&self, family: Family) -> impl Iterator<Item = &Point> {
         let wanted = family == Family::V4;
         (self.points.iter()).filter(move |point| point.address.is_ipv4() == wanted)
     }
@@ -206,43 +206,6 @@ fn did_you_mean(near: &Option<String>) -> String {
     }
 }
 
-/// Those that were given addresses, because no document gives them any.
-pub(super) type StandIns = BTreeSet<Owner>;
-
-/// Gives an address of either family to every pod and node that has none.
-pub(super) fn stand_in(inventory: &mut Inventory) -> Result<StandIns, ReachError> {
-    let nodes: Vec<Arc<str>> = (inventory.nodes().iter())
-        .filter(|(_, node)| node.addresses.is_empty())
-        .map(|(name, _)| name.clone())
-        .collect();
-    let pods: Vec<Workload> = (inventory.workloads().values())
-        .filter(|pod| !pod.finished && pod.addresses.is_empty())
-        .filter(|pod| !(pod.host_network && has_node(inventory, pod)))
-        .cloned()
-        .collect();
-    let mut free = Free {
-        v4: u32::from(Ipv4Addr::new(10, 255, 255, 254)),
-        v6: u128::from(Ipv6Addr::new(
-            0xfdff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xfffe,
-        )),
-    };
-    let mut given = StandIns::default();
-    for mut pod in pods {
-        let owner = Owner::Workload(pod.name.clone());
-        pod.addresses = free.take(inventory, &owner)?;
-        (inventory.set_workload(pod)).expect("nobody owns an address that was free");
-        given.insert(owner);
-    }
-    for name in nodes {
-        let owner = Owner::Node(name.clone());
-        let mut node = inventory.nodes()[&name].clone();
-        node.addresses = free.take(inventory, &owner)?;
-        (inventory.set_node(&name, node)).expect("nobody owns an address that was free");
-        given.insert(owner);
-    }
-    Ok(given)
-}
-
 /// The workloads that an end of this name is, or that what is tried there may end at.
 pub(super) fn subjects(
     services: &Services,
@@ -307,35 +270,8 @@ pub(super) fn subjects(
 }
 
 /// Whether the node that a pod runs on is known.
-fn has_node(inventory: &Inventory, pod: &Workload) -> bool {
+pub(super) fn has_node(inventory: &Inventory, pod: &Workload) -> bool {
     (pod.node.as_ref()).is_some_and(|node| inventory.nodes().contains_key(node))
-}
-
-/// The next addresses that may stand in.
-struct Free {
-    v4: u32,
-    v6: u128,
-}
-
-impl Free {
-    fn take(&mut self, inventory: &Inventory, owner: &Owner) -> Result<Vec<IpAddr>, ReachError> {
-        let lowest = u32::from(Ipv4Addr::new(10, 0, 0, 0));
-        while inventory.owner(IpAddr::V4(self.v4.into())).is_some() {
-            self.v4 -= 1;
-        }
-        while inventory.owner(IpAddr::V6(self.v6.into())).is_some() {
-            self.v6 -= 1;
-        }
-        if self.v4 <= lowest {
-            return Err(ReachError::NoStandIn {
-                end: owner.to_string(),
-            });
-        }
-        let taken = vec![IpAddr::V4(self.v4.into()), IpAddr::V6(self.v6.into())];
-        self.v4 -= 1;
-        self.v6 -= 1;
-        Ok(taken)
-    }
 }
 
 impl Reach {
@@ -358,21 +294,24 @@ impl Reach {
             (pod.addresses.as_slice(), None)
         };
         let assumed_of = assumed_of.unwrap_or_else(|| Owner::Workload(pod.name.clone()));
+        let assumed = self.stand_ins.contains(&assumed_of);
         End {
             id: pod.name.to_string(),
             kind: EndKind::Pod,
-            assumed: self.stand_ins.contains(&assumed_of),
-            points: self.points(addresses, node),
+            assumed,
+            points: self.known_points(addresses, node, assumed),
             service: None,
         }
     }
 
     fn node(&self, name: &Arc<str>) -> End {
+        let assumed = self.stand_ins.contains(&Owner::Node(name.clone()));
+        let addresses = &self.inventory.nodes()[name].addresses;
         End {
             id: format!("node/{name}"),
             kind: EndKind::Node,
-            assumed: self.stand_ins.contains(&Owner::Node(name.clone())),
-            points: self.points(&self.inventory.nodes()[name].addresses, Some(name)),
+            assumed,
+            points: self.known_points(addresses, Some(name), assumed),
             service: None,
         }
     }
@@ -404,6 +343,22 @@ impl Reach {
             points: self.points(&[address], None),
             service: None,
         }
+    }
+
+    /// The addresses of an end; of those that stand in, one of each kind that policies tell
+    /// apart.
+    fn known_points(
+        &self,
+        addresses: &[IpAddr],
+        node: Option<&Arc<str>>,
+        assumed: bool,
+    ) -> Vec<Point> {
+        let mut points = self.points(addresses, node);
+        if assumed {
+            let mut kinds = HashSet::new();
+            points.retain(|point| kinds.insert((point.address.is_ipv4(), point.profile)));
+        }
+        points
     }
 
     pub(super) fn points(&self, addresses: &[IpAddr], node: Option<&Arc<str>>) -> Vec<Point> {
@@ -474,7 +429,7 @@ impl Reach {
         let matching = all.filter(|pod| {
             let namespace = self.inventory.namespaces().get(&pod.name.namespace);
             pod.is_selectable()
-                && namespace.is_some_and(|labels| namespaces.matches(labels))
+                && namespace.is_some_and(|own| namespaces.matches(&own.labels))
                 && pods.matches(&pod.labels)
         });
         matching.map(|pod| self.pod(pod)).collect()

@@ -56,6 +56,10 @@ pub(super) struct Target<'e> {
     probe: Probe,
     is_backend: bool,
     is_translated: bool,
+    /// The address stands in for one that is not known.
+    is_assumed: bool,
+    /// Others that do.
+    alternatives: Vec<Point>,
 }
 
 /// All ends of a connection.
@@ -81,7 +85,10 @@ impl Targets<'_> {
                 _ => probe,
             };
             if known.insert((point.address, probe)) {
+                let (is_assumed, alternatives) = reach.alternatives(&point, family);
                 self.list.push(Target {
+                    is_assumed,
+                    alternatives,
                     point: Cow::Owned(point),
                     probe,
                     is_backend: true,
@@ -123,6 +130,8 @@ impl Reach {
                     probe,
                     is_backend: false,
                     is_translated: false,
+                    is_assumed: destination.assumed,
+                    alternatives: Vec::new(),
                 }),
             }
         }
@@ -138,8 +147,12 @@ impl Reach {
     ) -> Option<Cell> {
         let mut found: Option<Cell> = None;
         let mut backends = Backends::default();
+        let mut depends = false;
+        let mut is_denied = targets.leads_nowhere;
         for target in &targets.list {
             let own = self.target(source, target, family)?;
+            depends |= own.depends_on_address;
+            is_denied |= !own.depends_on_address && own.action() == Action::Deny;
             if target.is_backend {
                 backends.total += 1;
                 backends.allowed += u32::from(own.action() == Action::Allow);
@@ -152,17 +165,43 @@ impl Reach {
         found.map(|cell| Cell {
             backends: Some(backends).filter(|all| all.total > 0 || targets.leads_nowhere),
             leads_nowhere: targets.leads_nowhere,
+            // One that is denied whatever the address decides.
+            depends_on_address: depends && !is_denied,
             ..cell
         })
     }
 
     fn target(&self, source: &End, target: &Target<'_>, family: Family) -> Option<Cell> {
-        let pairs = source.points(family);
-        let mut pairs =
-            pairs.map(|from| self.pair(from, &target.point, target.probe, target.is_translated));
-        let mut cell = pairs.next()?;
-        pairs.for_each(|pair| cell.join(&pair));
-        Some(cell)
+        let points: Vec<&Point> = [&*target.point]
+            .into_iter()
+            .chain(&target.alternatives)
+            .collect();
+        let is_assumed = target.is_assumed;
+        self.judge(
+            source,
+            (&points, is_assumed),
+            target.probe,
+            family,
+            target.is_translated,
+        )
+    }
+
+    /// The other addresses that a pod may have whose address is not known.
+    fn alternatives(&self, point: &Point, family: Family) -> (bool, Vec<Point>) {
+        let Some(owner @ Owner::Workload(name)) = &self.inventory.owner(point.address) else {
+            return (false, Vec::new());
+        };
+        if !self.stand_ins.contains(owner) {
+            return (false, Vec::new());
+        }
+        let own = self.inventory.workloads()[name].own_addresses().iter();
+        let of_family = own.filter(|address| family_of(**address) == family);
+        let mut kinds = HashSet::from([point.profile]);
+        let points = of_family.map(|address| self.point(*address, None));
+        (
+            true,
+            points.filter(|point| kinds.insert(point.profile)).collect(),
+        )
     }
 
     /// Returns `true` if nobody is behind what a connection would be opened to: no port of
@@ -247,6 +286,8 @@ impl Reach {
             probe: Probe::Port(protocol, backend.port?),
             is_backend: true,
             is_translated: true,
+            is_assumed: false,
+            alternatives: Vec::new(),
         };
         self.target(source, &target, family)
     }

@@ -325,6 +325,32 @@ fn audit_policies_are_told_apart_from_what_is_in_force() {
 }
 
 #[test]
+fn what_a_namespace_on_audit_would_deny_passes_and_is_explained() {
+    const AUDIT: &str = "---
+{apiVersion: v1, kind: Namespace, metadata: {name: NAME, annotations: {cofferdam.dev/enforcement: audit}}}
+";
+    let on_audit = |name: &str| reach(&format!("{SHOP}\n{}", AUDIT.replace("NAME", name)));
+    let reach = on_audit("shop");
+    let cell = v4(&reach, "203.0.113.7", "shop/db", "tcp/80");
+    assert_eq!(
+        (cell.action(), cell.audit()),
+        (Action::Allow, Some(Action::Deny))
+    );
+    let explained = reach.explain(&cell);
+    assert_eq!(reach.waived(&explained), [Arc::from("shop")]);
+    let (direction, step) = reach.nearest(&explained).unwrap();
+    assert_eq!(direction, Direction::Ingress);
+    assert_eq!(step.missed, [Field::Peer, Field::Port]);
+    // What passes anyway is not put down to it.
+    let cell = v4(&reach, "shop/web", "shop/db", "tcp/5432");
+    assert_eq!((cell.action(), cell.audit()), (Action::Allow, None));
+    assert!(reach.waived(&reach.explain(&cell)).is_empty());
+    // Nor does another's help.
+    let cell = v4(&on_audit("other"), "203.0.113.7", "shop/db", "tcp/80");
+    assert_eq!((cell.action(), cell.audit()), (Action::Deny, None));
+}
+
+#[test]
 fn every_code_of_an_icmp_type_is_judged_alike() {
     let reach = reach(SHOP);
     for from in ["shop/web", "203.0.113.7"] {
@@ -381,7 +407,7 @@ fn a_template_stands_for_pods_that_are_not_there() {
     let ask = |text: &str| {
         let parsed = parse("w.yaml", text.as_bytes());
         let mut inventory = assemble(parsed.documents).inventory;
-        add_templates(&mut inventory, &parsed.context.templates);
+        add_templates(&mut inventory, [&parsed.context], []);
         Reach::new(&inventory).unwrap()
     };
     let ids = |reach: &Reach| {
@@ -423,7 +449,14 @@ fn a_table_about_two_ends_says_of_them_what_the_whole_says() {
     for (from, to) in ids.iter().flat_map(|from| ids.map(|to| (*from, to))) {
         for probe in probes {
             let ends = [from, to];
-            let about = Reach::about(&inventory(SHOP), &ends, &externals, probe).unwrap();
+            let about = Reach::about(
+                &inventory(SHOP),
+                &ends,
+                &externals,
+                probe,
+                &PodNetworks::default(),
+            )
+            .unwrap();
             // Rules have other numbers in another table.
             let ask = |reach: &Reach| {
                 let end = |text| reach.end(text, &externals).unwrap();
@@ -439,7 +472,155 @@ fn a_table_about_two_ends_says_of_them_what_the_whole_says() {
         }
     }
     // Others are not let through.
-    let about = Reach::about(&inventory(SHOP), &["shop/web"], &externals, probes[0]).unwrap();
+    let about = Reach::about(
+        &inventory(SHOP),
+        &["shop/web"],
+        &externals,
+        probes[0],
+        &PodNetworks::default(),
+    )
+    .unwrap();
     let other = v4(&about, "shop/web", "shop/db", "tcp/5432");
     assert_eq!(other.ingress.verdict, Verdict::deny(Reason::TableCorrupt));
+}
+
+/// Documents of a repository, whose pods are in these networks.
+fn repository(text: &str, asked: &[&str], networks: &[&str]) -> Reach {
+    let parsed = parse("w.yaml", text.as_bytes());
+    let mut inventory = assemble(parsed.documents).inventory;
+    add_templates(&mut inventory, [&parsed.context], asked.iter().copied());
+    let networks = networks.iter().map(|network| network.parse().unwrap());
+    Reach::in_networks(&inventory, &PodNetworks(networks.collect())).unwrap()
+}
+
+fn ids(reach: &Reach) -> Vec<&str> {
+    reach.ends().iter().map(End::id).collect()
+}
+
+#[test]
+fn another_pod_of_the_same_workload_is_another_end() {
+    let set = deployment("db").replace("spec: {template", "spec: {replicas: 3, template");
+    let closed = "---\n{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: \
+                  {name: db, namespace: shop}, spec: {podSelector: {matchLabels: {app: db}}, \
+                  ingress: []}}\n";
+    let text = set + &deployment("web") + closed;
+    let reach = repository(&text, &[], &[]);
+    assert_eq!(ids(&reach), ["shop/db", "shop/db#2", "shop/web"]);
+    let own = v4(&reach, "shop/db", "shop/db", "tcp/80");
+    assert_eq!(own.ingress.verdict.reason, Reason::SelfTraffic);
+    let other = v4(&reach, "shop/db#2", "shop/db", "tcp/80");
+    assert_eq!(
+        (other.action(), other.ingress.verdict.reason),
+        (Action::Deny, Reason::Isolated)
+    );
+    // Nothing says how many there are: others are there if they are asked about.
+    let reach = repository(&text, &["shop/web#2", "shop/db#7", "shop/none#2"], &[]);
+    assert_eq!(
+        ids(&reach),
+        [
+            "shop/db",
+            "shop/db#2",
+            "shop/db#7",
+            "shop/web",
+            "shop/web#2"
+        ]
+    );
+    let one = text.replace("replicas: 3", "replicas: 1");
+    assert_eq!(
+        ids(&repository(&one, &["shop/db#2"], &[])),
+        ["shop/db", "shop/web"]
+    );
+    let scaler = "---\n{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: \
+                  {name: h, namespace: shop}, spec: {scaleTargetRef: {kind: Deployment, name: db}}}\n";
+    assert_eq!(
+        ids(&repository(&(one + scaler), &[], &[])),
+        ["shop/db", "shop/db#2", "shop/web"]
+    );
+}
+
+#[test]
+fn two_workloads_of_one_name_are_two_ends() {
+    let set = deployment("web").replace("kind: Deployment", "kind: StatefulSet");
+    let second = set.replace("app: web", "app: other");
+    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}}\n";
+    let both = deployment("web") + &second;
+    assert_eq!(
+        ids(&repository(&both, &[], &[])),
+        ["shop/web", "shop/web@statefulset"]
+    );
+    let all = repository(&(both + pod), &[], &[]);
+    assert_eq!(
+        ids(&all),
+        ["shop/web", "shop/web@deployment", "shop/web@statefulset"]
+    );
+    // The same in another layer of a repository is no other workload.
+    let twice = deployment("web") + &deployment("web");
+    assert_eq!(ids(&repository(&twice, &[], &[])), ["shop/web"]);
+    // Neither order nor a workload without labels changes that.
+    let bare = "---\n{apiVersion: batch/v1, kind: Job, metadata: {name: job, namespace: shop}, spec: {template: {spec: {containers: []}}}}\n";
+    let reversed = second + &deployment("web") + bare;
+    assert_eq!(
+        ids(&repository(&reversed, &[], &[])),
+        ["shop/job", "shop/web", "shop/web@statefulset"]
+    );
+    let of_job = "---\n{apiVersion: v1, kind: Pod, metadata: {name: job-x7, namespace: shop}}\n";
+    assert_eq!(
+        ids(&repository(&(bare.to_owned() + of_job), &[], &[])),
+        ["shop/job-x7"]
+    );
+}
+
+#[test]
+fn a_verdict_that_depends_on_an_address_that_nobody_gave_is_told() {
+    let ask = |rule: &str, networks: &[&str]| {
+        let policy = format!(
+            "---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: db, \
+             namespace: shop}}, spec: {{podSelector: {{matchLabels: {{app: db}}}}, ingress: \
+             [{{from: [{rule}]}}]}}}}\n"
+        );
+        let reach = repository(
+            &(deployment("web") + &deployment("db") + &policy),
+            &[],
+            networks,
+        );
+        let cell = v4(&reach, "shop/web", "shop/db", "tcp/80");
+        // What is sent the other way is nobody's rule.
+        let back = v4(&reach, "shop/db", "shop/web", "tcp/80");
+        assert_eq!(
+            (back.action(), back.depends_on_address),
+            (Action::Allow, false)
+        );
+        (cell.action() == Action::Allow, cell.depends_on_address)
+    };
+    let block = |cidr: &str| format!("{{ipBlock: {{cidr: {cidr}}}}}");
+    let depends = (false, true);
+    assert_eq!(ask(&block("10.0.0.0/8"), &[]), depends);
+    assert_eq!(ask(&block("10.0.0.0/8"), &["10.244.0.0/16"]), (true, false));
+    assert_eq!(
+        ask(&block("10.0.0.0/8"), &["192.168.0.0/16"]),
+        (false, false)
+    );
+    assert_eq!(
+        ask(&block("10.0.0.0/8"), &["10.244.0.0/16", "192.168.0.0/16"]),
+        depends
+    );
+    assert_eq!(ask(&block("10.244.0.0/16"), &["fd00::/64"]), depends);
+    assert_eq!(ask(&block("10.244.0.0/24"), &["10.244.0.0/16"]), depends);
+    assert_eq!(ask(&block("0.0.0.0/0"), &[]), (true, false));
+    // No private address, and one host among them.
+    assert_eq!(ask(&block("203.0.113.0/24"), &[]), (false, false));
+    assert_eq!(ask(&block("10.1.2.3/32"), &[]), (false, false));
+    let but = |except: &str| format!("{{ipBlock: {{cidr: 0.0.0.0/0, except: [{except}]}}}}");
+    assert_eq!(ask(&but("10.0.0.0/8"), &[]), depends);
+    let private = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10";
+    assert_eq!(ask(&but(private), &[]), (false, false));
+    // What one block leaves another covers: the address does not matter.
+    let both = format!("{}, {}", but("10.0.0.0/8"), block("10.0.0.0/8"));
+    assert_eq!(ask(&both, &[]), (true, false));
+    // Labels let it in, whatever the address.
+    let label = "{podSelector: {matchLabels: {app: web}}}";
+    assert_eq!(
+        ask(&format!("{}, {label}", block("10.0.0.0/8")), &[]),
+        (true, false)
+    );
 }

@@ -8,9 +8,10 @@
 //! random worlds are held against it; a disagreement is a mistake in one of the two.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cofferdam_verdict::reason::Reason;
-use cofferdam_verdict::verdict::{Action, Direction};
+use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
 use crate::compiler::{PolicyKind, RuleEntry, RuleKey};
 use crate::diagnostic::Place;
@@ -181,11 +182,34 @@ impl Reach {
             None => (Action::Deny, Reason::Isolated),
         };
         let verdict = &side.verdict;
+        if expected.0 == Action::Deny && self.is_waived(walk) {
+            return *verdict == Verdict::allow(Reason::NotIsolated);
+        }
         let rule = self.rule_of(verdict).map(|(_, entry)| entry);
         let isolated_by = self.isolated_by(verdict).map(|(_, entry)| entry);
         (verdict.action, verdict.reason) == expected
             && rule == last.map(|step| &step.rule)
             && (last.is_some() || isolated_by.eq(&walk.isolating))
+    }
+
+    /// Returns `true` if policies deny a walk's workload nothing, because its namespace is on
+    /// audit.
+    fn is_waived(&self, walk: &Walk) -> bool {
+        let subject = walk.subject.as_ref();
+        subject
+            .is_some_and(|subject| self.inventory.enforcement_in(&subject.namespace) == Mode::Audit)
+    }
+
+    /// The namespaces for whose workloads policies in force would deny a cell, were they not
+    /// on audit; in the order of a packet.
+    #[must_use]
+    pub fn waived(&self, explanation: &Explanation) -> Vec<Arc<str>> {
+        let walks = explanation.walks().into_iter();
+        let denying = walks.filter(|walk| walk.denial().is_some() && self.is_waived(walk));
+        let names = denying.filter_map(|walk| Some(walk.subject.as_ref()?.namespace.clone()));
+        let mut names: Vec<Arc<str>> = names.collect();
+        names.dedup();
+        names
     }
 
     /// The rules that hand a cell on to the next tier: no verdict names them, since they
@@ -203,7 +227,8 @@ impl Reach {
         passed
     }
 
-    /// The rule that would have allowed what was denied, with the fewest fields that do
+    /// The rule that would have allowed what was denied, or would be were its namespace not on
+    /// audit, with the fewest fields that do
     /// not match; of equals the first that was considered. When no policy that selects
     /// the workload has a rule that allows anything, the rules of those that do not
     /// select it count.
@@ -211,7 +236,10 @@ impl Reach {
     pub fn nearest(&self, explanation: &Explanation) -> Option<(Direction, Step)> {
         let denied =
             |walk: &&Walk| explanation.cell.side(walk.direction).verdict.action == Action::Deny;
-        let walk = explanation.walks().into_iter().find(denied)?;
+        let waived = |walk: &&Walk| walk.denial().is_some() && self.is_waived(walk);
+        let walks = explanation.walks();
+        let walk = walks.into_iter().find(denied);
+        let walk = walk.or_else(|| walks.into_iter().find(waived))?;
         let fewest = |steps: Vec<Step>| steps.into_iter().min_by_key(|step| step.missed.len());
         let considered = walk
             .steps
@@ -225,7 +253,7 @@ impl Reach {
         );
         let side = explanation.cell.side(walk.direction);
         let nearest = nearest.or_else(|| {
-            if side.verdict.reason != Reason::Isolated {
+            if walk.denial() != Some(Reason::Isolated) {
                 return None;
             }
             let question = self.question(side, walk.direction)?;
@@ -236,6 +264,18 @@ impl Reach {
 }
 
 impl Walk {
+    /// Returns the reason of the denial that the walk ends with, if it does.
+    fn denial(&self) -> Option<Reason> {
+        let last = self.steps.last().filter(|step| step.is_match());
+        match last.map(|step| step.action) {
+            Some(RuleAction::Accept) => None,
+            Some(RuleAction::Deny) => Some(Reason::Rule),
+            Some(RuleAction::Pass) | None => {
+                (!self.isolating.is_empty()).then_some(Reason::Isolated)
+            }
+        }
+    }
+
     /// Considers rules until one decides; tells whether the last one did.
     fn run(&mut self, question: &Question<'_>) -> bool {
         if let Some(decided) = self.cluster_tier(question, Tier::Admin) {
@@ -465,7 +505,7 @@ impl<'a> Question<'a> {
                     None => peer.name.namespace == policy.name.namespace,
                     Some(selector) => (self.inventory.namespaces())
                         .get(&peer.name.namespace)
-                        .is_some_and(|labels| selector.matches(labels)),
+                        .is_some_and(|namespace| selector.matches(&namespace.labels)),
                 };
                 namespace && workloads.matches(&peer.labels)
             }),
@@ -490,7 +530,7 @@ impl<'a> Question<'a> {
 
     fn selects(&self, selector: &WorkloadSelector, workload: &Workload) -> bool {
         let namespace = self.inventory.namespaces().get(&workload.name.namespace);
-        namespace.is_some_and(|labels| selector.namespaces.matches(labels))
+        namespace.is_some_and(|own| selector.namespaces.matches(&own.labels))
             && selector.workloads.matches(&workload.labels)
     }
 

@@ -90,7 +90,7 @@ fn pair(text: &str) -> Option<char> {
 
 impl Node<'_> {
     /// The tree without its text, its marks led back.
-    pub(super) fn into_owned(self, pairs: &Pairs) -> Node<'static> {
+    pub(super) fn into_owned(self, moved: &impl Fn(Mark) -> Mark) -> Node<'static> {
         let value = match self.value {
             Value::Null => Value::Null,
             Value::Bool(value) => Value::Bool(value),
@@ -101,21 +101,21 @@ impl Node<'_> {
             Value::List(items) => Value::List(
                 items
                     .into_iter()
-                    .map(|item| item.into_owned(pairs))
+                    .map(|item| item.into_owned(moved))
                     .collect(),
             ),
             Value::Map(entries) => Value::Map(
                 entries
                     .into_iter()
                     .map(|entry| Entry {
-                        key: entry.key.into_owned(pairs),
-                        value: entry.value.into_owned(pairs),
+                        key: entry.key.into_owned(moved),
+                        value: entry.value.into_owned(moved),
                     })
                     .collect(),
             ),
         };
         Node {
-            mark: pairs.in_text(self.mark),
+            mark: moved(self.mark),
             value,
         }
     }

@@ -8,7 +8,7 @@ use cofferdam_policies::compiler::{
 };
 use cofferdam_policies::diagnostic::Severity;
 use cofferdam_policies::documents;
-use cofferdam_policies::inventory::{Inventory, ObjectName, Workload};
+use cofferdam_policies::inventory::{Inventory, Mode, ObjectName, Workload};
 use cofferdam_policies::oracle::{self, End, Oracle, Payload, Query, RuleName};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::reason::Reason;
@@ -75,6 +75,15 @@ impl Sides {
     /// The table of a node that has some of the workloads.
     pub(crate) fn of_node(texts: &[String], is_local: fn(&Workload) -> bool) -> Self {
         Self::misread(texts, texts, is_local).expect("the documents are good")
+    }
+
+    /// The table of a node that is configured to enforce no policy.
+    pub(crate) fn on_audit(texts: &[String]) -> Self {
+        let mut sides = Self::new(texts);
+        sides.inventory.set_enforcement(Mode::Audit);
+        sides.compiled = table(&sides.inventory, &sides.plan, sides.is_local);
+        sides.oracle = sides.oracle.on_audit();
+        sides
     }
 
     /// The table of documents that somebody has misread, beside the oracle of what

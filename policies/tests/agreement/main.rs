@@ -6,6 +6,7 @@
 //! and without audit policies.
 
 mod asking;
+mod connectivity;
 mod followed;
 mod layout;
 mod misreadings;
@@ -55,6 +56,11 @@ proptest! {
     fn so_does_the_table_of_a_node_that_has_half_of_the_workloads(world in worlds::world()) {
         check(&Sides::of_node(world.texts(), asking::even))?;
         check(&Sides::of_node(world.texts(), asking::odd))?;
+    }
+
+    #[test]
+    fn a_node_on_audit_denies_nothing_and_says_what_it_would(world in worlds::world()) {
+        check(&Sides::on_audit(world.texts()))?;
     }
 
     #[test]

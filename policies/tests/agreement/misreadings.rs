@@ -145,6 +145,14 @@ pub(crate) const MISREADINGS: &[Misreading] = &[
         read: |text| Some(text.replace("mode: audit", "mode: enforce")),
     },
     Misreading {
+        claim: "namespaces on audit are enforced",
+        read: |text| Some(text.replace("enforcement: audit", "enforcement: enforce")),
+    },
+    Misreading {
+        claim: "namespaces that enforce are on audit",
+        read: |text| Some(text.replace("enforcement: enforce", "enforcement: audit")),
+    },
+    Misreading {
         claim: "audit policies are not judged",
         read: |text| (!text.contains("mode: audit")).then(|| text.to_owned()),
     },

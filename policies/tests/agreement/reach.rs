@@ -86,11 +86,12 @@ impl Asked {
     fn walk(&self, cell: &Cell) {
         let explained = self.reach.explain(cell);
         let nearest = self.reach.nearest(&explained);
+        let is_waived = !self.reach.waived(&explained).is_empty();
         if cell.action() == Action::Allow {
-            assert!(nearest.is_none());
+            assert!(nearest.is_none() || is_waived);
         }
         if let Some((direction, step)) = nearest {
-            assert_eq!(cell.side(direction).verdict.action, Action::Deny);
+            assert!(is_waived || cell.side(direction).verdict.action == Action::Deny);
             assert!(!step.is_match());
         }
     }

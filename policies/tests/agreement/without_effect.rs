@@ -33,7 +33,7 @@ use proptest::test_runner::TestRunner;
 use crate::worlds;
 
 /// Worlds tried that are made for this, worlds of pieces, and worlds of every shape.
-const CASES: [usize; 3] = [800, 1000, 120];
+const CASES: [usize; 3] = [800, 1000, 300];
 
 /// A policy's rules of both directions.
 type Both<R> = (Vec<R>, Vec<R>);

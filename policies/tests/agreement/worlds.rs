@@ -20,6 +20,10 @@ pub(crate) struct World {
 }
 
 impl World {
+    pub(crate) fn of(documents: Vec<String>) -> Self {
+        Self { documents }
+    }
+
     pub(crate) fn texts(&self) -> &[String] {
         &self.documents
     }
@@ -33,16 +37,8 @@ impl std::fmt::Debug for World {
 }
 
 pub(crate) fn world() -> impl Strategy<Value = World> {
-    let namespaces = vec(labels(), 0..3).prop_map(|labels| {
-        let named = ["x", "y"].iter().zip(labels);
-        named
-            .map(|(name, labels)| {
-                format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {labels}}}}}")
-            })
-            .collect()
-    });
     let kinds = [
-        namespaces.boxed(),
+        namespaces(0..3).boxed(),
         nodes().boxed(),
         numbered(pod(), 2..6).boxed(),
         numbered(network::policy(), 0..4).boxed(),
@@ -53,9 +49,30 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
     })
 }
 
+/// Documents of the first namespaces, some of which are on audit.
+fn namespaces(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<String>> {
+    let enforcement = prop_oneof![
+        4 => Just(""),
+        1 => Just(", annotations: {cofferdam.dev/enforcement: enforce}"),
+        2 => Just(", annotations: {cofferdam.dev/enforcement: audit}"),
+    ];
+    vec((labels(), enforcement), count).prop_map(|described| {
+        let named = ["x", "y"].iter().zip(described);
+        named
+            .map(|(name, (labels, enforcement))| {
+                format!(
+                    "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: \
+                     {labels}{enforcement}}}}}"
+                )
+            })
+            .collect()
+    })
+}
+
 /// A world with Services, and with fewer policies, so that more is reached.
 pub(crate) fn world_of_services() -> impl Strategy<Value = World> {
     let kinds = [
+        namespaces(0..2).boxed(),
         nodes().boxed(),
         numbered(pod(), 4..9).boxed(),
         numbered(services::service(), 1..4).boxed(),

@@ -8,7 +8,7 @@ use cofferdam_verdict::{counter::Hook, reason::Reason, verdict::Verdict};
 use super::shapes;
 
 /// What documents must have had somewhere, and how it is told from their text.
-const WRITTEN: [(&str, &[&str]); 30] = [
+const WRITTEN: [(&str, &[&str]); 31] = [
     ("an except", &["except: [\""]),
     ("an empty except", &["except: []"]),
     ("a named port", &["port: serve"]),
@@ -28,6 +28,7 @@ const WRITTEN: [(&str, &[&str]); 30] = [
         "a Baseline policy in audit",
         &["tier: Baseline", "mode: audit"],
     ),
+    ("a namespace on audit", &["enforcement: audit"]),
     ("26 rules and more", &["- {", "kind: NetworkPolicy"]),
     ("25 rules of the cluster", &["none: none"]),
     ("Accept in Admin", &["tier: Admin", "action: Accept"]),

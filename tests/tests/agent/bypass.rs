@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam_protocol::output::{BypassReport, Severity};
+use cofferdam_protocol::output::{BypassReport, RecordType, Severity};
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
@@ -59,9 +59,9 @@ fn an_endpoint_is_open_until_somebody_ends_it() {
         // What policy would have denied is told of.
         scene.agent.sync();
         let records = scene.agent.records();
-        let would = records
-            .iter()
-            .any(|one| one.kind == "audit" && one.destination.workload.as_deref() == Some("db"));
+        let would = records.iter().any(|one| {
+            one.kind == RecordType::Audit && one.destination.workload.as_deref() == Some("db")
+        });
         assert!(would, "{records:?}");
         // A table of another revision changes nothing; an open connection ends with it.
         scene.agent.document("more.yaml", WEB_SILENT);

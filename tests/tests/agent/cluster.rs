@@ -4,6 +4,8 @@ use cofferdam_protocol::output::FlowRecord;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::verdict::Action;
 
 use super::scene::{DB_FROM_WEB, PORT, Scene};
 
@@ -40,10 +42,8 @@ fn tiers_decide_in_their_order_and_a_denial_names_the_rule_of_the_cluster() {
     let records: Vec<&FlowRecord> = records.iter().filter(of_the_cluster).collect();
     assert!(!records.is_empty(), "{}", scene.agent.log());
     for record in records {
-        assert_eq!(
-            (record.verdict.as_str(), record.reason.as_str()),
-            ("deny", "rule")
-        );
+        let what = (record.verdict, record.reason);
+        assert_eq!(what, (Action::Deny, Reason::Rule));
         assert_eq!(record.isolated_by, []);
         let rule = record.rule.as_ref().expect("a rule decided");
         assert_eq!(rule.kind, "ClusterNetworkPolicy");

@@ -33,7 +33,7 @@ fn a_wrong_configuration_ends_the_agent_with_the_place_and_what_is_allowed() {
         ("adopt_midstream: 30", ":1:18: ", "30s"),
         ("guard: iptables", ":1:8: ", "none, nftables"),
         ("uplinks: eth0", ":1:10: ", "[eth0]"),
-        ("flow_log: {path: /log}", ":1:18: ", "no effect"),
+        ("flow_log: {keep: 1001}", ":1:18: ", "from 0 to 1000"),
         ("policies: [a\n", ":2:1: ", "not YAML"),
     ] {
         let told = refused(&scene, settings);

@@ -3,11 +3,15 @@
 
 use std::process::{Command, Stdio};
 
-use cofferdam_protocol::output::FlowRecord;
+use cofferdam_protocol::output::{FlowRecord, RecordType};
+use cofferdam_protocol::words::ClosedList as _;
 use cofferdam_tests::cofferdam;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::world::Wiring;
+use cofferdam_verdict::counter::Hook;
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::scene::{DB_CLOSED, DB_FROM_WEB, PORT, Scene};
 
@@ -23,12 +27,11 @@ fn a_denied_packet_is_told_of_with_names_and_the_policy_that_isolates() {
     assert!(!records.is_empty(), "{}", scene.agent.log());
     let revision = scene.agent.status().revision;
     for record in &records {
-        assert_eq!(record.kind, "denied");
-        assert_eq!(
-            (record.verdict.as_str(), record.reason.as_str()),
-            ("deny", "isolated")
-        );
-        assert_eq!(record.direction, "ingress");
+        let what = (record.kind, record.verdict, record.reason);
+        let expected = (RecordType::Denied, Action::Deny, Reason::Isolated);
+        assert_eq!(what, expected);
+        assert_eq!(record.direction, Direction::Ingress);
+        assert_eq!(record.hook, Hook::FromWorkload, "where it was dropped");
         assert_eq!(record.revision, revision);
         assert_eq!(record.rule, None);
         let [policy] = record.isolated_by.as_slice() else {
@@ -54,7 +57,10 @@ fn a_denied_packet_is_told_of_with_names_and_the_policy_that_isolates() {
     assert!(none.stdout.is_empty(), "{none:?}");
     let text = scene.agent.cli(&["observe"]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    assert!(text.contains("deny isolated ingress shop/web "), "{text}");
+    assert!(
+        text.contains(" deny isolated ingress shop/db-from-web "),
+        "{text}"
+    );
 }
 
 /// Values of a metric's series whose names and labels begin so, together.
@@ -72,8 +78,9 @@ fn sum(metrics: &str, series: &str) -> u64 {
 /// A packet may come at any time, of neighbour discovery, say: what is read before and
 /// after the records must be the same, or it is read again.
 #[track_caller]
-fn assert_all_told_of(scene: &Scene, kind: &str, counter: &str) -> u64 {
-    let unreported = format!("cofferdam_unreported_packets_total{{type=\"{kind}\"}}");
+fn assert_all_told_of(scene: &Scene, kind: RecordType, counter: &str) -> u64 {
+    let word = kind.as_str();
+    let unreported = format!("cofferdam_unreported_packets_total{{type=\"{word}\"}}");
     let counted = || {
         scene.agent.sync();
         let (_, metrics) = scene.agent.http("/metrics");
@@ -85,11 +92,11 @@ fn assert_all_told_of(scene: &Scene, kind: &str, counter: &str) -> u64 {
         let of_type = records.iter().filter(|record| record.kind == kind);
         let told: u64 = of_type.map(|record| record.packets).sum();
         if counted() == before {
-            assert_eq!(told + before.1, before.0, "{kind}");
+            assert_eq!(told + before.1, before.0, "{word}");
             return told;
         }
     }
-    panic!("{kind}: the counters do not come to rest");
+    panic!("{word}: the counters do not come to rest");
 }
 
 const DROPPED: &str = "cofferdam_dropped_packets_total{";
@@ -101,8 +108,8 @@ fn every_dropped_packet_is_told_of_or_counted_as_not_told_of() {
     let scene = Scene::enforced(Wiring::Ptp, DB_CLOSED);
     scene.assert_blocked("shop/web", "shop/db");
     scene.assert_blocked("shop/web", "shop/db");
-    assert!(assert_all_told_of(&scene, "denied", DROPPED) > 0);
-    assert_eq!(assert_all_told_of(&scene, "audit", AUDITED), 0);
+    assert!(assert_all_told_of(&scene, RecordType::Denied, DROPPED) > 0);
+    assert_eq!(assert_all_told_of(&scene, RecordType::Audit, AUDITED), 0);
 }
 
 /// A policy in audit mode, and the same one in force.
@@ -111,7 +118,7 @@ struct Trial {
     in_force: String,
     /// Where a record points: kind, name, index, line.
     place: (&'static str, &'static str, Option<u32>, u32),
-    reason: &'static str,
+    reason: Reason,
 }
 
 /// Each kind of policy denies one thing: connections from web to the database.
@@ -150,13 +157,13 @@ fn trials() -> [Trial; 2] {
             trial: network_policy(audit),
             in_force: network_policy(""),
             place: ("NetworkPolicy", "default-deny", None, 7),
-            reason: "isolated",
+            reason: Reason::Isolated,
         },
         Trial {
             trial: cluster_policy(audit),
             in_force: cluster_policy(""),
             place: ("ClusterNetworkPolicy", "no-database", Some(0), 11),
-            reason: "rule",
+            reason: Reason::Rule,
         },
     ]
 }
@@ -175,8 +182,8 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
         };
         change(&trial.trial);
         let direction = match trial.reason {
-            "rule" => "egress",
-            _ => "ingress",
+            Reason::Rule => Direction::Egress,
+            _ => Direction::Ingress,
         };
         let assert_named = |record: &FlowRecord, lines_fewer: u32| {
             let (kind, name, index, line) = trial.place;
@@ -192,9 +199,9 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
             );
             assert_eq!(named, (kind, name, index, line - lines_fewer));
             assert!(rule.file.ends_with("policies/policies.yaml"));
-            assert_eq!(record.rule.is_some(), trial.reason == "rule");
-            let what = [&record.reason, &record.direction].map(String::as_str);
-            assert_eq!(what, [trial.reason, direction]);
+            assert_eq!(record.rule.is_some(), trial.reason == Reason::Rule);
+            let what = (record.reason, record.direction);
+            assert_eq!(what, (trial.reason, direction));
             let ends = [&record.source, &record.destination];
             let ends = ends.map(|end| end.workload.as_deref());
             assert_eq!(ends, [Some("web"), Some("db")]);
@@ -203,7 +210,10 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
         };
         // In both families.
         scene.assert_reaches("shop/web", "shop/db");
-        assert_eq!(assert_all_told_of(&scene, "audit", AUDITED), told + 2);
+        assert_eq!(
+            assert_all_told_of(&scene, RecordType::Audit, AUDITED),
+            told + 2
+        );
         told += 2;
         let observe = |arguments: &[&str]| {
             let output = scene.agent.cli(&[&["observe"], arguments].concat());
@@ -215,24 +225,23 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
         let records: Vec<FlowRecord> = records.collect::<Result<_, _>>().expect("records");
         assert_eq!(records.len(), 2);
         for record in &records {
-            let what = [&record.kind, &record.verdict].map(String::as_str);
-            assert_eq!(what, ["audit", "allow"]);
+            let what = (record.kind, record.verdict);
+            assert_eq!(what, (RecordType::Audit, Action::Allow));
             assert_named(record, 0);
         }
         let text = observe(&["--type", "audit", "--last", "1"]);
-        let shown = format!(" audit {} {direction} shop/web ", trial.reason);
+        let (reason, word) = (trial.reason.name(), direction.word());
+        let shown = format!(" audit {reason} {word} ");
         assert!(text.contains(&shown), "{text}");
 
         change(&trial.in_force);
         scene.assert_blocked("shop/web", "shop/db");
-        assert!(assert_all_told_of(&scene, "denied", DROPPED) > 0);
-        assert_eq!(assert_all_told_of(&scene, "audit", AUDITED), told);
+        assert!(assert_all_told_of(&scene, RecordType::Denied, DROPPED) > 0);
+        assert_eq!(assert_all_told_of(&scene, RecordType::Audit, AUDITED), told);
         let last = observe(&["--type", "denied", "--last", "1", "--format", "json"]);
         let record: FlowRecord = serde_json::from_str(&last).expect("a record");
-        assert_eq!(
-            (record.kind.as_str(), record.verdict.as_str()),
-            ("denied", "deny")
-        );
+        let what = (record.kind, record.verdict);
+        assert_eq!(what, (RecordType::Denied, Action::Deny));
         assert_named(&record, 1);
         let text = observe(&["--type", "audit", "--last", "1"]);
         assert!(text.contains(&shown), "however many came after it: {text}");
@@ -297,6 +306,10 @@ fn hits_of_a_rule_survive_tables_and_an_agent_that_stops() {
     scene.agent.document("policies.yaml", DB_CLOSED);
     assert!(scene.agent.sync().enforced);
     scene.assert_blocked("shop/web", "shop/db");
+    // The rule's series has gone with it; what it counted is there when it comes again.
+    assert_eq!(hits(&scene, "0", "allow"), 0);
+    scene.agent.document("policies.yaml", DB_FROM_WEB);
+    assert!(scene.agent.sync().enforced);
     assert_eq!(hits(&scene, "0", "allow"), 2 * (SWAPS + 2));
 }
 

@@ -14,7 +14,7 @@ use super::uplinks;
 
 /// Replaces parts of the configuration, tells the agent, and waits until its log has more of
 /// a line than before.
-fn reload(agent: &Agent, changes: &[(&str, &str)], line: &str) {
+pub(crate) fn reload(agent: &Agent, changes: &[(&str, &str)], line: &str) {
     let path = agent.path("config.yaml");
     let mut text = std::fs::read_to_string(&path).expect("the configuration");
     for (from, to) in changes {

@@ -8,6 +8,8 @@ use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
 use cofferdam_tests::traffic::{Probe, probe};
 use cofferdam_tests::world::Wiring;
+use cofferdam_verdict::reason::Reason;
+use cofferdam_verdict::verdict::Direction;
 
 use super::scene::{PORT, Scene};
 
@@ -136,7 +138,7 @@ fn a_service_is_judged_by_its_backends() {
     let last = records.last().expect("a record of what was dropped");
     let address = last.destination.address.map(|address| address.to_string());
     assert_eq!(address.as_deref(), Some("10.99.0.1"), "{last:?}");
-    assert_eq!(last.direction, "egress", "{last:?}");
+    assert_eq!(last.direction, Direction::Egress, "{last:?}");
 
     change(&scene, || {
         scene
@@ -186,7 +188,7 @@ fn a_backend_that_no_hook_sees_closes_the_service_to_some() {
     assert_eq!(unseen(&status), 1, "{:?}", status.diagnostics);
     let records = scene.agent.records();
     let last = records.last().expect("a record of what was dropped");
-    assert_eq!(last.reason, "virtual_undecided", "{last:?}");
+    assert_eq!(last.reason, Reason::VirtualUndecided, "{last:?}");
     change(&scene, || {
         scene.agent.document("slice.yaml", &slice(&["10.64.0.3"]));
     });

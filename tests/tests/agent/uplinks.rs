@@ -12,6 +12,7 @@ use cofferdam_tests::traffic::{Conversation, Place, Probe, Server, probe};
 use cofferdam_tests::translation::{to_host, virtual_address};
 use cofferdam_tests::world::{Wiring, World};
 use cofferdam_tests::{cofferdam, skip_unless};
+use cofferdam_verdict::counter::Hook;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const UNTIL_DROPPED: Duration = Duration::from_millis(100);
@@ -119,7 +120,7 @@ fn no_reply_is_dropped_early_behind_translation() {
         let to_web = records
             .iter()
             .filter(|record| record.destination.workload.as_deref() == Some("web"));
-        let to_web = to_web.filter(|record| record.hook == "uplink_ingress");
+        let to_web = to_web.filter(|record| record.hook == Hook::UplinkIngress);
         let recorded: u64 = to_web.map(|record| record.packets).sum();
         assert_eq!(recorded, dropped, "{records:?}");
         assert!(metrics.contains("cofferdam_uplink_mode{interface=\"uplink0\",mode=\"native\"} 1"));

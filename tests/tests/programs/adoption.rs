@@ -372,31 +372,40 @@ fn an_adopted_set_has_the_room_that_it_had() {
 }
 
 #[test]
-fn what_the_next_endpoint_needs_is_made_beforehand_and_once() {
+fn flow_tables_of_the_next_endpoints_are_made_beforehand() {
     skip_unless!(Feature::NetworkNamespaces);
     let (_turn, kernel) = take_turn();
     drop(kernel);
     // One that has opened no partition yet.
     let mut kernel = open();
-    for ifindex in 1..4 {
-        let mut prepare = || kernel.prepare_endpoint().expect("there is memory");
-        assert!(prepare(), "{ifindex}");
-        assert!(!prepare(), "{ifindex}");
-        let endpoint = Endpoint {
-            ifindex,
-            mac: [2, 0, 0, 0, 0, 1],
-            incarnation: ifindex,
-            addresses: Vec::new(),
-            stamp: 0,
-            link_local: None,
-            deny_all: true,
-            shared_hooks: false,
-            adopt_until: 0,
-            listeners: Default::default(),
-        };
-        kernel.set_endpoint(&endpoint).expect("there is room");
+    let mut keeper = kernel.flow_keeper().expect("memory");
+    let bytes = |kernel: &Kernel| kernel.map_bytes().expect("the kernel tells");
+    let mut ifindex = 0;
+    for _ in 0..2 {
+        assert!(kernel.are_few_flow_tables_ready(), "{ifindex}");
+        keeper.prepare().expect("memory");
+        let ready = bytes(&kernel);
+        let before = ifindex;
+        while !kernel.are_few_flow_tables_ready() {
+            ifindex += 1;
+            let endpoint = Endpoint {
+                ifindex,
+                mac: [2, 0, 0, 0, 0, 1],
+                incarnation: ifindex,
+                addresses: Vec::new(),
+                stamp: 0,
+                link_local: None,
+                deny_all: true,
+                shared_hooks: false,
+                adopt_until: 0,
+                listeners: Default::default(),
+            };
+            kernel.set_endpoint(&endpoint).expect("there is room");
+        }
+        assert!(ifindex > before, "some were made");
+        assert_eq!(bytes(&kernel), ready, "and no more for these endpoints");
     }
-    assert_eq!(kernel.endpoints().len(), 3);
+    assert_eq!(kernel.endpoints().len(), ifindex as usize);
 }
 
 /// A slot is bound before the endpoint is in force: an agent that died in between

@@ -383,7 +383,8 @@ fn packets_are_counted_for_the_end_that_sent_them() {
         panic!("one flow");
     };
     let short = clocked.request().ack().bytes().len() as u64;
-    let sides = [0, 1].map(|side| (entry.packets[side].load(), entry.bytes[side].load()));
+    let packets = entry.counted();
+    let sides = [0, 1].map(|side| (packets[side], entry.bytes[side].load()));
     let long = long.bytes().len() as u64;
     assert_eq!(sides, [(3, 2 * short + long), (1, short)]);
 }
@@ -581,7 +582,7 @@ fn flows_hold_under_many_threads() {
     let entries = clocked.sets.iter().flat_map(|set| &set.ways);
     let live = entries.filter(|entry| StateWord(entry.state.load()).state() != FlowState::Free);
     let counted: u64 = live
-        .map(|entry| entry.packets[0].load() + entry.packets[1].load())
+        .map(|entry| entry.counted().into_iter().sum::<u64>())
         .sum();
     assert_eq!(counted, u64::from(THREADS) * ROUNDS * 2);
 }

@@ -51,7 +51,8 @@ const CRATES: [(&str, &[&str]); 15] = [
     ),
     // What runs for each container is small: it knows how to ask the agent, and no more.
     ("controller/plugin", &["controller/protocol"]),
-    ("controller/protocol", &[]),
+    // The words of reasons and hooks are the kernel side's own.
+    ("controller/protocol", &["dataplane/verdict"]),
     // Yields documents from any place, and knows nothing of what follows from them.
     ("controller/sources", &["policies"]),
     // Reports what was decided elsewhere.
@@ -122,9 +123,11 @@ const MODULES: [ModuleRule; 5] = [
         forbidden: &[
             "cofferdam_policies::analysis",
             "cofferdam_policies::compiler",
+            "cofferdam_policies::connectivity",
             "cofferdam_policies::diagnostic",
             "cofferdam_policies::documents",
             "cofferdam_policies::expectations",
+            "cofferdam_policies::exposure",
             "cofferdam_policies::inventory",
             "cofferdam_policies::names",
             "cofferdam_policies::reach",

@@ -34,6 +34,9 @@ const WORLDS: &str = "COFFERDAM_WORLDS";
 /// is the kernel, not the policies.
 const EMULATED_WORLDS: &str = "12";
 
+/// Variable that tells tests that they may set the clock.
+const OWN_CLOCK: &str = "COFFERDAM_OWN_CLOCK";
+
 /// Begins every line that the machine says to us rather than to the reader.
 const MARK: &str = "@cofferdam@ ";
 
@@ -244,7 +247,7 @@ fn pack_tools(archive: &mut Archive) -> Result<()> {
         archive.program("bin/sh", &shell)?;
     }
     // Ahead of busybox's own in PATH, which know neither clsact nor BPF.
-    for name in ["ip", "tc", "nft", "ipvsadm", "wg"] {
+    for name in ["ip", "tc", "nft", "ipvsadm", "wg", "setpriv"] {
         if let Some(tool) = tools::find(name) {
             archive.program(&format!("usr/sbin/{name}"), &tool)?;
         }
@@ -290,7 +293,7 @@ for name in {modules}; do insmod /modules/$name.ko; done
 # The module makes one by itself, here and nowhere else.
 ip link del dummy0 2>/dev/null
 ip link set lo up
-export {SKIPS}=/tmp/skips {VERIFIED}=/tmp/verified
+export {SKIPS}=/tmp/skips {VERIFIED}=/tmp/verified {OWN_CLOCK}=1
 : >/tmp/skips
 : >/tmp/verified
 {settings}echo '{MARK}kernel' $(uname -r)

@@ -46,6 +46,12 @@ const TARGET: &str = "programs";
 /// One that sends real packets through a node, with the node's own tools about it.
 const EVASIONS: &str = "evasions";
 
+/// The tests of the agent: those of its clock need a machine whose clock may be set.
+const AGENT: &str = "agent";
+
+/// Programs that the agent's tests start, by their names beside the test program's folder.
+const BESIDE_AGENT: [&str; 2] = ["cofferdam-in-tests", "cofferdam-cni-in-tests"];
+
 /// Tests that `cargo xtask test` leaves to the machine's own command: those of load, which
 /// are about time that a machine beside others does not have, and those of what is alike on
 /// all kernels, each with programs of its own to verify. On this kernel all of them run.
@@ -72,8 +78,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ARCH")]
     arch: Option<Architecture>,
     /// Run this integration test: `evasions -- stamp::` sends packets through bridges,
-    /// translation and tunnels.
-    #[arg(long, value_name = "TEST", default_value = TARGET, value_parser = [TARGET, EVASIONS])]
+    /// translation and tunnels, `agent -- clock::` sets the machine's clock under an agent.
+    #[arg(long, value_name = "TEST", default_value = TARGET, value_parser = [TARGET, EVASIONS, AGENT])]
     suite: String,
     /// Put the measured sizes of the kernel programs on record.
     #[arg(long)]
@@ -147,6 +153,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Some(_) => options.arguments.clone(),
         None => test_arguments(&options.arguments),
     };
+    let beside = match (&options.program, options.suite.as_str()) {
+        (None, AGENT) => beside_agent(&program)?,
+        _ => Vec::new(),
+    };
     let mut objections = Vec::new();
     for series in &options.kernels {
         let job = Job {
@@ -154,7 +164,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             series,
             program: &program,
             arguments: &arguments,
-            beside: &[],
+            beside: &beside,
             limit: Duration::from_secs(options.limit),
             bless: options.bless,
             complete: options.program.is_none()
@@ -253,6 +263,21 @@ fn test_program(name: &str, architecture: Architecture) -> Result<PathBuf> {
     let messages =
         run::output(&mut command).with_context(|| format!("cannot build tests/tests/{name}.rs"))?;
     executable(&messages, name).with_context(|| format!("cargo built no test program `{name}`"))
+}
+
+/// Finds what the agent's tests start, at the paths at which they were built.
+fn beside_agent(program: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let folder = program.parent().and_then(Path::parent);
+    let folder = folder.context("the test program lies in no folder")?;
+    let paths = BESIDE_AGENT.map(|name| folder.join(name));
+    let mut found = Vec::new();
+    for path in paths {
+        if !path.is_file() {
+            bail!("cargo built no {}", path.display());
+        }
+        found.push((path.display().to_string(), path));
+    }
+    Ok(found)
 }
 
 /// Arguments for the kernel tests to run those with one of `filters` in their names.

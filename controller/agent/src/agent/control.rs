@@ -1,13 +1,15 @@
 //! The control socket: who may ask, and how a request travels.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use cofferdam_answers::Reply;
+use cofferdam_protocol::output::RecordType;
 use cofferdam_protocol::{Envelope, MAX_REQUEST, Observation, Request, VERSION};
 use cofferdam_telemetry::metrics::{CniCommand, Timings};
-use cofferdam_telemetry::records::Recorder;
+use cofferdam_telemetry::records::{Followed, Recorder};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
@@ -32,6 +34,8 @@ pub(super) struct Known {
     pub(super) is_enforced: watch::Receiver<bool>,
     /// Flow records.
     pub(super) recorder: Arc<Recorder>,
+    /// File of the flow log, if there is one.
+    pub(super) flow_log: Option<PathBuf>,
     /// Where requests of the CNI plugin are measured.
     pub(super) timings: Timings,
     /// What the API server knows of pods; `None` without one.
@@ -89,7 +93,7 @@ async fn converse(mut stream: UnixStream, known: Known) -> std::io::Result<()> {
     let reply = match serde_json::from_slice::<Envelope>(&line) {
         Ok(envelope) if envelope.version == VERSION => match envelope.request {
             Request::Observe(asked) => {
-                return observe(&mut stream, &known.recorder, &asked).await;
+                return observe(&mut stream, &known, asked).await;
             }
             request => ask(request, known).await,
         },
@@ -97,7 +101,10 @@ async fn converse(mut stream: UnixStream, known: Known) -> std::io::Result<()> {
             "the command speaks version {} and the agent {VERSION}: restart the agent",
             envelope.version
         )),
-        Err(error) => failed(&format!("the request is not understood: {error}")),
+        Err(error) => failed(&format!(
+            "the request is not understood: {error}; command and agent differ in version: \
+             restart the agent"
+        )),
     };
     answer(&mut stream, &reply).await
 }
@@ -117,11 +124,27 @@ async fn answer(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
 /// Sends records: those that are kept, and perhaps those to come.
 async fn observe(
     stream: &mut UnixStream,
-    recorder: &Recorder,
-    asked: &Observation,
+    known: &Known,
+    mut asked: Observation,
 ) -> std::io::Result<()> {
-    let (kept, mut coming) = recorder.follow(asked);
-    for record in kept {
+    let is_of_flows = [RecordType::New, RecordType::Ended]
+        .iter()
+        .any(|kind| asked.filter.is_for_type(*kind));
+    let _flows = (asked.follow && is_of_flows).then(|| known.recorder.want_flows());
+    asked.with_log &= known.flow_log.is_some();
+    let Followed {
+        missing_until,
+        recent,
+        mut coming,
+    } = known.recorder.follow(&asked);
+    if let Some(path) = known.flow_log.clone().filter(|_| asked.with_log) {
+        let log = Reply::FlowLog {
+            path,
+            until: missing_until,
+        };
+        answer(stream, &log).await?;
+    }
+    for record in recent {
         let record = Reply::Record(Box::new((*record).clone()));
         answer(stream, &record).await?;
     }

@@ -249,10 +249,14 @@ async fn tell_metrics(
         let Some(facts) = newest.max_by_key(|facts| facts.gathered) else {
             continue;
         };
+        let age = match latest.is_behind() {
+            true => facts.gathered.elapsed(),
+            false => Duration::ZERO,
+        };
         let evicted = evicted.load(Ordering::Relaxed);
         // Many series take a while, and others want to know about health.
         let rendering = tokio::task::spawn_blocking(move || {
-            let text = renderer.render(&facts, evicted);
+            let text = renderer.render(&facts, age, evicted);
             (renderer, text)
         });
         let text = match rendering.await {

@@ -7,9 +7,10 @@ use cofferdam_policies::documents::MAX_FILE;
 use cofferdam_policies::documents::reader::{Reader, Shown};
 use cofferdam_policies::names;
 use cofferdam_policies::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
+use cofferdam_telemetry::tally::WorkloadLabel;
 
-use super::Config;
-use super::setting::{Setting as _, unsupported};
+use super::setting::{Setting as _, wrong};
+use super::{Address, Config, Form};
 
 const START: Mark = Mark { line: 1, column: 1 };
 
@@ -73,10 +74,25 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
         let what = "the node's name";
         reader.check_name(node.mark, Code::Name, what, name, names::subdomain);
     }
-    if let Some(node) = at(node, &["flow_log", "path"])
-        && !config.flow_log.path.is_empty()
-    {
-        unsupported(reader, node, "`flow_log.path`", "\"\"");
+    for (at, destination) in config.outputs.iter().enumerate() {
+        let fits = match destination.to {
+            Form::Syslog => matches!(destination.address, Address::Syslog(_)),
+            Form::Otlp => matches!(destination.address, Address::Http(_)),
+        };
+        if !fits
+            && reader.errors() == 0
+            && let Some(node) = entry(node, "outputs", at)
+        {
+            let hint = match destination.to {
+                Form::Syslog => "unix:/dev/log, udp:HOST:PORT or tcp:HOST:PORT",
+                Form::Otlp => "http://HOST:PORT",
+            };
+            let address = destination.address.to_string();
+            wrong(reader, node, "the `address` of this output", &address, hint);
+        }
+    }
+    if let Some(node) = at(node, &["metrics_labels"]) {
+        check_labels(reader, node, &config.metrics_labels);
     }
     // The slots lie in the table: without room for them no table fits.
     let limits = config.limits();
@@ -91,6 +107,36 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
             format!("a table of {pages} pages has no room for {slots} slots"),
             format!("set `table_pages` to at least {least}"),
         );
+    }
+}
+
+/// An entry of a list.
+fn entry<'n, 't>(node: &'n YamlNode<'t>, key: &str, place: usize) -> Option<&'n YamlNode<'t>> {
+    match &at(node, &[key])?.value {
+        Value::List(entries) => entries.get(place),
+        _ => None,
+    }
+}
+
+/// Reports labels of workloads that are too many, empty, or the same in metrics.
+fn check_labels(reader: &mut Reader, node: &YamlNode<'_>, texts: &[String]) {
+    const MOST: usize = 16;
+    let names: Vec<String> = (texts.iter())
+        .map(|text| WorkloadLabel::new(text).name().to_owned())
+        .collect();
+    let what = "`metrics_labels`";
+    if texts.len() > MOST {
+        let count = texts.len().to_string();
+        wrong(reader, node, what, &count, format!("at most {MOST} labels"));
+    }
+    for (place, (text, name)) in texts.iter().zip(&names).enumerate() {
+        if text.split('|').any(str::is_empty) {
+            let hint = "namespace, workload, or keys of labels with | between them";
+            wrong(reader, node, what, text, hint);
+        } else if names[..place].contains(name) {
+            let hint = format!("another entry is `{name}` in metrics as well");
+            wrong(reader, node, what, text, hint);
+        }
     }
 }
 
@@ -179,6 +225,22 @@ mod tests {
                 "c.yaml:1:23: error[CD0401]: `max_bytes` cannot be `100` (a number and a unit, such as 100MiB)",
             ),
             (
+                "outputs: [{to: syslog, address: 'http://c:4318'}]",
+                "c.yaml:1:11: error[CD0401]: the `address` of this output cannot be `http://c:4318/` (unix:/dev/log, udp:HOST:PORT or tcp:HOST:PORT)",
+            ),
+            (
+                "outputs: [{to: otlp}]",
+                "c.yaml:1:11: error[CD0401]: the `address` of this output cannot be `unix:/dev/log` (http://HOST:PORT)",
+            ),
+            (
+                "outputs: [{address: 'udp:c'}]",
+                "c.yaml:1:21: error[CD0401]: `address` cannot be `udp:c` (unix:PATH, udp:HOST:PORT, tcp:HOST:PORT or http://HOST:PORT)",
+            ),
+            (
+                "outputs: [{types: [dropped]}]",
+                "c.yaml:1:20: error[CD0401]: an entry of `types` cannot be `dropped` (one of: new, denied, audit, ended)",
+            ),
+            (
                 "idle: {udp: 900ms}",
                 "c.yaml:1:13: error[CD0401]: `udp` cannot be `900ms` (at least 1s)",
             ),
@@ -199,6 +261,14 @@ mod tests {
                 "c.yaml:1:10: error[CD0401]: `metrics` cannot be `localhost` (an address and a port, such as 127.0.0.1:9464, or \"\" for none)",
             ),
             (
+                "metrics_labels: [a.b, 'a_b|c']",
+                "c.yaml:1:17: error[CD0401]: `metrics_labels` cannot be `a_b|c` (another entry is `label_a_b` in metrics as well)",
+            ),
+            (
+                "metrics_labels: ['app|']",
+                "c.yaml:1:17: error[CD0401]: `metrics_labels` cannot be `app|` (namespace, workload, or keys of labels with | between them)",
+            ),
+            (
                 "own_node: deny",
                 "c.yaml:1:11: error[CD0401]: `own_node` cannot be `deny` (one of: allow, policy)",
             ),
@@ -213,10 +283,6 @@ mod tests {
             (
                 "uplinks: [eth0, much-too-long-a-name]",
                 "c.yaml:1:17: error[CD0401]: `uplinks` cannot be `much-too-long-a-name` (names of interfaces, such as [eth0], or auto)",
-            ),
-            (
-                "flow_log: {path: \"-\"}",
-                "c.yaml:1:18: error[CD0401]: `flow_log.path` has no effect in this version (leave it out, or at \"\")",
             ),
             (
                 "accept_partial: yes",

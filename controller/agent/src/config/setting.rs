@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use cofferdam_policies::diagnostic::Code;
 use cofferdam_policies::documents::reader::{Reader, Shown};
 use cofferdam_policies::yaml::{Node as YamlNode, Value};
+use cofferdam_protocol::output::RecordType;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, IntoDeserializer as _};
 
 use super::quantities::{Count, Size, Time};
-use super::{EarlyDrop, Guard, OwnNode};
+use super::{Address, Destination, EarlyDrop, Enforcement, Form, Guard, OwnNode};
 
 /// A value that has its default until a file gives another.
 pub(super) trait Setting {
@@ -72,16 +73,6 @@ pub(super) fn wrong(
         Code::Setting,
         format!("{what} cannot be `{}`", Shown(value)),
         hint,
-    );
-}
-
-/// Reports a setting that would have no effect.
-pub(super) fn unsupported(reader: &mut Reader, node: &YamlNode<'_>, what: &str, default: &str) {
-    reader.error_hint(
-        node.mark,
-        Code::Setting,
-        format!("{what} has no effect in this version"),
-        format!("leave it out, or at {default}"),
     );
 }
 
@@ -154,11 +145,47 @@ impl Setting for Vec<PathBuf> {
     }
 }
 
+impl Setting for Vec<String> {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(texts) = read_list(reader, node, what, String::new) {
+            *self = texts;
+        }
+    }
+}
+
 impl Setting for Vec<IpAddr> {
     fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
         let unspecified = || IpAddr::from([0, 0, 0, 0]);
         if let Some(addresses) = read_list(reader, node, what, unspecified) {
             *self = addresses;
+        }
+    }
+}
+
+impl Setting for Vec<Destination> {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(destinations) = read_list(reader, node, what, Destination::default) {
+            *self = destinations;
+        }
+    }
+}
+
+impl Setting for Vec<RecordType> {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(types) = read_list(reader, node, what, || RecordType::Denied) {
+            *self = types;
+        }
+    }
+}
+
+impl Setting for Address {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        let Some(text) = reader.string(node, what) else {
+            return;
+        };
+        match text.parse() {
+            Ok(address) => *self = address,
+            Err(hint) => wrong(reader, node, what, text, hint),
         }
     }
 }
@@ -288,6 +315,14 @@ fn word<T: DeserializeOwned>(reader: &mut Reader, node: &YamlNode<'_>, what: &st
     reported.ok()
 }
 
+impl Setting for Enforcement {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(value) = word(reader, node, what) {
+            *self = value;
+        }
+    }
+}
+
 impl Setting for OwnNode {
     fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
         if let Some(value) = word(reader, node, what) {
@@ -297,6 +332,22 @@ impl Setting for OwnNode {
 }
 
 impl Setting for Guard {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(value) = word(reader, node, what) {
+            *self = value;
+        }
+    }
+}
+
+impl Setting for Form {
+    fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
+        if let Some(value) = word(reader, node, what) {
+            *self = value;
+        }
+    }
+}
+
+impl Setting for RecordType {
     fn read(&mut self, reader: &mut Reader, node: &YamlNode<'_>, what: &str) {
         if let Some(value) = word(reader, node, what) {
             *self = value;

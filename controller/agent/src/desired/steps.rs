@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use cofferdam_policies::diagnostic::Place;
 use cofferdam_policies::inventory::{
-    EndpointSlice, Families, Mode, NamedPort, NetworkPolicy, Protocol, Service, ServiceKind,
+    EndpointSlice, Families, Mode, NamedPort, Namespace, NetworkPolicy, Protocol, Service,
+    ServiceKind,
 };
 use cofferdam_policies::selectors::{LabelSelector, Labels};
 use proptest::prelude::*;
@@ -26,6 +27,8 @@ enum Step {
     Node(u8, Option<u8>),
     Endpoint((u8, u8, u8), Option<(u8, Vec<u8>)>),
     OwnAddresses(Vec<u8>),
+    /// Of a namespace's policies, or of all.
+    Enforcement(Option<u8>, Mode),
 }
 
 #[derive(Debug, Clone)]
@@ -61,6 +64,8 @@ fn step() -> impl Strategy<Value = Step> {
         )
             .prop_map(|(id, endpoint)| Step::Endpoint(id, endpoint)),
         1 => own.prop_map(Step::OwnAddresses),
+        1 => (prop::option::of(0..3u8), prop::sample::select(vec![Mode::Enforce, Mode::Audit]))
+            .prop_map(|(namespace, mode)| Step::Enforcement(namespace, mode)),
     ]
 }
 
@@ -86,6 +91,9 @@ struct World {
     documents: Inventory,
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     own: Vec<IpAddr>,
+    /// By namespace, of those that are there.
+    modes: BTreeMap<u8, Mode>,
+    mode: Mode,
 }
 
 impl World {
@@ -107,6 +115,8 @@ impl World {
             Step::OwnAddresses(addresses) => {
                 self.own = addresses.into_iter().map(address).collect();
             }
+            Step::Enforcement(None, mode) => self.mode = mode,
+            Step::Enforcement(Some(namespace), mode) => _ = self.modes.insert(namespace, mode),
             Step::Endpoint((namespace, workload, interface), described) => {
                 let described = described.map(|(label, addresses)| {
                     let mut endpoint =
@@ -131,7 +141,11 @@ impl World {
         let labels = |label: &u8| Labels::from_iter([("l", format!("v{label}"))]);
         let mut inventory = Inventory::default();
         for (name, label) in &self.namespaces {
-            inventory.set_namespace(&format!("x{name}"), &labels(label));
+            let namespace = Namespace {
+                labels: labels(label),
+                enforcement: self.modes.get(name).copied().unwrap_or_default(),
+            };
+            inventory.set_namespace(&format!("x{name}"), namespace);
         }
         for (number, owned) in &self.nodes {
             let node = Node {
@@ -198,7 +212,14 @@ impl World {
     }
 
     fn next(&self, before: &Made) -> Made {
-        before.next(&self.documents, self.endpoints(), NODE, self.own.clone())
+        let endpoints = self.endpoints();
+        before.next(
+            &self.documents,
+            endpoints,
+            NODE,
+            self.own.clone(),
+            self.mode,
+        )
     }
 
     /// Whether the next is made of the one before.
@@ -225,12 +246,13 @@ fn play(rounds: Vec<Vec<Step>>) -> [usize; 2] {
         counts[usize::from(!world.is_step(&made))] += 1;
         made = world.next(&made);
         let endpoints = world.endpoints();
-        let anew = desired(
+        let mut anew = desired(
             &world.documents,
             endpoints.iter().map(|endpoint| &**endpoint),
             NODE,
             &world.own,
         );
+        anew.inventory.set_enforcement(world.mode);
         assert_eq!(made.desired, anew);
     }
     counts
@@ -306,6 +328,8 @@ fn only_nodes_and_contested_addresses_take_more_than_what_differs() {
         (Step::Endpoint((4, 0, 0), endpoint(&[10])), true),
         (Step::Endpoint((4, 0, 0), None), true),
         (Step::Policy((3, 0), false), true),
+        (Step::Enforcement(Some(2), Mode::Audit), true),
+        (Step::Enforcement(None, Mode::Audit), true),
         (Step::Node(2, Some(12)), false),
         (Step::OwnAddresses(vec![42]), false),
         // Claims what is an endpoint's; and as long as it does.

@@ -11,7 +11,7 @@ use cofferdam_dataplane::{AttachError, Endpoint};
 use cofferdam_policies::compiler::{Compiled, Compiler, Slot, SlotPlan};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_policies::shared_map::SharedMap;
-use cofferdam_telemetry::hits::{CountsByRule, Hits, Meaning, SavedHits};
+use cofferdam_telemetry::hits::{CountsByRule, HitKey, Hits, Meaning, SavedHits};
 use cofferdam_telemetry::names::{Names, SharedNames};
 use cofferdam_verdict::endpoint::MAX_LISTENERS;
 
@@ -89,7 +89,6 @@ impl<D: Dataplane> Force<D> {
             sweeper: None,
             swept: Instant::now(),
             ended_epochs: Instant::now(),
-            is_prepared: false,
             kernel,
         }
     }
@@ -149,6 +148,11 @@ impl<D: Dataplane> Force<D> {
     pub fn hits(&self) -> CountsByRule {
         let counted = self.kernel.rule_hits(self.revision());
         self.hits.counts(counted.into_iter())
+    }
+
+    /// Returns the rules and policies that the table in force knows.
+    pub fn rules_in_force(&mut self) -> Arc<BTreeSet<HitKey>> {
+        self.hits.in_force()
     }
 
     /// Returns what the next agent needs to count rules on.
@@ -279,7 +283,6 @@ impl<D: Dataplane> Force<D> {
         link: Option<&Link>,
     ) -> Result<(), AttachError> {
         let ifindex = endpoint.link.host_ifindex;
-        self.is_prepared &= self.in_force.endpoints.contains_key(&ifindex);
         // With its addresses the time goes.
         self.bypasses.remove(&ifindex);
         self.carry_out(self.in_force.plan_close(endpoint, link))

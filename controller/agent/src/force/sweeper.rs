@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_dataplane::{FlowKeeper, KernelError, Sweep, Swept};
 
@@ -20,11 +20,20 @@ const NAME: &str = "sweep";
 /// under 15 000 new flows a second, of which a grace period is some 10 to 30.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 
+/// Something that the thread does before its next look.
+#[derive(Debug)]
+enum Order {
+    /// A sweep.
+    Sweep(Sweep),
+    /// Makes flow tables for the next endpoints.
+    Prepare,
+}
+
 /// The thread, which does one sweep at a time.
 #[derive(Debug)]
 pub(super) struct Sweeper {
     /// `None` only while it is dropped: the thread ends when this has gone.
-    orders: Option<Sender<Sweep>>,
+    orders: Option<Sender<Order>>,
     finished: Receiver<Swept>,
     thread: Option<JoinHandle<()>>,
     is_busy: bool,
@@ -36,20 +45,27 @@ impl Sweeper {
     /// # Errors
     /// When the system has no room for a thread.
     pub(super) fn start(mut keeper: FlowKeeper) -> Result<Self, KernelError> {
-        let (orders, ordered) = mpsc::channel::<Sweep>();
+        let (orders, ordered) = mpsc::channel::<Order>();
         let (finish, finished) = mpsc::channel();
         let thread = thread::Builder::new().name(NAME.to_owned());
         let thread = thread.spawn(move || {
             let mut is_well = true;
+            let mut next_look = Instant::now() + BETWEEN_LOOKS;
             loop {
-                match ordered.recv_timeout(BETWEEN_LOOKS) {
-                    Ok(sweep) => {
+                let left = next_look.saturating_duration_since(Instant::now());
+                match ordered.recv_timeout(left) {
+                    Ok(Order::Sweep(sweep)) => {
                         if finish.send(sweep.run()).is_err() {
                             return;
                         }
                     }
-                    Err(RecvTimeoutError::Timeout) => is_well = look(&mut keeper, is_well),
+                    Ok(Order::Prepare) => is_well = tell(keeper.prepare(), is_well),
+                    Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
+                }
+                if next_look <= Instant::now() {
+                    is_well = tell(keeper.look(), is_well);
+                    next_look = Instant::now() + BETWEEN_LOOKS;
                 }
             }
         });
@@ -73,7 +89,15 @@ impl Sweeper {
     /// Hands a sweep over.
     pub(super) fn begin(&mut self, sweep: Sweep) {
         let orders = self.orders.as_ref();
-        self.is_busy = orders.is_some_and(|orders| orders.send(sweep).is_ok());
+        self.is_busy = orders.is_some_and(|orders| orders.send(Order::Sweep(sweep)).is_ok());
+    }
+
+    /// Has flow tables made for the next endpoints.
+    pub(super) fn prepare(&self) {
+        if let Some(orders) = &self.orders {
+            // A thread that has ended has said why.
+            _ = orders.send(Order::Prepare);
+        }
     }
 
     /// Returns the result of the sweep that is over, once.
@@ -84,11 +108,10 @@ impl Sweeper {
     }
 }
 
-/// Looks after the flow tables. Returns `true` if they have what they need; says so when that
-/// changes.
-fn look(keeper: &mut FlowKeeper, was_well: bool) -> bool {
-    let looked = keeper.look();
-    match &looked {
+/// Says if the flow tables have what they need, when that changes. Returns `true` if they
+/// have.
+fn tell(kept: io::Result<()>, was_well: bool) -> bool {
+    match &kept {
         Err(error) if was_well => tracing::error!(
             "cannot make a flow table larger, or give one back: {error}; it stays as it is and \
              is tried again"
@@ -96,7 +119,7 @@ fn look(keeper: &mut FlowKeeper, was_well: bool) -> bool {
         Ok(()) if !was_well => tracing::info!("flow tables grow again, and are given back"),
         Ok(()) | Err(_) => {}
     }
-    looked.is_ok()
+    kept.is_ok()
 }
 
 impl Drop for Sweeper {

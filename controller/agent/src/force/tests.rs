@@ -142,7 +142,7 @@ fn link(ifindex: u32) -> Link {
 }
 
 fn over(dataplane: InMemory) -> Force<InMemory> {
-    Force::over(dataplane, 0, SharedNames::default(), NODE)
+    Force::over(dataplane, 0, SharedNames::new(NODE), NODE)
 }
 
 /// Brings a state into force as the reconciling thread does. Returns `true` if nothing was

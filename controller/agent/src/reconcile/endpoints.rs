@@ -11,7 +11,7 @@ use cofferdam_protocol::output::{EndpointState, RemoveReport, Schema};
 use cofferdam_protocol::{EndpointSpec, Removal};
 use cofferdam_telemetry::names::EndpointNames;
 
-use super::{Managed, Reconciler, chain};
+use super::{Looking, Managed, Reconciler, chain};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check_addresses};
 use crate::force::Force;
 use crate::links::{LAST_STAMP, Link, Links, REST_SECONDS};
@@ -29,18 +29,17 @@ enum Place {
 
 impl Reconciler {
     /// Takes in an endpoint, or what is new about one. Until it is in force nothing
-    /// passes there.
-    pub(super) fn add(&mut self, spec: &EndpointSpec) -> Result<EndpointId> {
-        self.check_call(spec)?;
+    /// passes there. The workload's interface was looked at since the call.
+    pub(super) fn add(&mut self, spec: &EndpointSpec, looked: Looking) -> Result<EndpointId> {
+        let looked = looked?;
+        self.check_document(spec)?;
         self.forget_removal_of(spec);
         if !self.are_links_listed {
             // Now: the link was made before the call.
             self.look_at_links();
             self.are_links_listed = true;
         }
-        let (inner, host) =
-            self.netlink
-                .endpoint(&spec.netns, &spec.interface, &self.interfaces)?;
+        let (inner, host) = self.netlink.endpoint(looked?, &self.interfaces)?;
         let place = self.place(spec, &host)?;
         let endpoint = self.describe(spec, &inner, &host, &place)?;
         let id = endpoint.id.clone();
@@ -273,6 +272,7 @@ impl Reconciler {
         let ifindex = endpoint.link.host_ifindex;
         close_record(&mut self.links, &mut self.force, endpoint)
             .context("cannot close the interface")?;
+        self.force.prepare();
         _ = self.take_incarnation();
         if let Err(error) = self.force.guard(ifindex) {
             // A failure opens nothing: what stands there goes on denying.
@@ -411,7 +411,10 @@ impl Reconciler {
     ///
     /// Only the node's side counts. What a workload does to its own side, moving it to
     /// a namespace below, say, must not take the firewall off.
+    ///
+    /// Notes if what has changed concerns what is in force.
     pub(super) fn look_at_links(&mut self) {
+        let own = self.node_addresses();
         match self.netlink.interfaces() {
             Ok(interfaces) => self.interfaces = interfaces,
             Err(error) => {
@@ -419,12 +422,14 @@ impl Reconciler {
                 return;
             }
         }
+        self.is_concerned |= own != self.node_addresses();
         let endpoints = self.endpoints.values().chain(self.leaving.values());
         let changed: Vec<Arc<Endpoint>> = endpoints
             .map(|managed| &managed.endpoint)
             .filter(|endpoint| !self.is_there(&endpoint.link))
             .cloned()
             .collect();
+        self.is_concerned |= !changed.is_empty();
         for endpoint in changed {
             if !self.may_live(&endpoint.link) {
                 self.forget(&endpoint);
@@ -443,6 +448,7 @@ impl Reconciler {
         }
         for ifindex in self.force.interfaces() {
             if !self.interfaces.by_index.contains_key(&ifindex) {
+                self.is_concerned = true;
                 self.remove_from_force(ifindex);
             }
         }
@@ -454,6 +460,7 @@ impl Reconciler {
             if let Some(interface) = interface
                 && link.host_interface != interface.name
             {
+                self.is_concerned = true;
                 let link = &mut Arc::make_mut(&mut managed.endpoint).link;
                 link.host_interface.clone_from(&interface.name);
             }
@@ -639,46 +646,6 @@ impl Reconciler {
     pub(super) fn attach(&mut self, ifindex: u32) {
         if let Err(error) = self.force.attach(ifindex) {
             tracing::error!("{}; the filters behind judge", chain(&error));
-        }
-    }
-
-    /// Repairs what others did to the hooks of workloads.
-    pub(super) fn mend_hooks(&mut self, filters: bool) {
-        for ifindex in self.force.interfaces() {
-            self.mend_hooks_of(ifindex, filters);
-        }
-    }
-
-    /// Repairs what others did to the hooks of an interface of which word has come.
-    pub(super) fn mend_interface(&mut self, ifindex: u32) {
-        match self.force.interfaces().contains(&ifindex) {
-            true => self.mend_hooks_of(ifindex, true),
-            false => self.mend_uplink(ifindex, true),
-        }
-    }
-
-    pub(super) fn mend_hooks_of(&mut self, ifindex: u32, filters: bool) {
-        if !self.force.is_attached(ifindex) {
-            return;
-        }
-        let mended = self.force.mend_hooks(ifindex, filters);
-        match &mended {
-            Ok(_) => _ = self.out_of_place.remove(&ifindex),
-            Err(_) => _ = self.out_of_place.insert(ifindex),
-        }
-        match mended {
-            Ok(false) => {}
-            Ok(true) => {
-                self.tamper_events += 1;
-                let interface = self.interfaces.by_index.get(&ifindex);
-                tracing::error!(
-                    interface = interface.map_or("", |one| one.name.as_str()),
-                    ifindex,
-                    "somebody changed what stands on the hooks of a workload; it is repaired"
-                );
-            }
-            // An interface that has just gone will be heard of.
-            Err(error) => tracing::debug!("{}", chain(&error)),
         }
     }
 

@@ -6,15 +6,26 @@
 
 use cofferdam_answers::Reply;
 use cofferdam_answers::explain::explain;
+use cofferdam_answers::record::{RecordQuestion, explain_record};
+use cofferdam_policies::reach::PodNetworks;
 use cofferdam_protocol::Question;
+use cofferdam_protocol::output::FlowRecord;
 use tokio::sync::oneshot;
 
 use super::Reconciler;
 use crate::config::OwnNode;
 
+/// What is asked about.
+pub(super) enum Inquiry {
+    /// Two ends and a port.
+    Ends(Question),
+    /// Those of a flow record.
+    Record(Box<FlowRecord>),
+}
+
 impl Reconciler {
     /// Answers a question by what is in force.
-    pub(super) fn explain(&self, question: Question, reply: oneshot::Sender<Reply>) {
+    pub(super) fn explain(&self, inquiry: Inquiry, reply: oneshot::Sender<Reply>) {
         let Some(inventory) = self.force.inventory().cloned() else {
             // Whoever asked may have gone.
             _ = reply.send(Reply::NotExplained {
@@ -24,13 +35,30 @@ impl Reconciler {
         };
         let own_node_allowed = self.config.own_node == OwnNode::Allow;
         let diagnostics = self.diagnostics();
+        let revision = self.force.revision();
         let answer = move || {
-            let report = explain(&inventory, &question, own_node_allowed, diagnostics);
+            let networks = PodNetworks::default();
+            let report = match &inquiry {
+                Inquiry::Ends(question) => explain(
+                    &inventory,
+                    question,
+                    own_node_allowed,
+                    &networks,
+                    diagnostics,
+                )
+                .map_err(|error| error.to_string()),
+                Inquiry::Record(record) => {
+                    let asked = RecordQuestion {
+                        record,
+                        revision: Some(revision),
+                    };
+                    explain_record(&inventory, asked, own_node_allowed, &networks, diagnostics)
+                        .map_err(|error| error.to_string())
+                }
+            };
             _ = reply.send(match report {
                 Ok(report) => Reply::Explanation(Box::new(report)),
-                Err(error) => Reply::NotExplained {
-                    message: error.to_string(),
-                },
+                Err(message) => Reply::NotExplained { message },
             });
         };
         let thread = std::thread::Builder::new().name("explain".to_owned());

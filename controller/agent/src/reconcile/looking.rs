@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime};
 
+use cofferdam_dataplane::KernelError;
+
 use super::{Reconciler, chain};
 use crate::force::{Depth, Mismatch};
 
@@ -31,6 +33,14 @@ impl Reconciler {
                 self.tamper_events += u64::from(self.unpinned.is_none());
                 tracing::error!("pins were lost; everything is pinned again");
                 None
+            }
+            Err(error @ KernelError::PinsUnseen { .. }) => {
+                // Mostly it can be seen half a second later.
+                match is_quick {
+                    true => tracing::debug!("{error}"),
+                    false => tracing::warn!("{error}; it is looked again"),
+                }
+                return;
             }
             Err(error) => Some(format!(
                 "pins are lost: {}; what is in force stays, but without this agent only its \
@@ -78,6 +88,7 @@ impl Reconciler {
     pub(super) fn do_chores(&mut self) {
         if self.force.do_chores() {
             self.look_at_fills();
+            self.note_usage();
         }
         if self.looked_at_pins.elapsed() >= BETWEEN_LOOKS_AT_PINS {
             self.looked_at_pins = Instant::now();
@@ -106,6 +117,46 @@ impl Reconciler {
         self.mend_hooks(true);
         self.mend_uplinks(true);
         self.drop_early();
+    }
+
+    /// Repairs what others did to the hooks of workloads.
+    pub(super) fn mend_hooks(&mut self, filters: bool) {
+        for ifindex in self.force.interfaces() {
+            self.mend_hooks_of(ifindex, filters);
+        }
+    }
+
+    /// Repairs what others did to the hooks of an interface of which word has come.
+    pub(super) fn mend_interface(&mut self, ifindex: u32) {
+        match self.force.interfaces().contains(&ifindex) {
+            true => self.mend_hooks_of(ifindex, true),
+            false => self.mend_uplink(ifindex, true),
+        }
+    }
+
+    pub(super) fn mend_hooks_of(&mut self, ifindex: u32, filters: bool) {
+        if !self.force.is_attached(ifindex) {
+            return;
+        }
+        let mended = self.force.mend_hooks(ifindex, filters);
+        match &mended {
+            Ok(_) => _ = self.out_of_place.remove(&ifindex),
+            Err(_) => _ = self.out_of_place.insert(ifindex),
+        }
+        match mended {
+            Ok(false) => {}
+            Ok(true) => {
+                self.tamper_events += 1;
+                let interface = self.interfaces.by_index.get(&ifindex);
+                tracing::error!(
+                    interface = interface.map_or("", |one| one.name.as_str()),
+                    ifindex,
+                    "somebody changed what stands on the hooks of a workload; it is repaired"
+                );
+            }
+            // An interface that has just gone will be heard of.
+            Err(error) => tracing::debug!("{}", chain(&error)),
+        }
     }
 
     /// Looks at the filters of a few interfaces.

@@ -13,7 +13,6 @@ use cofferdam_policies::inventory::{ObjectName, Owner, Protocol, Workload};
 use cofferdam_protocol::{EndpointSpec, PortSpec};
 
 use super::Reconciler;
-use crate::endpoint::check;
 
 impl Reconciler {
     /// Lets the endpoints of pods have the labels and ports of their documents as their own.
@@ -34,10 +33,8 @@ impl Reconciler {
         }
     }
 
-    /// Checks what a caller says of an endpoint. A pod whose document does not count is
-    /// refused: nobody else says what its labels are.
-    pub(super) fn check_call(&self, spec: &EndpointSpec) -> Result<()> {
-        check(spec)?;
+    /// Refuses a pod whose document does not count: nobody else says what its labels are.
+    pub(super) fn check_document(&self, spec: &EndpointSpec) -> Result<()> {
         if spec.pod.is_none() || !self.documents.are_of_cluster() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Reconciler;
-use crate::config::Config;
+use crate::config::{Config, Enforcement};
 
 impl Reconciler {
     /// Takes from a configuration what can change while the agent runs, and names the rest.
@@ -21,9 +21,24 @@ impl Reconciler {
             let taken = taken.join("`, `");
             tracing::info!("the configuration was read again; taken: `{taken}`");
         }
+        let is_switched = self.config.enforcement != next.enforcement;
         self.documents.follow(&next.policies, next.accept_partial);
         self.force.set_adopt_midstream(next.adopt_midstream.0);
         self.early_drops.unsettle();
         self.config = Arc::new(next);
+        if is_switched {
+            self.tell_enforcement();
+        }
+    }
+
+    /// Logs the mode of all policies.
+    pub(super) fn tell_enforcement(&self) {
+        match self.config.enforcement {
+            Enforcement::Enforce => tracing::info!("enforcement: what policies deny is dropped"),
+            Enforcement::Audit => tracing::warn!(
+                "enforcement: audit; what policies deny passes and is only reported, until the \
+                 configuration says `enforcement: enforce`"
+            ),
+        }
     }
 }

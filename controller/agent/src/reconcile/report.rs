@@ -5,10 +5,11 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
+use cofferdam_policies::inventory::{Inventory, Mode};
 use cofferdam_policies::reach::Probe;
 use cofferdam_protocol::output::{
-    ApiStatus, Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus,
-    FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
+    self, ApiStatus, Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState,
+    EndpointStatus, FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
 };
 use cofferdam_sources::kubernetes::Health;
 use cofferdam_telemetry::metrics::{ApiFacts, Facts};
@@ -44,6 +45,8 @@ impl Reconciler {
             enforced: self.is_enforced(),
             ready: self.obstacles().is_empty(),
             verified_at: self.verified_at.map(time::rfc3339),
+            enforcement: self.enforcement(),
+            audited_namespaces: self.audited_namespaces(),
             accepted: self.documents.accepted(),
             rejected: self.documents.rejected(),
             endpoints: (self.all_endpoints().into_iter())
@@ -330,6 +333,26 @@ impl Reconciler {
         capacity
     }
 
+    /// Mode of all policies in what is in force.
+    fn enforcement(&self) -> output::Enforcement {
+        let in_force = self.force.inventory();
+        match in_force.map_or(self.config.enforcement.into(), Inventory::enforcement) {
+            Mode::Enforce => output::Enforcement::Enforce,
+            Mode::Audit => output::Enforcement::Audit,
+        }
+    }
+
+    /// Namespaces that are on audit by themselves in what is in force.
+    fn audited_namespaces(&self) -> Vec<String> {
+        let Some(inventory) = self.force.inventory() else {
+            return Vec::new();
+        };
+        (inventory.namespaces().iter())
+            .filter(|(_, namespace)| namespace.enforcement == Mode::Audit)
+            .map(|(name, _)| name.to_string())
+            .collect()
+    }
+
     /// Bytes of the kernel's maps, as the kernel accounts for them.
     fn memory_bytes(&self) -> u64 {
         self.force.map_bytes().unwrap_or_else(|error| {
@@ -362,6 +385,7 @@ impl Reconciler {
             gathered: Instant::now(),
             counters,
             hits: self.force.hits(),
+            rules: self.force.rules_in_force(),
             revision: self.force.revision(),
             table_age: self.force.in_force_since().map(|since| since.elapsed()),
             table_bytes,
@@ -382,8 +406,13 @@ impl Reconciler {
             bypassed: self.bypassed().len() as u64,
             guard_dropped: self.guarding.dropped(),
             is_saved: self.unsaved().next().is_none(),
+            enforcement: self.enforcement(),
+            audited_namespaces: self.audited_namespaces().len(),
             uplinks: self.early_drops.report(),
             kubernetes: self.documents.health().map(api_facts),
+            lost_records: (self.recorder.outputs().lost())
+                .map(|(output, count)| (output.to_owned(), count))
+                .collect(),
         }
     }
 }

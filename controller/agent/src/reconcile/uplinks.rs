@@ -8,10 +8,11 @@
 //! for anything. An interface that becomes an endpoint's has them replaced in their place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use cofferdam_dataplane::Uplink;
 
-use super::{Reconciler, chain};
+use super::{Reconciler, SETTLING, chain};
 use crate::netlink::Kind;
 
 /// Interfaces whose filters are looked at in one look; links are looked at on all of them.
@@ -78,6 +79,9 @@ impl Reconciler {
                     "{problem}; packets may cross this interface with forged stamps, or leave \
                      by it unjudged"
                 );
+            }
+            if before.is_none() {
+                self.link_from = self.link_from.max(Instant::now() + SETTLING);
             }
             let standing = Standing { uplink, problem };
             self.uplinks.standing.insert(ifindex, standing);

@@ -16,13 +16,17 @@ use crate::output::CheckReport;
 /// The folder that relative addresses of files are relative to.
 const ROOT: &str = "%SRCROOT%";
 
+/// Where the schema of such logs is.
+pub(in crate::cli) const SCHEMA: &str =
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
+
 pub(super) fn log(report: &CheckReport, texts: &Texts<'_>, is_good: bool) -> Value {
     let mut seen = HashMap::new();
     let results: Vec<Value> = (report.diagnostics.iter())
         .map(|diagnostic| result(diagnostic, texts, &mut seen))
         .collect();
     json!({
-        "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
+        "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [{
             "tool": {
@@ -100,7 +104,7 @@ fn result(diagnostic: &Diagnostic, texts: &Texts<'_>, seen: &mut HashMap<u64, u3
 }
 
 /// The address of a file: relative to where the command runs, if it lies below.
-fn artifact(file: &str) -> Value {
+pub(in crate::cli) fn artifact(file: &str) -> Value {
     let path = Path::new(file);
     let here = std::env::current_dir().unwrap_or_default();
     let relative = path.strip_prefix(&here).unwrap_or(path);

@@ -7,7 +7,10 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 use cofferdam_protocol::output::{Diagnostic, Severity};
 
 use super::excerpt::Texts;
-use crate::output::{CapacityReport, CheckReport};
+use crate::output::{self, CapacityReport, CheckReport, LookedAt, PassedOver, Unrendered};
+
+/// Most folders that are named with the command that renders them.
+const MOST_FOLDERS: usize = 5;
 
 pub(super) fn report(report: &CheckReport, texts: &Texts<'_>) -> String {
     // Colours are for eyes: a file or a pipe gets none.
@@ -25,26 +28,128 @@ pub(super) fn report(report: &CheckReport, texts: &Texts<'_>) -> String {
     if let Some(capacity) = &report.capacity {
         put_capacity(&mut text, capacity);
     }
-    let count = |number: u64, one: &str| match number {
-        1 => format!("1 {one}"),
-        _ => format!("{number} {one}s"),
-    };
-    let left_out = match report.rejected {
-        0 => String::new(),
-        rejected => format!(" ({rejected} left out)"),
-    };
     let found = match (report.errors, report.warnings) {
         (0, 0) => "nothing found".to_owned(),
         (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
     };
-    writeln!(
-        text,
-        "{} in {}{left_out}: {found}",
-        count(report.accepted + report.rejected, "document"),
-        count(report.files, "file"),
-    )
-    .expect("writing to a string");
+    let documents = count(report.accepted + report.rejected, "document");
+    let files = count(report.files, "file");
+    let left_out = match report.rejected {
+        0 => String::new(),
+        rejected => format!(" ({rejected} left out)"),
+    };
+    put(
+        &mut text,
+        format_args!("{documents} in {files}{left_out}: {found}"),
+    );
+    put_looked_at(&mut text, report);
     text
+}
+
+/// A number of things.
+fn count(number: u64, one: &str) -> String {
+    match (number, one.strip_suffix('y')) {
+        (1, _) => format!("1 {one}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {one}s"),
+    }
+}
+
+/// Says what was looked at, where that is not what the documents are alone, and what was
+/// not.
+fn put_looked_at(text: &mut String, report: &CheckReport) {
+    let LookedAt {
+        policies,
+        workloads,
+        namespaces,
+        nodes,
+        services,
+        others,
+    } = report.looked_at;
+    // Documents alone, policies among them: the line above says it.
+    let documents = policies + workloads + namespaces + nodes + services;
+    let is_said = policies > 0
+        && others == 0
+        && documents == report.accepted
+        && report.passed_over == PassedOver::default()
+        && report.unrendered.is_empty();
+    if is_said {
+        return;
+    }
+    let kinds = [
+        (policies, "policy"),
+        (workloads, "workload"),
+        (namespaces, "namespace"),
+        (nodes, "node"),
+        (services, "Service"),
+    ];
+    let kinds: Vec<String> = (kinds.into_iter())
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, one)| count(number, one))
+        .collect();
+    let others = match others {
+        0 => String::new(),
+        others => format!("; {} of other kinds", count(others, "object")),
+    };
+    if kinds.is_empty() {
+        put(
+            text,
+            format_args!("no policy and no workload was looked at{others}"),
+        );
+    } else {
+        put(text, format_args!("looked at {}{others}", kinds.join(", ")));
+    }
+    if policies == 0 && !kinds.is_empty() {
+        put(text, format_args!("there is no policy among them"));
+    }
+    let PassedOver {
+        no_objects,
+        templates,
+        patches,
+        left_out,
+        unreadable,
+    } = report.passed_over;
+    let passed = [
+        (no_objects, "document", "no Kubernetes object"),
+        (templates, "template", "to be rendered"),
+        (patches, "file", "of patches"),
+        (left_out, "path", "left out by patterns"),
+        (unreadable, "name", "that leads to no file"),
+    ];
+    let passed: Vec<String> = (passed.into_iter())
+        .filter(|(number, ..)| *number > 0)
+        .map(|(number, one, why)| match one {
+            "document" => format!("{} ({why})", count(number, one)),
+            _ => format!("{} {why}", count(number, one)),
+        })
+        .collect();
+    if !passed.is_empty() {
+        put(text, format_args!("passed over: {}", passed.join(", ")));
+    }
+    for one in report.unrendered.iter().take(MOST_FOLDERS) {
+        let renderer = match one.renderer {
+            output::Renderer::Kustomize => "kustomize folder",
+            output::Renderer::Helm => "chart",
+        };
+        let Unrendered {
+            folder, command, ..
+        } = one;
+        put(
+            text,
+            format_args!("{renderer} {folder} is not rendered: {command} | cofferdam check -"),
+        );
+    }
+    let beyond = report.unrendered.len().saturating_sub(MOST_FOLDERS);
+    if beyond > 0 {
+        put(
+            text,
+            format_args!("{} more to render", count(beyond as u64, "folder")),
+        );
+    }
+}
+
+fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("writing to a string");
 }
 
 fn finding(diagnostic: &Diagnostic, texts: &Texts<'_>, renderer: &Renderer) -> String {

@@ -18,22 +18,28 @@ enum Mark {
     WouldBeDenied,
     /// Denied, and audit policies would allow it.
     WouldBeAllowed,
+    /// Allowed or denied by an address that nobody gave.
+    Depends,
     /// Not both have an address of the family.
     None,
 }
 
 impl Mark {
-    const DRAWN: [Self; 4] = [
+    const DRAWN: [Self; 5] = [
         Self::Allowed,
         Self::Denied,
         Self::WouldBeDenied,
         Self::WouldBeAllowed,
+        Self::Depends,
     ];
 
     fn of(cell: Option<&Outcome>) -> Self {
         let Some(cell) = cell else {
             return Self::None;
         };
+        if cell.depends_on_address() {
+            return Self::Depends;
+        }
         match (cell.action(), cell.audit()) {
             (Action::Allow, None | Some(Action::Allow)) => Self::Allowed,
             (Action::Deny, None | Some(Action::Deny)) => Self::Denied,
@@ -48,6 +54,7 @@ impl Mark {
             Self::Denied => '·',
             Self::WouldBeDenied => '◐',
             Self::WouldBeAllowed => '○',
+            Self::Depends => '?',
             Self::None => ' ',
         }
     }
@@ -58,6 +65,9 @@ impl Mark {
             Self::Denied => "denied",
             Self::WouldBeDenied => "allowed, and denied once audit policies are enforced",
             Self::WouldBeAllowed => "denied, and allowed once audit policies are enforced",
+            Self::Depends => {
+                "by an address that no document gives: taken for denied, --pod-cidr decides"
+            }
             Self::None => "no address of the family",
         }
     }
@@ -67,7 +77,7 @@ impl Mark {
         match self {
             Self::Allowed => "\x1b[32m",
             Self::Denied => "\x1b[31m",
-            Self::WouldBeDenied | Self::WouldBeAllowed => "\x1b[33m",
+            Self::WouldBeDenied | Self::WouldBeAllowed | Self::Depends => "\x1b[33m",
             Self::None => "",
         }
     }

@@ -33,9 +33,18 @@ pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
         // asked.
         0 if report.diagnostics.iter().any(is_wrong) => put(
             &mut text,
-            format_args!("{total} expectations hold, but there are errors in documents"),
+            format_args!(
+                "{} of {total} expectations hold, but there are errors in documents",
+                report.passed
+            ),
         ),
+        0 if total == 0 => put(&mut text, format_args!("there is no expectation to check")),
+        0 if total == 1 => put(&mut text, format_args!("the 1 expectation holds")),
         0 => put(&mut text, format_args!("all {total} expectations hold")),
+        1 => put(
+            &mut text,
+            format_args!("1 of {total} expectations does not hold"),
+        ),
         failed => put(
             &mut text,
             format_args!("{failed} of {total} expectations do not hold"),

@@ -213,6 +213,13 @@ metrics! {
     /// State of the state directory: 1 if the agent could save what it must know after a restart,
     /// else 0.
     STATE_SAVED = "cofferdam_state_saved" Gauge Truth (Fixed) [];
+    /// Mode of all policies on this node: 1 for the one in force, enforce or audit, in which they
+    /// deny nothing.
+    ENFORCEMENT = "cofferdam_enforcement" Gauge Truth (Fixed) ["mode"];
+    /// Namespaces that an annotation puts on audit: policies deny their workloads nothing.
+    AUDITED_NAMESPACES = "cofferdam_audited_namespaces" Gauge Count (Fixed) [];
+    /// Flow records that an output could not pass on, or had no room for in its queue.
+    OUTPUT_LOST_RECORDS = "cofferdam_output_lost_records_total" Counter Count (Fixed) ["output"];
     /// Time that the agent took for a request of the CNI plugin, by command (add, check, del,
     /// gc) and result. `cofferdam endpoint list` counts as check.
     CNI_DURATION = "cofferdam_cni_duration_seconds" Histogram Seconds (Fixed) ["command", "result"];
@@ -222,8 +229,7 @@ metrics! {
     /// Series that are part of a series whose labels say `overflow`, because there are more
     /// than `metrics_series`.
     SERIES_FOLDED = "cofferdam_series_folded" Gauge Count (Fixed) [];
-    /// Age of what this page says of the agent, where the agent was too busy to say anything
-    /// newer.
+    /// Age of what this page says, where the agent was too busy to say anything newer; else 0.
     PAGE_AGE = "cofferdam_page_age_seconds" Gauge Seconds (Fixed) [];
     /// Connections to the agent's HTTP server that were closed to make room for others.
     HTTP_EVICTED = "cofferdam_http_evicted_connections_total" Counter Count (Fixed) [];

@@ -32,7 +32,7 @@ use crate::{
     endpoint::EndpointRecord,
     flow::{
         Checked, FlowEntry, FlowKey, FlowSet, FlowState, IDLE_TIMES, Idle, KEY_PAIRS,
-        OPENED_BY_PEER, Places, Size, StateWord, TRANSLATED, WAYS,
+        OPENED_BY_PEER, Places, Size, StateWord, TOLD_ELSEWHERE, TRANSLATED, WAYS,
         account::account,
         flow_mark,
         room::{Room, best_place},
@@ -540,7 +540,12 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
         if case.is_denied_by_policy() && (found == step::STALE || found == step::REOPENED) {
             let word = found_word(case);
             let free = word.published(0, 0, 0, FlowState::Free, 0);
-            memory.exchange(&entry.state, word.0, free.0);
+            if !memory.wants_flows() {
+                memory.exchange(&entry.state, word.0, free.0);
+            } else if memory.exchange(&entry.state, word.0, word.locked().0) == word.0 {
+                memory.end_flow(record, entry);
+                memory.exchange(&entry.state, word.locked().0, free.0);
+            }
         }
         return;
     }
@@ -559,6 +564,8 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
             case.flow_step = step::UNKNOWN;
         } else if again || !stored {
             case.marks |= mark::RENEWED;
+        } else if case.tells_of_flow() {
+            case.marks |= mark::BEGUN;
         }
     } else {
         case.marks |= mark::RENEWED;
@@ -671,6 +678,10 @@ fn store<M: FlowMemory>(
     if memory.exchange(&entry.state, word.0, word.locked().0) != word.0 {
         return false;
     }
+    let is_used = !matches!(word.state(), FlowState::Free) && word.is_of(record.incarnation);
+    if is_used && memory.wants_flows() {
+        memory.end_flow(record, entry);
+    }
     let Places { tag, .. } = key.places(&memory.settings().keys, 0);
     set.ways[0].tags[case.flow_place as usize & (WAYS - 1)].put(tag);
     let pairs = key.pairs();
@@ -705,7 +716,11 @@ fn store<M: FlowMemory>(
     entry.answered.put(0);
     entry.acknowledged[0].put(case.acknowledged);
     entry.acknowledged[1].put(0);
-    entry.packets[0].put(1);
+    entry.packets[0].put(if case.tells_of_flow() {
+        1
+    } else {
+        1 | TOLD_ELSEWHERE
+    });
     entry.packets[1].put(0);
     entry.bytes[0].put(u64::from(case.bytes));
     entry.bytes[1].put(0);

@@ -13,6 +13,7 @@ use cofferdam_verdict::{
     counter::Hook,
     endpoint::UNDECIDED,
     flow::{self, FlowSet},
+    hits,
     judge::{Case, Context},
     packet::ethertype,
     pipeline::{Host, Steps as _},
@@ -28,18 +29,26 @@ use proptest::prelude::*;
 
 /// A frame on the way in by the uplink; `None` if it passes up unjudged.
 fn arrives(node: &Node, bytes: &[u8]) -> Option<Outcome> {
+    arrived(node, bytes).map(|case| outcome(&case))
+}
+
+/// The case of such a frame, with its rule counted as the program does.
+pub(super) fn arrived(node: &Node, bytes: &[u8]) -> Option<Case> {
     let partitions: Vec<&[FlowSet]> = node.partitions().iter().map(Vec::as_slice).collect();
     let flows = node.flows(&partitions);
     let frame = SliceFrame { bytes, gso: false };
     let mut case = Case::blank(Hook::UplinkIngress, bytes.len() as u32);
     match arrival::inspect(&flows, &frame, &mut case) {
         Arrived::Passes => return None,
-        Arrived::Dropped => return Some(outcome(&case)),
+        Arrived::Dropped => return Some(case),
         Arrived::Open => {}
     }
     let is_judged = arrival::cover(&flows, &mut case)
         && (case.is_settled() || arrival::answer(&flows, &mut case));
-    is_judged.then(|| outcome(&case))
+    is_judged.then(|| {
+        hits::count(&flows, &case, Hook::UplinkIngress);
+        case
+    })
 }
 
 /// Notes a packet of web's that leaves by the uplink, if it need be.

@@ -32,7 +32,7 @@ use cofferdam_verdict::{
     memory::Settings,
     packet::Frame,
     reason::Reason,
-    shared::SharedWord,
+    shared::{SharedWord, SharedWord64},
     slices::{SliceFlows, SliceFrame, SliceMemory},
     table::{
         BLOCK_WORDS, CLASS_WORDS, MAGIC, PAGE_WORDS, PROFILE_WORDS, Page, Profile, SLOTS_OFFSET,
@@ -559,9 +559,20 @@ impl Node {
     /// How often a rule has decided under the table in force, or the one before it, and
     /// would have with audit policies in force.
     pub(crate) fn hits(&self, rule: u32, tables_ago: u32) -> [u64; 2] {
+        let count = self.count(rule, tables_ago);
+        let denied: u64 = count.denied.iter().map(SharedWord64::load).sum();
+        [count.allowed.load() + denied, count.audited.load()]
+    }
+
+    /// Packets that a rule has denied under the table in force, by hook.
+    pub(crate) fn denied(&self, rule: u32) -> [u64; 4] {
+        let denied = &self.count(rule, 0).denied;
+        denied.each_ref().map(SharedWord64::load)
+    }
+
+    fn count(&self, rule: u32, tables_ago: u32) -> &RuleCount {
         let place = place(rule, self.revision - tables_ago);
-        let count = &self.rule_counts[place as usize];
-        [count.hits.load(), count.audited.load()]
+        &self.rule_counts[place as usize]
     }
 
     /// Memory that programs read and write, with these partitions of the flow table.

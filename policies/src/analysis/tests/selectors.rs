@@ -86,23 +86,115 @@ fn name_servers_that_documents_are_not_about_are_not_missed() {
     );
 }
 
-/// A template was passed over, and then a selector blamed for selecting nothing.
+/// A template was passed over, and then a selector blamed for selecting nothing; later one
+/// that could not be read silenced everything.
 #[test]
-fn workloads_of_a_template_that_cannot_be_read_may_be_what_is_selected() {
-    let deployment = |labels: &str| {
+fn a_template_that_cannot_be_read_silences_what_depends_on_it_alone() {
+    let deployment = |namespace: &str, labels: &str| {
         format!(
-            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: new, namespace: x}}, \
+            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: new, namespace: {namespace}}}, \
              spec: {{template: {{metadata: {{labels: {labels}}}}}}}}}\n---\n"
         )
     };
     let text = policy("podSelector: {matchLabels: {app: new}}, ingress: [{}]");
+    let unusable = Code::WorkloadUnusable.as_str();
     assert_eq!(
-        found(&(deployment("{app: new, version: 2}") + &text)),
-        [""; 0]
+        found(&(deployment("x", "{app: new, version: 2}") + &text)),
+        [format!("1:1 {unusable}")]
     );
     assert_eq!(
-        found(&(deployment("{app: new, version: '2'}") + &text)),
+        found(&(deployment("x", "{app: new, version: '2'}") + &text)),
         [""; 0]
     );
-    assert_eq!(found(&(deployment("{app: old}") + &text)).len(), 1);
+    assert_eq!(found(&(deployment("x", "{app: old}") + &text)).len(), 1);
+    // In another namespace it changes nothing.
+    assert_eq!(
+        found(&(deployment("z", "{app: new, version: 2}") + &text)),
+        [
+            format!("1:1 {unusable}"),
+            format!("4:29 {}", Code::SubjectEmpty)
+        ]
+    );
+    let patch = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: x}, spec: {replicas: 2}}\n---\n";
+    assert_eq!(found(&(patch.to_owned() + &text)), [""; 0]);
+    let base = deployment("x", "{app: web}").replace("name: new", "name: web");
+    assert_eq!(
+        found(&(patch.to_owned() + &base + &text)),
+        [format!("6:29 {}", Code::SubjectEmpty)]
+    );
+}
+
+/// What is found in texts that are no cluster's.
+fn in_project(texts: &[&str]) -> Vec<Code> {
+    let mut codes: Vec<Code> = findings(texts).iter().map(|one| one.code).collect();
+    codes.retain(|code| [Code::SubjectEmpty, Code::PeerEmpty].contains(code));
+    codes
+}
+
+const DEPLOYMENT: &str = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: x}, spec: {template: {metadata: {labels: {app: web}}}}}";
+
+/// Most such warnings were wrong: documents of one application are not a cluster.
+#[test]
+fn documents_of_one_application_are_not_blamed_for_what_lies_elsewhere() {
+    let namespace = "{apiVersion: v1, kind: Namespace, metadata: {name: x}}";
+    let subject = |labels: &str| {
+        policy(&format!(
+            "podSelector: {{matchLabels: {{{labels}}}}}, ingress: [{{}}]"
+        ))
+    };
+    let peer = |peer: &str| policy(&format!("ingress: [{{from: [{{{peer}}}]}}]"));
+    let project = |text: &str| in_project(&[text, DEPLOYMENT]);
+    let with_namespace = |text: &str| in_project(&[text, DEPLOYMENT, namespace]);
+    let blamed = |code: Code| vec![code];
+    // Slips are told in any case, and so are subjects that their own project does not have.
+    assert_eq!(project(&subject("app: wbe")), blamed(Code::SubjectEmpty));
+    assert_eq!(project(&subject("app: other")), blamed(Code::SubjectEmpty));
+    assert_eq!(
+        project(&peer("podSelector: {matchLabels: {app: wbe}}")),
+        blamed(Code::PeerEmpty)
+    );
+    // Namespaces of others.
+    for other in [
+        "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}",
+        "namespaceSelector: {matchLabels: {team: a}}, podSelector: {matchLabels: {app: scraper}}",
+        "podSelector: {matchLabels: {web-client: 'true'}}",
+        "podSelector: {matchLabels: {app: ingress-controller}}",
+    ] {
+        assert_eq!(project(&peer(other)), [], "{other}");
+    }
+    assert_eq!(
+        with_namespace(&peer(
+            "podSelector: {matchLabels: {app: ingress-controller}}"
+        )),
+        blamed(Code::PeerEmpty)
+    );
+    // A label that workloads of other projects may have.
+    assert_eq!(
+        with_namespace(&peer("podSelector: {matchLabels: {web-client: 'true'}}")),
+        []
+    );
+    // Controllers and operators.
+    assert_eq!(project(&subject("job-name: web-x")), []);
+    let operator =
+        "{apiVersion: postgresql.cnpg.io/v1, kind: Cluster, metadata: {name: db, namespace: x}}";
+    assert_eq!(
+        in_project(&[&subject("cnpg.io/cluster: db"), DEPLOYMENT, operator]),
+        []
+    );
+    let route =
+        "{apiVersion: traefik.io/v1alpha1, kind: IngressRoute, metadata: {name: db, namespace: x}}";
+    assert_eq!(
+        in_project(&[&subject("cnpg.io/cluster: db"), DEPLOYMENT, route]),
+        blamed(Code::SubjectEmpty)
+    );
+    // Where nodes are known, everything is.
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: n}}";
+    assert_eq!(
+        in_project(&[
+            &peer("podSelector: {matchLabels: {app: ingress-controller}}"),
+            DEPLOYMENT,
+            node
+        ]),
+        blamed(Code::PeerEmpty)
+    );
 }

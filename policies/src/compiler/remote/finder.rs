@@ -104,6 +104,7 @@ impl<'o> OwnSets<'o> {
 pub(super) struct Place<'p, 'a> {
     pub(super) namespace: u32,
     pub(super) labels: &'a Labels,
+    pub(super) enforcement: Mode,
     pub(super) facts: Vec<u32>,
     pub(super) members: &'p [u32],
     pub(super) policies: &'p [&'a Arc<NetworkPolicy>],
@@ -308,7 +309,8 @@ impl<'a> Finder<'_, 'a> {
             match numbers.get(&(policies.clone(), ports.clone())) {
                 Some(class) => classes[*class].members.push(member),
                 None => {
-                    let class = self.class(member, &policies, &compiled, &ports)?;
+                    let class =
+                        self.class(member, &policies, &compiled, &ports, place.enforcement)?;
                     numbers.insert((policies, ports), classes.len());
                     classes.push(class);
                 }
@@ -331,6 +333,7 @@ impl<'a> Finder<'_, 'a> {
         Ok(RemoteNamespace {
             policies: place.policies.iter().map(|one| Arc::clone(one)).collect(),
             labels: place.labels.clone(),
+            enforcement: place.enforcement,
             facts: place.facts,
             applies,
             classes,
@@ -350,6 +353,7 @@ impl<'a> Finder<'_, 'a> {
         policies: &[PolicyRef],
         compiled: &HashMap<PolicyRef, &RemotePolicy>,
         ports: &[(u32, u16)],
+        enforcement: Mode,
     ) -> Result<FoundClass, CompileError> {
         let isolating = |audited: bool| -> Vec<u32> {
             let isolating = policies.iter().filter_map(|policy| match policy {
@@ -375,6 +379,7 @@ impl<'a> Finder<'_, 'a> {
         let defaults = Defaults {
             enforced: default(&enforced),
             audited: default(&all),
+            enforcement,
         };
         let mut rules: Vec<ClassRule<'_>> = Vec::new();
         let mut position = 0;

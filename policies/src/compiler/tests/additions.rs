@@ -9,8 +9,8 @@ use proptest::test_runner::TestRunner;
 
 use super::again::{Step, address, apply, pod, step};
 use super::*;
-use crate::inventory::{ClusterNetworkPolicy, Mode, ObjectName, Tier, WorkloadSelector};
-use crate::selectors::LabelSelector;
+use crate::inventory::{ClusterNetworkPolicy, Mode, Namespace, ObjectName, Tier, WorkloadSelector};
+use crate::selectors::{LabelSelector, Labels};
 
 /// So few that owned slots and those of outside addresses meet.
 const FEW: Limits = Limits {
@@ -278,12 +278,23 @@ fn like_a(in_force: &InForce, name: &str, address: &str) -> Workload {
 fn only_workloads_that_come_need_no_new_table() {
     type Change = fn(&mut Inventory, &mut BTreeSet<ObjectName>);
     let remote = |name: &str| ObjectName::new("x", name);
-    let new: [(&str, Change); 9] = [
+    let new: [(&str, Change); 11] = [
         ("a policy", |inventory, _| {
             inventory.remove_policy(&ObjectName::new("x", "p"));
         }),
         ("labels of a namespace", |inventory, _| {
-            inventory.set_namespace("x", &[("team", "blue")].into_iter().collect());
+            let labels: Labels = [("team", "blue")].into_iter().collect();
+            inventory.set_namespace("x", &labels);
+        }),
+        ("a namespace that goes on audit", |inventory, _| {
+            let namespace = Namespace {
+                enforcement: Mode::Audit,
+                ..inventory.namespaces()["x"].clone()
+            };
+            inventory.set_namespace("x", namespace);
+        }),
+        ("a node that goes on audit", |inventory, _| {
+            inventory.set_enforcement(Mode::Audit);
         }),
         ("labels of a workload", |inventory, _| {
             let mut b = inventory.workloads()[&ObjectName::new("x", "b")].clone();
@@ -418,7 +429,8 @@ fn what_has_no_slot_needs_no_entry() {
     let mut finished = like_a(&in_force, "finished", "10.0.0.1");
     finished.finished = true;
     inventory.set_workload(finished).unwrap();
-    inventory.set_namespace("z", &[("team", "blue")].into_iter().collect());
+    let labels: Labels = [("team", "blue")].into_iter().collect();
+    inventory.set_namespace("z", &labels);
     assert_eq!(in_force.step(inventory, local), [Outcome::NoEntry]);
 }
 

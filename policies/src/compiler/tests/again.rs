@@ -7,14 +7,17 @@ use proptest::prelude::*;
 use super::*;
 use crate::diagnostic::Place;
 use crate::inventory::{
-    Mode, NamedPort, NetworkPolicy, Node, ObjectName, Peer, PortRange, Ports, Protocol, Rule,
+    Mode, NamedPort, Namespace, NetworkPolicy, Node, ObjectName, Peer, PortRange, Ports, Protocol,
+    Rule,
 };
 use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
 
 /// A change of the desired state, in few words, so that they meet.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
-    Namespace(u8, u8),
+    Namespace(u8, u8, Mode),
+    /// Of all namespaces.
+    Enforcement(Mode),
     Pod {
         name: (u8, u8),
         label: (u8, u8),
@@ -52,10 +55,15 @@ pub(super) fn pod() -> impl Strategy<Value = Step> {
         })
 }
 
+fn mode() -> impl Strategy<Value = Mode> {
+    prop::sample::select(vec![Mode::Enforce, Mode::Enforce, Mode::Audit])
+}
+
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let pair = || (0..3u8, 0..3u8);
     prop_oneof![
-        pair().prop_map(|(name, label)| Step::Namespace(name, label)),
+        (pair(), mode()).prop_map(|((name, label), mode)| Step::Namespace(name, label, mode)),
+        mode().prop_map(Step::Enforcement),
         pod(),
         (0..3u8, 0..9u8).prop_map(|(namespace, name)| Step::NoPod(namespace, name)),
         pair().prop_map(|(name, address)| Step::Node(name, address)),
@@ -149,9 +157,14 @@ fn policy_of(
 
 pub(super) fn apply(step: Step, inventory: &mut Inventory, local: &mut BTreeSet<ObjectName>) {
     match step {
-        Step::Namespace(name, label) => {
-            inventory.set_namespace(&format!("n{name}"), &labels((label, label)));
+        Step::Namespace(name, label, enforcement) => {
+            let namespace = Namespace {
+                labels: labels((label, label)),
+                enforcement,
+            };
+            inventory.set_namespace(&format!("n{name}"), namespace);
         }
+        Step::Enforcement(mode) => inventory.set_enforcement(mode),
         Step::Pod {
             name: (namespace, pod),
             label,
@@ -402,6 +415,58 @@ fn relabelled_pods_are_looked_at_again_wherever_they_are() {
         assert_eq!(words, Compiler::default().compile(&snapshot).unwrap().words);
         before = words;
     }
+}
+
+/// A namespace that goes on audit and comes back, of workloads here and elsewhere, and all of
+/// them at once.
+#[test]
+fn enforcement_that_changes_makes_other_words_and_the_first_ones_again() {
+    let mut inventory = Inventory::default();
+    let mut local = BTreeSet::new();
+    for (namespace, pod, is_local) in [(0, 0, true), (0, 1, false), (1, 2, true)] {
+        let step = Step::Pod {
+            name: (namespace, pod),
+            label: (0, 0),
+            port: None,
+            address: Some(2 * pod),
+            local: is_local,
+        };
+        apply(step, &mut inventory, &mut local);
+        inventory.set_policy(policy_of((namespace, 0), (0, 0), (0, 1), None, None));
+    }
+    let plan = SlotPlan::assign(&inventory);
+    let mut compiler = Compiler::default();
+    let mut words = |inventory: &Inventory| {
+        let snapshot = Snapshot {
+            inventory,
+            slots: &plan,
+            local: &local,
+            own_node: None,
+            limits: LIMITS,
+            revision: 7,
+        };
+        let words = compiler.compile(&snapshot).unwrap().words;
+        assert_eq!(words, Compiler::default().compile(&snapshot).unwrap().words);
+        words
+    };
+    let set = |inventory: &mut Inventory, enforcement| {
+        let namespace = Namespace {
+            labels: Labels::default(),
+            enforcement,
+        };
+        inventory.set_namespace("n0", namespace);
+    };
+    let enforced = words(&inventory);
+    set(&mut inventory, Mode::Audit);
+    let half = words(&inventory);
+    assert_ne!(enforced, half);
+    inventory.set_enforcement(Mode::Audit);
+    let all = words(&inventory);
+    assert!(![&enforced, &half].contains(&&all));
+    set(&mut inventory, Mode::Enforce);
+    assert_eq!(words(&inventory), all);
+    inventory.set_enforcement(Mode::Enforce);
+    assert_eq!(words(&inventory), enforced);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::again::{Step, apply, step};
 use super::*;
-use crate::inventory::ObjectName;
+use crate::inventory::{Mode, ObjectName};
 use crate::selectors::Labels;
 
 const D: &str = "10.0.0.4";
@@ -230,7 +230,8 @@ fn relabels() -> impl Strategy<Value = Vec<Step>> {
             local: false,
         }
     });
-    let namespace = (0..3u8, 0..3u8).prop_map(|(name, label)| Step::Namespace(name, label));
+    let namespace =
+        (0..3u8, 0..3u8).prop_map(|(name, label)| Step::Namespace(name, label, Mode::Enforce));
     prop::collection::vec(prop_oneof![4 => pod, 1 => namespace], 1..10)
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::inventory::{NamedPort, Workload};
 
 /// A list as `kubectl get namespaces,pods,nodes,netpol -A -o json` prints it.
-const KUBECTL_JSON: &str = r#"{
+pub(super) const KUBECTL_JSON: &str = r#"{
     "apiVersion": "v1",
     "items": [
         {
@@ -97,7 +97,7 @@ const KUBECTL_JSON: &str = r#"{
 "#;
 
 /// The same as `-o yaml`, as far as the forms differ.
-const KUBECTL_YAML: &str = r#"apiVersion: v1
+pub(super) const KUBECTL_YAML: &str = r#"apiVersion: v1
 items:
 - apiVersion: v1
   kind: Namespace
@@ -430,7 +430,7 @@ fn what_was_probably_meant_is_said() {
             "networking.k8s.io/v1",
         ),
         (
-            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\n",
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: AdminNetworkPolicy\n",
             "ClusterNetworkPolicy with `tier: Admin`",
         ),
         ("apiVersion: v1\nkind: pod\n", "`kind: Pod`"),

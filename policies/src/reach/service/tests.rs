@@ -4,6 +4,7 @@ use cofferdam_verdict::reason::Reason;
 
 use super::super::tests::{inventory, reach};
 use super::*;
+use crate::reach::PodNetworks;
 
 const SHOP: &str = "
 {apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}
@@ -327,7 +328,14 @@ fn a_table_about_two_ends_knows_the_backends() {
         ("shop/agent", "tcp/30080"),
     ] {
         let number = probe.parse().unwrap();
-        let about = Reach::about(&inventory(SHOP), &["shop/web", to], &externals, number).unwrap();
+        let about = Reach::about(
+            &inventory(SHOP),
+            &["shop/web", to],
+            &externals,
+            number,
+            &PodNetworks::default(),
+        )
+        .unwrap();
         assert_eq!(
             v4(&about, "shop/web", to, probe),
             v4(&whole, "shop/web", to, probe),

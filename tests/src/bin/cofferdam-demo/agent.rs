@@ -17,7 +17,8 @@ use serde_json::Value;
 use crate::{premises::Premises, shop::Site};
 
 /// Where the agent serves its metrics, on the node.
-const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+pub(crate) const METRICS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 /// How long the agent may take to answer for its metrics.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -169,7 +170,7 @@ impl<'p> Agent<'p> {
 }
 
 /// A program that is killed when this thread ends, however that comes about.
-fn dying_with_us(program: &Path) -> Command {
+pub(crate) fn dying_with_us(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command

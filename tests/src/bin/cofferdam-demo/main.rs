@@ -22,6 +22,7 @@ mod agent;
 mod containers;
 mod drops;
 mod premises;
+mod prometheus;
 mod scenes;
 mod shop;
 mod table;
@@ -61,6 +62,9 @@ pub(crate) struct Arguments {
     /// Leave the shop standing until this process is told to end.
     #[arg(long)]
     keep: bool,
+    /// Leave Prometheus running on it, with the rules of this folder.
+    #[arg(long, value_name = "DIR", requires = "keep")]
+    prometheus: Option<PathBuf>,
 }
 
 /// Exit status when it could not be tried.

@@ -19,6 +19,7 @@ use crate::{
     agent::Agent,
     drops,
     premises::Premises,
+    prometheus,
     shop::{Shop, Site, shown},
     table::Reachability,
 };
@@ -129,6 +130,9 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
 
     println!();
     if arguments.keep {
+        if let Some(deployed) = &arguments.prometheus {
+            prometheus::start(&site, deployed, premises)?;
+        }
         look_around(arguments, premises, &agent, (&site, &shop));
     }
     let good = findings.objections.is_empty() && findings.right == findings.tried;
@@ -371,5 +375,11 @@ fn look_around(
         agent.process(),
         Agent::log(premises).display()
     );
+    if arguments.prometheus.is_some() {
+        println!(
+            "Prometheus is at http://{}, with alerts; the dashboards are in deploy/grafana.",
+            prometheus::ADDRESS
+        );
+    }
     println!("To clean up: kill {own}");
 }

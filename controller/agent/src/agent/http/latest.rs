@@ -72,6 +72,11 @@ impl<T> Latest<T> {
         self.answer.clone()
     }
 
+    /// Returns `true` if the last answer is of before the last question.
+    pub(super) fn is_behind(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Returns `true` if a question has been without an answer for so long that the thread
     /// does nothing any more.
     pub(super) fn is_stuck(&self) -> bool {
@@ -118,6 +123,7 @@ mod tests {
                 assert_eq!(first(latest.get().await), "first");
             }
             assert!(began.elapsed() < 5 * FRESH_WITHIN, "waited each time");
+            assert!(latest.is_behind());
             let late = messages.recv().expect("a question");
             assert!(messages.try_recv().is_err(), "asked again while it is busy");
             answer(late, "late");
@@ -125,7 +131,7 @@ mod tests {
                 answer(messages.recv().expect("another question"), "fresh");
             });
             assert_eq!(first(asked), "fresh");
-            assert!(!latest.is_stuck());
+            assert!(!latest.is_behind() && !latest.is_stuck());
         });
     }
 }

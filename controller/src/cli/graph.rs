@@ -1,0 +1,118 @@
+//! `cofferdam graph`.
+
+mod html;
+mod layout;
+mod svg;
+mod text;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use cofferdam_answers::graph::GraphReport;
+use cofferdam_policies::connectivity::{Changes, Connectivity, View};
+
+use super::diff::revisions;
+use super::list::FocusArgs;
+use super::offline::{Documents, OwnNodeArg};
+use super::print;
+use super::project::{PodArgs, ReadArgs};
+
+#[derive(Debug, Args)]
+pub(super) struct GraphArgs {
+    /// Files and directories of documents, or `git:REV:PATH` for those of a revision; `-` is
+    /// standard input.
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+    /// Draws what is different in these documents instead.
+    #[arg(long = "to", value_name = "NEW", num_args = 1.., conflicts_with_all = ["workloads", "namespaces", "direction", "port", "family", "all"])]
+    new: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
+    pods: PodArgs,
+    #[command(flatten)]
+    focus: FocusArgs,
+    /// Also draws connections between ends that no policy isolates.
+    #[arg(long)]
+    all: bool,
+    /// As if policies in audit mode were enforced.
+    #[arg(long)]
+    audit: bool,
+    /// What the agents are configured to do with connections of a workload's own node.
+    #[arg(long, value_enum, default_value_t)]
+    own_node: OwnNodeArg,
+    /// Form of the picture.
+    #[arg(long, value_enum)]
+    format: GraphFormat,
+}
+
+/// Forms in which `graph` draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GraphFormat {
+    /// For Graphviz.
+    Dot,
+    /// For Mermaid, in pages of code hosts.
+    Mermaid,
+    /// A picture.
+    Svg,
+    /// One page that needs no network: pan, zoom, search, hide namespaces.
+    Html,
+    /// A picture for Mermaid and a table of edges, in Markdown.
+    Md,
+    /// For programs.
+    Json,
+}
+
+pub(super) fn run(args: &GraphArgs) -> Result<bool> {
+    let view = if args.audit {
+        View::Audited
+    } else {
+        View::Enforced
+    };
+    let read = |paths: &[PathBuf]| -> Result<Documents> {
+        Ok(Documents::of(&revisions::read(paths, &args.reading)?))
+    };
+    let state = |documents: &Documents| -> Result<Connectivity> {
+        let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
+        Ok(Connectivity::new(reach, view))
+    };
+    let documents = read(&args.paths)?;
+    let connectivity = state(&documents)?;
+    let mut is_good = documents.are_good();
+    let mut diagnostics = documents.reported();
+    if args.format != GraphFormat::Json {
+        documents.complain();
+    }
+    let report = if args.new.is_empty() {
+        let focus = args.focus.of(&connectivity)?;
+        GraphReport::of_state(&connectivity, &focus, args.all, diagnostics)
+    } else {
+        let new = read(&args.new)?;
+        is_good &= new.are_good();
+        diagnostics.extend(new.reported());
+        if args.format != GraphFormat::Json {
+            new.complain();
+        }
+        let changes = Changes::new(connectivity, state(&new)?);
+        GraphReport::of_changes(&changes, diagnostics)
+    };
+    if args.format != GraphFormat::Json && report.left_out > 0 {
+        eprintln!(
+            "{} pairs of ends that no policy isolates are not drawn: --all draws them",
+            report.left_out
+        );
+    }
+    match args.format {
+        GraphFormat::Dot => print(&text::dot(&report))?,
+        GraphFormat::Mermaid => print(&text::mermaid(&report))?,
+        GraphFormat::Md => print(&text::markdown(&report))?,
+        GraphFormat::Svg => print(&svg::picture(&report))?,
+        GraphFormat::Html => print(&html::page(&report))?,
+        GraphFormat::Json => {
+            let line = serde_json::to_string(&report).context("cannot write JSON")?;
+            print(&(line + "\n"))?;
+        }
+    }
+    Ok(is_good)
+}

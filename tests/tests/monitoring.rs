@@ -1,0 +1,10 @@
+//! What the agent tells a monitoring system: its HTTP server, metrics, alerts and dashboards.
+
+#[path = "monitoring/dashboards.rs"]
+mod dashboards;
+#[path = "monitoring/http.rs"]
+mod http;
+#[path = "monitoring/scrapes.rs"]
+mod scrapes;
+#[path = "monitoring/servers.rs"]
+mod servers;
