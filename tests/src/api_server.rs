@@ -290,19 +290,17 @@ impl ApiServer {
         })
     }
 
-    /// Forgets all versions before the newest bookmarks.
+    /// Lets no watch begin any more before the newest bookmarks.
     pub fn forget_until_bookmarks(&self) {
         let mut state = self.state();
-        let oldest = state.bookmarked;
-        state.oldest = oldest;
-        state.events.retain(|event| event.version >= oldest);
+        state.oldest = state.bookmarked;
     }
 
-    /// Forgets all versions but the newest.
+    /// Lets no watch begin any more before the newest version, and no list go on. Watches
+    /// that have begun are told everything, as by a real server.
     pub fn forget(&self) {
         let mut state = self.state();
         state.oldest = state.version;
-        state.events.clear();
     }
 
     /// Closes all connections.
@@ -439,6 +437,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, tls: Option<&Arc<ServerC
                     .connections
                     .push(connection.try_clone().expect("a descriptor"));
                 let (shared, tls) = (shared.clone(), tls.cloned());
+                let own = connection.try_clone().expect("a descriptor");
                 thread::spawn(move || {
                     let stream: Box<dyn Stream> = match tls {
                         Some(config) => {
@@ -449,6 +448,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, tls: Option<&Arc<ServerC
                     };
                     // A client that goes away is nothing to tell.
                     _ = converse(stream, &shared);
+                    _ = own.shutdown(Shutdown::Both);
                 });
             }
             Err(_) => {

@@ -8,7 +8,7 @@
 //!   documents count as they are.
 //! - A file that became empty is invalid, not a deletion: editors and full disks
 //!   leave such files behind.
-//! - While anything is invalid, nothing is withdrawn merely because its document has
+//! - While a file's text is invalid, nothing is withdrawn merely because its document has
 //!   vanished: it may be what the invalid text was meant to say. It gives way to
 //!   documents that are there, when both claim an address.
 //! - An object that an API server does not have any more was deleted, whatever else is
@@ -352,6 +352,7 @@ impl<'a> Reading<'a> {
         let invalid: BTreeSet<&Identity> = (self.rejected.iter())
             .filter_map(|rejected| rejected.identity.as_ref())
             .collect();
+        let is_file_invalid = (self.rejected.iter()).any(|one| !is_object(&one.place.file));
         self.stand_ins = (self.before.documents.iter())
             .filter(|(identity, _)| {
                 !present.contains(identity) && !self.given_up.contains(*identity)
@@ -359,7 +360,7 @@ impl<'a> Reading<'a> {
             .filter_map(|(identity, before)| {
                 let why = match invalid.contains(identity) {
                     true => StandIn::Invalid,
-                    false if is_object(&before.place.file) => return None,
+                    false if is_object(&before.place.file) || !is_file_invalid => return None,
                     false => StandIn::Vanished,
                 };
                 Some((identity.clone(), why))

@@ -37,7 +37,7 @@ fn places_in_an_object_are_its_name() {
     assert_eq!(policy_places(&parsed), [NAME; 3]);
     assert_eq!(parsed.documents[0].place.line, 0);
     let wrong = object("{}", r#"[{"port":0}]"#);
-    assert_eq!(shown(&wrong), [format!("{NAME} CD0207")]);
+    assert_eq!(shown(&wrong), [format!("{NAME} CD0210")]);
     assert_eq!(wrong.rejected[0].place.to_string(), NAME);
 }
 
@@ -48,7 +48,7 @@ fn an_object_may_say_where_it_was_written() {
     let place = "policies/shop.yaml:12";
     assert_eq!(policy_places(&parsed), [NAME, place, place]);
     let wrong = object(said, r#"[{"port":0}]"#);
-    assert_eq!(shown(&wrong), [format!("{place} CD0207")]);
+    assert_eq!(shown(&wrong), [format!("{place} CD0210")]);
     assert_eq!(wrong.rejected[0].place.to_string(), NAME);
 }
 
