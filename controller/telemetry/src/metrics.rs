@@ -313,12 +313,13 @@ fn counted(counters: &[Counter], index: u32) -> Counter {
 /// Packets and bytes by hook and reason.
 fn packets(page: &mut Page, counters: &[Counter]) {
     let counted = |index| counted(counters, index);
-    let [mut unreported, mut unreported_audit] = [0, 0];
+    let [mut unreported, mut unreported_audit, mut unreported_new] = [0; 3];
     let [mut refused, mut passed] = [0, 0];
     for hook in Hook::ALL {
         let name = hook.name();
         unreported += counted(counter::unreported(hook)).packets;
         unreported_audit += counted(counter::unreported_audit(hook)).packets;
+        unreported_new += counted(counter::unreported_new(hook)).packets;
         let seen = counted(counter::seen(hook));
         page.put(&list::SEEN_PACKETS, [name], seen.packets as f64);
         page.put(&list::SEEN_BYTES, [name], seen.bytes as f64);
@@ -351,6 +352,11 @@ fn packets(page: &mut Page, counters: &[Counter]) {
     for (kind, packets) in [
         (RecordType::Denied, unreported),
         (RecordType::Audit, unreported_audit),
+        (RecordType::New, unreported_new),
+        (
+            RecordType::Ended,
+            counted(counter::UNREPORTED_ENDED).packets,
+        ),
     ] {
         page.put(&list::UNREPORTED_PACKETS, [kind.as_str()], packets as f64);
     }
@@ -509,6 +515,8 @@ mod tests {
         counters[counter::audited(hook, Reason::Isolated) as usize].packets = 4;
         counters[counter::unreported_audit(hook) as usize].packets = 6;
         counters[counter::unreported(Hook::FromWorkload) as usize].packets = 8;
+        counters[counter::unreported_new(hook) as usize].packets = 10;
+        counters[counter::UNREPORTED_ENDED as usize].packets = 12;
         let text = renderer(100)
             .render(&facts(counters), Duration::ZERO, 3)
             .unwrap();
@@ -527,6 +535,8 @@ mod tests {
                 "cofferdam_audited_packets_total{hook=\"from_workload\",reason=\"isolated\"} 0",
                 "cofferdam_unreported_packets_total{type=\"audit\"} 6",
                 "cofferdam_unreported_packets_total{type=\"denied\"} 8",
+                "cofferdam_unreported_packets_total{type=\"new\"} 10",
+                "cofferdam_unreported_packets_total{type=\"ended\"} 12",
                 "cofferdam_flows_refused_packets_total{action=\"deny\"} 9",
                 "cofferdam_flows_refused_packets_total{action=\"allow\"} 0",
                 "cofferdam_flows_fullest_ratio 0.25",

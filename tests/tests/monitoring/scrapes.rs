@@ -53,10 +53,14 @@ metadata:
   namespace: shop
   annotations: {cofferdam.dev/mode: audit}
 spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: trial, annotations: {cofferdam.dev/enforcement: audit}}
 ";
 
 /// Metrics that stay at zero here, each with the reason.
-const ZERO: [(&list::Metric, &str); 6] = [
+const ZERO: [(&list::Metric, &str); 7] = [
     (
         &list::FLOWS_REFUSED,
         "needs a full table of flows none of which makes room; `flow_states` has one, and the \
@@ -78,6 +82,10 @@ const ZERO: [(&list::Metric, &str); 6] = [
     (
         &list::HTTP_EVICTED,
         "needs too many callers; `http` has them",
+    ),
+    (
+        &list::OUTPUT_LOST_RECORDS,
+        "needs an output that fails; the agent's flow log has one",
     ),
 ];
 

@@ -82,7 +82,7 @@ fn what_fails_names_the_line_the_rule_and_the_nearest_miss() {
              shop/db-from-web, ./db.yaml:4, and no rule allows it
   nearest miss: shop/db-from-web ingress[0], ./db.yaml:7 would allow it but for the port: it has tcp/5432
 
-1 of 2 expectations do not hold
+1 of 2 expectations does not hold
 "
         )
     );

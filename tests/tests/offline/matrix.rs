@@ -148,8 +148,8 @@ fn standard_input_is_a_path() {
     assert_eq!(
         String::from_utf8(output.stdout).expect("text"),
         "source,destination,probe,family,verdict,egress,egress_reason,egress_by,ingress,\
-         ingress_reason,ingress_by,audit\n\
-         shop/web,shop/db,tcp/5432,4,allow,allow,not_isolated,,allow,rule,db.yaml:7,\n"
+         ingress_reason,ingress_by,audit,depends_on\n\
+         shop/web,shop/db,tcp/5432,4,allow,allow,not_isolated,,allow,rule,db.yaml:7,,\n"
     );
 }
 

@@ -161,7 +161,7 @@ fn what_leads_to_nobody_is_denied_by_no_policy() {
     );
     assert_eq!(
         csv.lines().nth(1),
-        Some("shop/web,service/shop/api,tcp/81,4,deny,,,,,,,")
+        Some("shop/web,service/shop/api,tcp/81,4,deny,,,,,,,,")
     );
     let table = folder.said(0, &[&["matrix", "."], &arguments[..]].concat());
     assert!(table.contains("0 of 1 allowed"), "{table}");

@@ -141,7 +141,8 @@ metrics! {
     /// Packets that a hook let pass and that policies in audit mode would have had dropped, by
     /// reason: of a flow the first, and one more whenever the flow is decided again.
     AUDITED_PACKETS = "cofferdam_audited_packets_total" Counter Packets (Fixed) ["hook", "reason"];
-    /// Packets that would have had a flow record of this type, and have none.
+    /// Packets that would have had a flow record of this type, and have none; of the type ended,
+    /// flows.
     UNREPORTED_PACKETS = "cofferdam_unreported_packets_total" Counter Packets (Fixed) ["type"];
     /// New flows that a rule allowed, and packets that it denied. A default denial counts for
     /// every policy that isolates, with an empty rule. The rule is its place among those of
