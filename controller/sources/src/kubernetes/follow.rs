@@ -282,6 +282,6 @@ async fn ask_once(
 ) -> Result<(), ApiError> {
     let client = connect(settings.kubeconfig.as_deref()).await?;
     let pod = connection::pod(&client, &question.namespace, &question.name).await?;
-    shared.change(|store| store.apply(Kind::Pod, pod));
+    shared.change(|store| store.answer(Kind::Pod, pod));
     Ok(())
 }

@@ -33,6 +33,15 @@ struct Listing {
     objects: HashMap<Arc<str>, Held>,
     /// `true` once a whole list has been read.
     is_complete: bool,
+    /// The newest version that the watch has told since: it tells all changes in their order.
+    told: Option<u64>,
+}
+
+impl Listing {
+    /// Notes the version of an event.
+    fn told(&mut self, version: Option<u64>) {
+        self.told = self.told.max(version);
+    }
 }
 
 #[derive(Debug)]
@@ -106,6 +115,7 @@ impl Store {
     pub(super) fn replace(&mut self, kind: Kind, objects: Vec<Stripped>) -> bool {
         let listing = self.listings.entry(kind).or_default();
         let was_complete = std::mem::replace(&mut listing.is_complete, true);
+        listing.told = objects.iter().filter_map(|one| one.version).max();
         let listed: BTreeSet<&str> = objects.iter().map(|one| one.name.as_str()).collect();
         let gone = listing.objects.keys();
         let gone: Vec<Arc<str>> = gone
@@ -125,14 +135,28 @@ impl Store {
     /// Takes an object as a watch tells it. Returns `true` if something counts differently
     /// now.
     pub(super) fn apply(&mut self, kind: Kind, object: Stripped) -> bool {
+        self.listings.entry(kind).or_default().told(object.version);
+        self.put(kind, object, Authority::Watch)
+    }
+
+    /// Takes an object that a question about it has brought. One that is not there, and is older
+    /// than what the watch has told already, has gone since. Returns `true` if something counts
+    /// differently now.
+    pub(super) fn answer(&mut self, kind: Kind, object: Stripped) -> bool {
+        let listing = self.listings.entry(kind).or_default();
+        let is_known = listing.objects.contains_key(object.name.as_str());
+        if !is_known && is_older(object.version, listing.told) {
+            return false;
+        }
         self.put(kind, object, Authority::Watch)
     }
 
     /// Removes an object that a watch tells the end of. Returns `true` if something counts
     /// differently now.
     pub(super) fn remove(&mut self, kind: Kind, object: &Stripped) -> bool {
-        let held = self.listings.get(&kind);
-        let Some(held) = held.and_then(|one| one.objects.get(&*object.name)) else {
+        let listing = self.listings.entry(kind).or_default();
+        listing.told(object.version);
+        let Some(held) = listing.objects.get(&*object.name) else {
             return false;
         };
         // Another of that name may be known already, by a question about it.
@@ -476,6 +500,22 @@ mod tests {
         assert_eq!(owners(&store), ["a"]);
         assert!(store.replace(Kind::Pod, Vec::new()));
         assert_eq!(store.count(Kind::Pod), 0);
+    }
+
+    #[test]
+    fn an_answer_about_a_pod_that_has_gone_since_is_not_believed() {
+        let mut store = Store::default();
+        let asked = pod("a", 3, ADDRESS);
+        assert!(store.answer(Kind::Pod, asked.clone()), "before any event");
+        let mut end = asked.clone();
+        end.version = Some(5);
+        assert!(store.remove(Kind::Pod, &end));
+        assert!(!store.answer(Kind::Pod, asked), "it was asked for before");
+        assert_eq!(store.count(Kind::Pod), 0);
+        assert!(
+            store.answer(Kind::Pod, pod("b", 6, ADDRESS)),
+            "the watch has not told it yet"
+        );
     }
 
     #[test]
