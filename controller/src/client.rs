@@ -64,7 +64,9 @@ impl Answers {
             .ok_or_else(|| broken("it closed the connection".to_owned()))?;
         let reply = serde_json::from_str(&line);
         match reply.map_err(|error| ClientError::NotUnderstood(error.to_string()))? {
-            Reply::Failed { message } => Err(ClientError::Refused(message)),
+            Reply::Failed { message } | Reply::TryAgain { message } => {
+                Err(ClientError::Refused(message))
+            }
             reply => Ok(reply),
         }
     }

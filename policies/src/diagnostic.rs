@@ -35,22 +35,28 @@ impl fmt::Display for Severity {
     }
 }
 
-/// A place in a file. Lines and columns count from 1, columns in characters.
+/// A place in a file, or an object of an API server, which has no lines. Lines and columns
+/// count from 1, columns in characters.
 ///
 /// Ordered by file, then line, then column.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
-    /// The file as the caller named it.
+    /// The file as the caller named it, or the object.
     pub file: Arc<str>,
-    /// Line, from 1.
+    /// Line, from 1; 0 in an object.
     pub line: u32,
-    /// Column, from 1.
+    /// Column, from 1; 0 where there is none.
     pub column: u32,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+        f.write_str(&self.file)?;
+        let numbers = [self.line, self.column].into_iter();
+        for number in numbers.take_while(|number| *number != 0) {
+            write!(f, ":{number}")?;
+        }
+        Ok(())
     }
 }
 

@@ -64,6 +64,10 @@ pub use sources::{
 
 pub use stream::read_stream;
 
+/// Begins the names of objects that come from an API server, in place of a file's:
+/// `kubernetes:NetworkPolicy/shop/db`.
+pub const API_PREFIX: &str = "kubernetes:";
+
 /// Largest file that is parsed, in bytes.
 pub const MAX_FILE: usize = yaml::MAX_TEXT;
 
@@ -112,7 +116,9 @@ impl Kind {
         }
     }
 
-    fn api_version(self) -> &'static str {
+    /// The `apiVersion` as documents spell it.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
         match self {
             Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
@@ -226,13 +232,28 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
     parse_as(file, bytes, Strictness::Strict)
 }
 
+/// Reads the text of an object that an API server has. `name` begins with [`API_PREFIX`];
+/// its places have no line, unless the annotation `cofferdam.dev/source` says where its text
+/// was written.
+#[must_use]
+pub fn parse_object(name: &str, bytes: &[u8]) -> Parsed {
+    read_with(
+        Reader::of_object(&Arc::from(name)),
+        bytes,
+        Strictness::Strict,
+    )
+}
+
 /// Reads the documents of one file strictly, or among whatever else a repository holds.
 #[must_use]
 pub fn parse_as(file: &str, bytes: &[u8], strictness: Strictness) -> Parsed {
-    let file: Arc<str> = Arc::from(file);
+    read_with(Reader::new(&Arc::from(file)), bytes, strictness)
+}
+
+fn read_with(reader: Reader, bytes: &[u8], strictness: Strictness) -> Parsed {
     let text = text_of(bytes);
     let mut parser = FileParser {
-        reader: Reader::new(&file),
+        reader,
         documents: Vec::new(),
         rejected: Vec::new(),
         context: Context::default(),
@@ -333,7 +354,7 @@ impl FileParser<'_> {
     }
 
     fn reject(&mut self, mark: Mark, identity: Option<Identity>) {
-        let place = self.reader.place(mark);
+        let place = self.reader.own_place(mark);
         self.rejected.push(Rejected { place, identity });
     }
 
@@ -541,6 +562,9 @@ impl FileParser<'_> {
             return;
         };
         if kind.is_policy() {
+            if let Some((file, line)) = metadata::written(metadata) {
+                reader.set_written(file, line);
+            }
             // They mean nothing here, and are held to the rules all the same.
             metadata::labels(reader, metadata);
         }
@@ -612,7 +636,7 @@ impl FileParser<'_> {
         if let Some(content) = content {
             self.documents.push(Document {
                 identity,
-                place: reader.place(node.mark),
+                place: reader.own_place(node.mark),
                 content,
             });
         } else {

@@ -11,6 +11,7 @@
 //! | [`both_ways`] | a packet's short way held against its long way |
 //! | [`bytecode`] | the compiled programs, instruction by instruction |
 //! | [`agent`] | a real agent for such a world, and its command line |
+//! | [`api_server`] | an API server of Kubernetes, and what happens to real ones |
 //! | [`cni`] | a container runtime that runs chains of network plugins |
 //! | [`cluster`] | documents of a cluster of any size |
 //! | [`conformance`] | who may reach whom, by the public conformance suites |
@@ -33,6 +34,7 @@
 //! [`firewall`] and [`ledger`] join them with the crates under test.
 
 pub mod agent;
+pub mod api_server;
 pub mod both_ways;
 pub mod bytecode;
 pub mod cluster;

@@ -27,6 +27,8 @@ mod flow_log;
 mod guard;
 #[path = "agent/identity.rs"]
 mod identity;
+#[path = "agent/kubernetes.rs"]
+mod kubernetes;
 #[path = "agent/leaving.rs"]
 mod leaving;
 #[path = "agent/listeners.rs"]

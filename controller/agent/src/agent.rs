@@ -4,13 +4,14 @@ mod control;
 mod http;
 mod needs;
 mod outputs;
+mod pods;
 mod privileges;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use cofferdam_dataplane::PinsLock;
 use cofferdam_protocol::socket_path;
 use cofferdam_sources::files::{Watches, follow};
+use cofferdam_sources::kubernetes::{Kubernetes, Settings};
 use cofferdam_telemetry::metrics::{Identity, Renderer, Timings};
 use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::records::Recorder;
@@ -34,6 +36,8 @@ use crate::config::{Config, ConfigError, Given};
 use crate::netlink::{self, News};
 use crate::reconcile::{Message, Reconciler, Start, chain, kernel_release};
 use crate::state::make_directory;
+
+use pods::PodsOfNode;
 
 /// How often everything is looked at although nobody said that it changed.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
@@ -149,17 +153,20 @@ async fn serve(
     let timings = Timings::new().context("cannot measure durations")?;
     // Nobody asks for facts where no metrics are served.
     let synced = metrics.is_some().then_some(synced);
-    let (messages, recorder, ended) = start_reconciling(Start {
+    let (messages, receiver) = channel();
+    let kubernetes = follow_api_server(&config, &messages)?;
+    let start = Start {
         config: config.clone(),
         watches: watches.clone(),
+        kubernetes: kubernetes.clone(),
         names: SharedNames::new(&config.node.name),
         enforced,
         outputs: outputs::start(&config).context("cannot start an output of flow records")?,
         timings: timings.clone(),
         tally: tally.clone(),
         facts,
-    })
-    .await?;
+    };
+    let (recorder, ended) = start_reconciling(start, receiver).await?;
     let mut ended = ended;
 
     let tell = |message: fn() -> Message| {
@@ -221,6 +228,7 @@ async fn serve(
         recorder: recorder.clone(),
         flow_log: outputs::flow_log(&config),
         timings,
+        pods: kubernetes.map(|api| PodsOfNode::new(api, &config.node.name)),
     };
     // Before any request: an attachment may be made again under the same name.
     tell(|| Message::RemovalsNoted)();
@@ -290,12 +298,28 @@ fn tell_service_manager(state: NotifyState<'_>) {
     }
 }
 
-/// How to reach the thread that reconciles, what it reads, and word of its end.
-type Started = (Sender<Message>, Arc<Recorder>, oneshot::Receiver<()>);
+/// Begins to follow the API server, where the configuration has one.
+fn follow_api_server(
+    config: &Config,
+    messages: &Sender<Message>,
+) -> Result<Option<Arc<Kubernetes>>> {
+    if !config.kubernetes.enabled {
+        return Ok(None);
+    }
+    let kubeconfig = Some(&config.kubernetes.kubeconfig).filter(|path| !path.is_empty());
+    let settings = Settings::new(kubeconfig.map(Into::into), config.kubernetes.wait.0);
+    let messages = messages.clone();
+    // A thread that has ended is noticed elsewhere.
+    let changed = move |last| _ = messages.send(Message::ObjectsChanged(last));
+    let api = Kubernetes::start(settings, changed).context("cannot follow the API server")?;
+    Ok(Some(Arc::new(api)))
+}
+
+/// What the thread that reconciles reads, and word of its end.
+type Started = (Arc<Recorder>, oneshot::Receiver<()>);
 
 /// Starts the thread that reconciles. The receiver hears when it ends.
-async fn start_reconciling(start: Start) -> Result<Started> {
-    let (sender, receiver) = channel();
+async fn start_reconciling(start: Start, receiver: Receiver<Message>) -> Result<Started> {
     let (started, result) = oneshot::channel();
     let (ends, ended) = oneshot::channel();
     thread::Builder::new()
@@ -316,5 +340,5 @@ async fn start_reconciling(start: Start) -> Result<Started> {
     let recorder = result
         .await
         .map_err(|_| anyhow!("the reconciling thread has ended"))??;
-    Ok((sender, recorder, ended))
+    Ok((recorder, ended))
 }

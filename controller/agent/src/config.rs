@@ -74,6 +74,8 @@ section! {
         /// `auto` for every device whose driver can. Read again on reload, except where it
         /// was `[]`: only a start loads the programs for it.
         pub uplinks: EarlyDrop,
+        /// API server of Kubernetes whose objects count as documents.
+        pub kubernetes: Kubernetes,
         /// Mode of all policies. Read again on reload. An annotation of a namespace,
         /// `cofferdam.dev/enforcement`, puts that namespace alone on audit.
         pub enforcement: Enforcement,
@@ -112,6 +114,21 @@ section! {
         /// translates to it. Read again on reload.
         #[schemars(inner(regex(pattern = patterns::address())))]
         pub addresses: Vec<IpAddr>,
+    }
+}
+
+section! {
+    /// API server of Kubernetes whose objects count as documents.
+    pub struct Kubernetes {
+        /// Follow the API server. Files beside it go on counting.
+        pub enabled: bool,
+        /// Path of the kubeconfig; `""` for the service account of the pod that the agent
+        /// runs in. Its credentials are a token, a token's file or a client certificate: the
+        /// agent runs no programs.
+        pub kubeconfig: String,
+        /// Longest wait of a pod that a kubelet starts for the labels that the API server has
+        /// of it. Then the plugin says to try again.
+        pub wait: Time<0>,
     }
 }
 
@@ -361,6 +378,7 @@ impl Default for Config {
             metrics_series: Count(10_000),
             port_scan_limit: Count(50),
             uplinks: EarlyDrop::Names(Vec::new()),
+            kubernetes: Kubernetes::default(),
             enforcement: Enforcement::Enforce,
             limits: Room::default(),
             accept_partial: false,
@@ -379,6 +397,16 @@ impl Default for Node {
         Self {
             name: host_name(),
             addresses: Vec::new(),
+        }
+    }
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            kubeconfig: String::new(),
+            wait: Time(Duration::from_secs(2)),
         }
     }
 }
@@ -491,6 +519,7 @@ metrics_labels: [namespace, app|name]
 metrics_series: 2
 port_scan_limit: 3
 uplinks: [eth0]
+kubernetes: {enabled: true, kubeconfig: /k, wait: 1s}
 enforcement: audit
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16, rules: 9}
 accept_partial: true

@@ -326,6 +326,7 @@ mod tests {
             name: "a.b".to_owned(),
             container_id: Some("0a1b".to_owned()),
             member_of: None,
+            pod: None,
             labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             ports: vec![PortSpec {

@@ -16,6 +16,7 @@ mod explain;
 mod fills;
 mod guarding;
 mod looking;
+mod pods;
 mod reload;
 mod report;
 mod strangers;
@@ -37,6 +38,7 @@ use cofferdam_protocol::output::{
 };
 use cofferdam_protocol::{EndpointSpec, Request};
 use cofferdam_sources::files::{Sources, Watches};
+use cofferdam_sources::kubernetes::Kubernetes;
 use cofferdam_telemetry::hits;
 use cofferdam_telemetry::metrics::{Facts, Timings};
 use cofferdam_telemetry::names::SharedNames;
@@ -82,6 +84,8 @@ pub enum Message {
     Reload(Box<Config>),
     /// Files may have changed, last before this time.
     SourcesChanged(Instant),
+    /// Objects of the API server have changed, last before this time.
+    ObjectsChanged(Instant),
     /// Interfaces or addresses may have changed.
     LinksChanged,
     /// Filters of the interface with this index may have changed.
@@ -107,6 +111,8 @@ pub struct Start {
     pub config: Arc<Config>,
     /// Where changes of files are heard of.
     pub watches: Arc<Watches>,
+    /// The API server whose objects count as documents.
+    pub kubernetes: Option<Arc<Kubernetes>>,
     /// Names for those who read records.
     pub names: SharedNames,
     /// Whether everything is enforced, for those who wait for it.
@@ -157,9 +163,11 @@ pub struct Reconciler {
     /// before their endpoints are added do not.
     is_concerned: bool,
     documents: Documents,
-    /// When files last changed that are not read yet, because the table in force is newer
-    /// than [`BETWEEN_TABLES`].
+    /// When files or objects last changed that are not read yet, because the table in force
+    /// is newer than [`BETWEEN_TABLES`].
     unread: Option<Instant>,
+    /// `true` if files are among them.
+    are_files_unread: bool,
     made: Made,
     endpoints: BTreeMap<EndpointId, Managed>,
     /// Endpoints that were removed or replaced while their interface is still there, by
@@ -262,7 +270,7 @@ impl Reconciler {
         let ends = recorder.clone();
         (force.kernel()).tell_ends(Box::new(move |record| ends.end(record)));
         let sources = Sources::new(&config.policies, Some(start.watches));
-        let documents = Documents::start(sources, &store, config.accept_partial);
+        let documents = Documents::start(sources, start.kubernetes, &store, config.accept_partial);
         let mut reconciler = Self {
             config,
             store,
@@ -274,6 +282,7 @@ impl Reconciler {
             is_concerned: false,
             documents,
             unread: None,
+            are_files_unread: false,
             made: Made::default(),
             endpoints: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -358,7 +367,8 @@ impl Reconciler {
             if let Some(last) = self.unread
                 && self.reading_at().is_some_and(|at| at <= Instant::now())
             {
-                return Ok(Message::SourcesChanged(last));
+                // What is unread is known already: this says only when to read it.
+                return Ok(Message::ObjectsChanged(last));
             }
             if attach_at.is_some_and(|at| at <= Instant::now()) {
                 match self.unlinked.pop_first() {
@@ -393,7 +403,7 @@ impl Reconciler {
         let mut looked = look_into_namespaces(&batch);
         for message in batch {
             match message {
-                Message::Reload(_) | Message::SourcesChanged(_) => {}
+                Message::Reload(_) | Message::SourcesChanged(_) | Message::ObjectsChanged(_) => {}
                 Message::LinksChanged => links = true,
                 Message::FiltersChanged(ifindex) => _ = filters.insert(ifindex),
                 Message::RemovalsNoted => {
@@ -546,24 +556,35 @@ impl Reconciler {
                 )
             )
         };
-        let changes = batch.iter().filter_map(|message| match message {
+        for message in batch {
+            let (last, is_of_files) = match message {
+                Message::SourcesChanged(last) => (*last, true),
+                Message::ObjectsChanged(last) => (*last, false),
+                _ => continue,
+            };
             // Mostly whoever changed a file asks for a sync as well.
-            Message::SourcesChanged(last) if !self.documents.have_seen(*last) => Some(*last),
-            _ => None,
-        });
-        self.unread = changes.max().max(self.unread);
+            if !self.documents.have_seen(last) {
+                self.unread = self.unread.max(Some(last));
+                self.are_files_unread |= is_of_files;
+            }
+        }
         let is_due = self.reading_at().is_some_and(|at| at <= Instant::now());
         let is_wanted =
             |message: &Message| is_everything(message) || is_reload(message) || is_sync(message);
         let is_taken_along = self.unread.is_some() && batch.iter().any(takes_along);
-        if !is_due && !is_taken_along && !batch.iter().any(is_wanted) {
+        let is_asked = batch.iter().any(is_wanted);
+        if !is_due && !is_taken_along && !is_asked {
             return false;
         }
         if batch.iter().any(is_everything) {
             self.documents.distrust_metadata();
         }
         self.unread = None;
-        self.documents.read();
+        if std::mem::take(&mut self.are_files_unread) || is_asked {
+            self.documents.read();
+        } else {
+            self.documents.read_objects();
+        }
         true
     }
 
@@ -636,6 +657,7 @@ impl Reconciler {
             self.problem = Some(self.documents.why_held());
             self.leave_as_is();
         } else {
+            self.remember_pods();
             self.publish(added);
             self.enforce();
             if self.problem.is_none() {

@@ -143,9 +143,11 @@ pub struct RuleReport {
     /// Position among the policy's rules of this direction, from 0; null is the
     /// policy itself, as it isolates.
     pub index: Option<u32>,
-    /// The file.
+    /// The file, or the object of an API server.
     pub file: String,
-    /// The line; of a policy, that of its `spec`.
+    /// The line; of a policy, that of its `spec`. Null of an object.
+    #[serde(with = "cofferdam_protocol::output::line")]
+    #[schemars(with = "Option<u32>")]
     pub line: u32,
 }
 

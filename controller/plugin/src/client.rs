@@ -50,6 +50,9 @@ pub enum NoAnswer {
     /// The agent could not do what was asked.
     #[error("the agent refuses: {0}")]
     Refused(String),
+    /// The agent cannot do it yet.
+    #[error("the agent cannot yet: {0}")]
+    NotYet(String),
 }
 
 /// A stream that is read until a deadline.
@@ -105,6 +108,7 @@ pub fn ask(run_dir: &Path, request: Request, patience: Duration) -> Result<Reply
         .map_err(broken_off)?;
     match serde_json::from_slice(&answer) {
         Ok(Reply::Failed { message }) => Err(NoAnswer::Refused(message)),
+        Ok(Reply::TryAgain { message }) => Err(NoAnswer::NotYet(message)),
         Ok(reply) => Ok(reply),
         Err(error) => Err(broken_off(error.into())),
     }

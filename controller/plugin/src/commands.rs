@@ -90,6 +90,7 @@ fn add(environment: &Environment, config: &Config<'_>) -> Result<String, Failure
     let run_dir = config.run_dir()?;
     let previous = Previous::read(config.previous(), &attachment.interface)?;
     let description = labels::describe(config)?;
+    let pod = arguments.pod();
     let namespace = arguments.namespace.or(description.namespace);
     for inside in previous.inside() {
         let endpoint = EndpointSpec {
@@ -104,6 +105,7 @@ fn add(environment: &Environment, config: &Config<'_>) -> Result<String, Failure
                 network: network.clone(),
                 interface: attachment.interface.clone(),
             }),
+            pod: pod.clone(),
             labels: description.labels.clone(),
             addresses: inside.addresses.clone(),
             ports: description.ports.clone(),
@@ -303,6 +305,7 @@ fn told(error: &NoAnswer, run_dir: &Path) -> Failure {
         .unwrap_or_default();
     let (code, details) = match error {
         NoAnswer::Refused(_) => (Code::Refused, where_to_look(run_dir)),
+        NoAnswer::NotYet(_) => (Code::TryAgainLater, where_to_look(run_dir)),
         NoAnswer::Stranger { .. } => (Code::Io, String::new()),
         NoAnswer::Away { .. } => (
             Code::TryAgainLater,
@@ -332,4 +335,20 @@ fn strange(run_dir: &Path) -> Failure {
         "the agent answered something else: is it of another version?",
     )
     .with_details(where_to_look(run_dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_yet_is_to_be_tried_again_and_what_is_refused_is_not() {
+        let run_dir = Path::new("/run/cofferdam");
+        let failure = |error| told(&error, run_dir);
+        let not_yet = failure(NoAnswer::NotYet("no labels".to_owned()));
+        assert_eq!(not_yet.code, Code::TryAgainLater);
+        assert!(not_yet.message.contains("no labels"));
+        let refused = failure(NoAnswer::Refused("no".to_owned()));
+        assert_eq!(refused.code, Code::Refused);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cofferdam_protocol::{Attachment, names};
+use cofferdam_protocol::{Attachment, PodSpec, names};
 
 use crate::error::{Code, Failure};
 
@@ -138,6 +138,7 @@ impl Environment {
             let (place, rule): (_, Rule) = match key {
                 "K8S_POD_NAMESPACE" => (&mut arguments.namespace, names::namespace),
                 "K8S_POD_NAME" => (&mut arguments.name, names::workload),
+                "K8S_POD_UID" => (&mut arguments.uid, names::container_id),
                 _ => continue,
             };
             rule(value).map_err(|expected| wrong(key, value, &expected.to_string()))?;
@@ -164,6 +165,19 @@ pub struct Arguments {
     pub namespace: Option<String>,
     /// `K8S_POD_NAME`.
     pub name: Option<String>,
+    /// `K8S_POD_UID`.
+    pub uid: Option<String>,
+}
+
+impl Arguments {
+    /// Returns the pod that a kubelet starts, `None` if another runtime asks.
+    #[must_use]
+    pub fn pod(&self) -> Option<PodSpec> {
+        let is_named = self.namespace.is_some() && self.name.is_some();
+        is_named.then(|| PodSpec {
+            uid: self.uid.clone(),
+        })
+    }
 }
 
 fn wrong(name: &str, value: &str, expected: &str) -> Failure {
@@ -191,6 +205,7 @@ mod tests {
             "IgnoreUnknown=1",
             "K8S_POD_NAME=web_1",
             "K8S_POD_NAMESPACE=shop",
+            "K8S_POD_UID=4a-5b",
             "X=a=b",
         ];
         for turn in 0..pairs.len() {
@@ -200,9 +215,12 @@ mod tests {
             let arguments = environment(&[("CNI_ARGS", &text)]).arguments().unwrap();
             assert_eq!(arguments.namespace.as_deref(), Some("shop"));
             assert_eq!(arguments.name.as_deref(), Some("web_1"));
+            let uid = Some("4a-5b".to_owned());
+            assert_eq!(arguments.pod(), Some(PodSpec { uid }));
         }
         let none = environment(&[]).arguments().unwrap();
         assert_eq!(none, Arguments::default());
+        assert_eq!(none.pod(), None);
     }
 
     #[test]

@@ -96,6 +96,7 @@ fn attach(run_dir: &Path, state: &State) -> Result<(), Failure> {
                 network: NETWORK.to_owned(),
                 interface: NETWORK.to_owned(),
             }),
+            pod: None,
             labels: labels.clone(),
             // Those on the interface: the state has none.
             addresses: Vec::new(),

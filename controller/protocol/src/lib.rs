@@ -227,6 +227,10 @@ pub struct EndpointSpec {
     /// The network that it is added for. Left out when there is none, for an older agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member_of: Option<Membership>,
+    /// The pod that a kubelet starts: its labels are those that an API server has, and nobody
+    /// else's. Left out when there is none, for an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodSpec>,
     /// Its labels, unless a Pod document has them.
     pub labels: BTreeMap<String, String>,
     /// Its addresses; empty for those it has as an endpoint already, or else those on the
@@ -234,6 +238,14 @@ pub struct EndpointSpec {
     pub addresses: Vec<IpAddr>,
     /// Its ports with names, unless a Pod document has them.
     pub ports: Vec<PortSpec>,
+}
+
+/// A pod that a kubelet starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodSpec {
+    /// Its id, where the runtime tells it: another pod may have had the name before.
+    pub uid: Option<String>,
 }
 
 /// A port with a name.
@@ -299,6 +311,11 @@ pub enum Reply<Explanation = serde::de::IgnoredAny> {
     Record(Box<FlowRecord>),
     /// The last to [`Request::Observe`].
     End,
+    /// To [`Request::EndpointAdd`]: something is not known yet that will be.
+    TryAgain {
+        /// The cause.
+        message: String,
+    },
     /// To any: it was not done.
     Failed {
         /// The cause, and what to do.

@@ -69,6 +69,36 @@ pub enum Severity {
     Warning,
 }
 
+/// Numbers of lines and columns: 0 is none, which is null in JSON.
+pub mod line {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    /// Writes a number, or null.
+    ///
+    /// # Errors
+    /// When the format refuses.
+    pub fn serialize<S: Serializer>(number: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        Some(*number)
+            .filter(|number| *number != 0)
+            .serialize(serializer)
+    }
+
+    /// Reads a number, or null.
+    ///
+    /// # Errors
+    /// When there is something else.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(0))
+    }
+}
+
+/// Returns a place as text: file, line and column, without those that there are not.
+#[must_use]
+pub fn place(file: &str, numbers: &[u32]) -> String {
+    let numbers = numbers.iter().take_while(|number| **number != 0);
+    numbers.fold(file.to_owned(), |text, number| format!("{text}:{number}"))
+}
+
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
@@ -79,9 +109,13 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// The file; empty when it is not about one.
     pub file: String,
-    /// Line, from 1; 0 when it is not about a file.
+    /// Line, from 1; null when it is not about a file.
+    #[serde(with = "line")]
+    #[cfg_attr(feature = "schemas", schemars(with = "Option<u32>"))]
     pub line: u32,
-    /// Column, from 1; 0 when it is not about a file.
+    /// Column, from 1; null when there is no line.
+    #[serde(with = "line")]
+    #[cfg_attr(feature = "schemas", schemars(with = "Option<u32>"))]
     pub column: u32,
     /// The finding.
     pub message: String,
@@ -381,9 +415,11 @@ pub struct UnusedRule {
     pub direction: Direction,
     /// Position among the policy's rules of this direction, from 0.
     pub index: u32,
-    /// Its place in a file.
+    /// Its place in a file, or the object of an API server.
     pub file: String,
-    /// The line.
+    /// The line; null of an object.
+    #[serde(with = "line")]
+    #[cfg_attr(feature = "schemas", schemars(with = "Option<u32>"))]
     pub line: u32,
     /// Time of its last hit, RFC 3339, to ten seconds; null if it never had one.
     pub last_hit: Option<String>,
@@ -435,6 +471,9 @@ pub struct StatusReport {
     /// Interfaces on which frames are dropped early, or are to be.
     #[serde(default)]
     pub uplinks: Vec<UplinkStatus>,
+    /// The API server whose objects count as documents; null without one.
+    #[serde(default)]
+    pub kubernetes: Option<ApiStatus>,
     /// Programs of others that can hide who sent a packet, with their place; normally none.
     #[serde(default)]
     pub obstacles: Vec<String>,
@@ -443,10 +482,26 @@ pub struct StatusReport {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// The state of an API server whose objects count as documents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct ApiStatus {
+    /// `true` once all of its objects have been read since the agent started. Before that
+    /// those count that the agent before knew.
+    pub complete: bool,
+    /// Time since which it has not answered or refuses, RFC 3339; null while it answers.
+    pub away_since: Option<String>,
+    /// Reason for that.
+    pub problem: Option<String>,
+    /// Number of objects of each kind.
+    pub objects: BTreeMap<String, u64>,
+}
+
 impl std::fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.file.is_empty() {
-            write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
+            let place = place(&self.file, &[self.line, self.column]);
+            write!(f, "{place}: ")?;
         }
         let severity = match self.severity {
             Severity::Error => "error",

@@ -1,9 +1,9 @@
 //! Reads the documents that say what is to be in force, and tells of their changes.
 //!
 //! A source hands over the documents that it has now, with findings about those that it
-//! cannot read. This crate knows documents and where they come from. It must not know
-//! endpoints, kernel or tables: which version of a document counts, and what follows from
-//! it, is the agent's.
+//! cannot read: [`files`], and the objects of an API server ([`kubernetes`]). This crate
+//! knows documents and where they come from. It must not know endpoints, kernel or tables:
+//! which version of a document counts, and what follows from it, is the agent's.
 //!
 //! Invariant: a change that is told of only says when to look. A look yields all documents
 //! that there are, whatever was told before.
@@ -11,3 +11,4 @@
 #![forbid(unsafe_code)]
 
 pub mod files;
+pub mod kubernetes;

@@ -129,6 +129,7 @@ fn add(args: AddArgs) -> Result<bool> {
         name: args.name,
         container_id: args.container_id,
         member_of: None,
+        pod: None,
         labels: args.labels.into_iter().collect(),
         addresses: args.addresses,
         ports: args.ports,

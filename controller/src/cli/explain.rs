@@ -16,7 +16,7 @@ use cofferdam_answers::reach::{
     RuleReport, SideReport, StepReport, Word,
 };
 use cofferdam_answers::record::{RecordQuestion, explain_record};
-use cofferdam_protocol::output::FlowRecord;
+use cofferdam_protocol::output::{FlowRecord, place};
 use cofferdam_protocol::words::ClosedList as _;
 use cofferdam_protocol::{Question, Request};
 
@@ -439,11 +439,10 @@ pub(super) fn named(rule: &RuleReport) -> String {
         .index
         .map(|index| format!(" {}[{index}]", rule.direction));
     format!(
-        "{namespace}{}{}, {}:{}",
+        "{namespace}{}{}, {}",
         rule.name,
         index.unwrap_or_default(),
-        rule.file,
-        rule.line
+        place(&rule.file, &[rule.line])
     )
 }
 

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
-    BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport, EndpointState,
-    Enforcement, RemoveReport, StatusReport, SyncReport, UnusedRules,
+    ApiStatus, BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport,
+    EndpointState, Enforcement, RemoveReport, StatusReport, SyncReport, UnusedRules, place,
 };
 use cofferdam_protocol::words::ClosedList as _;
 
@@ -108,11 +108,29 @@ pub(super) fn status(report: &StatusReport) -> String {
             format_args!("early drop on {}: {mode}", uplink.interface),
         );
     }
+    if let Some(api) = &report.kubernetes {
+        line(put, format_args!("{}", api_server(api)));
+    }
     for obstacle in &report.obstacles {
         line(put, format_args!("{obstacle}"));
     }
     diagnostics(put, &report.diagnostics);
     text
+}
+
+fn api_server(api: &ApiStatus) -> String {
+    let objects: u64 = api.objects.values().sum();
+    let read = if api.complete {
+        format!("{objects} objects")
+    } else {
+        "not read completely yet".to_owned()
+    };
+    match (&api.away_since, &api.problem) {
+        (Some(since), Some(problem)) => {
+            format!("API server: {read}, away since {since}: {problem}")
+        }
+        _ => format!("API server: {read}"),
+    }
 }
 
 /// The rules, one on a line, and since when hits are watched.
@@ -123,14 +141,13 @@ pub(super) fn unused_rules(report: &UnusedRules) -> String {
         line(
             &mut text,
             format_args!(
-                "{} {}{}[{}] {} {}:{} last hit: {}",
+                "{} {}{}[{}] {} {} last hit: {}",
                 rule.kind,
                 namespace.unwrap_or_default(),
                 rule.name,
                 rule.index,
                 rule.direction.word(),
-                rule.file,
-                rule.line,
+                place(&rule.file, &[rule.line]),
                 rule.last_hit.as_deref().unwrap_or("never")
             ),
         );

@@ -81,12 +81,23 @@ pub struct Facts {
     pub is_saved: bool,
     /// Interfaces on which frames are dropped early, or are to be.
     pub uplinks: Vec<UplinkStatus>,
+    /// The API server that documents come from; `None` without one.
+    pub kubernetes: Option<ApiFacts>,
     /// Flow records that are lost to outputs, by output.
     pub lost_records: Vec<(String, u64)>,
     /// Mode of all policies.
     pub enforcement: Enforcement,
     /// Namespaces that are on audit by themselves.
     pub audited_namespaces: usize,
+}
+
+/// State of an API server that documents come from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiFacts {
+    /// Seconds since 1970 at which it stopped answering; 0 while it answers.
+    pub away_since: u64,
+    /// Objects that count, by kind.
+    pub objects: Vec<(&'static str, u64)>,
 }
 
 /// Fill of the flow tables of all endpoints, as the last sweep left them.
@@ -383,6 +394,12 @@ fn state(page: &mut Page, facts: &Facts) {
         let mode = uplink.mode.as_deref().unwrap_or("none");
         page.put(&list::UPLINK_MODE, [uplink.interface.as_str(), mode], 1.0);
     }
+    if let Some(api) = &facts.kubernetes {
+        single(page, &list::KUBERNETES_AWAY_SINCE, api.away_since as f64);
+        for (kind, count) in &api.objects {
+            page.put(&list::KUBERNETES_OBJECTS, [*kind], *count as f64);
+        }
+    }
     if let Some(packets) = facts.guard_dropped {
         single(page, &list::GUARD_DROPPED_PACKETS, packets as f64);
     }
@@ -458,6 +475,7 @@ mod tests {
             guard_dropped: None,
             is_saved: true,
             uplinks: Vec::new(),
+            kubernetes: None,
             lost_records: vec![("flow_log".to_owned(), 3)],
             enforcement: Enforcement::Audit,
             audited_namespaces: 3,

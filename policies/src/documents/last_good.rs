@@ -8,9 +8,12 @@
 //!   documents count as they are.
 //! - A file that became empty is invalid, not a deletion: editors and full disks
 //!   leave such files behind.
-//! - While anything is invalid, nothing is withdrawn merely because its document has
+//! - While a file's text is invalid, nothing is withdrawn merely because its document has
 //!   vanished: it may be what the invalid text was meant to say. It gives way to
 //!   documents that are there, when both claim an address.
+//! - An object that an API server does not have any more was deleted, whatever else is
+//!   invalid: the server names each object, and an invalid one is never another's old text.
+//!   Otherwise a policy in error of one team would keep all others' from being deleted.
 //!
 //! The last good version is kept with the text of its file, so that it can be read
 //! again after a restart.
@@ -23,12 +26,15 @@ use crate::inventory::Inventory;
 use crate::shared_map::SharedMap;
 
 use super::amend::Basis;
-use super::{Assembled, Document, Identity, Parsed, Rejected, Strictness, assemble, parse_as};
+use super::{
+    API_PREFIX, Assembled, Document, Identity, Parsed, Rejected, Strictness, assemble, parse_as,
+    parse_object,
+};
 
-/// A file as it was read.
+/// A file as it was read, or an object of an API server.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Its name in diagnostics.
+    /// Its name in diagnostics; an object's begins with [`API_PREFIX`].
     pub file: Arc<str>,
     /// What is in it.
     pub text: Arc<[u8]>,
@@ -37,16 +43,22 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads a file's text, as it is put in force.
+    /// Reads a file's text, or an object's, as it is put in force.
     #[must_use]
     pub fn new(file: Arc<str>, text: Arc<[u8]>) -> Self {
         Self::read_as(file, text, Strictness::Strict)
     }
 
-    /// Reads a file's text strictly, or among whatever else a repository holds.
+    /// Reads a file's text strictly, or among whatever else a repository holds. An object's
+    /// is always read strictly.
     #[must_use]
     pub fn read_as(file: Arc<str>, text: Arc<[u8]>, strictness: Strictness) -> Self {
-        let parsed = Arc::new(parse_as(&file, &text, strictness));
+        let parsed = if is_object(&file) {
+            parse_object(&file, &text)
+        } else {
+            parse_as(&file, &text, strictness)
+        };
+        let parsed = Arc::new(parsed);
         Self { file, text, parsed }
     }
 }
@@ -340,15 +352,18 @@ impl<'a> Reading<'a> {
         let invalid: BTreeSet<&Identity> = (self.rejected.iter())
             .filter_map(|rejected| rejected.identity.as_ref())
             .collect();
-        self.stand_ins = (self.before.documents.keys())
-            .filter(|identity| !present.contains(identity) && !self.given_up.contains(identity))
-            .map(|identity| {
-                let why = if invalid.contains(identity) {
-                    StandIn::Invalid
-                } else {
-                    StandIn::Vanished
+        let is_file_invalid = (self.rejected.iter()).any(|one| !is_object(&one.place.file));
+        self.stand_ins = (self.before.documents.iter())
+            .filter(|(identity, _)| {
+                !present.contains(identity) && !self.given_up.contains(*identity)
+            })
+            .filter_map(|(identity, before)| {
+                let why = match invalid.contains(identity) {
+                    true => StandIn::Invalid,
+                    false if is_object(&before.place.file) || !is_file_invalid => return None,
+                    false => StandIn::Vanished,
                 };
-                (identity.clone(), why)
+                Some((identity.clone(), why))
             })
             .collect();
     }
@@ -429,6 +444,11 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// Returns `true` if a file's name is that of an API server's object.
+fn is_object(file: &str) -> bool {
+    file.starts_with(API_PREFIX)
+}
+
 /// Whether a file is `path`, or lies in the directory `path`.
 fn lies_in(file: &str, path: &str) -> bool {
     file.strip_prefix(path)
@@ -495,6 +515,29 @@ mod tests {
         assert_eq!(next.unprecedented, 0);
         let mended = settle(&next, &[("f", &policy("b"))]);
         assert_eq!(names(&mended), ["b"]);
+    }
+
+    #[test]
+    fn an_object_that_an_api_server_has_no_more_goes_whatever_else_is_invalid() {
+        let (a, b) = (
+            "kubernetes:NetworkPolicy/default/a",
+            "kubernetes:NetworkPolicy/default/b",
+        );
+        let good = settle(
+            &Settled::default(),
+            &[(a, &policy("a")), (b, &policy("b")), ("f", &policy("c"))],
+        );
+        assert_eq!(names(&good), ["a", "b", "c"]);
+        let next = settle(&good, &[(a, &broken("a")), ("g", "%")]);
+        assert_eq!(
+            names(&next),
+            ["a", "c"],
+            "c may be what the broken file was"
+        );
+        let (restored, lost) = LastGood::restore(next.last_good.files().to_vec());
+        assert!(lost.is_empty());
+        let again = restored.settle(&[source(a, &broken("a"))], Vec::new());
+        assert_eq!(names(&again), ["a"]);
     }
 
     #[test]

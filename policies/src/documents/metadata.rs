@@ -16,6 +16,11 @@ const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// The annotation that says whether a policy is enforced.
 const MODE: &str = "cofferdam.dev/mode";
+/// The annotation that says where the text of a policy was written, as `FILE:LINE`: what
+/// deploys it may add it, so that findings lead there and not to the API server.
+const SOURCE: &str = "cofferdam.dev/source";
+/// Longest name of a file in that annotation, in bytes: longer is no path on Linux.
+const MAX_SOURCE: usize = 4096;
 /// The annotation with the codes of warnings that are meant.
 pub const ALLOW: &str = "cofferdam.dev/allow";
 /// The annotation that says whether policies are enforced in a namespace.
@@ -135,6 +140,29 @@ pub(super) fn labels(reader: &mut Reader, metadata: Fields<'_, '_>) -> Labels {
     pairs.iter().map(|pair| (pair.key, pair.value)).collect()
 }
 
+/// Returns the file and the line in which a policy was written, `None` if it does not say so
+/// or not in these terms.
+pub(super) fn written<'n>(metadata: Fields<'n, '_>) -> Option<(&'n str, u32)> {
+    let Value::Map(annotations) = &metadata.get("annotations")?.value else {
+        return None;
+    };
+    let is_source = |key: &Value<'_>| matches!(key, Value::Text(text) if text == SOURCE);
+    let mut annotations = annotations.iter();
+    let entry = annotations.find(|entry| is_source(&entry.key.value))?;
+    match &entry.value.value {
+        Value::Text(text) => written_at(text),
+        _ => None,
+    }
+}
+
+/// Takes `FILE:LINE` apart. It is printed where files are: without control characters.
+fn written_at(text: &str) -> Option<(&str, u32)> {
+    let (file, line) = text.rsplit_once(':')?;
+    let line = line.parse().ok().filter(|line| *line != 0)?;
+    let is_file = !file.is_empty() && file.len() <= MAX_SOURCE && !file.contains(char::is_control);
+    is_file.then_some((file, line))
+}
+
 /// Reads the annotation of a namespace that says whether policies are enforced in it.
 ///
 /// The rest of the document counts whatever is wrong there: without the namespace's labels
@@ -209,7 +237,16 @@ pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
         );
     }
     for pair in pairs {
-        if pair.key == MODE {
+        if pair.key == SOURCE {
+            if written_at(pair.value).is_none() {
+                reader.warning(
+                    pair.value_mark,
+                    Code::Annotation,
+                    format!("`{}` is not where a policy was written", Shown(pair.value)),
+                    "a file and a line, such as policies/shop.yaml:12",
+                );
+            }
+        } else if pair.key == MODE {
             match pair.value {
                 "audit" => mode = Mode::Audit,
                 "enforce" => mode = Mode::Enforce,
@@ -232,7 +269,7 @@ pub(super) fn mode(reader: &mut Reader, metadata: Fields<'_, '_>) -> Mode {
         } else if pair.key.starts_with(ANNOTATION_PREFIX) {
             let hint = match pair.key {
                 ENFORCEMENT => format!("a policy has `{MODE}`; `{ENFORCEMENT}` is a namespace's"),
-                key => hints::for_word(key, &[MODE, ALLOW]),
+                key => hints::for_word(key, &[MODE, ALLOW, SOURCE]),
             };
             reader.error_hint(
                 pair.key_mark,

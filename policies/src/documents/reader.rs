@@ -22,9 +22,10 @@ const MERGE_KEY: &str = "<<";
 /// MiB could hold millions of mistakes.
 const MAX_FINDINGS: usize = 1000;
 
-/// The findings about one file.
+/// The findings about one file, or one object of an API server.
 pub struct Reader {
     file: Arc<str>,
+    origin: Origin,
     diagnostics: Vec<Diagnostic>,
     errors: usize,
     unlisted: Option<Unlisted>,
@@ -35,6 +36,16 @@ pub struct Reader {
 pub struct State {
     listed: usize,
     errors: usize,
+}
+
+/// The text that places are in.
+enum Origin {
+    /// The file itself.
+    File,
+    /// An object, which has no lines.
+    Object,
+    /// An object that says in which file, and on which line, its text was written.
+    Written(Place),
 }
 
 /// The findings beyond those that are listed.
@@ -101,8 +112,18 @@ pub struct Pair<'n> {
 impl Reader {
     /// No findings yet about a file of this name.
     pub fn new(file: &Arc<str>) -> Self {
+        Self::of(file, Origin::File)
+    }
+
+    /// No findings yet about an object of this name, which has no lines.
+    pub fn of_object(name: &Arc<str>) -> Self {
+        Self::of(name, Origin::Object)
+    }
+
+    fn of(file: &Arc<str>, origin: Origin) -> Self {
         Self {
             file: file.clone(),
+            origin,
             diagnostics: Vec::new(),
             errors: 0,
             unlisted: None,
@@ -183,12 +204,36 @@ impl Reader {
         self.diagnostics
     }
 
-    /// A place in this file.
+    /// A place in this file, or where an object was written.
     pub fn place(&self, mark: Mark) -> Place {
+        match &self.origin {
+            Origin::Written(place) => place.clone(),
+            Origin::File | Origin::Object => self.own_place(mark),
+        }
+    }
+
+    /// A place in this file or object, wherever the object was written.
+    pub fn own_place(&self, mark: Mark) -> Place {
+        let (line, column) = match self.origin {
+            Origin::File => (mark.line, mark.column),
+            Origin::Object | Origin::Written(_) => (0, 0),
+        };
         Place {
             file: self.file.clone(),
-            line: mark.line,
-            column: mark.column,
+            line,
+            column,
+        }
+    }
+
+    /// Lets all further places of an object be where its text was written. Of no effect in a
+    /// file.
+    pub fn set_written(&mut self, file: &str, line: u32) {
+        if matches!(self.origin, Origin::Object) {
+            self.origin = Origin::Written(Place {
+                file: Arc::from(file),
+                line,
+                column: 0,
+            });
         }
     }
 

@@ -3,6 +3,7 @@
 mod cluster_policies;
 mod manifests;
 mod mistakes;
+mod objects;
 mod policies;
 mod repository;
 mod services;

@@ -16,6 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use super::pods::PodsOfNode;
 use crate::reconcile::Message;
 
 /// How long a caller may take to say what it wants, and to take the answer.
@@ -37,6 +38,8 @@ pub(super) struct Known {
     pub(super) flow_log: Option<PathBuf>,
     /// Where requests of the CNI plugin are measured.
     pub(super) timings: Timings,
+    /// What the API server knows of pods; `None` without one.
+    pub(super) pods: Option<PodsOfNode>,
 }
 
 /// Returns the command of the CNI plugin that a request comes of, if any does.
@@ -184,6 +187,7 @@ async fn ask(request: Request, known: Known) -> Reply {
         messages,
         mut is_enforced,
         timings,
+        pods,
         ..
     } = known;
     if let Request::Status {
@@ -196,15 +200,27 @@ async fn ask(request: Request, known: Known) -> Reply {
     }
     let began = Instant::now();
     let command = cni_command(&request);
+    let refusal = match (&request, pods) {
+        (Request::EndpointAdd(spec), Some(pods)) => pods.refusal(spec).await,
+        _ => None,
+    };
+    let reply = match refusal {
+        Some(reply) => reply,
+        None => pass_on(request, &messages).await,
+    };
+    if let Some(command) = command {
+        let is_done = !matches!(reply, Reply::Failed { .. } | Reply::TryAgain { .. });
+        timings.answered(command, is_done, began.elapsed());
+    }
+    reply
+}
+
+/// Has the reconciling thread answer a request.
+async fn pass_on(request: Request, messages: &Sender<Message>) -> Reply {
     let (sender, reply) = oneshot::channel();
     if messages.send(Message::Request(request, sender)).is_err() {
         return failed("the agent is stopping");
     }
     let reply = reply.await;
-    let reply = reply.unwrap_or_else(|_| failed("the agent is stopping"));
-    if let Some(command) = command {
-        let is_done = !matches!(reply, Reply::Failed { .. });
-        timings.answered(command, is_done, began.elapsed());
-    }
-    reply
+    reply.unwrap_or_else(|_| failed("the agent is stopping"))
 }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use cofferdam_answers::diagnostic;
-use cofferdam_policies::documents::{LastGood, Settled};
+use cofferdam_policies::diagnostic::Diagnostic as Finding;
+use cofferdam_policies::documents::{API_PREFIX, KeptFile, LastGood, Settled, Source};
 use cofferdam_policies::inventory::Inventory;
 use cofferdam_protocol::output::Diagnostic;
 use cofferdam_sources::files::Sources;
+use cofferdam_sources::kubernetes::{Health, Kubernetes};
 
 use super::chain;
 use crate::state::Store;
@@ -16,6 +19,14 @@ use crate::state::documents::StoredDocuments;
 
 pub(super) struct Documents {
     sources: Sources,
+    /// The files as they were last read, and what could not be.
+    files: (Vec<Source>, Vec<Finding>),
+    api: Option<Arc<Kubernetes>>,
+    /// The API server's objects that the agent before knew to be good. They count until all
+    /// have been read again.
+    restored: Vec<Source>,
+    /// `true` if nothing is known yet of what the API server has.
+    is_unlisted: bool,
     settled: Settled,
     accept_partial: bool,
     /// Whether any state of documents has ever been in force here.
@@ -33,7 +44,12 @@ pub(super) struct Documents {
 
 impl Documents {
     /// Takes up again what the last agent knew to be good.
-    pub(super) fn start(sources: Sources, store: &Store, accept_partial: bool) -> Self {
+    pub(super) fn start(
+        sources: Sources,
+        api: Option<Arc<Kubernetes>>,
+        store: &Store,
+        accept_partial: bool,
+    ) -> Self {
         let mut stored = StoredDocuments::new(store.clone());
         let saved = stored.load().unwrap_or_else(|error| {
             tracing::warn!(
@@ -44,7 +60,11 @@ impl Documents {
         });
         let was_in_force = saved.is_some();
         let mut settled = Settled::default();
+        let mut restored = Vec::new();
         if let Some(saved) = saved {
+            if api.is_some() {
+                restored = objects(&saved);
+            }
             let (last_good, lost) = LastGood::restore(saved);
             for identity in lost {
                 tracing::warn!("{identity}: its last good version is not valid any more");
@@ -53,6 +73,10 @@ impl Documents {
         }
         Self {
             sources,
+            files: Default::default(),
+            is_unlisted: api.is_some(),
+            api,
+            restored,
             settled,
             accept_partial,
             was_in_force,
@@ -83,7 +107,29 @@ impl Documents {
     /// Looks at all sources again.
     pub(super) fn read(&mut self) {
         self.looked = Instant::now();
-        let (sources, unread) = self.sources.read();
+        self.files = self.sources.read();
+        self.settle();
+    }
+
+    /// Looks at the API server's objects again, and not at files.
+    pub(super) fn read_objects(&mut self) {
+        self.looked = Instant::now();
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        let (mut sources, unread) = self.files.clone();
+        if let Some(api) = &self.api {
+            if let Some(objects) = api.read() {
+                self.restored = Vec::new();
+                self.is_unlisted = false;
+                sources.extend(objects);
+            } else {
+                // A cluster without any object is none: its namespaces are some.
+                self.is_unlisted = self.restored.is_empty();
+                sources.extend(self.restored.iter().cloned());
+            }
+        }
         self.settled = self.settled.next(&sources, unread);
         let findings: BTreeSet<String> = (self.settled.diagnostics.iter())
             .map(ToString::to_string)
@@ -98,15 +144,36 @@ impl Documents {
     /// Whether nothing is put in force yet, because the first state that would be is
     /// known to be incomplete.
     pub(super) fn is_held(&self) -> bool {
-        !self.was_in_force && self.settled.unprecedented > 0 && !self.accept_partial
+        self.is_unlisted
+            || !self.was_in_force && self.settled.unprecedented > 0 && !self.accept_partial
     }
 
     pub(super) fn why_held(&self) -> String {
+        if self.is_unlisted {
+            let health = self.health();
+            let problem = health.and_then(|health| health.problem);
+            let problem = problem.map(|problem| format!(": {problem}"));
+            return format!(
+                "the API server's objects have not been read completely yet{}; what is in force \
+                 stays, and endpoints that are new stay closed",
+                problem.unwrap_or_default()
+            );
+        }
         format!(
             "nothing is in force yet, and documents are invalid ({}): endpoints stay closed \
              until they are mended, or the agent is started with --accept-partial",
             self.settled.unprecedented
         )
+    }
+
+    /// Returns the state of the API server, `None` without one.
+    pub(super) fn health(&self) -> Option<Health> {
+        self.api.as_ref().map(|api| api.health())
+    }
+
+    /// Returns `true` if an API server says what pods there are.
+    pub(super) fn are_of_cluster(&self) -> bool {
+        self.api.is_some()
     }
 
     /// Invalid documents that no good version stands in for.
@@ -156,4 +223,14 @@ impl Documents {
     pub(super) fn unsaved(&self) -> Option<&str> {
         self.unsaved.as_deref()
     }
+}
+
+/// Returns those of stored files that stand for objects of an API server.
+fn objects(saved: &[KeptFile]) -> Vec<Source> {
+    let objects = saved
+        .iter()
+        .filter(|kept| kept.file.starts_with(API_PREFIX));
+    objects
+        .map(|kept| Source::new(kept.file.clone(), kept.text.clone()))
+        .collect()
 }

@@ -32,6 +32,7 @@ impl Reconciler {
     /// passes there. The workload's interface was looked at since the call.
     pub(super) fn add(&mut self, spec: &EndpointSpec, looked: Looking) -> Result<EndpointId> {
         let looked = looked?;
+        self.check_document(spec)?;
         self.forget_removal_of(spec);
         if !self.are_links_listed {
             // Now: the link was made before the call.
@@ -204,7 +205,7 @@ impl Reconciler {
             if let Some(other) = other {
                 bail!("address {address} is that of {} already", other.id);
             }
-            let owner = self.documents.inventory().owner(*address);
+            let owner = self.owner_by_document(*address);
             match owner {
                 _ if node.contains(address) => bail!("address {address} is the node's own"),
                 Some(Owner::Node(name)) if *name == *self.config.node.name => {

@@ -1,17 +1,18 @@
 //! What is known, as others are told it.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
 use cofferdam_policies::inventory::{Inventory, Mode};
 use cofferdam_policies::reach::Probe;
 use cofferdam_protocol::output::{
-    self, Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState, EndpointStatus,
-    FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
+    self, ApiStatus, Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState,
+    EndpointStatus, FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
 };
-use cofferdam_telemetry::metrics::Facts;
+use cofferdam_sources::kubernetes::Health;
+use cofferdam_telemetry::metrics::{ApiFacts, Facts};
 use cofferdam_telemetry::time;
 use cofferdam_verdict::counter::Counter;
 
@@ -88,6 +89,7 @@ impl Reconciler {
             tamper_events: self.tamper_events,
             uncleared: self.uncleared(),
             uplinks: self.early_drops.report(),
+            kubernetes: self.documents.health().map(api_status),
             obstacles: obstacles.into_iter().map(|(_, text)| text).collect(),
             diagnostics: self.diagnostics(),
         }
@@ -277,6 +279,10 @@ impl Reconciler {
                 "{unprecedented} invalid documents are left out, for none of them ever was good"
             ));
         }
+        // Whatever is held says so by itself.
+        let health = self.documents.health();
+        let health = health.filter(|_| !self.documents.is_held());
+        obstacles.extend(health.as_ref().and_then(away));
         if self.force.revision() == 0 && obstacles.is_empty() {
             obstacles.push("nothing is in force yet".to_owned());
         }
@@ -403,10 +409,48 @@ impl Reconciler {
             enforcement: self.enforcement(),
             audited_namespaces: self.audited_namespaces().len(),
             uplinks: self.early_drops.report(),
+            kubernetes: self.documents.health().map(api_facts),
             lost_records: (self.recorder.outputs().lost())
                 .map(|(output, count)| (output.to_owned(), count))
                 .collect(),
         }
+    }
+}
+
+/// Returns since when an API server has been away, and why; `None` while it answers.
+fn away(health: &Health) -> Option<String> {
+    let since = time::rfc3339(health.away_since?);
+    let problem = health.problem.as_deref().unwrap_or_default();
+    Some(format!(
+        "the API server has been away since {since}: {problem}; what it said before stays in \
+         force"
+    ))
+}
+
+fn api_status(health: Health) -> ApiStatus {
+    let objects = health.objects.into_iter();
+    ApiStatus {
+        complete: health.is_complete,
+        away_since: health.away_since.map(time::rfc3339),
+        problem: health.problem,
+        objects: objects
+            .map(|(kind, count)| (kind.to_string(), count as u64))
+            .collect(),
+    }
+}
+
+fn api_facts(health: Health) -> ApiFacts {
+    let since = health
+        .away_since
+        .map(|since| since.duration_since(UNIX_EPOCH));
+    let objects = health.objects.into_iter();
+    ApiFacts {
+        away_since: since
+            .and_then(Result::ok)
+            .map_or(0, |since| since.as_secs()),
+        objects: objects
+            .map(|(kind, count)| (kind.as_str(), count as u64))
+            .collect(),
     }
 }
 

@@ -51,9 +51,11 @@ pub struct RuleName {
     /// Position among the policy's rules of this direction, from 0; null is the
     /// policy itself.
     pub index: Option<u32>,
-    /// Its place in a file.
+    /// Its place in a file, or the object of an API server: `kubernetes:NetworkPolicy/shop/db`.
     pub file: String,
-    /// The line.
+    /// The line; null of an object.
+    #[serde(with = "super::line")]
+    #[cfg_attr(feature = "schemas", schemars(with = "Option<u32>"))]
     pub line: u32,
 }
 

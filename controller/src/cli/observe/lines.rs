@@ -6,7 +6,7 @@
 use std::fmt::{self, Write as _};
 
 use anyhow::{Context as _, Result};
-use cofferdam_protocol::output::{FlowEnd, FlowRecord, RecordType, RuleName};
+use cofferdam_protocol::output::{FlowEnd, FlowRecord, RecordType, RuleName, place};
 use cofferdam_protocol::words::ClosedList as _;
 
 /// How a record is printed.
@@ -66,7 +66,8 @@ impl fmt::Display for RuleAt<'_> {
         if let Some(index) = rule.index {
             write!(f, "[{index}]")?;
         }
-        write!(f, " {}:{}", Escaped(&rule.file), rule.line)
+        let file = Escaped(&rule.file).to_string();
+        write!(f, " {}", place(&file, &[rule.line]))
     }
 }
 

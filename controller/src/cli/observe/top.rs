@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use cofferdam_protocol::output::{FlowRecord, RecordType, RuleName, Schema};
+use cofferdam_protocol::output::{FlowRecord, RecordType, RuleName, Schema, place};
 use cofferdam_protocol::words::ClosedList as _;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::Direction;
@@ -167,12 +167,11 @@ fn title(row: &TopRow) -> String {
     let rule = row.rule.as_ref().map(|rule| {
         let index = rule.index.map(|index| format!("[{index}]"));
         format!(
-            "{} {}{} {}:{}",
+            "{} {}{} {}",
             PolicyOf(rule),
             row.direction.as_deref().unwrap_or_default(),
             index.unwrap_or_default(),
-            Escaped(&rule.file),
-            rule.line
+            place(&Escaped(&rule.file).to_string(), &[rule.line])
         )
     });
     let pair = row.source.as_ref().zip(row.destination.as_ref());

@@ -178,6 +178,11 @@ metrics! {
     READY = "cofferdam_ready" Gauge Truth (Fixed) [];
     /// Documents, by state: accepted, or rejected for a mistake.
     DOCUMENTS = "cofferdam_documents" Gauge Count (Fixed) ["state"];
+    /// Time since which the API server has not answered or refuses, in seconds since the epoch;
+    /// 0 while it answers, missing without one.
+    KUBERNETES_AWAY_SINCE = "cofferdam_kubernetes_away_since_seconds" Gauge Seconds (Fixed) [];
+    /// Objects of the API server that count as documents, by kind.
+    KUBERNETES_OBJECTS = "cofferdam_kubernetes_objects" Gauge Count (Fixed) ["kind"];
     /// Time from a change of the desired state until it was in force and read back.
     RECONCILE_DURATION = "cofferdam_reconcile_duration_seconds" Histogram Seconds (Fixed) [];
     /// Time to compile a decision table.

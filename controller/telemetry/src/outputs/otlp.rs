@@ -207,12 +207,14 @@ fn log(record: &FlowRecord) -> Value {
     end("destination", &record.destination);
     // The one that decided, or the first that isolates.
     if let Some(rule) = record.rule.as_ref().or(record.isolated_by.first()) {
+        // An object of an API server has none.
+        let line = Some(rule.line).filter(|line| *line != 0);
         put("cofferdam.policy.kind", rule.kind.as_str().into());
         put("cofferdam.policy.namespace", rule.namespace.clone().into());
         put("cofferdam.policy.name", rule.name.as_str().into());
         put("cofferdam.rule", rule.index.into());
         put("code.file.path", rule.file.as_str().into());
-        put("code.line.number", rule.line.into());
+        put("code.line.number", line.into());
     }
     json!({
         "timeUnixNano": time.as_nanos().to_string(),

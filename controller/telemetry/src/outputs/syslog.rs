@@ -199,7 +199,9 @@ fn message(record: &FlowRecord) -> String {
             put("rule", &index.to_string());
         }
         put("file", &rule.file);
-        put("line", &rule.line.to_string());
+        if rule.line != 0 {
+            put("line", &rule.line.to_string());
+        }
     }
     // The mark before a text of UTF-8.
     write!(text, "] \u{feff}{}", sentence(record)).expect("writing to a string");

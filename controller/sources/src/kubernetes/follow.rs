@@ -1,0 +1,287 @@
+//! Follows a server: lists each kind, watches it from there, and begins again where that is
+//! not possible.
+//!
+//! A watch that ends or is cut goes on from the last version that it told; one whose version
+//! the server has forgotten begins with a list, during which what was known stays. After a
+//! failure the next try waits, longer each time and never as long as another agent's.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_policies::documents::Kind;
+use futures_util::StreamExt as _;
+use kube::Client;
+use kube::core::WatchEvent;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::connection::{self, ApiError, connect};
+use super::object::{Object, Read, Spec};
+use super::{BETWEEN_QUESTIONS, Question, Settings, Shared};
+
+/// Shortest wait after a failure.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long the server is to keep up a watch, in seconds: agents that began together do not
+/// come again together.
+const WATCH_SECONDS: std::ops::Range<u32> = 240..300;
+/// Longest silence after that before the connection counts as dead.
+const GRACE: Duration = Duration::from_secs(15);
+/// A watch that ends sooner than this was not kept up by the server.
+const BRIEF: Duration = Duration::from_secs(1);
+/// Time from one look for a kind that has gone to the next, before it counts as gone: a
+/// server that starts does not know all kinds at once.
+const BEFORE_GONE: Duration = Duration::from_secs(2);
+
+/// The end of a watch.
+enum Ended {
+    /// The server ended it; it goes on from the last version.
+    Over,
+    /// The server has forgotten the version to go on from.
+    Gone,
+}
+
+/// Follows all kinds, and answers questions about pods, until nobody asks any more.
+pub(super) async fn follow_all(
+    settings: Settings,
+    shared: Arc<Shared>,
+    mut asked: mpsc::UnboundedReceiver<Question>,
+) {
+    let settings = Arc::new(settings);
+    for kind in Kind::ALL {
+        let (settings, shared) = (settings.clone(), shared.clone());
+        if kind.is_policy() {
+            tokio::spawn(async move { follow::<Object<Value>>(kind, &settings, &shared).await });
+        } else {
+            tokio::spawn(async move { follow::<Object<Spec>>(kind, &settings, &shared).await });
+        }
+    }
+    while let Some(question) = asked.recv().await {
+        let (settings, shared) = (settings.clone(), shared.clone());
+        tokio::spawn(async move { ask(&question, &settings, &shared).await });
+    }
+    // With the runtime everything else ends.
+}
+
+/// Waits after failures.
+struct Pause {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pause {
+    fn new(longest: Duration) -> Self {
+        Self {
+            next: SHORTEST_PAUSE,
+            longest,
+        }
+    }
+
+    fn reset(&mut self) {
+        self.next = SHORTEST_PAUSE;
+    }
+
+    /// Waits between half of the time and all of it, and the next time twice as long.
+    async fn wait(&mut self) {
+        let all = self.next.min(self.longest);
+        self.next = (self.next * 2).min(self.longest);
+        sleep(all.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+}
+
+async fn follow<O: Read>(kind: Kind, settings: &Settings, shared: &Shared) {
+    let mut pause = Pause::new(settings.longest_pause);
+    // Where to go on watching from; with none, everything is listed first.
+    let mut version: Option<String> = None;
+    loop {
+        let Err(error) =
+            follow_until_failure::<O>(kind, settings, shared, &mut version, &mut pause).await;
+        shared.note_failure(kind, error.to_string());
+        pause.wait().await;
+    }
+}
+
+/// Follows a kind with one client.
+async fn follow_until_failure<O: Read>(
+    kind: Kind,
+    settings: &Settings,
+    shared: &Shared,
+    version: &mut Option<String>,
+    pause: &mut Pause,
+) -> Result<Infallible, ApiError> {
+    let client = connect(settings.kubeconfig.as_deref()).await?;
+    loop {
+        let Some(from) = version else {
+            match connection::list::<O>(&client, kind).await {
+                Ok((objects, listed)) => {
+                    shared.note_success(kind);
+                    pause.reset();
+                    shared.change(|store| store.replace(kind, objects));
+                    *version = Some(listed);
+                }
+                Err(ApiError::NotServed) if kind == Kind::ClusterNetworkPolicy => {
+                    take_absence(&client, kind, settings, shared).await?;
+                }
+                Err(error) => return Err(error),
+            }
+            continue;
+        };
+        let began = Instant::now();
+        match watch::<O>(&client, kind, settings, shared, from, pause).await {
+            Ok(Ended::Over) if began.elapsed() < BRIEF => pause.wait().await,
+            Ok(Ended::Over) => {}
+            Ok(Ended::Gone) => *version = None,
+            // Its definition was removed while it was watched.
+            Err(ApiError::NotServed) => *version = None,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Takes it that the server does not have a kind, if that is so, and waits for the next look.
+async fn take_absence(
+    client: &Client,
+    kind: Kind,
+    settings: &Settings,
+    shared: &Shared,
+) -> Result<(), ApiError> {
+    let has_objects = shared.state().store.count(kind) > 0;
+    let looks = if has_objects { 2 } else { 1 };
+    for look in 0..looks {
+        if look > 0 {
+            sleep(BEFORE_GONE).await;
+        }
+        if connection::is_served(client, kind).await? {
+            return Err(ApiError::NotServed);
+        }
+    }
+    shared.note_success(kind);
+    shared.change(|store| store.replace(kind, Vec::new()));
+    sleep(settings.between_looks.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    Ok(())
+}
+
+/// Watches a kind from a version on, and keeps that version.
+async fn watch<O: Read>(
+    client: &Client,
+    kind: Kind,
+    settings: &Settings,
+    shared: &Shared,
+    version: &mut String,
+    pause: &mut Pause,
+) -> Result<Ended, ApiError> {
+    let seconds = fastrand::u32(WATCH_SECONDS);
+    let events = match connection::watch::<O>(client, kind, version, seconds).await {
+        Err(ApiError::Gone) => return Ok(Ended::Gone),
+        events => events?,
+    };
+    shared.note_success(kind);
+    let mut events = std::pin::pin!(events);
+    let mut last = Instant::now();
+    loop {
+        let Ok(event) = timeout(settings.quiet, events.next()).await else {
+            if last.elapsed() > Duration::from_secs(seconds.into()) + GRACE {
+                return Err(ApiError::Silent);
+            }
+            check_presence(client, settings, shared).await?;
+            continue;
+        };
+        last = Instant::now();
+        let Some(event) = event else {
+            return Ok(Ended::Over);
+        };
+        let event = match event {
+            Err(ApiError::Gone) => return Ok(Ended::Gone),
+            event => event?,
+        };
+        pause.reset();
+        // Whoever asks the server holds it, and will hear from it as well.
+        if let Ok(mut heard) = shared.heard.try_lock() {
+            *heard = last;
+        }
+        let (object, is_deleted) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
+            WatchEvent::Bookmark(bookmark) => {
+                *version = bookmark.metadata.resource_version;
+                continue;
+            }
+            WatchEvent::Error(status) => match ApiError::from(*status) {
+                ApiError::Gone => return Ok(Ended::Gone),
+                error => return Err(error),
+            },
+        };
+        if let Some(told) = object.version() {
+            *version = told.to_owned();
+        }
+        let object = object.strip_to(kind);
+        shared.change(|store| match is_deleted {
+            true => store.remove(kind, &object),
+            false => store.apply(kind, object),
+        });
+    }
+}
+
+/// Asks the server if it is there, unless it has said something lately. A machine that is
+/// switched off closes no connection.
+async fn check_presence(
+    client: &Client,
+    settings: &Settings,
+    shared: &Shared,
+) -> Result<(), ApiError> {
+    let mut heard = shared.heard.lock().await;
+    if heard.elapsed() < settings.quiet {
+        return Ok(());
+    }
+    match timeout(settings.quiet, connection::version(client)).await {
+        Err(_) => Err(ApiError::Silent),
+        // It is there to refuse.
+        Ok(Ok(()) | Err(ApiError::Refused { .. } | ApiError::NotServed)) => {
+            *heard = Instant::now();
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error),
+    }
+}
+
+/// Asks for a pod until it is known or nobody waits for it any more.
+async fn ask(question: &Question, settings: &Settings, shared: &Shared) {
+    let left = question.deadline.saturating_duration_since(Instant::now());
+    // Whoever waits says that the time has passed.
+    _ = timeout(left, async {
+        while !is_known(question, shared) {
+            if let Err(error) = ask_once(question, settings, shared).await {
+                tracing::debug!(
+                    namespace = question.namespace,
+                    pod = question.name,
+                    "no answer about a pod: {error}"
+                );
+            }
+            sleep(BETWEEN_QUESTIONS).await;
+        }
+    })
+    .await;
+}
+
+fn is_known(question: &Question, shared: &Shared) -> bool {
+    let Question {
+        namespace,
+        name,
+        uid,
+        ..
+    } = question;
+    let pod = shared.state().store.pod(namespace, name, uid.as_deref());
+    pod.is_some_and(|pod| pod.node.is_some())
+}
+
+async fn ask_once(
+    question: &Question,
+    settings: &Settings,
+    shared: &Shared,
+) -> Result<(), ApiError> {
+    let client = connect(settings.kubeconfig.as_deref()).await?;
+    let pod = connection::pod(&client, &question.namespace, &question.name).await?;
+    shared.change(|store| store.answer(Kind::Pod, pod));
+    Ok(())
+}
