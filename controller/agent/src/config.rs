@@ -76,6 +76,8 @@ section! {
         pub uplinks: EarlyDrop,
         /// API server of Kubernetes whose objects count as documents.
         pub kubernetes: Kubernetes,
+        /// Store of documents and endpoints that nodes share without Kubernetes.
+        pub etcd: Etcd,
         /// Mode of all policies. Read again on reload. An annotation of a namespace,
         /// `cofferdam.dev/enforcement`, puts that namespace alone on audit.
         pub enforcement: Enforcement,
@@ -129,6 +131,15 @@ section! {
         /// Longest wait of a pod that a kubelet starts for the labels that the API server has
         /// of it. Then the plugin says to try again.
         pub wait: Time<0>,
+    }
+}
+
+section! {
+    /// Store of documents and endpoints that nodes share without Kubernetes.
+    #[derive(Default)]
+    pub struct Etcd {
+        /// Put the endpoints of this node there; only `false` so far.
+        pub publish: bool,
     }
 }
 
@@ -379,6 +390,7 @@ impl Default for Config {
             port_scan_limit: Count(50),
             uplinks: EarlyDrop::Names(Vec::new()),
             kubernetes: Kubernetes::default(),
+            etcd: Etcd::default(),
             enforcement: Enforcement::Enforce,
             limits: Room::default(),
             accept_partial: false,

@@ -91,6 +91,12 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
             wrong(reader, node, "the `address` of this output", &address, hint);
         }
     }
+    if config.etcd.publish
+        && let Some(node) = at(node, &["etcd", "publish"])
+    {
+        let hint = "false; nodes know each other's workloads from Kubernetes or files so far";
+        wrong(reader, node, "`etcd.publish`", "true", hint);
+    }
     if let Some(node) = at(node, &["metrics_labels"]) {
         check_labels(reader, node, &config.metrics_labels);
     }
