@@ -60,7 +60,7 @@ metadata: {name: trial, annotations: {cofferdam.dev/enforcement: audit}}
 ";
 
 /// Metrics that stay at zero here, each with the reason.
-const ZERO: [(&list::Metric, &str); 7] = [
+const ZERO: [(&list::Metric, &str); 9] = [
     (
         &list::FLOWS_REFUSED,
         "needs a full table of flows none of which makes room; `flow_states` has one, and the \
@@ -82,6 +82,14 @@ const ZERO: [(&list::Metric, &str); 7] = [
     (
         &list::HTTP_EVICTED,
         "needs too many callers; `http` has them",
+    ),
+    (
+        &list::KUBERNETES_AWAY_SINCE,
+        "needs an API server; the agent's tests of Kubernetes have one",
+    ),
+    (
+        &list::KUBERNETES_OBJECTS,
+        "needs an API server; the agent's tests of Kubernetes have one",
     ),
     (
         &list::OUTPUT_LOST_RECORDS,

@@ -205,7 +205,7 @@ fn rules_are_found_in_a_checkout_by_name_index_and_direction() {
     for place in [
         format!("shop/db-from-web git/shop/db.yaml:{spec}\n"),
         format!("shop/db-from-web[0] git/shop/db.yaml:{first}\n"),
-        "shop/db-from-web[9] kubernetes:NetworkPolicy/shop/db-from-web:0\n".to_owned(),
+        "shop/db-from-web[9] kubernetes:NetworkPolicy/shop/db-from-web\n".to_owned(),
     ] {
         assert!(text.contains(&place), "{place}: {text}");
     }
