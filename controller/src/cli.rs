@@ -3,6 +3,7 @@
 mod bypass;
 mod check;
 mod completions;
+mod connectivity;
 mod convert;
 mod diff;
 mod endpoint;
@@ -318,6 +319,13 @@ fn show<T: Serialize>(format: Format, report: &T, text: impl FnOnce(&T) -> Strin
         }
         Format::Text => print(&text(report)),
     }
+}
+
+/// Returns `true` if standard output is a terminal for which nobody has set NO_COLOR: colours
+/// are for eyes, a file or a pipe gets none.
+fn is_coloured() -> bool {
+    let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !is_refused
 }
 
 /// Prints, and takes a reader that has gone for one that has seen enough.

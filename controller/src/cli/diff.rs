@@ -5,7 +5,6 @@ mod sarif;
 mod text;
 
 use std::fs;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,14 +12,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use cofferdam_answers::connectivity::{DiffReport, ExceptionReport};
 use cofferdam_policies::connectivity::exceptions::{self, Day, Exception};
-use cofferdam_policies::connectivity::{ChangeKind, Changes, Connectivity, Lane, PortSpan, View};
+use cofferdam_policies::connectivity::{ChangeKind, Changes, Lane, PortSpan};
 use cofferdam_policies::diagnostic::Diagnostic;
 use cofferdam_policies::reach::Probe;
 use ipnet::IpNet;
 
-use super::offline::{Documents, OwnNodeArg};
-use super::print;
-use super::project::{PodArgs, ReadArgs};
+use super::connectivity::ConnectivityArgs;
+use super::offline::Documents;
+use super::{is_coloured, print};
 
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
@@ -30,10 +29,6 @@ pub(super) struct DiffArgs {
     /// The new set.
     #[arg(long = "to", value_name = "NEW", required = true, num_args = 1..)]
     new: Vec<PathBuf>,
-    #[command(flatten)]
-    reading: ReadArgs,
-    #[command(flatten)]
-    pods: PodArgs,
     /// Only changes of this: `tcp/80`, `udp/53`, `icmp/8`.
     #[arg(long = "probe", value_name = "PROBE")]
     probes: Vec<Probe>,
@@ -46,13 +41,9 @@ pub(super) struct DiffArgs {
     /// The day on which exceptions are to count; today.
     #[arg(long, value_name = "DAY", requires = "except")]
     as_of: Option<Day>,
-    /// As if policies in audit mode were enforced.
-    #[arg(long)]
-    audit: bool,
-    /// What the agents are configured to do with connections of a workload's own node.
-    #[arg(long, value_enum, default_value_t)]
-    own_node: OwnNodeArg,
-    /// How to print.
+    #[command(flatten)]
+    state: ConnectivityArgs,
+    /// Form of the output.
     #[arg(long, value_enum, default_value_t = DiffFormat::Text)]
     format: DiffFormat,
 }
@@ -83,21 +74,12 @@ enum DiffFormat {
 
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let approved = approved(&args.except)?;
-    let old = revisions::read(&args.old, &args.reading).context("cannot read the old set")?;
-    let new = revisions::read(&args.new, &args.reading).context("cannot read the new set")?;
+    let old = revisions::read(&args.old, &args.state.reading).context("cannot read the old set")?;
+    let new = revisions::read(&args.new, &args.state.reading).context("cannot read the new set")?;
     let (old, new) = (Documents::of(&old), Documents::of(&new));
-    let view = if args.audit {
-        View::Audited
-    } else {
-        View::Enforced
-    };
-    let state = |documents: &Documents| -> Result<Connectivity> {
-        let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
-        Ok(Connectivity::new(reach, view))
-    };
     let changes = Changes::new(
-        state(&old).context("the old set")?,
-        state(&new).context("the new set")?,
+        args.state.of(&old).context("the old set")?,
+        args.state.of(&new).context("the new set")?,
     );
     let probes: Vec<PortSpan> = args
         .probes
@@ -114,11 +96,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<bool> {
         complain(&report);
     }
     match args.format {
-        DiffFormat::Text => {
-            let is_terminal = std::io::stdout().is_terminal();
-            let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            print(&text::report(&report, colour))?;
-        }
+        DiffFormat::Text => print(&text::report(&report, is_coloured()))?,
         DiffFormat::Md => print(&text::markdown(&report))?,
         DiffFormat::Json => {
             let line = serde_json::to_string(&report).context("cannot write JSON")?;

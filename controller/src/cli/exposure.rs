@@ -25,7 +25,7 @@ pub(super) struct ExposureArgs {
     /// Only workloads in this namespace.
     #[arg(long = "namespace", value_name = "NAMESPACE")]
     namespaces: Vec<String>,
-    /// How to print.
+    /// Form of the output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }

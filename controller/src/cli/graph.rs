@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use cofferdam_answers::graph::GraphReport;
-use cofferdam_policies::connectivity::{Changes, Connectivity, View};
+use cofferdam_policies::connectivity::Changes;
 
+use super::connectivity::ConnectivityArgs;
 use super::diff::revisions;
 use super::list::FocusArgs;
-use super::offline::{Documents, OwnNodeArg};
+use super::offline::Documents;
 use super::print;
-use super::project::{PodArgs, ReadArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct GraphArgs {
@@ -28,20 +28,12 @@ pub(super) struct GraphArgs {
     #[arg(long = "to", value_name = "NEW", num_args = 1.., conflicts_with_all = ["workloads", "namespaces", "direction", "port", "family", "all"])]
     new: Vec<PathBuf>,
     #[command(flatten)]
-    reading: ReadArgs,
-    #[command(flatten)]
-    pods: PodArgs,
-    #[command(flatten)]
     focus: FocusArgs,
     /// Also draws connections between ends that no policy isolates.
     #[arg(long)]
     all: bool,
-    /// As if policies in audit mode were enforced.
-    #[arg(long)]
-    audit: bool,
-    /// What the agents are configured to do with connections of a workload's own node.
-    #[arg(long, value_enum, default_value_t)]
-    own_node: OwnNodeArg,
+    #[command(flatten)]
+    state: ConnectivityArgs,
     /// Form of the picture.
     #[arg(long, value_enum)]
     format: GraphFormat,
@@ -65,20 +57,11 @@ enum GraphFormat {
 }
 
 pub(super) fn run(args: &GraphArgs) -> Result<bool> {
-    let view = if args.audit {
-        View::Audited
-    } else {
-        View::Enforced
-    };
     let read = |paths: &[PathBuf]| -> Result<Documents> {
-        Ok(Documents::of(&revisions::read(paths, &args.reading)?))
-    };
-    let state = |documents: &Documents| -> Result<Connectivity> {
-        let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
-        Ok(Connectivity::new(reach, view))
+        Ok(Documents::of(&revisions::read(paths, &args.state.reading)?))
     };
     let documents = read(&args.paths)?;
-    let connectivity = state(&documents)?;
+    let connectivity = args.state.of(&documents)?;
     let mut is_good = documents.are_good();
     let mut diagnostics = documents.reported();
     if args.format != GraphFormat::Json {
@@ -94,7 +77,7 @@ pub(super) fn run(args: &GraphArgs) -> Result<bool> {
         if args.format != GraphFormat::Json {
             new.complain();
         }
-        let changes = Changes::new(connectivity, state(&new)?);
+        let changes = Changes::new(connectivity, args.state.of(&new)?);
         GraphReport::of_changes(&changes, diagnostics)
     };
     if args.format != GraphFormat::Json && report.left_out > 0 {

@@ -14,7 +14,7 @@ use cofferdam_answers::connectivity::{
 };
 use cofferdam_answers::reach::RuleReport;
 use cofferdam_policies::connectivity::{
-    Connection, Connectivity, Focus, Group, ListedEnd, PortSpan, View,
+    Connection, Connectivity, Focus, Group, ListedEnd, PortSpan,
 };
 use cofferdam_policies::reach::{EndKind, Probe};
 use cofferdam_protocol::output::Schema;
@@ -22,8 +22,9 @@ use cofferdam_verdict::verdict::Direction;
 use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
-use super::offline::{Documents, FamilyArg, OwnNodeArg};
-use super::project::{PodArgs, Project, ReadArgs};
+use super::connectivity::ConnectivityArgs;
+use super::offline::{Documents, FamilyArg};
+use super::project::Project;
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -31,18 +32,10 @@ pub(super) struct ListArgs {
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
-    reading: ReadArgs,
-    #[command(flatten)]
-    pods: PodArgs,
-    #[command(flatten)]
     focus: FocusArgs,
-    /// As if policies in audit mode were enforced.
-    #[arg(long)]
-    audit: bool,
-    /// What the agents are configured to do with connections of a workload's own node.
-    #[arg(long, value_enum, default_value_t)]
-    own_node: OwnNodeArg,
-    /// How to print.
+    #[command(flatten)]
+    state: ConnectivityArgs,
+    /// Form of the output.
     #[arg(long, value_enum, default_value_t = ListFormat::Text)]
     format: ListFormat,
 }
@@ -105,16 +98,8 @@ struct List<'a> {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<bool> {
-    let documents = Documents::of(&Project::read(&args.paths, &args.reading)?.sources);
-    let view = if args.audit {
-        View::Audited
-    } else {
-        View::Enforced
-    };
-    let connectivity = Connectivity::new(
-        documents.reach_in(&args.pods.networks(), args.own_node)?,
-        view,
-    );
+    let documents = Documents::of(&Project::read(&args.paths, &args.state.reading)?.sources);
+    let connectivity = args.state.of(&documents)?;
     let list = List {
         focus: args.focus.of(&connectivity)?,
         connectivity: &connectivity,

@@ -3,7 +3,7 @@
 mod table;
 
 use std::collections::HashMap;
-use std::io::{BufWriter, IsTerminal as _, Write};
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
@@ -100,12 +100,10 @@ pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
              documents, of which {policies} are policies"
         );
     }
-    let stdout = std::io::stdout();
-    let is_terminal = stdout.is_terminal();
-    let mut out = BufWriter::with_capacity(1 << 16, stdout.lock());
+    let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     let written = match args.format {
         MatrixFormat::Table => {
-            let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+            let colour = super::is_coloured();
             let remark = documents.remark(matrix.ends.iter().map(End::id));
             table::write(&matrix, colour, &mut out).and_then(|()| match remark.is_empty() {
                 true => Ok(()),

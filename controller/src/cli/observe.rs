@@ -8,7 +8,7 @@ mod moment;
 mod top;
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -82,10 +82,7 @@ enum Colour {
 impl Colour {
     fn is_on(self) -> bool {
         match self {
-            Self::Auto => {
-                let is_refused = std::env::var_os("NO_COLOR").is_some_and(|no| !no.is_empty());
-                std::io::stdout().is_terminal() && !is_refused
-            }
+            Self::Auto => super::is_coloured(),
             Self::Always => true,
             Self::Never => false,
         }
@@ -211,12 +208,12 @@ impl Past {
     }
 }
 
-/// Where records go: to standard output, or into sums.
+/// Destination of records: standard output, or sums.
 struct Showing {
     lines: Lines,
     checkout: Option<Checkout>,
     top: Option<Top>,
-    /// What is printed before the next record.
+    /// Text to print before the next record.
     head: String,
     /// Without a flush after each line.
     is_buffered: bool,

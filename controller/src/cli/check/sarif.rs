@@ -16,8 +16,8 @@ use crate::output::CheckReport;
 /// The folder that relative addresses of files are relative to.
 const ROOT: &str = "%SRCROOT%";
 
-/// Where the schema of such logs is.
-pub(in crate::cli) const SCHEMA: &str =
+/// Address of the schema of such logs.
+const SCHEMA: &str =
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
 
 pub(super) fn log(report: &CheckReport, texts: &Texts<'_>, is_good: bool) -> Value {
@@ -25,6 +25,17 @@ pub(super) fn log(report: &CheckReport, texts: &Texts<'_>, is_good: bool) -> Val
     let results: Vec<Value> = (report.diagnostics.iter())
         .map(|diagnostic| result(diagnostic, texts, &mut seen))
         .collect();
+    let rules = Code::ALL.iter().map(|code| rule(*code)).collect();
+    let mut log = one_run(rules, results);
+    log["runs"][0]["invocations"] = json!([{
+        "executionSuccessful": true,
+        "exitCode": u8::from(!is_good),
+    }]);
+    log
+}
+
+/// Returns the log of one run, with the kinds of its results.
+pub(in crate::cli) fn one_run(rules: Vec<Value>, results: Vec<Value>) -> Value {
     json!({
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -33,14 +44,10 @@ pub(super) fn log(report: &CheckReport, texts: &Texts<'_>, is_good: bool) -> Val
                 "driver": {
                     "name": "cofferdam",
                     "version": env!("CARGO_PKG_VERSION"),
-                    "rules": Code::ALL.iter().map(|code| rule(*code)).collect::<Vec<_>>(),
+                    "rules": rules,
                 },
             },
             "columnKind": "unicodeCodePoints",
-            "invocations": [{
-                "executionSuccessful": true,
-                "exitCode": u8::from(!is_good),
-            }],
             "results": results,
         }],
     })

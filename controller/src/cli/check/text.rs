@@ -1,11 +1,11 @@
 //! The report for people: each finding with its line, as compilers show them.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use cofferdam_protocol::output::{Diagnostic, Severity};
 
+use super::super::is_coloured;
 use super::excerpt::Texts;
 use crate::output::{self, CapacityReport, CheckReport, LookedAt, PassedOver, Unrendered};
 
@@ -13,9 +13,7 @@ use crate::output::{self, CapacityReport, CheckReport, LookedAt, PassedOver, Unr
 const MOST_FOLDERS: usize = 5;
 
 pub(super) fn report(report: &CheckReport, texts: &Texts<'_>) -> String {
-    // Colours are for eyes: a file or a pipe gets none.
-    let is_coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let renderer = if is_coloured {
+    let renderer = if is_coloured() {
         Renderer::styled()
     } else {
         Renderer::plain()

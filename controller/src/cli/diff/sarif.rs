@@ -3,7 +3,7 @@
 use cofferdam_answers::connectivity::{ChangeReport, DiffReport, RuleOfSet};
 use serde_json::{Value, json};
 
-use super::super::check::sarif::{SCHEMA, artifact};
+use super::super::check::sarif::{artifact, one_run};
 
 /// Kinds of changes as rules of the log: id, level, and what it means.
 const RULES: [(&str, &str, &str); 2] = [
@@ -26,21 +26,7 @@ pub(super) fn log(report: &DiffReport) -> Value {
         .filter(|change| change.approved.is_none());
     let results: Vec<Value> = open.map(|change| result(report, change)).collect();
     let rules = RULES.map(|(id, _, about)| json!({"id": id, "shortDescription": {"text": about}}));
-    json!({
-        "$schema": SCHEMA,
-        "version": "2.1.0",
-        "runs": [{
-            "tool": {
-                "driver": {
-                    "name": "cofferdam",
-                    "version": env!("CARGO_PKG_VERSION"),
-                    "rules": rules,
-                },
-            },
-            "columnKind": "unicodeCodePoints",
-            "results": results,
-        }],
-    })
+    one_run(rules.into(), results)
 }
 
 fn result(report: &DiffReport, change: &ChangeReport) -> Value {

@@ -133,7 +133,7 @@ fn text<T: FromStr<Err: Display> + 'static>(of: fn(T) -> Criterion) -> ValuePars
     })
 }
 
-/// What the flags ask for.
+/// Filters and times that the flags ask for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FilterFlags(pub(super) Filter);
 

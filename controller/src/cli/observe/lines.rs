@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use cofferdam_protocol::output::{FlowEnd, FlowRecord, RecordType, RuleName, place};
 use cofferdam_protocol::words::ClosedList as _;
 
-/// How a record is printed.
+/// Form of a printed record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     /// One line for people: time, ends, verdict, reason, policy and its place.
@@ -110,7 +110,7 @@ fn protocol(record: &FlowRecord) -> String {
     text
 }
 
-/// What came of the packet, in one word.
+/// Returns what came of the packet, in one word.
 fn outcome(record: &FlowRecord) -> &'static str {
     match record.kind {
         RecordType::Denied => record.verdict.word(),
@@ -285,7 +285,7 @@ impl Lines {
         }
     }
 
-    /// What stands above all records.
+    /// Returns the line above all records.
     pub(super) fn head(self) -> String {
         match self.format {
             Format::Wide => titles(),

@@ -15,7 +15,7 @@ use crate::output::{DividedBy, Ranked, Sums, TopReport, TopRow};
 /// total alone.
 const MOST_ROWS: usize = 100_000;
 
-/// What a row is of.
+/// Subject of a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct RowKey {
     /// The place of the rule among those that were met.
@@ -162,7 +162,7 @@ impl Top {
     }
 }
 
-/// What a row is of, for people.
+/// Names the subject of a row, for people.
 fn title(row: &TopRow) -> String {
     let rule = row.rule.as_ref().map(|rule| {
         let index = rule.index.map(|index| format!("[{index}]"));
