@@ -3,6 +3,7 @@
 mod selectors;
 mod services;
 mod slips;
+mod templates;
 mod together;
 mod unseen;
 
@@ -514,35 +515,6 @@ fn policies_without_any_workloads_are_not_blamed_for_selecting_none() {
 }
 
 #[test]
-fn templates_stand_for_the_pods_they_make() {
-    let deployment = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: x}, spec: {template: {metadata: {labels: {app: web}}, spec: {containers: [{ports: [{name: http, containerPort: 80}]}]}}}}";
-    let text = policy("podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}]}]");
-    assert!(findings(&[&text, deployment]).is_empty());
-    let other = text.replace("app: web", "app: wbe");
-    assert_eq!(findings(&[&other, deployment]).len(), 1);
-    // Their namespace is there, and has its name as a label.
-    let peer = policy(
-        "ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: w}}}]}]",
-    );
-    let apart = deployment.replace("namespace: x", "namespace: w");
-    let codes: Vec<Code> = (findings(&[&peer, &apart, CLOSED]).iter())
-        .map(|one| one.code)
-        .filter(|code| *code == Code::PeerEmpty)
-        .collect();
-    assert_eq!(codes, []);
-    // An operator may make pods with the labels of its resource.
-    let resource = "{apiVersion: web.example/v1, kind: Web, metadata: {name: a, namespace: x, labels: {app: wbe}}}";
-    assert!(findings(&[&other, deployment, resource]).is_empty());
-    let host = deployment
-        .replace("app: web", "app: wbe")
-        .replace("spec: {containers", "spec: {hostNetwork: true, containers")
-        .replace("name: web", "name: host");
-    assert_eq!(findings(&[&other, deployment, resource, &host]).len(), 1);
-    let elsewhere = resource.replace("namespace: x", "namespace: y");
-    assert_eq!(findings(&[&other, deployment, &elsewhere]).len(), 1);
-}
-
-#[test]
 fn a_rule_is_not_overruled_where_something_lets_traffic_through_before() {
     let deny = cluster(
         "deny",
@@ -739,31 +711,6 @@ fn a_namespace_without_workloads_is_told_once() {
         .replace("namespace: x", "namespace: z");
     assert_eq!(found(&text).len(), 1);
     assert!(found(&text)[0].ends_with("CD0501"));
-}
-
-/// Nobody knows what addresses the pods of a template will have.
-#[test]
-fn a_template_is_not_denied_by_addresses() {
-    let deployment = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: new, namespace: x}, spec: {template: {metadata: {labels: {app: new}}}}}\n---\n";
-    let deny = cluster(
-        "deny",
-        "tier: Admin, priority: 5, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [0.0.0.0/0]}]}]",
-    );
-    let allow = |app: &str| {
-        let spec = format!(
-            "egress: [{{to: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]}}], policyTypes: [Egress]"
-        );
-        format!("{deployment}{deny}{}", policy(&spec))
-    };
-    let codes = |text: &str| -> Vec<Code> {
-        (findings(&[text, WORLD, CLOSED]).iter())
-            .map(|one| one.code)
-            .collect()
-    };
-    assert_eq!(codes(&allow("new")), []);
-    assert_eq!(codes(&allow("web")), [Code::Overruled]);
-    // One of its addresses is not among those denied.
-    assert_eq!(codes(&allow("db")), []);
 }
 
 /// Peers that match nobody yet are not among those of the desired state.

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::Reconciler;
 use crate::config::OwnNode;
 
-/// What is asked about.
+/// Subject of an explanation.
 pub(super) enum Inquiry {
     /// Two ends and a port.
     Ends(Question),

@@ -124,7 +124,7 @@ fn a_template_that_cannot_be_read_silences_what_depends_on_it_alone() {
     );
 }
 
-/// What is found in texts that are no cluster's.
+/// Returns the findings about texts that are no cluster's.
 fn in_project(texts: &[&str]) -> Vec<Code> {
     let mut codes: Vec<Code> = findings(texts).iter().map(|one| one.code).collect();
     codes.retain(|code| [Code::SubjectEmpty, Code::PeerEmpty].contains(code));
