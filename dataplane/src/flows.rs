@@ -94,7 +94,7 @@ struct Pool {
 /// Listener to flows that have ended.
 pub type EndListener = Box<dyn Fn(&EndRecord) + Send + Sync>;
 
-/// Where user space's own findings of flows that have ended go.
+/// Receiver of ends of flows that user space finds.
 #[derive(Clone, Default)]
 pub(crate) struct Ends(Arc<OnceLock<EndListener>>);
 

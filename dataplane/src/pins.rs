@@ -250,8 +250,8 @@ impl Pins {
         Ok(links && is_there(&self.set.join(map::TABLE))? && is_there(&self.programs)?)
     }
 
-    /// Whether the set in use is still what is pinned. An error says that this process cannot
-    /// look, and nothing about the pins.
+    /// Returns `true` if the set in use is still the pinned one. An error says that this process
+    /// cannot look, and nothing about the pins.
     pub(crate) fn stand(&self, maps: &MapSet) -> io::Result<bool> {
         for name in maps.names() {
             let used = sys::map_info(maps.get(name))?;

@@ -65,7 +65,7 @@ struct Project<'a> {
     /// Namespaces with a resource that an operator may make pods of.
     operated: BTreeSet<&'a str>,
     entrances: Vec<&'a Entrance>,
-    /// Where what holds templates begins, by the names of their pods.
+    /// Places of what holds templates, by the names of their pods.
     templates: BTreeMap<&'a ObjectName, &'a Place>,
     places: Places<'a>,
     /// Where documents begin, each document's first place.

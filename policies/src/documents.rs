@@ -221,7 +221,7 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
     /// What else tells what policies mean.
     pub context: Context,
-    /// What was passed over; nothing where a text is read strictly.
+    /// Parts that were passed over; none where a text is read strictly.
     pub passed_over: Vec<PassedOver>,
 }
 

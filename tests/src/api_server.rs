@@ -27,7 +27,7 @@ const CERTIFICATE: &[u8] = include_bytes!("api_server/server.pem");
 const KEY: &[u8] = include_bytes!("api_server/key.pem");
 /// The token that every request must have.
 pub const TOKEN: &str = "sha256~the-token-of-the-agent";
-/// How often a connection that waits looks if it is to end.
+/// Interval at which a connection that waits looks if it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Kinds that it has, with the paths that list them.

@@ -15,9 +15,9 @@ use cofferdam_tests::scratch::Scratch;
 use cofferdam_tests::world::Namespace;
 use serde_json::{Value, json};
 
-/// How long anything may take on a machine that does other things.
+/// Time that anything may take on a machine that does other things.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long is waited for what should not happen.
+/// Time to wait for what should not happen.
 const SHORTLY: Duration = Duration::from_millis(300);
 
 /// A server with a cluster of a namespace, two nodes and three pods, and what follows it.

@@ -1,4 +1,4 @@
-//! What the agent tells a monitoring system: its HTTP server, metrics, alerts and dashboards.
+//! Tests of monitoring: the agent's HTTP server, metrics, alerts and dashboards.
 
 #[path = "monitoring/dashboards.rs"]
 mod dashboards;

@@ -315,7 +315,7 @@ fn follow_api_server(
     Ok(Some(Arc::new(api)))
 }
 
-/// What the thread that reconciles reads, and word of its end.
+/// Recorder of the reconciling thread, and a receiver that hears of its end.
 type Started = (Arc<Recorder>, oneshot::Receiver<()>);
 
 /// Starts the thread that reconciles. The receiver hears when it ends.

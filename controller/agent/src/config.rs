@@ -200,7 +200,7 @@ section! {
     pub struct Destination {
         /// Form of the messages.
         pub to: Form,
-        /// Where they are sent: `unix:PATH`, `udp:HOST:PORT`, `tcp:HOST:PORT` or `http://HOST:PORT`.
+        /// Receiver: `unix:PATH`, `udp:HOST:PORT`, `tcp:HOST:PORT` or `http://HOST:PORT`.
         pub address: Address,
         /// Types of records; none for all.
         pub types: Vec<RecordType>,
@@ -340,9 +340,9 @@ impl JsonSchema for EarlyDrop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Enforcement {
-    /// What they deny is dropped.
+    /// Packets that they deny are dropped.
     Enforce,
-    /// What they deny is reported and passes; forged sources, malformed packets and the like
+    /// Packets that they deny pass and are reported; forged sources, malformed packets and the like
     /// are dropped all the same.
     Audit,
 }

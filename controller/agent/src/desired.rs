@@ -46,8 +46,8 @@ pub struct Made {
 }
 
 impl Made {
-    /// What [`desired`] makes of these, under the node's mode of policies, sharing with this
-    /// one what is the same. The endpoints are in the order of their names.
+    /// Returns what [`desired`] makes of these, under the node's mode of policies, sharing with
+    /// this one what is the same. The endpoints are in the order of their names.
     #[must_use]
     pub fn next(
         &self,

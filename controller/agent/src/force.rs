@@ -95,7 +95,7 @@ pub struct Force<D = Kernel> {
     hits: Hits,
     node: String,
     adopt_midstream: Duration,
-    /// Where compiling and publishing are measured.
+    /// Durations of compiling and publishing.
     timings: Option<Timings>,
     /// The thread that keeps the flow tables, where there is a kernel.
     sweeper: Option<Sweeper>,

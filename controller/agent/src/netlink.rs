@@ -312,7 +312,7 @@ pub struct Inner {
 
 /// Asks the kernel about the namespace it was opened in.
 ///
-/// What a socket has left of an answer that failed would come before the next: each question
+/// The rest of an answer that failed would come before the next on the same socket: each question
 /// is asked once more over another socket then.
 #[derive(Debug)]
 pub struct Netlink {

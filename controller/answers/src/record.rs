@@ -1,4 +1,4 @@
-//! What is in force now for the ends of a flow record.
+//! Explains what is in force now for the ends of a flow record.
 //!
 //! A record names a packet's ends as they were when it was seen. Policy knows them by what
 //! they are called now, and addresses that nobody owns as such.
@@ -122,7 +122,7 @@ fn question(inventory: &Inventory, record: &FlowRecord) -> Result<Question, Reco
     })
 }
 
-/// What an end is called in a question: a workload by its name, if that has no other address of
+/// Names an end for a question: a workload by its name, if that has no other address of
 /// the family, so that the question is about the record's address alone.
 fn called(inventory: &Inventory, end: &FlowEnd, address: IpAddr) -> Result<String, RecordError> {
     let (Some(namespace), Some(name)) = (&end.namespace, &end.workload) else {

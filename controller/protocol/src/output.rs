@@ -362,10 +362,10 @@ pub struct UplinkStatus {
 #[cfg_attr(feature = "schemas", derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Enforcement {
-    /// What they deny is dropped.
+    /// Packets that they deny are dropped.
     #[default]
     Enforce,
-    /// What they deny passes, and is reported.
+    /// Packets that they deny pass, and are reported.
     Audit,
 }
 

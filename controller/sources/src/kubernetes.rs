@@ -92,7 +92,7 @@ struct Question {
 /// Hears that something counts differently, with the time of it.
 type Changed = Box<dyn Fn(Instant) + Send + Sync>;
 
-/// What the thread of the source finds out.
+/// State that the thread of the source shares.
 struct Shared {
     state: Mutex<State>,
     changed: Changed,

@@ -1,10 +1,10 @@
-//! What `observe --top` prints.
+//! Report of `observe --top`.
 
 use cofferdam_protocol::output::{RuleName, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What `observe --top` counts.
+/// Subject of the counts of `observe --top`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
 )]
@@ -18,7 +18,7 @@ pub enum Ranked {
     Talkers,
 }
 
-/// How `observe --top` divides what it counts.
+/// Division of the counts of `observe --top`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
 )]
@@ -70,9 +70,9 @@ pub struct TopRow {
 pub struct TopReport {
     /// The version of this object.
     pub schema: Schema,
-    /// What is counted.
+    /// Subject of the counts.
     pub top: Ranked,
-    /// What each row is of, beside that.
+    /// Division of each row, beside that.
     pub by: Option<DividedBy>,
     /// Time of the first record that counts; null if there is none.
     pub first: Option<String>,

@@ -36,7 +36,7 @@ pub struct DropKey {
 /// Reasons of drops that a rule accounts for.
 const OF_POLICY: [Reason; 2] = [Reason::Rule, Reason::Isolated];
 
-/// What no rule accounts for, as it was last seen: it never becomes less.
+/// Remainder that no rule accounts for, as it was last seen: it never becomes less.
 #[derive(Debug, Default)]
 pub struct Drops {
     unaccounted: [[u64; OF_POLICY.len()]; Hook::ALL.len()],

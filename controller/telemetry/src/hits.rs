@@ -131,7 +131,7 @@ impl Rules {
 pub struct Hits {
     retired: CountsByRule,
     in_force: Option<Meaning>,
-    /// What it names, once somebody has asked.
+    /// The keys that it names, once they were asked for.
     known: Option<Arc<BTreeSet<HitKey>>>,
 }
 

@@ -34,14 +34,14 @@ use list::Metric;
 use page::Page;
 pub use timings::{CniCommand, Timings};
 
-/// What the agent knows at the moment of a scrape.
+/// Facts about the agent at the moment of a scrape.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// When this was gathered.
     pub gathered: Instant,
     /// The kernel's counters, by index; none when they could not be read.
     pub counters: Vec<Counter>,
-    /// How often rules have decided. Read after the counters.
+    /// Decisions of rules. Read after the counters.
     pub hits: CountsByRule,
     /// Rules and policies that the table in force knows.
     pub rules: Arc<BTreeSet<HitKey>>,
@@ -65,7 +65,7 @@ pub struct Facts {
     pub endpoints: Vec<(EndpointState, u64)>,
     /// How full everything is.
     pub capacity: Vec<Capacity>,
-    /// How full the flow tables are.
+    /// Fill of the flow tables.
     pub flows: FlowFill,
     /// Bytes of the kernel's maps, as the kernel accounts for them.
     pub memory_bytes: u64,
@@ -111,7 +111,7 @@ pub struct FlowFill {
     pub fullest: f64,
 }
 
-/// What stays the same from page to page.
+/// Facts that stay the same from page to page.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// Version of the agent.
@@ -241,7 +241,7 @@ impl Renderer {
         }
     }
 
-    /// What records tell of workloads.
+    /// Puts the counts of records by workload.
     fn tallied(&mut self, page: &mut Page) {
         let tally = self.tally.clone();
         single(page, &list::PORT_SCANS, tally.scans() as f64);
@@ -365,7 +365,7 @@ fn packets(page: &mut Page, counters: &[Counter]) {
     }
 }
 
-/// How far what is desired is in force.
+/// Puts how far the desired state is in force.
 fn state(page: &mut Page, facts: &Facts) {
     let age = facts.gathered.elapsed();
     let truth = |is_so: bool| f64::from(u8::from(is_so));
@@ -414,7 +414,7 @@ fn state(page: &mut Page, facts: &Facts) {
     }
 }
 
-/// How full the kernel's tables are.
+/// Puts how full the kernel's tables are.
 fn tables(page: &mut Page, facts: &Facts) {
     for capacity in &facts.capacity {
         let table = [capacity.table.as_str()];

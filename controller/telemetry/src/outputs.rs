@@ -41,7 +41,7 @@ const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 #[error("{count} records are lost")]
 pub struct Lost {
-    /// How many.
+    /// Number of records.
     pub count: u64,
     /// The cause.
     #[source]
@@ -57,7 +57,7 @@ pub trait Sink: Send + 'static {
     fn pass_on(&mut self, records: &[Arc<FlowRecord>]) -> Result<(), Lost>;
 }
 
-/// What an output has done so far.
+/// Progress of an output.
 #[derive(Debug, Default)]
 struct Progress {
     /// Records that it was handed.
@@ -178,7 +178,7 @@ fn pass_on(
     }
 }
 
-/// What was logged of an output: not each of many failures.
+/// Log of an output's failures, which does not repeat each of many.
 #[derive(Debug, Default)]
 struct Complaints {
     /// When a failure was last logged; nothing since it works.

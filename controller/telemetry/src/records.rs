@@ -54,7 +54,7 @@ pub struct Recorder {
     tick: Duration,
 }
 
-/// How many want to be told of flows.
+/// Number of those that want to be told of flows, and the programs' switch.
 #[derive(Debug)]
 struct Flows {
     wanted: Mutex<usize>,

@@ -48,7 +48,7 @@ impl<T: PartialEq> Distinct<T> {
     }
 }
 
-/// What a workload was denied.
+/// Ports and peers that a workload was denied.
 #[derive(Debug)]
 struct Denied {
     last: Instant,

@@ -27,7 +27,7 @@ pub struct WorkloadLabel {
     source: Source,
 }
 
-/// Where a label's value comes from.
+/// Source of a label's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
     /// The workload's namespace.

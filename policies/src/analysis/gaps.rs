@@ -14,7 +14,7 @@ pub(super) struct Gaps<'a> {
     /// Some document is missing of which nothing is known.
     anything: bool,
     nodes: bool,
-    /// Where workloads, or the labels of the namespace, are missing.
+    /// Namespaces in which workloads, or the namespace's labels, are missing.
     objects: BTreeSet<&'a str>,
     services: bool,
     cluster_policies: bool,

@@ -1,7 +1,7 @@
 //! Workloads that may not ask any name server.
 //!
-//! Who isolates workloads for egress and lets them reach others by name must let them look
-//! names up, over UDP. Nothing is said of workloads that may reach nobody, that reach address
+//! A policy that isolates workloads for egress and lets them reach others by name must let them
+//! look names up, over UDP. Nothing is said of workloads that may reach nobody, that reach address
 //! blocks alone, or for which a rule is about a port by a name or about every port of others
 //! than their own namespace's: a name server may be among those. Nor is anything said in a
 //! cluster that has no name server.

@@ -123,7 +123,7 @@ fn tell_forgotten(
     );
 }
 
-/// Where a workload, or what makes it, begins.
+/// Returns the place of a workload, or of what makes it.
 fn workload_place(project: &Project<'_>, name: &ObjectName) -> Option<Place> {
     let pod = Identity {
         kind: Kind::Pod,

@@ -210,7 +210,7 @@ impl<'a> Rule<'a> {
         of_namespace.chain(of_cluster)
     }
 
-    /// Where workloads at either end of it are looked for.
+    /// Returns the scopes in which workloads at either end of it are looked for.
     pub(super) fn scopes(&self) -> Vec<Scope<'a>> {
         let own = match self.policy {
             Policy::Namespace(policy) => Scope::Namespace(&policy.name.namespace),

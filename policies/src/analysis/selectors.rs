@@ -88,7 +88,7 @@ struct Why<'s> {
     is_slip: bool,
 }
 
-/// What a selector is of.
+/// Subject of a selector.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     /// Of the workloads that a policy is about, which mostly lie beside it.

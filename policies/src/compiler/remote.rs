@@ -6,7 +6,7 @@
 //! a set of these is all that is kept of them. Which of a rule's peers are elsewhere
 //! or outside, and the egress rules of workloads elsewhere, are never looked at.
 //!
-//! What is found out about a namespace follows from its policies and their mode, its remote
+//! The findings about a namespace follow from its policies and their mode, its remote
 //! workloads' signatures, the policies of the whole cluster and the own addresses. All but one
 //! namespace are mostly the same from table to table, so [`RemoteBook`] keeps it, in
 //! numbers that no table changes: rules by their position within a namespace, addresses

@@ -49,7 +49,7 @@ pub struct Template {
     pub workload: Workload,
     /// Number of pods that are made of it.
     pub replicas: Replicas,
-    /// Where what holds it begins.
+    /// Place of what holds it.
     pub place: Place,
 }
 
@@ -71,7 +71,7 @@ pub struct Unusable {
     pub kind: Box<str>,
     /// Its name; `None` if it cannot be read either.
     pub name: Option<ObjectName>,
-    /// Where it begins.
+    /// Its place.
     pub place: Place,
     /// Why.
     pub why: WhyUnusable,
@@ -108,7 +108,7 @@ pub struct Entrance {
     pub namespace: Box<str>,
     /// Its name.
     pub name: Box<str>,
-    /// Where it begins.
+    /// Its place.
     pub place: Place,
     /// Connections come from something in the cluster that forwards them.
     pub is_forwarded: bool,
@@ -127,11 +127,11 @@ pub struct ForeignPolicy {
     pub namespace: Option<Box<str>>,
     /// Its name; empty if it has none that can be read.
     pub name: Box<str>,
-    /// Where it begins.
+    /// Its place.
     pub place: Place,
 }
 
-/// Where a kind of workload has its template.
+/// Path of the template in a kind of workload.
 struct Home {
     path: &'static [&'static str],
     /// A document of this kind without a template is a patch.
@@ -244,7 +244,7 @@ pub(super) fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
-/// Where a document of this kind has a template, if it has one.
+/// Returns the path of the template in a document of this kind.
 fn home(api_version: &str, kind: &str) -> Home {
     const USUAL: &[&str] = &["spec", "template"];
     const OF_JOBS: &[&str] = &["spec", "jobTemplate", "spec", "template"];

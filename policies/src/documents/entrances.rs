@@ -1,4 +1,4 @@
-//! What leads into a cluster: Ingresses, routes of gateways, and Services with ports on nodes.
+//! Ways into a cluster: Ingresses, routes of gateways, and Services with ports on nodes.
 
 use crate::diagnostic::Place;
 use crate::yaml::{Node, Value};

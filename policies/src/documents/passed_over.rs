@@ -19,7 +19,7 @@ use super::reader::Fields;
 /// A document that was passed over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PassedOver {
-    /// Where it begins.
+    /// Its place.
     pub place: Place,
     /// Why.
     pub why: Why,

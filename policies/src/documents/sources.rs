@@ -103,7 +103,7 @@ pub fn read<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<SourceFile>, ReadError> {
     found.files.into_keys().map(SourceFile::read).collect()
 }
 
-/// What lies below paths of a repository.
+/// Files below paths of a repository.
 #[derive(Debug, Default)]
 pub struct Repository {
     /// The files, in the order of their names.

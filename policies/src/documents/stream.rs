@@ -1,10 +1,10 @@
 //! Lists of whole clusters, read item by item.
 //!
-//! What `kubectl get … -A -o yaml` prints of a real cluster is larger than any text that is
+//! The output of `kubectl get … -A -o yaml` for a real cluster is larger than any text that is
 //! parsed at once. It is cut where items of the outermost list and documents begin, in the
 //! forms in which kubectl and API servers print them, and each part is parsed alone.
 //!
-//! What is kept of the text is what findings may be about: items that are policies or have
+//! Kept of the text are parts that findings may be about: items that are policies or have
 //! findings; of others their line breaks, so that places stay what they are.
 //!
 //! Invariant: no more than one item and what is kept is in memory at a time; an item is no
@@ -81,7 +81,7 @@ struct Stream<'t> {
 #[derive(Default)]
 struct Part {
     bytes: Vec<u8>,
-    /// Where it begins.
+    /// Line at which it begins.
     line: u32,
     column: u32,
     /// Lines that end in it.

@@ -46,7 +46,7 @@ pub(super) fn is_audit(policy: &Value) -> bool {
         == Some("audit")
 }
 
-/// Whether policies deny the pods of a namespace nothing, and are judged all the same.
+/// Returns `true` if policies deny the pods of a namespace nothing, and are judged all the same.
 pub(super) fn is_on_audit(namespace: &Value) -> bool {
     field(namespace, "metadata")
         .and_then(|metadata| field(metadata, "annotations"))

@@ -188,7 +188,7 @@ fn is_separator(before: char) -> bool {
     before.is_whitespace() || matches!(before, '[' | '{' | ',' | ':')
 }
 
-/// Where the value of a line in block context begins: behind its dashes and its key; `None`
+/// Returns the start of the value of a line in block context, behind its dashes and its key; `None`
 /// if there is none.
 fn value(line: &str) -> Option<usize> {
     let mut at = line.len() - line.trim_start().len();

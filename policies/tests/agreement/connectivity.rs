@@ -66,14 +66,14 @@ fn asked(reach: &Reach, connectivity: &Connectivity) -> Vec<End> {
     reach.ends().iter().cloned().chain(hosts).collect()
 }
 
-/// Whether this is a connection that no list is about.
+/// Returns `true` if this is a connection that no list is about.
 fn is_own(source: &End, destination: &End, cell: Option<&Cell>) -> bool {
     let is_own_node = cell.is_some_and(|cell| cell.ingress.verdict.reason == Reason::OwnNode);
     let is_outside = |end: &End| end.kind() == EndKind::External;
     source.id() == destination.id() || is_own_node || is_outside(source) && is_outside(destination)
 }
 
-/// What is listed, by the ids of members, or by outside addresses.
+/// The listed connections, by the ids of members, or by outside addresses.
 type Listed<'c> = Vec<(ListedEnd<'c>, ListedEnd<'c>, Family, Vec<AllowedSpan>)>;
 
 fn listed(connectivity: &Connectivity) -> Listed<'_> {
@@ -176,7 +176,7 @@ fn changed_world() -> impl Strategy<Value = (World, World)> {
     })
 }
 
-/// Whether two ends are a workload and its own node, or what shares that one's network.
+/// Returns `true` if two ends are a workload and its own node, or what shares that one's network.
 fn is_own_nodes(reach: &Reach, from: &str, to: &str) -> bool {
     let pod = |id: &str| {
         let (namespace, name) = id.split_once('/')?;

@@ -25,7 +25,7 @@ const OWN_CLOCK: Feature = Feature::Other("clock-of-its-own", || {
 
 /// Ten years, about.
 const DECADE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// How long an answer may take.
+/// Time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn set_clock(time: SystemTime) {

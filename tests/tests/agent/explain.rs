@@ -82,7 +82,7 @@ fn shop(scene: &Scene) -> String {
     .concat()
 }
 
-/// What a cell says, its rules by their policies and lines rather than by numbers.
+/// Returns what a cell says, its rules by their policies and lines rather than by numbers.
 fn said(cell: &Value, rules: &Value) -> Value {
     let mut said = json!({});
     for key in [

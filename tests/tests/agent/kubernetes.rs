@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use super::reports::assert_valid;
 use super::scene::{DB_CLOSED, DB_FROM_WEB, PORT, Scene};
 
-/// How long a change may take to be in force, on a machine that does other things.
+/// Time that a change may take to be in force, on a machine that does other things.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long what should be blocked is given to get through.
+/// Time that what should be blocked is given to get through.
 const UNTIL_BLOCKED: Duration = Duration::from_millis(300);
 const FILE: &str = "kubernetes:NetworkPolicy/shop/db-from-web";
 

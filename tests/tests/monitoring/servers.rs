@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cofferdam_tests::world::Namespace;
 use serde_json::Value;
 
-/// Where the rules and dashboards are.
+/// Returns a path below the rules and dashboards.
 pub(super) fn deployed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../deploy")

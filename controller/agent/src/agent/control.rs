@@ -36,9 +36,9 @@ pub(super) struct Known {
     pub(super) recorder: Arc<Recorder>,
     /// File of the flow log, if there is one.
     pub(super) flow_log: Option<PathBuf>,
-    /// Where requests of the CNI plugin are measured.
+    /// Durations of the CNI plugin's requests.
     pub(super) timings: Timings,
-    /// What the API server knows of pods; `None` without one.
+    /// Pods as the API server knows them; `None` without one.
     pub(super) pods: Option<PodsOfNode>,
 }
 

@@ -50,7 +50,7 @@ const QUESTIONS: usize = 256;
 /// A page: status and text.
 type Page = (StatusCode, Bytes);
 
-/// Where pages come from.
+/// Source of pages.
 pub(super) struct Origin {
     /// The reconciling thread.
     pub(super) messages: Messages<Message>,
@@ -60,7 +60,7 @@ pub(super) struct Origin {
     pub(super) renderer: Renderer,
 }
 
-/// Who makes each page.
+/// Maker of each page.
 #[derive(Clone)]
 struct Makers {
     metrics: mpsc::Sender<oneshot::Sender<Page>>,

@@ -91,9 +91,9 @@ pub(super) enum ApiError {
     /// The answer is not of the form that was asked for.
     #[error("the answer of the API server is not understood (line {line}, column {column})")]
     Strange {
-        /// Where, in the answer's text.
+        /// Line in the answer's text.
         line: usize,
-        /// Where, in the answer's text.
+        /// Column in the answer's text.
         column: usize,
     },
 }

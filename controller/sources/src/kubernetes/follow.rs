@@ -23,7 +23,7 @@ use super::{BETWEEN_QUESTIONS, Question, Settings, Shared};
 
 /// Shortest wait after a failure.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// How long the server is to keep up a watch, in seconds: agents that began together do not
+/// Times that the server is to keep up a watch, in seconds: agents that began together do not
 /// come again together.
 const WATCH_SECONDS: std::ops::Range<u32> = 240..300;
 /// Longest silence after that before the connection counts as dead.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What the names of our annotations begin with.
+/// Prefix of our annotations' names.
 const OWN_ANNOTATIONS: &str = "cofferdam.dev/";
 /// Annotations by which a pod of a file on its node names the id that its runtime knows:
 /// the API server gives the mirror of such a pod another one.
@@ -173,11 +173,11 @@ pub(super) struct Stripped {
     pub(super) uid: String,
     /// Its version; orders the versions of one kind where it is a number.
     pub(super) version: Option<u64>,
-    /// What those are told apart by that may claim one address: pods and nodes.
+    /// Facts by which pods and nodes that claim one address are told apart.
     pub(super) facts: Option<Facts>,
 }
 
-/// What is known of a pod or a node beside its document.
+/// Facts about a pod or a node beside its document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The node that a pod is bound to.
@@ -299,13 +299,13 @@ impl<S: Serialize> Object<S> {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Page<O> {
-    /// What holds of the whole list.
+    /// Metadata of the whole list.
     pub(super) metadata: PageMetadata,
     #[serde(default = "Vec::new")]
     items: Vec<O>,
 }
 
-/// What holds of a list.
+/// Metadata of a list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PageMetadata {

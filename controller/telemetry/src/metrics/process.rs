@@ -1,4 +1,4 @@
-//! What the kernel says of the agent's own process.
+//! Metrics of the agent's own process, as the kernel has them.
 
 use std::fs;
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! What lies in repositories beside manifests.
+//! Files in repositories that are no manifests.
 
 use super::*;
 use crate::documents::{Strictness, Why, assemble_layers, converted, parse_as};

@@ -5,13 +5,13 @@ use super::*;
 use crate::documents::stream::read_bounded;
 use crate::documents::{Strictness, parse_as};
 
-/// What a text says, read in parts of at most so many bytes.
+/// Reads a text in parts of at most so many bytes.
 fn streamed(text: &str, most: usize) -> Parsed {
     let source = read_bounded("a.yaml", text.as_bytes(), Strictness::Lenient, most);
     Arc::unwrap_or_clone(source.unwrap().parsed)
 }
 
-/// What both ways of reading a text say.
+/// Holds both ways of reading a text against each other.
 fn agrees(text: &str) {
     let whole = parse_as("a.yaml", text.as_bytes(), Strictness::Lenient);
     let parts = streamed(text, text.len());

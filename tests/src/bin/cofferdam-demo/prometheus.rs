@@ -23,11 +23,11 @@ use crate::{
     shop::Site,
 };
 
-/// Where Prometheus is, beside one that the machine may have.
+/// Address of Prometheus, beside one that the machine may have.
 pub(crate) const ADDRESS: &str = "127.0.0.1:9490";
-/// Where it scrapes the agent.
+/// Address at which it scrapes the agent.
 const DOOR: &str = "127.0.0.1:9489";
-/// How long a scrape may take.
+/// Time that a scrape may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request.
 const REQUEST: usize = 8 << 10;
