@@ -20,13 +20,13 @@ pub(super) struct BypassArgs {
     /// endpoints of the node when left out.
     endpoint: Option<String>,
     /// For how long, at most 24h.
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10m")]
+    #[arg(long = "for", value_name = "TIME", value_parser = super::duration, default_value = "10m")]
     time: Duration,
     /// End it now.
     #[arg(long, conflicts_with = "time")]
     end: bool,
     /// Time to wait for the agent.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
+    #[arg(long, value_parser = super::duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,

@@ -52,7 +52,7 @@ pub(super) struct AddArgs {
     #[arg(long = "port", value_name = "NAME=PROTOCOL/NUMBER", value_parser = port)]
     ports: Vec<PortSpec>,
     /// How long to wait.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
+    #[arg(long, value_parser = super::duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,
@@ -76,7 +76,7 @@ pub(super) struct RemoveArgs {
     #[arg(long)]
     release: bool,
     /// How long to wait.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
+    #[arg(long, value_parser = super::duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,
@@ -85,7 +85,7 @@ pub(super) struct RemoveArgs {
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// How long to wait.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
+    #[arg(long, value_parser = super::duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,

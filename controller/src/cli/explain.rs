@@ -68,7 +68,7 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_enum, requires = "paths")]
     own_node: Option<OwnNodeArg>,
     /// Time to wait for the agent.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
+    #[arg(long, value_parser = super::duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
     common: Common,

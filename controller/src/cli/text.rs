@@ -8,6 +8,15 @@ use cofferdam_protocol::output::{
 };
 use cofferdam_protocol::words::ClosedList as _;
 
+/// Returns a number of things in words: `1 policy`, `2 policies`.
+pub(super) fn count(number: u64, one: &str) -> String {
+    match (number, one.strip_suffix('y')) {
+        (1, _) => format!("1 {one}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {one}s"),
+    }
+}
+
 fn diagnostics(text: &mut String, diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
         line(text, format_args!("{diagnostic}"));

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::{ByteSize, GIB, KIB, MIB};
+use humantime::DurationError;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
@@ -106,6 +107,17 @@ impl JsonSchema for Size {
         let pattern = r"^[0-9]+(\.[0-9]+)?\s*([bB]|[kKmMgGtTpPeE][iI]?[bB]?)$";
         json_schema!({ "type": "string", "pattern": pattern })
     }
+}
+
+/// Reads a duration, such as `30s` or `1h30m`.
+///
+/// # Errors
+/// When it is none, with what to write instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| match error {
+        DurationError::UnknownUnit { .. } => error.to_string(),
+        _ => "a number and a unit, such as 30s or 1h30m".to_owned(),
+    })
 }
 
 #[cfg(test)]

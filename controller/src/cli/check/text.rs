@@ -6,6 +6,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 use cofferdam_protocol::output::{Diagnostic, Severity};
 
 use super::super::is_coloured;
+use super::super::text::count;
 use super::excerpt::Texts;
 use crate::output::{self, CapacityReport, CheckReport, LookedAt, PassedOver, Unrendered};
 
@@ -42,15 +43,6 @@ pub(super) fn report(report: &CheckReport, texts: &Texts<'_>) -> String {
     );
     put_looked_at(&mut text, report);
     text
-}
-
-/// A number of things.
-fn count(number: u64, one: &str) -> String {
-    match (number, one.strip_suffix('y')) {
-        (1, _) => format!("1 {one}"),
-        (_, Some(stem)) => format!("{number} {stem}ies"),
-        (_, None) => format!("{number} {one}s"),
-    }
 }
 
 /// Says what was looked at, where that is not what the documents are alone, and what was

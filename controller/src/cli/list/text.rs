@@ -6,6 +6,7 @@ use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::connectivity::{Connection, ListedEnd, words};
 
 use super::super::offline::family_number;
+use super::super::text::count;
 use super::{List, LookedAt};
 
 /// Width of the column of receivers, in characters.
@@ -165,8 +166,12 @@ fn looked_at(list: &List<'_>) -> String {
         policies,
     } = LookedAt::new(list.connectivity);
     format!(
-        "looked at {pods} pods of {workloads} workloads, {nodes} nodes and {outside} sets of \
-         outside addresses, under {policies} policies"
+        "looked at {} of {}, {} and {} of outside addresses, under {}",
+        count(pods, "pod"),
+        count(workloads, "workload"),
+        count(nodes, "node"),
+        count(outside, "set"),
+        count(policies, "policy"),
     )
 }
 

@@ -217,7 +217,7 @@ fn negated(matches: &ArgMatches) -> Result<Vec<usize>, Error> {
         _ => Err(Error::raw(
             ErrorKind::ArgumentConflict,
             "`--not` must stand directly before the flag that it negates, such as \
-             `--not --port 53`\n",
+             `--not --port 53`",
         )),
     })
     .collect()
