@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cofferdam_agent::config::{Config, ConfigError, Given};
+use cofferdam_agent::config::{Config, ConfigError, Given, duration};
 use cofferdam_answers::Reply;
 use cofferdam_protocol::Request;
 use serde::Serialize;
@@ -103,6 +103,9 @@ struct AgentArgs {
     /// Reads the configuration from this file, where every key has a default; again on SIGHUP.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Names the node, whatever the configuration says: in a pod, its `spec.nodeName`.
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
+    node_name: Option<String>,
     /// Prints the configuration with all defaults and a comment above each key, and ends.
     #[arg(long)]
     print_config: bool,
@@ -224,6 +227,7 @@ fn run_agent(args: &AgentArgs) -> Result<bool> {
     let given = Given {
         file: args.config.clone(),
         accept_partial: args.accept_partial,
+        node_name: args.node_name.clone(),
     };
     let config = read_config(&given)?;
     if args.print_config {
@@ -233,6 +237,14 @@ fn run_agent(args: &AgentArgs) -> Result<bool> {
     start_logging(args.log_format);
     cofferdam_agent::run(config, &given, args.detach)?;
     Ok(true)
+}
+
+/// Reads the name of a node as Kubernetes has it.
+fn node_name(text: &str) -> Result<String, String> {
+    match cofferdam_policies::names::subdomain(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(reason) => Err(reason.to_string()),
+    }
 }
 
 /// Reads a configuration, and prints its mistakes.

@@ -8,3 +8,5 @@ mod http;
 mod scrapes;
 #[path = "monitoring/servers.rs"]
 mod servers;
+#[path = "monitoring/tls.rs"]
+mod tls;

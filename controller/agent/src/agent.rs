@@ -8,6 +8,7 @@ mod pods;
 mod privileges;
 
 use std::fs::{self, File, OpenOptions};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use cofferdam_telemetry::tally::{Tally, WorkloadLabel};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -138,21 +139,14 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for signals")?;
     // Before anything is put in force: an address in use should not be found late.
-    let metrics = match config.metrics {
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot serve metrics at {address}: set `metrics`"))?,
-        ),
-        None => None,
-    };
+    let listeners = listen(&config)?;
     let watches = Arc::new(Watches::new().context("cannot watch files")?);
     let (enforced, is_enforced) = watch::channel(false);
     let (facts, synced) = watch::channel(None);
     let tally = Arc::new(tally(&config));
     let timings = Timings::new().context("cannot measure durations")?;
     // Nobody asks for facts where no metrics are served.
-    let synced = metrics.is_some().then_some(synced);
+    let synced = listeners.is_some().then_some(synced);
     let (messages, receiver) = channel();
     let kubernetes = follow_api_server(&config, &messages)?;
     let start = Start {
@@ -207,7 +201,7 @@ async fn serve(
             tracing::error!("changes of interfaces are found late from now on: {error}");
         }
     });
-    if let (Some(listener), Some(synced)) = (metrics, synced) {
+    if let (Some(listeners), Some(synced)) = (listeners, synced) {
         let identity = Identity {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel_release(),
@@ -218,8 +212,7 @@ async fn serve(
             synced,
             renderer: Renderer::new(identity, timings.clone(), tally, budget),
         };
-        let listener = listener.into_std();
-        http::start(listener.context("cannot serve metrics")?, origin)?;
+        http::start(listeners, origin)?;
     }
     let listener = run_directory.listen()?;
     let known = control::Known {
@@ -265,6 +258,27 @@ async fn serve(
         _ = ended.await;
     }
     Ok(())
+}
+
+/// Listens where metrics and health are asked for; `None` if that is nowhere.
+fn listen(config: &Config) -> Result<Option<http::Listeners>> {
+    let at = |address: SocketAddr, key: &str| {
+        let listener = TcpListener::bind(address)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        listener.with_context(|| format!("cannot serve metrics at {address}: set `{key}`"))
+    };
+    let plain = config.metrics.map(|address| at(address, "metrics"));
+    let settings = &config.metrics_tls;
+    let tls = settings.address.map(|address| {
+        let tls = http::Tls::read(settings)?;
+        anyhow::Ok((at(address, "metrics_tls.address")?, tls))
+    });
+    let listeners = http::Listeners {
+        plain: plain.transpose()?,
+        tls: tls.transpose()?,
+    };
+    let is_any = listeners.plain.is_some() || listeners.tls.is_some();
+    Ok(is_any.then_some(listeners))
 }
 
 /// Returns what counts records by workload, as the configuration asks for it.

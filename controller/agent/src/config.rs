@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use file::{ConfigError, Given};
 pub use parse::parse;
-pub use quantities::{Count, Size, Time};
+pub use quantities::{Count, Size, Time, duration};
 
 use setting::section;
 
@@ -59,6 +59,8 @@ section! {
         #[serde(serialize_with = "metrics_text")]
         #[schemars(with = "String")]
         pub metrics: Option<SocketAddr>,
+        /// Second address of the HTTP server, over TLS, for callers from other machines.
+        pub metrics_tls: MetricsTls,
         /// Labels of workloads in metrics: `namespace`, `workload`, or keys of labels, of which
         /// the first that a workload has counts: `app|app.kubernetes.io/name`. Each makes more
         /// series; by default there are none.
@@ -116,6 +118,24 @@ section! {
         /// translates to it. Read again on reload.
         #[schemars(inner(regex(pattern = patterns::address())))]
         pub addresses: Vec<IpAddr>,
+    }
+}
+
+section! {
+    /// Second address of the HTTP server, over TLS, for callers from other machines. A caller
+    /// needs a certificate. Files are PEM, and are read again when they have changed.
+    #[derive(Default)]
+    pub struct MetricsTls {
+        /// Address to serve at, such as `0.0.0.0:9465`; `""` for none.
+        #[serde(serialize_with = "metrics_text")]
+        #[schemars(with = "String")]
+        pub address: Option<SocketAddr>,
+        /// Path of the server's certificate, with those between it and its authority.
+        pub certificate: String,
+        /// Path of the certificate's private key.
+        pub key: String,
+        /// Path of the authorities whose certificates callers need.
+        pub client_ca: String,
     }
 }
 
@@ -385,6 +405,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/cofferdam"),
             bpffs: PathBuf::from("/sys/fs/bpf/cofferdam"),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
+            metrics_tls: MetricsTls::default(),
             metrics_labels: Vec::new(),
             metrics_series: Count(10_000),
             port_scan_limit: Count(50),
@@ -527,6 +548,7 @@ run_dir: /r
 state_dir: /s
 bpffs: /b
 metrics: 127.0.0.1:1
+metrics_tls: {address: "[::]:2", certificate: /t/c, key: /t/k, client_ca: /t/a}
 metrics_labels: [namespace, app|name]
 metrics_series: 2
 port_scan_limit: 3

@@ -3,11 +3,14 @@
 //! Three fixed answers to `GET`: hyper alone does that, a framework would only add
 //! routes. Nothing here tells of addresses, labels or policies' names.
 //!
-//! The server has a thread of its own. Invariant: each page is there within 100 ms, whatever
-//! other callers do and however busy the agent is. A page then says what the agent knew last.
+//! The server has a thread of its own, and one more for callers over TLS, who come from other
+//! machines and must not keep those of this one waiting. Invariant: each page is there within
+//! 100 ms, whatever other callers do and however busy the agent is. A page then says what the
+//! agent knew last.
 
 mod connections;
 mod latest;
+mod tls;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -26,14 +29,16 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::reconcile::Message;
 use connections::Connections;
 use latest::Latest;
+
+pub(super) use tls::Tls;
 
 /// Time that a caller may take for its request.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
@@ -76,55 +81,119 @@ enum Health {
     Stuck,
 }
 
-/// Starts the thread that answers for as long as the agent runs.
+/// Where callers come to.
+pub(super) struct Listeners {
+    /// In the clear.
+    pub(super) plain: Option<StdListener>,
+    /// Over TLS.
+    pub(super) tls: Option<(StdListener, Tls)>,
+}
+
+/// Starts the threads that answer for as long as the agent runs.
 ///
 /// # Errors
 /// When there is no thread to be had.
-pub(super) fn start(listener: StdListener, origin: Origin) -> Result<()> {
+pub(super) fn start(listeners: Listeners, origin: Origin) -> Result<()> {
+    let (metrics, asked) = mpsc::channel(QUESTIONS);
+    let (health, asked_health) = mpsc::channel(QUESTIONS);
+    let makers = Makers { metrics, health };
+    let evicted = Arc::new(AtomicU64::new(0));
+    let counted = evicted.clone();
+    if let Some((listener, tls)) = listeners.tls {
+        let door = Door {
+            makers: makers.clone(),
+            tls: Some(tls),
+            connections: Connections::counting(evicted.clone()),
+        };
+        spawn("https", async { door.serve(listener).await })?;
+    }
+    let plain = listeners.plain.map(|listener| {
+        let connections = Connections::counting(evicted);
+        let door = Door {
+            makers,
+            tls: None,
+            connections,
+        };
+        (door, listener)
+    });
+    spawn("http", async {
+        let latest = Latest::new(origin.messages.clone(), Message::Readiness);
+        let health = tokio::spawn(tell_health(latest, asked_health));
+        tokio::spawn(tell_metrics(origin, asked, counted));
+        match plain {
+            Some((door, listener)) => door.serve(listener).await,
+            // Those over TLS are answered from here.
+            None => health.await.map_err(std::io::Error::other),
+        }
+    })
+}
+
+/// Runs something on a thread of its own until it fails.
+fn spawn(
+    name: &str,
+    serve: impl Future<Output = std::io::Result<()>> + Send + 'static,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime of the HTTP server")?;
     let serve = move || {
-        if let Err(error) = runtime.block_on(serve(listener, origin)) {
+        if let Err(error) = runtime.block_on(serve) {
             tracing::error!("metrics and health are not served any more: {error}");
         }
     };
-    let thread = thread::Builder::new().name("http".to_owned()).spawn(serve);
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(serve);
     thread.context("cannot start a thread").map(drop)
 }
 
-async fn serve(listener: StdListener, origin: Origin) -> std::io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let mut connections = Connections::default();
-    let (metrics, asked) = mpsc::channel(QUESTIONS);
-    let (health, asked_health) = mpsc::channel(QUESTIONS);
-    let latest = Latest::new(origin.messages.clone(), Message::Readiness);
-    tokio::spawn(tell_health(latest, asked_health));
-    tokio::spawn(tell_metrics(origin, asked, connections.evicted()));
-    let makers = Makers { metrics, health };
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, say.
-                tracing::error!("cannot take a connection for metrics: {error}");
-                connections.close_one();
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
-        };
-        connections.make_room();
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let conversation = converse(stream, makers.clone(), has_asked.clone());
-        // Callers that go away are no concern of ours.
-        let task = tokio::spawn(async { _ = timeout(CONNECTION_WITHIN, conversation).await });
-        connections.add(task.abort_handle(), has_asked);
+/// A way in for callers.
+struct Door {
+    makers: Makers,
+    tls: Option<Tls>,
+    connections: Connections,
+}
+
+impl Door {
+    async fn serve(mut self, listener: StdListener) -> std::io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, say.
+                    tracing::error!("cannot take a connection for metrics: {error}");
+                    self.connections.close_one();
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+            self.connections.make_room();
+            let has_asked = Arc::new(AtomicBool::new(false));
+            let (makers, asked) = (self.makers.clone(), has_asked.clone());
+            let acceptor = self.tls.as_mut().map(Tls::acceptor);
+            let conversation = async move {
+                match acceptor {
+                    None => converse(stream, makers, asked).await,
+                    // Why a caller is refused is told to it by TLS.
+                    Some(acceptor) => {
+                        if let Ok(stream) = acceptor.accept(stream).await {
+                            converse(stream, makers, asked).await;
+                        }
+                    }
+                }
+            };
+            // Callers that go away are no concern of ours.
+            let task = tokio::spawn(async { _ = timeout(CONNECTION_WITHIN, conversation).await });
+            self.connections.add(task.abort_handle(), has_asked);
+        }
     }
 }
 
 /// Answers one request.
-async fn converse(stream: TcpStream, makers: Makers, has_asked: Arc<AtomicBool>) {
+async fn converse<S>(stream: S, makers: Makers, has_asked: Arc<AtomicBool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let service = service_fn(|request: Request<Incoming>| {
         has_asked.store(true, Ordering::Relaxed);
         Box::pin(answer(request, &makers))

@@ -32,6 +32,8 @@ pub struct Given {
     pub file: Option<PathBuf>,
     /// Sets `accept_partial`, whatever the file says.
     pub accept_partial: bool,
+    /// The node's name, whatever the file says: one that Kubernetes documents can have.
+    pub node_name: Option<String>,
 }
 
 impl Given {
@@ -52,6 +54,9 @@ impl Given {
             }
         };
         config.accept_partial |= self.accept_partial;
+        if let Some(name) = &self.node_name {
+            name.clone_into(&mut config.node.name);
+        }
         Ok(config)
     }
 }

@@ -97,6 +97,17 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
         let hint = "false; nodes know each other's workloads from Kubernetes or files so far";
         wrong(reader, node, "`etcd.publish`", "true", hint);
     }
+    let tls = &config.metrics_tls;
+    let files = [&tls.certificate, &tls.key, &tls.client_ca];
+    if tls.address.is_some()
+        && files.iter().any(|path| path.is_empty())
+        && let Some(node) = at(node, &["metrics_tls"])
+    {
+        let message = "`metrics_tls` has an address, and not all of its files";
+        let hint = "set `certificate`, `key` and `client_ca`: only callers with a certificate \
+                    are answered";
+        reader.error_hint(node.mark, Code::Setting, message, hint);
+    }
     if let Some(node) = at(node, &["metrics_labels"]) {
         check_labels(reader, node, &config.metrics_labels);
     }

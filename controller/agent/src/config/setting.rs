@@ -13,7 +13,7 @@ use cofferdam_protocol::output::RecordType;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, IntoDeserializer as _};
 
-use super::quantities::{Count, Size, Time};
+use super::quantities::{Count, Size, Time, duration};
 use super::{Address, Destination, EarlyDrop, Enforcement, Form, Guard, OwnNode};
 
 /// A value that has its default until a file gives another.
@@ -272,10 +272,10 @@ impl<const LEAST: u64> Setting for Time<LEAST> {
         let Some(text) = quantity(reader, node, what, ["s", "ms"]) else {
             return;
         };
-        match humantime::parse_duration(text) {
+        match duration(text) {
             Ok(time) if time.as_secs() >= LEAST => *self = Self(time),
             Ok(_) => wrong(reader, node, what, text, format!("at least {LEAST}s")),
-            Err(error) => wrong(reader, node, what, text, error.to_string()),
+            Err(hint) => wrong(reader, node, what, text, hint),
         }
     }
 }

@@ -20,16 +20,18 @@ struct Connection {
 }
 
 /// Connections that are open, oldest first.
-#[derive(Default)]
 pub(super) struct Connections {
     open: VecDeque<Connection>,
     evicted: Arc<AtomicU64>,
 }
 
 impl Connections {
-    /// Counts connections that were closed to make room.
-    pub(super) fn evicted(&self) -> Arc<AtomicU64> {
-        self.evicted.clone()
+    /// Has none, and counts there those that it closes to make room.
+    pub(super) fn counting(evicted: Arc<AtomicU64>) -> Self {
+        Self {
+            open: VecDeque::new(),
+            evicted,
+        }
     }
 
     /// Makes room for one more.
