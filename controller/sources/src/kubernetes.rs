@@ -9,6 +9,7 @@
 //! the server does not answer, what it said last stays. Credentials are in no message.
 
 mod connection;
+mod daemon_set;
 mod follow;
 mod object;
 mod store;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use store::Store;
 
+pub use daemon_set::{DaemonSet, Unanswered};
 pub use store::Pod;
 
 /// Time from one question about a pod to the next, while somebody waits for it.

@@ -1,21 +1,17 @@
 //! `cofferdam install` and `cofferdam uninstall`.
 
+mod watching;
+
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use cofferdam_sources::kubernetes::DaemonSet;
 
 use super::print;
 use crate::install::{Change, Folder, FolderError, PLUGIN, entry, replace};
-
-/// Time between two looks of `--watch` although nothing has been heard of.
-const LOOK_AROUND: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Places {
@@ -43,6 +39,13 @@ pub(super) struct InstallArgs {
     /// Stays, and puts the entry back whenever it is gone.
     #[arg(long, conflicts_with = "dry_run")]
     watch: bool,
+    /// With `--watch`: asks the API server for this DaemonSet when it is told to end, and
+    /// uninstalls if that has been removed. An update does not remove it.
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "watch")]
+    uninstall_with: Option<DaemonSet>,
+    /// The kubeconfig for that; by default the service account of the pod that it runs in.
+    #[arg(long, value_name = "FILE", requires = "uninstall_with")]
+    kubeconfig: Option<PathBuf>,
 }
 
 pub(super) fn install(args: &InstallArgs) -> Result<bool> {
@@ -55,29 +58,10 @@ pub(super) fn install(args: &InstallArgs) -> Result<bool> {
     };
     let content = fs::read(&plugin)
         .with_context(|| format!("cannot read the plugin {}", plugin.display()))?;
-    if !args.watch {
-        return install_once(places, &content);
-    }
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-        .context("cannot watch files")?;
-    loop {
-        // A folder that comes later is found at the next look.
-        let events = AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_DELETE;
-        _ = inotify.add_watch(&places.cni_conf_dir, events);
-        if let Err(error) = install_once(places, &content) {
-            eprintln!("cofferdam: {error:#}; it is tried again");
-        }
-        let timeout = PollTimeout::try_from(LOOK_AROUND).unwrap_or(PollTimeout::MAX);
-        let mut descriptors = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut descriptors, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("cannot wait for files"),
-        }
-        // What has happened is looked at as a whole.
-        _ = inotify.read_events();
+    if args.watch {
+        watching::watch(args, &content)
+    } else {
+        install_once(places, &content)
     }
 }
 

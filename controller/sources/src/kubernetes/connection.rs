@@ -239,6 +239,14 @@ pub(super) async fn pod(
     Ok(object.strip_to(Kind::Pod))
 }
 
+/// Asks for one object by its path, and returns its text.
+pub(super) async fn object(client: &Client, path: &str, name: &str) -> Result<String, ApiError> {
+    let asked = Request::new(path).get(name, &GetParams::default());
+    let text = client.request_text(asked.map_err(kube_request)?);
+    let text = timeout(PATIENCE, text).await;
+    Ok(text.map_err(|_| ApiError::Silent)??)
+}
+
 /// Asks for the server's version, which says that it is there.
 pub(super) async fn version(client: &Client) -> Result<(), ApiError> {
     let request = Request::new("/version");
