@@ -52,6 +52,8 @@ const KINDS: [(&str, &str, &str); 7] = [
         "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
     ),
 ];
+/// A kind that nobody lists or watches: its objects are asked for by name.
+const DAEMON_SET: (&str, &str, &str) = ("DaemonSet", "apps/v1", "/apis/apps/v1/daemonsets");
 /// The kind that is there by its definition alone.
 const CUSTOM: &str = "ClusterNetworkPolicy";
 
@@ -188,6 +190,27 @@ impl ApiServer {
         path
     }
 
+    /// Writes what a pod finds of its service account, and returns what its environment says
+    /// of the server.
+    ///
+    /// # Panics
+    ///
+    /// When a file cannot be written.
+    pub fn write_service_account(&self, folder: &Path, namespace: &str) -> [(&str, String); 2] {
+        let files = [
+            ("ca.crt", AUTHORITY),
+            ("token", TOKEN),
+            ("namespace", namespace),
+        ];
+        for (name, text) in files {
+            fs::write(folder.join(name), text).expect("a file can be written");
+        }
+        [
+            ("KUBERNETES_SERVICE_HOST", self.address.ip().to_string()),
+            ("KUBERNETES_SERVICE_PORT", self.address.port().to_string()),
+        ]
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state()
     }
@@ -200,7 +223,8 @@ impl ApiServer {
     pub fn put(&self, mut object: Value) {
         let mut state = self.state();
         let kind = object["kind"].as_str().expect("a kind").to_owned();
-        assert!(KINDS.iter().any(|(known, ..)| *known == kind), "{kind}");
+        let mut kinds = KINDS.iter().chain([&DAEMON_SET]);
+        assert!(kinds.any(|(known, ..)| *known == kind), "{kind}");
         let key = key(&kind, &object);
         let before = state.objects.get(&key);
         let word = if before.is_some() {
@@ -598,7 +622,7 @@ fn list(shared: &Shared, kind: &str, version: &str, query: &BTreeMap<&str, &str>
 fn one(state: &State, path: &str) -> Option<Value> {
     let mut parts = path.rsplit('/');
     let (name, plural, namespace) = (parts.next()?, parts.next()?, parts.next()?);
-    let kinds = KINDS.iter();
+    let kinds = KINDS.iter().chain([&DAEMON_SET]);
     let mut named = kinds.filter(|(_, _, listing)| listing.ends_with(&format!("/{plural}")));
     let (kind, ..) = named.next()?;
     let key = ((*kind).to_owned(), namespace.to_owned(), name.to_owned());

@@ -111,6 +111,17 @@ impl Ground {
         folder
     }
 
+    /// Writes an archive of an image of this name whose root is a folder.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    #[cfg(feature = "cri")]
+    pub fn image(&self, root: &Path, name: &str, entrypoint: &[&str]) -> PathBuf {
+        let folder = self.folder(&format!("image-{}", name.replace(['/', ':'], "-")));
+        image::archive(root, name, entrypoint, &folder)
+    }
+
     /// Returns the socket of containerd.
     pub fn socket(&self) -> PathBuf {
         self.path("containerd.sock")

@@ -5,6 +5,7 @@
 //! | `TARGET/cofferdam`, `TARGET/cofferdam-cni` | the binaries: static, the first with the kernel programs inside |
 //! | `cofferdam-VERSION-TARGET.tar.gz` | the binaries, the licences, the guides, the policy library, a systemd unit and a configuration, man pages and completions |
 //! | `cofferdam_VERSION_ARCHITECTURE.deb` | the same as a Debian package |
+//! | `cofferdam-VERSION-ARCHITECTURE.oci.tar` | with `--image`: a container image of the binaries and nothing else, in the OCI layout |
 //! | `cofferdam-VERSION-TARGET.cdx.json` | every crate that is in the binaries (CycloneDX) |
 //! | `SHA256SUMS` | checksums of all of these |
 //!
@@ -25,6 +26,8 @@
 
 mod check;
 mod deb;
+mod image;
+mod oci;
 mod sbom;
 
 use std::{
@@ -80,6 +83,9 @@ pub(crate) struct Options {
     /// Package for this architecture; by default for each that can be built for here.
     #[arg(long = "arch", value_name = "ARCH")]
     architectures: Vec<Architecture>,
+    /// Make container images as well, and run the agent of this machine's.
+    #[arg(long)]
+    image: bool,
 }
 
 /// Builds, checks and packs.
@@ -101,7 +107,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     write_documents(&documents)?;
     let mut files = Vec::new();
     for target in &targets {
-        files.extend(package(target, &documents, &dist, time)?);
+        files.extend(package(target, &documents, &dist, time, options.image)?);
     }
     let sums = run::output(Command::new("sha256sum").args(&files).current_dir(&dist))?;
     fs::write(dist.join("SHA256SUMS"), &sums).context("cannot write the checksums")?;
@@ -165,7 +171,13 @@ fn write_documents(folder: &Path) -> Result<()> {
 }
 
 /// Builds, checks and packs for one target; returns the files it has put into `dist`.
-fn package(target: &Target, documents: &Path, dist: &Path, time: u64) -> Result<Vec<String>> {
+fn package(
+    target: &Target,
+    documents: &Path,
+    dist: &Path,
+    time: u64,
+    with_image: bool,
+) -> Result<Vec<String>> {
     let shipped = Shipped::read(&target.name)?;
     let compiler = run::output(run::command("rustc").arg("--version"))?;
     println!("== building for {} with {}", target.name, compiler.trim());
@@ -213,6 +225,15 @@ fn package(target: &Target, documents: &Path, dist: &Path, time: u64) -> Result<
     };
     let deb = debian.make(dist)?;
     files.extend([format!("{archive}.tar.gz"), deb, list]);
+    if with_image {
+        files.push(image::make(
+            &shipped.version,
+            target,
+            &binaries,
+            dist,
+            time,
+        )?);
+    }
     Ok(files)
 }
 

@@ -65,6 +65,9 @@ const EMULATORS: [(&str, &str); 2] = [
     ("qemu-system-aarch64", "qemu-system-arm"),
 ];
 
+/// Helm's own library, for Python. Version and library move together.
+const HELM: &str = "helm-python-sdk==0.2.2";
+
 /// Something a verb cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -86,6 +89,8 @@ pub(crate) enum Need {
     Monitoring,
     /// `protoc`, for the messages by which tests ask a container runtime.
     ProtocolCompiler,
+    /// `kubectl`, and Helm's library, by which tests render what installs agents.
+    ClusterTools,
     /// A virtual machine and what goes into it.
     VirtualMachine,
     /// Virtual machines of every architecture.
@@ -97,7 +102,7 @@ pub(crate) enum Need {
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 13] = [
+pub(crate) const EVERYTHING: [Need; 14] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
@@ -107,6 +112,7 @@ pub(crate) const EVERYTHING: [Need; 13] = [
     Need::ContainerRuntimes,
     Need::Monitoring,
     Need::ProtocolCompiler,
+    Need::ClusterTools,
     Need::VirtualMachine,
     Need::ForeignMachine,
     Need::CppCompiler,
@@ -124,6 +130,8 @@ enum Remedy {
     Linker,
     /// The maker of the Debian package, compiled here.
     Packager,
+    /// Helm's library, in a folder of its own.
+    Helm,
     /// The BPF file system.
     Mount,
 }
@@ -162,6 +170,7 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
     let mut packages = Vec::new();
     let mut linker = false;
     let mut packager = false;
+    let mut helm = false;
     let mut mount = false;
     for need in needs {
         match need {
@@ -232,6 +241,19 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             Need::ProtocolCompiler => {
                 packages.extend(missing_packages(&[("protoc", "protobuf-compiler")]));
             }
+            Need::ClusterTools => {
+                packages.extend(missing_packages(&[("kubectl", "kubernetes-client")]));
+                helm = !has_helm();
+                let mut can_install = run::command("python3");
+                can_install.args(["-c", "import ensurepip, venv"]);
+                if helm
+                    && !can_install
+                        .output()
+                        .is_ok_and(|output| output.status.success())
+                {
+                    packages.push("python3-venv");
+                }
+            }
             Need::VirtualMachine => {
                 let mut own = EMULATORS.to_vec();
                 own.retain(|(program, _)| program.ends_with(std::env::consts::ARCH));
@@ -267,6 +289,9 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
     if packager {
         remedies.push(Remedy::Packager);
     }
+    if helm {
+        remedies.push(Remedy::Helm);
+    }
     if mount {
         remedies.push(Remedy::Mount);
     }
@@ -290,6 +315,23 @@ fn has_packager() -> bool {
         let said = String::from_utf8_lossy(&output.stdout);
         output.status.success() && said.split_whitespace().last() == Some(PACKAGER[3])
     })
+}
+
+/// Folder of Helm's library and of the Python that runs it; tests look there as well.
+fn helm_folder() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(home).unwrap_or_else(std::env::temp_dir);
+    cache.join("cofferdam/helm")
+}
+
+/// Returns `true` if Helm's library is there, in the version that is asked for.
+fn has_helm() -> bool {
+    let mut python = Command::new(helm_folder().join("bin/python"));
+    let version = "import importlib.metadata as m; print('helm-python-sdk==' + \
+                   m.version('helm-python-sdk'))";
+    let output = python.args(["-c", version]).output();
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == HELM)
 }
 
 /// Components of the running toolchain that are not installed.
@@ -330,7 +372,7 @@ impl Able {
             Remedy::Components(_) => self.rustup,
             Remedy::Packages(_) => self.root && self.apt,
             Remedy::Linker => self.apt || Path::new(LLVM).is_dir(),
-            Remedy::Packager => true,
+            Remedy::Packager | Remedy::Helm => true,
             Remedy::Mount => self.root,
         }
     }
@@ -348,6 +390,7 @@ impl Remedy {
             Self::Packager => {
                 "compile cargo-deb, which makes the Debian package (a minute or two)".to_owned()
             }
+            Self::Helm => format!("install {HELM} in {}", helm_folder().display()),
             Self::Mount => format!("mount the BPF file system at {BPF_FILE_SYSTEM}"),
         }
     }
@@ -376,6 +419,14 @@ impl Remedy {
             ],
             Self::Linker => vec![format!("LLVM_PREFIX={LLVM} cargo {}", LINKER.join(" "))],
             Self::Packager => vec![format!("cargo {}", PACKAGER.join(" "))],
+            Self::Helm => {
+                let folder = helm_folder();
+                let folder = folder.display();
+                vec![
+                    format!("python3 -m venv {folder}"),
+                    format!("{folder}/bin/pip install {HELM}"),
+                ]
+            }
             Self::Mount => vec![format!("mount -t bpf bpf {BPF_FILE_SYSTEM}")],
         }
     }
@@ -432,6 +483,13 @@ fn supply(remedy: &Remedy) -> Result<()> {
         }
         Remedy::Linker => succeed(run::cargo().args(LINKER).env("LLVM_PREFIX", LLVM)),
         Remedy::Packager => succeed(run::cargo().args(PACKAGER)),
+        Remedy::Helm => {
+            let folder = helm_folder();
+            let mut venv = run::command("python3");
+            succeed(venv.args(["-m", "venv"]).arg(&folder))?;
+            let mut pip = Command::new(folder.join("bin/pip"));
+            succeed(pip.args(["install", "--quiet", HELM]))
+        }
         Remedy::Mount => succeed(run::command("mount").args(["-t", "bpf", "bpf", BPF_FILE_SYSTEM])),
     }
 }

@@ -24,6 +24,20 @@ impl Daemon {
     ///
     /// When it does not answer.
     pub fn start(node: &Namespace, ground: Ground, settings: &str) -> Self {
+        Self::start_behind(node, ground, settings, &[])
+    }
+
+    /// The same behind words that run it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub(super) fn start_behind(
+        node: &Namespace,
+        ground: Ground,
+        settings: &str,
+        words: &[String],
+    ) -> Self {
         let path = |name: &str| ground.path(name).display().to_string();
         let config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\n{settings}\
@@ -37,7 +51,9 @@ impl Daemon {
         fs::write(ground.path("config.toml"), config).expect("a file");
         let log = File::create(ground.path("log")).expect("a file");
         let process = within(node, "setpriv")
-            .args(["--pdeathsig", "KILL", "containerd", "--config"])
+            .args(["--pdeathsig", "KILL"])
+            .args(words)
+            .args(["containerd", "--config"])
             .arg(ground.path("config.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,6 +1,7 @@
 //! containerd's CRI: pod sandboxes as a kubelet asks for them, over gRPC.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::Instant;
 
 use hyper_util::rt::TokioIo;
@@ -31,6 +32,7 @@ pub struct Cri {
     pub runtime: Runtime,
     /// Client of its pods and containers.
     pub pods: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
     /// Pods that were asked for, the last try of each.
     asked: BTreeMap<String, PodSandboxConfig>,
     // Behind the channel to it.
@@ -54,25 +56,37 @@ impl Cri {
     ///
     /// When it does not answer, or cannot import the image.
     pub fn start(node: &Namespace, ground: Ground, network: &Network, program: &[&str]) -> Self {
+        Self::start_behind(node, ground, network, program, &[])
+    }
+
+    /// The same behind words that run it in surroundings of its own: `unshare --mount`, say.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer, or cannot import the image.
+    pub fn start_behind(
+        node: &Namespace,
+        ground: Ground,
+        network: &Network,
+        program: &[&str],
+        words: &[String],
+    ) -> Self {
         let networks = ground.network(network);
-        // Namespaces lie with the rest, not in /run/netns. Nothing here may make a process
+        // Namespaces lie with the rest, unless /run is its own. Nothing here may make a process
         // less likely to be killed for want of memory, and copies of the image's files need
         // no file system of the kernel's.
         let settings = format!(
             "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
              sandbox_image = {IMAGE:?}\nrestrict_oom_score_adj = true\n\
-             disable_apparmor = true\nnetns_mounts_under_state_dir = true\n\
+             disable_apparmor = true\nnetns_mounts_under_state_dir = {}\n\
              [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n\
              [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = {:?}\nconf_dir = {networks:?}\n",
+            words.is_empty(),
             ground.path("bin"),
         );
         let root = ground.path("rootfs");
         let image = image::archive(&root, IMAGE, program, &ground.folder("image"));
-        let daemon = Daemon::start(node, ground, &settings);
-        let image = image.display().to_string();
-        let import = ["images", "import", "--snapshotter", "native", &image];
-        let import = daemon.ctr(&[&["--namespace", "k8s.io"], &import[..]].concat());
-        assert!(import.status.success(), "{import:?}");
+        let daemon = Daemon::start_behind(node, ground, &settings, words);
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         let socket = daemon.ground.socket();
@@ -87,22 +101,40 @@ impl Cri {
         let cri = Self {
             runtime,
             pods: RuntimeServiceClient::new(channel.clone()),
+            images: ImageServiceClient::new(channel),
             asked: BTreeMap::new(),
             daemon,
         };
-        cri.wait_for_image(&mut ImageServiceClient::new(channel));
+        let mut cri = cri;
+        cri.import(&image, IMAGE);
         cri
     }
 
-    /// Waits until containerd's CRI has seen what `ctr` has imported.
-    fn wait_for_image(&self, images: &mut ImageServiceClient<Channel>) {
+    /// Returns the folder of what belongs to it.
+    pub fn ground(&self) -> &Ground {
+        &self.daemon.ground
+    }
+
+    /// Imports an archive with an image of this name, and waits until pods can run it.
+    ///
+    /// # Panics
+    ///
+    /// When the archive has none of that name.
+    pub fn import(&mut self, archive: &Path, name: &str) {
+        let archive = archive.display().to_string();
+        let import = ["images", "import", "--snapshotter", "native", &archive];
+        let import = (self.daemon).ctr(&[&["--namespace", "k8s.io"], &import[..]].concat());
+        assert!(import.status.success(), "{import:?}");
         let deadline = Instant::now() + PATIENCE;
         loop {
             let request = ImageStatusRequest {
-                image: Some(image_spec()),
+                image: Some(ImageSpec {
+                    image: name.to_owned(),
+                    ..ImageSpec::default()
+                }),
                 verbose: false,
             };
-            let status = self.runtime.block_on(images.image_status(request));
+            let status = self.runtime.block_on(self.images.image_status(request));
             if status.expect("a status").into_inner().image.is_some() {
                 return;
             }
@@ -127,31 +159,47 @@ impl Cri {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect()
         };
-        let attempt = self.asked.get(name).and_then(|pod| pod.metadata.as_ref());
         let config = PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
                 name: name.to_owned(),
                 uid: format!("uid-of-{name}"),
                 namespace: namespace.to_owned(),
-                attempt: attempt.map_or(0, |last| last.attempt + 1),
+                attempt: 0,
             }),
-            hostname: name.to_owned(),
-            log_directory: self.daemon.ground.folder("logs").display().to_string(),
             labels: texts(labels),
             annotations: texts(annotations),
             ..PodSandboxConfig::default()
         };
-        self.asked.insert(name.to_owned(), config.clone());
+        self.run_pod(config)
+    }
+
+    /// Asks for a pod with everything that a kubelet may say of it, but for its place on the
+    /// host.
+    ///
+    /// # Errors
+    /// The log of containerd.
+    ///
+    /// # Panics
+    ///
+    /// When it has no name.
+    pub fn run_pod(&mut self, mut config: PodSandboxConfig) -> Result<Sandbox, String> {
+        let metadata = config.metadata.as_mut().expect("a name");
+        let name = metadata.name.clone();
+        let last = self.asked.get(&name).and_then(|pod| pod.metadata.as_ref());
+        metadata.attempt = last.map_or(0, |last| last.attempt + 1);
+        if config.linux.is_none() {
+            // In a network namespace of its own, and so with a name of its own.
+            config.hostname.clone_from(&name);
+        }
+        config.log_directory = self.daemon.ground.folder("logs").display().to_string();
+        self.asked.insert(name.clone(), config.clone());
         let request = RunPodSandboxRequest {
             config: Some(config),
             runtime_handler: String::new(),
         };
         let run = self.runtime.block_on(self.pods.run_pod_sandbox(request));
-        let run = run.map_err(message)?;
-        Ok(Sandbox {
-            id: run.into_inner().pod_sandbox_id,
-            name: name.to_owned(),
-        })
+        let id = run.map_err(message)?.into_inner().pod_sandbox_id;
+        Ok(Sandbox { id, name })
     }
 
     /// Returns the pod as it was asked for last.
