@@ -104,6 +104,7 @@ pub(crate) fn describe(
         packets: 1,
         bytes: event.bytes.into(),
         duration_ms: 0,
+        newly_denied: event.kind == kind::CUT,
         opener: None,
         reply: None,
     })

@@ -108,6 +108,7 @@ pub(crate) fn describe(
         packets: opener.packets + reply.packets,
         bytes: opener.bytes + reply.bytes,
         duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        newly_denied: false,
         opener: Some(opener),
         reply: Some(reply),
     })

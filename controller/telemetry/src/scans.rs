@@ -175,6 +175,7 @@ pub(crate) mod tests {
             packets: 1,
             bytes: 60,
             duration_ms: 0,
+            newly_denied: false,
             opener: None,
             reply: None,
         }

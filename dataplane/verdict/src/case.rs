@@ -8,6 +8,7 @@ use crate::{
     address::{Address, Family},
     counter::Hook,
     endpoint::UNDECIDED,
+    event::kind,
     flow::{READS, is_opening, step},
     packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
@@ -133,6 +134,8 @@ pub(crate) mod mark {
     pub(crate) const BEGUN: u32 = 1 << 29;
     /// The packet leaves the node: see [`crate::uplink`].
     pub(crate) const LEAVING: u32 = 1 << 30;
+    /// Answer: policy denies the packet, and has ended the flow that it is one of.
+    pub(crate) const CUT: u32 = 1 << 31;
 }
 
 /// A packet that the tables must decide, and the answer. Words only, so that a
@@ -346,6 +349,17 @@ impl Case {
             && (reason == Reason::Rule as u32
                 || reason == Reason::Isolated as u32
                 || reason == Reason::VirtualUndecided as u32)
+    }
+
+    /// Kind of the report of a packet that was denied, or that audit policies would have
+    /// denied: one of [`kind`](crate::event::kind).
+    #[inline(always)]
+    pub const fn judged(&self) -> u8 {
+        if self.is(mark::CUT) {
+            kind::CUT
+        } else {
+            kind::JUDGED
+        }
     }
 
     /// Marks the packet of a workload to an address that may be translated as undecided, if it

@@ -19,6 +19,8 @@ pub mod kind {
     pub const JUDGED: u8 = 0;
     /// The packet has begun a flow.
     pub const BEGUN: u8 = 1;
+    /// The packet was denied, and ends a flow that an earlier table has allowed.
+    pub const CUT: u8 = 2;
 }
 
 /// A reported packet. Slots, rule and revision say what was decided from.

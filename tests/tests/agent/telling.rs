@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::output::{FlowRecord, RecordType};
 use cofferdam_tests::cofferdam;
+use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
+use cofferdam_tests::traffic::Conversation;
 use cofferdam_tests::world::Wiring;
 use cofferdam_verdict::counter::Hook;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction};
 
-use super::scene::{DB_FROM_WEB, PORT, Scene};
+use super::scene::{DB_CLOSED, DB_FROM_WEB, PORT, Scene};
 
 /// Longest time until a closed connection is told of: a second, and the time between sweeps.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,4 +122,50 @@ fn a_follower_hears_when_a_connection_begins_and_ends() {
         let distinct: BTreeSet<_> = ends.iter().collect();
         assert_eq!(ends.len(), distinct.len(), "{kind:?}: {ends:?}");
     }
+}
+
+/// Somebody changes a policy, and a connection of an application ends: its owner hears of that
+/// once, with the line that did it.
+#[test]
+fn a_connection_that_a_change_of_policies_ends_is_told_of_once() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let scene = Scene::enforced(Wiring::Bridge, DB_FROM_WEB);
+    let patience = Duration::from_secs(5);
+    let web = scene.workload("shop/web");
+    let to = scene.workload("shop/db").ip(Family::V4);
+    let mut conversation = Conversation::tcp(web, to, PORT, patience).expect("it is allowed");
+    conversation
+        .exchange(b"before", patience)
+        .expect("an answer");
+    let port = conversation.local_address().expect("an address").port();
+    scene.agent.document("policies.yaml", DB_CLOSED);
+    assert!(scene.agent.sync().enforced);
+    let short = Duration::from_millis(700);
+    conversation
+        .exchange(b"after", short)
+        .expect_err("it is denied");
+    scene.assert_blocked("shop/web", "shop/db");
+    scene.agent.sync();
+    let records = scene.agent.records();
+    let denied: Vec<_> = (records.iter())
+        .filter(|record| record.kind == RecordType::Denied && record.reason == Reason::Isolated)
+        .collect();
+    let newly: Vec<_> = denied.iter().filter(|record| record.newly_denied).collect();
+    let [record] = newly[..] else {
+        panic!("{denied:?}");
+    };
+    assert_eq!(record.source.port.or(record.destination.port), Some(port));
+    let policy = &record.isolated_by[0];
+    assert_eq!(policy.name, "db-from-web");
+    assert!(policy.file.ends_with("policies.yaml"), "{policy:?}");
+    assert!(
+        denied.len() >= 2,
+        "attempts afterwards are denied, and not newly: {denied:?}"
+    );
+    let lines = scene.agent.cli(&["observe"]).stdout;
+    let lines = String::from_utf8(lines).expect("text");
+    let told = lines
+        .lines()
+        .filter(|line| line.ends_with("(allowed before)"));
+    assert_eq!(told.count(), 1, "{lines}");
 }

@@ -116,3 +116,38 @@ fn a_flow_is_told_of_once_when_it_begins_and_once_when_it_ends() {
         ([sent, answer.len() as u64], db.host_ifindex)
     );
 }
+
+/// A change of policies that breaks something shows as that, once, among the packets that are
+/// denied from then on.
+#[test]
+fn the_packet_at_which_policy_ends_a_flow_is_told_apart() {
+    let (world, pods) = shop(Wiring::Ptp);
+    let _inside = world.node().namespace.enter().expect("the node");
+    let mut firewall = Firewall::load();
+    firewall.enforce(&world, &pods, &[CLOSED, DB].concat());
+    let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
+    let syn = request(web, db).syn().bytes();
+    pass(&mut firewall, web, db, &syn, RULE);
+    let answer = segment(db, web).syn().ack().bytes();
+    pass(&mut firewall, db, web, &answer, FLOW);
+
+    firewall.enforce(&world, &pods, CLOSED);
+    let more = request(web, db).ack().bytes();
+    let isolated = (Action::Deny, Reason::Isolated);
+    let mut kinds = Vec::new();
+    for bytes in [&more, &more, &syn] {
+        let left = judged(&mut firewall, Program::FROM_WORKLOAD, bytes, &leaving(web));
+        assert_eq!(left.0, isolated.0);
+        kinds.extend(told(&mut firewall).0.iter().map(|record| record.kind));
+    }
+    assert_eq!(kinds, [kind::CUT, kind::JUDGED, kind::JUDGED]);
+    // Nor is anything newly denied to a connection that was never open.
+    let other = request(web, db).sport(40_001).syn().bytes();
+    judged(&mut firewall, Program::FROM_WORKLOAD, &other, &leaving(web));
+    let kinds: Vec<_> = told(&mut firewall)
+        .0
+        .iter()
+        .map(|record| record.kind)
+        .collect();
+    assert_eq!(kinds, [kind::JUDGED]);
+}

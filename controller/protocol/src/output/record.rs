@@ -163,6 +163,10 @@ pub struct FlowRecord {
     pub bytes: u64,
     /// From the first to the last of them.
     pub duration_ms: u64,
+    /// `true` of a denied packet of a connection that an earlier table has allowed: a change of
+    /// policies, labels or addresses has ended it. There is one such record for a connection.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub newly_denied: bool,
     /// Of a flow that has ended, what its opener sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opener: Option<Sent>,

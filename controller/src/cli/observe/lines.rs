@@ -174,6 +174,9 @@ fn compact(record: &FlowRecord, is_coloured: bool) -> String {
     } else if record.packets > 1 {
         write!(line, " ×{}", record.packets).expect("writing to a string");
     }
+    if record.newly_denied {
+        line.push_str(" (allowed before)");
+    }
     line.push('\n');
     line
 }

@@ -540,6 +540,9 @@ pub fn remember<M: FlowMemory>(memory: &M, case: &mut Case) {
         if case.is_denied_by_policy() && (found == step::STALE || found == step::REOPENED) {
             let word = found_word(case);
             let free = word.published(0, 0, 0, FlowState::Free, 0);
+            if found == step::STALE {
+                case.marks |= mark::CUT;
+            }
             if !memory.wants_flows() {
                 memory.exchange(&entry.state, word.0, free.0);
             } else if memory.exchange(&entry.state, word.0, word.locked().0) == word.0 {
