@@ -1,5 +1,10 @@
 //! Documentation that is generated from the code is what the code says.
 
+#[path = "documentation/links.rs"]
+mod links;
+#[path = "documentation/speech.rs"]
+mod speech;
+
 use std::{collections::HashSet, env, fs, path::Path};
 
 use cofferdam_agent::config::reference::{self, Key};

@@ -188,11 +188,11 @@ fn results_pass_as_they_are_in_every_version() {
 }
 
 #[test]
-fn the_example_of_the_readme_attaches_a_container() {
+fn the_example_of_the_first_steps_attaches_a_container() {
     skip_unless!(Feature::NetworkNamespaces);
     skip_unless!(PLUGINS);
-    let readme = include_str!("../../../README.md");
-    let (_, chapter) = readme.split_once("## Plug it in").expect("the chapter");
+    let page = include_str!("../../../docs/first-steps.md");
+    let (_, chapter) = page.split_once("Plug it in").expect("the chapter");
     let (_, example) = chapter.split_once("```json\n").expect("an example");
     let (example, _) = example.split_once("```").expect("its end");
     let mut network = Network::parse(example);
