@@ -33,7 +33,7 @@ pub(crate) enum Road {
 /// A toolchain that is present.
 #[derive(Clone, Debug)]
 pub(crate) struct Toolchain {
-    /// Which of the two it is.
+    /// Origin of the toolchain, one of the two.
     pub(crate) road: Road,
     /// The folder of `bpf-linker`, put before everything else in PATH.
     linker_folder: PathBuf,
@@ -68,14 +68,14 @@ pub(crate) fn linker_folder() -> Option<PathBuf> {
         .find(|folder| folder.join("bpf-linker").is_file())
 }
 
-/// Whether Debian's compiler, cargo, `core` and LLVM are all installed.
+/// Returns `true` if Debian's compiler, cargo, `core` and LLVM are all installed.
 pub(crate) fn debian_is_complete() -> bool {
     [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_CORE, DEBIAN_LLVM]
         .iter()
         .all(|path| Path::new(path).exists())
 }
 
-/// Whether rustup has a nightly with the sources of `core`.
+/// Returns `true` if rustup has a nightly with the sources of `core`.
 fn nightly_has_source() -> bool {
     let output = Command::new("rustup")
         .args(["run", "nightly", "rustc", "--print", "sysroot"])

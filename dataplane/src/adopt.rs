@@ -42,8 +42,8 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When `root` is on another file system or another user's, and whatever the
-    /// kernel refuses. What was pinned and attached stays as it was.
+    /// Fails if `root` is on another file system or another user's, and if the kernel refuses a
+    /// call. Everything pinned and attached stays as it was.
     pub fn open(root: &Path, limits: Limits, behaviour: &Behaviour) -> Result<Self, KernelError> {
         let shape = maps::shape(&limits);
         let loaded_from = |settings: &Settings| {
@@ -105,7 +105,7 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// What [`Kernel::open`] found; nothing for a kernel that was loaded.
+    /// Returns the finding of [`Kernel::open`]; nothing for a kernel that was loaded.
     pub fn adopted(&self) -> Adopted {
         let pins = self.pins.as_ref();
         pins.map_or(Adopted::Nothing, |pins| pins.adopted)
@@ -115,7 +115,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel does not tell.
+    /// Fails if the kernel does not tell.
     pub fn map_ids(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
         let ids = self.maps.names().map(|name| {
             let info = sys::map_info(self.maps.get(name)).map_err(failed("look at a BPF map"))?;

@@ -28,7 +28,7 @@ use crate::{
     sys::tcx::{self, Standing},
 };
 
-/// Why a program is not on its hook.
+/// Reason for which a program is not on its hook.
 #[derive(Debug, Error)]
 pub enum AttachError {
     /// There is no such interface in the caller's network namespace.
@@ -50,7 +50,7 @@ pub enum AttachError {
     /// A program could not be put in its place, found there, or taken off.
     #[error("cannot {action} {program} on {interface}: {source}")]
     Place {
-        /// What was being done.
+        /// Action that failed.
         action: &'static str,
         /// The program.
         program: Program,
@@ -118,12 +118,12 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    /// Whether tcx links stand before the filters.
+    /// Returns `true` if tcx links stand before the filters.
     pub fn has_links(&self) -> bool {
         !self.links.is_empty()
     }
 
-    /// Whether filters stand behind the links.
+    /// Returns `true` if filters stand behind the links.
     pub fn has_filters(&self) -> bool {
         !self.filters.is_empty()
     }
@@ -153,8 +153,8 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses; nothing stays attached then. A kernel without tcx
-    /// is no error: the filters do all the work there.
+    /// Fails if the kernel refuses; nothing stays attached then. A kernel without tcx is no
+    /// error: the filters do all the work there.
     pub fn attach(&self, interface: &str) -> Result<Attachments, AttachError> {
         self.attach_these(interface, &FILTERS, &LINKS)
     }
@@ -295,7 +295,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// What the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn attached_interfaces(&self) -> Result<Vec<u32>, AttachError> {
         let mut attached = Vec::new();
         for ifindex in interfaces()? {
@@ -312,7 +312,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// What the kernel refused first; what came before is off.
+    /// Fails with the kernel's first refusal; everything before it is off.
     pub fn dismantle(mut self) -> Result<(), KernelError> {
         let mut interfaces: BTreeSet<u32> = self.attached_interfaces()?.into_iter().collect();
         if let Some(pins) = &self.pins {

@@ -1,16 +1,16 @@
-//! What the programs are told when they are loaded, beside the sizes of their maps.
+//! Settings that the programs are given at load, beside the sizes of their maps.
 
 use std::time::Duration;
 
 use cofferdam_verdict::flow::{IDLE_TIMES, Idle};
 use nix::time::{ClockId, clock_getres};
 
-/// What an operator decides about the programs.
+/// Decisions of an operator about the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behaviour {
-    /// Whether the node may always open connections to its workloads.
+    /// `true` if the node may always open connections to its workloads.
     pub own_node_allowed: bool,
-    /// How long flows may be idle.
+    /// Times for which flows may be idle.
     pub idle: IdleTimes,
     /// Frames are dropped early on some interface: packets that leave the node are
     /// then noted, so that their replies are not.
@@ -27,7 +27,7 @@ impl Default for Behaviour {
     }
 }
 
-/// How long flows may be idle, by [`Idle`].
+/// Times for which flows may be idle, by [`Idle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdleTimes([Duration; IDLE_TIMES]);
 

@@ -1,4 +1,4 @@
-//! Which slot an address leads to, and what that means for flows.
+//! Slots to which addresses lead, and their meaning for flows.
 //!
 //! Invariant: whenever an address leaves a slot, the slot's binding epoch moves, and
 //! every flow that was decided with the slot is decided again.
@@ -20,7 +20,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When there is no room.
+    /// Fails if there is no room.
     pub fn bind_address(&mut self, address: IpAddr, slot: u32) -> Result<(), KernelError> {
         if slot == 0 || slot >= self.limits.slots {
             return Err(KernelError::NoSuchSlot {
@@ -118,7 +118,7 @@ impl Kernel {
         }
     }
 
-    /// Whether [`Kernel::end_epochs`] has something to do.
+    /// Returns `true` if [`Kernel::end_epochs`] has something to do.
     pub fn has_left_slots(&self) -> bool {
         self.left.iter().any(|slots| !slots.is_empty())
     }

@@ -61,7 +61,7 @@ impl XdpMode {
 ///
 /// # Errors
 ///
-/// When the interface is not in the caller's network namespace.
+/// Fails if the interface is not in the caller's network namespace.
 pub fn strips_tags(interface: &str) -> io::Result<bool> {
     ethtool::strips_tags(interface)
 }
@@ -72,7 +72,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When a program of others stands there, and what the kernel refuses.
+    /// Fails if a program of others stands there, and if the kernel refuses.
     pub fn drop_early_on(
         &mut self,
         ifindex: u32,
@@ -164,7 +164,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the pins cannot be listed.
+    /// Fails if the pins cannot be listed.
     pub fn early_drops(&self) -> Result<BTreeSet<u32>, AttachError> {
         let pins = self.pins.as_ref().ok_or(AttachError::NotPinned)?;
         let mut linked = BTreeSet::new();

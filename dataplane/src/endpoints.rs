@@ -58,7 +58,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When there is no room for it; nothing has changed then.
+    /// Fails if there is no room for it; nothing has changed then.
     pub fn set_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
         self.change(|kernel| kernel.put_endpoint(endpoint))
     }

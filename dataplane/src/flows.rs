@@ -39,9 +39,9 @@ use crate::{
 use partition::{Chunk, Partition};
 use sweep::Rule;
 
-/// How far a table's revision may fall behind before the sweep sets entries of it
-/// to one that is neither current nor will be soon: half of what the word holds. No
-/// table is published that is so far ahead of the last sweep.
+/// Number of revisions by which a table may fall behind before the sweep sets entries of it to
+/// one that is neither current nor will be soon: half of the range of the word. No table is
+/// published that is so far ahead of the last sweep.
 pub(crate) const STALE_REVISIONS: u32 = 1 << 11;
 
 /// An endpoint is refused whose incarnation is so far ahead of the last one that its
@@ -55,7 +55,7 @@ const READY: usize = 16;
 /// With fewer than so many ready, others are made before the next look at all partitions.
 const FEW: usize = READY / 2 + 1;
 
-/// How full an endpoint's partition is.
+/// Fill level of an endpoint's partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowUse {
     /// Entries that are not free. Idle ones count until they are swept.

@@ -21,7 +21,7 @@ pub(crate) const FILTER_PRIORITY: u16 = 1;
 /// have put theirs before is followed by a new one before it is taken off.
 pub(crate) const FILTER_HANDLES: [u32; 2] = [0x00c0_ffe1, 0x00c0_ffe2];
 
-/// What stands in one of our places.
+/// Programs and filters in one of our places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookState {
     /// `tcx_ingress`, `tcx_egress`, `clsact_ingress` or `clsact_egress`.
@@ -30,13 +30,12 @@ pub struct HookState {
     pub program: Program,
     /// The kernel's number of the program of ours that stands there, if one does.
     pub program_id: Option<u32>,
-    /// Whether packets meet it before anything else in this place.
+    /// `true` if packets meet it before anything else in this place.
     pub first: bool,
-    /// Whether programs or filters of others stand there as well. Where one does,
+    /// `true` if programs or filters of others stand there as well. Where one does,
     /// [`Endpoint::shared_hooks`](crate::Endpoint::shared_hooks) belongs set.
     pub foreign: bool,
-    /// Whether all is as it should be: our program, of this kernel side, first, and
-    /// once.
+    /// `true` if all is as it should be: our program, of this kernel side, first, and once.
     pub ok: bool,
 }
 
@@ -45,7 +44,7 @@ pub struct HookState {
 pub struct Foreign {
     /// As [`HookState::hook`].
     pub hook: &'static str,
-    /// Whether packets meet it before ours.
+    /// `true` if packets meet it before ours.
     pub before: bool,
 }
 
@@ -59,7 +58,7 @@ pub(crate) fn name(program: Program) -> &'static str {
     }
 }
 
-/// Where a program's link stands.
+/// Returns the place of a program's link.
 pub(crate) fn side(program: Program) -> Side {
     match program.hook {
         Hook::FromWorkload | Hook::UplinkIngress => Side::Ingress,
@@ -67,7 +66,7 @@ pub(crate) fn side(program: Program) -> Side {
     }
 }
 
-/// Where a program's filter stands.
+/// Returns the place of a program's filter.
 pub(crate) fn parent(program: Program) -> Parent {
     match program.hook {
         Hook::FromWorkload | Hook::UplinkIngress => Parent::Ingress,
@@ -75,7 +74,7 @@ pub(crate) fn parent(program: Program) -> Parent {
     }
 }
 
-/// Whether a filter is one of ours, by this agent or one before.
+/// Returns `true` if a filter is one of ours, by this agent or one before.
 pub(crate) fn is_ours(filter: &Filter) -> bool {
     filter.priority == FILTER_PRIORITY
         && filter.program_id.is_some()
@@ -83,13 +82,13 @@ pub(crate) fn is_ours(filter: &Filter) -> bool {
 }
 
 impl Kernel {
-    /// What stands on an interface's hooks now: a state for each of our places. A
-    /// kernel without tcx has two of them.
+    /// Returns the present state of an interface's hooks, one for each of our places. A kernel
+    /// without tcx has two of them.
     ///
     /// # Errors
     ///
-    /// When the interface is not in the caller's network namespace, and what the
-    /// kernel refuses.
+    /// Fails if the interface is not in the caller's network namespace, and if the kernel
+    /// refuses.
     pub fn hooks(&self, ifindex: u32) -> Result<Vec<HookState>, AttachError> {
         self.states(ifindex, &Program::OF_WORKLOADS)
     }
@@ -110,8 +109,8 @@ impl Kernel {
         states.filter_map(Result::transpose).collect()
     }
 
-    /// Whether the links on an interface are as they should be and nobody else's stand
-    /// beside them; a few microseconds, where [`Kernel::hooks`] lists filters as well.
+    /// Returns `true` if the links on an interface are as they should be and nobody else's
+    /// stand beside them; a few microseconds, where [`Kernel::hooks`] lists filters as well.
     /// `None` on a kernel without tcx.
     ///
     /// # Errors
@@ -236,7 +235,7 @@ impl Kernel {
         programs.any(|program| self.is_current(program, id))
     }
 
-    /// Whether a number is that of this kernel side's program, or its twin's.
+    /// Returns `true` if a number is that of this kernel side's program, or its twin's.
     pub(crate) fn is_current(&self, program: Program, id: u32) -> bool {
         let twins = self.pins.as_ref().map(|pins| &pins.twins);
         let twin = twins.and_then(|twins| twins.get(program.name));

@@ -49,13 +49,13 @@ use crate::{
     sys,
 };
 
-/// Why the kernel side could not be set up or changed. Nothing was changed then.
+/// Reason for which the kernel side could not be set up or changed. Nothing was changed then.
 #[derive(Debug, Error)]
 pub enum KernelError {
     /// A system call failed.
     #[error("cannot {action}: {source}")]
     System {
-        /// What was being done.
+        /// Action that failed.
         action: &'static str,
         /// The kernel's answer.
         source: io::Error,
@@ -63,7 +63,7 @@ pub enum KernelError {
     /// The object could not be loaded.
     #[error("cannot load the kernel programs: {source}")]
     Load {
-        /// What aya says.
+        /// Error of aya.
         #[from]
         source: EbpfError,
     },
@@ -72,7 +72,7 @@ pub enum KernelError {
     Program {
         /// The program.
         name: String,
-        /// What aya says, the verifier's log included.
+        /// Error of aya, the verifier's log included.
         source: Box<ProgramError>,
     },
     /// The programs cannot look at the checksums that packets leave to be written.
@@ -83,7 +83,7 @@ pub enum KernelError {
     Map {
         /// The map.
         name: &'static str,
-        /// What aya says.
+        /// Error of aya.
         source: MapError,
     },
     /// The pins are to be where nothing can be pinned.
@@ -92,21 +92,21 @@ pub enum KernelError {
         root.display()
     )]
     NotBpffs {
-        /// Where the pins were to be.
+        /// Directory that the pins were to be in.
         root: PathBuf,
     },
     /// Another process has the pins.
     #[error("another agent has its pins in {}: stop it, or give this one another `bpffs`", root.display())]
     PinsInUse {
-        /// Where the pins were to be.
+        /// Directory that the pins were to be in.
         root: PathBuf,
     },
     /// Something is where the pins are to be, and another user's.
     #[error("{} belongs to user {uid} or is no directory: remove it", root.display())]
     PinsOfOthers {
-        /// Where the pins were to be.
+        /// Directory that the pins were to be in.
         root: PathBuf,
-        /// Whose it is.
+        /// Owner of the directory.
         uid: u32,
     },
     /// It cannot be looked if the pins are still there.
@@ -118,7 +118,7 @@ pub enum KernelError {
     /// The pins could not be read or changed.
     #[error("cannot {action} {}: {source}", path.display())]
     Pins {
-        /// What was being done.
+        /// Action that failed.
         action: &'static str,
         /// With what.
         path: PathBuf,
@@ -138,7 +138,7 @@ pub enum KernelError {
         /// Pages there are.
         room: u32,
     },
-    /// What was to be published is not a table of this version.
+    /// The words to be published are not a table of this version.
     #[error("these words are not a decision table of layout version {LAYOUT_VERSION}")]
     NotATable,
     /// Flows were not swept for so long that they could be taken for flows of the next
@@ -240,7 +240,7 @@ pub struct Kernel {
     /// Revision of the last table when the last sweep began, or of the first table; `None`
     /// as long as there is neither.
     swept: Option<u64>,
-    /// Where all of this is pinned, if it is.
+    /// Place of the pins of all this, if it is pinned.
     pub(crate) pins: Option<Pins>,
     /// [`Behaviour::early_drop`].
     pub(crate) early_drop: bool,
@@ -260,7 +260,7 @@ pub(crate) fn make_maps(limits: &Limits) -> Result<(MapSet, Keys), KernelError> 
     Ok((maps, keys))
 }
 
-/// What the programs are loaded with.
+/// Settings with which the programs are loaded.
 pub(crate) fn settings(
     keys: Keys,
     limits: &Limits,
@@ -361,12 +361,12 @@ impl Kernel {
         })
     }
 
-    /// What there is room for.
+    /// Returns the capacity.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// What was fixed at load.
+    /// Returns the settings that were fixed at load.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -381,8 +381,8 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When it does not fit, is no table, or too far ahead of the last sweep, and when the
-    /// kernel refuses; the table before stays in force.
+    /// Fails if the table does not fit, is none, or is too far ahead of the last sweep, and if
+    /// the kernel refuses; the table before stays in force.
     pub fn publish(&mut self, table: &[Page]) -> Result<Instant, KernelError> {
         let room = self.limits.table_pages;
         if table.len() > room as usize {
@@ -471,7 +471,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When there is no such slot.
+    /// Fails if there is no such slot.
     pub fn set_slot(&mut self, slot: u32, profile: u16) -> Result<(), KernelError> {
         let no_such_slot = KernelError::NoSuchSlot {
             slot,
@@ -514,7 +514,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel does not say what time it is.
+    /// Fails if the kernel does not say what time it is.
     pub fn sweep(&mut self) -> Result<usize, KernelError> {
         let swept = self.begin_sweep()?.run();
         self.end_sweep(swept);
@@ -527,7 +527,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel does not say what time it is.
+    /// Fails if the kernel does not say what time it is.
     pub fn begin_sweep(&self) -> Result<Sweep, KernelError> {
         // Before any entry is looked at.
         let begun = (self.begun.count()).map_err(failed("read the counters of the hooks"))?;
@@ -546,7 +546,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the records of endpoints cannot be mapped once more.
+    /// Fails if the records of endpoints cannot be mapped once more.
     pub fn flow_keeper(&self) -> Result<FlowKeeper, KernelError> {
         let records = self
             .maps
@@ -564,7 +564,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel does not say.
+    /// Fails if the kernel does not say.
     pub fn map_bytes(&self) -> Result<u64, KernelError> {
         let asking = || failed("ask how much memory a BPF map takes");
         let named = self
@@ -586,7 +586,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the programs cannot be run.
+    /// Fails if the programs cannot be run.
     pub fn jiffies(&self) -> Result<u32, KernelError> {
         let probe = TestContext {
             ingress_ifindex: PROBE,
@@ -614,7 +614,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the system does not say how long a jiffy is.
+    /// Fails if the system does not say how long a jiffy is.
     pub fn time_between(&self, from: u32, to: u32) -> Result<Duration, KernelError> {
         let tick = tick()
             .map_err(io::Error::from)
@@ -627,7 +627,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the packet or the context.
+    /// Fails if the kernel refuses the packet or the context.
     pub fn probe(
         &self,
         program: Program,
@@ -653,7 +653,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When it was taken before.
+    /// Fails if it was taken before.
     pub fn events(&mut self) -> Result<Events, KernelError> {
         let name = map::EVENTS;
         if std::mem::replace(&mut self.events_taken, true) {
@@ -678,7 +678,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel does not let them be read.
+    /// Fails if the kernel does not let them be read.
     pub fn counters(&self) -> Result<Vec<Counter>, KernelError> {
         let read = |source| KernelError::Map {
             name: map::COUNTERS,
@@ -706,7 +706,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel does not tell about a program.
+    /// Fails if the kernel does not tell about a program.
     pub fn verified(&self) -> Result<Vec<VerifiedProgram>, KernelError> {
         let later = Program::LATER.into_iter();
         let later = later.filter(|program| self.programs.has(program.name));
@@ -746,7 +746,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the program is not loaded, or the kernel refuses the frame.
+    /// Fails if the program is not loaded, or the kernel refuses the frame.
     pub fn test_run_xdp(&self, frame: &[u8]) -> Result<bool, KernelError> {
         let run = self.programs.test_run_xdp(frame);
         run.map_err(|source| KernelError::Program {
@@ -759,7 +759,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the packet or the context.
+    /// Fails if the kernel refuses the packet or the context.
     pub fn test_run(
         &self,
         name: &str,

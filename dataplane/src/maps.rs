@@ -24,7 +24,7 @@ use crate::{
     sys::{self, MapShape},
 };
 
-/// How a map is made.
+/// Plan by which a map is made.
 #[derive(Clone, Debug)]
 pub(crate) struct MapPlan {
     pub(crate) name: &'static str,
@@ -32,7 +32,7 @@ pub(crate) struct MapPlan {
     pub(crate) value_bytes: u32,
     pub(crate) entries: u32,
     pub(crate) flags: u32,
-    /// What an array of maps is made of.
+    /// Plan of the members, of an array of maps.
     pub(crate) inner: Option<Box<Self>>,
 }
 
@@ -73,8 +73,8 @@ impl MapPlan {
         })
     }
 
-    /// Whether a map could have been made so. What an array of maps is made of
-    /// does not show.
+    /// Returns `true` if a map could have been made so. The members of an array of maps do not
+    /// show.
     fn describes(&self, map: BorrowedFd<'_>) -> io::Result<bool> {
         let info = sys::map_info(map)?;
         Ok(info.kind == self.kind as u32
@@ -159,7 +159,7 @@ const RENEWED: [&str; 5] = [
     map::EVENT_SHARES,
 ];
 
-/// What sets of maps have in common that can be used in place of each other.
+/// Common traits of sets of maps that can be used in place of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     /// Digest of the maps that flows rest on. A set of the same can take them over.

@@ -22,7 +22,7 @@ pub(crate) use traffic::{
 
 /// Bytes of a `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
-/// What a dump sends at once is at most this long (`NLMSG_GOODSIZE` and then some).
+/// Longest piece of a dump that the kernel sends at once (`NLMSG_GOODSIZE` and then some).
 const BUFFER_BYTES: usize = 1 << 16;
 
 /// A request in the making.
@@ -106,7 +106,7 @@ impl Request {
     }
 }
 
-/// What the kernel answers to one request.
+/// Answer of the kernel to one request.
 struct Answer {
     socket: OwnedFd,
 }

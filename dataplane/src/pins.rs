@@ -1,4 +1,4 @@
-//! Where maps, programs and links are pinned, so that they outlive the agent.
+//! Pins of maps, programs and links, which outlive the agent by them.
 //!
 //! ```text
 //! ROOT/                            mode 0700, of the caller's user
@@ -50,7 +50,7 @@ const LINKS: &str = "links";
 /// End of the name of a link that is about to take another's place.
 const NEXT: &str = "-next";
 
-/// What [`Kernel::open`](crate::Kernel::open) found.
+/// Finding of [`Kernel::open`](crate::Kernel::open).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adopted {
     /// Nothing: maps and programs are new and empty.
@@ -84,7 +84,7 @@ pub(crate) struct Pins {
     pub(crate) links: BTreeMap<(u32, &'static str), OwnedFd>,
     /// The same programs again, for repairing the order of a hook.
     pub(crate) twins: BTreeMap<&'static str, Programs>,
-    /// Whether something pinned serves nothing but older attachments.
+    /// `true` if something pinned serves nothing but older attachments.
     pub(crate) leftovers: bool,
     /// Interfaces with such attachments; none when nobody has looked yet.
     pub(crate) behind: Option<BTreeSet<u32>>,
@@ -102,7 +102,7 @@ impl PinsLock {
     ///
     /// # Errors
     ///
-    /// When another process has it, or it cannot be made.
+    /// Fails if another process has it, or it cannot be made.
     pub fn take(root: &Path) -> Result<Self, KernelError> {
         require_bpffs(root)?;
         make_directory(root)?;
@@ -177,8 +177,8 @@ impl Pins {
         Ok(sets.map(|(_, path)| path).collect())
     }
 
-    /// Whether other sets of maps are there; a damaged one of this shape becomes
-    /// one of them.
+    /// Returns `true` if other sets of maps are there; a damaged one of this shape becomes one
+    /// of them.
     pub(crate) fn others(&self) -> Result<bool, KernelError> {
         if self.set.exists() {
             let aside = (0..)
@@ -215,7 +215,7 @@ impl Pins {
         fs::rename(&making, &self.programs).map_err(pinning("rename to its place", &making))
     }
 
-    /// What was pinned for attachments that are not of this set and these programs.
+    /// Returns the pins made for attachments that are not of this set and these programs.
     fn leftover_paths(&self) -> Result<Vec<PathBuf>, KernelError> {
         let sets = list(&self.root)?.into_iter().filter(|(name, path)| {
             (name.starts_with(MAPS) || name.starts_with(DAMAGED)) && *path != self.set

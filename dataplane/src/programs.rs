@@ -44,9 +44,9 @@ pub const CASTS_SOCKET_BUFFER: &str = "CASTS_SOCKET_BUFFER";
 pub struct Program {
     /// Its symbol.
     pub name: &'static str,
-    /// Where it judges.
+    /// Hook on which it judges.
     pub hook: Hook,
-    /// Whether it is made for a clsact filter rather than a tcx link.
+    /// `true` if it is made for a clsact filter rather than a tcx link.
     pub filter: bool,
 }
 
@@ -163,7 +163,7 @@ impl fmt::Display for Program {
     }
 }
 
-/// What a loaded program cost the verifier.
+/// Cost of a loaded program to the verifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerifiedProgram {
     /// The program.
@@ -172,7 +172,7 @@ pub struct VerifiedProgram {
     pub instructions: Option<u32>,
 }
 
-/// What a test run sets beside the bytes of the packet.
+/// Fields of the context that a test run sets beside the bytes of the packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TestContext {
     /// An interface that exists in the caller's network namespace; 0 is its
@@ -217,7 +217,7 @@ impl TestContext {
     }
 }
 
-/// What a test run came to.
+/// Outcome of a test run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TestRun {
     /// The program's return value: 2 is drop, 0 pass, −1 go on.
@@ -333,7 +333,7 @@ impl Programs {
         self.loaded.extend(more.loaded);
     }
 
-    /// Whether there is a program of this name.
+    /// Returns `true` if there is a program of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.loaded.contains_key(name)
     }
@@ -353,7 +353,7 @@ impl Programs {
         self.loaded.get(program.name).map(|loaded| loaded.id)
     }
 
-    /// What a program cost the verifier.
+    /// Returns the cost of a program to the verifier.
     pub(crate) fn verified(&self, program: Program) -> Result<VerifiedProgram, ProgramError> {
         let info = self.named(program.name)?.classifier.info()?;
         Ok(VerifiedProgram {

@@ -16,7 +16,7 @@ use crate::btf::Btf;
 
 /// The kernel's type information.
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
-/// What the kernel keeps even from root.
+/// File that names the lockdown mode: the secrets that the kernel keeps even from root.
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// Privileges of the calling thread.
 const STATUS: &str = "/proc/thread-self/status";
@@ -27,15 +27,15 @@ const PERFMON: u32 = 38;
 /// Number of CAP_SYS_ADMIN, which stands for CAP_PERFMON.
 const SYS_ADMIN: u32 = 21;
 
-/// Why the programs cannot look at the checksums that packets leave to be written. Without
-/// that look a workload could change its packets behind the verdict, so that nothing is
+/// Reason for which the programs cannot look at the checksums that packets leave to be written.
+/// Without that look a workload could change its packets behind the verdict, so that nothing is
 /// loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketBufferError {
     /// The kernel has no type information.
     #[error("cannot read {TYPES}: a kernel with CONFIG_DEBUG_INFO_BTF is needed")]
     NoTypes {
-        /// Why not.
+        /// Error of the read.
         #[source]
         source: io::Error,
     },
@@ -88,7 +88,7 @@ pub(crate) fn places() -> Result<Places, SocketBufferError> {
 ///
 /// # Errors
 ///
-/// When the kernel does not tell what its packet buffer looks like.
+/// Fails if the kernel does not tell what its packet buffer looks like.
 pub fn casts_socket_buffer() -> Result<bool, SocketBufferError> {
     Ok(places()?.cast.is_some())
 }
@@ -157,8 +157,8 @@ fn window_of(bit: &dyn Fn(&str) -> Option<u32>) -> Result<Window, SocketBufferEr
     })
 }
 
-/// What keeps this process's programs from reading the kernel's memory, for when they were
-/// refused; `None` if it is something else. Lockdown forbids copies alone.
+/// Finds the obstacle that keeps this process's programs from reading the kernel's memory, once
+/// they were refused; `None` if it is something else. Lockdown forbids copies alone.
 pub(crate) fn obstacle(copies: bool) -> Option<SocketBufferError> {
     // Where a file cannot be read, nothing is known against it.
     let read = |path| fs::read_to_string(path).unwrap_or_default();

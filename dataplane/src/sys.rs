@@ -90,7 +90,7 @@ struct ObjectInfo {
     info: u64,
 }
 
-/// What the kernel says of a map: the beginning of its `struct bpf_map_info`.
+/// Information of the kernel about a map: the beginning of its `struct bpf_map_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct MapInfo {
@@ -111,7 +111,7 @@ struct ProgramInfo {
     name: [u8; 16],
 }
 
-/// What a map is made of.
+/// Type and sizes with which a map is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MapShape<'a> {
     pub(crate) name: &'a str,
@@ -315,12 +315,12 @@ pub(crate) fn value<T: FromBytes + IntoBytes>(map: BorrowedFd<'_>, index: u32) -
     Ok(value)
 }
 
-/// What the kernel says of a map.
+/// Returns the kernel's information about a map.
 pub(crate) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     info(map)
 }
 
-/// What the kernel says of an object: as much of its info as `T` has.
+/// Returns the kernel's information about an object: as much of it as `T` has.
 pub(crate) fn info<T: FromBytes + IntoBytes>(object: BorrowedFd<'_>) -> io::Result<T> {
     let mut info = T::new_zeroed();
     let attributes = ObjectInfo {
@@ -393,7 +393,7 @@ impl PrivateBpffs {
         Ok(Self { mount })
     }
 
-    /// Where its root can be named while this value lives.
+    /// Path by which its root can be named while this value lives.
     pub(crate) fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.mount.as_raw_fd()))
     }

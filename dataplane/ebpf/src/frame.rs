@@ -100,7 +100,7 @@ impl Buffer {
         unsafe { (&raw const (*self.skb).ingress_ifindex).read_volatile() & PROBE != 0 }
     }
 
-    /// What the kernel says about the packet.
+    /// Returns the context that the kernel gives beside the packet's bytes.
     #[inline(always)]
     pub(crate) fn context(&self) -> Context {
         // SAFETY: as in `length`, for every field; `sk` is only compared.
@@ -447,7 +447,7 @@ fn partial_checksum(skb: *mut __sk_buff, left: u64) -> Option<PartialChecksum> {
 struct Aligned<const N: usize>([u8; N]);
 
 impl Linear {
-    /// Whether headers may lie behind what can be read.
+    /// Returns `true` if headers may lie behind the part that can be read.
     #[inline(always)]
     pub(crate) fn is_cut(&self) -> bool {
         let here = (self.end - self.data) as u32;

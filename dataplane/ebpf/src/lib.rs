@@ -50,7 +50,7 @@ pub const PASS: i32 = 0;
 /// Returned at tcx and by a filter: whoever stands behind decides.
 const NEXT: i32 = -1;
 
-/// Which of the two ways a program is attached.
+/// Way in which a program is attached, one of two.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Attachment {
     /// By a tcx link.
@@ -406,12 +406,11 @@ impl Steps for Programs<'_> {
     }
 }
 
-/// What [`inspect`] returns: the headers decide.
+/// Returned by [`inspect`]: the headers decide.
 const DECIDED: i32 = 0;
-/// What [`inspect`] returns: the tables must be asked.
+/// Returned by [`inspect`]: the tables must be asked.
 const OPEN: i32 = 1;
-/// What [`inspect`] returns: the headers deny, but there may be more of them than
-/// could be read.
+/// Returned by [`inspect`]: the headers deny, but there may be more of them than could be read.
 const CUT: i32 = 2;
 
 /// Says what checksum a packet leaves to be written, in one word, on kernels where it takes a

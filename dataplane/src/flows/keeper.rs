@@ -57,7 +57,7 @@ impl FlowKeeper {
     ///
     /// # Errors
     ///
-    /// When the kernel has no memory for a partition that should grow, or does not give one
+    /// Fails if the kernel has no memory for a partition that should grow, or does not give one
     /// back; the others were looked after.
     pub fn look(&mut self) -> io::Result<()> {
         self.looks = self.looks.wrapping_add(1);
@@ -87,7 +87,7 @@ impl FlowKeeper {
     ///
     /// # Errors
     ///
-    /// When the kernel has no memory for them.
+    /// Fails if the kernel has no memory for them.
     pub fn prepare(&mut self) -> io::Result<()> {
         self.pool.make_ready(FEW).map(drop)
     }

@@ -151,7 +151,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// When the kernel has no nftables in one of the families, or refuses.
+    /// Fails if the kernel has no nftables in one of the families, or refuses.
     pub fn install(adopted: BTreeSet<AdoptedInterface>) -> io::Result<Self> {
         let mut batch = Batch::new();
         for family in FAMILIES {
@@ -179,7 +179,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses: then those before may, and no others.
+    /// Fails if the kernel refuses: then the veths of before may send, and no others.
     pub fn adopt(&mut self, adopted: BTreeSet<AdoptedInterface>) -> io::Result<()> {
         if self.adopted == adopted {
             return Ok(());
@@ -207,7 +207,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// When the kernel does not tell.
+    /// Fails if the kernel does not tell.
     pub fn stands(&mut self) -> io::Result<bool> {
         let now = generation()?;
         if now == self.generation {
@@ -230,7 +230,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn remove() -> io::Result<()> {
         for family in FAMILIES {
             let mut batch = Batch::new();
@@ -254,7 +254,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// When the kernel does not tell.
+    /// Fails if the kernel does not tell.
     pub fn dropped() -> io::Result<u64> {
         let mut dropped = 0;
         for family in FAMILIES {

@@ -94,7 +94,7 @@ pub(crate) struct LinkInfo {
     pub(crate) program_id: u32,
 }
 
-/// What stands at one place of a hook.
+/// A link at one place of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) program_id: u32,
@@ -165,8 +165,7 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
     }))
 }
 
-/// What stands on a hook, in the order packets meet it; none when the kernel has
-/// no tcx.
+/// Lists the links on a hook, in the order packets meet them; none when the kernel has no tcx.
 pub(crate) fn query(ifindex: u32, side: Side) -> io::Result<Option<Vec<Standing>>> {
     let mut program_ids = [0u32; MAX_PROGRAMS];
     let mut link_ids = [0u32; MAX_PROGRAMS];

@@ -17,7 +17,7 @@ pub enum Family {
 /// word and leaves the others zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
-    /// Which of the two families the words mean.
+    /// Family that the words mean, one of the two.
     pub family: Family,
     /// The address; see the type.
     pub words: [u32; 4],
@@ -64,8 +64,8 @@ impl Address {
         different == 0 && self.family as u8 == other.family as u8
     }
 
-    /// Whether it names a group of receivers: IPv4 multicast (224.0.0.0/4, RFC 1112) and
-    /// limited broadcast, IPv6 multicast (ff00::/8, RFC 4291).
+    /// Returns `true` if it names a group of receivers: IPv4 multicast (224.0.0.0/4, RFC 1112)
+    /// and limited broadcast, IPv6 multicast (ff00::/8, RFC 4291).
     #[inline(always)]
     pub const fn is_group(&self) -> bool {
         match self.family {

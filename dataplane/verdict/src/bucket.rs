@@ -66,7 +66,7 @@ pub struct Bucket {
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
-/// What a lookup found.
+/// Outcome of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The key's value, never 0.
@@ -83,7 +83,7 @@ const fn entries<const K: usize>() -> usize {
     (BUCKET_WORDS - 1) / (K + 1)
 }
 
-/// Where entry `index` starts.
+/// Returns the place where entry `index` starts.
 #[inline(always)]
 const fn entry<const K: usize>(index: usize) -> usize {
     1 + index * (K + 1)
@@ -135,8 +135,8 @@ pub(crate) fn guess_endpoint<M: Memory>(memory: &M, ifindex: u32) -> u32 {
         .map_or(0, |bucket| scan(memory, bucket, &[ifindex]))
 }
 
-/// What the value of a key leads to, by `resolve`, under the same sequence; 0 is
-/// absent. [`Found::Unknown`] when `resolve` fails.
+/// Finds the thing to which the value of a key leads, by `resolve`, under the same sequence; 0
+/// is absent. [`Found::Unknown`] when `resolve` fails.
 #[inline(always)]
 fn find_through<M: Memory, const K: usize>(
     memory: &M,

@@ -49,7 +49,7 @@ pub mod map {
 /// the number, so that finding a set costs them a shift.
 pub const CHUNK_SETS: u32 = 512;
 
-/// What a node has room for. Fixed when the maps are made.
+/// Capacity of a node. Fixed when the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Endpoints on this node.
@@ -70,7 +70,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What a node has room for unless it is told otherwise.
+    /// Capacity of a node unless it is told otherwise.
     pub const DEFAULT: Self = Self {
         endpoints: 128,
         slots: 131_072,

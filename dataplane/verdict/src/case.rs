@@ -33,7 +33,7 @@ pub mod probe {
     pub const STAMP: usize = 2;
 }
 
-/// What the kernel says of a packet beside its bytes.
+/// Context of a packet: the facts that the kernel tells beside its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// Interface of the hook.
@@ -46,14 +46,14 @@ pub struct Context {
     /// Stamp of the endpoint that sent the packet on this node
     /// ([`crate::endpoint::EndpointRecord::stamp`]); 0 when none did.
     pub stamp: u32,
-    /// Whether a local socket sent it.
+    /// `true` if a local socket sent it.
     pub has_socket: bool,
-    /// Whether a VLAN tag lies beside the frame.
+    /// `true` if a VLAN tag lies beside the frame.
     pub tagged: bool,
 }
 
 impl Context {
-    /// Whether the packet is a question of user space.
+    /// Returns `true` if the packet is a question of user space.
     #[inline(always)]
     pub const fn is_probe(&self) -> bool {
         self.ingress_ifindex & PROBE != 0
@@ -279,13 +279,13 @@ impl Case {
         case
     }
 
-    /// Whether the answer is to let the packet pass.
+    /// Returns `true` if the answer is to let the packet pass.
     #[inline(always)]
     pub const fn is_allowed(&self) -> bool {
         word_action(self.enforced) == Action::Allow as u32
     }
 
-    /// Whether the packet passes, audit policies would have denied it, and it is this
+    /// Returns `true` if the packet passes, audit policies would have denied it, and it is this
     /// hook's to say so.
     #[inline(always)]
     pub const fn is_audited(&self) -> bool {
@@ -317,7 +317,7 @@ impl Case {
         self.is(mark::SHARED_HOOKS)
     }
 
-    /// Whether the flow table has settled the case: no table need be asked.
+    /// Returns `true` if the flow table has settled the case: no table need be asked.
     #[inline(always)]
     pub const fn is_settled(&self) -> bool {
         self.flow_step == step::SETTLED
@@ -393,7 +393,7 @@ impl Case {
         !is_last
     }
 
-    /// Whether the flow table wants to know the answer.
+    /// Returns `true` if the flow table wants to know the answer.
     #[inline(always)]
     pub const fn is_tracked(&self) -> bool {
         self.flow_step > step::SETTLED
@@ -409,9 +409,9 @@ impl Case {
         };
     }
 
-    /// Whether a policy's verdict keeps the packet from passing. Policies of its namespace
-    /// cannot keep a workload from itself, those of the cluster can; and only those have
-    /// rules that deny.
+    /// Returns `true` if a policy's verdict keeps the packet from passing. Policies of its
+    /// namespace cannot keep a workload from itself, those of the cluster can; and only those
+    /// have rules that deny.
     #[inline(always)]
     pub(crate) const fn denies(&self, verdict: u32) -> bool {
         word_action(verdict) == Action::Deny as u32

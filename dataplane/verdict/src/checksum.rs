@@ -36,7 +36,7 @@ pub struct Window {
     pub start: u32,
     /// Byte that has `ip_summed`.
     pub ip_summed: u32,
-    /// How far the two bits of `ip_summed` are shifted in it.
+    /// Number of bits by which the two bits of `ip_summed` are shifted in it.
     pub ip_summed_shift: u32,
     /// `csum_start`: 16 bits, counted from the buffer's head.
     pub csum_start: u32,
@@ -61,7 +61,7 @@ pub const PARTIAL: u32 = 3;
 /// A checksum that is still to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartialChecksum {
-    /// Where summing starts, from the Ethernet header on; a huge number if before it.
+    /// Offset at which summing starts, from the Ethernet header on; a huge number if before it.
     pub start: u32,
     /// Bytes from there to where the sum is written.
     pub offset: u32,

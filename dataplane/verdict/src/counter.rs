@@ -14,7 +14,7 @@ use crate::{
     verdict::{Action, word_action, word_reason},
 };
 
-/// Where packets are judged.
+/// Place in which packets are judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Hook {

@@ -49,7 +49,7 @@ pub fn refuses<M: Memory, F: Frame>(memory: &M, frame: &F, case: &mut Case) -> b
 /// Tags that are looked behind: Linux takes one off before tc and one after it.
 const MAX_TAGS: u32 = 2;
 
-/// What lies behind the Ethernet header, and where.
+/// Type and offset of the header behind the Ethernet header.
 struct Inner {
     ethertype: u16,
     offset: u32,

@@ -42,7 +42,7 @@ pub const UNDECIDED: u32 = 0x8000;
 /// index: those are positive numbers of 32 bits.
 pub const STAMP_KEY: u32 = 1 << 31;
 
-/// What the programs know of an endpoint.
+/// Facts that the programs know of an endpoint.
 ///
 /// Never changed once an interface index leads to it, but for `flags`, `flow_size` and the end
 /// of `adopt_until`: a change is a new record under another number, and the old number rests
@@ -117,7 +117,7 @@ impl EndpointRecord {
     }
 }
 
-/// Who owns a slot's address just now. One per slot, kept across policies.
+/// Present owner of a slot's address. One per slot, kept across policies.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Binding {

@@ -148,7 +148,7 @@ impl Places {
     }
 }
 
-/// Where a flow stands; three bits of the state word.
+/// State of a flow; three bits of the state word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FlowState {
@@ -258,7 +258,7 @@ impl StateWord {
         self.published(0, 0, 0, FlowState::Free, 0)
     }
 
-    /// Whether a writer holds the entry.
+    /// Returns `true` if a writer holds the entry.
     pub const fn is_locked(self) -> bool {
         self.0 & 1 != 0
     }
@@ -273,7 +273,7 @@ impl StateWord {
         field(self.0, VERSION_SHIFT, width::VERSION)
     }
 
-    /// Whether the entry is of this incarnation of its endpoint.
+    /// Returns `true` if the entry is of this incarnation of its endpoint.
     pub const fn is_of(self, incarnation: u32) -> bool {
         let mask = place(u32::MAX, INCARNATION_SHIFT, width::INCARNATION);
         self.0 & mask == place(incarnation, INCARNATION_SHIFT, width::INCARNATION)
@@ -286,7 +286,7 @@ impl StateWord {
         (self.0 ^ other.0) & mask == 0
     }
 
-    /// Whether the entry counts under this revision and incarnation.
+    /// Returns `true` if the entry counts under this revision and incarnation.
     pub const fn is_current(self, revision: u32, incarnation: u32) -> bool {
         let mask = place(u32::MAX, REVISION_SHIFT, width::REVISION)
             | place(u32::MAX, INCARNATION_SHIFT, width::INCARNATION);
@@ -295,7 +295,8 @@ impl StateWord {
         self.0 & mask == wanted
     }
 
-    /// How many tables ago the entry was decided, at most what the word can tell.
+    /// Returns the number of tables since the entry was decided, at most what the word can
+    /// tell.
     pub const fn behind(self, revision: u32) -> u32 {
         let own = field(self.0, REVISION_SHIFT, width::REVISION);
         revision.wrapping_sub(own) & ((1 << width::REVISION) - 1)
@@ -357,7 +358,7 @@ impl StateWord {
         Self(self.0 & !mask | place(version, VERSION_SHIFT, width::VERSION))
     }
 
-    /// What a writer publishes after it stored an entry: the next version.
+    /// Returns the word that a writer publishes after it stored an entry: the next version.
     pub const fn published(
         self,
         revision: u32,
@@ -542,7 +543,7 @@ pub mod flow_mark {
     pub const UNDECIDED: u32 = 1 << 6;
 }
 
-/// How [`track`] left a case.
+/// States in which [`track`] leaves a case.
 pub(crate) mod step {
     /// Packets like this one have no flow; policy decides alone.
     pub(crate) const NOTHING: u32 = 0;
@@ -580,7 +581,7 @@ pub struct FlowSet {
 
 const _: () = assert!(size_of::<FlowSet>() == 512);
 
-/// How long a flow may be idle depends on what it is.
+/// Kind of a flow, on which the time that it may be idle depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Idle {

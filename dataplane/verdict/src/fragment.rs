@@ -113,7 +113,7 @@ impl FragmentWord {
     }
 }
 
-/// What names a datagram on one hook of an endpoint.
+/// Fields that name a datagram on one hook of an endpoint.
 #[derive(Clone, Copy)]
 struct DatagramKey {
     words: [u32; 10],

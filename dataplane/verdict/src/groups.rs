@@ -56,7 +56,7 @@ pub enum Message {
     Records(u32),
 }
 
-/// What the two protocols do differently.
+/// Differences between the two protocols.
 struct Form {
     /// Bytes of an address.
     address: u32,
@@ -160,7 +160,7 @@ pub fn stays_on_link<F: Frame>(frame: &F, packet: &Packet, message: Message) -> 
     }
 }
 
-/// Whether a message about one group is about this one.
+/// Returns `true` if a message about one group is about this one.
 #[inline(always)]
 fn is_about<F: Frame>(frame: &F, packet: &Packet, group: &Address) -> bool {
     let named = match packet.source.family {

@@ -13,8 +13,8 @@
 //! the sender is a workload of this node, the sender's egress policy. So no flow begins
 //! on half a decision, and no packet passes on one table's egress and another's ingress.
 //!
-//! What audit policies would have denied is said once: by the hook of a local
-//! receiver, which has both ends' policies before it, else by the sender's.
+//! Denials by audit policies are told once: by the hook of a local receiver, which has both
+//! ends' policies before it, else by the sender's.
 //!
 //! Identity comes from the host-side interface, never from the packet; the packet's source
 //! must then agree with it. Behind bridge, routing and NAT it is the stamp that tells the
@@ -41,7 +41,7 @@ use crate::{
 
 pub use crate::case::{Case, Context, PROBE, probe};
 
-/// What [`inspect`] came to.
+/// Outcome of [`inspect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inspected {
     /// The frame itself decides: the case has its answer.
@@ -248,7 +248,7 @@ pub fn signal<M: Memory, F: Frame>(memory: &M, frame: &F, case: &mut Case) -> In
     }
 }
 
-/// Whether a packet is a whole ICMP error, which quotes the packet that it is about.
+/// Returns `true` if a packet is a whole ICMP error, which quotes the packet that it is about.
 #[inline(always)]
 pub(crate) const fn is_error(packet: &Packet) -> bool {
     if !matches!(packet.part, Part::Whole) {
@@ -688,8 +688,8 @@ pub(crate) fn agrees<M: Memory>(
     }
 }
 
-/// Whether a packet with a local workload's address came from that workload: it carries
-/// the stamp of the workload's endpoint.
+/// Checks that a packet with a local workload's address came from that workload: it carries the
+/// stamp of the workload's endpoint.
 #[inline(always)]
 fn came_from<M: Memory>(memory: &M, slot: u32, stamp: u32) -> Result<(), Reason> {
     let binding = memory.binding(slot).ok_or(Reason::TableCorrupt)?;
@@ -734,7 +734,7 @@ pub(crate) const fn family_slot(record: &EndpointRecord, family: Family) -> u32 
     if slot != 0 { slot } else { record.primary_slot }
 }
 
-/// Whether a slot is that of one of the endpoint's addresses.
+/// Returns `true` if a slot is that of one of the endpoint's addresses.
 #[inline(always)]
 fn owns_slot(record: &EndpointRecord, slot: u32) -> bool {
     let mut i = 0;
@@ -754,14 +754,14 @@ fn owns_slot(record: &EndpointRecord, slot: u32) -> bool {
     false
 }
 
-/// Whether an address says nothing of who has it on this node: a workload that asks for
-/// an address has none, or a link-local one.
+/// Returns `true` if an address says nothing of who has it on this node: a workload that asks
+/// for an address has none, or a link-local one.
 #[inline(always)]
 fn names_no_host(address: &Address) -> bool {
     address.is_unspecified() || address.is_link_local_v6()
 }
 
-/// Whether an address is the link-local one of the endpoint's interface.
+/// Returns `true` if an address is the link-local one of the endpoint's interface.
 #[inline(always)]
 fn is_own_link_local(record: &EndpointRecord, address: &Address) -> bool {
     address.is_link_local_v6() && is_own(record, address)

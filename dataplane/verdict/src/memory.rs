@@ -27,7 +27,7 @@ pub enum BucketSet {
     Endpoint,
 }
 
-/// What is fixed when the programs are loaded. The kernel programs have it as
+/// Settings that are fixed when the programs are loaded. The kernel programs have them as
 /// read-only data, so that the verifier and the JIT know the values.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -38,8 +38,7 @@ pub struct Settings {
     pub keys: Keys,
     /// Number of buckets − 1, by [`BucketSet`]; the numbers are powers of two.
     pub bucket_masks: [u32; 3],
-    /// Whether the node may always open connections to its workloads
-    /// (`own_node: allow`): 0 or 1.
+    /// 1 if the node may always open connections to its workloads (`own_node: allow`), else 0.
     pub own_node_allowed: u32,
     /// Jiffies that a flow may be idle, by [`crate::flow::Idle`].
     pub idle: [u32; IDLE_TIMES],
@@ -66,7 +65,7 @@ pub trait Block {
 
 /// Access to the shared memory.
 pub trait Memory {
-    /// What was fixed at load.
+    /// Returns the settings that were fixed at load.
     fn settings(&self) -> &Settings;
 
     /// The same, for code that reads few of them: the kernel programs load each where it is

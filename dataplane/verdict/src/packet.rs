@@ -166,8 +166,8 @@ pub trait Frame {
     /// Length of the whole frame in bytes.
     fn length(&self) -> u32;
 
-    /// Whether the frame stands for several (GSO): lengths in headers may then
-    /// be those of one segment, or zero.
+    /// Returns `true` if the frame stands for several (GSO): lengths in headers may then be
+    /// those of one segment, or zero.
     fn is_gso(&self) -> bool;
 
     /// The checksum that the sender has left to be written; `None` if it is written, or
@@ -188,7 +188,7 @@ pub trait Frame {
     }
 }
 
-/// Which part of a datagram a packet is.
+/// Part of a datagram that a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// All of it.
@@ -223,11 +223,11 @@ pub struct Packet {
     pub source_port: u16,
     /// Destination port; for ICMP `type << 8 | code`. 0 where there are none.
     pub destination_port: u16,
-    /// What only TCP has; zeroes for others.
+    /// Fields that only TCP has; zeroes for others.
     pub segment: Segment,
     /// TTL or hop limit.
     pub hop_limit: u8,
-    /// Which part of its datagram it is.
+    /// Part of its datagram that the packet is.
     pub part: Part,
     /// Identification of the datagram, for fragments. Of a whole TCP segment, the sequence
     /// number behind its last byte; SYN and FIN are a byte each (RFC 9293, 3.4).
@@ -235,13 +235,13 @@ pub struct Packet {
     /// Of a later fragment, where it begins in its datagram's payload, and 1 more when
     /// others follow it; of others, bytes of the transport header that is judged.
     pub fragment: u32,
-    /// Where the transport header starts, from the Ethernet header on.
+    /// Offset of the transport header, from the Ethernet header on.
     pub transport: u32,
     /// Bytes from there to the end of the IP packet.
     pub transport_bytes: u32,
 }
 
-/// What flow tracking needs of a TCP header.
+/// Fields of a TCP header that flow tracking needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// Sequence number.
@@ -462,7 +462,7 @@ fn ipv6<F: Frame>(frame: &F) -> Result<Packet, Reason> {
     Ok(packet)
 }
 
-/// Whether a next-header value is one that the walk has an opinion on.
+/// Returns `true` if a next-header value is one that the walk has an opinion on.
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
     use next_header::{
@@ -624,8 +624,8 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
 /// messages are.
 #[inline(always)]
 pub fn neighbour<F: Frame>(frame: &F, packet: &Packet) -> Result<Neighbour, Reason> {
-    /// Where the message begins: no extension header has a use before it, and a fragment
-    /// header, be it the only one, forbids it (RFC 6980, 5).
+    /// Offset of the message: no extension header has a use before it, and a fragment header,
+    /// be it the only one, forbids it (RFC 6980, 5).
     const START: u32 = ETHERNET_BYTES + IPV6_BYTES;
     if packet.transport != START || !matches!(packet.part, Part::Whole) {
         return Err(Reason::UntruthfulNd);
@@ -694,8 +694,8 @@ pub fn neighbour<F: Frame>(frame: &F, packet: &Packet) -> Result<Neighbour, Reas
     })
 }
 
-/// Whether a family has this ICMP: ICMPv6 in IPv4, or the reverse, is just
-/// another protocol by number to a receiver, and to a policy.
+/// Returns `true` if a family has this ICMP: ICMPv6 in IPv4, or the reverse, is just another
+/// protocol by number to a receiver, and to a policy.
 #[inline(always)]
 pub fn is_icmpv6(packet: &Packet) -> bool {
     packet.protocol == protocol::ICMPV6 && matches!(packet.source.family, Family::V6)

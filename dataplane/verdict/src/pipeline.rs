@@ -38,7 +38,7 @@ use crate::{
     related, uplink,
 };
 
-/// What a packet meets, step by step. Each reads the case and writes its answer there.
+/// Steps of a packet, in order. Each reads the case and writes its answer there.
 pub trait Steps {
     /// Passes a plain packet of an established flow, and returns the stamp that it gets;
     /// `None` if the packet must go the long way. Never asked about probes.
@@ -142,7 +142,7 @@ pub struct Host<'a, M, F> {
     pub memory: &'a M,
     /// The packet.
     pub frame: &'a F,
-    /// What the kernel would say of it.
+    /// Context that the kernel would give with the packet.
     pub context: &'a Context,
     /// The hook that it is on.
     pub hook: Hook,

@@ -1,4 +1,4 @@
-//! Why a packet was allowed or denied: one closed table.
+//! Reasons for which a packet was allowed or denied: one closed table.
 //!
 //! Number, name, help and metric label of every reason stand here and nowhere
 //! else; `docs/reasons.md` is generated from it. Numbers are never reused.
@@ -8,7 +8,7 @@ pub const MAX_REASONS: u32 = 64;
 
 macro_rules! reasons {
     ($($number:literal $variant:ident $name:literal $help:literal)*) => {
-        /// Why a verdict is what it is.
+        /// Reason of a verdict.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Reason {

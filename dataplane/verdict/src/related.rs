@@ -32,7 +32,7 @@ const MAX_ERROR_V6: u32 = 1280;
 /// Next header of an IPv6 fragment header.
 const FRAGMENT: u8 = 44;
 
-/// What an error quotes of a packet whose source is the error's destination.
+/// Quotation in an error of a packet whose source is the error's destination.
 struct Quoted {
     destination: Address,
     protocol: u8,

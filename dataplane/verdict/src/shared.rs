@@ -240,7 +240,7 @@ impl SharedWord64 {
         put(&self.0, value);
     }
 
-    /// Where the word lies, aligned.
+    /// Address of the word, aligned.
     #[inline(always)]
     pub fn as_ptr(&self) -> *mut u64 {
         self.0.as_ptr()

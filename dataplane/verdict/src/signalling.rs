@@ -44,7 +44,7 @@ pub(crate) fn arp<F: Frame>(record: &EndpointRecord, frame: &F, sent: bool) -> V
     Verdict::allow(Reason::Arp)
 }
 
-/// What says who sends a packet that policy is asked about.
+/// Evidence of the sender of a packet that policy is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
     /// Its source address, which must be one of the workload's.
@@ -70,7 +70,7 @@ pub(crate) const fn is_possible(packet: &Packet) -> bool {
     }
 }
 
-/// Whether a datagram goes between these two ports, either way.
+/// Returns `true` if a datagram goes between these two ports, either way.
 #[inline(always)]
 const fn is_pair(packet: &Packet, a: u16, b: u16) -> bool {
     let (from, to) = (packet.source_port, packet.destination_port);
@@ -202,10 +202,9 @@ fn neighbour<F: Frame>(
     Ok(is_on_link(record, &packet.destination))
 }
 
-/// Whether a destination of neighbour discovery is one that no router forwards to: of
-/// link-local scope, or in the /64 of one of the workload's addresses. A neighbour's
-/// other addresses are rare; a host behind a router would be reached whatever policy
-/// says.
+/// Returns `true` if a destination of neighbour discovery is one that no router forwards to: of
+/// link-local scope, or in the /64 of one of the workload's addresses. A neighbour's other
+/// addresses are rare; a host behind a router would be reached whatever policy says.
 #[inline(always)]
 fn is_on_link(record: &EndpointRecord, destination: &Address) -> bool {
     const LINK_LOCAL_GROUPS: u32 = 0xff02;
@@ -264,7 +263,7 @@ pub(crate) fn is_own(record: &EndpointRecord, address: &Address) -> bool {
         || own_slot(record, address) != 0
 }
 
-/// Whether a datagram is from a server to a client, RFC 2131, 4.1, and RFC 8415, 7.2.
+/// Returns `true` if a datagram is from a server to a client, RFC 2131, 4.1, and RFC 8415, 7.2.
 #[inline(always)]
 const fn is_dhcp_server(packet: &Packet) -> bool {
     match packet.source.family {
@@ -273,9 +272,9 @@ const fn is_dhcp_server(packet: &Packet) -> bool {
     }
 }
 
-/// Whether a datagram is the workload's own question for an address: a broadcast of a
-/// client that has none and names its MAC (RFC 2131, 2 and 4.1), or one from its
-/// link-local address to the servers on the link (RFC 8415, 7.1 and 16).
+/// Returns `true` if a datagram is the workload's own question for an address: a broadcast of a
+/// client that has none and names its MAC (RFC 2131, 2 and 4.1), or one from its link-local
+/// address to the servers on the link (RFC 8415, 7.1 and 16).
 #[inline(always)]
 fn is_dhcp_client<F: Frame>(record: &EndpointRecord, frame: &F, packet: &Packet) -> bool {
     /// BOOTREQUEST of an Ethernet address of six bytes; the number of relays is free.

@@ -1,6 +1,6 @@
 //! Ordinary memory and ordinary bytes, for user space.
 //!
-//! What `explain` and the tests run is the code of the kernel programs on these;
+//! The code that `explain` and the tests run is that of the kernel programs, on these slices;
 //! over the mapped memory of BPF maps, it is that code on the very same words.
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 /// Shared memory as slices.
 #[derive(Clone, Copy, Debug)]
 pub struct SliceMemory<'a> {
-    /// What was fixed at load.
+    /// Settings that were fixed at load.
     pub settings: &'a Settings,
     /// The decision table in force.
     pub table: &'a [Page],
@@ -71,7 +71,7 @@ impl Memory for SliceMemory<'_> {
 pub struct SliceFrame<'a> {
     /// From the Ethernet header on.
     pub bytes: &'a [u8],
-    /// Whether it stands for several.
+    /// `true` if it stands for several.
     pub gso: bool,
 }
 
@@ -98,7 +98,7 @@ impl Frame for SliceFrame<'_> {
 /// A flow table as slices, beside the memory of a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct SliceFlows<'a> {
-    /// What decisions read.
+    /// Memory that decisions read.
     pub memory: SliceMemory<'a>,
     /// The sets of each partition.
     pub partitions: &'a [&'a [FlowSet]],

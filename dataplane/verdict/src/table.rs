@@ -102,7 +102,7 @@ const KIND_SHIFT: u32 = 28;
 const KIND_MASK: u32 = 7;
 const SHARED: u32 = 1 << 31;
 
-/// What a slot's address is.
+/// Kind of a slot's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum SlotKind {
@@ -122,10 +122,10 @@ pub enum SlotKind {
     Virtual = 6,
 }
 
-/// What policies know of a slot.
+/// Facts that policies know of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Profile {
-    /// What the address is.
+    /// Kind of the address.
     pub kind: SlotKind,
     /// Subject class, at most [`MAX_CLASS`]. Of a virtual address, or a node whose ports
     /// lead to Services, the atom in the rows of translated addresses instead; see
@@ -203,13 +203,13 @@ pub mod range_tag {
     pub const NODE: u32 = 1;
     /// The rest is an offset / 32: a node for the next word of the address.
     pub const NEXT_WORD: u32 = 2;
-    /// Where the tag stands.
+    /// Place of the tag, in bits.
     pub const SHIFT: u32 = 30;
     /// The rest.
     pub const MASK: u32 = (1 << SHIFT) - 1;
 }
 
-/// What a row says of one packet.
+/// Answer of a row for one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The verdict in force.
@@ -238,8 +238,8 @@ impl From<DecisionWords> for Decision {
     }
 }
 
-/// Where a slot's profile number stands: the offset of its word, and how many bits
-/// up in that word.
+/// Place of a slot's profile number: the offset of its word, and the bits by which it is
+/// shifted in that word.
 #[inline(always)]
 pub const fn slot_place(slot: u32) -> (u32, u32) {
     let offset = SLOTS_OFFSET.wrapping_add(slot / SLOTS_PER_WORD);
@@ -321,7 +321,7 @@ impl<'a, M: Memory> Table<'a, M> {
         class.wrapping_add(self.header[header::SERVICE_CLASSES])
     }
 
-    /// What a subject class may do with a peer atom, for one row key.
+    /// Returns the decision for a subject class and a peer atom, under one row key.
     pub fn decide(
         &self,
         class: u32,

@@ -1,4 +1,4 @@
-//! What is decided: an action, a reason, and the rule that decided.
+//! Verdict: an action, a reason, and the rule that decided.
 
 use crate::reason::Reason;
 
@@ -20,7 +20,7 @@ pub enum Action {
     Deny = 2,
 }
 
-/// Which way a packet goes, as its workload sees it.
+/// Direction of a packet, as its workload sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Direction {
@@ -33,9 +33,9 @@ pub enum Direction {
 /// An action, why, and by which rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict {
-    /// What happens to the packet.
+    /// Fate of the packet.
     pub action: Action,
-    /// Why.
+    /// Reason of the action.
     pub reason: Reason,
     /// Number in the side table of rules: of the deciding rule for
     /// [`Reason::Rule`], of the set of isolating policies for

@@ -43,7 +43,7 @@ pub const NEIGHBOURS: usize = 8;
 const PLACE_BITS: u32 = NEIGHBOURS.ilog2();
 /// The bits of a value that are the slot of a lone address.
 const SLOT_BITS: u32 = 28;
-/// Where the value of a lone address differs from a block number.
+/// Bit in which the value of a lone address differs from a block number.
 const LONE: u32 = 1 << 31;
 
 const _: () = assert!(LONE >> SLOT_BITS == NEIGHBOURS as u32);

@@ -3,7 +3,7 @@
 use super::{Bucket, OVERFLOWED, candidates, entries, entry};
 use crate::hash::Keys;
 
-/// Why an entry could not be stored.
+/// Refusal of an entry that could not be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 

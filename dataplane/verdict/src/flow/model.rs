@@ -11,7 +11,7 @@ use crate::{hash::Keys, packet::protocol};
 pub struct Flow {
     /// Its key.
     pub key: FlowKey,
-    /// Where it stands.
+    /// State of the flow.
     pub state: FlowState,
     /// Jiffies of its last packet.
     pub last_seen: u32,
@@ -24,8 +24,8 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Whether it has been idle for too long. Jiffies wrap; no idle time comes
-    /// near half of their range.
+    /// Returns `true` if it has been idle for too long. Jiffies wrap; no idle time comes near
+    /// half of their range.
     pub const fn is_expired(&self, now: u32) -> bool {
         now.wrapping_sub(self.last_seen) > self.idle
     }

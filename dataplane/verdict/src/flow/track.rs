@@ -1,4 +1,4 @@
-//! What the flow table knows of a packet, and what it learns from its verdict.
+//! Entries of the flow table for a packet: looks them up, and keeps its verdict in them.
 //!
 //! [`track`] comes before the policy is asked: a packet of a live flow passes
 //! ([`step::SETTLED`]). [`choose`] and [`remember`] come after: what policy has
@@ -380,7 +380,7 @@ pub fn track<M: FlowMemory>(memory: &M, case: &mut Case) {
     case.settle(Verdict::allow(Reason::Flow));
 }
 
-/// Whether a packet towards a workload comes from the peer of the flow that it would
+/// Returns `true` if a packet towards a workload comes from the peer of the flow that it would
 /// belong to. `stamp` is that of the peer's endpoint, 0 when the peer is not local.
 ///
 /// A reply from the node's address may carry the stamp of the workload that a Service

@@ -1,4 +1,4 @@
-//! What follows from an allowed packet: replies, later fragments, ICMP errors. On the host,
+//! Packets that follow from an allowed one: replies, later fragments, ICMP errors. On the host,
 //! where the clock and the whole flow table are the test's.
 
 use super::scene::{
@@ -246,7 +246,7 @@ fn a_syn_is_judged_on_the_ports_of_a_connection() {
     assert_eq!(answer(&node, &segment().ack()), FLOW);
 }
 
-/// What a reset ends was no connection, whether it is believed or not.
+/// A connection that a reset ends at once was none, whether the reset is believed or not.
 #[test]
 fn a_refused_connection_is_not_established() {
     for sequence in [0, 1 << 20] {

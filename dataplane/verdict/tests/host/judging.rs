@@ -1,5 +1,5 @@
-//! Who is who, and whose policy is asked: packets on the two hooks of a node whose whole
-//! memory is in the test's hand.
+//! Identity and policy: packets on the two hooks of a node whose whole memory is in the test's
+//! hand.
 
 use std::net::Ipv4Addr;
 
@@ -486,7 +486,7 @@ fn a_tag_denies_wherever_it_stands() {
     assert_eq!(outcome(&case), tagged);
 }
 
-/// What denies in force needs no word of what is on trial.
+/// A denial in force needs no word of the policies on trial.
 #[test]
 fn what_is_denied_is_not_audited() {
     let policy = Policy::default().audits(Web, Egress).isolates(Db, Ingress);

@@ -245,8 +245,8 @@ fn a_question_gives_way_before_another_openers_flows() {
     }
 }
 
-/// Where policy lets both ends open, a full set denies neither end anything, because no
-/// packet needs an entry.
+/// A full set denies neither end anything where policy lets both ends open, because no packet
+/// needs an entry.
 #[test]
 fn what_policy_allows_both_ways_passes_a_full_set() {
     let talks = Policy::closed().connects(Web, Db, None);

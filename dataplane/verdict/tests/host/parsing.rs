@@ -349,8 +349,8 @@ fn fragments_are_told_apart_and_later_ones_have_no_ports() {
     }
 }
 
-/// What lies behind the header of a later fragment is data, even if it is a number of
-/// bytes that makes an extension header.
+/// Bytes behind the header of a later fragment are data, even if they begin with a number that
+/// makes an extension header.
 #[test]
 fn no_header_is_read_in_a_later_fragment() {
     let later = syn(Family::V6)

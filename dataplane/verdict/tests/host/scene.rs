@@ -46,7 +46,7 @@ use cofferdam_verdict::{
 };
 use packet::{Body, End, Family, Mac, Packet};
 
-/// What becomes of a packet, and why.
+/// Fate of a packet, and its reason.
 pub(crate) type Outcome = (Action, Reason);
 
 /// Allowed as part of a flow.
@@ -134,7 +134,7 @@ pub(crate) const fn isolation(subject: Who, direction: Direction) -> u32 {
     100 + 2 * subject as u32 + direction as u32
 }
 
-/// What a policy says of one direction of a workload.
+/// Rule of a policy for one direction of a workload.
 #[derive(Clone, Copy)]
 struct Rule {
     subject: Who,
@@ -378,7 +378,7 @@ impl Policy {
     }
 }
 
-/// What the kernel says of a packet on its way to a workload.
+/// Context that the kernel gives with a packet on its way to a workload.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Way {
     /// Interface that it came in by.
@@ -419,7 +419,7 @@ const FLOW_SETS: usize = 16;
 
 /// The node: all that a decision reads and writes.
 pub(crate) struct Node {
-    /// What was fixed at load.
+    /// Settings that were fixed at load.
     pub(crate) settings: Settings,
     /// Endpoint records, by the number in the cast.
     pub(crate) endpoints: Vec<EndpointRecord>,
@@ -539,7 +539,7 @@ impl Node {
         }
     }
 
-    /// What a decision reads.
+    /// Returns the memory that a decision reads.
     pub(crate) fn memory(&self) -> SliceMemory<'_> {
         SliceMemory {
             settings: &self.settings,
@@ -556,8 +556,8 @@ impl Node {
         &self.partitions
     }
 
-    /// How often a rule has decided under the table in force, or the one before it, and
-    /// would have with audit policies in force.
+    /// Returns the number of times that a rule has decided under the table in force, or the one
+    /// before it, and would have with audit policies in force.
     pub(crate) fn hits(&self, rule: u32, tables_ago: u32) -> [u64; 2] {
         let count = self.count(rule, tables_ago);
         let denied: u64 = count.denied.iter().map(SharedWord64::load).sum();

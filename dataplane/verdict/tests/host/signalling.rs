@@ -1,4 +1,5 @@
-//! What hosts say so that packets can be sent at all: whatever policy says, if it is true.
+//! Signalling, without which hosts could send no packets: allowed whatever policy says, if it
+//! is true.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -152,7 +153,7 @@ fn signalling_is_no_longer_than_it_needs_to_be() {
     assert_eq!(node.sends(Web, &behind), too_long);
 }
 
-/// What a router would forward is policy's, whatever it looks like.
+/// Messages that a router would forward are policy's, whatever they look like.
 #[test]
 fn neighbour_discovery_stays_on_its_link() {
     let node = Node::under(&Policy::closed());
