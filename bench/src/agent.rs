@@ -1,5 +1,5 @@
-//! What the agent costs its node: memory, processor time at rest, and the time until
-//! a change is in force.
+//! Cost of the agent to its node: memory, processor time at rest, and the time until a change
+//! is in force.
 //!
 //! A real agent on a node of network namespaces, as the tests have it, with ten
 //! endpoints and a thousand remote workloads.

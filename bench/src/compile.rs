@@ -1,6 +1,6 @@
-//! What documents cost on their way to a table: reading, putting together, compiling,
-//! and what a change of one policy, of the labels of one pod elsewhere, or one more pod
-//! costs; of a cluster with Services, who is behind them, too. In one thread.
+//! Cost of documents on their way to a table: reading, putting together, compiling, and the
+//! price of a change of one policy, of the labels of one pod elsewhere, or of one more pod; in
+//! a cluster with Services, that of finding their backends, too. In one thread.
 //!
 //! Memory is the peak of the process since its documents were made, the texts of all
 //! files included.
@@ -36,7 +36,7 @@ const SIZES: [(usize, usize, usize); 4] = [
 ];
 const PODS_PER_NODE: usize = 250;
 
-/// What there is room for: two addresses for each of 100 000 pods.
+/// Capacity: two addresses for each of 100 000 pods.
 const LIMITS: Limits = Limits {
     slots: 1 << 18,
     table_pages: 1 << 12,
@@ -380,8 +380,8 @@ fn relabelled(
     Ok(inventory)
 }
 
-/// How long it takes to find the place of one more pod like others in a table that
-/// does not know it.
+/// Measures the time to find the place of one more pod like others in a table that does not
+/// know it.
 fn place(
     cluster: &Cluster,
     inventory: &Inventory,

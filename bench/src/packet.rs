@@ -1,4 +1,4 @@
-//! What one packet costs in the programs, net of an empty program.
+//! Cost of one packet in the programs, net of an empty program.
 //!
 //! A test run sends one packet many times over. To measure as a node works, the programs
 //! write a random one of the workloads' addresses into the packet before each judgement,
@@ -30,11 +30,11 @@ use serde::Serialize;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("COFFERDAM_BENCH_OBJECT"));
 
-/// Which addresses the workloads have.
+/// Pattern of the workloads' addresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Addresses {
     name: &'static str,
-    /// How far one workload's address is from the next one's; odd.
+    /// Distance of one workload's address from the next one's; odd.
     stride: u32,
 }
 
@@ -149,7 +149,7 @@ pub(crate) struct PacketResult {
     array_random_ns: i64,
 }
 
-/// Whose packets a program judges.
+/// Sender of the packets that a program judges.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sender {
     /// One of the workloads elsewhere.
@@ -160,18 +160,18 @@ enum Sender {
     Spoofer,
 }
 
-/// What a packet is, and what must become of it.
+/// Packet of a measurement, and its due verdict.
 struct Case {
     name: &'static str,
     program: &'static str,
     bench_program: &'static str,
     sender: Sender,
     port: u16,
-    /// Whether the packets are of flows that were opened before.
+    /// `true` if the packets are of flows that were opened before.
     in_flow: bool,
-    /// Whether the workloads are where the packets come from.
+    /// `true` if the workloads are where the packets come from.
     known_sources: bool,
-    /// What the program returns.
+    /// Value that the program returns.
     returns: i32,
 }
 

@@ -180,7 +180,7 @@ fn add_like(agent: &Agent, workload: &Workload, pod: &Pod) {
     assert!(output.status.success(), "{output:?}\n{}", agent.log());
 }
 
-/// What the agent says that it took to give workloads their place in the table in
+/// Reads the agent's own measurements of the time to give workloads their place in the table in
 /// force: from the desired state before to the address that leads to its slot.
 fn placed_us(log: &str) -> anyhow::Result<Vec<f64>> {
     numbers(log, "added to the table in force", "microseconds=")

@@ -1,5 +1,5 @@
-//! What must hold whatever the input: no panic, bounded time, and a few laws that
-//! need no other opinion to be checked against.
+//! Laws that must hold whatever the input: no panic, bounded time, and a few more that need no
+//! other opinion to be checked against.
 //!
 //! A target takes bytes and panics when something does not hold. `cargo xtask fuzz`
 //! looks for such bytes with an engine that sees which code they reach; the tests of

@@ -142,7 +142,7 @@ fn answered(case: &Case) -> Verdict {
     Verdict::from_any_word(case.enforced).expect("every case has an answer")
 }
 
-/// What policies allow, kept beside the table that is made of it.
+/// Rules of policies, kept beside the table that is made of them.
 #[derive(Default)]
 struct Rules {
     isolated: Vec<(Who, Direction)>,

@@ -7,7 +7,7 @@ use std::path::Path;
 use cofferdam_fuzz::Target;
 use fastrand::Rng;
 
-/// Which inputs there are. Another number looks elsewhere.
+/// Seed of the inputs. Another number looks elsewhere.
 const SEED: u64 = 1;
 /// Longest input, in bytes; a repeated piece may make it longer once.
 const LONGEST: usize = 16 << 10;

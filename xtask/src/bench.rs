@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: runs a benchmark of the `bench` crate.
 //!
-//! Which benchmarks there are, and what they accept, that crate alone knows: the
-//! arguments pass through untouched.
+//! The list of benchmarks, and of the arguments that they accept, is known to that crate alone:
+//! the arguments pass through untouched.
 
 use std::ffi::OsString;
 

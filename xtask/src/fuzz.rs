@@ -5,7 +5,7 @@
 //! stable Rust has, so no other toolchain is needed. What was reached is kept in
 //! `target/fuzz/corpus`, and the next run begins with it.
 //!
-//! What can be found: a panic, a broken law, too much time for one input, too much
+//! Faults that can be found: a panic, a broken law, too much time for one input, too much
 //! memory. The crate `fuzz` says which laws there are.
 
 use std::{
@@ -104,7 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Where everything of ours lies.
+/// Returns the folder in which everything of ours lies.
 fn folder() -> PathBuf {
     run::target().join("fuzz")
 }
@@ -250,7 +250,7 @@ fn tell_end_of(words: &str) {
     }
 }
 
-/// Whether a line says what went wrong: a panic's, or the engine's own.
+/// Returns `true` if a line says what went wrong: a panic's, or the engine's own.
 fn tells(line: &str) -> bool {
     line.contains(" panicked at ") || line.contains("ERROR: libFuzzer")
 }

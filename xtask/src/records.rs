@@ -1,4 +1,4 @@
-//! What tests report beside "passed", held against what is on record.
+//! Reports of tests beside "passed", held against the records.
 //!
 //! Two things would otherwise get worse unnoticed: a test that skips itself
 //! because the kernel lacks something, and a kernel program that grows until some
@@ -25,9 +25,9 @@ pub(crate) const SKIPS: &str = "COFFERDAM_SKIPS";
 /// `program<TAB>instructions<TAB>stack`, both as the verifier counts them.
 pub(crate) const VERIFIED: &str = "COFFERDAM_VERIFIED";
 
-/// How many skips are accepted, by kernel series.
+/// File of the numbers of accepted skips, by kernel series.
 const SKIPS_RECORD: &str = "xtask/skips.txt";
-/// What a program costs the verifier, by kernel series and program.
+/// File of the costs of programs to the verifier, by kernel series and program.
 const VERIFIED_RECORD: &str = "dataplane/verified-instructions.txt";
 
 /// Growth over the record that passes, in percent. Compilers differ a little
@@ -44,7 +44,7 @@ const VERIFIED_HEAD: &str = "\
 # measure.
 ";
 
-/// What a program costs the verifier.
+/// Cost of a program to the verifier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cost {
     /// Instructions walked.
@@ -76,7 +76,7 @@ impl fmt::Display for Cost {
     }
 }
 
-/// What the tests on one kernel reported.
+/// Reports of the tests on one kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reported {
     /// `(feature, test)`, each once.
@@ -113,7 +113,7 @@ impl Reported {
         Ok(reported)
     }
 
-    /// How many tests skipped themselves, whatever they lacked.
+    /// Returns the number of tests that skipped themselves, whatever they lacked.
     pub(crate) fn skipped_tests(&self) -> usize {
         self.skips
             .iter()
@@ -123,7 +123,7 @@ impl Reported {
     }
 }
 
-/// Where the tests of one run ran, which decides how strict the record is.
+/// Place in which the tests of one run ran, which decides how strict the record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// On this machine, whose kernel is whatever it is: a series that has no
@@ -133,15 +133,15 @@ pub(crate) enum Place {
     Machine,
 }
 
-/// How a run compares with the record.
+/// Comparison of a run with the record.
 pub(crate) struct Comparison<'a> {
     /// The repository.
     pub(crate) root: &'a Path,
     /// Kernel series the tests ran on.
     pub(crate) series: &'a str,
-    /// Where that was.
+    /// Place in which they ran.
     pub(crate) place: Place,
-    /// Whether all tests ran, so that what did not report is missing.
+    /// `true` if all tests ran, so that a test which did not report is missing.
     pub(crate) complete: bool,
 }
 
@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    /// What a run reported of programs with 64 bytes of stack.
+    /// Makes the report of a run about programs with 64 bytes of stack.
     fn verified(pairs: &[(&str, u64)]) -> Reported {
         Reported {
             verified: pairs

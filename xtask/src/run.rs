@@ -17,8 +17,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// How long output may still arrive after a program has ended. A daemon left
-/// behind by a test holds the pipe open for ever.
+/// Longest time that output may still arrive after a program has ended. A daemon left behind by
+/// a test holds the pipe open for ever.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The folder of the workspace.
@@ -29,7 +29,7 @@ pub(crate) fn root() -> PathBuf {
     own.parent().map(Path::to_owned).unwrap_or(own)
 }
 
-/// Where build products go, and everything else that can be made again.
+/// Returns the folder for build products, and everything else that can be made again.
 pub(crate) fn target() -> PathBuf {
     // Relative to the root, because that is where cargo is started.
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
@@ -112,7 +112,7 @@ pub(crate) struct Running {
     ended: Option<Instant>,
 }
 
-/// What [`Running::next`] saw.
+/// Event that [`Running::next`] saw.
 pub(crate) enum Next {
     /// A line, without its end.
     Line(String),

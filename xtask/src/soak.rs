@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: runs a soak of the `tests` crate.
 //!
-//! Which soaks there are, and what they accept, that crate alone knows: the
+//! The list of soaks, and of the arguments that they accept, is known to that crate alone: the
 //! arguments pass through untouched.
 
 use std::ffi::OsString;

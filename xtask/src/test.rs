@@ -241,7 +241,7 @@ fn everything(options: &Options, progress: &mut Progress, built: bool) -> Result
     Ok(())
 }
 
-/// Whether every source is formatted; if not, names the files.
+/// Checks that every source is formatted; if not, names the files.
 fn formatted() -> Result<()> {
     let status = run::status(run::cargo().args(["fmt", "--all", "--check", "--", "-l"]))?;
     if status.success() {
@@ -262,7 +262,7 @@ fn succeed(command: &mut Command) -> Result<()> {
     }
 }
 
-/// What the newcomer runs first, as they run it.
+/// Runs the demonstration that the newcomer runs first, as they run it.
 fn demonstrated() -> Result<()> {
     let xtask = std::env::current_exe().context("cannot find this program")?;
     succeed(run::command(xtask).arg("demo"))

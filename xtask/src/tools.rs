@@ -17,7 +17,7 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Whether this process may install packages and mount file systems.
+/// Returns `true` if this process may install packages and mount file systems.
 pub(crate) fn is_root() -> bool {
     // Real, effective, saved and file-system user id, in this order.
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
@@ -29,7 +29,7 @@ pub(crate) fn is_root() -> bool {
     })
 }
 
-/// Whether a file system of type `kind` is mounted at `point`.
+/// Returns `true` if a file system of type `kind` is mounted at `point`.
 pub(crate) fn is_mounted(kind: &str, point: &Path) -> bool {
     std::fs::read_to_string("/proc/self/mounts")
         .is_ok_and(|mounts| mounts_have(&mounts, kind, point))

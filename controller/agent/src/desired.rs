@@ -1,9 +1,9 @@
-//! What this node makes of the documents: local endpoints and its own addresses on
-//! top of them. Pure.
+//! Desired state that this node makes of the documents: local endpoints and its own addresses
+//! on top of them. Pure.
 //!
-//! What is plugged into this machine is known here better than any document knows
-//! it: an address of a local endpoint, or of the node itself, is taken from whoever
-//! else claims it, with a warning.
+//! Addresses plugged into this machine are known here better than any document knows them: an
+//! address of a local endpoint, or of the node itself, is taken from whoever else claims it,
+//! with a warning.
 
 use std::cmp::Ordering;
 use std::collections::btree_map::Entry;
@@ -76,8 +76,9 @@ impl Made {
         }
     }
 
-    /// What [`desired`] makes of these, at the price of what differs. None where nodes
-    /// do, or where two claim one address: then it takes all of them to say whose it is.
+    /// Returns the result that [`desired`] would make of these, at the price of the
+    /// differences. None where nodes differ, or where two claim one address: then it takes all
+    /// of them to say whose it is.
     fn step(
         &self,
         documents: &Inventory,
@@ -174,7 +175,8 @@ fn local_workload(endpoints: &[Arc<Endpoint>], name: &ObjectName, node: &str) ->
     Some(workload)
 }
 
-/// Where there is a document of a workload's name, it says what the workload is.
+/// Takes labels and ports from the document of a workload's name, which says what the workload
+/// is.
 fn described(workload: &mut Workload, document: &Workload) {
     workload.labels = document.labels.clone();
     workload.ports.clone_from(&document.ports);

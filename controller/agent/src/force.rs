@@ -1,14 +1,14 @@
-//! What is in force in the kernel, and how that is changed.
+//! State in force in the kernel, and its changes.
 //!
 //! Additions go from the inside out: the table with a slot's class and atom, then
 //! the address that leads to the slot, then the endpoint's record, which ends
 //! "nothing passes". Removal is the reverse. Whatever fails on the way leaves what
 //! was in force before, or less.
 //!
-//! Where workloads come and nothing else changes, and the table in force knows others
-//! like them, their slots' entries are written into that table: no address leads there
-//! yet. A number that became free rests until a table without it has been published;
-//! as every removal publishes one, what is spare in the table in force has rested.
+//! Workloads may come while nothing else changes, to a table in force that knows others like
+//! them: then their slots' entries are written into that table, as no address leads there yet.
+//! A number that became free rests until a table without it has been published; as every
+//! removal publishes one, every number that is spare in the table in force has rested.
 
 pub mod dataplane;
 mod enforcer;
@@ -43,7 +43,7 @@ use plan::InForce;
 pub use read_back::{Depth, Mismatch};
 use sweeper::Sweeper;
 
-/// How often flow tables are rid of what is over.
+/// Time between two sweeps, which rid flow tables of flows that are over.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(10);
 
 /// So many tables make a sweep due at once: the kernel side takes no table that is 2 048
@@ -53,11 +53,11 @@ const TABLES_PER_SWEEP: u64 = 500;
 /// Time between two tries of a sweep that is due at once.
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
-/// How long apart epochs are ended of slots that addresses have left: no program runs
-/// for so long.
+/// Time between two ends of epochs of slots that addresses have left: no program runs for so
+/// long.
 const BETWEEN_EPOCHS: Duration = Duration::from_millis(100);
 
-/// How a desired state came into force.
+/// Way in which a desired state came into force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     /// It was.
@@ -68,7 +68,7 @@ pub enum Published {
     Table,
 }
 
-/// Why a desired state did not come into force. What was before still is.
+/// Reason for which a desired state did not come into force. The state before still is.
 #[derive(Debug, Error)]
 pub enum PublishError {
     /// There is no table for it.
@@ -86,10 +86,10 @@ pub struct Force<D = Kernel> {
     /// Times on the clock of flows until which policy denies endpoints nothing, by their
     /// interfaces.
     bypasses: BTreeMap<u32, u32>,
-    /// What is read back the next time, of what is not new.
+    /// Entry from which the next read-back goes on, among those that are not new.
     next_read: (IpAddr, u32),
     compiler: Compiler,
-    /// When the kernel was given the table in force, if that was by this agent.
+    /// Time at which the kernel was given the table in force, if that was by this agent.
     in_force_since: Option<Instant>,
     names: SharedNames,
     hits: Hits,
@@ -217,7 +217,7 @@ impl Force<Kernel> {
         self.kernel.foreign(ifindex)
     }
 
-    /// What stands on an interface's hooks.
+    /// Returns the state of an interface's hooks.
     ///
     /// # Errors
     /// When the kernel does not tell.
@@ -274,7 +274,7 @@ impl Force<Kernel> {
         self.kernel.dismantle()
     }
 
-    /// When [`Force::do_chores`] has something to do again.
+    /// Returns the time at which [`Force::do_chores`] has something to do again.
     #[must_use]
     pub fn next_chore(&self) -> Instant {
         let mut next = self.next_sweep();
@@ -359,7 +359,7 @@ impl Force<Kernel> {
         self.kernel.flows_left(ifindex)
     }
 
-    /// How full an endpoint's flow table is.
+    /// Returns the fill of an endpoint's flow table.
     #[must_use]
     pub fn flows(&self, ifindex: u32) -> Option<FlowUse> {
         self.kernel.flows(ifindex)

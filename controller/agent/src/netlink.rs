@@ -1,4 +1,4 @@
-//! What the kernel says of interfaces and addresses.
+//! Interfaces and addresses, as the kernel tells of them.
 //!
 //! Requests are made by the thread that reconciles, and block it: what they answer
 //! is the state at that moment, never one that was overtaken by an endpoint added
@@ -38,13 +38,13 @@ use socket::{Asks, Socket, attribute};
 /// The namespace of the calling thread; `/proc/self` would be the main thread's.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 
-/// Why the kernel could not be asked, or an interface is none to be managed.
+/// Reason for which the kernel could not be asked, or an interface is none to be managed.
 #[derive(Debug, Error)]
 pub enum LinkError {
     /// A netlink socket cannot be opened.
     #[error("cannot talk netlink")]
     Socket {
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
@@ -58,9 +58,9 @@ pub enum LinkError {
     /// A request was refused.
     #[error("cannot {what}")]
     Request {
-        /// What was asked.
+        /// Request that was refused.
         what: &'static str,
-        /// What the kernel says.
+        /// Answer of the kernel.
         #[source]
         source: io::Error,
     },
@@ -69,7 +69,7 @@ pub enum LinkError {
     Namespace {
         /// The path.
         path: PathBuf,
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
@@ -379,7 +379,7 @@ impl Netlink {
         Ok(sort_addresses(listed, of))
     }
 
-    /// How this namespace numbers another.
+    /// Returns the number that this namespace has for another.
     fn number_of(&mut self, namespace: &File) -> Result<Option<i32>, LinkError> {
         let descriptor = namespace.as_raw_fd().to_ne_bytes();
         let body = [&[0; 4][..], &attribute(NETNSA_FD, &descriptor)].concat();

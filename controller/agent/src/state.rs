@@ -1,4 +1,4 @@
-//! What the agent must know again after a restart, in files.
+//! State that the agent must know again after a restart, in files.
 //!
 //! A file is written beside its name, flushed, renamed, and the directory flushed:
 //! after a crash there is the old one or the new one, whole. What is void after the next
@@ -26,17 +26,17 @@ const MAGIC: &str = "cofferdam-state-1";
 /// Largest file that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// Why a state file could not be written or read.
+/// Reason for which a state file could not be written or read.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// A system call failed.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was being done.
+        /// Action that failed.
         action: &'static str,
         /// To which file.
         path: PathBuf,
-        /// Why not.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
@@ -261,7 +261,7 @@ pub struct Endpoints<E> {
     /// Endpoints that were removed or replaced and whose interface is still there.
     #[serde(default = "Vec::new")]
     pub leaving: Vec<E>,
-    /// What is remembered of their links, and of links that have gone.
+    /// Facts remembered of their links, and of links that have gone.
     #[serde(default)]
     pub links: Links,
     /// MAC addresses of interfaces that are open because somebody released them, by their

@@ -24,7 +24,7 @@ use crate::hits::CountsByRule;
 pub struct DropKey {
     /// The hook that dropped them.
     pub hook: Hook,
-    /// Why.
+    /// Reason of the drops.
     pub reason: Reason,
     /// Their direction, as their records have it.
     pub direction: Direction,

@@ -219,7 +219,7 @@ pub struct SavedHits {
     revision: u64,
     /// Counts of tables before it.
     retired: Vec<(SavedKey, Counts)>,
-    /// What its numbers stand for.
+    /// Keys that its numbers stand for.
     numbers: Vec<(u32, Vec<SavedKey>)>,
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Joining {
     records: Vec<Joined>,
     /// Their places, by what they are equal in.
     places: HashMap<Key, usize>,
-    /// When the first of them began to wait.
+    /// Time at which the first of them began to wait.
     since: Option<Instant>,
 }
 

@@ -1,8 +1,8 @@
 //! The newest records, of which no type and no endpoint pushes another's out.
 //!
-//! When there are enough, the oldest one goes of the reporter that most are of, among those of
+//! The oldest one goes, when there are enough, of the reporter that most are of, among those of
 //! the type that most are of: a policy on trial may be told of at each connection, and a
-//! workload that is denied may try again at once. Neither must have forgotten what few
+//! workload that is denied may try again at once. Neither must push out the little that few
 //! records tell of.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -37,7 +37,7 @@ pub use timings::{CniCommand, Timings};
 /// Facts about the agent at the moment of a scrape.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// When this was gathered.
+    /// Time at which this was gathered.
     pub gathered: Instant,
     /// The kernel's counters, by index; none when they could not be read.
     pub counters: Vec<Counter>,
@@ -53,9 +53,9 @@ pub struct Facts {
     pub table_bytes: u64,
     /// Time since what is in force was read back; `None` if it was not.
     pub verified_age: Option<Duration>,
-    /// Whether the newest desired state is in force.
+    /// `true` if the newest desired state is in force.
     pub is_enforced: bool,
-    /// Whether `/readyz` says yes.
+    /// `true` if `/readyz` says yes.
     pub is_ready: bool,
     /// Documents that count.
     pub accepted: u64,
@@ -63,7 +63,7 @@ pub struct Facts {
     pub rejected: u64,
     /// Endpoints by state.
     pub endpoints: Vec<(EndpointState, u64)>,
-    /// How full everything is.
+    /// Fill of everything that has a limit.
     pub capacity: Vec<Capacity>,
     /// Fill of the flow tables.
     pub flows: FlowFill,
@@ -71,7 +71,7 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// Interfaces of endpoints whose hooks could not be put right.
     pub hooks_out_of_place: u64,
-    /// How often something was found changed by others.
+    /// Number of times that something was found changed by others.
     pub tamper_events: u64,
     /// Endpoints that policy denies nothing just now.
     pub bypassed: u64,

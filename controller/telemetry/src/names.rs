@@ -1,4 +1,4 @@
-//! What the numbers in reported packets stood for when the packet was judged.
+//! Names that the numbers in reported packets stood for when the packet was judged.
 //!
 //! A packet is reported by slots and a rule number of the table that decided. The
 //! tables of the last few revisions are therefore remembered here by name, for
@@ -17,7 +17,7 @@ use cofferdam_verdict::flow::StateWord;
 /// Revisions that are remembered.
 const REMEMBERED: usize = 4;
 
-/// Whose slot it is.
+/// Owner of a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotName {
     /// The workload or node.
@@ -50,13 +50,13 @@ impl Names {
         }
     }
 
-    /// Whose address it is; none for outside addresses.
+    /// Returns the owner of an address; none for outside addresses.
     #[must_use]
     pub fn address(&self, address: &IpAddr) -> Option<SlotName> {
         self.slot(*self.plan.by_address().get(address)?)
     }
 
-    /// Whose slot it is; none for outside addresses.
+    /// Returns the owner of a slot; none for outside addresses.
     #[must_use]
     pub fn slot(&self, number: u32) -> Option<SlotName> {
         let (owner, _) = self.plan.holder(number)?;
@@ -84,8 +84,8 @@ pub trait NamedEndpoint: Debug + Send + Sync {
     fn labels(&self) -> Labels;
 }
 
-/// Whose interfaces there are. Made at every change and seldom asked, so a name is put
-/// together when it is.
+/// Owners of interfaces. Made at every change and seldom asked, so a name is put together when
+/// it is.
 #[derive(Debug, Default)]
 pub struct EndpointNames {
     /// By interface index and incarnation.
@@ -192,7 +192,7 @@ impl SharedNames {
         *all = endpoints;
     }
 
-    /// Whose interface it is.
+    /// Returns the owner of an interface.
     #[must_use]
     pub fn endpoint(&self, ifindex: u32, incarnation: u32) -> Option<SlotName> {
         let all = self

@@ -181,7 +181,7 @@ fn pass_on(
 /// Log of an output's failures, which does not repeat each of many.
 #[derive(Debug, Default)]
 struct Complaints {
-    /// When a failure was last logged; nothing since it works.
+    /// Time at which a failure was last logged; nothing since it works.
     last: Option<Instant>,
 }
 

@@ -42,7 +42,7 @@ const BETWEEN_READS: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Recorder {
     reader: Mutex<Reader>,
-    /// How many want to read next. A flood keeps the thread that follows the ring
+    /// Number of threads that want to read next. A flood keeps the thread that follows the ring
     /// buffer busy for as long as it lasts; it lets others go first.
     waiting: AtomicUsize,
     names: SharedNames,

@@ -54,7 +54,7 @@ struct Denied {
     last: Instant,
     ports: Distinct<(u8, u16)>,
     peers: Distinct<IpAddr>,
-    /// When it was last told of.
+    /// Time at which it was last told of.
     told: Option<Instant>,
 }
 

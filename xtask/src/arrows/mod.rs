@@ -80,7 +80,7 @@ const CRATES: [(&str, &[&str]); 15] = [
     ("xtask", &[]),
 ];
 
-/// What tests and benchmarks may use; the tests' own tools are shared with the
+/// Crates that tests and benchmarks may use; the tests' own tools are shared with the
 /// benchmarks.
 const EVERY_LIBRARY: &[&str] = &[
     "controller",
@@ -100,14 +100,14 @@ const EVERY_LIBRARY: &[&str] = &[
 
 /// A rule between modules. Test code is free of it.
 struct ModuleRule {
-    /// Where it holds.
+    /// Sources that it holds in.
     holds: Scope,
     /// Paths that must not be named there.
     forbidden: &'static [&'static str],
     reason: &'static str,
 }
 
-/// Which sources a rule is about.
+/// Sources that a rule is about.
 enum Scope {
     /// One module and its children.
     Module(&'static str),
@@ -424,7 +424,7 @@ fn lies_in(module: &[String], outer: &str) -> bool {
     module.len() >= outer.len() && module.iter().zip(outer).all(|(left, right)| left == right)
 }
 
-/// Whether `path` names `forbidden`, or something in it.
+/// Returns `true` if `path` names `forbidden`, or something in it.
 fn names(path: &[String], forbidden: &str) -> bool {
     match forbidden.strip_suffix("::*") {
         // All of a crate, be it by `*` or by another name for its root.

@@ -1,4 +1,4 @@
-//! Which paths a Rust source names.
+//! Paths that a Rust source names.
 //!
 //! Not a compiler: it reads tokens, not types, and follows no macro. That is enough
 //! to hold a rule like "this module names nothing of that one", provided that the
@@ -18,7 +18,7 @@ pub(crate) struct Use {
     pub(crate) exported_as: Option<String>,
 }
 
-/// What one source file says.
+/// Paths and modules of one source file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Source {
     /// Every path outside test code.
@@ -196,7 +196,7 @@ fn character_or_lifetime(characters: &[char], at: usize) -> usize {
     }
 }
 
-/// Whether `#[…]` (or `#![…]`) at `at` says "in tests only"; where it ends.
+/// Finds `#[…]` (or `#![…]`) at `at` if it says "in tests only", and returns where it ends.
 fn test_attribute_at(tokens: &[Token], at: usize, inner: bool) -> Option<usize> {
     let mut place = at + 1;
     if !tokens.get(at)?.is("#") {
@@ -438,7 +438,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether the `use` at `at` has a `pub` before it.
+/// Returns `true` if the `use` at `at` has a `pub` before it.
 fn is_exported(tokens: &[Token], at: usize) -> bool {
     let before: Vec<&str> = tokens[..at]
         .iter()

@@ -44,7 +44,7 @@ impl fmt::Display for Catch {
 /// One deliberate fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// What is broken, as a sentence.
+    /// Description of the damage, as a sentence.
     pub(super) name: String,
     /// File to change, from the root of the workspace.
     pub(super) file: String,
@@ -59,7 +59,7 @@ impl Fault {
     ///
     /// # Errors
     ///
-    /// When the old text does not occur exactly once.
+    /// Fails if the old text does not occur exactly once.
     pub(super) fn applied(&self, text: &str) -> Result<String> {
         let found = places(text, &self.old);
         let [place] = found.as_slice() else {

@@ -57,7 +57,7 @@ pub(crate) struct Options {
     all_tests: bool,
 }
 
-/// What became of a fault.
+/// Fate of a fault.
 enum Fate {
     /// Its test failed.
     Caught,

@@ -80,7 +80,7 @@ fn address(number: u8) -> IpAddr {
     }
 }
 
-/// What a desired state is made of.
+/// Input of a desired state.
 #[derive(Debug, Clone, Default)]
 struct World {
     namespaces: BTreeMap<u8, u8>,
@@ -222,7 +222,7 @@ impl World {
         )
     }
 
-    /// Whether the next is made of the one before.
+    /// Returns `true` if the next is made of the one before.
     fn is_step(&self, before: &Made) -> bool {
         let own = Own {
             name: NODE.to_owned(),

@@ -108,7 +108,8 @@ impl<D: Dataplane> Force<D> {
         self.kernel.revision().unwrap_or(0)
     }
 
-    /// When the kernel was given the table in force, if that was by this agent.
+    /// Returns the time at which the kernel was given the table in force, if that was by this
+    /// agent.
     #[must_use]
     pub fn in_force_since(&self) -> Option<Instant> {
         self.in_force_since

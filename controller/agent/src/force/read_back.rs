@@ -59,7 +59,7 @@ pub enum Mismatch {
     Unanswered {
         /// The interface.
         ifindex: u32,
-        /// What the kernel says.
+        /// Answer of the kernel.
         why: String,
     },
 }
@@ -174,7 +174,7 @@ impl<D: Dataplane> Force<D> {
         (addresses, asked)
     }
 
-    /// Whether the loaded programs say of an endpoint's packets what the same code
+    /// Returns `true` if the loaded programs say of an endpoint's packets what the same code
     /// says here, with some other endpoints and addresses as peers.
     fn answers(&self, endpoint: &Endpoint) -> Result<bool, Mismatch> {
         const PEERS: usize = 2;

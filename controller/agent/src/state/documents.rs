@@ -23,7 +23,7 @@ const PART: (&str, &str) = ("documents-", ".json");
 /// A part of which more than this many times as much counts as the next has is left as
 /// it is.
 const LARGER: usize = 2;
-/// What a document's name counts for, beside the bytes of texts.
+/// Bytes that a document's name counts for, beside those of texts.
 const NAME_BYTES: usize = 64;
 
 /// The parts that count, oldest first.
@@ -32,7 +32,7 @@ struct List {
     parts: Vec<u64>,
 }
 
-/// What is new of some files.
+/// New content of some files.
 #[derive(Debug, Serialize, Deserialize)]
 struct Part {
     files: Vec<File>,
@@ -53,7 +53,7 @@ struct Version {
     documents: Vec<(String, String, String)>,
 }
 
-/// What is known of a part without reading it.
+/// Facts known of a part without reading it.
 #[derive(Debug, Clone)]
 struct KnownPart {
     number: u64,
@@ -65,7 +65,7 @@ struct KnownPart {
 pub struct StoredDocuments {
     store: Store,
     parts: Vec<KnownPart>,
-    /// What the parts come to; none when there is no list, or it is not believed.
+    /// Documents that the parts come to; none when there is no list, or it is not believed.
     saved: Option<Vec<KeptFile>>,
 }
 
