@@ -86,7 +86,7 @@ pub use rules::{PolicyKind, RuleEntry, RuleKey, RuleMeaning, RuleTable};
 pub use slots::{Slot, SlotPlan, SlotPlanError};
 pub use virtuals::{InForce, Outcome, Port, Reached, Senders, Virtuals};
 
-/// What a table is made of.
+/// Input of a table.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// The desired state.
@@ -94,17 +94,17 @@ pub struct Input<'a> {
     /// The slot of every address in it. Slots whose owner no longer has the
     /// address are left spare.
     pub slots: &'a SlotPlan,
-    /// Which workloads have an endpoint on this node, and so are subjects.
+    /// Returns `true` for workloads that have an endpoint on this node, and so are subjects.
     pub is_local: &'a dyn Fn(&Workload) -> bool,
     /// The name of this node.
     pub own_node: Option<&'a str>,
-    /// What there is room for.
+    /// Capacity.
     pub limits: Limits,
     /// The number of the table.
     pub revision: u64,
 }
 
-/// Why there is no table. What was in force before stays.
+/// Reason for which there is no table. The table in force before stays.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CompileError {
     /// Something does not fit.
@@ -113,11 +113,11 @@ pub enum CompileError {
         remedy(table, *max)
     )]
     Capacity {
-        /// What does not fit.
+        /// Resource that does not fit.
         table: &'static str,
-        /// How many would be needed; where counting ends early, at least as many.
+        /// Number that would be needed; where counting ends early, at least as many.
         used: u64,
-        /// How many there is room for.
+        /// Number for which there is room.
         max: u64,
     },
     /// The slot plan does not cover the inventory.
@@ -125,17 +125,17 @@ pub enum CompileError {
     NoSlot {
         /// The address.
         address: IpAddr,
-        /// Whose it is.
+        /// Owner of the address.
         owner: Owner,
     },
 }
 
-/// What the limit of slots is called.
+/// Name of the limit of slots.
 const SLOTS: &str = "slots";
 /// Name of the limit of rules.
 const RULES: &str = "rules";
 
-/// What to do about a table that is full.
+/// Returns the remedy for a table that is full.
 fn remedy(table: &str, max: u64) -> &'static str {
     match table {
         SLOTS => "raise `limits.slots`",
@@ -145,15 +145,14 @@ fn remedy(table: &str, max: u64) -> &'static str {
     }
 }
 
-/// How much of something is used.
+/// Use of one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Of what.
     pub table: &'static str,
-    /// How many are used.
+    /// Number in use.
     pub used: u64,
-    /// How many there is room for; for parts of the table, as many as its pages
-    /// allow.
+    /// Number for which there is room; for parts of the table, as many as its pages allow.
     pub max: Option<u64>,
     /// Bytes they take in the table.
     pub bytes: u64,
@@ -186,7 +185,7 @@ pub struct Compiled {
     pub rules: Arc<RuleTable>,
     /// Sets of outside addresses; their slots count downwards from the top.
     pub outside: Vec<OutsideSet>,
-    /// How much is used of what.
+    /// Use of each resource.
     pub usage: Vec<Usage>,
     /// Ports of Services that some workloads here are denied as
     /// [`Reason::VirtualUndecided`](cofferdam_verdict::reason::Reason): policy allows them
@@ -203,8 +202,7 @@ pub struct UnseenPort {
     pub port: Port,
 }
 
-/// What a table is made of, when the workloads with an endpoint here are known by
-/// name.
+/// Input of a table, when the workloads with an endpoint here are known by name.
 #[derive(Debug, Clone, Copy)]
 pub struct Snapshot<'a> {
     /// The desired state.
@@ -216,7 +214,7 @@ pub struct Snapshot<'a> {
     pub local: &'a BTreeSet<ObjectName>,
     /// The name of this node.
     pub own_node: Option<&'a str>,
-    /// What there is room for.
+    /// Capacity.
     pub limits: Limits,
     /// The number of the table.
     pub revision: u64,
@@ -742,7 +740,7 @@ impl Compiled {
         })
     }
 
-    /// What a subject may do with a peer.
+    /// Returns the decision for a subject and a peer.
     #[must_use]
     pub fn decide(
         &self,

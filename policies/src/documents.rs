@@ -127,7 +127,7 @@ impl Kind {
         }
     }
 
-    /// Whether documents of this kind say what may pass.
+    /// Returns `true` if documents of this kind say what may pass.
     #[must_use]
     pub fn is_policy(self) -> bool {
         match self {
@@ -149,7 +149,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What makes two documents the same one.
+/// Identity of a document: two with the same one are the same document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     /// The kind.
@@ -170,7 +170,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// What a document says.
+/// Content of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// A namespace.
@@ -192,25 +192,25 @@ pub enum Content {
 /// A document without errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// Which one it is.
+    /// Identity of the document.
     pub identity: Identity,
-    /// Where it begins.
+    /// Place at which it begins.
     pub place: Place,
-    /// What it says.
+    /// Content of the document.
     pub content: Content,
 }
 
 /// A document that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rejected {
-    /// Where it begins, or where its text stops making sense.
+    /// Place at which it begins, or at which its text stops making sense.
     pub place: Place,
-    /// Which one it would be, where that could be read: the last good version under
-    /// this identity is the one to keep.
+    /// Identity that it would have, where that could be read: the last good version under this
+    /// identity is the one to keep.
     pub identity: Option<Identity>,
 }
 
-/// What one file holds.
+/// Content of one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// The documents without errors, in the order of the file.
@@ -219,7 +219,7 @@ pub struct Parsed {
     pub rejected: Vec<Rejected>,
     /// All findings, in the order of their places.
     pub diagnostics: Vec<Diagnostic>,
-    /// What else tells what policies mean.
+    /// Further facts that tell what policies mean.
     pub context: Context,
     /// Parts that were passed over; none where a text is read strictly.
     pub passed_over: Vec<PassedOver>,

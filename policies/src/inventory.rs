@@ -117,10 +117,10 @@ pub struct Workload {
     pub labels: Labels,
     /// The node it runs on.
     pub node: Option<Arc<str>>,
-    /// Whether it shares its node's network: then no selector matches it, and its
-    /// addresses are the node's.
+    /// `true` if it shares its node's network: then no selector matches it, and its addresses
+    /// are the node's.
     pub host_network: bool,
-    /// Whether it has ended, and given up its addresses.
+    /// `true` if it has ended, and given up its addresses.
     pub finished: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
@@ -129,7 +129,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Whether selectors can match it and its addresses are its own.
+    /// Returns `true` if selectors can match it and its addresses are its own.
     #[must_use]
     pub fn is_selectable(&self) -> bool {
         !self.host_network && !self.finished
@@ -155,7 +155,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Whether a policy is enforced or only judged.
+/// Mode of a policy: enforced or only judged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     /// Its verdicts are in force.
@@ -189,14 +189,14 @@ impl From<&Labels> for Namespace {
 pub struct NetworkPolicy {
     /// Its name.
     pub name: ObjectName,
-    /// Where its `spec` stands.
+    /// Place of its `spec`.
     pub place: Place,
-    /// Whether it is enforced.
+    /// Mode: enforced or only judged.
     pub mode: Mode,
     /// The workloads of its namespace that it selects.
     pub subject: LabelSelector,
-    /// What it says of traffic towards its subjects; `None` when it does not
-    /// isolate them in this direction.
+    /// Rules for traffic towards its subjects; `None` when it does not isolate them in this
+    /// direction.
     pub ingress: Option<Vec<Rule>>,
     /// The same for traffic away from its subjects.
     pub egress: Option<Vec<Rule>>,
@@ -205,16 +205,16 @@ pub struct NetworkPolicy {
 /// One allowing rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Where it stands.
+    /// Place in its file.
     pub place: Place,
-    /// Who the other end may be; `None` for anybody, never empty.
+    /// Peers that the other end may be; `None` for anybody, never empty.
     pub peers: Option<Vec<Peer>>,
-    /// Which ports it covers; `None` for every packet, never empty.
+    /// Ports that it covers; `None` for every packet, never empty.
     pub ports: Option<Vec<PortRange>>,
 }
 
 impl NetworkPolicy {
-    /// Whether two policies differ in nothing but the places they stand in.
+    /// Returns `true` if two policies differ in nothing but the places they stand in.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
         let rules = |a: &Option<Vec<Rule>>, b: &Option<Vec<Rule>>| match (a, b) {
@@ -235,7 +235,7 @@ impl NetworkPolicy {
     }
 }
 
-/// Who the other end may be.
+/// Other end that a rule may have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     /// Workloads by their labels and their namespace's.
@@ -249,7 +249,7 @@ pub enum Peer {
     Block {
         /// The block, host bits cleared.
         cidr: IpNet,
-        /// What is cut out of it, host bits cleared, in order.
+        /// Networks that are cut out of it, host bits cleared, in order.
         except: Vec<IpNet>,
     },
 }
@@ -274,7 +274,7 @@ pub enum Ports {
     Named(Box<str>),
 }
 
-/// Who owns an address.
+/// Owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// A workload.
@@ -298,9 +298,9 @@ impl fmt::Display for Owner {
 pub struct AddressTaken {
     /// The address.
     pub address: IpAddr,
-    /// Who has it.
+    /// Present owner.
     pub owner: Owner,
-    /// Who wanted it.
+    /// Owner that claimed it too.
     pub claimant: Owner,
 }
 
@@ -314,7 +314,7 @@ pub enum Holder {
 }
 
 impl Holder {
-    /// Who it is.
+    /// Returns the owner.
     #[must_use]
     pub fn owner(&self) -> Owner {
         match self {
@@ -413,7 +413,7 @@ impl Inventory {
         &self.holders
     }
 
-    /// Who owns an address: the workload that has it to itself, or a node.
+    /// Returns the owner of an address: the workload that has it to itself, or a node.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<Owner> {
         self.holders.get(&address).map(Holder::owner)

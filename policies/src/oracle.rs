@@ -36,13 +36,13 @@ use objects::{
 };
 use tree::{list, string};
 
-/// Why a text could not be taken.
+/// Reason for which a text could not be taken.
 #[derive(Debug, Error)]
 #[error("text {index} is not YAML")]
 pub struct OracleError {
-    /// Which of the texts, from 0.
+    /// Index of the text, from 0.
     pub index: usize,
-    /// Why.
+    /// Error of the YAML reader.
     #[source]
     pub source: serde_yaml::Error,
 }
@@ -66,7 +66,7 @@ pub enum End {
     External,
 }
 
-/// What a packet carries.
+/// Payload of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payload {
     /// Protocol number and destination port.
@@ -80,17 +80,17 @@ pub enum Payload {
 /// May this first packet of a connection pass?
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Who sends.
+    /// Sender.
     pub source: End,
-    /// Who receives.
+    /// Receiver.
     pub destination: End,
     /// The sender's address in the packet.
     pub source_address: IpAddr,
     /// The receiver's address in the packet.
     pub destination_address: IpAddr,
-    /// What it carries.
+    /// Payload of the packet.
     pub payload: Payload,
-    /// Whether a pod's own node may always open connections to it.
+    /// `true` if a pod's own node may always open connections to it.
     pub own_node_allowed: bool,
 }
 
@@ -176,7 +176,7 @@ impl RuleName {
     }
 }
 
-/// Why a direction is judged as it is.
+/// Reason of the judgement of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// A pod reaches itself.
@@ -193,12 +193,12 @@ pub enum Reason {
     Isolated,
 }
 
-/// How one direction is judged.
+/// Judgement of one direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Side {
-    /// Whether it passes.
+    /// Allow if it passes.
     pub action: Action,
-    /// Why.
+    /// Reason of the action.
     pub reason: Reason,
     /// The rule that decides, if one does: of a `ClusterNetworkPolicy`, or the first
     /// of those that allow.
@@ -213,7 +213,7 @@ pub struct Side {
 /// Both directions, under one set of policies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// Whether it passes: both directions must allow it.
+    /// Allow if it passes: both directions must allow it.
     pub action: Action,
     /// The sender's egress.
     pub egress: Side,
@@ -224,9 +224,9 @@ pub struct Judgement {
 /// The answer to a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// What is in force.
+    /// Judgement in force.
     pub enforced: Judgement,
-    /// What would be with audit policies in force as well.
+    /// Judgement if audit policies were in force as well.
     pub audited: Judgement,
 }
 

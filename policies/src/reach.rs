@@ -1,4 +1,4 @@
-//! Who reaches whom, without a packet: what the firewall would decide.
+//! Reach: the ends that reach each other, without a packet, as the firewall would decide.
 //!
 //! [`Reach`] compiles an inventory as if every workload had an endpoint here, and
 //! answers by the lookup that the kernel programs run. Before the table come the
@@ -57,7 +57,7 @@ use stand_ins::StandIns;
 /// Most pages of a table that is only asked here: 512 MiB.
 const TABLE_PAGES: u32 = 1 << 13;
 
-/// Why an inventory cannot be asked.
+/// Reason for which an inventory cannot be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReachError {
     /// It is too large for one table.
@@ -80,7 +80,7 @@ pub enum ReachError {
     },
 }
 
-/// How one direction of one pair of addresses is judged.
+/// Judgement of one direction of one pair of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Side {
     /// The verdict in force.
@@ -114,7 +114,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// What is in force: allow only if every pair of addresses may pass both ways.
+    /// Returns the action in force: allow only if every pair of addresses may pass both ways.
     #[must_use]
     pub fn action(&self) -> Action {
         self.unless_nowhere(both(
@@ -123,7 +123,7 @@ impl Cell {
         ))
     }
 
-    /// What would be with audit policies in force as well.
+    /// Returns the action that would be in force with audit policies in force as well.
     #[must_use]
     pub fn audited_action(&self) -> Action {
         self.unless_nowhere(both(
@@ -141,7 +141,7 @@ impl Cell {
         }
     }
 
-    /// What audit policies would change the verdict to, if they would.
+    /// Returns the action to which audit policies would change the verdict, if they would.
     #[must_use]
     pub fn audit(&self) -> Option<Action> {
         Some(self.audited_action()).filter(|action| *action != self.action())
@@ -306,7 +306,7 @@ impl Reach {
         self
     }
 
-    /// What is asked about, addresses that stand in included.
+    /// Returns the inventory that is asked about, addresses that stand in included.
     #[must_use]
     pub fn inventory(&self) -> &Inventory {
         &self.inventory
@@ -470,7 +470,7 @@ impl Reach {
         cell(egress, ingress)
     }
 
-    /// What the table knows of an address.
+    /// Looks up the knowledge of the table about an address.
     fn point(&self, address: IpAddr, node: Option<&Arc<str>>) -> Point {
         let profile = match self.compiled.slot_of(&self.plan, address) {
             Some((_, profile)) => profile,
@@ -511,7 +511,7 @@ fn excused(verdict: Verdict) -> Verdict {
     }
 }
 
-/// Whether a node, or a pod on its network, connects to a workload that runs on it.
+/// Returns `true` if a node, or a pod on its network, connects to a workload that runs on it.
 fn is_own_node(from: &Point, to: &Point) -> bool {
     from.workload.is_none() && from.node.is_some() && from.node == to.node
 }

@@ -1,4 +1,4 @@
-//! What selectors and rules could tell of each owner of an address, worked out once.
+//! Facts that selectors and rules could tell of each owner of an address, worked out once.
 //!
 //! Turning the labels of 100 000 workloads into numbers is most of the work of a
 //! table, and between two tables few workloads differ. The *facts* of a workload are
@@ -47,7 +47,7 @@ pub(super) enum Word {
     Port(Protocol, Arc<str>),
 }
 
-/// What can be told of one owner.
+/// Facts that can be told of one owner.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Facts {
     /// Number of the namespace, or [`NODES`].
@@ -122,7 +122,7 @@ impl FactBook {
         words
     }
 
-    /// Whether it is a key or name that was not asked for before.
+    /// Returns `true` if it is a key or name that was not asked for before.
     fn learn(&mut self, word: &Word) -> bool {
         match word {
             Word::Key(key) if !self.keys.contains_key(key) => {
@@ -192,8 +192,8 @@ impl FactBook {
         &self.all
     }
 
-    /// How many values and namespaces have ever been numbered: while that is the same, every
-    /// word of the same policies has the same number.
+    /// Returns the number of values and namespaces that have ever been numbered: while that is
+    /// the same, every word of the same policies has the same number.
     pub(super) fn word_count(&self) -> usize {
         self.word_count
     }
@@ -203,7 +203,7 @@ impl FactBook {
         self.namespaces.get(name).copied()
     }
 
-    /// How many namespaces there are.
+    /// Returns the number of namespaces.
     pub(super) fn namespaces(&self) -> usize {
         self.namespaces.len()
     }

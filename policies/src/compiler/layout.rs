@@ -30,7 +30,7 @@ pub(super) struct Content<'c> {
     pub(super) ranges: &'c RangeTrees,
 }
 
-/// Where the sections are.
+/// Places of the sections.
 struct Sections {
     blocks: usize,
     ranges: usize,

@@ -135,7 +135,7 @@ pub(super) struct Matrix {
     max_words: u64,
 }
 
-/// What a class is in one direction: all that its rows follow from.
+/// Properties of a class in one direction: all that its rows follow from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct SideKey {
     direction: u8,
@@ -477,7 +477,7 @@ impl<'s> Side<'s> {
         })
     }
 
-    /// Whether what these rules cover depends on the atom's named ports.
+    /// Returns `true` if the keys that these rules cover depend on the atom's named ports.
     fn is_by_name(&self, rules: &[u32]) -> bool {
         self.direction == Direction::Egress
             && rules
@@ -487,7 +487,7 @@ impl<'s> Side<'s> {
 }
 
 impl CompiledRule {
-    /// What the rule covers where names have these numbers.
+    /// Returns the keys that the rule covers where names have these numbers.
     fn keys_with(&self, ports: &[(u32, u16)]) -> Vec<Keys> {
         let mut keys = self.keys.clone();
         for (name, protocol) in &self.names {

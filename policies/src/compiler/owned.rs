@@ -113,7 +113,7 @@ impl Owned {
         })
     }
 
-    /// Whether the slots for these would be the same ones. `false` says nothing.
+    /// Returns `true` if the slots for these would be the same ones. `false` says nothing.
     fn follow_from(&self, snapshot: &Snapshot<'_>, signatures: &Signatures<'_>) -> bool {
         // Signatures are the very same only where all owners are.
         Arc::ptr_eq(&self.signatures, signatures.known())

@@ -14,7 +14,7 @@
 pub(super) struct Partition {
     /// All elements; those of one block stand together.
     elements: Vec<u32>,
-    /// Where each element stands in `elements`.
+    /// Position of each element in `elements`.
     position: Vec<u32>,
     /// The block of each element.
     block_of: Vec<u32>,

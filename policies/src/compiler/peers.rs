@@ -1,4 +1,4 @@
-//! Who the other end of a rule may be, and what that makes alike.
+//! Peers: the other ends that a rule may have, and the owners that those make alike.
 //!
 //! The peers of one rule are a *peer list*; equal lists are one, whatever rules
 //! they stand in. Two addresses that lie in exactly the same lists are treated
@@ -62,7 +62,7 @@ impl<'a> PeerKey<'a> {
         }
     }
 
-    /// What a peer of a policy of the whole cluster comes to: any of these.
+    /// Returns the keys that a peer of a policy of the whole cluster comes to: any of these.
     pub(super) fn of_cluster(peer: &'a ClusterPeer) -> Vec<Self> {
         match peer {
             ClusterPeer::Workloads(selector) => vec![Self::Labels(
@@ -108,7 +108,7 @@ impl<'a> PeerLists<'a> {
         }))
     }
 
-    /// Which signatures a list chooses, ascending.
+    /// Returns the signatures that a list chooses, ascending.
     fn signatures(&self, list: u32, signatures: &mut Signatures<'a>) -> Vec<u32> {
         let mut chosen = Vec::new();
         let mut selectors = 0;
@@ -125,7 +125,7 @@ impl<'a> PeerLists<'a> {
         chosen
     }
 
-    /// Which address ranges a list chooses.
+    /// Returns the address ranges that a list chooses.
     fn range_set(&self, list: u32, ranges: &Ranges) -> RangeSet {
         let keys = self.lists[list as usize].iter();
         RangeSet::union(
@@ -270,7 +270,7 @@ impl Atoms {
             .collect()
     }
 
-    /// How many signatures were told apart.
+    /// Returns the number of signatures that were told apart.
     pub(super) fn signatures(&self) -> usize {
         self.block_of.len()
     }

@@ -27,7 +27,7 @@ use super::rows::{Keys, Outcome};
 use super::rules::{PolicyKind, RuleEntry, RuleKey};
 use super::signatures::Signatures;
 
-/// Where a policy comes among all policies; their order is that of asking.
+/// Rank of a policy among all policies; their order is that of asking.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     pub(super) tier: Tier,
@@ -63,21 +63,21 @@ impl Rank {
 /// A rule, ready to be put into rows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CompiledRule {
-    /// What it does.
+    /// Effect of the rule.
     pub(super) outcome: Outcome,
     /// The tier of its policy.
     pub(super) tier: Tier,
     /// Its peer list; `None` for everybody.
     pub(super) peers: Option<u32>,
-    /// What it covers by number.
+    /// Keys that it covers by number.
     pub(super) keys: Vec<Keys>,
-    /// What it covers by name: the name's number, and the protocol.
+    /// Ports that it covers by name: the name's number, and the protocol.
     pub(super) names: Vec<(u32, u8)>,
-    /// Whether its policy is enforced.
+    /// `true` if its policy is enforced.
     pub(super) enforced: bool,
 }
 
-/// What a policy does in one direction.
+/// Effect of a policy in one direction.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PolicySide {
     /// The number of the policy as it isolates, if it does.
@@ -105,7 +105,7 @@ impl CompiledPolicy {
             && self.sides == other.sides
     }
 
-    /// What it does in one direction.
+    /// Returns the effect in one direction.
     pub(super) fn side(&self, direction: Direction) -> Option<&PolicySide> {
         self.sides[direction as usize].as_ref()
     }
@@ -203,7 +203,7 @@ pub(super) struct PolicyCompiler<'c, 'a> {
     pub(super) next: u32,
 }
 
-/// What all rules of a policy have in common.
+/// Properties that all rules of a policy have in common.
 struct Head {
     tier: Tier,
     enforced: bool,
@@ -319,7 +319,7 @@ impl<'a> PolicyCompiler<'_, 'a> {
     }
 }
 
-/// What a rule covers by number; without a list of ports, everything.
+/// Returns the keys that a rule covers by number; without a list of ports, everything.
 pub(super) fn port_keys(ports: Option<&[PortRange]>) -> Vec<Keys> {
     let Some(ports) = ports else {
         return vec![Keys::ALL];

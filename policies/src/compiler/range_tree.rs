@@ -11,8 +11,7 @@ use cofferdam_verdict::table::{MAX_RANGE_DEPTH, RANGE_FAN_OUT, RANGE_NODE_WORDS,
 use super::CompileError;
 use super::signatures::number;
 
-/// Where a range leads: a tagged word whose node numbers count from this forest's
-/// first node.
+/// Target of a range: a tagged word whose node numbers count from this forest's first node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     Slot(u32),

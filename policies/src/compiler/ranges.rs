@@ -54,7 +54,7 @@ impl Ranges {
         ranges
     }
 
-    /// How many there are.
+    /// Returns the number of ranges.
     pub(super) fn count(&self) -> u32 {
         number(self.v4.len() + self.v6.len())
     }
@@ -173,7 +173,7 @@ impl RangeSet {
         Self { intervals: merged }
     }
 
-    /// Whether a range belongs to it.
+    /// Returns `true` if a range belongs to it.
     pub(super) fn contains(&self, range: u32) -> bool {
         let after = self.intervals.partition_point(|i| i.start <= range);
         after > 0 && range < self.intervals[after - 1].end

@@ -65,7 +65,7 @@ pub(super) struct RowNames {
 /// names in these the same numbers.
 #[derive(Debug)]
 pub(super) struct RemoteClass {
-    /// Whose: positions among the signatures of the namespace's remote workloads.
+    /// Members: positions among the signatures of the namespace's remote workloads.
     pub(super) members: Vec<u32>,
     /// The policies, in the order of asking.
     policies: Vec<PolicyRef>,
@@ -253,7 +253,7 @@ impl Remote {
         Ok(remote)
     }
 
-    /// What there is to know of the namespace with this number.
+    /// Returns the facts that are needed of the namespace with this number.
     pub(super) fn namespace(&self, number: u32) -> Option<&Arc<RemoteNamespace>> {
         self.namespaces.get(number as usize)?.as_ref()
     }

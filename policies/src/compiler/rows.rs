@@ -35,7 +35,7 @@ impl Keys {
     };
 }
 
-/// What a rule does where it covers a key.
+/// Effect of a rule where it covers a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Nothing further is asked.
@@ -47,13 +47,13 @@ pub(super) enum Outcome {
 /// A rule in a row.
 #[derive(Debug, Clone)]
 pub(super) struct RowRule<'r> {
-    /// What it covers, in any order.
+    /// Keys that it covers, in any order.
     pub(super) keys: &'r [Keys],
-    /// What it does there.
+    /// Effect on those keys.
     pub(super) outcome: Outcome,
     /// The tier it belongs to; rules come in the order of tiers.
     pub(super) tier: Tier,
-    /// Whether its policy is in force, and not only audited.
+    /// `true` if its policy is in force, and not only audited.
     pub(super) enforced: bool,
 }
 

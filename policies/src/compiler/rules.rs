@@ -44,7 +44,7 @@ impl PolicyKind {
     }
 }
 
-/// What identifies a rule whatever the table.
+/// Identity of a rule whatever the table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleKey {
     /// The policy's kind.
@@ -72,15 +72,15 @@ impl RuleKey {
 /// A rule, or a policy as it isolates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleEntry {
-    /// What identifies it.
+    /// Identity of the rule.
     pub key: RuleKey,
     /// The tier of its policy.
     pub tier: Tier,
-    /// Where it stands; for a policy, where its `spec` does.
+    /// Place of the rule; for a policy, that of its `spec`.
     pub place: Place,
 }
 
-/// What a number stands for.
+/// Meaning of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleMeaning<'t> {
     /// A rule, or a policy as it isolates.
@@ -101,7 +101,7 @@ pub struct RuleTable {
 }
 
 impl RuleTable {
-    /// What a number in a verdict stands for.
+    /// Returns the meaning of a number in a verdict.
     #[must_use]
     pub fn get(&self, number: u32) -> Option<RuleMeaning<'_>> {
         let index = number.checked_sub(1)?;
@@ -149,7 +149,7 @@ impl RuleTable {
         self.rules as usize + self.isolation_sets.len()
     }
 
-    /// Whether no policy is in force here.
+    /// Returns `true` if no policy is in force here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

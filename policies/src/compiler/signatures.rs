@@ -1,4 +1,5 @@
-//! What selectors can tell of workloads and nodes, and which of them they select.
+//! Signatures: the facts of workloads and nodes that selectors can tell, and the signatures
+//! that each selector selects.
 //!
 //! Of a workload's labels only those matter that some selector asks for, and of
 //! their values only those that some selector names. What is left, with the
@@ -35,7 +36,7 @@ const OTHER_VALUE: u32 = 0;
 /// The numbers that named ports have, by the number of the name, in order.
 pub(super) type PortNumbers = Box<[(u32, u16)]>;
 
-/// What is left of a workload or node.
+/// Remainder of a workload or node: the facts by which it is told apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Signature {
     /// Number of the namespace.
@@ -613,7 +614,7 @@ impl<'a> Signatures<'a> {
         }
     }
 
-    /// How many facts somebody has.
+    /// Returns the number of facts that some owner has.
     pub(super) fn facts_in_use(&self) -> usize {
         self.known.of_facts.iter().flatten().count()
     }
@@ -624,7 +625,7 @@ impl<'a> Signatures<'a> {
         facts.map(|one| self.known.of_facts(*one))
     }
 
-    /// What was found out, to be kept.
+    /// Returns everything that was found out, to be kept.
     pub(super) fn known(&self) -> &Arc<KnownSignatures> {
         &self.known
     }

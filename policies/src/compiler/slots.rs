@@ -1,4 +1,4 @@
-//! Which number each address has.
+//! Slots: the number of each address.
 //!
 //! A slot belongs to an address of a workload or node for as long as it has that
 //! address; policies do not move it. The plan may be kept from table to table, or
@@ -22,13 +22,13 @@ use super::signatures::number;
 pub struct Slot {
     /// The number, from 1.
     pub number: u32,
-    /// Whose address it is.
+    /// Owner of the address.
     pub owner: Owner,
     /// The address.
     pub address: IpAddr,
 }
 
-/// Why slots are not a plan.
+/// Reason for which slots are not a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SlotPlanError {
     /// Slot 0 does not exist.
@@ -175,13 +175,13 @@ impl SlotPlan {
         })
     }
 
-    /// How many slots there are.
+    /// Returns the number of slots.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_number.len()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_number.is_empty()
@@ -199,7 +199,7 @@ impl SlotPlan {
         &self.by_address
     }
 
-    /// Whose slot it is, and of which address.
+    /// Returns the owner and the address of a slot.
     #[must_use]
     pub fn holder(&self, number: u32) -> Option<&(Owner, IpAddr)> {
         self.by_number.get(&number)

@@ -1,4 +1,4 @@
-//! Which policies apply on this node, and which workloads they treat alike.
+//! Subjects: the policies that apply on this node, and the workloads that they treat alike.
 //!
 //! A policy applies when it selects a workload of this node. Two such workloads
 //! that are selected by exactly the same policies, give the port names in
@@ -94,7 +94,7 @@ struct KnownRules {
     local: Vec<u32>,
     /// For each policy which of them it selects, by position; none where it selects none.
     selected: Vec<Vec<u32>>,
-    /// What was known of its remote workloads.
+    /// Facts that were known of its remote workloads.
     remote: Option<Arc<RemoteNamespace>>,
     entries: Arc<[RuleEntry]>,
     /// By policy how many entries come before its own.
@@ -191,7 +191,7 @@ impl Subjects {
         })
     }
 
-    /// What is needed to find classes again.
+    /// Keeps the part that is needed to find classes again.
     pub(super) fn into_known(self) -> KnownClasses {
         let policies = (self.policies.iter())
             .map(|policy| {
@@ -211,7 +211,7 @@ impl Subjects {
     }
 }
 
-/// Which class is which: enough to find a workload's again.
+/// Classes by their properties: enough to find a workload's again.
 #[derive(Debug, Clone)]
 pub(super) struct KnownClasses {
     /// The policies that applied, in order, with the port names in their ingress

@@ -1,5 +1,5 @@
-//! What compiled tables say, case by case. The comparison with the oracle on random
-//! worlds is in `tests/agreement`.
+//! Verdicts of compiled tables, case by case. The comparison with the oracle on random worlds
+//! is in `tests/agreement`.
 
 use std::net::IpAddr;
 

@@ -18,7 +18,7 @@ use super::assemble::{agree, in_order, repetitions, store};
 use super::last_good::{KeptFile, LastGood, Settled, Source, is_blank};
 use super::{Content, Document, Identity};
 
-/// What a state without any mistake was made of.
+/// Material of a state without any mistake.
 #[derive(Debug, Clone)]
 pub(super) struct Basis {
     /// The files by name.
@@ -136,7 +136,7 @@ impl Basis {
         Some(changed)
     }
 
-    /// What has to be stored.
+    /// Returns the files that have to be stored.
     fn kept(&self, before: &LastGood, changed: &BTreeSet<&str>) -> Vec<KeptFile> {
         let known = before.files.iter().map(|kept| (&kept.file, kept));
         let known: BTreeMap<_, _> = known.collect();

@@ -29,7 +29,7 @@ pub struct Assembled {
     pub repeated: SharedMap<Identity, Arc<[Document]>>,
     /// The documents that contradict others.
     pub rejected: Vec<Rejected>,
-    /// What is wrong between documents, in the order of places.
+    /// Mistakes between documents, in the order of places.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -226,13 +226,13 @@ pub(super) fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
     documents
 }
 
-/// Whether documents of one identity all say the same.
+/// Returns `true` if documents of one identity all say the same.
 pub(super) fn agree(same: &[Document]) -> bool {
     same.windows(2)
         .all(|pair| says_the_same(&pair[0], &pair[1]))
 }
 
-/// What is to be said of documents that repeat the first of them.
+/// Returns the findings about documents that repeat the first of them.
 pub(super) fn repetitions(same: &[Document]) -> Vec<Diagnostic> {
     let Some((first, others)) = same.split_first() else {
         return Vec::new();
@@ -279,7 +279,7 @@ pub(super) fn store(inventory: &mut Inventory, document: &Document) -> Result<()
     Ok(())
 }
 
-/// Whether two documents differ in nothing but their places.
+/// Returns `true` if two documents differ in nothing but their places.
 fn says_the_same(a: &Document, b: &Document) -> bool {
     match (&a.content, &b.content) {
         (Content::NetworkPolicy(a), Content::NetworkPolicy(b)) => a.says_the_same(b),

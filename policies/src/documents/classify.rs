@@ -1,11 +1,11 @@
-//! What `apiVersion` and `kind` make of a document.
+//! Class of a document by its `apiVersion` and `kind`.
 
 use super::Kind;
 use super::admin::AdminKind;
 use super::context::group;
 use super::hints::nearest;
 
-/// What is done with a document.
+/// Class of a document, which tells how it is treated.
 pub(super) enum Class {
     /// It is read.
     Ours(Kind),
@@ -15,7 +15,7 @@ pub(super) enum Class {
     List(Option<Kind>),
     /// It would be a policy, or another kind that is read, in a form that is not.
     Unsupported {
-        /// What to write instead.
+        /// Advice on the form to write instead.
         hint: String,
     },
     /// Another product's policy.
@@ -39,7 +39,7 @@ const FOREIGN: &[(&str, &str)] = &[
 /// The group of policies of the whole cluster.
 const CLUSTER_POLICY_GROUP: &str = "policy.networking.k8s.io";
 
-/// What to do with a document of this `apiVersion` and `kind`.
+/// Returns the class of a document of this `apiVersion` and `kind`.
 pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     if let Some(known) = Kind::parse(kind)
         && known.api_version() == api_version
@@ -82,8 +82,8 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     }
 }
 
-/// Which kind was meant by one that is none of ours, if it looks like one: passed
-/// over, it would be a policy that is not in force, or a pod that nothing selects.
+/// Guesses which kind was meant by one that is none of ours, if it looks like one: passed over,
+/// it would be a policy that is not in force, or a pod that nothing selects.
 fn misspelt_hint(api_version: &str, kind: &str) -> Option<String> {
     const PLURALS: [(&str, Kind); 2] = [
         ("NetworkPolicies", Kind::NetworkPolicy),
@@ -111,7 +111,7 @@ pub(super) fn is_of_others(api_version: &str) -> bool {
     group == "extensions" || group.contains('.') && !group.ends_with("networking.k8s.io")
 }
 
-/// What changed on the way from this form to the one that is read.
+/// Tells the changes on the way from this form to the one that is read.
 fn unsupported_hint(api_version: &str, kind: &str) -> &'static str {
     match (group(api_version), kind) {
         (CLUSTER_POLICY_GROUP, "AdminNetworkPolicy") => {

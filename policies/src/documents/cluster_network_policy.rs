@@ -44,7 +44,7 @@ struct Section {
     key: &'static str,
     peers: &'static str,
     others_peers: &'static str,
-    /// What a peer may be.
+    /// Kinds that a peer may be.
     kinds: &'static [&'static str],
 }
 
@@ -61,7 +61,7 @@ const EGRESS: Section = Section {
     kinds: &["namespaces", "pods", "networks", "nodes", "domainNames"],
 };
 
-/// What a peer was read as.
+/// Result of reading a peer.
 enum Reading {
     /// It may be matched.
     Peer(ClusterPeer),
@@ -438,7 +438,7 @@ fn set<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, what: &str) -> Option<Ve
     Some(items)
 }
 
-/// What one entry of `protocols` covers.
+/// Reads the ports that one entry of `protocols` covers.
 fn ports(reader: &mut Reader, node: &Node<'_>) -> Option<Vec<PortRange>> {
     let known = ["tcp", "udp", "sctp", "destinationNamedPort"];
     let errors = reader.errors();

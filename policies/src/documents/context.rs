@@ -1,5 +1,5 @@
-//! What documents say that no policy is made of, and that tells what policies mean:
-//! the templates that pods are made from, what operators make pods of, and policies of
+//! Context: documents that no policy is made of, and that tell what policies mean: the
+//! templates that pods are made from, the objects that operators make pods of, and policies of
 //! other products.
 //!
 //! Read for [`analysis`](crate::analysis) and for questions that are asked of documents
@@ -73,11 +73,11 @@ pub struct Unusable {
     pub name: Option<ObjectName>,
     /// Its place.
     pub place: Place,
-    /// Why.
+    /// Reason of this.
     pub why: WhyUnusable,
 }
 
-/// Why a workload cannot be used.
+/// Reason for which a workload cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhyUnusable {
     /// It has no template, as patches have none.

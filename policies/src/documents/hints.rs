@@ -1,4 +1,4 @@
-//! What was probably meant: guesses at the intention behind a mistake.
+//! Hints: guesses at the intention behind a mistake.
 //!
 //! Only words for people are made here; nothing is ever read as what is guessed.
 
@@ -8,8 +8,7 @@ use crate::yaml::{Node, Slip, Value};
 
 use super::reader::Shown;
 
-/// Where keys stand that policies have somewhere, and what became of those they no
-/// longer have.
+/// Places of keys that policies have somewhere, and the fate of those they no longer have.
 const HOMES: &[(&str, &str)] = &[
     (
         "action",
@@ -104,8 +103,8 @@ const HOMES: &[(&str, &str)] = &[
     ("values", "stands in an entry of `matchExpressions`"),
 ];
 
-/// What to write instead of a key that is not known here; `None` when nothing comes
-/// to mind but the list of those that are.
+/// Returns advice on a key that is not known here; `None` when nothing comes to mind but the
+/// list of those that are.
 pub fn for_key(key: &str, known: &[&str]) -> Option<String> {
     if let Some(near) = nearest(key, known) {
         return Some(format!("did you mean `{near}`?"));
@@ -114,7 +113,7 @@ pub fn for_key(key: &str, known: &[&str]) -> Option<String> {
     home.map(|(name, home)| format!("`{name}` {home}"))
 }
 
-/// What to write instead of a word that is not one of the known ones.
+/// Returns advice on a word that is not one of the known ones.
 pub fn for_word(word: &str, known: &[&str]) -> String {
     match nearest(word, known) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -122,7 +121,7 @@ pub fn for_word(word: &str, known: &[&str]) -> String {
     }
 }
 
-/// What to write instead of a value of another type than expected.
+/// Returns advice on a value of another type than expected.
 pub fn for_type(node: &Node<'_>, expected: &str) -> Option<String> {
     let wants = |what: &str| expected == what;
     if is_template(node) {
@@ -150,7 +149,7 @@ pub fn for_type(node: &Node<'_>, expected: &str) -> Option<String> {
     }
 }
 
-/// What to do about a line that is not YAML.
+/// Returns advice on a line that is not YAML.
 pub fn for_slip(slip: Slip) -> &'static str {
     match slip {
         Slip::Tab => "indent by spaces: YAML admits no tabs there",

@@ -1,4 +1,4 @@
-//! Which version of every document is in force.
+//! Version of every document that is in force.
 //!
 //! Files are edited by hand, and for a moment or a week one of them is wrong. The
 //! rules by which a mistake stays harmless are here, as a pure function from what
@@ -36,9 +36,9 @@ use super::{
 pub struct Source {
     /// Its name in diagnostics; an object's begins with [`API_PREFIX`].
     pub file: Arc<str>,
-    /// What is in it.
+    /// Bytes of the file or object.
     pub text: Arc<[u8]>,
-    /// What that says.
+    /// Result of reading them.
     pub parsed: Arc<Parsed>,
 }
 
@@ -104,11 +104,11 @@ impl KeptFile {
 #[derive(Debug, Clone, Default)]
 pub struct LastGood {
     pub(super) documents: SharedMap<Identity, Document>,
-    /// Where they stand; one that is repeated, everywhere.
+    /// Files in which they stand; one that is repeated, everywhere.
     pub(super) files: Vec<KeptFile>,
 }
 
-/// What is to be in force now.
+/// State that is to be in force now.
 #[derive(Debug, Clone, Default)]
 pub struct Settled {
     /// The desired state.
@@ -117,22 +117,22 @@ pub struct Settled {
     pub accepted: usize,
     /// Documents that do not.
     pub rejected: Vec<Rejected>,
-    /// How many of those have no good version to stay in their place.
+    /// Number of rejected documents that have no good version to stay in their place.
     pub unprecedented: usize,
     /// All findings, in the order of places.
     pub diagnostics: Vec<Diagnostic>,
-    /// What to start from the next time.
+    /// Versions to start from the next time.
     pub last_good: LastGood,
-    /// What the next state can be told from without putting everything together
-    /// again; none when something is wrong.
+    /// Basis from which the next state can be told without putting everything together again;
+    /// none when something is wrong.
     pub(super) basis: Option<Basis>,
 }
 
 impl Settled {
-    /// What is to be in force after this, now that the files say this. `unread` are
-    /// the findings about files and directories that could not be read.
+    /// Returns the state that is to be in force after this, now that the files say this.
+    /// `unread` are the findings about files and directories that could not be read.
     ///
-    /// What is the same as before is shared with this one.
+    /// Parts that are the same as before are shared with this one.
     #[must_use]
     pub fn next(&self, sources: &[Source], unread: Vec<Diagnostic>) -> Self {
         let amended = (self.basis.as_ref())
@@ -146,7 +146,7 @@ impl Settled {
     }
 }
 
-/// Why a kept version stands in for a document.
+/// Reason for which a kept version stands in for a document.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StandIn {
     /// The document is invalid.
@@ -162,14 +162,14 @@ impl LastGood {
         self.documents.len()
     }
 
-    /// Whether there are no documents.
+    /// Returns `true` if there are no documents.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.documents.is_empty()
     }
 
-    /// What has to be stored to have these versions again, in the order of files: no
-    /// text of a file twice.
+    /// Returns the files to be stored to have these versions again, in their order: no text of
+    /// a file twice.
     #[must_use]
     pub fn files(&self) -> &[KeptFile] {
         &self.files
@@ -199,7 +199,7 @@ impl LastGood {
         (last_good, lost)
     }
 
-    /// What is to be in force, now that the files say this. `unread` are the
+    /// Returns the state that is to be in force, now that the files say this. `unread` are the
     /// findings about files and directories that could not be read.
     #[must_use]
     pub fn settle(&self, sources: &[Source], unread: Vec<Diagnostic>) -> Settled {
@@ -418,9 +418,8 @@ impl<'a> Reading<'a> {
         files.into_iter().map(kept).collect()
     }
 
-    /// How many rejected documents have no good version. One that does not say
-    /// which document it is stands for one of its file's that has vanished, if
-    /// there is one left.
+    /// Counts the rejected documents that have no good version. One that does not say which
+    /// document it is stands for one of its file's that has vanished, if there is one left.
     fn unprecedented(&self) -> usize {
         let mut vanished: Vec<&Identity> = (self.stand_ins.iter())
             .filter(|(_, why)| **why == StandIn::Vanished)
@@ -449,13 +448,13 @@ fn is_object(file: &str) -> bool {
     file.starts_with(API_PREFIX)
 }
 
-/// Whether a file is `path`, or lies in the directory `path`.
+/// Returns `true` if a file is `path`, or lies in the directory `path`.
 fn lies_in(file: &str, path: &str) -> bool {
     file.strip_prefix(path)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || path.ends_with('/'))
 }
 
-/// Whether a text has nothing in it but space, comments and document markers.
+/// Returns `true` if a text has nothing in it but space, comments and document markers.
 pub(super) fn is_blank(text: &[u8]) -> bool {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     text.split(|byte| *byte == b'\n').all(|line| {

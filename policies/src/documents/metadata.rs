@@ -10,7 +10,7 @@ use super::Kind;
 use super::hints;
 use super::reader::{Fields, Reader, Shown};
 
-/// What begins the names of our annotations.
+/// Prefix of the names of our annotations.
 const ANNOTATION_PREFIX: &str = "cofferdam.dev/";
 /// Most bytes of all annotations of an object, as upstream has it.
 const MAX_ANNOTATIONS: usize = 256 << 10;

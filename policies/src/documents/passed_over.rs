@@ -21,11 +21,11 @@ use super::reader::Fields;
 pub struct PassedOver {
     /// Its place.
     pub place: Place,
-    /// Why.
+    /// Reason of this.
     pub why: Why,
 }
 
-/// Why a document is passed over.
+/// Reason for which a document is passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Why {
     /// It is no Kubernetes object.

@@ -59,7 +59,7 @@ struct Unlisted {
 /// The entries of a mapping, by key.
 #[derive(Clone, Copy)]
 pub struct Fields<'n, 't> {
-    /// Where the mapping begins.
+    /// Place at which the mapping begins.
     pub mark: Mark,
     /// The mapping itself.
     pub node: &'n Node<'t>,
@@ -88,7 +88,7 @@ impl<'n, 't> Fields<'n, 't> {
             .filter(|node| !matches!(node.value, Value::Null))
     }
 
-    /// Where a key stands.
+    /// Returns the place of a key.
     pub fn key_mark(&self, key: &str) -> Option<Mark> {
         self.entries
             .iter()
@@ -101,11 +101,11 @@ impl<'n, 't> Fields<'n, 't> {
 pub struct Pair<'n> {
     /// The key.
     pub key: &'n str,
-    /// Where it stands.
+    /// Place of the key.
     pub key_mark: Mark,
     /// The value.
     pub value: &'n str,
-    /// Where it stands.
+    /// Place of the value.
     pub value_mark: Mark,
 }
 
@@ -276,7 +276,7 @@ impl Reader {
         );
     }
 
-    /// Whether further findings are only counted.
+    /// Returns `true` if further findings are only counted.
     fn is_full(&self) -> bool {
         self.diagnostics.len() == MAX_FINDINGS
     }

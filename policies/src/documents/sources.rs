@@ -29,11 +29,11 @@ const MAX_DEPTH: usize = 32;
 pub struct SourceFile {
     /// The path as it was given or found.
     pub path: PathBuf,
-    /// What is in it.
+    /// Bytes of the file.
     pub bytes: Vec<u8>,
 }
 
-/// Why a path could not be read.
+/// Reason for which a path could not be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// A file or directory that cannot be read.
@@ -41,7 +41,7 @@ pub enum ReadError {
     Path {
         /// The path.
         path: PathBuf,
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
@@ -69,7 +69,7 @@ impl ReadError {
     }
 }
 
-/// What paths lead to.
+/// Files and directories to which paths lead.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The files in the order of their names, with what was said of them when they were
@@ -77,7 +77,7 @@ pub struct Found {
     pub files: BTreeMap<PathBuf, Metadata>,
     /// The directories that were looked into.
     pub directories: BTreeSet<PathBuf>,
-    /// What could not be looked at.
+    /// Paths that could not be looked at.
     pub errors: Vec<ReadError>,
 }
 

@@ -1,4 +1,4 @@
-//! What documents are read as, and how mistakes in them are reported.
+//! Results of reading documents, and reports of mistakes in them.
 
 mod cluster_policies;
 mod manifests;

@@ -43,7 +43,7 @@ impl Tier {
     }
 }
 
-/// What a rule does with what it matches.
+/// Action of a rule on the packets that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RuleAction {
     /// Allows it, and no later policy is asked.
@@ -71,9 +71,9 @@ impl RuleAction {
 pub struct ClusterNetworkPolicy {
     /// Its name.
     pub name: Arc<str>,
-    /// Where its `spec` stands.
+    /// Place of its `spec`.
     pub place: Place,
-    /// Whether it is enforced.
+    /// Mode: enforced or only judged.
     pub mode: Mode,
     /// [`Tier::Admin`] or [`Tier::Baseline`].
     pub tier: Tier,
@@ -100,20 +100,20 @@ pub struct WorkloadSelector {
 /// One rule of a [`ClusterNetworkPolicy`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterRule {
-    /// Where it stands.
+    /// Place in its file.
     pub place: Place,
     /// Its name, for people.
     pub name: Option<Box<str>>,
-    /// What it does.
+    /// Action of the rule.
     pub action: RuleAction,
-    /// Who the other end may be: one of these. Empty is nobody; `None` is everybody,
-    /// outside hosts too, which only a rule that fails closed has.
+    /// Peers, one of which the other end must be. Empty is nobody; `None` is everybody, outside
+    /// hosts too, which only a rule that fails closed has.
     pub peers: Option<Vec<ClusterPeer>>,
-    /// Which ports it covers; `None` for every packet, never empty.
+    /// Ports that it covers; `None` for every packet, never empty.
     pub ports: Option<Vec<PortRange>>,
 }
 
-/// Who the other end of a [`ClusterRule`] may be.
+/// Other end that a [`ClusterRule`] may have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClusterPeer {
     /// Workloads by their labels and their namespace's.
@@ -126,7 +126,7 @@ pub enum ClusterPeer {
 }
 
 impl ClusterNetworkPolicy {
-    /// Whether two policies differ in nothing but the places they stand in.
+    /// Returns `true` if two policies differ in nothing but the places they stand in.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
         let rules = |a: &[ClusterRule], b: &[ClusterRule]| {

@@ -1,8 +1,8 @@
-//! Which addresses a block means.
+//! Addresses that a block means.
 
 use std::net::IpAddr;
 
-/// Whether an address lies in a block of its own family; host bits of the block do
+/// Returns `true` if an address lies in a block of its own family; host bits of the block do
 /// not matter.
 pub(super) fn in_cidr(cidr: &str, address: IpAddr) -> bool {
     let Some((base, length)) = cidr.split_once('/') else {

@@ -11,7 +11,7 @@ use super::objects::{
 use super::tree::{field, list, string};
 use super::{Action, Direction, Oracle, Payload, Query, Reason, RuleName, Side};
 
-/// Whether a part of a rule covers a packet.
+/// Answer to the question if a part of a rule covers a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Covers {
     Yes,
@@ -26,7 +26,7 @@ impl From<bool> for Covers {
     }
 }
 
-/// What a rule does with a packet.
+/// Effect of a rule on a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Accept,
@@ -35,8 +35,8 @@ enum Effect {
 }
 
 impl Oracle {
-    /// What the policies of a tier say of a pod's packet; `None` when they leave it
-    /// to the next tier.
+    /// Asks the policies of a tier about a pod's packet; `None` when they leave it to the next
+    /// tier.
     pub(super) fn cluster_tier(
         &self,
         tier: &str,

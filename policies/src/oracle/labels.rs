@@ -1,4 +1,4 @@
-//! Which labels a selector means.
+//! Labels that a selector means.
 
 use serde_yaml::Value;
 

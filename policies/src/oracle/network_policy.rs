@@ -11,7 +11,7 @@ use super::tree::{all_or_absent, any_or_empty, field, list, string};
 use super::{Action, Direction, End, Oracle, Payload, Query, Reason, RuleName, Side};
 
 impl Oracle {
-    /// What the policies of a pod's namespace say; `None` when none isolates it.
+    /// Asks the policies of a pod's namespace; `None` when none isolates it.
     pub(super) fn namespace_tier(
         &self,
         pod: &Value,

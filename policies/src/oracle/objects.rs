@@ -1,4 +1,4 @@
-//! What documents say of the objects they describe, beside rules.
+//! Objects that documents describe, beside rules.
 
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ pub(super) fn is_host_network(pod: &Value) -> bool {
         .unwrap_or(false)
 }
 
-/// Whether a policy is judged and reported, but not in force.
+/// Returns `true` if a policy is judged and reported, but not in force.
 pub(super) fn is_audit(policy: &Value) -> bool {
     field(policy, "metadata")
         .and_then(|metadata| field(metadata, "annotations"))
@@ -54,7 +54,7 @@ pub(super) fn is_on_audit(namespace: &Value) -> bool {
         == Some("audit")
 }
 
-/// Whether it has ended, and given up its addresses.
+/// Returns `true` if it has ended, and given up its addresses.
 pub(super) fn is_finished(pod: &Value) -> bool {
     let phase = field(pod, "status").and_then(|status| string(status, "phase"));
     matches!(phase, Some("Succeeded" | "Failed"))

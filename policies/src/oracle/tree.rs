@@ -21,7 +21,7 @@ pub(super) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
         .map_or(&[], Vec::as_slice)
 }
 
-/// Whether some entry holds, where an absent or empty list means everything.
+/// Returns `true` if some entry holds, where an absent or empty list means everything.
 pub(super) fn any_or_empty(value: &Value, key: &str, holds: impl FnMut(&Value) -> bool) -> bool {
     match field(value, key) {
         None => true,
@@ -30,7 +30,7 @@ pub(super) fn any_or_empty(value: &Value, key: &str, holds: impl FnMut(&Value) -
     }
 }
 
-/// Whether every entry holds; a list that is none does not.
+/// Returns `true` if every entry holds; a list that is none does not.
 pub(super) fn all_or_absent(value: &Value, key: &str, holds: impl FnMut(&Value) -> bool) -> bool {
     match field(value, key) {
         None => true,

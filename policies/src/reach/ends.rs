@@ -21,7 +21,7 @@ use super::{Probe, Reach};
 /// Addresses of outside hosts, by the names they are given for one question.
 pub type Externals = BTreeMap<String, Vec<IpAddr>>;
 
-/// What an end is.
+/// Kind of an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndKind {
     /// A pod.
@@ -47,7 +47,7 @@ impl EndKind {
     }
 }
 
-/// Who sends or receives.
+/// Sender or receiver.
 #[derive(Debug, Clone)]
 pub struct End {
     pub(super) id: String,
@@ -72,7 +72,7 @@ pub(crate) struct Point {
 }
 
 impl Point {
-    /// Whether policies select what has the address.
+    /// Returns `true` if policies select the owner of the address.
     pub(crate) fn is_subject(&self) -> bool {
         self.workload.is_some()
     }
@@ -94,7 +94,7 @@ impl End {
         &self.id
     }
 
-    /// What it is.
+    /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> EndKind {
         self.kind
@@ -105,7 +105,7 @@ impl End {
         self.points.iter().map(|point| point.address)
     }
 
-    /// Whether no document gives it an address, so that others stand in.
+    /// Returns `true` if no document gives it an address, so that others stand in.
     #[must_use]
     pub fn is_assumed(&self) -> bool {
         self.assumed
@@ -148,7 +148,7 @@ pub enum UnknownEnd {
     Form {
         /// The text.
         text: String,
-        /// What was probably meant.
+        /// Name that was probably meant.
         near: Option<String>,
     },
     /// No such pod or node is in the documents.
@@ -158,7 +158,7 @@ pub enum UnknownEnd {
         text: String,
         /// `pod`, `node` or `Service`.
         what: &'static str,
-        /// What was probably meant.
+        /// Name that was probably meant.
         near: Option<String>,
     },
     /// No address was given for this outside host.
@@ -166,7 +166,7 @@ pub enum UnknownEnd {
     External {
         /// The text.
         text: String,
-        /// What was probably meant.
+        /// Name that was probably meant.
         near: Option<String>,
     },
     /// Several Services have the name.
@@ -269,7 +269,7 @@ pub(super) fn subjects(
     subjects
 }
 
-/// Whether the node that a pod runs on is known.
+/// Returns `true` if the node that a pod runs on is known.
 pub(super) fn has_node(inventory: &Inventory, pod: &Workload) -> bool {
     (pod.node.as_ref()).is_some_and(|node| inventory.nodes().contains_key(node))
 }

@@ -1,4 +1,4 @@
-//! What is tried: a protocol, and a port or an ICMP type.
+//! Probe: a protocol, and a port or an ICMP type.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub enum Probe {
     Other(u8),
 }
 
-/// What a probe should have looked like.
+/// Correct form that a wrong probe should have had.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ProbeError {
     /// It has another form.

@@ -1,7 +1,7 @@
 //! Ends of connections that are others': Services, and addresses that are translated.
 //!
-//! What is tried at a Service is judged at each of its backends, by the backend's own
-//! address and port. The Service is reached if all of them are.
+//! A probe of a Service is judged at each of its backends, by the backend's own address and
+//! port. The Service is reached if all of them are.
 
 #[cfg(test)]
 mod tests;

@@ -169,7 +169,7 @@ impl<'i> Made<'i> {
     }
 }
 
-/// Whether an object has all these labels.
+/// Returns `true` if an object has all these labels.
 fn carries(object: &Labels, labels: &Labels) -> bool {
     (labels.iter()).all(|(key, value)| object.get(key) == Some(value))
 }

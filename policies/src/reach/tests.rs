@@ -1,4 +1,4 @@
-//! Who reaches whom in small worlds, one claim each.
+//! Reach in small worlds, one claim each.
 
 use super::*;
 use crate::documents::{assemble, parse};

@@ -1,4 +1,4 @@
-//! Why a verdict is what it is: each rule that was considered, in order.
+//! Walk to a verdict: each rule that was considered, in order.
 //!
 //! The table knows the answer and not the way to it. So the way is walked here, rule
 //! by rule, with the selectors themselves: the Admin tier, `NetworkPolicy` where one
@@ -23,7 +23,7 @@ use crate::inventory::{
 use super::words;
 use super::{Cell, Probe, Reach, Side};
 
-/// What of a rule a packet may not match.
+/// Part of a rule that a packet may not match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
     /// Its policy does not select the workload.
@@ -49,11 +49,11 @@ impl Field {
 /// A rule that was considered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Which.
+    /// Identity and place of the rule.
     pub rule: RuleEntry,
-    /// What it does with what it matches; rules of a `NetworkPolicy` accept.
+    /// Action on the packets that it matches; rules of a `NetworkPolicy` accept.
     pub action: RuleAction,
-    /// What did not match, in the order of [`Field`]; nothing when the rule matched.
+    /// Parts that did not match, in the order of [`Field`]; nothing when the rule matched.
     pub missed: Vec<Field>,
     /// Its peers in words.
     pub peers: String,
@@ -62,7 +62,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// Whether the rule matched.
+    /// Returns `true` if the rule matched.
     #[must_use]
     pub fn is_match(&self) -> bool {
         self.missed.is_empty()
@@ -72,7 +72,7 @@ impl Step {
 /// The way to the verdict of one direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Walk {
-    /// Which.
+    /// Direction of the walk.
     pub direction: Direction,
     /// The workload that policies of this direction are about; `None` when policies
     /// were not asked, because the end is no workload or the reason is beyond them.
@@ -143,7 +143,7 @@ impl Reach {
         walk
     }
 
-    /// What policies were asked, if they were.
+    /// Returns the question that policies were asked, if they were.
     fn question(&self, side: &Side, direction: Direction) -> Option<Question<'_>> {
         if !matches!(
             side.verdict.reason,
@@ -172,7 +172,7 @@ impl Reach {
         }
     }
 
-    /// Whether a walk ended where the table's verdict is.
+    /// Returns `true` if a walk ended where the table's verdict is.
     fn is_the_verdict(&self, side: &Side, decided: bool, walk: &Walk) -> bool {
         let last = walk.steps.last().filter(|_| decided);
         let expected = match last {
@@ -367,7 +367,7 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// Whether a policy of the namespace isolates the subject in this direction.
+    /// Returns `true` if a policy of the namespace isolates the subject in this direction.
     fn is_isolated(&self, modes: &[Mode]) -> bool {
         let policies = self.namespace_policies(modes);
         let mut isolating =
@@ -478,7 +478,7 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// Whether the other end is one of the rule's.
+    /// Returns `true` if the other end is one of the rule's.
     fn is_any_peer(&self, rule: &ClusterRule) -> bool {
         let peers = rule.peers.as_deref();
         peers.is_none_or(|peers| peers.iter().any(|peer| self.is_cluster_peer(peer)))

@@ -39,7 +39,7 @@ impl AddressSet {
         })
     }
 
-    /// What of this set lies in another, and what does not.
+    /// Splits this set into the part that lies in another, and the rest.
     pub(super) fn split(&self, by: &Self) -> (Self, Self) {
         if by.is_empty() || self.is_empty() {
             return (Self::default(), self.clone());

@@ -18,7 +18,7 @@ const FEW: Limits = Limits {
     ..LIMITS
 };
 
-/// What came of one step.
+/// Outcome of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     /// Entries were enough, and the words are those of a table made anew.

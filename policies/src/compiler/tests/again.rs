@@ -216,7 +216,7 @@ pub(super) fn apply(step: Step, inventory: &mut Inventory, local: &mut BTreeSet<
     }
 }
 
-/// What [`SlotPlan::successor`] promises, said as plainly as possible.
+/// Does as [`SlotPlan::successor`] promises, said as plainly as possible.
 fn plain_successor(before: &BTreeMap<IpAddr, u32>, inventory: &Inventory) -> BTreeMap<IpAddr, u32> {
     let used: BTreeSet<u32> = before.values().copied().collect();
     let mut free = (1u32..).filter(|number| !used.contains(number));

@@ -1,4 +1,4 @@
-//! What policies of the whole cluster make of a table, beside those of namespaces.
+//! Policies of the whole cluster in a table, beside those of namespaces.
 
 use std::sync::Arc;
 

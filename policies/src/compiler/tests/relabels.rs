@@ -189,8 +189,8 @@ fn a_relabel_of_a_namespace_of_either_end() {
     );
 }
 
-/// What was kept about workloads under numbers that a compiler has since forgotten was taken
-/// for that of others.
+/// Facts kept about workloads under numbers that a compiler has since forgotten were taken for
+/// those of others.
 #[test]
 fn what_is_forgotten_is_found_out_anew() {
     let mut node = node();

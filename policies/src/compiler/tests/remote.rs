@@ -1,4 +1,4 @@
-//! What is known of workloads that have no endpoint here.
+//! Facts that are known of workloads that have no endpoint here.
 
 use super::*;
 

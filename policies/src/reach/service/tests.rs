@@ -48,7 +48,7 @@ fn ask(reach: &Reach, from: &str, to: &str, probe: &str, family: Family) -> Opti
     reach.cell(&from, &to, probe.parse().unwrap(), family)
 }
 
-/// How many of all backends may be reached.
+/// Returns the number of backends that may be reached, and that of all.
 #[track_caller]
 fn v4(reach: &Reach, from: &str, to: &str, probe: &str) -> (u32, u32) {
     let cell = ask(reach, from, to, probe, Family::V4).expect("a cell");
