@@ -21,11 +21,11 @@ use serde::de::DeserializeOwned;
 
 use crate::world::{Namespace, Workload, World};
 
-/// How long an agent may take for anything, on a machine that does other things.
+/// Longest time that an agent may take for anything, on a machine that does other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the names of all directories of agents under test begin with; the process that
-/// runs the test and a number follow.
+/// Prefix of the names of all directories of agents under test; the process that runs the test
+/// and a number follow.
 const PREFIX: &str = "cofferdam-agent-";
 
 /// The BPF file system.
@@ -66,7 +66,7 @@ pub struct Agent {
     binary: PathBuf,
     directory: PathBuf,
     namespace: Namespace,
-    /// What the configuration has beside names and directories.
+    /// Keys of the configuration, beside names and directories.
     settings: String,
     /// Variables of its environment, beside those of the test.
     environment: Vec<(&'static str, PathBuf)>,
@@ -78,7 +78,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When its directories cannot be made.
+    /// Panics if its directories cannot be made.
     pub fn new(binary: &Path, world: &World) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -124,7 +124,7 @@ impl Agent {
         self.directory.join(name)
     }
 
-    /// Where it pins.
+    /// Returns the directory in which it pins.
     ///
     /// # Panics
     ///
@@ -138,7 +138,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     pub fn write_config(&self) -> PathBuf {
         let directory = self.directory.display();
         let text = format!(
@@ -156,7 +156,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     pub fn document(&self, name: &str, text: &str) {
         let beside = self.path("beside");
         fs::write(&beside, text).expect("a file can be written");
@@ -167,7 +167,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it is not there.
+    /// Panics if it is not there.
     pub fn remove_document(&self, name: &str) {
         fs::remove_file(self.path("policies").join(name)).expect("the file is there");
     }
@@ -176,7 +176,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it runs, or cannot be started.
+    /// Panics if it runs, or cannot be started.
     pub fn start(&mut self, arguments: &[&str]) {
         self.start_by(&[], arguments);
     }
@@ -185,7 +185,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it runs, or cannot be started.
+    /// Panics if it runs, or cannot be started.
     pub fn start_by(&mut self, by: &[&str], arguments: &[&str]) {
         assert!(self.process.is_none(), "the agent runs");
         let config = self.write_config();
@@ -219,7 +219,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When that does not come about.
+    /// Panics if that does not come about.
     pub fn start_enforced(&mut self) -> StatusReport {
         self.start(&[]);
         self.wait_enforced()
@@ -229,7 +229,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When that does not come about.
+    /// Panics if that does not come about.
     pub fn wait_enforced(&self) -> StatusReport {
         let arguments = ["status", "--wait", "enforced", "--timeout", "30s"];
         let status: StatusReport = self.json(&arguments);
@@ -241,7 +241,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not.
+    /// Panics if it does not.
     pub fn wait_up(&self) -> StatusReport {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -262,7 +262,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When that does not come about.
+    /// Panics if that does not come about.
     pub fn wait_until(&self, what: &str, is_so: impl Fn(&StatusReport) -> bool) -> StatusReport {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -279,11 +279,11 @@ impl Agent {
         }
     }
 
-    /// What the command line says, in a run of its own.
+    /// Runs the command line by itself, and returns its output.
     ///
     /// # Panics
     ///
-    /// When it cannot be run.
+    /// Panics if it cannot be run.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(&self.binary);
         command.args(arguments);
@@ -293,11 +293,11 @@ impl Agent {
         command.output().expect("the command can be run")
     }
 
-    /// What the command line says as JSON, whatever its exit status.
+    /// Runs the command line and reads its JSON, whatever its exit status.
     ///
     /// # Panics
     ///
-    /// When it is not of this type.
+    /// Panics if it is not of this type.
     #[track_caller]
     pub fn json<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
         let output = self.cli(&[arguments, &["--format", "json"]].concat());
@@ -309,7 +309,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When there is no such series.
+    /// Panics if there is no such series.
     pub fn metric(&self, series: &str) -> u64 {
         let (_, text) = self.http("/metrics");
         let value = (text.lines()).find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -354,7 +354,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it is not.
+    /// Panics if it is not.
     pub fn add_arguments(workload: &Workload, labels: &[&str]) -> Vec<String> {
         let [namespace, name] = split(&workload.name);
         let netns = workload.namespace.path();
@@ -380,7 +380,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it is refused.
+    /// Panics if it is refused.
     #[track_caller]
     pub fn add(&self, workload: &Workload, labels: &[&str]) -> EndpointReport {
         let arguments = Self::add_arguments(workload, labels);
@@ -392,7 +392,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it cannot be run.
+    /// Panics if it cannot be run.
     pub fn add_as(&self, workload: &Workload, name: &str, more: &[&str]) -> Output {
         let mut arguments = Self::add_arguments(workload, &[]);
         for (flag, value) in ["--namespace", "--name"].into_iter().zip(split(name)) {
@@ -408,7 +408,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it is refused.
+    /// Panics if it is refused.
     pub fn remove(&self, workload: &str) -> RemoveReport {
         self.remove_with(workload, &[])
     }
@@ -417,7 +417,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it is refused.
+    /// Panics if it is refused.
     pub fn remove_with(&self, workload: &str, more: &[&str]) -> RemoveReport {
         let [namespace, name] = split(workload);
         let remove = ["endpoint", "remove", "--namespace", namespace];
@@ -429,7 +429,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not answer.
+    /// Panics if it does not answer.
     pub fn http(&self, page: &str) -> (u16, String) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -457,7 +457,7 @@ impl Agent {
         (status.parse().expect("a number"), body.to_owned())
     }
 
-    /// What it has logged since it was first started.
+    /// Returns the log since it was first started.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -466,7 +466,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// Panics if it does not run.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("the agent runs").id()
     }
@@ -475,7 +475,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not run, or not end.
+    /// Panics if it does not run, or not end.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         let mut process = self.process.take().expect("the agent runs");
@@ -486,7 +486,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not run, or not end.
+    /// Panics if it does not run, or not end.
     pub fn ended(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the agent runs");
         process.wait().expect("the agent ends")
@@ -496,7 +496,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does neither.
+    /// Panics if it does neither.
     pub fn answers(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -514,7 +514,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// Panics if it does not run.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
     }
@@ -523,7 +523,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// Panics if it does not run.
     pub fn resume(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -537,7 +537,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// Panics if it does not run.
     pub fn reload(&self) {
         self.signal(Signal::SIGHUP);
     }
@@ -546,7 +546,7 @@ impl Agent {
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// Panics if it does not run.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         let mut process = self.process.take().expect("the agent runs");

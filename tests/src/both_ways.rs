@@ -15,7 +15,7 @@ use cofferdam_verdict::{
     verdict::Verdict,
 };
 
-/// What a packet came to, both ways.
+/// Outcome of a packet, the same both ways.
 #[derive(Debug)]
 pub struct Judged {
     /// The case, as the long way left it.
@@ -28,7 +28,7 @@ pub struct Judged {
 ///
 /// # Panics
 ///
-/// When the two ways differ.
+/// Panics if the two ways differ.
 pub fn judge_both_ways<F: Frame>(
     flows: &SliceFlows<'_>,
     frame: &F,
@@ -90,7 +90,7 @@ fn entries<'a>(
     entries.filter(|entry| entry.state.load() != 0)
 }
 
-/// What an entry holds, in the order of its fields.
+/// Content of an entry, in the order of its fields.
 type Words = [u64; 19];
 
 fn read(entry: &FlowEntry) -> Words {

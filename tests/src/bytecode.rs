@@ -1,8 +1,8 @@
 //! The compiled kernel programs, instruction by instruction.
 //!
-//! What the compiler made of the source cannot be read off the source: which loads it
-//! kept, in which order, and how deep a function's stack is. [`Object`] takes an object
-//! apart; [`Interpreter`] runs one of its functions and writes down every load from a map.
+//! Loads that the compiler kept, their order, and the depth of a function's stack cannot be
+//! read off the source. [`Object`] takes an object apart; [`Interpreter`] runs one of its
+//! functions and writes down every load from a map.
 
 mod interpreter;
 mod loops;
@@ -64,7 +64,7 @@ impl Object {
     ///
     /// # Panics
     ///
-    /// When the bytes are no object of kernel programs.
+    /// Panics if the bytes are no object of kernel programs.
     pub fn parse(bytes: &[u8]) -> Self {
         let file = object::File::parse(bytes).expect("an object file");
         let mut relocations = HashMap::new();
@@ -120,7 +120,7 @@ impl Object {
     ///
     /// # Panics
     ///
-    /// When there is no such program.
+    /// Panics if there is no such program.
     pub fn stack_bytes(&self, program: &str) -> u32 {
         let function = &self.functions[program];
         let called = function.iter().filter_map(callee).collect::<BTreeSet<_>>();

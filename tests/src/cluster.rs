@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 
 use fastrand::Rng;
 
-/// How large a cluster is.
+/// Size of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     /// Pods, without those of the two namespaces of the system.
@@ -28,7 +28,7 @@ pub struct Size {
 pub struct File {
     /// Its name.
     pub name: String,
-    /// What is in it.
+    /// Text of the file.
     pub text: String,
 }
 
@@ -386,7 +386,7 @@ fn policy(namespace: usize, name: &str, spec: &str) -> String {
     )
 }
 
-/// What every namespace has.
+/// Returns the policies that every namespace has.
 fn common(namespace: usize, which: usize) -> String {
     let (name, spec) = match which {
         0 => (

@@ -45,7 +45,7 @@ impl Plugins {
     ///
     /// # Panics
     ///
-    /// When the folder cannot be made.
+    /// Panics if the folder cannot be made.
     pub fn with(cofferdam: &Path) -> Self {
         Self::within(Scratch::new(), cofferdam)
     }
@@ -54,7 +54,7 @@ impl Plugins {
     ///
     /// # Panics
     ///
-    /// When there can be no link in it.
+    /// Panics if there can be no link in it.
     pub fn within(own: Scratch, cofferdam: &Path) -> Self {
         symlink(cofferdam, own.path().join("cofferdam-cni")).expect("a link can be made");
         let mut folders = vec![own.path().to_owned()];
@@ -99,7 +99,7 @@ impl Network {
     ///
     /// # Panics
     ///
-    /// When it is none.
+    /// Panics if it is none.
     pub fn parse(text: &str) -> Self {
         let list: Value = serde_json::from_str(text).expect("JSON");
         let text = |key: &str| list[key].as_str().expect("text").to_owned();
@@ -144,7 +144,7 @@ impl Attaching {
     ///
     /// # Panics
     ///
-    /// When there can be no namespace.
+    /// Panics if there can be no namespace.
     pub fn new(container_id: &str) -> Self {
         let namespace = Namespace::new().expect("a namespace");
         (namespace.set("net/ipv6/conf/default/accept_dad", "0")).expect("a parameter");
@@ -176,7 +176,7 @@ impl Attaching {
     ///
     /// # Panics
     ///
-    /// When the result has none.
+    /// Panics if the result has none.
     pub fn end(&self) -> End {
         let interfaces = self.result["interfaces"].as_array().expect("interfaces");
         let mut inside = interfaces
@@ -203,7 +203,7 @@ impl Attaching {
     ///
     /// # Panics
     ///
-    /// When it has no addresses.
+    /// Panics if it has no addresses.
     pub fn place(&self) -> Place<'_> {
         Place {
             name: &self.container_id,
@@ -267,7 +267,7 @@ impl Runtime<'_> {
     ///
     /// # Panics
     ///
-    /// When there is no such plugin, or it cannot be run.
+    /// Panics if there is no such plugin, or it cannot be run.
     pub fn call(
         &self,
         command: &str,

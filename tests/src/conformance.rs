@@ -1,4 +1,4 @@
-//! Who may reach whom, by the public conformance suites.
+//! Conformance: the table of ends that may reach each other, by the public suites.
 //!
 //! A [`Case`] is a small cluster and what happens in it; after each [`Step`] stands
 //! the whole table of who reaches whom, stated by whoever wrote the case and not
@@ -36,7 +36,7 @@ use expected::{Expected, Question};
 use crate::packet::Family;
 use crate::traffic::{Probe, write_attempt};
 
-/// Where a case comes from.
+/// Origin of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Suite {
     /// [`netpol`].
@@ -73,28 +73,28 @@ pub enum Setting {
 /// A cluster, and what happens in it.
 #[derive(Debug)]
 pub struct Case {
-    /// Where it comes from.
+    /// Suite from which it comes.
     pub suite: Suite,
-    /// What it claims.
+    /// Claim of the case.
     pub name: String,
-    /// What it is about, in the words of its suite.
+    /// Subjects of the case, in the words of its suite.
     pub tags: Vec<&'static str>,
-    /// What it begins with.
+    /// Cluster that it begins with.
     pub setting: Setting,
     /// Ends that take part beside the pods.
     pub beside: Vec<End>,
-    /// How everything is tried, when not in the [`Setting`]'s ways.
+    /// Probes by which everything is tried, when not in the [`Setting`]'s ways.
     pub probes: Option<Vec<Probe>>,
-    /// What happens.
+    /// Steps of the case, in order.
     pub steps: Vec<Step>,
 }
 
 /// Something happens, and then stands a table.
 #[derive(Debug)]
 pub struct Step {
-    /// What happens, all at once.
+    /// Changes, all at once.
     pub changes: Vec<Change>,
-    /// What is so afterwards.
+    /// Table that stands afterwards.
     pub expected: Expected,
     /// Cells that the public suite tries one by one, as it states them.
     pub tried: Vec<(String, bool)>,
@@ -103,15 +103,15 @@ pub struct Step {
 /// One entry of a table: who, whom, how, and whether it should pass.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// Who tries.
+    /// End that tries.
     pub source: End,
     /// Whom.
     pub destination: End,
-    /// How.
+    /// Probe by which it tries.
     pub probe: Probe,
     /// In which family.
     pub family: Family,
-    /// Whether the case says that it gets through.
+    /// `true` if the case says that it gets through.
     pub allowed: bool,
 }
 
@@ -158,7 +158,7 @@ impl Case {
     ///
     /// # Panics
     ///
-    /// When it has no step.
+    /// Panics if it has no step.
     pub fn tries(mut self, tried: impl IntoIterator<Item = (String, bool)>) -> Self {
         let step = self.steps.last_mut().expect("a step comes first");
         step.tried.extend(tried);
@@ -191,7 +191,7 @@ impl Case {
         }
     }
 
-    /// How an end can be tried in this case.
+    /// Returns the probes by which an end can be tried in this case.
     pub fn probes_of(&self, destination: &End) -> Vec<Probe> {
         match (&self.probes, self.setting) {
             (Some(probes), _) => probes.clone(),
@@ -205,7 +205,7 @@ impl Case {
     ///
     /// # Panics
     ///
-    /// When a statement of the step is about nobody.
+    /// Panics if a statement of the step is about nobody.
     pub fn table(&self, step: &Step, cluster: &Cluster, family: Family) -> Vec<Cell> {
         let ends: Vec<End> = cluster.ends().chain(self.beside.iter().cloned()).collect();
         let mut cells = Vec::new();
@@ -252,7 +252,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// How many cases there are of each tag.
+/// Counts the cases of each tag.
 pub fn tags(cases: &[Case]) -> BTreeMap<&'static str, usize> {
     let mut tags = BTreeMap::new();
     for tag in cases.iter().flat_map(|case| &case.tags) {

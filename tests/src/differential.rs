@@ -46,7 +46,7 @@ use trial::Trial;
 ///
 /// # Errors
 ///
-/// When the kernel refuses it.
+/// Fails if the kernel refuses it.
 pub fn world() -> Result<World, Error> {
     let pods = generate::pods(&mut Rng::with_seed(0));
     World::plan(Wiring::Ptp)
@@ -55,7 +55,7 @@ pub fn world() -> Result<World, Error> {
         .build()
 }
 
-/// How much to ask.
+/// Numbers of worlds and packets to ask about.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// The seed of the first world; the next ones count on from it.
@@ -64,18 +64,18 @@ pub struct Plan {
     pub worlds: u64,
     /// Packets in each.
     pub packets: u64,
-    /// When to stop, wherever it is.
+    /// Time at which to stop, wherever the run is.
     pub deadline: Option<Instant>,
 }
 
-/// What a run came to.
+/// Outcome of a run.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Worlds gone through.
     pub worlds: u64,
     /// Packets asked about.
     pub packets: u64,
-    /// What occurred.
+    /// Cases that occurred.
     pub coverage: Coverage,
     /// Worlds in which the roads came to different verdicts; each was left at the
     /// first.
@@ -97,9 +97,9 @@ impl Outcome {
 pub struct Disagreement {
     /// The seed of the world.
     pub seed: u64,
-    /// Which of its packets, from 0.
+    /// Number of the packet in its world, from 0.
     pub packet: u64,
-    /// Who says what about it.
+    /// Verdicts about it, and the roads that came to them.
     pub said: String,
     /// The pods on the node, as they were generated.
     pub pods: String,
@@ -159,7 +159,7 @@ pub struct EarlyOutcome {
 ///
 /// # Panics
 ///
-/// When the kernel refuses a frame.
+/// Panics if the kernel refuses a frame.
 pub fn run_early(firewall: &mut Firewall, world: &World, plan: &Plan) -> EarlyOutcome {
     let mut outcome = EarlyOutcome::default();
     for seed in (plan.seed..).take(plan.worlds as usize) {
@@ -238,7 +238,7 @@ fn go_through(
     }
 }
 
-/// What the roads differ in.
+/// Difference between the roads.
 struct Difference {
     said: String,
     /// The loaded program's action.
@@ -324,7 +324,7 @@ fn agree(
     })
 }
 
-/// What the hooks on a packet's way say of audit policies.
+/// Verdicts of the hooks on a packet's way, as to audit policies.
 #[derive(Default)]
 struct Audit {
     /// A hook drops the packet.

@@ -137,7 +137,7 @@ pub enum Kind {
 /// A claim that does not hold.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// What kind of fault it is.
+    /// Kind of the fault.
     pub kind: Kind,
     /// The claim.
     pub claim: &'static str,
@@ -147,7 +147,7 @@ pub struct Finding {
     pub isolation: Option<Isolation>,
     /// The family of its packets.
     pub family: Family,
-    /// What was seen.
+    /// Observation that contradicts the claim.
     pub seen: String,
 }
 

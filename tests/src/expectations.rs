@@ -25,25 +25,25 @@ use crate::{
     traffic::{Probe, write_attempt},
 };
 
-/// Why expectations cannot be used.
+/// Reason for which expectations cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file or a folder cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// Which.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
     /// A file is no `PolicyTest`.
     #[error("{} is not a PolicyTest", path.display())]
     Format {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Error of the YAML reader.
         #[source]
         source: serde_yaml::Error,
     },
@@ -56,7 +56,7 @@ pub enum Error {
     /// A statement is about nothing.
     #[error("statement {number} has an end that nothing matches: {end}")]
     NoSuchEnd {
-        /// Which statement, from 1.
+        /// Number of the statement, from 1.
         number: usize,
         /// The end as it was read.
         end: String,
@@ -64,9 +64,9 @@ pub enum Error {
     /// A statement's port or selector cannot be understood.
     #[error("statement {number}: {what}")]
     Statement {
-        /// Which statement, from 1.
+        /// Number of the statement, from 1.
         number: usize,
-        /// What is wrong with it.
+        /// Fault of the statement.
         what: String,
     },
     /// Two statements say different things.
@@ -74,19 +74,19 @@ pub enum Error {
     Contradiction {
         /// The second of them, from 1.
         number: usize,
-        /// What both are about.
+        /// Question that both are about.
         question: Question,
     },
 }
 
-/// What is asked: may this end reach that one, in this way?
+/// Question: may this end reach that one, in this way?
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Question {
-    /// Who tries: `namespace/pod`, `node/name`, `external/name` or an address.
+    /// End that tries: `namespace/pod`, `node/name`, `external/name` or an address.
     pub source: String,
     /// Whom.
     pub destination: String,
-    /// What.
+    /// Probe by which it tries.
     pub probe: Probe,
     /// By which of their addresses.
     pub family: Family,
@@ -103,10 +103,10 @@ impl fmt::Display for Question {
     }
 }
 
-/// What is expected.
+/// Expectation of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Whether it may.
+    /// `true` if it may.
     pub allowed: bool,
     /// The policy that the verdict is put down to: `namespace/name`, or the bare name
     /// of a policy of the cluster.
@@ -116,13 +116,13 @@ pub struct Expected {
 /// A folder of documents with the statements about them.
 #[derive(Debug)]
 pub struct Template {
-    /// What the documents say.
+    /// Content of the documents.
     pub inventory: Inventory,
     /// The texts of the documents, by the name of their file.
     pub texts: BTreeMap<String, String>,
     /// Hosts outside, and their addresses.
     pub externals: BTreeMap<String, Vec<IpAddr>>,
-    /// What is stated.
+    /// Expectations that are stated.
     pub expected: BTreeMap<Question, Expected>,
 }
 
@@ -208,10 +208,10 @@ impl Template {
     }
 }
 
-/// Who sends or receives.
+/// Sender or receiver.
 #[derive(Clone, Debug)]
 struct Known {
-    /// Whether some policy selects it.
+    /// `true` if some policy selects it.
     is_subject: bool,
     /// Its addresses; none when they are not known yet, and may be of either family.
     addresses: Vec<IpAddr>,
@@ -224,7 +224,7 @@ impl Known {
     }
 }
 
-/// Whether some policy selects a workload.
+/// Returns `true` if some policy selects a workload.
 fn is_subject(workload: &Workload, inventory: &Inventory) -> bool {
     let mut policies = inventory.policies().values();
     let mut cluster_policies = inventory.cluster_policies().values();
@@ -267,7 +267,7 @@ fn ends(
     .collect()
 }
 
-/// How a host outside is called.
+/// Returns the name of a host outside.
 #[must_use]
 pub fn external(name: &str) -> String {
     format!("external/{name}")
@@ -437,7 +437,7 @@ impl PolicyTest {
 }
 
 impl End {
-    /// What it stands for, at least one.
+    /// Returns the ends that it stands for, at least one.
     fn ends(
         &self,
         known: &BTreeMap<String, Known>,

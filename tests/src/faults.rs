@@ -85,7 +85,7 @@ impl Stand {
     ///
     /// # Panics
     ///
-    /// When there can be no namespaces.
+    /// Panics if there can be no namespaces.
     pub fn new(cofferdam: &Path, wiring: Wiring, settings: &str) -> Self {
         let world = World::plan(wiring)
             .workloads(["shop/web", "shop/db", "shop/stranger"])
@@ -106,7 +106,7 @@ impl Stand {
     ///
     /// # Panics
     ///
-    /// When it does not.
+    /// Panics if it does not.
     pub fn enforced(cofferdam: &Path, wiring: Wiring, settings: &str) -> Self {
         let mut stand = Self::new(cofferdam, wiring, settings);
         stand.agent.start_enforced();
@@ -124,7 +124,7 @@ impl Stand {
 ///
 /// # Panics
 ///
-/// When one is refused.
+/// Panics if one is refused.
 pub fn add_both(agent: &Agent, world: &World) {
     agent.add(named(world, "shop/web"), &["app=web"]);
     agent.add(named(world, "shop/db"), &["app=db"]);
@@ -135,7 +135,7 @@ pub fn add_both(agent: &Agent, world: &World) {
 ///
 /// # Panics
 ///
-/// When that does not come about.
+/// Panics if that does not come about.
 pub fn wait_attached(agent: &Agent) -> StatusReport {
     agent.wait_until("attached", |status| {
         let attached = |endpoint: &EndpointStatus| {

@@ -53,7 +53,7 @@ pub const LIMITS: Limits = Limits {
     event_bytes: 1 << 16,
 };
 
-/// What documents say of a workload, beside its addresses.
+/// Facts that documents state of a workload, beside its addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// `namespace/name`: the workload's name in the world.
@@ -233,7 +233,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the kernel refuses them.
+    /// Panics if the kernel refuses them.
     pub fn load() -> Self {
         Self::load_with(&Behaviour::default())
     }
@@ -242,7 +242,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the kernel refuses.
+    /// Panics if the kernel refuses.
     pub fn load_with(behaviour: &Behaviour) -> Self {
         let kernel = Kernel::load(LIMITS, behaviour).and_then(|mut kernel| {
             kernel.load_stand_ins()?;
@@ -272,11 +272,11 @@ impl Firewall {
         &mut self.kernel
     }
 
-    /// What is in force.
+    /// Returns the table in force.
     ///
     /// # Panics
     ///
-    /// When nothing is.
+    /// Panics if nothing is.
     pub fn compiled(&self) -> &Compiled {
         self.compiled
             .as_ref()
@@ -289,7 +289,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When a document has an error, or the kernel refuses.
+    /// Panics if a document has an error, or the kernel refuses.
     pub fn enforce(&mut self, world: &World, pods: &[Pod], policies: &str) {
         let mut documents = vec![policies.to_owned()];
         let node = &world.node().end;
@@ -314,7 +314,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When a document has an error, or the kernel refuses.
+    /// Panics if a document has an error, or the kernel refuses.
     pub fn replace_policies(&mut self, policies: &str) {
         let mut documents = self.documents.clone();
         policies.clone_into(&mut documents[0]);
@@ -367,7 +367,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When its document has an error, or the kernel refuses.
+    /// Panics if its document has an error, or the kernel refuses.
     pub fn add_late(&mut self, world: &World, pod: &Pod) -> bool {
         let addresses = addresses(named(world, &pod.name));
         self.documents.push(pod.document(&addresses));
@@ -407,7 +407,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the world or the slot plan does not know the workload.
+    /// Panics if the world or the slot plan does not know the workload.
     pub fn endpoint(&self, world: &World, name: &str) -> Endpoint {
         let workload = named(world, name);
         let (namespace, pod) = split(name);
@@ -439,7 +439,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the kernel refuses.
+    /// Panics if the kernel refuses.
     pub fn attach(&mut self, world: &World) {
         self.attach_where(world, |_| true);
     }
@@ -448,7 +448,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the kernel refuses.
+    /// Panics if the kernel refuses.
     pub fn attach_where(&mut self, world: &World, wanted: impl Fn(&Workload) -> bool) {
         let namespace = world.node().namespace.try_clone().expect("a descriptor");
         let inside = namespace
@@ -475,7 +475,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the kernel refuses, or no workload has its programs yet.
+    /// Panics if the kernel refuses, or no workload has its programs yet.
     pub fn attach_uplink(&mut self, world: &World, interface: &str, uplink: Uplink) {
         let inside = world.node().namespace.enter().expect("the node");
         let attached = self.kernel.attach_uplink(interface, uplink);
@@ -488,11 +488,11 @@ impl Firewall {
         all.interfaces.push(attached);
     }
 
-    /// What is attached, by interface, in the order of the world's workloads.
+    /// Returns the attachments, by interface, in the order of the world's workloads.
     ///
     /// # Panics
     ///
-    /// When nothing is.
+    /// Panics if nothing is.
     pub fn attached(&mut self) -> &mut [Attachments] {
         &mut self
             .attached
@@ -512,7 +512,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When they do not come to rest, or the kernel does not let them be read.
+    /// Panics if they do not come to rest, or the kernel does not let them be read.
     pub fn ledger(&self) -> Ledger {
         const PATIENCE: Duration = Duration::from_secs(30);
         let read = || {
@@ -537,11 +537,11 @@ impl Firewall {
         }
     }
 
-    /// What was reported since this was last asked.
+    /// Returns the reports since this was last asked.
     ///
     /// # Panics
     ///
-    /// When somebody has taken the kernel side's reports.
+    /// Panics if somebody has taken the kernel side's reports.
     pub fn reported(&mut self) -> Vec<EventRecord> {
         let events = self.events.get_or_insert_with(|| {
             let events = self.kernel.events();
@@ -559,7 +559,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When somebody has taken the kernel side's reports.
+    /// Panics if somebody has taken the kernel side's reports.
     pub fn told(&mut self) -> Vec<Report> {
         let events = self.events.get_or_insert_with(|| {
             let events = self.kernel.events();
@@ -573,7 +573,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the kernel refuses the run, or the program returns none of its codes.
+    /// Panics if the kernel refuses the run, or the program returns none of its codes.
     pub fn run(&mut self, program: Program, frame: &[u8], context: &TestContext) -> Action {
         let run = self.kernel.test_run(program.name, frame, context, 1);
         match run.unwrap_or_else(|error| panic!("{error}")).returned {
@@ -588,7 +588,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the kernel refuses the run, or the program gives no verdict.
+    /// Panics if the kernel refuses the run, or the program gives no verdict.
     pub fn ask(&mut self, program: Program, frame: &[u8], context: &TestContext) -> [Verdict; 2] {
         let answer = self.kernel.probe(program, frame, context);
         let answer = answer.unwrap_or_else(|error| panic!("{error}"));
@@ -601,7 +601,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When the answer is no verdict.
+    /// Panics if the answer is no verdict.
     pub fn judge(&self, hook: Hook, frame: &[u8], context: &TestContext) -> (Case, Verdict) {
         let case = judge::judge(
             &self.kernel.memory(),
@@ -628,7 +628,7 @@ impl Firewall {
     ///
     /// # Panics
     ///
-    /// When they are not YAML.
+    /// Panics if they are not YAML.
     pub fn oracle(&self) -> Oracle {
         Oracle::new(&self.documents).expect("documents that were compiled are YAML")
     }
@@ -643,7 +643,7 @@ pub fn stamp(workload: &Workload) -> u16 {
 ///
 /// # Panics
 ///
-/// When there is none.
+/// Panics if there is none.
 pub fn named<'a>(world: &'a World, name: &str) -> &'a Workload {
     let found = world
         .workloads()

@@ -87,11 +87,11 @@ pub struct Flooded {
 ///
 /// # Errors
 ///
-/// When sockets or namespaces cannot be made.
+/// Fails if sockets or namespaces cannot be made.
 ///
 /// # Panics
 ///
-/// When the kernel refuses the programs or the table.
+/// Panics if the kernel refuses the programs or the table.
 pub fn flood(per_second: u64, long: Duration, seed: u64) -> io::Result<Flooded> {
     let pods = [("shop/web", "app=web"), ("shop/db", "app=db")];
     let pods = pods.map(|(name, label)| Pod::new(name, &[label]));

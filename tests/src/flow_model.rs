@@ -60,14 +60,14 @@ const FIRST_IFINDEX: u32 = 10;
 /// Interface by which everybody else's packets come.
 const UPLINK: u32 = 5;
 
-/// How much is to be tried.
+/// Numbers of sequences and steps to try.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Seed of the first sequence; the next ones count on from it.
     pub seed: u64,
     /// Sequences.
     pub sequences: u64,
-    /// When to stop, wherever it is.
+    /// Time at which to stop, wherever the run is.
     pub deadline: Option<Instant>,
 }
 
@@ -135,7 +135,7 @@ fn isolation([egress, ingress]: [bool; 2], passed: bool) -> String {
     format!("sender isolated: {egress}, receiver isolated: {ingress}, {verdict}")
 }
 
-/// What a run came to.
+/// Outcome of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Sequences gone through.
@@ -149,7 +149,7 @@ pub struct Outcome {
     pub tolerated: BTreeMap<Tolerance, u64>,
     /// The others about which programs and model disagree.
     pub disagreements: Vec<Disagreement>,
-    /// What has occurred.
+    /// Cases that have occurred.
     pub coverage: Coverage,
 }
 

@@ -56,7 +56,7 @@ pub const REMOTE_PODS: [Remote; 3] = [
     },
 ];
 
-/// Who is not on the node under test.
+/// Pod or node that is not on the node under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remote {
     /// Its name; a pod's is `namespace/name`.

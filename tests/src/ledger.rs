@@ -20,7 +20,7 @@ pub struct Ledger {
     counters: Vec<Counter>,
 }
 
-/// Which verdict a counter is of.
+/// Verdict that a counter is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
     /// The one in force.
@@ -34,13 +34,13 @@ pub enum Force {
 pub struct Moved {
     /// Of which verdict it is.
     pub force: Force,
-    /// Where the packet was judged.
+    /// Hook on which the packet was judged.
     pub hook: Hook,
     /// The verdict's action.
     pub action: Action,
-    /// Why.
+    /// Reason of the verdict.
     pub reason: Reason,
-    /// How many packets.
+    /// Number of packets.
     pub packets: u64,
 }
 
@@ -154,7 +154,7 @@ impl Ledger {
     ///
     /// # Panics
     ///
-    /// When it is not.
+    /// Panics if it is not.
     pub fn assert_conserved(&self) {
         for hook in Hook::ALL {
             let mut judged_here = Counter::default();
@@ -175,7 +175,7 @@ impl Ledger {
     ///
     /// # Panics
     ///
-    /// When others moved, or these did not; says all that moved.
+    /// Panics if others moved, or these did not; says all that moved.
     pub fn assert_moved(&self, before: &Self, expected: &[Moved], about: &str) {
         self.assert_conserved();
         let moved = self.since(before);

@@ -81,11 +81,11 @@ pub struct Lasted {
 ///
 /// # Errors
 ///
-/// When sockets or namespaces cannot be made.
+/// Fails if sockets or namespaces cannot be made.
 ///
 /// # Panics
 ///
-/// When the kernel refuses a table.
+/// Panics if the kernel refuses a table.
 pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Lasted> {
     lasting(&mut Firewall::turn(), |firewall| {
         let tables = [[CLOSED, DB, ANOTHER].concat(), [CLOSED, DB].concat()];
@@ -107,7 +107,7 @@ pub fn swaps(number: u64, deadline: Option<Instant>) -> io::Result<Lasted> {
 ///
 /// # Panics
 ///
-/// When the kernel refuses a table.
+/// Panics if the kernel refuses a table.
 pub fn growths() -> io::Result<Lasted> {
     let limits = Limits {
         flows_per_endpoint: 32 * Limits::DEFAULT.chunk_sets() * WAYS as u32 / 2,
@@ -243,7 +243,7 @@ pub enum Attendance {
     Unattended,
 }
 
-/// What [`short_flows`] came to.
+/// Outcome of [`short_flows`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
     /// Questions asked.
@@ -269,11 +269,11 @@ const CONNECTING: u64 = 3;
 ///
 /// # Errors
 ///
-/// When sockets or namespaces cannot be made.
+/// Fails if sockets or namespaces cannot be made.
 ///
 /// # Panics
 ///
-/// When the kernel refuses the programs or the table.
+/// Panics if the kernel refuses the programs or the table.
 pub fn short_flows(rates: Rates, attendance: Attendance, long: Duration) -> io::Result<Served> {
     let (world, pods) = shop()?;
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));

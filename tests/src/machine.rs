@@ -1,4 +1,4 @@
-//! What a figure or a finding was got on.
+//! Machine on which a figure or a finding was got.
 
 use std::fs;
 

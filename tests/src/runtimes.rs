@@ -66,7 +66,7 @@ impl Ground {
     ///
     /// # Panics
     ///
-    /// When a file cannot be made, or there are no standard plugins.
+    /// Panics if a file cannot be made, or there are no standard plugins.
     pub fn new(scratch: Scratch, plugin: &Path) -> Self {
         let ground = Self { scratch };
         let bin = ground.folder("bin");
@@ -93,7 +93,7 @@ impl Ground {
     ///
     /// # Panics
     ///
-    /// When it cannot be made.
+    /// Panics if it cannot be made.
     pub fn folder(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(&path).expect("a folder");
@@ -104,7 +104,7 @@ impl Ground {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     pub fn network(&self, network: &Network) -> PathBuf {
         let folder = self.folder(&format!("net.d-{}", network.name));
         fs::write(folder.join("10-n.conflist"), network.conflist()).expect("a file");
@@ -115,7 +115,7 @@ impl Ground {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     #[cfg(feature = "cri")]
     pub fn image(&self, root: &Path, name: &str, entrypoint: &[&str]) -> PathBuf {
         let folder = self.folder(&format!("image-{}", name.replace(['/', ':'], "-")));
@@ -146,7 +146,7 @@ pub fn within(namespace: &Namespace, program: &str) -> Command {
 ///
 /// # Panics
 ///
-/// When the process is gone, or has no such interface.
+/// Panics if the process is gone, or has no such interface.
 pub fn attached(container_id: &str, pid: u32) -> Attaching {
     let path = format!("/proc/{pid}/ns/net");
     let namespace = Namespace::open(Path::new(&path)).expect("a namespace");

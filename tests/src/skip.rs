@@ -83,8 +83,8 @@ macro_rules! skip_unless {
 ///
 /// # Panics
 ///
-/// When the file cannot be written: a skip that nobody counts looks like a
-/// test that passed.
+/// Panics if the file cannot be written: a skip that nobody counts looks like a test that
+/// passed.
 pub fn skip(feature: &dyn fmt::Display, test: &str, reason: &str) {
     println!("skipped {test}: no {feature}: {reason}");
     let Some(file) = std::env::var_os(SKIPS_FILE) else {

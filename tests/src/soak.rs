@@ -1,4 +1,4 @@
-//! What every soak says: where it ran, what it came to, how to do it again.
+//! Report that every soak makes: its machine, its outcome, the way to do it again.
 //!
 //! A soak is a test of the kind that runs every time, for as long as somebody
 //! wants. Its last line is for programs to read, and the same for all of them.
@@ -16,7 +16,7 @@ use crate::machine;
 pub struct Tally {
     schema: &'static str,
     soak: &'static str,
-    /// How often what it is about was done.
+    /// Number of times that the act of the soak was done.
     pub runs: u64,
     /// Packets that passed though they must not.
     pub leaked: u64,
@@ -43,7 +43,7 @@ impl Tally {
         }
     }
 
-    /// Whether all was as it must be.
+    /// Returns `true` if all was as it must be.
     pub fn is_clean(&self) -> bool {
         (self.leaked, self.lost, self.broken, self.disagreements) == (0, 0, 0, 0)
     }

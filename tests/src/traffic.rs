@@ -43,12 +43,12 @@ pub use unfinished::{SEGMENTS_TCP_V4, SEGMENTS_TCP_V6, Unfinished, UnfinishedSoc
 use crate::packet::{End, Family};
 use crate::world::{Namespace, Node, Outside, Workload};
 
-/// Where traffic starts or ends: a namespace, its name and its addresses.
+/// Place at which traffic starts or ends: a namespace, its name and its addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'w> {
-    /// What a server there answers with.
+    /// Name with which a server there answers.
     pub name: &'w str,
-    /// Where its sockets are opened.
+    /// Namespace in which its sockets are opened.
     pub namespace: &'w Namespace,
     /// Its addresses.
     pub end: End,
@@ -59,7 +59,7 @@ impl Place<'_> {
     ///
     /// # Panics
     ///
-    /// When it has none.
+    /// Panics if it has none.
     pub fn ip(&self, family: Family) -> IpAddr {
         let ip = self.end.ip(family);
         ip.unwrap_or_else(|| panic!("{} has no {family} address", self.name))
@@ -96,7 +96,7 @@ impl<'w> From<&'w Node> for Place<'w> {
     }
 }
 
-/// What is tried.
+/// Kind of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Probe {
     /// A connection, which the server greets with its name.
@@ -131,7 +131,7 @@ impl fmt::Display for Probe {
     }
 }
 
-/// What became of it.
+/// Outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The server of this name answered. A ping names nobody: it has the
@@ -146,7 +146,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether a server of any name answered.
+    /// Returns `true` if a server of any name answered.
     pub fn is_reached(&self) -> bool {
         matches!(self, Self::Reached(_))
     }
@@ -202,7 +202,7 @@ fn wait(
     Ok(polled.iter().map(|one| one.any().unwrap_or(true)).collect())
 }
 
-/// Whether an error only says "not yet".
+/// Returns `true` if an error only says "not yet".
 fn not_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -49,16 +49,16 @@ use netlink::{Netlink, Side};
 
 use crate::packet::{End, Family, Mac};
 
-/// Why a world could not be made or changed.
+/// Reason for which a world could not be made or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A namespace refuses; making one takes CAP_SYS_ADMIN.
     #[error("cannot {what} a network namespace")]
     Namespace {
-        /// What was tried.
+        /// Action that failed.
         what: &'static str,
-        /// What the kernel says.
+        /// Answer of the kernel.
         #[source]
         source: io::Error,
     },
@@ -67,7 +67,7 @@ pub enum Error {
     Parameter {
         /// Its path under `/proc/sys`.
         parameter: String,
-        /// What the kernel says.
+        /// Answer of the kernel.
         #[source]
         source: io::Error,
     },
@@ -76,7 +76,7 @@ pub enum Error {
     Interface {
         /// Its name.
         interface: String,
-        /// What the kernel says.
+        /// Answer of the kernel.
         #[source]
         source: io::Error,
     },
@@ -85,25 +85,25 @@ pub enum Error {
     Offloads {
         /// Its name.
         interface: String,
-        /// What the kernel says.
+        /// Answer of the kernel.
         #[source]
         source: io::Error,
     },
     /// A netlink socket, or the runtime around it, cannot be opened.
     #[error("cannot talk netlink")]
     Runtime {
-        /// What the kernel says.
+        /// Answer of the kernel.
         #[source]
         source: io::Error,
     },
     /// A netlink request was refused.
     #[error("cannot {what} {of}")]
     Netlink {
-        /// What was asked for.
+        /// Request that was refused.
         what: &'static str,
         /// The interface or address concerned.
         of: String,
-        /// What the kernel says.
+        /// Answer of the kernel.
         #[source]
         source: rtnetlink::Error,
     },
@@ -118,7 +118,7 @@ pub enum Error {
     LinkDown {
         /// Its index.
         ifindex: u32,
-        /// How long it was given.
+        /// Time that it was given.
         patience: Duration,
     },
     /// A link did not go away in time.
@@ -126,7 +126,7 @@ pub enum Error {
     LinkStays {
         /// Its index.
         ifindex: u32,
-        /// How long it was given.
+        /// Time that it was given.
         patience: Duration,
     },
     /// An address did not begin to receive in time.
@@ -134,7 +134,7 @@ pub enum Error {
     AddressIdle {
         /// The address.
         address: IpAddr,
-        /// How long it was given.
+        /// Time that it was given.
         patience: Duration,
     },
     /// Two workloads would have the same name.
@@ -151,7 +151,7 @@ pub enum Error {
     },
 }
 
-/// How workloads are connected.
+/// Way in which workloads are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wiring {
     /// As the CNI plugin `ptp` does it: each workload has a host route to its
@@ -184,7 +184,7 @@ const GATEWAY_NUMBER: u16 = 1;
 const WORKLOAD_SIDE: u8 = 0x64;
 const HOST_SIDE: u8 = 0x4e;
 const UPLINK_SIDE: u8 = 0x51;
-/// What makes a bridge hand its packets to netfilter.
+/// Parameters that make a bridge hand its packets to netfilter.
 const BRIDGE_NETFILTER: [&str; 2] = [
     "net/bridge/bridge-nf-call-iptables",
     "net/bridge/bridge-nf-call-ip6tables",
@@ -234,8 +234,8 @@ pub struct World {
     node: Node,
     workloads: Vec<Workload>,
     outside: Option<Outside>,
-    /// How many workloads there have been. Names of interfaces and addresses
-    /// of removed ones do not come back.
+    /// Number of workloads that there have been. Names of interfaces and addresses of removed
+    /// ones do not come back.
     made: u16,
 }
 
@@ -244,7 +244,7 @@ pub struct World {
 pub struct Node {
     /// The namespace of the host side; an agent belongs here.
     pub namespace: Namespace,
-    /// What workloads have as their gateway. Its MAC address is the bridge's;
+    /// Addresses that workloads have as their gateway. Its MAC address is the bridge's;
     /// [`Workload::gateway`] has that of the workload's own link, if routed.
     pub end: End,
     /// The bridge, when that is how workloads are wired.
@@ -263,7 +263,7 @@ pub struct Bridge {
 /// A namespace with one interface, and the node's side of it.
 #[derive(Debug)]
 pub struct Workload {
-    /// What the test calls it.
+    /// Name that the test gives it.
     pub name: String,
     /// Its namespace.
     pub namespace: Namespace,
@@ -396,7 +396,7 @@ impl World {
     ///
     /// # Panics
     ///
-    /// When it was not planned.
+    /// Panics if it was not planned.
     pub fn outside(&self) -> &Outside {
         self.outside
             .as_ref()

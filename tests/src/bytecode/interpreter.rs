@@ -92,7 +92,7 @@ impl<'a> Interpreter<'a> {
     ///
     /// # Panics
     ///
-    /// When the object has no variable of this name and size.
+    /// Panics if the object has no variable of this name and size.
     pub fn variable(&mut self, name: &str, bytes: &[u8]) {
         self.regions[self.symbols[name]]
             .bytes
@@ -121,7 +121,7 @@ impl<'a> Interpreter<'a> {
     ///
     /// # Panics
     ///
-    /// When it does what no verifier would let it do, or what is not modelled here.
+    /// Panics if it does what no verifier would let it do, or what is not modelled here.
     pub fn call(&mut self, name: &str, arguments: &[u64]) -> u64 {
         let object = self.object;
         let mut registers = [0; 11];

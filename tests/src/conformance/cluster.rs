@@ -56,7 +56,7 @@ pub enum End {
 }
 
 impl End {
-    /// Whether it is a pod.
+    /// Returns `true` if it is a pod.
     pub fn is_pod(&self) -> bool {
         matches!(self, Self::Pod(_))
     }
@@ -125,7 +125,7 @@ pub struct Policy {
 ///
 /// # Panics
 ///
-/// When its name is not of this form.
+/// Panics if its name is not of this form.
 pub fn network_policy(name: &str, spec: &str) -> Change {
     annotated_network_policy(name, "{}", spec)
 }
@@ -134,7 +134,7 @@ pub fn network_policy(name: &str, spec: &str) -> Change {
 ///
 /// # Panics
 ///
-/// When its name is not of this form.
+/// Panics if its name is not of this form.
 pub fn annotated_network_policy(name: &str, annotations: &str, spec: &str) -> Change {
     let (namespace, own) = name.split_once('/').expect("namespace/name");
     let text = format!(
@@ -266,7 +266,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// When it happens to nothing.
+    /// Panics if it happens to nothing.
     pub fn change(&mut self, change: &Change) {
         match change {
             Change::Apply(policy) => {

@@ -43,7 +43,7 @@ fn case(name: impl Into<String>, tags: impl IntoIterator<Item = &'static str>) -
     Case::new(Suite::Cyclonus, Setting::Trio, name).tagged(all)
 }
 
-/// What a tag is a kind of.
+/// Returns the group of a tag.
 fn group(tag: &str) -> &'static str {
     match tag {
         "create-policy"

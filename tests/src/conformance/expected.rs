@@ -1,4 +1,4 @@
-//! What is expected of a table.
+//! Expectations of a table.
 //!
 //! Either in lines, as Kubernetes' own tests state it: everything passes, but; each
 //! line takes back or gives, and a later one counts over an earlier one:
@@ -16,14 +16,14 @@ use super::cluster::End;
 use crate::packet::Family;
 use crate::traffic::Probe;
 
-/// What may be asked.
+/// Question that may be asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// Who tries.
+    /// End that tries.
     pub source: &'a End,
     /// Whom.
     pub destination: &'a End,
-    /// How.
+    /// Probe by which it tries.
     pub probe: Probe,
     /// In which family.
     pub family: Family,
@@ -31,7 +31,7 @@ pub struct Question<'a> {
 
 type Predicate = Box<dyn Fn(&Question<'_>) -> bool + Send + Sync>;
 
-/// What is expected of every cell.
+/// Expectation of every cell.
 pub enum Expected {
     /// Lines.
     Lines(Vec<Line>),
@@ -78,7 +78,7 @@ impl Expected {
         Self::Predicate(Box::new(predicate))
     }
 
-    /// What is said of a question.
+    /// Returns `true` if the expectation is that this gets through.
     pub fn of(&self, question: &Question<'_>) -> bool {
         match self {
             Self::Lines(lines) => {
@@ -93,7 +93,7 @@ impl Expected {
     ///
     /// # Panics
     ///
-    /// When there is one.
+    /// Panics if there is one.
     pub fn check(&self, ends: &[End], case: &str) {
         let Self::Lines(lines) = self else {
             return;
@@ -129,7 +129,7 @@ impl Line {
     ///
     /// # Panics
     ///
-    /// When it cannot be read.
+    /// Panics if it cannot be read.
     pub fn read(text: &str) -> Self {
         let mut words = text.split_whitespace();
         let mut word = || words.next().unwrap_or_else(|| panic!("too short: {text}"));

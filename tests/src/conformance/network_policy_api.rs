@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
 struct Tier {
     name: &'static str,
     priority: u16,
-    /// Whether the suite passes in it: where it leads to nothing, it does not.
+    /// `true` if the suite passes in it: where it leads to nothing, it does not.
     passes: bool,
 }
 
@@ -172,7 +172,7 @@ fn ordered(direction: Direction, order: &Order, whole: &[&str], at: &[&str]) -> 
     format!("{}:\n{rules}", direction.section)
 }
 
-/// What is stated when `whole` and `at` are denied, or not.
+/// Returns the statements for `whole` and `at` denied, or not.
 fn stated(direction: Direction, order: &Order, whole_denied: bool, at_denied: bool) -> String {
     let mut lines = line(direction, '-', order.subject, order.but, "")
         + &line(direction, '+', order.subject, order.but, order.open);

@@ -19,7 +19,7 @@ use super::{Case, Cell, Step};
 use crate::packet::{Family, protocol};
 use crate::traffic::Probe;
 
-/// How much was asked.
+/// Numbers of things that were asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Cases.
@@ -81,7 +81,8 @@ pub fn check(case: &Case) -> Result<Count, String> {
     Ok(count)
 }
 
-/// What the public suite tries one by one must be so in the whole table.
+/// Returns the cells that the public suite tries one by one and that are not so in the whole
+/// table.
 fn untrue(step: &Step, cells: &[Cell]) -> Vec<String> {
     let tried = step.tried.iter().filter_map(|(text, allowed)| {
         let cell = cells.iter().find(|cell| is_written(cell, text));
@@ -94,7 +95,7 @@ fn untrue(step: &Step, cells: &[Cell]) -> Vec<String> {
     tried.collect()
 }
 
-/// Whether a cell is the one that a text names: `x/a > y/b tcp/80`.
+/// Returns `true` if a cell is the one that a text names: `x/a > y/b tcp/80`.
 pub fn is_written(cell: &Cell, text: &str) -> bool {
     let Cell {
         source,
@@ -161,7 +162,7 @@ impl Sides {
         })
     }
 
-    /// What one of the sides says against a cell.
+    /// Returns the objection of one of the sides to a cell.
     fn objection(&self, cell: &Cell, numbers: &Numbers) -> Option<String> {
         let stated = if cell.allowed { "allow" } else { "deny" };
         let answer = self.oracle.evaluate(&query(cell, numbers)).enforced;

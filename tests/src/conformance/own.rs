@@ -26,7 +26,7 @@ fn case(name: &str) -> Case {
     Case::new(Suite::Own, Setting::Trio, name)
 }
 
-/// What comes in to `x/a`.
+/// Makes a policy of the traffic that comes in to `x/a`.
 fn into_a(rules: &str) -> Change {
     network_policy(
         "x/into-a",

@@ -18,9 +18,9 @@ use crate::packet::Family;
 use crate::traffic::{Matrix, Place, Probe, Server};
 use crate::world::{Wiring, Workload, World};
 
-/// How long what should be blocked is given to get through.
+/// Time that packets which should be blocked are given to get through.
 const UNTIL_BLOCKED: Duration = Duration::from_millis(200);
-/// How long what should get through is given.
+/// Time that packets which should get through are given.
 const UNTIL_GIVEN_UP: Duration = Duration::from_secs(10);
 /// Records that are shown with a case that fails.
 const RECORDS: usize = 20;
@@ -54,7 +54,7 @@ impl Stand {
     ///
     /// # Panics
     ///
-    /// When a part of it cannot be made.
+    /// Panics if a part of it cannot be made.
     pub fn build(binary: &Path, setting: Setting, wiring: Wiring) -> Self {
         let cluster = begin(setting);
         // A node has its addresses on the links of its workloads.
@@ -277,7 +277,7 @@ fn begin(setting: Setting) -> Cluster {
     }
 }
 
-/// Where an end is in a world, under the name that cases have for it.
+/// Returns the place of an end in a world, under the name that cases have for it.
 fn place<'w>(world: &'w World, end: &End) -> Place<'w> {
     match end {
         End::Pod(name) => named(world, name).into(),

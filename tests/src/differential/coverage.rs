@@ -1,4 +1,4 @@
-//! What occurred in a run, and what must.
+//! Coverage: the cases that occurred in a run, and those that must.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use cofferdam_verdict::{counter::Hook, reason::Reason, verdict::Verdict};
 
 use super::shapes;
 
-/// What documents must have had somewhere, and how it is told from their text.
+/// Features that documents must have had somewhere, and the words of their text that tell it.
 const WRITTEN: [(&str, &[&str]); 31] = [
     ("an except", &["except: [\""]),
     ("an empty except", &["except: []"]),
@@ -45,7 +45,7 @@ const WRITTEN: [(&str, &[&str]); 31] = [
     ("a name of the cluster", &["destinationNamedPort: serve"]),
 ];
 
-/// What the oracle must have had reason to say.
+/// Answers that the oracle must have had reason to give.
 const SAID: [&str; 14] = [
     "not isolated",
     "isolated",
@@ -63,7 +63,7 @@ const SAID: [&str; 14] = [
     "audit would decide by another rule",
 ];
 
-/// What the programs must have answered on either hook.
+/// Reasons that the programs must have answered on either hook.
 const ANSWERED: [(Hook, &[Reason]); 2] = [
     (
         Hook::FromWorkload,
@@ -112,14 +112,14 @@ const ANSWERED: [(Hook, &[Reason]); 2] = [
     ),
 ];
 
-/// How often what occurred.
+/// Count of each case that occurred.
 #[derive(Debug, Default)]
 pub struct Coverage {
     seen: BTreeMap<String, u64>,
 }
 
 impl Coverage {
-    /// What must occur in a run of some length.
+    /// Returns the cases that must occur in a run of some length.
     fn all() -> impl Iterator<Item = String> {
         let shapes = shapes::names().map(|name| format!("shape: {name}"));
         let written = WRITTEN.iter().map(|(name, _)| format!("document: {name}"));
@@ -131,12 +131,12 @@ impl Coverage {
         shapes.chain(written).chain(said).chain(answered)
     }
 
-    /// How much of it there is.
+    /// Returns the number of them.
     pub fn required() -> usize {
         Self::all().count()
     }
 
-    /// What of it did not.
+    /// Returns those of them that did not occur.
     pub fn missing(&self) -> Vec<String> {
         Self::all()
             .filter(|name| !self.seen.contains_key(name))

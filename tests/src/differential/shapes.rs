@@ -22,10 +22,10 @@ use fastrand::Rng;
 use super::trial::{Trial, Who};
 use crate::packet::Packet;
 
-/// What must become of a packet at a hook.
+/// Fate that is due to a packet at a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expected {
-    /// What policy says.
+    /// The verdict of policy.
     Policy,
     /// This, whatever policy says.
     Verdict(Action, Reason),
@@ -48,7 +48,7 @@ pub(super) struct Shaped {
     pub(super) frame: Vec<u8>,
     /// The packet in one line, for people.
     pub(super) text: String,
-    /// What policy is asked about.
+    /// Payload that policy is asked about.
     pub(super) payload: Payload,
     /// The destination address, where it is not the receiver's.
     pub(super) named: Option<IpAddr>,

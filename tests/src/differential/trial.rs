@@ -1,4 +1,4 @@
-//! Who sends to whom.
+//! Trials: a sender and a receiver.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::{
     world::World,
 };
 
-/// Who sends or receives.
+/// Sender or receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Who<'w> {
     /// A workload of the node.
@@ -92,12 +92,12 @@ impl<'w> Trial<'w> {
         matches!(self.source, Who::Pod(_))
     }
 
-    /// Whether a workload receives it, here or on another node.
+    /// Returns `true` if a workload receives it, here or on another node.
     pub(super) fn is_to_workload(&self) -> bool {
         matches!(self.destination, Who::Pod(_) | Who::Remote(..))
     }
 
-    /// Whether a workload of another node receives it.
+    /// Returns `true` if a workload of another node receives it.
     pub(super) fn is_to_remote(&self) -> bool {
         matches!(self.destination, Who::Remote(..))
     }

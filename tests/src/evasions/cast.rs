@@ -1,4 +1,4 @@
-//! Who takes part in a scenario, and the attack that it makes.
+//! Parties of a scenario, and the attack that it makes.
 
 use std::net::IpAddr;
 
@@ -188,7 +188,7 @@ pub(super) struct Shot {
     pub(super) bytes: Vec<u8>,
     /// Must not arrive.
     pub(super) evil: bool,
-    /// What the kernel is left to do.
+    /// Work that the kernel is left to do.
     pub(super) unfinished: Option<Unfinished>,
 }
 

@@ -51,7 +51,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// Where the transport header of a plain packet begins.
+/// Returns the offset of the transport header of a plain packet.
 pub(super) fn transport(family: Family) -> u16 {
     match family {
         Family::V4 => 14 + 20,

@@ -65,7 +65,7 @@ pub enum Row {
     Host,
     /// Super-packets and partial checksums.
     Offloads,
-    /// What a workload with CAP_NET_ADMIN does to its own interface.
+    /// Changes by a workload with CAP_NET_ADMIN to its own interface.
     OwnInterface,
 }
 

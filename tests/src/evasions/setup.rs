@@ -7,13 +7,13 @@ use crate::world::Wiring;
 /// A node's wiring, size of packets, offloads and hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Setup {
-    /// How workloads are connected.
+    /// Wiring of the workloads.
     pub wiring: Wiring,
     /// The MTU of every link.
     pub mtu: u32,
     /// The offloads of every interface.
     pub offloads: Offloads,
-    /// What judges.
+    /// Hooks on which the programs judge.
     pub hooks: Hooks,
 }
 
@@ -26,23 +26,23 @@ pub enum Offloads {
     Off,
 }
 
-/// Where the programs are attached.
+/// Attachment of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hooks {
     /// As the agent attaches them: tcx links before clsact filters.
     Tcx,
-    /// What a lost BPF file system leaves: clsact filters alone.
+    /// The remainder after the loss of a BPF file system: clsact filters alone.
     Clsact,
 }
 
-/// Which directions policies isolate.
+/// Directions that policies isolate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isolation {
     /// No policy at all.
     Open,
-    /// What goes to workloads.
+    /// Traffic to workloads.
     Ingress,
-    /// What workloads send.
+    /// Traffic from workloads.
     Egress,
     /// Both.
     Both,
@@ -102,7 +102,7 @@ impl fmt::Display for Setup {
     }
 }
 
-/// What closes every workload's ingress, and opens what this module promises.
+/// Policies that close every workload's ingress, and open as much as this module promises.
 const INGRESS: &str = "\
 ---
 apiVersion: networking.k8s.io/v1
@@ -143,7 +143,7 @@ spec:
   - from: [{podSelector: {matchLabels: {app: a}}}]
 ";
 
-/// What closes every workload's egress, and opens the same.
+/// Policies that close every workload's egress, and open the same.
 const EGRESS: &str = "\
 ---
 apiVersion: networking.k8s.io/v1
@@ -202,8 +202,8 @@ impl Isolation {
 
     /// The documents.
     ///
-    /// Where a direction is isolated, this much is allowed in it, by TCP and UDP to
-    /// port 80 where nothing else stands:
+    /// Isolated directions allow this much, by TCP and UDP to port 80 where nothing else
+    /// stands:
     ///
     /// | from | to |
     /// |---|---|

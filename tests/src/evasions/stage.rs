@@ -28,11 +28,11 @@ use crate::{
     world::{Namespace, World},
 };
 
-/// What must come comes within a millisecond; this is for a machine that does other
-/// things.
+/// Longest time for packets that must come, which takes a millisecond; this is for a machine
+/// that does other things.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// How often the node may send by itself while one scenario is tried. It does so some
-/// three times in the second after a link came up.
+/// Number of times that the node may send by itself while one scenario is tried. It does so
+/// some three times in the second after a link came up.
 const DISTURBANCES: usize = 10;
 /// The ICMPv6 type of a report about listeners (RFC 3810).
 const LISTENER_REPORT: u8 = 143;
@@ -54,7 +54,7 @@ pub struct Stage {
     number: Cell<u32>,
 }
 
-/// What was tried.
+/// Numbers of things that were tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Attacks under the firewall.
@@ -103,7 +103,7 @@ const FLOWS: u32 = 4096;
 ///
 /// # Panics
 ///
-/// When the kernel refuses them.
+/// Panics if the kernel refuses them.
 pub fn firewall() -> Firewall {
     let limits = Limits {
         flows_per_endpoint: FLOWS,
@@ -118,7 +118,7 @@ pub fn firewall() -> Firewall {
 ///
 /// # Panics
 ///
-/// When the namespaces cannot be made, or the kernel refuses the firewall.
+/// Panics if the namespaces cannot be made, or the kernel refuses the firewall.
 pub fn run(firewall: &mut Firewall, setup: Setup, filter: &str) -> (Count, Vec<Finding>) {
     let mut count = Count::default();
     let mut findings = Vec::new();
@@ -340,7 +340,7 @@ impl Stage {
         self.behind.forget().expect("a capture");
     }
 
-    /// What has arrived of an attack, by those who have it.
+    /// Returns the parties at which something of an attack has arrived.
     fn arrived(&self, attack: &Attack) -> Vec<Party> {
         let mut receivers = Vec::new();
         for (party, socket) in &self.sockets {

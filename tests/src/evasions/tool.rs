@@ -11,7 +11,7 @@ use crate::world::Namespace;
 ///
 /// # Panics
 ///
-/// When it cannot be started or fails; says its words.
+/// Panics if it cannot be started or fails; says its words.
 pub fn run(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> String {
     let _inside = namespace.enter().expect("a namespace of the stage");
     let mut child = Command::new(program)

@@ -184,7 +184,7 @@ fn threads(pid: u32) -> Vec<u32> {
 ///
 /// # Panics
 ///
-/// When strace cannot attach.
+/// Panics if strace cannot attach.
 pub fn fail(
     stand: &mut Stand,
     number: u64,

@@ -61,7 +61,7 @@ struct Ground<'g> {
 ///
 /// # Panics
 ///
-/// When namespaces cannot be made.
+/// Panics if namespaces cannot be made.
 pub fn churn(
     stand: &Stand,
     plugin: &Path,
@@ -186,7 +186,7 @@ pub(super) fn network(agent: &Agent) -> Network {
 ///
 /// # Panics
 ///
-/// When there can be no link.
+/// Panics if there can be no link.
 pub(super) fn wired(node: &Namespace, number: u64) -> Attaching {
     let name = format!("churn{number}");
     let mut one = Attaching::new(&format!("{name}-0a1b")).named("shop", &name);

@@ -32,7 +32,7 @@ impl Inventory {
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// Panics if it has ended.
     pub fn of(agent: &Agent) -> Self {
         let status = agent.status();
         let mut endpoints: Vec<String> = (status.endpoints.iter())

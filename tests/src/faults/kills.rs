@@ -26,7 +26,7 @@ pub struct Killed {
 ///
 /// # Panics
 ///
-/// When it does not come up again, or forgets an endpoint.
+/// Panics if it does not come up again, or forgets an endpoint.
 pub fn kills(
     stand: &mut Stand,
     number: u64,

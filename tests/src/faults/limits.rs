@@ -122,7 +122,7 @@ impl Drop for Group {
 ///
 /// # Panics
 ///
-/// When no endpoint was refused, or the next agent does not have what it should.
+/// Panics if no endpoint was refused, or the next agent does not have what it should.
 pub fn starve(stand: &mut Stand, limit: Limit) -> Starved {
     let Stand { agent, world, .. } = stand;
     let node = &world.node().namespace;

@@ -29,7 +29,7 @@ pub enum Attached {
 ///
 /// # Panics
 ///
-/// When the agent does not go on as before.
+/// Panics if the agent does not go on as before.
 pub fn stand_still(stand: &Stand, plugin: &Path, time: Duration) -> (Seen, Attached) {
     let Stand { agent, world, .. } = stand;
     let node = &world.node().namespace;
@@ -78,7 +78,7 @@ pub struct Missed {
 ///
 /// # Panics
 ///
-/// When it does not find out what is there.
+/// Panics if it does not find out what is there.
 pub fn overrun(stand: &Stand, plugin: &Path) -> Missed {
     let Stand { agent, world, .. } = stand;
     let node = &world.node().namespace;

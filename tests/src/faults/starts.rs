@@ -95,7 +95,7 @@ impl Drop for Sender {
 ///
 /// # Panics
 ///
-/// When one is not taken in.
+/// Panics if one is not taken in.
 pub fn starts(
     stand: &mut Stand,
     family: Family,

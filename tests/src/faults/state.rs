@@ -34,7 +34,7 @@ pub struct Damaged {
 ///
 /// # Panics
 ///
-/// When an agent does not come up, or does not tell what is closed.
+/// Panics if an agent does not come up, or does not tell what is closed.
 pub fn damage(
     stand: &mut Stand,
     number: u64,
@@ -105,7 +105,7 @@ impl Drop for Mounted {
 ///
 /// # Panics
 ///
-/// When one of the agents does otherwise.
+/// Panics if one of the agents does otherwise.
 pub fn read_only(stand: &mut Stand) -> Seen {
     let Stand { agent, world, .. } = stand;
     let state = Mounted::on(agent.path("state"));

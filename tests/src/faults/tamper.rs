@@ -105,7 +105,7 @@ fn mount_empty() {
 ///
 /// # Panics
 ///
-/// When there is no alarm, or the agent does not say that everything is enforced again.
+/// Panics if there is no alarm, or the agent does not say that everything is enforced again.
 pub fn tamper(
     stand: &mut Stand,
     number: usize,

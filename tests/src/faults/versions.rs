@@ -27,7 +27,7 @@ fn successors() -> [(String, &'static str); 6] {
 ///
 /// # Panics
 ///
-/// When one does not come up, or does not find what it should.
+/// Panics if one does not come up, or does not find what it should.
 pub fn cross(stand: &mut Stand, number: usize) -> Seen {
     let Stand { agent, world, .. } = stand;
     let (seen, ()) = watch::during(world, |_| {

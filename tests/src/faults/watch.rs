@@ -92,7 +92,7 @@ impl Watch {
     ///
     /// # Panics
     ///
-    /// When the thread that counts has.
+    /// Panics if the thread that counts has.
     pub fn take_leaks(&self) -> Leaks {
         pause(UNTIL_SEEN);
         std::mem::take(&mut self.leaks.lock().expect("counted"))
@@ -175,7 +175,7 @@ impl Drop for Stops<'_> {
 ///
 /// # Panics
 ///
-/// When sockets cannot be opened, or nobody may talk at the beginning.
+/// Panics if sockets cannot be opened, or nobody may talk at the beginning.
 pub fn during<T>(world: &World, work: impl FnOnce(&Watch) -> T) -> (Seen, T) {
     let watch = Watch::default();
     let db = named(world, "shop/db");

@@ -1,4 +1,4 @@
-//! What the model remembers: conversations and datagrams.
+//! Memory of the model: conversations and datagrams.
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
@@ -6,7 +6,7 @@ use cofferdam_verdict::{flow::Idle, packet::protocol};
 
 use super::{node::IDLE, region::Service, sight::Segment};
 
-/// Who a packet towards a workload comes from.
+/// Sender of a packet towards a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     /// Whom the source address stands for.
@@ -19,7 +19,7 @@ pub(super) enum Sender {
     Unknown,
 }
 
-/// What policy let one end open with the other, at one workload's interface.
+/// Conversation that policy let one end open with the other, at one workload's interface.
 #[derive(Clone, Debug)]
 pub(super) struct Conversation {
     pub(super) pod: usize,

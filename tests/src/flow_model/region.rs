@@ -1,4 +1,4 @@
-//! Who there is, what labels say of them, and what policies let them do.
+//! Region: its parties, their labels, and the traffic that policies allow them.
 //!
 //! A [`Region`] answers [`Region::permits`] from its labels and rules, one by one, and
 //! is compiled to a decision table from documents that say the same. The model trusts
@@ -54,7 +54,7 @@ pub(super) enum Party {
     Outside,
 }
 
-/// What an address stands for.
+/// Party that an address stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// A workload of the node, by its number.
@@ -116,8 +116,8 @@ enum Peers {
     Virtual,
 }
 
-/// What a packet is for a policy: the ports of the packet that would open its
-/// conversation.
+/// Service that a packet asks for, as a policy sees it: the ports of the packet that would open
+/// its conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Service {
     /// The protocol.
@@ -234,7 +234,7 @@ impl Region {
         }
     }
 
-    /// What an address stands for.
+    /// Returns the party that an address stands for.
     pub(super) fn standing(&self, address: IpAddr) -> Standing {
         for family in Family::BOTH {
             for (n, owner) in self.owners.iter().enumerate() {

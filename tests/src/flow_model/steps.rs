@@ -22,7 +22,7 @@ pub(super) enum Protocol {
     Other(u8),
 }
 
-/// Who talks to whom, and what the node does with their packets.
+/// Talk between two parties, and the changes that the node makes to their packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Talk {
     pub(super) client: Party,
@@ -37,7 +37,7 @@ pub(super) struct Talk {
     pub(super) is_masqueraded: bool,
 }
 
-/// What is not as it should be with a packet.
+/// Fault of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     None,

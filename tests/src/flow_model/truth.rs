@@ -22,10 +22,10 @@ use super::{
     sight::{Kind, Part, Quoted, Segment, Sight, Tolerance, Way},
 };
 
-/// What the model says of a packet.
+/// Opinion of the model about a packet.
 #[derive(Clone, Debug)]
 pub(super) struct Opinion {
-    /// Why it may pass, or why not.
+    /// Reason for which it may pass, or must not.
     pub(super) answer: Result<Way, &'static str>,
     /// Policy lets the sender open by it.
     permitted: bool,
@@ -95,8 +95,8 @@ impl Truth {
         self.region.standing(address) == Standing::Pod(pod)
     }
 
-    /// Who sends a packet towards a workload; `Err` where its source address is that of
-    /// somebody else.
+    /// Returns the sender of a packet towards a workload; `Err` where its source address is
+    /// that of somebody else.
     fn sender(&self, sight: &Sight) -> Result<Sender, &'static str> {
         match self.region.standing(sight.source) {
             Standing::Pod(pod) if sight.stamp == self.stamps[pod] => Ok(Sender::Address),
@@ -207,7 +207,7 @@ impl Truth {
         }
     }
 
-    /// What may become of a packet.
+    /// Judges a packet: tells if it may pass.
     pub(super) fn judge(&self, sight: &Sight) -> Opinion {
         let refused = |why| Opinion {
             answer: Err(why),
@@ -410,7 +410,7 @@ impl Truth {
         })
     }
 
-    /// Why the programs may deny what the model would let pass.
+    /// Returns the excuse of the programs for denying a packet that the model would let pass.
     pub(super) fn excuse(
         &self,
         sight: &Sight,

@@ -1,4 +1,4 @@
-//! Who sends and who receives: MAC addresses, families, and the two ends.
+//! Senders and receivers: MAC addresses, families, and the two ends.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

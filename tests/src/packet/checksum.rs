@@ -26,7 +26,7 @@ pub fn internet(parts: &[&[u8]]) -> u16 {
 ///
 /// # Panics
 ///
-/// When the two addresses are of different families.
+/// Panics if the two addresses are of different families.
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
     let length = u32::try_from(length).expect("a packet is shorter than 4 GiB");
     let mut header = Vec::with_capacity(40);

@@ -44,7 +44,7 @@ impl GroupRecord {
     ///
     /// # Panics
     ///
-    /// When they are not whole words.
+    /// Panics if they are not whole words.
     pub fn auxiliary(mut self, bytes: &[u8]) -> Self {
         assert!(
             bytes.len().is_multiple_of(4),

@@ -28,7 +28,7 @@ pub struct Icmp {
     code: u8,
     /// The second word of the header.
     rest: [u8; 4],
-    /// What every message of its type has behind the header.
+    /// Bytes that every message of its type has behind the header.
     pub(super) body: Vec<u8>,
     /// Neighbour discovery options.
     options: Vec<u8>,

@@ -180,7 +180,7 @@ impl Extension {
     ///
     /// # Panics
     ///
-    /// When the check value is not a multiple of four bytes long.
+    /// Panics if the check value is not a multiple of four bytes long.
     pub fn authentication(icv: &[u8]) -> Self {
         assert!(
             icv.len().is_multiple_of(4),
@@ -389,7 +389,7 @@ impl Ip {
         }
     }
 
-    /// What is unusual about it.
+    /// Returns its unusual properties.
     pub(super) fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         let usual = Self::default();

@@ -41,7 +41,7 @@ pub(super) struct Link {
     least: usize,
 }
 
-/// What stands between the Ethernet header and the network header.
+/// Bytes between the Ethernet header and the network header.
 #[derive(Clone)]
 enum Shim {
     /// A tag: control information, then the next EtherType.
@@ -86,7 +86,7 @@ impl Link {
         frame
     }
 
-    /// What is unusual about it.
+    /// Returns its unusual properties.
     pub(super) fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         for shim in &self.shims {

@@ -67,7 +67,7 @@ pub struct Packet<S = Segment> {
     checksum: Checksum,
 }
 
-/// What a packet carries.
+/// Body of a packet.
 #[derive(Clone)]
 pub enum Segment {
     /// TCP.
@@ -86,7 +86,7 @@ pub enum Segment {
     Ether(Ether),
 }
 
-/// How the checksum of what IP carries is written.
+/// Way in which the checksum of an IP packet's body is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
     /// As the receiver expects it.
@@ -98,7 +98,7 @@ pub enum Checksum {
     Fixed(u32),
 }
 
-/// Where a body stands in a frame.
+/// Position of a body in a frame.
 pub enum Position {
     /// Behind an IP header, under this protocol number.
     Ip(u8),
@@ -106,7 +106,7 @@ pub enum Position {
     Ethertype(u16),
 }
 
-/// What a body must know of the headers before it.
+/// Parts of the headers before a body that it must know.
 pub struct Around {
     source: IpAddr,
     destination: IpAddr,
@@ -126,21 +126,21 @@ pub struct Summary {
 
 /// Something a packet can carry: one of the kinds of [`Segment`].
 pub trait Body: Clone + Into<Segment> {
-    /// Where it stands.
+    /// Returns its position.
     fn place(&self) -> Position;
 
     /// Its bytes, `payload` included.
     fn encode(&self, around: &Around, payload: &[u8]) -> Vec<u8>;
 
-    /// What to print.
+    /// Returns the text to print.
     fn summary(&self) -> Summary;
 
-    /// Where such a packet goes when the test does not say.
+    /// Returns the destination of such a packet when the test does not say.
     fn usual_destination(&self) -> Option<IpAddr> {
         None
     }
 
-    /// What its receiver sends back, having got `received` bytes of payload.
+    /// Returns the answer of its receiver, which has got `received` bytes of payload.
     fn answered(&self, received: usize) -> Self {
         _ = received;
         self.clone()
@@ -183,14 +183,14 @@ impl<S: Body> Packet<S> {
         }
     }
 
-    /// Who sends it. Without this word it is [`End::number`]`(1)`.
+    /// Sets its sender. Without this word it is [`End::number`]`(1)`.
     pub fn from(mut self, source: impl Into<End>) -> Self {
         self.ip.source = source.into();
         self
     }
 
-    /// Who gets it. Without this word it is [`End::number`]`(2)`, or whom such a
-    /// packet concerns: a neighbour solicitation goes to its target's group.
+    /// Sets its receiver. Without this word it is [`End::number`]`(2)`, or whom such a packet
+    /// concerns: a neighbour solicitation goes to its target's group.
     pub fn to(mut self, destination: impl Into<End>) -> Self {
         self.ip.destination = Some(destination.into());
         self
@@ -202,7 +202,7 @@ impl<S: Body> Packet<S> {
         self
     }
 
-    /// How its transport checksum is written.
+    /// Sets the way in which its transport checksum is written.
     pub fn checksum(mut self, checksum: Checksum) -> Self {
         self.checksum = checksum;
         self
@@ -223,8 +223,7 @@ impl<S: Body> Packet<S> {
     ///
     /// # Panics
     ///
-    /// When a setting contradicts the packet's family, or an end lacks an
-    /// address of it.
+    /// Panics if a setting contradicts the packet's family, or an end lacks an address of it.
     pub fn bytes(&self) -> Vec<u8> {
         let around = self.around();
         let ethertype = match self.segment.place() {
@@ -243,7 +242,7 @@ impl<S: Body> Packet<S> {
     ///
     /// # Panics
     ///
-    /// When the frame is shorter: nothing would have been cut.
+    /// Panics if the frame is shorter: nothing would have been cut.
     pub fn truncated(&self, length: usize) -> Vec<u8> {
         let mut bytes = self.bytes();
         assert!(
@@ -269,7 +268,7 @@ impl<S: Body> Packet<S> {
         }
     }
 
-    /// What IP carries: the transport header and the payload, as a raw socket
+    /// Returns the body of the IP packet: the transport header and the payload, as a raw socket
     /// takes it.
     pub fn transport_bytes(&self) -> Vec<u8> {
         self.segment.encode(&self.around(), &self.payload)
@@ -282,7 +281,7 @@ impl<S: Body> Packet<S> {
     ///
     /// # Panics
     ///
-    /// When the offsets do not rise in multiples of eight within the packet.
+    /// Panics if the offsets do not rise in multiples of eight within the packet.
     pub fn fragments(&self, cuts: &[usize]) -> Vec<Packet<Protocol>> {
         let Position::Ip(number) = self.segment.place() else {
             panic!("only IP packets have fragments");
@@ -309,8 +308,8 @@ impl<S: Body> Packet<S> {
             .collect()
     }
 
-    /// What the receiver would send back: ends, ports and numbers exchanged, no
-    /// payload, and none of this packet's peculiarities.
+    /// Returns the packet that the receiver would send back: ends, ports and numbers exchanged,
+    /// no payload, and none of this packet's peculiarities.
     pub fn reply(&self) -> Self {
         Self {
             ip: self.ip.turned(),

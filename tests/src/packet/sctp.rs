@@ -104,7 +104,7 @@ impl Packet<Sctp> {
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// Panics if there is none.
     pub fn chunk_length(mut self, length: u16) -> Self {
         self.segment
             .chunks

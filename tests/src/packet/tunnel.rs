@@ -13,7 +13,7 @@ const GENEVE_PORT: u16 = 6081;
 ///
 /// # Panics
 ///
-/// When what is inside is not an IP packet, as in [`gre`].
+/// Panics if what is inside is not an IP packet, as in [`gre`].
 pub fn ipip<S: Body>(inner: &Packet<S>) -> Packet<Protocol> {
     let number = match ethertype_of(inner) {
         ethertype::IPV4 => protocol::IPIP,

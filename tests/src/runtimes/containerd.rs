@@ -22,7 +22,7 @@ impl Daemon {
     ///
     /// # Panics
     ///
-    /// When it does not answer.
+    /// Panics if it does not answer.
     pub fn start(node: &Namespace, ground: Ground, settings: &str) -> Self {
         Self::start_behind(node, ground, settings, &[])
     }
@@ -31,7 +31,7 @@ impl Daemon {
     ///
     /// # Panics
     ///
-    /// When it does not answer.
+    /// Panics if it does not answer.
     pub(super) fn start_behind(
         node: &Namespace,
         ground: Ground,
@@ -75,7 +75,7 @@ impl Daemon {
     ///
     /// # Panics
     ///
-    /// When it cannot be run.
+    /// Panics if it cannot be run.
     pub fn ctr(&self, arguments: &[&str]) -> Output {
         let mut ctr = Command::new("ctr");
         ctr.arg("--address").arg(self.ground.socket());

@@ -54,7 +54,7 @@ impl Cri {
     ///
     /// # Panics
     ///
-    /// When it does not answer, or cannot import the image.
+    /// Panics if it does not answer, or cannot import the image.
     pub fn start(node: &Namespace, ground: Ground, network: &Network, program: &[&str]) -> Self {
         Self::start_behind(node, ground, network, program, &[])
     }
@@ -63,7 +63,7 @@ impl Cri {
     ///
     /// # Panics
     ///
-    /// When it does not answer, or cannot import the image.
+    /// Panics if it does not answer, or cannot import the image.
     pub fn start_behind(
         node: &Namespace,
         ground: Ground,
@@ -119,7 +119,7 @@ impl Cri {
     ///
     /// # Panics
     ///
-    /// When the archive has none of that name.
+    /// Panics if the archive has none of that name.
     pub fn import(&mut self, archive: &Path, name: &str) {
         let archive = archive.display().to_string();
         let import = ["images", "import", "--snapshotter", "native", &archive];
@@ -181,7 +181,7 @@ impl Cri {
     ///
     /// # Panics
     ///
-    /// When it has no name.
+    /// Panics if it has no name.
     pub fn run_pod(&mut self, mut config: PodSandboxConfig) -> Result<Sandbox, String> {
         let metadata = config.metadata.as_mut().expect("a name");
         let name = metadata.name.clone();
@@ -211,7 +211,7 @@ impl Cri {
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// Panics if there is none.
     pub fn pid(&mut self, sandbox: &Sandbox) -> u32 {
         let request = PodSandboxStatusRequest {
             pod_sandbox_id: sandbox.id.clone(),
@@ -227,7 +227,7 @@ impl Cri {
     ///
     /// # Panics
     ///
-    /// When containerd does not.
+    /// Panics if containerd does not.
     pub fn remove(&mut self, id: &str) {
         let request = RemovePodSandboxRequest {
             pod_sandbox_id: id.to_owned(),
@@ -275,7 +275,7 @@ pub fn message(status: Status) -> String {
 ///
 /// # Panics
 ///
-/// When it is a failure.
+/// Panics if it is a failure.
 #[track_caller]
 pub fn done<T>(answer: Result<Response<T>, Status>) -> T {
     answer

@@ -12,7 +12,7 @@ use oci::Image;
 ///
 /// # Panics
 ///
-/// When it cannot be written.
+/// Panics if it cannot be written.
 pub(super) fn archive(root: &Path, name: &str, program: &[&str], folder: &Path) -> PathBuf {
     let image = Image {
         root,

@@ -34,7 +34,7 @@ impl Podman {
     ///
     /// # Panics
     ///
-    /// When a file cannot be written.
+    /// Panics if a file cannot be written.
     pub fn new(node: &Namespace, ground: Ground, backend: &Backend) -> Self {
         let network_backend = match backend {
             Backend::Cni => "cni",
@@ -81,7 +81,7 @@ impl Podman {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     pub fn chain(&self, network: &Network) {
         self.write_network(&format!("{}.conflist", network.name), &network.conflist());
     }
@@ -90,7 +90,7 @@ impl Podman {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     pub fn bridge(&self, name: &str, bridge: &str, subnets: [(&str, &str); 2]) {
         let subnets =
             subnets.map(|(subnet, gateway)| json!({"subnet": subnet, "gateway": gateway}));
@@ -139,7 +139,7 @@ impl Podman {
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// Panics if there is none.
     pub fn pid(&self, container: &str) -> u32 {
         let mut inspect = self.command(&["inspect", "--format", "{{.State.Pid}}", container]);
         let output = inspect.output().expect("it can be run");

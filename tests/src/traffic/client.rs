@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::{Outcome, Place, Probe, entering, not_yet, sctp, wait};
 use crate::packet::{Family, chunk, ping};
 
-/// What a client says. Any bytes will do; these can be found in a capture.
+/// Words of a client. Any bytes will do; these can be found in a capture.
 const GREETING: &[u8] = b"who is there?";
 
 /// Tries once to reach a destination, and says what became of it after
@@ -82,7 +82,7 @@ impl Attempt {
         })
     }
 
-    /// What it waits for; nothing once it is settled.
+    /// Returns the event that it waits for; nothing once it is settled.
     fn waits_for(&self) -> Option<PollFlags> {
         match self.state {
             State::Settled(_) => None,

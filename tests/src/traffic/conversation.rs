@@ -16,7 +16,7 @@ use crate::packet::Family;
 #[derive(Debug)]
 pub struct Conversation {
     socket: Socket,
-    /// What has come and belongs to no exchange yet.
+    /// Bytes that have come and belong to no exchange yet.
     heard: Vec<u8>,
 }
 
@@ -56,8 +56,7 @@ impl Conversation {
     /// Says something and waits until it has come back;
     /// [`TimedOut`](io::ErrorKind::TimedOut) when it has not in time.
     ///
-    /// What is said must differ each time: an echo that comes late must not pass
-    /// for the next one.
+    /// Words must differ each time: an echo that comes late must not pass for the next one.
     pub fn exchange(&mut self, words: &[u8], timeout: Duration) -> io::Result<()> {
         let deadline = Instant::now() + timeout;
         let mut unsaid = words;

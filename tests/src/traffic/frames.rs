@@ -21,11 +21,10 @@ const RECEIVE_BUFFER: libc::c_int = 16 << 20;
 /// A packet socket on one interface: sends frames as they are, and sees those
 /// that arrive at it from the moment it was opened.
 ///
-/// What it sends passes the tc egress filters of its interface. What it sees has
-/// not yet passed the tc ingress filters there: whether those let a frame
-/// through shows at the next interface on the frame's way. Frames sent on the
-/// interface, by whomever, it does not see. Tags that the kernel took out of a
-/// frame are put back.
+/// Frames that it sends pass the tc egress filters of its interface. Frames that it sees have
+/// not yet passed the tc ingress filters there: whether those let a frame through shows at the
+/// next interface on the frame's way. Frames sent on the interface, by whomever, it does not
+/// see. Tags that the kernel took out of a frame are put back.
 #[derive(Debug)]
 pub struct FrameSocket {
     socket: Socket,

@@ -1,4 +1,4 @@
-//! Who reaches whom: all pairs, all probes, at once.
+//! Matrix of reachability: all pairs, all probes, at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,11 +33,11 @@ pub struct Matrix<'w> {
 /// One thing to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cell<'w> {
-    /// Who tries.
+    /// Name of the place that tries.
     pub source: &'w str,
     /// Whom.
     pub destination: &'w str,
-    /// What.
+    /// Probe by which it tries.
     pub probe: Probe,
     /// In which family.
     pub family: Family,
@@ -89,8 +89,8 @@ impl<'w> Matrix<'w> {
         self
     }
 
-    /// How long to wait for an answer that should not come, and for one that
-    /// should; without this word 300 milliseconds and 5 seconds.
+    /// Sets the time to wait for an answer that should not come, and for one that should;
+    /// without this word 300 milliseconds and 5 seconds.
     pub fn patience(mut self, until_blocked: Duration, until_given_up: Duration) -> Self {
         self.until_blocked = until_blocked;
         self.until_given_up = until_given_up;
@@ -152,7 +152,7 @@ fn allow_descriptors(wanted: usize) {
     }
 }
 
-/// What became of a matrix.
+/// Outcome of a matrix.
 #[derive(Clone, Debug)]
 pub struct Table<'w> {
     rows: Vec<Row<'w>>,
@@ -184,11 +184,11 @@ impl<'w> Table<'w> {
         self.rows.iter().map(|row| (&row.cell, &row.outcome))
     }
 
-    /// What became of one cell.
+    /// Returns the outcome of one cell.
     ///
     /// # Panics
     ///
-    /// When it is not in the table.
+    /// Panics if it is not in the table.
     pub fn outcome(&self, cell: &Cell<'_>) -> &Outcome {
         let row = self.rows.iter().find(|row| row.cell == *cell);
         &row.unwrap_or_else(|| panic!("{cell} was not tried"))
@@ -205,7 +205,7 @@ impl<'w> Table<'w> {
     ///
     /// # Panics
     ///
-    /// When a cell is not as expected.
+    /// Panics if a cell is not as expected.
     #[track_caller]
     pub fn assert_as_expected(&self) {
         assert!(self.surprises().next().is_none(), "{self}");

@@ -1,8 +1,8 @@
 //! As much SCTP as shows that packets get through: INIT and its answers, over
 //! raw sockets, since most kernels come without SCTP.
 //!
-//! Where the kernel has SCTP after all, it answers too, with an ABORT, since it
-//! knows nothing of these associations. The answer with the name counts.
+//! A kernel that has SCTP after all answers too, with an ABORT, since it knows nothing of these
+//! associations. The answer with the name counts.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -11,9 +11,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::packet::{self, Family, chunk, protocol};
 
-/// What stands before a chunk's parameters in INIT and INIT ACK: the chunk
-/// header, tag, window, streams, first sequence number; then the header of the
-/// first parameter.
+/// Bytes before a chunk's parameters in INIT and INIT ACK: the chunk header, tag, window,
+/// streams, first sequence number; then the header of the first parameter.
 const PARAMETER_AT: usize = 4 + 16;
 const CHUNK_AT: usize = 12;
 
@@ -49,7 +48,7 @@ pub(super) fn raw_address(address: IpAddr) -> SockAddr {
     SocketAddr::new(address, 0).into()
 }
 
-/// What to send for an INIT with this tag.
+/// Returns the bytes to send for an INIT with this tag.
 pub(super) fn init(source_port: u16, port: u16, tag: u32) -> Vec<u8> {
     packet::sctp()
         .sport(source_port)
@@ -58,7 +57,7 @@ pub(super) fn init(source_port: u16, port: u16, tag: u32) -> Vec<u8> {
         .transport_bytes()
 }
 
-/// What to answer to an INIT: with a name an INIT ACK, else an ABORT.
+/// Returns the answer to an INIT: with a name an INIT ACK, else an ABORT.
 pub(super) fn answer(init: &Received, name: Option<&str>) -> Option<Vec<u8>> {
     let tag = init.initiate_tag.filter(|_| init.chunk == chunk::INIT)?;
     let answer = packet::sctp()

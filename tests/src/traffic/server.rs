@@ -89,7 +89,7 @@ impl Drop for Server {
     }
 }
 
-/// What the thread serves.
+/// Sockets and talks that the thread serves.
 struct Work {
     name: String,
     listeners: Vec<Socket>,

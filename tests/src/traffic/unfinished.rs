@@ -14,7 +14,7 @@ const NEEDS_CHECKSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_NONE`.
 const NO_SEGMENTS: u8 = 0;
 
-/// What is left to do on a frame.
+/// Work that is left to do on a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unfinished {
     /// Sum the bytes from this offset in the frame on …

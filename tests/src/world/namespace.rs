@@ -99,7 +99,7 @@ impl Namespace {
     ///
     /// # Panics
     ///
-    /// When the namespace cannot be entered, and when `work` panics.
+    /// Panics if the namespace cannot be entered, and when `work` panics.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         on_own_thread(|| {
             setns(&self.file, CloneFlags::CLONE_NEWNET).expect("an open namespace can be entered");
@@ -107,7 +107,7 @@ impl Namespace {
         })
     }
 
-    /// Where other processes find it, as long as this process holds it: the
+    /// Returns the path by which other processes find it, as long as this process holds it: the
     /// `PATH` of `--netns PATH` and of `nsenter --net=PATH`.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!(
@@ -170,8 +170,8 @@ impl Namespace {
         })
     }
 
-    /// Whether the kernel can make links of a kind: `vlan`, `macvlan`. To know,
-    /// it may make one here, called `probe`.
+    /// Returns `true` if the kernel can make links of a kind: `vlan`, `macvlan`. To know, it
+    /// may make one here, called `probe`.
     pub fn knows_link_kind(&self, kind: &str) -> Result<bool, Error> {
         netlink::run(async || Netlink::open(self)?.knows_kind(kind).await)
     }

@@ -23,8 +23,8 @@ use super::namespace::on_own_thread;
 use super::{Error, Namespace};
 use crate::packet::Mac;
 
-/// How long a link or an address may take to work. It takes milliseconds; this is
-/// for a machine that does other things.
+/// Longest time that a link or an address may take to work. It takes milliseconds; this is for
+/// a machine that does other things.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs `work` to its end on a thread and a runtime made for it.
@@ -57,7 +57,7 @@ pub(super) struct Netlink {
     expected: Vec<Announcement>,
 }
 
-/// What the kernel says of an interface.
+/// News from the kernel about an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Announcement {
     /// It works. Of a bridge port: the bridge forwards to it.
@@ -199,7 +199,7 @@ impl Netlink {
         tokio::time::timeout(patience, listen).await.ok().flatten()
     }
 
-    /// Whether the kernel has links of this kind. One of them may be made.
+    /// Returns `true` if the kernel has links of this kind. One of them may be made.
     pub(super) async fn knows_kind(&self, kind: &str) -> Result<bool, Error> {
         let link =
             LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Other(kind.into()));
@@ -312,7 +312,7 @@ impl Netlink {
     }
 }
 
-/// What an event says of an interface.
+/// Reads an event for its news about an interface.
 fn announcement(event: NetlinkMessage<RouteNetlinkMessage>) -> Option<Announcement> {
     match event.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {

@@ -16,10 +16,10 @@ use serde_json::Value;
 
 use crate::{premises::Premises, shop::Site};
 
-/// Where the agent serves its metrics, on the node.
+/// Address at which the agent serves its metrics, on the node.
 pub(crate) const METRICS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
-/// How long the agent may take to answer for its metrics.
+/// Longest time that the agent may take to answer for its metrics.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The agent.
@@ -69,7 +69,7 @@ impl<'p> Agent<'p> {
         })
     }
 
-    /// What it says of itself.
+    /// Returns the file of its log.
     pub(crate) fn log(premises: &Premises) -> PathBuf {
         premises.folder().join("agent.log")
     }
@@ -108,7 +108,7 @@ impl<'p> Agent<'p> {
             .collect()
     }
 
-    /// What it serves at `/metrics`.
+    /// Fetches the text that it serves at `/metrics`.
     pub(crate) fn metrics(&self, site: &Site) -> Result<String> {
         let mut stream = {
             let _inside = site.node.enter()?;

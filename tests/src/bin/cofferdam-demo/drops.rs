@@ -1,4 +1,4 @@
-//! Why each attempt of the intruder was dropped, as the agent tells it.
+//! Reasons for which each attempt of the intruder was dropped, as the agent tells them.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,7 +13,7 @@ use crate::{
 
 /// Explanations of denied attempts.
 pub(crate) struct Explained {
-    /// How many attempts have one, of those that were denied.
+    /// Number of attempts that have one, of those that were denied.
     pub(crate) count: usize,
     /// Attempts that have none, or not the right one, in words.
     pub(crate) objections: Vec<String>,
@@ -77,7 +77,7 @@ pub(crate) fn explained(
     })
 }
 
-/// Why packets between two members were dropped, in either family.
+/// Explains why packets between two members were dropped, in either family.
 pub(crate) fn why(
     ends: [&Member; 2],
     probe: Probe,
@@ -120,7 +120,7 @@ fn record_of<'r>(
     found.ok_or_else(|| format!("no flow record of {source} > {destination} {probe}"))
 }
 
-/// Why one packet was dropped.
+/// Reason for which one packet was dropped.
 struct Explanation {
     text: String,
     /// All policies that are named: `namespace/name`.

@@ -1,4 +1,4 @@
-//! What the demonstration needs of the machine, and giving it back.
+//! Premises that the demonstration needs of the machine, and their return.
 
 use std::{
     fs, io,
@@ -140,7 +140,7 @@ impl Premises {
         Ok(())
     }
 
-    /// Where everything lies.
+    /// Returns the folder in which everything lies.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -155,7 +155,7 @@ impl Premises {
         self.folder.join("bpf")
     }
 
-    /// Where `host-local` keeps which addresses it gave out.
+    /// Returns the folder in which `host-local` keeps the addresses that it gave out.
     pub(crate) fn leases(&self) -> PathBuf {
         self.folder.join("leases")
     }
@@ -174,7 +174,7 @@ impl Premises {
         Ok(id)
     }
 
-    /// Whether a program that was started still runs.
+    /// Returns `true` if a program that was started still runs.
     pub(crate) fn runs(&self, id: u32) -> bool {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut started = running.iter_mut().flatten();

@@ -1,4 +1,4 @@
-//! What is shown, in order.
+//! Scenes that are shown, in order.
 
 use std::{
     fs, io,
@@ -24,17 +24,17 @@ use crate::{
     table::Reachability,
 };
 
-/// Who is up to no good.
+/// Member that is up to no good.
 const INTRUDER: &str = "guests/intruder";
 /// The connection that loses its rule: who, whom, where, and in which file the rule is.
 const CUT: (&str, &str, u16, &str) = ("shop/api", "shop/db", 5432, "db.yaml");
 const CUT_PROBE: Probe = Probe::Tcp(CUT.2);
-/// What must arrive has this long.
+/// Longest time for packets that must arrive.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What must not is believed after this long.
+/// Time after which packets that must not arrive are believed to be dropped.
 const SILENCE: Duration = Duration::from_millis(700);
 
-/// What has been found so far.
+/// Findings so far.
 #[derive(Default)]
 struct Findings {
     right: usize,
@@ -172,7 +172,7 @@ fn is_policy(text: &str) -> bool {
     (text.lines()).any(|line| line.starts_with("kind:") && line.ends_with("NetworkPolicy"))
 }
 
-/// What the intruder tried, and what the agent says of it.
+/// Shows the attempts of the intruder, and the agent's account of them.
 fn intruder(
     agent: &Agent<'_>,
     shop: &Shop<'_>,
@@ -339,7 +339,7 @@ fn survive<'p>(
     Ok(agent)
 }
 
-/// How to look around in what is left standing, and how to end it.
+/// Tells how to look around in the things that are left standing, and how to end them.
 fn look_around(
     arguments: &Arguments,
     premises: &Premises,

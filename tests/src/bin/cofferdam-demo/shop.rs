@@ -73,7 +73,7 @@ impl Member {
         &self.attaching.namespace
     }
 
-    /// Whether it is outside.
+    /// Returns `true` if it is outside.
     pub(crate) fn is_outside(&self) -> bool {
         self.name.starts_with(&external(""))
     }
@@ -208,7 +208,7 @@ fn inside(premises: &Premises) -> Network {
     network("shop", vec![bridge, cofferdam])
 }
 
-/// How the outside is wired: a link to the node.
+/// Returns the network that wires the outside: a link to the node.
 fn outside(gateways: &BTreeMap<IpAddr, IpAddr>) -> Network {
     let addresses: Vec<Value> = gateways
         .iter()

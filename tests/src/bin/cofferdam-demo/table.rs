@@ -1,4 +1,4 @@
-//! Who reaches whom, tried and shown.
+//! Table of members that reach each other, tried and shown.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ pub(crate) fn short(name: &str) -> String {
     name.rsplit('/').next().unwrap_or(name).to_owned()
 }
 
-/// What became of every cell.
+/// Outcome of every cell.
 pub(crate) struct Reachability {
     cells: BTreeMap<Question, Outcome>,
     /// Cells that are not as they should be.
@@ -64,7 +64,7 @@ impl Reachability {
         Ok(Self { cells, wrong })
     }
 
-    /// How many cells there are, and how many are as they should be.
+    /// Returns the number of cells that are as they should be, and that of all.
     pub(crate) fn count(&self) -> (usize, usize) {
         (self.cells.len() - self.wrong.len(), self.cells.len())
     }
@@ -77,7 +77,7 @@ impl Reachability {
             .map(|(key, _)| key)
     }
 
-    /// What is not as it should be, in words.
+    /// Returns the cells that are not as they should be, in words.
     pub(crate) fn objections(&self) -> Vec<String> {
         let shown = |key: &Question| format!("{key}: {}", self.cells[key]);
         self.wrong.iter().map(shown).collect()

@@ -1,4 +1,4 @@
-//! What policies are put together from, and what each piece opens.
+//! Pieces that policies are put together from, and the cells that each piece opens.
 
 use crate::conformance::cluster::{Change, End, network_policy};
 use crate::conformance::expected::Expected;
@@ -15,7 +15,7 @@ pub(super) struct Peer {
     pub(super) is: fn(namespace: &str, &End) -> bool,
 }
 
-/// What a port opens.
+/// Port of a rule, and the probes that it opens.
 #[derive(Clone, Copy)]
 pub(super) struct Port {
     pub(super) text: &'static str,
@@ -23,7 +23,7 @@ pub(super) struct Port {
     pub(super) opens: fn(Probe) -> bool,
 }
 
-/// Which pods a policy is about, of those in its namespace.
+/// Pods that a policy is about, of those in its namespace.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
     pub(super) text: &'static str,
@@ -367,7 +367,7 @@ impl Rule {
 }
 
 impl Policy {
-    /// What all variations begin with.
+    /// Makes the policy that all variations begin with.
     pub(super) fn base() -> Self {
         let dns = Rule {
             peers: Vec::new(),
@@ -429,7 +429,7 @@ impl Policy {
         network_policy(&format!("{}/base", self.namespace), &spec)
     }
 
-    /// What it leaves open.
+    /// Returns the cells that it leaves open.
     pub(super) fn expected(&self) -> Expected {
         let policy = self.clone();
         Expected::when(move |question| {

@@ -1,4 +1,4 @@
-//! What changes while everything runs.
+//! Changes while everything runs.
 
 use super::case;
 use crate::conformance::Case;

@@ -1,4 +1,4 @@
-//! Who is let out, and to which addresses.
+//! Egress: the ends that are let out, and the addresses that they may reach.
 
 use super::case;
 use crate::conformance::Case;

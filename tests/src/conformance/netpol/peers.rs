@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Peers that are let in.
 
 use super::case;
 use crate::conformance::Case;

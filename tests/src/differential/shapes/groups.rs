@@ -1,4 +1,4 @@
-//! What hosts and routers say of multicast groups (RFC 2236, RFC 3376, RFC 3810).
+//! Messages of hosts and routers about multicast groups (RFC 2236, RFC 3376, RFC 3810).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

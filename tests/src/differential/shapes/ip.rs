@@ -167,7 +167,7 @@ pub(super) const SHAPES: Shapes = &[
     }),
 ];
 
-/// What the length field of a right packet says.
+/// Returns the value of the length field of a right packet.
 fn ip_length(packet: &crate::packet::Packet, family: Family) -> usize {
     let whole = packet.network_bytes().len();
     match family {

@@ -1,4 +1,4 @@
-//! What neighbours say to each other in IPv6 (RFC 4861).
+//! Messages of neighbours to each other in IPv6 (RFC 4861).
 
 use std::net::{IpAddr, Ipv6Addr};
 

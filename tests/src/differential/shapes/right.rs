@@ -153,7 +153,7 @@ pub(super) const SHAPES: Shapes = &[
 /// A right packet.
 pub(super) struct Right {
     pub(super) packet: Packet,
-    /// What it is about.
+    /// Payload that it is about.
     pub(super) payload: Payload,
     /// Bytes of the transport header that nobody can do without.
     pub(super) least: usize,
