@@ -361,7 +361,7 @@ impl Kernel {
         })
     }
 
-    /// Returns the capacity.
+    /// Returns the limits with which the maps were made.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }

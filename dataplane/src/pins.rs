@@ -1,4 +1,4 @@
-//! Pins of maps, programs and links, which outlive the agent by them.
+//! Pins of maps, programs and links, by which those outlive the agent.
 //!
 //! ```text
 //! ROOT/                            mode 0700, of the caller's user

@@ -16,7 +16,7 @@ use crate::btf::Btf;
 
 /// The kernel's type information.
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
-/// File that names the lockdown mode: the secrets that the kernel keeps even from root.
+/// File of the lockdown mode: it tells how much the kernel keeps even from root.
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// Privileges of the calling thread.
 const STATUS: &str = "/proc/thread-self/status";

@@ -393,7 +393,7 @@ impl PrivateBpffs {
         Ok(Self { mount })
     }
 
-    /// Path by which its root can be named while this value lives.
+    /// Returns the path by which its root can be named while this value lives.
     pub(crate) fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.mount.as_raw_fd()))
     }

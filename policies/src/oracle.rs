@@ -196,7 +196,7 @@ pub enum Reason {
 /// Judgement of one direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Side {
-    /// Allow if it passes.
+    /// Action: allow if it passes.
     pub action: Action,
     /// Reason of the action.
     pub reason: Reason,
@@ -213,7 +213,7 @@ pub struct Side {
 /// Both directions, under one set of policies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// Allow if it passes: both directions must allow it.
+    /// Action: allow if both directions allow it.
     pub action: Action,
     /// The sender's egress.
     pub egress: Side,

@@ -470,7 +470,7 @@ impl Reach {
         cell(egress, ingress)
     }
 
-    /// Looks up the knowledge of the table about an address.
+    /// Looks an address up in the table.
     fn point(&self, address: IpAddr, node: Option<&Arc<str>>) -> Point {
         let profile = match self.compiled.slot_of(&self.plan, address) {
             Some((_, profile)) => profile,

@@ -66,7 +66,7 @@ pub struct Agent {
     binary: PathBuf,
     directory: PathBuf,
     namespace: Namespace,
-    /// Keys of the configuration, beside names and directories.
+    /// Settings of the configuration, beside names and directories.
     settings: String,
     /// Variables of its environment, beside those of the test.
     environment: Vec<(&'static str, PathBuf)>,

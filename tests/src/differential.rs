@@ -55,7 +55,7 @@ pub fn world() -> Result<World, Error> {
         .build()
 }
 
-/// Numbers of worlds and packets to ask about.
+/// Extent of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// The seed of the first world; the next ones count on from it.

@@ -60,7 +60,7 @@ const FIRST_IFINDEX: u32 = 10;
 /// Interface by which everybody else's packets come.
 const UPLINK: u32 = 5;
 
-/// Numbers of sequences and steps to try.
+/// Extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Seed of the first sequence; the next ones count on from it.

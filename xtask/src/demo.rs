@@ -25,7 +25,7 @@ const POLICIES: &str = "policies/library/three-tier";
 const RULES: &str = "deploy/prometheus";
 /// Feature by which the demonstration can ask containerd for pods.
 const POD_CLIENT: &str = "cofferdam-tests/cri";
-/// Beginnings of the last line, by its answer.
+/// Beginnings of the last line, and the answer that each gives.
 const LAST_LINES: [(&str, bool); 2] = [("demo: ok ", true), ("demo: failed ", false)];
 
 /// A container runtime.

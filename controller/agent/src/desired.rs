@@ -1,7 +1,7 @@
 //! Desired state that this node makes of the documents: local endpoints and its own addresses
 //! on top of them. Pure.
 //!
-//! Addresses plugged into this machine are known here better than any document knows them: an
+//! Endpoints plugged into this machine are known here better than any document knows them: an
 //! address of a local endpoint, or of the node itself, is taken from whoever else claims it,
 //! with a warning.
 

@@ -86,7 +86,7 @@ pub struct Force<D = Kernel> {
     /// Times on the clock of flows until which policy denies endpoints nothing, by their
     /// interfaces.
     bypasses: BTreeMap<u32, u32>,
-    /// Entry from which the next read-back goes on, among those that are not new.
+    /// Address and interface at which the next read-back goes on, among those that are not new.
     next_read: (IpAddr, u32),
     compiler: Compiler,
     /// Time at which the kernel was given the table in force, if that was by this agent.

@@ -1,9 +1,9 @@
 //! The newest records, of which no type and no endpoint pushes another's out.
 //!
-//! The oldest one goes, when there are enough, of the reporter that most are of, among those of
-//! the type that most are of: a policy on trial may be told of at each connection, and a
-//! workload that is denied may try again at once. Neither must push out the little that few
-//! records tell of.
+//! A new record beyond the limit drives out the oldest one of the reporter that most are of,
+//! among those of the type that most are of: a policy on trial may be told of at each
+//! connection, and a workload that is denied may try again at once. Neither must push out the
+//! little that few records tell of.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -13,8 +13,8 @@
 //! the sender is a workload of this node, the sender's egress policy. So no flow begins
 //! on half a decision, and no packet passes on one table's egress and another's ingress.
 //!
-//! Denials by audit policies are told once: by the hook of a local receiver, which has both
-//! ends' policies before it, else by the sender's.
+//! Packets that audit policies would have denied are reported once: by the hook of a local
+//! receiver, which has both ends' policies before it, else by the sender's.
 //!
 //! Identity comes from the host-side interface, never from the packet; the packet's source
 //! must then agree with it. Behind bridge, routing and NAT it is the stamp that tells the

@@ -240,7 +240,7 @@ impl SharedWord64 {
         put(&self.0, value);
     }
 
-    /// Address of the word, aligned.
+    /// Returns the address of the word, aligned.
     #[inline(always)]
     pub fn as_ptr(&self) -> *mut u64 {
         self.0.as_ptr()

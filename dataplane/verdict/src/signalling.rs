@@ -44,7 +44,7 @@ pub(crate) fn arp<F: Frame>(record: &EndpointRecord, frame: &F, sent: bool) -> V
     Verdict::allow(Reason::Arp)
 }
 
-/// Evidence of the sender of a packet that policy is asked about.
+/// Evidence for the sender of a packet that policy is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
     /// Its source address, which must be one of the workload's.

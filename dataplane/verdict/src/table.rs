@@ -122,7 +122,7 @@ pub enum SlotKind {
     Virtual = 6,
 }
 
-/// Facts that policies know of a slot.
+/// Properties of a slot by which policies judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Profile {
     /// Kind of the address.
@@ -203,7 +203,7 @@ pub mod range_tag {
     pub const NODE: u32 = 1;
     /// The rest is an offset / 32: a node for the next word of the address.
     pub const NEXT_WORD: u32 = 2;
-    /// Place of the tag, in bits.
+    /// Number of bits by which the tag is shifted.
     pub const SHIFT: u32 = 30;
     /// The rest.
     pub const MASK: u32 = (1 << SHIFT) - 1;

@@ -253,7 +253,7 @@ impl Remote {
         Ok(remote)
     }
 
-    /// Returns the facts that are needed of the namespace with this number.
+    /// Returns everything that is known of the namespace with this number.
     pub(super) fn namespace(&self, number: u32) -> Option<&Arc<RemoteNamespace>> {
         self.namespaces.get(number as usize)?.as_ref()
     }

@@ -1,5 +1,5 @@
-//! Signatures: the facts of workloads and nodes that selectors can tell, and the signatures
-//! that each selector selects.
+//! Signatures: everything that selectors can tell of workloads and nodes, and the signatures
+//! that they select.
 //!
 //! Of a workload's labels only those matter that some selector asks for, and of
 //! their values only those that some selector names. What is left, with the

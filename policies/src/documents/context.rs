@@ -73,7 +73,7 @@ pub struct Unusable {
     pub name: Option<ObjectName>,
     /// Its place.
     pub place: Place,
-    /// Reason of this.
+    /// Reason for which it cannot be used.
     pub why: WhyUnusable,
 }
 

@@ -21,7 +21,7 @@ use super::reader::Fields;
 pub struct PassedOver {
     /// Its place.
     pub place: Place,
-    /// Reason of this.
+    /// Reason for which it is passed over.
     pub why: Why,
 }
 

@@ -11,7 +11,7 @@ use super::objects::{
 use super::tree::{field, list, string};
 use super::{Action, Direction, Oracle, Payload, Query, Reason, RuleName, Side};
 
-/// Answer to the question if a part of a rule covers a packet.
+/// Coverage of a packet by a part of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Covers {
     Yes,

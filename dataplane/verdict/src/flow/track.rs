@@ -1,4 +1,4 @@
-//! Entries of the flow table for a packet: looks them up, and keeps its verdict in them.
+//! Flow tracking: finds a packet's entry in the flow table, and stores its verdict there.
 //!
 //! [`track`] comes before the policy is asked: a packet of a live flow passes
 //! ([`step::SETTLED`]). [`choose`] and [`remember`] come after: what policy has

@@ -1,4 +1,4 @@
-//! Premises that the demonstration needs of the machine, and their return.
+//! Premises: the things that the demonstration needs of the machine, and their return.
 
 use std::{
     fs, io,
