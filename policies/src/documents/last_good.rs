@@ -13,7 +13,8 @@
 //!   documents that are there, when both claim an address.
 //! - An object that an API server does not have any more was deleted, whatever else is
 //!   invalid: the server names each object, and an invalid one is never another's old text.
-//!   Otherwise a policy in error of one team would keep all others' from being deleted.
+//!   Otherwise a policy in error of one team would keep all others' from being deleted. The
+//!   same holds of a Pod that its node announces in etcd, whose key names it.
 //!
 //! The last good version is kept with the text of its file, so that it can be read
 //! again after a restart.
@@ -27,8 +28,8 @@ use crate::shared_map::SharedMap;
 
 use super::amend::Basis;
 use super::{
-    API_PREFIX, Assembled, Document, Identity, Parsed, Rejected, Strictness, assemble, parse_as,
-    parse_object,
+    ANNOUNCED_PREFIX, API_PREFIX, Assembled, Document, Identity, Parsed, Rejected, Strictness,
+    assemble, parse_as, parse_object,
 };
 
 /// A file as it was read, or an object of an API server.
@@ -72,6 +73,20 @@ pub struct KeptFile {
     pub text: Arc<[u8]>,
     /// The documents.
     pub documents: Arc<[Identity]>,
+}
+
+impl KeptFile {
+    /// Returns the file as a source with those documents alone: what of its text was good.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        let mut source = Source::new(self.file.clone(), self.text.clone());
+        let parsed = Arc::make_mut(&mut source.parsed);
+        let is_kept = |document: &Document| self.documents.contains(&document.identity);
+        parsed.documents.retain(is_kept);
+        parsed.rejected.clear();
+        parsed.diagnostics.clear();
+        source
+    }
 }
 
 impl PartialEq for KeptFile {
@@ -352,7 +367,7 @@ impl<'a> Reading<'a> {
         let invalid: BTreeSet<&Identity> = (self.rejected.iter())
             .filter_map(|rejected| rejected.identity.as_ref())
             .collect();
-        let is_file_invalid = (self.rejected.iter()).any(|one| !is_object(&one.place.file));
+        let is_file_invalid = (self.rejected.iter()).any(|one| !is_named(&one.place.file));
         self.stand_ins = (self.before.documents.iter())
             .filter(|(identity, _)| {
                 !present.contains(identity) && !self.given_up.contains(*identity)
@@ -360,7 +375,7 @@ impl<'a> Reading<'a> {
             .filter_map(|(identity, before)| {
                 let why = match invalid.contains(identity) {
                     true => StandIn::Invalid,
-                    false if is_object(&before.place.file) || !is_file_invalid => return None,
+                    false if is_named(&before.place.file) || !is_file_invalid => return None,
                     false => StandIn::Vanished,
                 };
                 Some((identity.clone(), why))
@@ -447,6 +462,12 @@ impl<'a> Reading<'a> {
 /// Returns `true` if a file's name is that of an API server's object.
 fn is_object(file: &str) -> bool {
     file.starts_with(API_PREFIX)
+}
+
+/// Returns `true` if a file's name says which document is in it, so that a file which has gone
+/// is a document that was deleted.
+fn is_named(file: &str) -> bool {
+    is_object(file) || file.starts_with(ANNOUNCED_PREFIX)
 }
 
 /// Whether a file is `path`, or lies in the directory `path`.
