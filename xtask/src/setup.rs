@@ -56,6 +56,9 @@ const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// Folders into which distributions and container runtimes put CNI plugins.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
+/// A message that `protoc` comes with, which the messages of etcd are made of.
+const PROTOCOL_MESSAGES: &str = "/usr/include/google/protobuf/descriptor.proto";
+
 /// Files in which distributions have podman's maker of networks.
 const NETAVARK: [&str; 2] = ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"];
 
@@ -84,8 +87,11 @@ pub(crate) enum Need {
     ContainerRuntimes,
     /// Prometheus and Alertmanager, which tests have scrape an agent.
     Monitoring,
-    /// `protoc`, for the messages by which tests ask a container runtime.
+    /// `protoc` and the messages that come with it, for the client of etcd, and for those by
+    /// which tests ask a container runtime.
     ProtocolCompiler,
+    /// etcd and its `etcdctl`, which tests have agents share.
+    Etcd,
     /// A virtual machine and what goes into it.
     VirtualMachine,
     /// Virtual machines of every architecture.
@@ -97,7 +103,7 @@ pub(crate) enum Need {
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 13] = [
+pub(crate) const EVERYTHING: [Need; 14] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
@@ -107,6 +113,7 @@ pub(crate) const EVERYTHING: [Need; 13] = [
     Need::ContainerRuntimes,
     Need::Monitoring,
     Need::ProtocolCompiler,
+    Need::Etcd,
     Need::VirtualMachine,
     Need::ForeignMachine,
     Need::CppCompiler,
@@ -231,6 +238,15 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             }
             Need::ProtocolCompiler => {
                 packages.extend(missing_packages(&[("protoc", "protobuf-compiler")]));
+                if !Path::new(PROTOCOL_MESSAGES).is_file() {
+                    packages.push("libprotobuf-dev");
+                }
+            }
+            Need::Etcd => {
+                packages.extend(missing_packages(&[
+                    ("etcd", "etcd-server"),
+                    ("etcdctl", "etcd-client"),
+                ]));
             }
             Need::VirtualMachine => {
                 let mut own = EMULATORS.to_vec();

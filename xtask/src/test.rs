@@ -151,6 +151,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::NetworkTools,
         Need::Monitoring,
         Need::ProtocolCompiler,
+        Need::Etcd,
     ];
     if !options.quick {
         needs.push(Need::NetworkPlugins);
