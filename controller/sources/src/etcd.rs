@@ -104,7 +104,7 @@ impl Settings {
             credentials,
             announces: None,
             lease: Duration::from_secs(30),
-            longest_pause: Duration::from_secs(10),
+            longest_pause: Duration::from_secs(5),
             quiet: Duration::from_secs(5),
             patience: Duration::from_secs(5),
         }

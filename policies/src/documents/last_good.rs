@@ -524,6 +524,70 @@ mod tests {
             .collect()
     }
 
+    /// The pod `p` with a label that says where it is from, on a node or none.
+    fn labelled(from: &str, node: &str, address: &str) -> String {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p, labels: {{from: {from}}}}}\n\
+             spec: {{nodeName: '{node}'}}\nstatus: {{podIP: '{address}'}}\n"
+        )
+    }
+
+    #[test]
+    fn a_document_describes_the_pod_of_its_name_that_a_node_announces() {
+        let key = "etcd:endpoints/n2/default/p";
+        let announced = labelled("node", "n2", "10.0.0.1");
+        let both = |node: &str, address: &str| {
+            let written = labelled("document", node, address);
+            settle(&Settled::default(), &[("f", &written), (key, &announced)])
+        };
+        for (node, address) in [("", ""), ("n2", "10.0.0.9")] {
+            let settled = both(node, address);
+            assert_eq!(settled.rejected, []);
+            let workload = settled.inventory.workloads().values().next().unwrap();
+            assert_eq!(workload.labels.get("from"), Some("document"));
+            assert_eq!(workload.node.as_deref(), Some("n2"));
+            assert_eq!(names(&settled), ["p=[10.0.0.1]"]);
+        }
+        // On another node it is another pod.
+        assert_eq!(both("n3", "").rejected.len(), 2);
+        // Without the document the node's own words count, and the other way round.
+        let alone = settle(&both("", ""), &[(key, &announced)]);
+        let workload = alone.inventory.workloads().values().next().unwrap();
+        assert_eq!(workload.labels.get("from"), Some("node"));
+        let written = settle(&both("", ""), &[("f", &labelled("document", "", ""))]);
+        assert_eq!(names(&written), ["p=[]"]);
+    }
+
+    #[test]
+    fn an_announced_pod_that_has_gone_is_gone_whatever_is_invalid() {
+        let key = "etcd:endpoints/n2/default/p";
+        let text = "etcd:documents/b.yaml";
+        let good = settle(
+            &Settled::default(),
+            &[("f", &policy("a")), (text, &policy("b")), (key, &pod("p", "10.0.0.1"))],
+        );
+        assert_eq!(names(&good), ["a", "b", "p=[10.0.0.1]"]);
+        let next = settle(&good, &[("f", &broken("a"))]);
+        assert_eq!(names(&next), ["a", "b"], "a key of documents is a file");
+        // An invalid one keeps its own last version, and no other's.
+        let next = settle(&good, &[(text, &policy("b")), (key, &broken("p"))]);
+        assert_eq!(names(&next), ["b"]);
+    }
+
+    #[test]
+    fn a_kept_file_as_a_source_has_what_was_good_alone() {
+        let both = format!("{}{}", policy("a"), policy("b"));
+        let good = settle(&Settled::default(), &[("f", &both)]);
+        let text = format!("{}{}", broken("a"), policy("b"));
+        let next = settle(&good, &[("f", &text)]);
+        let kept = next.last_good.files().iter().map(KeptFile::source);
+        let sources: Vec<Source> = kept.collect();
+        assert_eq!(sources.len(), 2, "two versions of one file");
+        let again = LastGood::default().settle(&sources, Vec::new());
+        assert_eq!(names(&again), ["a", "b"]);
+        assert_eq!((again.rejected.len(), again.diagnostics.len()), (0, 0));
+    }
+
     #[test]
     fn the_last_good_version_of_an_invalid_document_stays_and_others_are_new() {
         let both = format!("{}{}", policy("a"), pod("p", "10.0.0.1"));

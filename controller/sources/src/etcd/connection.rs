@@ -156,20 +156,21 @@ impl Connection {
         let scheme = if is_tls { "https" } else { "http" };
         let url = format!("{scheme}://{host}");
         let connecting = Client::connect([url], Some(options));
-        let client = in_time(settings.patience, host, connecting).await?;
+        let is_bare = is_tls && credentials.certificate.is_none();
+        let host = match is_bare {
+            // Servers that want a certificate often say no more than that they hang up.
+            true => format!("{host}, without a certificate of the agent's own"),
+            false => host.to_owned(),
+        };
+        let client = in_time(settings.patience, &host, connecting).await?;
         Ok(Self {
             kv: client.kv_client().max_decoding_message_size(MOST_BYTES),
             lease: client.lease_client(),
             client,
-            host: host.to_owned(),
+            host,
             patience: settings.patience,
             prefix: settings.address.prefix().to_owned(),
         })
-    }
-
-    /// Returns the host.
-    pub(super) fn host(&self) -> &str {
-        &self.host
     }
 
     /// Asks for the newest revision, of which all hosts know by then.

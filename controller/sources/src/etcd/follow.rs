@@ -86,7 +86,7 @@ impl Follower<'_> {
         }
         let revision = self.shared.revision();
         let mut watch = connection.watch(revision).await?;
-        self.shared.note_success(connection.host());
+        self.shared.note_success(host);
         pause.reset();
         let mut heard = Instant::now();
         loop {

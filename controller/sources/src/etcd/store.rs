@@ -43,12 +43,26 @@ pub struct Counts {
     pub endpoints: usize,
 }
 
+impl Counts {
+    /// Returns the number that a key is counted in.
+    fn of(&mut self, key: &str) -> Option<&mut usize> {
+        if key.starts_with(DOCUMENTS) {
+            Some(&mut self.documents)
+        } else if key.starts_with(announced::FOLDER) {
+            Some(&mut self.endpoints)
+        } else {
+            None
+        }
+    }
+}
+
 /// All keys below the prefix.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     /// The revision that the keys are of; `None` before a whole list has been read.
     revision: Option<i64>,
     held: BTreeMap<Arc<str>, Held>,
+    counts: Counts,
     claims: Claims<Claim>,
 }
 
@@ -116,14 +130,7 @@ impl Store {
 
     /// Returns how many keys there are by their folders.
     pub(super) fn counts(&self) -> Counts {
-        let below = |folder: &str| {
-            let mut keys = self.held.keys();
-            keys.by_ref().filter(|key| key.starts_with(folder)).count()
-        };
-        Counts {
-            documents: below(DOCUMENTS),
-            endpoints: below(announced::FOLDER),
-        }
+        self.counts
     }
 
     /// Takes all keys that there are at a revision in place of those before. Returns `true` if
@@ -223,6 +230,11 @@ impl Store {
         };
         let key: Arc<str> = key.into();
         let before = self.held.insert(key.clone(), held);
+        if before.is_none()
+            && let Some(count) = self.counts.of(&key)
+        {
+            *count += 1;
+        }
         let had = before.map(|held| self::claims(&held.meaning));
         self.settle(&key, &had.unwrap_or_default(), &claims);
         counts
@@ -232,6 +244,9 @@ impl Store {
         let Some(held) = self.held.remove(key) else {
             return false;
         };
+        if let Some(count) = self.counts.of(key) {
+            *count -= 1;
+        }
         self.settle(key, &claims(&held.meaning), &[]);
         !matches!(held.meaning, Meaning::Nothing)
     }
