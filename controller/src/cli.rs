@@ -7,6 +7,7 @@ mod connectivity;
 mod convert;
 mod diff;
 mod endpoint;
+mod etcd;
 mod explain;
 mod exposure;
 mod graph;

@@ -24,6 +24,7 @@ mod metadata;
 mod network_policy;
 mod objects;
 mod passed_over;
+mod pod_text;
 pub mod reader;
 pub(crate) mod selector;
 mod services;
@@ -62,11 +63,20 @@ pub use sources::{
     Found, IGNORE_FILE, ReadError, Repository, SourceFile, find, find_in_repository, read,
 };
 
+pub use pod_text::pod_text;
 pub use stream::read_stream;
 
 /// Begins the names of objects that come from an API server, in place of a file's:
 /// `kubernetes:NetworkPolicy/shop/db`.
 pub const API_PREFIX: &str = "kubernetes:";
+
+/// Begins the names of texts that come from etcd, in place of a file's: the key below the
+/// prefix follows, `etcd:documents/shop.yaml`.
+pub const ETCD_PREFIX: &str = "etcd:";
+
+/// Begins the names of Pod documents that nodes announce of their own endpoints:
+/// `etcd:endpoints/n1/shop/web`.
+pub const ANNOUNCED_PREFIX: &str = "etcd:endpoints/";
 
 /// Largest file that is parsed, in bytes.
 pub const MAX_FILE: usize = yaml::MAX_TEXT;

@@ -85,6 +85,16 @@ impl Protocol {
         }
     }
 
+    /// Returns the word in documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
     /// Reads the word in documents.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

@@ -66,6 +66,10 @@ pub struct Agent {
     binary: PathBuf,
     directory: PathBuf,
     namespace: Namespace,
+    /// Name of its node.
+    node: String,
+    /// Sources of documents beside its own directory.
+    sources: Vec<String>,
     /// Settings of the configuration, beside names and directories.
     settings: String,
     /// Variables of its environment, beside those of the test.
@@ -90,11 +94,24 @@ impl Agent {
         Self {
             binary: binary.to_owned(),
             directory,
+            node: "n1".to_owned(),
+            sources: Vec::new(),
             namespace: namespace.try_clone().expect("a descriptor"),
             settings: "limits: {endpoints: 32, slots: 8192, table_pages: 32}\n".to_owned(),
             environment: Vec::new(),
             process: None,
         }
+    }
+
+    /// Calls its node so.
+    pub fn called(mut self, node: &str) -> Self {
+        node.clone_into(&mut self.node);
+        self
+    }
+
+    /// Lets it read documents from there as well.
+    pub fn read_also(&mut self, source: &str) {
+        self.sources.push(source.to_owned());
     }
 
     /// Uses these settings instead of small limits; more YAML for the configuration.
@@ -141,9 +158,14 @@ impl Agent {
     /// Panics if it cannot be written.
     pub fn write_config(&self) -> PathBuf {
         let directory = self.directory.display();
+        let sources: String = (self.sources.iter())
+            .map(|source| format!(", '{source}'"))
+            .collect();
         let text = format!(
-            "node: {{name: n1}}\npolicies: [{directory}/policies]\nrun_dir: {directory}/run\n\
+            "node: {{name: {}}}\npolicies: [{directory}/policies{sources}]\n\
+             run_dir: {directory}/run\n\
              state_dir: {directory}/state\nbpffs: {}\n{}",
+            self.node,
             self.pins().display(),
             self.settings
         );

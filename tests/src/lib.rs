@@ -17,6 +17,7 @@
 //! | [`conformance`] | who may reach whom, by the public conformance suites |
 //! | [`expectations`] | files of statements about who may reach whom |
 //! | [`differential`] | the loaded programs against the oracle, on random worlds and packets |
+//! | [`etcd`] | a real etcd, and nodes around it with agents that share it |
 //! | [`evasions`] | packets that must not pass, and honest traffic that must, in every setup |
 //! | [`flow_model`] | flows of several workloads over both hooks, against a model of them |
 //! | [`flood`] | connection requests from senders that do not exist, beside honest traffic |
@@ -41,6 +42,7 @@ pub mod cluster;
 pub mod cni;
 pub mod conformance;
 pub mod differential;
+pub mod etcd;
 pub mod evasions;
 pub mod expectations;
 pub mod faults;

@@ -234,6 +234,8 @@ pub struct World {
     node: Node,
     workloads: Vec<Workload>,
     outside: Option<Outside>,
+    /// Number of the first workload.
+    first: u16,
     /// Number of workloads that there have been. Names of interfaces and addresses of removed
     /// ones do not come back.
     made: u16,
@@ -311,9 +313,16 @@ pub struct Plan {
     mtu: u32,
     outside: bool,
     workloads: Vec<String>,
+    first: u16,
 }
 
 impl Plan {
+    /// Numbers the workloads from here on, so that those of several nodes differ.
+    pub fn numbered_from(mut self, first: u16) -> Self {
+        self.first = first;
+        self
+    }
+
     /// Gives all links this MTU; 1500 without this word.
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = mtu;
@@ -339,6 +348,7 @@ impl Plan {
             mtu,
             outside,
             workloads,
+            first,
         } = self;
         let mac = Mac::local(WORKLOAD_SIDE, GATEWAY_NUMBER);
         let node = Node {
@@ -353,6 +363,7 @@ impl Plan {
             node,
             workloads: Vec::new(),
             outside: None,
+            first,
             made: 0,
         };
         netlink::run(async || {
@@ -384,6 +395,7 @@ impl World {
             mtu: 1500,
             outside: false,
             workloads: Vec::new(),
+            first: FIRST_NUMBER,
         }
     }
 
@@ -469,7 +481,7 @@ impl World {
         if self.workloads.iter().any(|other| other.name == name) {
             return Err(Error::NameTaken { name });
         }
-        let number = FIRST_NUMBER + self.made;
+        let number = self.first + self.made;
         let end = numbered(Mac::local(WORKLOAD_SIDE, number), number);
         let host_mac = Mac::local(HOST_SIDE, number);
         let host_interface = format!("veth{}", self.made);

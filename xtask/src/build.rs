@@ -20,7 +20,7 @@ pub(crate) struct Options {
 
 /// Compiles the workspace.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::ensure(&[Need::KernelCompiler])?;
+    setup::ensure(&[Need::KernelCompiler, Need::ProtocolCompiler])?;
     let mut command = run::cargo();
     command.arg("build").args(run::WORKSPACE);
     if options.release {

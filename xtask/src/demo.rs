@@ -69,6 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut needs = vec![
         Need::KernelCompiler,
+        Need::ProtocolCompiler,
         Need::NetworkTools,
         Need::NetworkPlugins,
     ];
@@ -77,7 +78,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(runtime) = options.runtime {
         needs.push(Need::ContainerRuntimes);
         if let Runtime::Containerd = runtime {
-            needs.push(Need::ProtocolCompiler);
             build.args(["--features", POD_CLIENT]);
         }
     }

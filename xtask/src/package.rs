@@ -90,7 +90,11 @@ pub(crate) struct Options {
 
 /// Builds, checks and packs.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::ensure(&[Need::KernelCompiler, Need::DebianPackager])?;
+    setup::ensure(&[
+        Need::KernelCompiler,
+        Need::ProtocolCompiler,
+        Need::DebianPackager,
+    ])?;
     let dist = match &options.out {
         Some(folder) => std::path::absolute(folder)?,
         None => run::root().join("dist"),

@@ -56,6 +56,9 @@ const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// Folders into which distributions and container runtimes put CNI plugins.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
+/// A message that `protoc` comes with, which the messages of etcd are made of.
+const PROTOCOL_MESSAGES: &str = "/usr/include/google/protobuf/descriptor.proto";
+
 /// Files in which distributions have podman's maker of networks.
 const NETAVARK: [&str; 2] = ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"];
 
@@ -87,10 +90,13 @@ pub(crate) enum Need {
     ContainerRuntimes,
     /// Prometheus and Alertmanager, which tests have scrape an agent.
     Monitoring,
-    /// `protoc`, for the messages by which tests ask a container runtime.
+    /// `protoc` and the messages that come with it, for the client of etcd, and for those by
+    /// which tests ask a container runtime.
     ProtocolCompiler,
     /// `kubectl`, and Helm's library, by which tests render what installs agents.
     ClusterTools,
+    /// etcd and its `etcdctl`, which tests have agents share.
+    Etcd,
     /// A virtual machine and what goes into it.
     VirtualMachine,
     /// Virtual machines of every architecture.
@@ -102,7 +108,7 @@ pub(crate) enum Need {
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 14] = [
+pub(crate) const EVERYTHING: [Need; 15] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
@@ -113,6 +119,7 @@ pub(crate) const EVERYTHING: [Need; 14] = [
     Need::Monitoring,
     Need::ProtocolCompiler,
     Need::ClusterTools,
+    Need::Etcd,
     Need::VirtualMachine,
     Need::ForeignMachine,
     Need::CppCompiler,
@@ -240,6 +247,15 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             }
             Need::ProtocolCompiler => {
                 packages.extend(missing_packages(&[("protoc", "protobuf-compiler")]));
+                if !Path::new(PROTOCOL_MESSAGES).is_file() {
+                    packages.push("libprotobuf-dev");
+                }
+            }
+            Need::Etcd => {
+                packages.extend(missing_packages(&[
+                    ("etcd", "etcd-server"),
+                    ("etcdctl", "etcd-client"),
+                ]));
             }
             Need::ClusterTools => {
                 packages.extend(missing_packages(&[("kubectl", "kubernetes-client")]));

@@ -33,6 +33,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&[
         Need::KernelCompiler,
+        Need::ProtocolCompiler,
         Need::BpfFileSystem,
         Need::NetworkTools,
     ])?;

@@ -152,6 +152,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::Monitoring,
         Need::ProtocolCompiler,
         Need::ClusterTools,
+        Need::Etcd,
     ];
     if !options.quick {
         needs.push(Need::NetworkPlugins);

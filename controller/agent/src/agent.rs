@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use cofferdam_dataplane::PinsLock;
 use cofferdam_protocol::socket_path;
+use cofferdam_sources::etcd::Etcd;
 use cofferdam_sources::files::{Watches, follow};
 use cofferdam_sources::kubernetes::{Kubernetes, Settings};
 use cofferdam_telemetry::metrics::{Identity, Renderer, Timings};
@@ -35,7 +36,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{Config, ConfigError, Given};
 use crate::netlink::{self, News};
-use crate::reconcile::{Message, Reconciler, Start, chain, kernel_release};
+use crate::reconcile::{Message, Reconciler, Servers, Start, chain, kernel_release};
 use crate::state::make_directory;
 
 use pods::PodsOfNode;
@@ -148,11 +149,14 @@ async fn serve(
     // Nobody asks for facts where no metrics are served.
     let synced = listeners.is_some().then_some(synced);
     let (messages, receiver) = channel();
-    let kubernetes = follow_api_server(&config, &messages)?;
+    let servers = Servers {
+        kubernetes: follow_api_server(&config, &messages)?,
+        etcd: follow_etcd(&config, &messages)?,
+    };
     let start = Start {
         config: config.clone(),
         watches: watches.clone(),
-        kubernetes: kubernetes.clone(),
+        servers: servers.clone(),
         names: SharedNames::new(&config.node.name),
         enforced,
         outputs: outputs::start(&config).context("cannot start an output of flow records")?,
@@ -221,7 +225,8 @@ async fn serve(
         recorder: recorder.clone(),
         flow_log: outputs::flow_log(&config),
         timings,
-        pods: kubernetes.map(|api| PodsOfNode::new(api, &config.node.name)),
+        pods: (servers.kubernetes).map(|api| PodsOfNode::new(api, &config.node.name)),
+        etcd: servers.etcd,
     };
     // Before any request: an attachment may be made again under the same name.
     tell(|| Message::RemovalsNoted)();
@@ -327,6 +332,18 @@ fn follow_api_server(
     let changed = move |last| _ = messages.send(Message::ObjectsChanged(last));
     let api = Kubernetes::start(settings, changed).context("cannot follow the API server")?;
     Ok(Some(Arc::new(api)))
+}
+
+/// Begins to follow the etcd, where the configuration has one.
+fn follow_etcd(config: &Config, messages: &Sender<Message>) -> Result<Option<Arc<Etcd>>> {
+    let Some(settings) = config.etcd_source() else {
+        return Ok(None);
+    };
+    let messages = messages.clone();
+    // A thread that has ended is noticed elsewhere.
+    let changed = move |last| _ = messages.send(Message::ObjectsChanged(last));
+    let etcd = Etcd::start(settings, changed).context("cannot follow etcd")?;
+    Ok(Some(Arc::new(etcd)))
 }
 
 /// Recorder of the reconciling thread, and a receiver that hears of its end.

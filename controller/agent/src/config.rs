@@ -16,7 +16,7 @@ mod setting;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use cofferdam_dataplane::{Behaviour, IdleTimes};
 use cofferdam_policies::inventory::Mode;
 use cofferdam_policies::patterns;
 use cofferdam_protocol::output::RecordType;
+use cofferdam_sources::etcd::{self, Credentials, Password};
 use cofferdam_telemetry::outputs::{Collector, Uri};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::flow::Idle as FlowKind;
@@ -43,7 +44,8 @@ section! {
         /// The node that the agent runs on.
         pub node: Node,
         /// Files and directories of documents: policies, and the namespaces, pods, nodes and
-        /// Services that they speak of. Read again on reload.
+        /// Services that they speak of. One entry may be an etcd that documents are read from,
+        /// `etcd://HOST[:PORT][,HOST[:PORT]]/PREFIX`. Read again on reload, but for the etcd.
         #[schemars(inner(length(min = 1)))]
         pub policies: Vec<PathBuf>,
         /// Directory of the control socket.
@@ -155,11 +157,24 @@ section! {
 }
 
 section! {
-    /// Store of documents and endpoints that nodes share without Kubernetes.
-    #[derive(Default)]
+    /// Etcd that nodes share without Kubernetes. Its address is an entry of `policies`.
     pub struct Etcd {
-        /// Put the endpoints of this node there; only `false` so far.
+        /// Put the endpoints of this node there, for other nodes.
         pub publish: bool,
+        /// Life of the lease that they are put under, in whole seconds. Other nodes forget the
+        /// endpoints of an agent that has been dead or cut off for so long.
+        pub lease: Time<2>,
+        /// File of the certificate authority of the servers, PEM. With one, or with `etcds://`,
+        /// nothing but TLS is spoken.
+        pub ca: String,
+        /// File of the agent's own certificate, PEM; `""` for none.
+        pub certificate: String,
+        /// File of that certificate's key, PEM.
+        pub key: String,
+        /// User of etcd's authentication; `""` for none.
+        pub username: String,
+        /// File of that user's password.
+        pub password_file: String,
     }
 }
 
@@ -444,6 +459,20 @@ impl Default for Kubernetes {
     }
 }
 
+impl Default for Etcd {
+    fn default() -> Self {
+        Self {
+            publish: false,
+            lease: Time(Duration::from_secs(30)),
+            ca: String::new(),
+            certificate: String::new(),
+            key: String::new(),
+            username: String::new(),
+            password_file: String::new(),
+        }
+    }
+}
+
 impl Default for Room {
     fn default() -> Self {
         let limits = Limits::default();
@@ -495,6 +524,36 @@ fn host_name() -> String {
 }
 
 impl Config {
+    /// Returns the files and directories of documents.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let files = self.policies.iter().filter(|entry| !is_etcd(entry));
+        files.cloned().collect()
+    }
+
+    /// Returns the settings of the etcd that documents are read from, `None` without one.
+    #[must_use]
+    pub fn etcd_source(&self) -> Option<etcd::Settings> {
+        let entry = self.policies.iter().find(|entry| is_etcd(entry))?;
+        // The reader of the configuration has refused others.
+        let address = entry.to_str()?.parse().ok()?;
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let file = |text: &String| given(text).map(PathBuf::from);
+        let section = &self.etcd;
+        let credentials = Credentials {
+            ca: file(&section.ca),
+            certificate: file(&section.certificate),
+            key: file(&section.key),
+            username: given(&section.username),
+            password: file(&section.password_file).map(Password::File),
+        };
+        Some(etcd::Settings {
+            announces: section.publish.then(|| self.node.name.clone()),
+            lease: section.lease.0,
+            ..etcd::Settings::new(address, credentials)
+        })
+    }
+
     /// The sizes of the kernel's maps.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -529,6 +588,11 @@ impl Config {
     }
 }
 
+/// Returns `true` if an entry of `policies` is the address of an etcd.
+fn is_etcd(entry: &Path) -> bool {
+    entry.to_str().is_some_and(etcd::Address::is_meant)
+}
+
 fn metrics_text<S: Serializer>(
     address: &Option<SocketAddr>,
     serializer: S,
@@ -543,7 +607,7 @@ fn metrics_text<S: Serializer>(
 #[cfg(test)]
 const OTHERS: &str = r#"
 node: {name: n1, addresses: [10.0.0.1, "fd00::1"]}
-policies: [/a, b.yaml]
+policies: [/a, b.yaml, "etcd://h:1,h/p"]
 run_dir: /r
 state_dir: /s
 bpffs: /b
@@ -554,6 +618,7 @@ metrics_series: 2
 port_scan_limit: 3
 uplinks: [eth0]
 kubernetes: {enabled: true, kubeconfig: /k, wait: 1s}
+etcd: {publish: true, lease: 9s, ca: /c, certificate: /d, key: /e, username: u, password_file: /f}
 enforcement: audit
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16, rules: 9}
 accept_partial: true

@@ -7,6 +7,7 @@
 //! Invariant: whoever is answered "enforced" was so after the table in force knew what
 //! they asked for, and had been read back.
 
+mod announcing;
 mod attachments;
 mod bypassing;
 mod documents;
@@ -39,7 +40,6 @@ use cofferdam_protocol::output::{
 };
 use cofferdam_protocol::{EndpointSpec, Request};
 use cofferdam_sources::files::{Sources, Watches};
-use cofferdam_sources::kubernetes::Kubernetes;
 use cofferdam_telemetry::hits;
 use cofferdam_telemetry::metrics::{Facts, Timings};
 use cofferdam_telemetry::names::SharedNames;
@@ -58,6 +58,7 @@ use crate::netlink::{self, Interfaces, LinkError, Looked, Netlink, look_inside};
 use crate::state::{self, Store};
 
 use documents::Documents;
+pub use documents::Servers;
 use early_drop::EarlyDrops;
 use explain::Inquiry;
 use guarding::Guarding;
@@ -85,7 +86,7 @@ pub enum Message {
     Reload(Box<Config>),
     /// Files may have changed, last before this time.
     SourcesChanged(Instant),
-    /// Objects of the API server have changed, last before this time.
+    /// Objects of the API server, or texts of the etcd, have changed, last before this time.
     ObjectsChanged(Instant),
     /// Interfaces or addresses may have changed.
     LinksChanged,
@@ -112,8 +113,8 @@ pub struct Start {
     pub config: Arc<Config>,
     /// Where changes of files are heard of.
     pub watches: Arc<Watches>,
-    /// The API server whose objects count as documents.
-    pub kubernetes: Option<Arc<Kubernetes>>,
+    /// Servers whose objects and texts count as documents.
+    pub servers: Servers,
     /// Names for those who read records.
     pub names: SharedNames,
     /// Whether everything is enforced, for those who wait for it.
@@ -270,8 +271,8 @@ impl Reconciler {
         ));
         let ends = recorder.clone();
         (force.kernel()).tell_ends(Box::new(move |record| ends.end(record)));
-        let sources = Sources::new(&config.policies, Some(start.watches));
-        let documents = Documents::start(sources, start.kubernetes, &store, config.accept_partial);
+        let sources = Sources::new(&config.files(), Some(start.watches));
+        let documents = Documents::start(sources, start.servers, &store, &config);
         let mut reconciler = Self {
             config,
             store,

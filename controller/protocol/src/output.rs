@@ -474,6 +474,9 @@ pub struct StatusReport {
     /// The API server whose objects count as documents; null without one.
     #[serde(default)]
     pub kubernetes: Option<ApiStatus>,
+    /// The etcd whose texts count as documents; null without one.
+    #[serde(default)]
+    pub etcd: Option<EtcdStatus>,
     /// Programs of others that can hide who sent a packet, with their place; normally none.
     #[serde(default)]
     pub obstacles: Vec<String>,
@@ -495,6 +498,32 @@ pub struct ApiStatus {
     pub problem: Option<String>,
     /// Number of objects of each kind.
     pub objects: BTreeMap<String, u64>,
+}
+
+/// The state of an etcd whose texts count as documents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(JsonSchema))]
+pub struct EtcdStatus {
+    /// `true` once all keys have been read since the agent started. Before that those count that
+    /// the agent before knew.
+    pub complete: bool,
+    /// Host that answers, or did so last, with its port; null before any has.
+    pub host: Option<String>,
+    /// Time since which no host has answered, or all refuse, RFC 3339; null while one answers.
+    pub away_since: Option<String>,
+    /// Reason for that.
+    pub problem: Option<String>,
+    /// Number of keys below `documents/`.
+    pub documents: u64,
+    /// Number of keys below `endpoints/`, of all nodes.
+    pub endpoints: u64,
+    /// Number of this node's endpoints whose keys are there under its lease; null if it
+    /// publishes none.
+    pub published: Option<u64>,
+    /// Time since which they cannot be put there or kept, RFC 3339; null while they can.
+    pub unpublished_since: Option<String>,
+    /// Reason for that.
+    pub publish_problem: Option<String>,
 }
 
 impl std::fmt::Display for Diagnostic {

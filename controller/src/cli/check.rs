@@ -20,6 +20,7 @@ use cofferdam_policies::expectations;
 use cofferdam_protocol::output::Schema;
 
 use super::print;
+use super::etcd::EtcdArgs;
 use super::project::{Project, ReadArgs};
 use crate::output::CheckReport;
 use allow::{AllowArgs, Allowed};
@@ -29,8 +30,10 @@ pub(super) use excerpt::Texts;
 pub(super) struct CheckArgs {
     /// Files, directories, or `-` for standard input: policies, and the Namespace, Pod,
     /// Node and Service documents that they are about.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(value_name = "PATH", required_unless_present = "etcd")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
     #[command(flatten)]
@@ -76,7 +79,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
         ..Given::default()
     })?;
     let allowed = Allowed::read(&args.allow)?;
-    let project = Project::read(&args.paths, &args.reading)?;
+    let project = Project::read(&args.etcd.and(&args.paths), &args.reading)?;
     let sources = &project.sources;
     let assembled = project.assemble();
     let parsed = || sources.iter().map(|source| &source.parsed);

@@ -18,14 +18,17 @@ use cofferdam_policies::reach::Probe;
 use ipnet::IpNet;
 
 use super::connectivity::ConnectivityArgs;
+use super::etcd::EtcdArgs;
 use super::offline::Documents;
 use super::{is_coloured, print};
 
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
     /// The old set: files and directories, or `git:REV:PATH` for those of a revision.
-    #[arg(value_name = "OLD", required = true)]
+    #[arg(value_name = "OLD", required_unless_present = "etcd")]
     old: Vec<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     /// The new set.
     #[arg(long = "to", value_name = "NEW", required = true, num_args = 1..)]
     new: Vec<PathBuf>,
@@ -74,7 +77,7 @@ enum DiffFormat {
 
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let approved = approved(&args.except)?;
-    let old = revisions::read(&args.old, &args.state.reading).context("cannot read the old set")?;
+    let old = revisions::read(&args.etcd.and(&args.old), &args.state.reading).context("cannot read the old set")?;
     let new = revisions::read(&args.new, &args.state.reading).context("cannot read the new set")?;
     let (old, new) = (Documents::of(&old), Documents::of(&new));
     let changes = Changes::new(

@@ -21,6 +21,7 @@ use cofferdam_protocol::words::ClosedList as _;
 use cofferdam_protocol::{Question, Request};
 
 use super::check::Texts;
+use super::etcd::EtcdArgs;
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
@@ -37,6 +38,8 @@ pub(super) struct ExplainArgs {
     /// running agent is asked about what it has in force.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
     #[command(flatten)]
@@ -65,7 +68,7 @@ pub(super) struct ExplainArgs {
     externals: Vec<External>,
     /// What the agents are configured to do with connections of a workload's own node,
     /// for questions to documents.
-    #[arg(long, value_enum, requires = "paths")]
+    #[arg(long, value_enum)]
     own_node: Option<OwnNodeArg>,
     /// Time to wait for the agent.
     #[arg(long, value_parser = super::duration, default_value = "30s")]
@@ -84,7 +87,11 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
         family: args.family.map(|family| family_number(family.into())),
         externals: externals(&args.externals)?,
     };
-    if args.paths.is_empty() {
+    let paths = args.etcd.and(&args.paths);
+    if paths.is_empty() {
+        if args.own_node.is_some() {
+            bail!("--own-node is for questions to documents: give files, or --etcd");
+        }
         let request = match record {
             Some(record) => Request::ExplainRecord(Box::new(record)),
             None => Request::Explain(question),
@@ -98,7 +105,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
         show(args.common.format, &*report, |report| text(report, None))?;
         return Ok(true);
     }
-    let sources = Project::read(&args.paths, &args.reading)?.sources;
+    let sources = Project::read(&paths, &args.reading)?.sources;
     let named = [question.from.as_str(), question.to.as_str()];
     let documents =
         Documents::asked_about(&sources, named.into_iter().filter(|end| !end.is_empty()));

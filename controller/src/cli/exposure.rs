@@ -10,13 +10,16 @@ use cofferdam_policies::exposure::{Door, exposure, read_doors};
 
 use super::offline::Documents;
 use super::project::{Project, ReadArgs};
+use super::etcd::EtcdArgs;
 use super::{Format, list, show};
 
 #[derive(Debug, Args)]
 pub(super) struct ExposureArgs {
     /// Files and directories of documents; `-` is standard input.
-    #[arg(value_name = "PATH", required = true)]
+    #[arg(value_name = "PATH", required_unless_present = "etcd")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
     /// Only this workload: `namespace/workload` or `namespace/pod`.
@@ -31,7 +34,7 @@ pub(super) struct ExposureArgs {
 }
 
 pub(super) fn run(args: &ExposureArgs) -> Result<bool> {
-    let sources = Project::read(&args.paths, &args.reading)?.sources;
+    let sources = Project::read(&args.etcd.and(&args.paths), &args.reading)?.sources;
     let documents = Documents::of(&sources);
     let mut doors: Vec<Door> = sources
         .iter()

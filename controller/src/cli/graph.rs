@@ -14,6 +14,7 @@ use cofferdam_policies::connectivity::Changes;
 
 use super::connectivity::ConnectivityArgs;
 use super::diff::revisions;
+use super::etcd::EtcdArgs;
 use super::list::FocusArgs;
 use super::offline::Documents;
 use super::print;
@@ -22,8 +23,10 @@ use super::print;
 pub(super) struct GraphArgs {
     /// Files and directories of documents, or `git:REV:PATH` for those of a revision; `-` is
     /// standard input.
-    #[arg(value_name = "PATH", required = true)]
+    #[arg(value_name = "PATH", required_unless_present = "etcd")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     /// Draws what is different in these documents instead.
     #[arg(long = "to", value_name = "NEW", num_args = 1.., conflicts_with_all = ["workloads", "namespaces", "direction", "port", "family", "all"])]
     new: Vec<PathBuf>,
@@ -60,7 +63,7 @@ pub(super) fn run(args: &GraphArgs) -> Result<bool> {
     let read = |paths: &[PathBuf]| -> Result<Documents> {
         Ok(Documents::of(&revisions::read(paths, &args.state.reading)?))
     };
-    let documents = read(&args.paths)?;
+    let documents = read(&args.etcd.and(&args.paths))?;
     let connectivity = args.state.of(&documents)?;
     let mut is_good = documents.are_good();
     let mut diagnostics = documents.reported();

@@ -23,14 +23,17 @@ use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
 use super::connectivity::ConnectivityArgs;
+use super::etcd::EtcdArgs;
 use super::offline::{Documents, FamilyArg};
 use super::project::Project;
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// Files and directories of documents; `-` is standard input.
-    #[arg(value_name = "PATH", required = true)]
+    #[arg(value_name = "PATH", required_unless_present = "etcd")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     #[command(flatten)]
     focus: FocusArgs,
     #[command(flatten)]
@@ -98,7 +101,7 @@ struct List<'a> {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<bool> {
-    let documents = Documents::of(&Project::read(&args.paths, &args.state.reading)?.sources);
+    let documents = Documents::of(&Project::read(&args.etcd.and(&args.paths), &args.state.reading)?.sources);
     let connectivity = args.state.of(&documents)?;
     let list = List {
         focus: args.focus.of(&connectivity)?,

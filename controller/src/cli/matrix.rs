@@ -20,13 +20,16 @@ use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
 use super::project::{PodArgs, Project, ReadArgs, looked_at};
+use super::etcd::EtcdArgs;
 use crate::output::LookedAt;
 
 #[derive(Debug, Args)]
 pub(super) struct MatrixArgs {
     /// Files and directories of documents; `-` is standard input.
-    #[arg(value_name = "PATH", required = true)]
+    #[arg(value_name = "PATH", required_unless_present = "etcd")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
     #[command(flatten)]
@@ -82,7 +85,7 @@ struct Matrix<'a> {
 pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     let externals = externals(&args.externals)?;
     let asked = args.from.iter().chain(&args.to).map(String::as_str);
-    let sources = Project::read(&args.paths, &args.reading)?.sources;
+    let sources = Project::read(&args.etcd.and(&args.paths), &args.reading)?.sources;
     let documents = Documents::asked_about(&sources, asked);
     let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
     let known = documents.known_externals(externals.clone());

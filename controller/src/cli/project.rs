@@ -20,6 +20,7 @@ use cofferdam_policies::documents::{
 use cofferdam_policies::reach::{PodNetwork, PodNetworks};
 use cofferdam_policies::yaml::{self, Node, Value};
 
+use super::etcd;
 use crate::output::{LookedAt, PassedOver, Renderer, Unrendered};
 
 /// Standard input among paths.
@@ -89,9 +90,12 @@ pub(super) struct Project {
 }
 
 impl Project {
-    /// Reads files, directories, and standard input where a path is `-`.
+    /// Reads files, directories, an etcd where a path is its address, and standard input where a
+    /// path is `-`.
     pub(super) fn read(paths: &[PathBuf], args: &ReadArgs) -> Result<Self> {
         let is_stdin = |path: &&PathBuf| path.as_os_str() == STDIN;
+        let (mut sources, local) = etcd::read(paths)?;
+        let paths = &local;
         let files: Vec<&PathBuf> = paths.iter().filter(|path| !is_stdin(path)).collect();
         let globs: Vec<Glob> = (args.exclude.iter())
             .filter_map(|line| Glob::parse(line))
@@ -110,7 +114,6 @@ impl Project {
             unreadable: found.unread.len() as u64,
             ..PassedOver::default()
         };
-        let mut sources = Vec::new();
         let given: BTreeSet<&Path> = files.iter().map(|path| path.as_path()).collect();
         for path in found.files {
             if layout.parts.contains(&path) && !given.contains(&*path) {

@@ -21,6 +21,7 @@ use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::check::Texts;
 use super::explain::{named, reason};
+use super::etcd::EtcdArgs;
 use super::offline::{Documents, OwnNodeArg, family_number};
 use super::print;
 use super::project::{PodArgs, Project, ReadArgs};
@@ -29,8 +30,10 @@ use super::project::{PodArgs, Project, ReadArgs};
 pub(super) struct TestArgs {
     /// Files and directories of documents, PolicyTests among them; `-` is standard
     /// input.
-    #[arg(value_name = "PATH", required = true)]
+    #[arg(value_name = "PATH", required_unless_present = "etcd")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
     #[command(flatten)]
@@ -57,7 +60,7 @@ enum TestFormat {
 }
 
 pub(super) fn run(args: &TestArgs) -> Result<bool> {
-    let sources = Project::read(&args.paths, &args.reading)?.sources;
+    let sources = Project::read(&args.etcd.and(&args.paths), &args.reading)?.sources;
     let mut tests: Vec<PolicyTest> = Vec::new();
     let mut diagnostics = Vec::new();
     for source in &sources {

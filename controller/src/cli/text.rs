@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
-    ApiStatus, BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport,
+    ApiStatus, EtcdStatus, BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport,
     EndpointState, Enforcement, RemoveReport, StatusReport, SyncReport, UnusedRules, place,
 };
 use cofferdam_protocol::words::ClosedList as _;
@@ -120,6 +120,9 @@ pub(super) fn status(report: &StatusReport) -> String {
     if let Some(api) = &report.kubernetes {
         line(put, format_args!("{}", api_server(api)));
     }
+    if let Some(etcd) = &report.etcd {
+        line(put, format_args!("{}", self::etcd(etcd)));
+    }
     for obstacle in &report.obstacles {
         line(put, format_args!("{obstacle}"));
     }
@@ -140,6 +143,28 @@ fn api_server(api: &ApiStatus) -> String {
         }
         _ => format!("API server: {read}"),
     }
+}
+
+fn etcd(etcd: &EtcdStatus) -> String {
+    let mut text = match etcd.complete {
+        true => format!(
+            "etcd: {} documents and {} endpoints",
+            etcd.documents, etcd.endpoints
+        ),
+        false => "etcd: not read completely yet".to_owned(),
+    };
+    if let Some(published) = etcd.published {
+        text += &format!(", {published} published by this node");
+    }
+    for (what, since, problem) in [
+        ("away", &etcd.away_since, &etcd.problem),
+        ("nothing published", &etcd.unpublished_since, &etcd.publish_problem),
+    ] {
+        if let (Some(since), Some(problem)) = (since, problem) {
+            text += &format!(", {what} since {since}: {problem}");
+        }
+    }
+    text
 }
 
 /// The rules, one on a line, and since when hits are watched.

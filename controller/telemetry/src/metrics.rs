@@ -83,6 +83,8 @@ pub struct Facts {
     pub uplinks: Vec<UplinkStatus>,
     /// The API server that documents come from; `None` without one.
     pub kubernetes: Option<ApiFacts>,
+    /// The etcd that documents come from; `None` without one.
+    pub etcd: Option<EtcdFacts>,
     /// Flow records that are lost to outputs, by output.
     pub lost_records: Vec<(String, u64)>,
     /// Mode of all policies.
@@ -98,6 +100,18 @@ pub struct ApiFacts {
     pub away_since: u64,
     /// Objects that count, by kind.
     pub objects: Vec<(&'static str, u64)>,
+}
+
+/// State of an etcd that documents come from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EtcdFacts {
+    /// Seconds since 1970 at which it stopped answering; 0 while it answers.
+    pub away_since: u64,
+    /// Seconds since 1970 from which on this node's endpoints cannot be put there; 0 while they
+    /// can, `None` if none are to be.
+    pub unpublished_since: Option<u64>,
+    /// Keys that count, by kind.
+    pub keys: Vec<(&'static str, u64)>,
 }
 
 /// Fill of the flow tables of all endpoints, as the last sweep left them.
@@ -400,6 +414,15 @@ fn state(page: &mut Page, facts: &Facts) {
             page.put(&list::KUBERNETES_OBJECTS, [*kind], *count as f64);
         }
     }
+    if let Some(etcd) = &facts.etcd {
+        single(page, &list::ETCD_AWAY_SINCE, etcd.away_since as f64);
+        if let Some(since) = etcd.unpublished_since {
+            single(page, &list::ETCD_UNPUBLISHED_SINCE, since as f64);
+        }
+        for (kind, count) in &etcd.keys {
+            page.put(&list::ETCD_KEYS, [*kind], *count as f64);
+        }
+    }
     if let Some(packets) = facts.guard_dropped {
         single(page, &list::GUARD_DROPPED_PACKETS, packets as f64);
     }
@@ -476,6 +499,7 @@ mod tests {
             is_saved: true,
             uplinks: Vec::new(),
             kubernetes: None,
+            etcd: None,
             lost_records: vec![("flow_log".to_owned(), 3)],
             enforcement: Enforcement::Audit,
             audited_namespaces: 3,

@@ -288,7 +288,11 @@ mod tests {
             let mut files: [Option<Source>; 4] = <_>::default();
             let mut state = Settled::default();
             for (at, text) in changes {
-                let name = format!("f{at}");
+                // The last one is a pod that its node announces, or contradicts what it is.
+                let name = match at {
+                    3 => "etcd:endpoints/n/x/a".to_owned(),
+                    _ => format!("f{at}"),
+                };
                 files[at] = text.map(|text| {
                     Source::new(Arc::from(name.as_str()), Arc::from(text.as_bytes()))
                 });

@@ -1,17 +1,18 @@
 //! Puts documents of many files together to one desired state.
 //!
 //! Invariant: no document wins by its place in the order. Two that contradict each
-//! other are both left out; two that say the same count once.
+//! other are both left out; two that say the same count once. A pod that its node announces
+//! and a document of its name are one: the document describes the pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
-use crate::inventory::{AddressTaken, Inventory, ObjectName, Owner};
+use crate::inventory::{AddressTaken, Inventory, ObjectName, Owner, Workload};
 use crate::shared_map::SharedMap;
 
-use super::{Content, Document, Identity, Rejected};
+use super::{ANNOUNCED_PREFIX, Content, Document, Identity, Rejected};
 
 /// Most others that are named of those who claim an address, too. Each of a thousand
 /// would name a thousand.
@@ -98,6 +99,10 @@ impl Assembled {
         same: Vec<Document>,
         severity: &impl Fn(&[Document]) -> Severity,
     ) -> Option<Document> {
+        if let Some(described) = described(&same) {
+            self.repeated.insert(identity.clone(), same.into());
+            return Some(described);
+        }
         let first = same[0].place.clone();
         if agree(&same) {
             self.diagnostics.extend(repetitions(&same));
@@ -218,6 +223,37 @@ fn finding(
         message,
         hint: Some(hint.to_owned()),
     }
+}
+
+/// Returns the pod that its node announces, with the labels and ports that documents of its
+/// name give it; `None` if it is not a matter of those two.
+///
+/// The same holds of a node's own endpoints: a document says what they are, and the node where
+/// they are. A document that puts the pod on another node contradicts the announcement.
+fn described(same: &[Document]) -> Option<Document> {
+    let is_announced = |document: &&Document| document.place.file.starts_with(ANNOUNCED_PREFIX);
+    let (announced, written): (Vec<&Document>, Vec<&Document>) =
+        same.iter().partition(is_announced);
+    let ([announced], [first, others @ ..]) = (&announced[..], &written[..]) else {
+        return None;
+    };
+    let (Content::Pod(running), Content::Pod(described)) = (&announced.content, &first.content)
+    else {
+        return None;
+    };
+    let is_here = described.node.is_none() || described.node == running.node;
+    if !is_here || !others.iter().all(|other| says_the_same(first, other)) {
+        return None;
+    }
+    let workload = Workload {
+        labels: described.labels.clone(),
+        ports: described.ports.clone(),
+        ..(**running).clone()
+    };
+    Some(Document {
+        content: Content::Pod(Arc::new(workload)),
+        ..(*first).clone()
+    })
 }
 
 /// Documents in the order of their places.

@@ -13,7 +13,8 @@
 //!   documents that are there, when both claim an address.
 //! - An object that an API server does not have any more was deleted, whatever else is
 //!   invalid: the server names each object, and an invalid one is never another's old text.
-//!   Otherwise a policy in error of one team would keep all others' from being deleted.
+//!   Otherwise a policy in error of one team would keep all others' from being deleted. The
+//!   same holds of a Pod that its node announces in etcd, whose key names it.
 //!
 //! The last good version is kept with the text of its file, so that it can be read
 //! again after a restart.
@@ -27,8 +28,8 @@ use crate::shared_map::SharedMap;
 
 use super::amend::Basis;
 use super::{
-    API_PREFIX, Assembled, Document, Identity, Parsed, Rejected, Strictness, assemble, parse_as,
-    parse_object,
+    ANNOUNCED_PREFIX, API_PREFIX, Assembled, Document, Identity, Parsed, Rejected, Strictness,
+    assemble, parse_as, parse_object,
 };
 
 /// A file as it was read, or an object of an API server.
@@ -72,6 +73,20 @@ pub struct KeptFile {
     pub text: Arc<[u8]>,
     /// The documents.
     pub documents: Arc<[Identity]>,
+}
+
+impl KeptFile {
+    /// Returns the file as a source with those documents alone: what of its text was good.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        let mut source = Source::new(self.file.clone(), self.text.clone());
+        let parsed = Arc::make_mut(&mut source.parsed);
+        let is_kept = |document: &Document| self.documents.contains(&document.identity);
+        parsed.documents.retain(is_kept);
+        parsed.rejected.clear();
+        parsed.diagnostics.clear();
+        source
+    }
 }
 
 impl PartialEq for KeptFile {
@@ -352,7 +367,7 @@ impl<'a> Reading<'a> {
         let invalid: BTreeSet<&Identity> = (self.rejected.iter())
             .filter_map(|rejected| rejected.identity.as_ref())
             .collect();
-        let is_file_invalid = (self.rejected.iter()).any(|one| !is_object(&one.place.file));
+        let is_file_invalid = (self.rejected.iter()).any(|one| !is_named(&one.place.file));
         self.stand_ins = (self.before.documents.iter())
             .filter(|(identity, _)| {
                 !present.contains(identity) && !self.given_up.contains(*identity)
@@ -360,7 +375,7 @@ impl<'a> Reading<'a> {
             .filter_map(|(identity, before)| {
                 let why = match invalid.contains(identity) {
                     true => StandIn::Invalid,
-                    false if is_object(&before.place.file) || !is_file_invalid => return None,
+                    false if is_named(&before.place.file) || !is_file_invalid => return None,
                     false => StandIn::Vanished,
                 };
                 Some((identity.clone(), why))
@@ -448,6 +463,12 @@ fn is_object(file: &str) -> bool {
     file.starts_with(API_PREFIX)
 }
 
+/// Returns `true` if a file's name says which document is in it, so that a file which has gone
+/// is a document that was deleted.
+fn is_named(file: &str) -> bool {
+    is_object(file) || file.starts_with(ANNOUNCED_PREFIX)
+}
+
 /// Returns `true` if a file is `path`, or lies in the directory `path`.
 fn lies_in(file: &str, path: &str) -> bool {
     file.strip_prefix(path)
@@ -500,6 +521,70 @@ mod tests {
             .map(|name| name.name.to_string())
             .chain(workloads.map(|w| format!("{}={:?}", w.name.name, w.addresses)))
             .collect()
+    }
+
+    /// The pod `p` with a label that says where it is from, on a node or none.
+    fn labelled(from: &str, node: &str, address: &str) -> String {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p, labels: {{from: {from}}}}}\n\
+             spec: {{nodeName: '{node}'}}\nstatus: {{podIP: '{address}'}}\n"
+        )
+    }
+
+    #[test]
+    fn a_document_describes_the_pod_of_its_name_that_a_node_announces() {
+        let key = "etcd:endpoints/n2/default/p";
+        let announced = labelled("node", "n2", "10.0.0.1");
+        let both = |node: &str, address: &str| {
+            let written = labelled("document", node, address);
+            settle(&Settled::default(), &[("f", &written), (key, &announced)])
+        };
+        for (node, address) in [("", ""), ("n2", "10.0.0.9")] {
+            let settled = both(node, address);
+            assert_eq!(settled.rejected, []);
+            let workload = settled.inventory.workloads().values().next().unwrap();
+            assert_eq!(workload.labels.get("from"), Some("document"));
+            assert_eq!(workload.node.as_deref(), Some("n2"));
+            assert_eq!(names(&settled), ["p=[10.0.0.1]"]);
+        }
+        // On another node it is another pod.
+        assert_eq!(both("n3", "").rejected.len(), 2);
+        // Without the document the node's own words count, and the other way round.
+        let alone = settle(&both("", ""), &[(key, &announced)]);
+        let workload = alone.inventory.workloads().values().next().unwrap();
+        assert_eq!(workload.labels.get("from"), Some("node"));
+        let written = settle(&both("", ""), &[("f", &labelled("document", "", ""))]);
+        assert_eq!(names(&written), ["p=[]"]);
+    }
+
+    #[test]
+    fn an_announced_pod_that_has_gone_is_gone_whatever_is_invalid() {
+        let key = "etcd:endpoints/n2/default/p";
+        let text = "etcd:documents/b.yaml";
+        let good = settle(
+            &Settled::default(),
+            &[("f", &policy("a")), (text, &policy("b")), (key, &pod("p", "10.0.0.1"))],
+        );
+        assert_eq!(names(&good), ["a", "b", "p=[10.0.0.1]"]);
+        let next = settle(&good, &[("f", &broken("a"))]);
+        assert_eq!(names(&next), ["a", "b"], "a key of documents is a file");
+        // An invalid one keeps its own last version, and no other's.
+        let next = settle(&good, &[(text, &policy("b")), (key, &broken("p"))]);
+        assert_eq!(names(&next), ["b"]);
+    }
+
+    #[test]
+    fn a_kept_file_as_a_source_has_what_was_good_alone() {
+        let both = format!("{}{}", policy("a"), policy("b"));
+        let good = settle(&Settled::default(), &[("f", &both)]);
+        let text = format!("{}{}", broken("a"), policy("b"));
+        let next = settle(&good, &[("f", &text)]);
+        let kept = next.last_good.files().iter().map(KeptFile::source);
+        let sources: Vec<Source> = kept.collect();
+        assert_eq!(sources.len(), 2, "two versions of one file");
+        let again = LastGood::default().settle(&sources, Vec::new());
+        assert_eq!(names(&again), ["a", "b"]);
+        assert_eq!((again.rejected.len(), again.diagnostics.len()), (0, 0));
     }
 
     #[test]

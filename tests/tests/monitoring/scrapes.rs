@@ -60,7 +60,7 @@ metadata: {name: trial, annotations: {cofferdam.dev/enforcement: audit}}
 ";
 
 /// Metrics that stay at zero here, each with the reason.
-const ZERO: [(&list::Metric, &str); 9] = [
+const ZERO: [(&list::Metric, &str); 12] = [
     (
         &list::FLOWS_REFUSED,
         "needs a full table of flows none of which makes room; `flow_states` has one, and the \
@@ -91,6 +91,12 @@ const ZERO: [(&list::Metric, &str); 9] = [
         &list::KUBERNETES_OBJECTS,
         "needs an API server; the agent's tests of Kubernetes have one",
     ),
+    (&list::ETCD_AWAY_SINCE, "needs an etcd; its own tests have one"),
+    (
+        &list::ETCD_UNPUBLISHED_SINCE,
+        "needs an etcd; its own tests have one",
+    ),
+    (&list::ETCD_KEYS, "needs an etcd; its own tests have one"),
     (
         &list::OUTPUT_LOST_RECORDS,
         "needs an output that fails; the agent's flow log has one",

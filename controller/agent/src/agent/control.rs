@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use cofferdam_answers::Reply;
 use cofferdam_protocol::output::RecordType;
 use cofferdam_protocol::{Envelope, MAX_REQUEST, Observation, Request, VERSION};
+use cofferdam_sources::etcd::Etcd;
 use cofferdam_telemetry::metrics::{CniCommand, Timings};
 use cofferdam_telemetry::records::{Followed, Recorder};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -40,6 +41,8 @@ pub(super) struct Known {
     pub(super) timings: Timings,
     /// Pods as the API server knows them; `None` without one.
     pub(super) pods: Option<PodsOfNode>,
+    /// The etcd that documents come from; `None` without one.
+    pub(super) etcd: Option<Arc<Etcd>>,
 }
 
 /// Returns the command of the CNI plugin that a request comes of, if any does.
@@ -188,6 +191,7 @@ async fn ask(request: Request, known: Known) -> Reply {
         mut is_enforced,
         timings,
         pods,
+        etcd,
         ..
     } = known;
     if let Request::Status {
@@ -204,10 +208,18 @@ async fn ask(request: Request, known: Known) -> Reply {
         (Request::EndpointAdd(spec), Some(pods)) => pods.refusal(spec).await,
         _ => None,
     };
+    let etcd = etcd.filter(|_| matches!(request, Request::Sync));
+    if let Some(etcd) = &etcd {
+        etcd.catch_up().await;
+    }
     let reply = match refusal {
         Some(reply) => reply,
         None => pass_on(request, &messages).await,
     };
+    if let Some(etcd) = &etcd {
+        // Another node's sync after this one has this node's endpoints.
+        etcd.announced().await;
+    }
     if let Some(command) = command {
         let is_done = !matches!(reply, Reply::Failed { .. } | Reply::TryAgain { .. });
         timings.answered(command, is_done, began.elapsed());

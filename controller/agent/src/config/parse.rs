@@ -7,10 +7,11 @@ use cofferdam_policies::documents::MAX_FILE;
 use cofferdam_policies::documents::reader::{Reader, Shown};
 use cofferdam_policies::names;
 use cofferdam_policies::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
+use cofferdam_sources::etcd::Address;
 use cofferdam_telemetry::tally::WorkloadLabel;
 
 use super::setting::{Setting as _, wrong};
-use super::{Address, Config, Form};
+use super::{Config, Form};
 
 const START: Mark = Mark { line: 1, column: 1 };
 
@@ -76,8 +77,8 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
     }
     for (at, destination) in config.outputs.iter().enumerate() {
         let fits = match destination.to {
-            Form::Syslog => matches!(destination.address, Address::Syslog(_)),
-            Form::Otlp => matches!(destination.address, Address::Http(_)),
+            Form::Syslog => matches!(destination.address, super::Address::Syslog(_)),
+            Form::Otlp => matches!(destination.address, super::Address::Http(_)),
         };
         if !fits
             && reader.errors() == 0
@@ -91,12 +92,7 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
             wrong(reader, node, "the `address` of this output", &address, hint);
         }
     }
-    if config.etcd.publish
-        && let Some(node) = at(node, &["etcd", "publish"])
-    {
-        let hint = "false; nodes know each other's workloads from Kubernetes or files so far";
-        wrong(reader, node, "`etcd.publish`", "true", hint);
-    }
+    check_etcd(reader, node, config);
     let tls = &config.metrics_tls;
     let files = [&tls.certificate, &tls.key, &tls.client_ca];
     if tls.address.is_some()
@@ -123,6 +119,52 @@ fn check(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
             Code::Setting,
             format!("a table of {pages} pages has no room for {slots} slots"),
             format!("set `table_pages` to at least {least}"),
+        );
+    }
+}
+
+/// Reports what is wrong with the address of an etcd, and settings that lack another one.
+fn check_etcd(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
+    let what = "an entry of `policies`";
+    let mut is_tls = None;
+    for (at, text) in config.policies.iter().enumerate() {
+        let text = text.to_string_lossy();
+        let Some(node) = entry(node, "policies", at).filter(|_| text.contains("://")) else {
+            continue;
+        };
+        match text.parse::<Address>() {
+            Err(hint) => wrong(reader, node, what, &text, hint),
+            Ok(_) if is_tls.is_some() => {
+                wrong(reader, node, what, &text, "one etcd: give its hosts commas between them");
+            }
+            Ok(address) => is_tls = Some(address.is_tls()),
+        }
+    }
+    let etcd = &config.etcd;
+    let mut needs = |is_needed: bool, key: &str, value: &str, hint: &str| {
+        if let Some(node) = at(node, &["etcd", key]).filter(|_| is_needed) {
+            wrong(reader, node, &format!("`etcd.{key}`"), value, hint);
+        }
+    };
+    let is_there = is_tls.is_some();
+    needs(etcd.publish && !is_there, "publish", "true", "an `etcd://` entry of `policies`");
+    let (ca, certificate, key) = (&etcd.ca, &etcd.certificate, &etcd.key);
+    let has_certificate = !certificate.is_empty();
+    needs(has_certificate && key.is_empty(), "certificate", certificate, "with `key`");
+    needs(has_certificate && ca.is_empty(), "certificate", certificate, "with `ca`");
+    needs(!has_certificate && !key.is_empty(), "key", key, "with `certificate`");
+    let (user, password) = (&etcd.username, &etcd.password_file);
+    needs(!user.is_empty() && password.is_empty(), "username", user, "with `password_file`");
+    needs(user.is_empty() && !password.is_empty(), "password_file", password, "with `username`");
+    if is_tls == Some(true)
+        && ca.is_empty()
+        && let Some(node) = at(node, &["policies"])
+    {
+        reader.error_hint(
+            node.mark,
+            Code::Setting,
+            "nobody says which certificate authority the servers have",
+            "set `etcd.ca`",
         );
     }
 }
@@ -312,6 +354,46 @@ mod tests {
             (
                 "limits: {slots: 1048576, table_pages: 16}",
                 "c.yaml:1:9: error[CD0401]: a table of 16 pages has no room for 1048576 slots (set `table_pages` to at least 34)",
+            ),
+            (
+                "policies: ['etcd://u@h/p']",
+                "c.yaml:1:12: error[CD0401]: an entry of `policies` cannot be `etcd://u@h/p` (no user in the address: `etcd.username` and `etcd.password_file`)",
+            ),
+            (
+                "policies: ['https://h/p']",
+                "c.yaml:1:12: error[CD0401]: an entry of `policies` cannot be `https://h/p` (etcd://HOST[:PORT][,HOST[:PORT]]/PREFIX, or etcds:// for TLS)",
+            ),
+            (
+                "policies: ['etcd://a/p', 'etcd://b/p']",
+                "c.yaml:1:26: error[CD0401]: an entry of `policies` cannot be `etcd://b/p` (one etcd: give its hosts commas between them)",
+            ),
+            (
+                "policies: ['etcds://a/p']",
+                "c.yaml:1:11: error[CD0401]: nobody says which certificate authority the servers have (set `etcd.ca`)",
+            ),
+            (
+                "etcd: {publish: true}",
+                "c.yaml:1:17: error[CD0401]: `etcd.publish` cannot be `true` (an `etcd://` entry of `policies`)",
+            ),
+            (
+                "etcd: {ca: /c, certificate: /d}",
+                "c.yaml:1:29: error[CD0401]: `etcd.certificate` cannot be `/d` (with `key`)",
+            ),
+            (
+                "etcd: {key: /e}",
+                "c.yaml:1:13: error[CD0401]: `etcd.key` cannot be `/e` (with `certificate`)",
+            ),
+            (
+                "etcd: {certificate: /d, key: /e}",
+                "c.yaml:1:21: error[CD0401]: `etcd.certificate` cannot be `/d` (with `ca`)",
+            ),
+            (
+                "etcd: {username: u}",
+                "c.yaml:1:18: error[CD0401]: `etcd.username` cannot be `u` (with `password_file`)",
+            ),
+            (
+                "etcd: {password_file: /f}",
+                "c.yaml:1:23: error[CD0401]: `etcd.password_file` cannot be `/f` (with `username`)",
             ),
             (
                 "{}\n---\n{}",

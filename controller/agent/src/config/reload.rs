@@ -1,8 +1,10 @@
 //! Keys of the configuration that can change while the agent runs.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
-use super::{Config, Node};
+use super::{Config, Node, is_etcd};
 
 impl Config {
     /// Returns what this configuration becomes when the agent reads `new` while it runs.
@@ -23,13 +25,23 @@ impl Config {
                 addresses: new.node.addresses.clone(),
                 ..self.node.clone()
             },
-            policies: new.policies.clone(),
+            policies: self.policies_reloaded(new),
             uplinks: uplinks.clone(),
             enforcement: new.enforcement,
             accept_partial: new.accept_partial,
             adopt_midstream: new.adopt_midstream,
             ..self.clone()
         }
+    }
+
+    /// Returns the files of a configuration, and the etcd of this one, which is followed already.
+    fn policies_reloaded(&self, new: &Self) -> Vec<PathBuf> {
+        let etcd = |config: &Self| config.policies.iter().find(|entry| is_etcd(entry)).cloned();
+        let own = etcd(self);
+        if own == etcd(new) {
+            return new.policies.clone();
+        }
+        new.files().into_iter().chain(own).collect()
     }
 
     /// Returns the keys whose values differ, each with its section: `limits.slots`.
@@ -68,7 +80,7 @@ mod tests {
     fn keys_that_say_so_are_read_again_and_no_others() {
         let mut before = Config::default();
         let mut new = parse("c.yaml", OTHERS.as_bytes()).unwrap();
-        let unchanged = ["etcd.publish", "guard"];
+        let unchanged = ["guard"];
         let changed = before.differences(&new);
         let keys: Vec<Key> = (reference::keys().into_iter())
             .filter(|key| !key.is_section)
@@ -81,8 +93,9 @@ mod tests {
                 "{key:?}"
             );
         }
-        // Where frames are dropped early before and after.
+        // Where frames are dropped early before and after, and the etcd is the same.
         before.uplinks = EarlyDrop::Auto;
+        before.policies.push("etcd://h:1,h/p".into());
         let taken = before.differences(&before.reloaded(&new));
         let named = before.reloaded(&new).differences(&new);
         for key in &keys {
@@ -99,6 +112,10 @@ mod tests {
                 .differences(&new)
                 .contains(&"uplinks".to_owned())
         );
+        before.policies.pop();
+        let reloaded = before.reloaded(&new);
+        assert_eq!(reloaded.policies, new.files());
+        assert!(reloaded.differences(&new).contains(&"policies".to_owned()));
         new.uplinks = Config::default().uplinks;
         before.uplinks = EarlyDrop::Auto;
         assert!(before.reloaded(&new).uplinks.is_off());

@@ -7,13 +7,17 @@ use std::time::Instant;
 
 use cofferdam_answers::diagnostic;
 use cofferdam_policies::diagnostic::Diagnostic as Finding;
-use cofferdam_policies::documents::{API_PREFIX, KeptFile, LastGood, Settled, Source};
-use cofferdam_policies::inventory::Inventory;
+use cofferdam_policies::documents::{
+    API_PREFIX, ETCD_PREFIX, KeptFile, LastGood, Settled, Source,
+};
+use cofferdam_policies::inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::Diagnostic;
+use cofferdam_sources::etcd::{self, Announcement, Etcd};
 use cofferdam_sources::files::Sources;
 use cofferdam_sources::kubernetes::{Health, Kubernetes};
 
 use super::chain;
+use crate::config::Config;
 use crate::state::Store;
 use crate::state::documents::StoredDocuments;
 
@@ -21,12 +25,16 @@ pub(super) struct Documents {
     sources: Sources,
     /// The files as they were last read, and what could not be.
     files: (Vec<Source>, Vec<Finding>),
-    api: Option<Arc<Kubernetes>>,
-    /// The API server's objects that the agent before knew to be good. They count until all
-    /// have been read again.
-    restored: Vec<Source>,
-    /// `true` if nothing is known yet of what the API server has.
-    is_unlisted: bool,
+    followed: Servers,
+    /// Objects of the API server.
+    objects: Listed,
+    /// Texts of the etcd.
+    texts: Listed,
+    node: String,
+    /// Workloads with an endpoint here: others' announcements of them do not count.
+    local: BTreeSet<ObjectName>,
+    /// Workloads that other nodes announce.
+    announced: BTreeSet<ObjectName>,
     settled: Settled,
     accept_partial: bool,
     /// Whether any state of documents has ever been in force here.
@@ -42,13 +50,54 @@ pub(super) struct Documents {
     unsaved: Option<String>,
 }
 
+/// Servers that are followed.
+#[derive(Debug, Clone, Default)]
+pub struct Servers {
+    /// The API server whose objects count as documents.
+    pub kubernetes: Option<Arc<Kubernetes>>,
+    /// The etcd whose texts count as documents.
+    pub etcd: Option<Arc<Etcd>>,
+}
+
+/// The documents of a server that is followed.
+#[derive(Debug, Default)]
+struct Listed {
+    /// Those that the agent before knew to be good. They count until all have been read again.
+    restored: Vec<Source>,
+    /// `true` if nothing is known yet of what the server has.
+    is_unlisted: bool,
+}
+
+impl Listed {
+    /// Takes up those of a prefix that the agent before knew to be good.
+    fn restore(saved: &[KeptFile], prefix: &str) -> Self {
+        let kept = saved.iter().filter(|kept| kept.file.starts_with(prefix));
+        Self {
+            restored: kept.map(KeptFile::source).collect(),
+            is_unlisted: true,
+        }
+    }
+
+    /// Returns what counts now that the server has listed this, or nothing yet.
+    fn take(&mut self, listed: Option<Vec<Source>>) -> Vec<Source> {
+        if let Some(listed) = listed {
+            *self = Self::default();
+            return listed;
+        }
+        // A cluster without any object is none: its namespaces are some. An etcd may be empty,
+        // but nobody knows if this one was.
+        self.is_unlisted = self.restored.is_empty();
+        self.restored.clone()
+    }
+}
+
 impl Documents {
-    /// Takes up again what the last agent knew to be good.
+    /// Takes up again what the last agent of the node knew to be good.
     pub(super) fn start(
         sources: Sources,
-        api: Option<Arc<Kubernetes>>,
+        followed: Servers,
         store: &Store,
-        accept_partial: bool,
+        config: &Config,
     ) -> Self {
         let mut stored = StoredDocuments::new(store.clone());
         let saved = stored.load().unwrap_or_else(|error| {
@@ -60,11 +109,16 @@ impl Documents {
         });
         let was_in_force = saved.is_some();
         let mut settled = Settled::default();
-        let mut restored = Vec::new();
+        let mut objects = Listed::default();
+        let mut texts = Listed::default();
+        let known = saved.as_deref().unwrap_or_default();
+        if followed.kubernetes.is_some() {
+            objects = Listed::restore(known, API_PREFIX);
+        }
+        if followed.etcd.is_some() {
+            texts = Listed::restore(known, ETCD_PREFIX);
+        }
         if let Some(saved) = saved {
-            if api.is_some() {
-                restored = objects(&saved);
-            }
             let (last_good, lost) = LastGood::restore(saved);
             for identity in lost {
                 tracing::warn!("{identity}: its last good version is not valid any more");
@@ -74,11 +128,14 @@ impl Documents {
         Self {
             sources,
             files: Default::default(),
-            is_unlisted: api.is_some(),
-            api,
-            restored,
+            followed,
+            objects,
+            texts,
+            node: config.node.name.clone(),
+            local: BTreeSet::new(),
+            announced: BTreeSet::new(),
             settled,
-            accept_partial,
+            accept_partial: config.accept_partial,
             was_in_force,
             stored,
             is_new: true,
@@ -111,7 +168,7 @@ impl Documents {
         self.settle();
     }
 
-    /// Looks at the API server's objects again, and not at files.
+    /// Looks again at what servers say, and not at files.
     pub(super) fn read_objects(&mut self) {
         self.looked = Instant::now();
         self.settle();
@@ -119,15 +176,26 @@ impl Documents {
 
     fn settle(&mut self) {
         let (mut sources, unread) = self.files.clone();
-        if let Some(api) = &self.api {
-            if let Some(objects) = api.read() {
-                self.restored = Vec::new();
-                self.is_unlisted = false;
-                sources.extend(objects);
-            } else {
-                // A cluster without any object is none: its namespaces are some.
-                self.is_unlisted = self.restored.is_empty();
-                sources.extend(self.restored.iter().cloned());
+        if let Some(api) = &self.followed.kubernetes {
+            sources.extend(self.objects.take(api.read()));
+        }
+        if let Some(etcd) = &self.followed.etcd {
+            let texts = self.texts.take(etcd.read());
+            self.announced.clear();
+            for text in texts {
+                if let Some(announcement) = Announcement::of_file(&text.file) {
+                    // What runs here is known better than anybody announces it.
+                    if announcement.node == self.node {
+                        continue;
+                    }
+                    let name = ObjectName::new(&announcement.namespace, &announcement.name);
+                    let is_local = self.local.contains(&name);
+                    self.announced.insert(name);
+                    if is_local {
+                        continue;
+                    }
+                }
+                sources.push(text);
             }
         }
         self.settled = self.settled.next(&sources, unread);
@@ -144,18 +212,26 @@ impl Documents {
     /// Whether nothing is put in force yet, because the first state that would be is
     /// known to be incomplete.
     pub(super) fn is_held(&self) -> bool {
-        self.is_unlisted
+        self.objects.is_unlisted
+            || self.texts.is_unlisted
             || !self.was_in_force && self.settled.unprecedented > 0 && !self.accept_partial
     }
 
     pub(super) fn why_held(&self) -> String {
-        if self.is_unlisted {
+        let unlisted = if self.objects.is_unlisted {
             let health = self.health();
-            let problem = health.and_then(|health| health.problem);
+            Some(("the API server's objects", health.and_then(|one| one.problem)))
+        } else if self.texts.is_unlisted {
+            let health = self.etcd_health();
+            Some(("the keys of etcd", health.and_then(|one| one.problem)))
+        } else {
+            None
+        };
+        if let Some((what, problem)) = unlisted {
             let problem = problem.map(|problem| format!(": {problem}"));
             return format!(
-                "the API server's objects have not been read completely yet{}; what is in force \
-                 stays, and endpoints that are new stay closed",
+                "{what} have not been read completely yet{}; what is in force stays, and \
+                 endpoints that are new stay closed",
                 problem.unwrap_or_default()
             );
         }
@@ -168,12 +244,33 @@ impl Documents {
 
     /// Returns the state of the API server, `None` without one.
     pub(super) fn health(&self) -> Option<Health> {
-        self.api.as_ref().map(|api| api.health())
+        self.followed.kubernetes.as_ref().map(|api| api.health())
+    }
+
+    /// Returns the state of the etcd, `None` without one.
+    pub(super) fn etcd_health(&self) -> Option<etcd::Health> {
+        self.followed.etcd.as_ref().map(|etcd| etcd.health())
+    }
+
+    /// Returns the etcd, `None` without one.
+    pub(super) fn etcd(&self) -> Option<&Etcd> {
+        self.followed.etcd.as_deref()
+    }
+
+    /// Notes which workloads have an endpoint here. What other nodes announce of them stops
+    /// counting, or begins to.
+    pub(super) fn set_local(&mut self, local: BTreeSet<ObjectName>) {
+        let mut changed = self.local.symmetric_difference(&local);
+        let is_concerned = changed.any(|name| self.announced.contains(name));
+        self.local = local;
+        if is_concerned {
+            self.settle();
+        }
     }
 
     /// Returns `true` if an API server says what pods there are.
     pub(super) fn are_of_cluster(&self) -> bool {
-        self.api.is_some()
+        self.followed.kubernetes.is_some()
     }
 
     /// Invalid documents that no good version stands in for.
@@ -223,14 +320,4 @@ impl Documents {
     pub(super) fn unsaved(&self) -> Option<&str> {
         self.unsaved.as_deref()
     }
-}
-
-/// Returns those of stored files that stand for objects of an API server.
-fn objects(saved: &[KeptFile]) -> Vec<Source> {
-    let objects = saved
-        .iter()
-        .filter(|kept| kept.file.starts_with(API_PREFIX));
-    objects
-        .map(|kept| Source::new(kept.file.clone(), kept.text.clone()))
-        .collect()
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use cofferdam_policies::inventory::{ObjectName, Owner, Protocol, Workload};
+use cofferdam_policies::inventory::{ObjectName, Owner, Workload};
 use cofferdam_protocol::{EndpointSpec, PortSpec};
 
 use super::Reconciler;
@@ -69,7 +69,7 @@ fn description(document: &Workload) -> (BTreeMap<String, String>, Vec<PortSpec>)
     let labels = document.labels.iter();
     let ports = document.ports.iter().map(|port| PortSpec {
         name: port.name.to_string(),
-        protocol: word(port.protocol).to_owned(),
+        protocol: port.protocol.name().to_owned(),
         number: port.number,
     });
     (
@@ -78,12 +78,4 @@ fn description(document: &Workload) -> (BTreeMap<String, String>, Vec<PortSpec>)
             .collect(),
         ports.collect(),
     )
-}
-
-fn word(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
-    }
 }

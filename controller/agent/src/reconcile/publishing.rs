@@ -16,12 +16,14 @@ impl Reconciler {
         let began = Instant::now();
         let before = self.force.revision();
         self.problem = None;
+        self.tell_local();
         if self.documents.is_held() {
             self.problem = Some(self.documents.why_held());
             self.leave_as_is();
         } else {
             self.remember_pods();
             self.publish(added);
+            self.announce();
             self.enforce();
             if self.problem.is_none() {
                 self.documents.save();

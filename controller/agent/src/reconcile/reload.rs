@@ -22,7 +22,7 @@ impl Reconciler {
             tracing::info!("the configuration was read again; taken: `{taken}`");
         }
         let is_switched = self.config.enforcement != next.enforcement;
-        self.documents.follow(&next.policies, next.accept_partial);
+        self.documents.follow(&next.files(), next.accept_partial);
         self.force.set_adopt_midstream(next.adopt_midstream.0);
         self.early_drops.unsettle();
         self.config = Arc::new(next);

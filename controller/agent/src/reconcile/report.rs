@@ -1,7 +1,7 @@
 //! What is known, as others are told it.
 
 use std::collections::BTreeMap;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam_dataplane::KernelError;
 use cofferdam_policies::diagnostic::Code;
@@ -9,10 +9,11 @@ use cofferdam_policies::inventory::{Inventory, Mode};
 use cofferdam_policies::reach::Probe;
 use cofferdam_protocol::output::{
     self, ApiStatus, Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState,
-    EndpointStatus, FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
+    EndpointStatus, EtcdStatus, FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
 };
+use cofferdam_sources::etcd;
 use cofferdam_sources::kubernetes::Health;
-use cofferdam_telemetry::metrics::{ApiFacts, Facts};
+use cofferdam_telemetry::metrics::{ApiFacts, EtcdFacts, Facts};
 use cofferdam_telemetry::time;
 use cofferdam_verdict::counter::Counter;
 
@@ -90,6 +91,7 @@ impl Reconciler {
             uncleared: self.uncleared(),
             uplinks: self.early_drops.report(),
             kubernetes: self.documents.health().map(api_status),
+            etcd: self.documents.etcd_health().map(etcd_status),
             obstacles: obstacles.into_iter().map(|(_, text)| text).collect(),
             diagnostics: self.diagnostics(),
         }
@@ -216,6 +218,17 @@ impl Reconciler {
         diagnostics.extend(self.fill_warnings());
         diagnostics.extend(self.bypass_warnings());
         diagnostics.extend(self.service_warnings());
+        let etcd = self.documents.etcd_health();
+        let problems = etcd.iter().flat_map(etcd_problems);
+        diagnostics.extend(problems.map(|message| Diagnostic {
+            code: Code::NotInForce.as_str().to_owned(),
+            severity: Severity::Warning,
+            file: String::new(),
+            line: 0,
+            column: 0,
+            message,
+            hint: None,
+        }));
         diagnostics
     }
 
@@ -283,6 +296,9 @@ impl Reconciler {
         let health = self.documents.health();
         let health = health.filter(|_| !self.documents.is_held());
         obstacles.extend(health.as_ref().and_then(away));
+        let etcd = self.documents.etcd_health();
+        let etcd = etcd.filter(|_| !self.documents.is_held());
+        obstacles.extend(etcd.iter().flat_map(etcd_problems));
         if self.force.revision() == 0 && obstacles.is_empty() {
             obstacles.push("nothing is in force yet".to_owned());
         }
@@ -410,6 +426,7 @@ impl Reconciler {
             audited_namespaces: self.audited_namespaces().len(),
             uplinks: self.early_drops.report(),
             kubernetes: self.documents.health().map(api_facts),
+            etcd: self.documents.etcd_health().map(etcd_facts),
             lost_records: (self.recorder.outputs().lost())
                 .map(|(output, count)| (output.to_owned(), count))
                 .collect(),
@@ -427,6 +444,57 @@ fn away(health: &Health) -> Option<String> {
     ))
 }
 
+/// Returns what is wrong with an etcd and since when; nothing while all is well.
+fn etcd_problems(health: &etcd::Health) -> Vec<String> {
+    let told = |what: &str, since: Option<SystemTime>, problem: Option<&String>, then: &str| {
+        let since = time::rfc3339(since?);
+        Some(format!("{what} since {since}: {}; {then}", problem?))
+    };
+    let (since, problem) = (health.away_since, health.problem.as_ref());
+    let then = "what it said before stays in force";
+    let away = told("etcd has been away", since, problem, then);
+    let failing = health.announcing.as_ref().and_then(|announcing| {
+        let what = "this node's endpoints cannot be put into etcd";
+        let (since, problem) = (announcing.failing_since, announcing.problem.as_ref());
+        told(what, since, problem, "other nodes may not know them")
+    });
+    away.into_iter().chain(failing).collect()
+}
+
+fn etcd_status(health: etcd::Health) -> EtcdStatus {
+    let announcing = health.announcing.as_ref();
+    EtcdStatus {
+        complete: health.is_complete,
+        host: health.host,
+        away_since: health.away_since.map(time::rfc3339),
+        problem: health.problem,
+        documents: health.keys.documents as u64,
+        endpoints: health.keys.endpoints as u64,
+        published: announcing.map(|one| one.endpoints as u64),
+        unpublished_since: (announcing.and_then(|one| one.failing_since)).map(time::rfc3339),
+        publish_problem: announcing.and_then(|one| one.problem.clone()),
+    }
+}
+
+fn etcd_facts(health: etcd::Health) -> EtcdFacts {
+    let announcing = health.announcing.as_ref();
+    let mut keys = vec![
+        ("documents", health.keys.documents as u64),
+        ("endpoints", health.keys.endpoints as u64),
+    ];
+    keys.extend(announcing.map(|one| ("published", one.endpoints as u64)));
+    EtcdFacts {
+        away_since: health.away_since.map_or(0, epoch_seconds),
+        unpublished_since: announcing.map(|one| one.failing_since.map_or(0, epoch_seconds)),
+        keys,
+    }
+}
+
+fn epoch_seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
 fn api_status(health: Health) -> ApiStatus {
     let objects = health.objects.into_iter();
     ApiStatus {
@@ -440,14 +508,9 @@ fn api_status(health: Health) -> ApiStatus {
 }
 
 fn api_facts(health: Health) -> ApiFacts {
-    let since = health
-        .away_since
-        .map(|since| since.duration_since(UNIX_EPOCH));
     let objects = health.objects.into_iter();
     ApiFacts {
-        away_since: since
-            .and_then(Result::ok)
-            .map_or(0, |since| since.as_secs()),
+        away_since: health.away_since.map_or(0, epoch_seconds),
         objects: objects
             .map(|(kind, count)| (kind.as_str(), count as u64))
             .collect(),

@@ -20,9 +20,8 @@ use tokio::time::{sleep, timeout};
 use super::connection::{self, ApiError, connect};
 use super::object::{Object, Read, Spec};
 use super::{BETWEEN_QUESTIONS, Question, Settings, Shared};
+use crate::pause::Pause;
 
-/// Shortest wait after a failure.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// Times that the server is to keep up a watch, in seconds: agents that began together do not
 /// come again together.
 const WATCH_SECONDS: std::ops::Range<u32> = 240..300;
@@ -62,32 +61,6 @@ pub(super) async fn follow_all(
         tokio::spawn(async move { ask(&question, &settings, &shared).await });
     }
     // With the runtime everything else ends.
-}
-
-/// Waits after failures.
-struct Pause {
-    next: Duration,
-    longest: Duration,
-}
-
-impl Pause {
-    fn new(longest: Duration) -> Self {
-        Self {
-            next: SHORTEST_PAUSE,
-            longest,
-        }
-    }
-
-    fn reset(&mut self) {
-        self.next = SHORTEST_PAUSE;
-    }
-
-    /// Waits between half of the time and all of it, and the next time twice as long.
-    async fn wait(&mut self) {
-        let all = self.next.min(self.longest);
-        self.next = (self.next * 2).min(self.longest);
-        sleep(all.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-    }
 }
 
 async fn follow<O: Read>(kind: Kind, settings: &Settings, shared: &Shared) {

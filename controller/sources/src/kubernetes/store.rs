@@ -16,15 +16,14 @@ use std::sync::Arc;
 use cofferdam_policies::documents::{API_PREFIX, Kind, Source};
 
 use super::object::{Facts, Stripped, name_of, without_addresses};
+use crate::claims::Claims;
 
 /// The objects of all kinds.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     listings: BTreeMap<Kind, Listing>,
-    /// Pods and nodes that claim an address, by name.
-    claims: HashMap<IpAddr, BTreeSet<Arc<str>>>,
-    /// Addresses that more than one claims.
-    contested: BTreeSet<IpAddr>,
+    /// Addresses that pods and nodes claim.
+    claims: Claims<IpAddr>,
 }
 
 /// The objects of a kind.
@@ -229,39 +228,20 @@ impl Store {
     /// Notes which addresses a pod or a node claims, and settles whose they are, and whose
     /// those from before.
     fn claim(&mut self, name: &Arc<str>, before: &[IpAddr], now: &[IpAddr]) {
-        for address in before {
-            if let Some(claimants) = self.claims.get_mut(address) {
-                claimants.remove(name);
-                if claimants.is_empty() {
-                    self.claims.remove(address);
-                }
-            }
-        }
-        for address in now {
-            (self.claims.entry(*address).or_default()).insert(name.clone());
-        }
-        let all: BTreeSet<IpAddr> = before.iter().chain(now).copied().collect();
-        for address in all {
+        for address in self.claims.put(name, before, now) {
             self.settle(address);
         }
     }
 
     fn settle_contested(&mut self) {
-        for address in self.contested.clone() {
+        for address in self.claims.contested() {
             self.settle(address);
         }
     }
 
     /// Lets an address count for the one that has it, and for no other.
     fn settle(&mut self, address: IpAddr) {
-        let claimants: Vec<Arc<str>> = (self.claims.get(&address).into_iter().flatten())
-            .cloned()
-            .collect();
-        if claimants.len() > 1 {
-            self.contested.insert(address);
-        } else {
-            self.contested.remove(&address);
-        }
+        let claimants = self.claims.claimants(&address);
         let owner = claimants.iter().max_by_key(|name| self.rank(name)).cloned();
         for name in claimants {
             let kind = kind_of(&name);
@@ -439,7 +419,7 @@ mod tests {
             assert_eq!(owners(&store), ["b"]);
             assert!(store.remove(Kind::Pod, &pods[1]));
             assert_eq!(owners(&store), ["a"]);
-            assert!(store.contested.is_empty());
+            assert!(store.claims.contested().is_empty());
             assert!(!store.apply(Kind::Pod, pods[0].clone()), "nothing new");
         }
     }

@@ -183,6 +183,14 @@ metrics! {
     KUBERNETES_AWAY_SINCE = "cofferdam_kubernetes_away_since_seconds" Gauge Seconds (Fixed) [];
     /// Objects of the API server that count as documents, by kind.
     KUBERNETES_OBJECTS = "cofferdam_kubernetes_objects" Gauge Count (Fixed) ["kind"];
+    /// Time since which no host of the etcd has answered or all refuse, in seconds since the
+    /// epoch; 0 while one answers, missing without one.
+    ETCD_AWAY_SINCE = "cofferdam_etcd_away_since_seconds" Gauge Seconds (Fixed) [];
+    /// Time since which this node's endpoints cannot be put into the etcd, in seconds since the
+    /// epoch; 0 while they can, missing if it publishes none.
+    ETCD_UNPUBLISHED_SINCE = "cofferdam_etcd_unpublished_since_seconds" Gauge Seconds (Fixed) [];
+    /// Keys of the etcd, by kind: documents, endpoints of all nodes, published of this one.
+    ETCD_KEYS = "cofferdam_etcd_keys" Gauge Count (Fixed) ["kind"];
     /// Time from a change of the desired state until it was in force and read back.
     RECONCILE_DURATION = "cofferdam_reconcile_duration_seconds" Histogram Seconds (Fixed) [];
     /// Time to compile a decision table.
