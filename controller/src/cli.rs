@@ -2,6 +2,7 @@
 
 mod bypass;
 mod check;
+mod cluster;
 mod completions;
 mod connectivity;
 mod convert;

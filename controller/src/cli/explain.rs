@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use cofferdam_answers::Reply;
 use cofferdam_answers::explain;
 use cofferdam_answers::reach::{
@@ -21,6 +21,7 @@ use cofferdam_protocol::words::ClosedList as _;
 use cofferdam_protocol::{Question, Request};
 
 use super::check::Texts;
+use super::cluster::ClusterArgs;
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
@@ -32,6 +33,7 @@ use crate::client;
 const MOST_BACKENDS: usize = 20;
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("documents").args(["paths", "cluster"]).multiple(true)))]
 pub(super) struct ExplainArgs {
     /// Files and directories of documents, `-` for standard input; without any, the
     /// running agent is asked about what it has in force.
@@ -39,6 +41,8 @@ pub(super) struct ExplainArgs {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     reading: ReadArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[command(flatten)]
     pods: PodArgs,
     /// Who opens the connection: `namespace/pod`, `node/NAME`, `external/NAME` or an
@@ -65,7 +69,7 @@ pub(super) struct ExplainArgs {
     externals: Vec<External>,
     /// What the agents are configured to do with connections of a workload's own node,
     /// for questions to documents.
-    #[arg(long, value_enum, requires = "paths")]
+    #[arg(long, value_enum, requires = "documents")]
     own_node: Option<OwnNodeArg>,
     /// Time to wait for the agent.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
@@ -84,7 +88,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
         family: args.family.map(|family| family_number(family.into())),
         externals: externals(&args.externals)?,
     };
-    if args.paths.is_empty() {
+    if args.paths.is_empty() && !args.cluster.cluster {
         let request = match record {
             Some(record) => Request::ExplainRecord(Box::new(record)),
             None => Request::Explain(question),
@@ -98,7 +102,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
         show(args.common.format, &*report, |report| text(report, None))?;
         return Ok(true);
     }
-    let sources = Project::read(&args.paths, &args.reading)?.sources;
+    let sources = Project::read_with(&args.paths, &args.reading, &args.cluster)?.sources;
     let named = [question.from.as_str(), question.to.as_str()];
     let documents =
         Documents::asked_about(&sources, named.into_iter().filter(|end| !end.is_empty()));

@@ -228,8 +228,7 @@ pub(super) fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
 
 /// Whether documents of one identity all say the same.
 pub(super) fn agree(same: &[Document]) -> bool {
-    same.windows(2)
-        .all(|pair| says_the_same(&pair[0], &pair[1]))
+    same.windows(2).all(|pair| pair[0].says_the_same(&pair[1]))
 }
 
 /// What is to be said of documents that repeat the first of them.
@@ -277,13 +276,4 @@ pub(super) fn store(inventory: &mut Inventory, document: &Document) -> Result<()
         Content::ClusterNetworkPolicy(policy) => inventory.set_cluster_policy(policy.clone()),
     }
     Ok(())
-}
-
-/// Whether two documents differ in nothing but their places.
-fn says_the_same(a: &Document, b: &Document) -> bool {
-    match (&a.content, &b.content) {
-        (Content::NetworkPolicy(a), Content::NetworkPolicy(b)) => a.says_the_same(b),
-        (Content::ClusterNetworkPolicy(a), Content::ClusterNetworkPolicy(b)) => a.says_the_same(b),
-        (a, b) => a == b,
-    }
 }

@@ -27,6 +27,7 @@ const CRATES: [(&str, &[&str]); 15] = [
             "controller/agent",
             "controller/answers",
             "controller/protocol",
+            "controller/sources",
             "policies",
             "dataplane/verdict",
         ],
