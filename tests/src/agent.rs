@@ -66,6 +66,8 @@ pub struct Agent {
     binary: PathBuf,
     directory: PathBuf,
     namespace: Namespace,
+    /// The node's name.
+    node: &'static str,
     /// What the configuration has beside names and directories.
     settings: String,
     /// Variables of its environment, beside those of the test.
@@ -91,6 +93,7 @@ impl Agent {
             binary: binary.to_owned(),
             directory,
             namespace: namespace.try_clone().expect("a descriptor"),
+            node: "n1",
             settings: "limits: {endpoints: 32, slots: 8192, table_pages: 32}\n".to_owned(),
             environment: Vec::new(),
             process: None,
@@ -106,6 +109,11 @@ impl Agent {
     /// Uses other settings from the next start on.
     pub fn set(&mut self, settings: &str) {
         self.settings = settings.to_owned();
+    }
+
+    /// Calls its node by another name.
+    pub fn call(&mut self, node: &'static str) {
+        self.node = node;
     }
 
     /// Sets a variable of its environment to a path in its own directory.
@@ -142,8 +150,9 @@ impl Agent {
     pub fn write_config(&self) -> PathBuf {
         let directory = self.directory.display();
         let text = format!(
-            "node: {{name: n1}}\npolicies: [{directory}/policies]\nrun_dir: {directory}/run\n\
+            "node: {{name: {}}}\npolicies: [{directory}/policies]\nrun_dir: {directory}/run\n\
              state_dir: {directory}/state\nbpffs: {}\n{}",
+            self.node,
             self.pins().display(),
             self.settings
         );

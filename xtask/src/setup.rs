@@ -84,6 +84,8 @@ pub(crate) enum Need {
     ContainerRuntimes,
     /// Prometheus and Alertmanager, which tests have scrape an agent.
     Monitoring,
+    /// `kubectl`, which tests have ask the API server of agents.
+    KubernetesClient,
     /// `protoc`, for the messages by which tests ask a container runtime.
     ProtocolCompiler,
     /// A virtual machine and what goes into it.
@@ -97,7 +99,7 @@ pub(crate) enum Need {
 }
 
 /// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 13] = [
+pub(crate) const EVERYTHING: [Need; 14] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
@@ -106,6 +108,7 @@ pub(crate) const EVERYTHING: [Need; 13] = [
     Need::NetworkPlugins,
     Need::ContainerRuntimes,
     Need::Monitoring,
+    Need::KubernetesClient,
     Need::ProtocolCompiler,
     Need::VirtualMachine,
     Need::ForeignMachine,
@@ -228,6 +231,9 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     ("promtool", "prometheus"),
                     ("prometheus-alertmanager", "prometheus-alertmanager"),
                 ]));
+            }
+            Need::KubernetesClient => {
+                packages.extend(missing_packages(&[("kubectl", "kubernetes-client")]));
             }
             Need::ProtocolCompiler => {
                 packages.extend(missing_packages(&[("protoc", "protobuf-compiler")]));

@@ -24,6 +24,7 @@ impl Reconciler {
             self.publish(added);
             self.enforce();
             if self.problem.is_none() {
+                self.note_in_force();
                 self.documents.save();
             }
         }
