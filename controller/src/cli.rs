@@ -2,6 +2,7 @@
 
 mod bypass;
 mod check;
+mod cluster;
 mod completions;
 mod connectivity;
 mod convert;
@@ -16,6 +17,7 @@ mod install;
 mod list;
 mod man;
 mod matrix;
+mod nodes;
 mod observe;
 mod offline;
 mod project;
@@ -165,6 +167,15 @@ struct StatusArgs {
     /// Lists also those whose last hit is longer ago.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "unused_rules")]
     since: Option<Duration>,
+    /// Says what is in force on every node of a Kubernetes cluster, by what its agents have told
+    /// the API server; no agent is asked.
+    #[arg(long, conflicts_with_all = ["wait", "unused_rules"])]
+    cluster: bool,
+    #[command(flatten)]
+    user: cluster::UserArgs,
+    /// Heartbeats of an agent that may be missed before its node counts as not seen.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, requires = "cluster", value_parser = clap::value_parser!(u32).range(1..))]
+    missed_heartbeats: u32,
     #[command(flatten)]
     common: Common,
 }
@@ -296,6 +307,10 @@ fn sync(args: &SyncArgs) -> Result<bool> {
 }
 
 fn status(args: &StatusArgs) -> Result<bool> {
+    if args.cluster {
+        return nodes::run(&args.user, args.missed_heartbeats, args.common.format);
+    }
+    args.user.refuse_without_cluster()?;
     let run_dir = &args.common.run_dir;
     if args.unused_rules {
         let milliseconds = |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX);

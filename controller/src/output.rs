@@ -5,6 +5,7 @@
 //! Schemas in `docs/schemas` are derived from these types.
 
 mod check;
+mod nodes;
 mod top;
 
 use cofferdam_answers::connectivity::{DiffReport, ListReport};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{
     CapacityReport, CheckReport, LookedAt, NodeCapacity, PassedOver, Renderer, Unrendered,
 };
+pub use nodes::{ClusterStatus, NodeReport};
 pub use top::{DividedBy, Ranked, Sums, TopReport, TopRow};
 
 /// A template of the policy library.
@@ -85,6 +87,7 @@ pub fn schemas() -> Vec<(&'static str, String)> {
     vec![
         ("bypass.json", text::<BypassReport>()),
         ("check.json", text::<CheckReport>()),
+        ("cluster-status.json", text::<ClusterStatus>()),
         ("diff.json", text::<DiffReport>()),
         ("endpoint.json", text::<EndpointReport>()),
         ("endpoint-list.json", text::<EndpointList>()),

@@ -210,6 +210,20 @@ pub struct Document {
     pub content: Content,
 }
 
+impl Document {
+    /// Returns `true` if two documents differ in nothing but their places.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        match (&self.content, &other.content) {
+            (Content::NetworkPolicy(a), Content::NetworkPolicy(b)) => a.says_the_same(b),
+            (Content::ClusterNetworkPolicy(a), Content::ClusterNetworkPolicy(b)) => {
+                a.says_the_same(b)
+            }
+            (a, b) => a == b,
+        }
+    }
+}
+
 /// A document that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rejected {

@@ -12,6 +12,7 @@ mod cluster;
 mod service;
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -119,7 +120,7 @@ pub struct NamedPort {
 }
 
 /// A workload: a pod, or a container that a runtime announced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Workload {
     /// Its name.
     pub name: ObjectName,
@@ -157,7 +158,7 @@ impl Workload {
 }
 
 /// A node of the cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Node {
     /// Its labels.
     pub labels: Labels,
@@ -176,7 +177,7 @@ pub enum Mode {
 }
 
 /// A namespace, as policies see it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Namespace {
     /// Its labels, that of its name among them.
     pub labels: Labels,
@@ -221,6 +222,32 @@ pub struct Rule {
     pub peers: Option<Vec<Peer>>,
     /// Ports that it covers; `None` for every packet, never empty.
     pub ports: Option<Vec<PortRange>>,
+}
+
+impl Hash for NetworkPolicy {
+    /// Feeds all but the places: policies that say the same have the same hash.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            name,
+            place: _,
+            mode,
+            subject,
+            ingress,
+            egress,
+        } = self;
+        (name, mode, subject, ingress, egress).hash(state);
+    }
+}
+
+impl Hash for Rule {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            place: _,
+            peers,
+            ports,
+        } = self;
+        (peers, ports).hash(state);
+    }
 }
 
 impl NetworkPolicy {

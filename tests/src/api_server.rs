@@ -1,11 +1,20 @@
-//! An API server of Kubernetes, as far as a client that lists and watches can tell.
+//! An API server of Kubernetes, as far as a client that lists, watches and writes can tell.
 //!
-//! It speaks HTTP/1.1, in the clear or over TLS, on the loopback of a network namespace, and
-//! wants a token. Tests give it objects and let happen to it what happens to real ones: it
-//! goes away, cuts connections in the middle of an event, forgets old versions, stops in the
-//! middle of a list. It knows nothing of what a client makes of its answers.
+//! It speaks HTTP/1.1, in the clear or over TLS, on the loopback of network namespaces, and
+//! wants a token: that of an agent, to which it allows no more than a role does, or that of a
+//! user. Tests give it objects and let happen to it what happens to real ones: it goes away,
+//! cuts connections in the middle of an event, forgets old versions, stops in the middle of a
+//! list, refuses a write because somebody else has written. It knows nothing of what a client
+//! makes of its answers.
 
-use std::collections::{BTreeMap, VecDeque};
+mod discovery;
+mod http;
+mod kinds;
+mod roles;
+mod schemas;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,48 +30,27 @@ use serde_json::{Value, json};
 
 use crate::world::Namespace;
 
+use http::{Asked, answer, chunk};
+use kinds::{KINDS, Kind, Target, key};
+pub use roles::{Right, Role};
+
 /// The certificate of the authority that has signed the server's own.
 const AUTHORITY: &str = include_str!("api_server/ca.pem");
 const CERTIFICATE: &[u8] = include_bytes!("api_server/server.pem");
 const KEY: &[u8] = include_bytes!("api_server/key.pem");
-/// The token that every request must have.
+/// The token of agents.
 pub const TOKEN: &str = "sha256~the-token-of-the-agent";
+/// The token of a user who may do everything.
+pub const USER_TOKEN: &str = "sha256~the-token-of-a-user";
 /// Interval at which a connection that waits looks if it is to end.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Kinds that it has, with the paths that list them.
-const KINDS: [(&str, &str, &str); 7] = [
-    ("Namespace", "v1", "/api/v1/namespaces"),
-    ("Node", "v1", "/api/v1/nodes"),
-    ("Pod", "v1", "/api/v1/pods"),
-    ("Service", "v1", "/api/v1/services"),
-    (
-        "EndpointSlice",
-        "discovery.k8s.io/v1",
-        "/apis/discovery.k8s.io/v1/endpointslices",
-    ),
-    (
-        "NetworkPolicy",
-        "networking.k8s.io/v1",
-        "/apis/networking.k8s.io/v1/networkpolicies",
-    ),
-    (
-        "ClusterNetworkPolicy",
-        "policy.networking.k8s.io/v1alpha2",
-        "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
-    ),
-];
-/// A kind that nobody lists or watches: its objects are asked for by name.
-const DAEMON_SET: (&str, &str, &str) = ("DaemonSet", "apps/v1", "/apis/apps/v1/daemonsets");
-/// The kind that is there by its definition alone.
-const CUSTOM: &str = "ClusterNetworkPolicy";
 
 /// A running server; it ends with this value.
 #[derive(Debug)]
 pub struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
-    is_tls: bool,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 #[derive(Debug)]
@@ -85,7 +73,18 @@ struct State {
     bookmarked: u64,
     /// The version of the newest event that was written, by kind.
     written: BTreeMap<String, u64>,
-    is_custom_served: bool,
+    /// Kinds without a definition: they are not served.
+    undefined: BTreeSet<&'static str>,
+    /// All that agents may do; without a role, everything.
+    role: Option<Role>,
+    /// The rights that agents have made use of.
+    used: BTreeSet<Right>,
+    /// The requests of agents that their role does not allow.
+    forbidden: Vec<String>,
+    /// Writes that were carried out, each with its method and path.
+    written_by: Vec<String>,
+    /// The next writes of objects are refused as if somebody else had written before.
+    conflicts: usize,
     /// Most objects of a page; 0 for as many as are asked for.
     page: usize,
     /// Lists of this kind stop after the first page.
@@ -141,13 +140,11 @@ impl ApiServer {
     }
 
     fn start_with(namespace: &Namespace, tls: Option<Arc<ServerConfig>>) -> Self {
-        let inside = namespace.enter().expect("a namespace");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        drop(inside);
+        let listener = listen(namespace, 0);
         let address = listener.local_addr().expect("its address");
         let state = State {
             version: 100,
-            is_custom_served: true,
+            undefined: [kinds::NODE_STATUS].into(),
             ..State::default()
         };
         let server = Self {
@@ -156,22 +153,53 @@ impl ApiServer {
                 changed: Condvar::new(),
             }),
             address,
-            is_tls: tls.is_some(),
+            tls,
         };
-        let shared = server.shared.clone();
-        thread::spawn(move || accept(&listener, &shared, tls.as_ref()));
+        server.accept_from(listener);
         server
     }
 
-    /// Writes a kubeconfig that leads here, and returns where.
+    /// Listens in another network namespace as well, at the same address.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot.
+    pub fn listen_in(&self, namespace: &Namespace) {
+        self.accept_from(listen(namespace, self.address.port()));
+    }
+
+    fn accept_from(&self, listener: TcpListener) {
+        let (shared, tls) = (self.shared.clone(), self.tls.clone());
+        thread::spawn(move || accept(&listener, &shared, tls.as_ref()));
+    }
+
+    /// Writes a kubeconfig of an agent that leads here, and returns where.
     ///
     /// # Panics
     ///
     /// When it cannot be written.
     pub fn write_kubeconfig(&self, folder: &Path) -> PathBuf {
+        self.write_config(folder, "kubeconfig", &json!({"token": TOKEN}))
+    }
+
+    /// The same of a user.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn write_user_kubeconfig(&self, folder: &Path) -> PathBuf {
+        self.write_config(folder, "user-kubeconfig", &json!({"token": USER_TOKEN}))
+    }
+
+    /// Writes a kubeconfig with these credentials under a name, and returns where.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn write_config(&self, folder: &Path, name: &str, credentials: &Value) -> PathBuf {
         let authority = folder.join("authority.pem");
         fs::write(&authority, AUTHORITY).expect("a file can be written");
-        let cluster = if self.is_tls {
+        let cluster = if self.tls.is_some() {
             json!({
                 "server": format!("https://{}", self.address),
                 "certificate-authority": authority,
@@ -182,10 +210,10 @@ impl ApiServer {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "clusters": [{"name": "k", "cluster": cluster}],
-            "users": [{"name": "u", "user": {"token": TOKEN}}],
+            "users": [{"name": "u", "user": credentials}],
             "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
         });
-        let path = folder.join("kubeconfig");
+        let path = folder.join(name);
         fs::write(&path, config.to_string()).expect("a file can be written");
         path
     }
@@ -220,50 +248,24 @@ impl ApiServer {
     /// # Panics
     ///
     /// When it is of no kind that there is.
-    pub fn put(&self, mut object: Value) {
-        let mut state = self.state();
-        let kind = object["kind"].as_str().expect("a kind").to_owned();
-        let mut kinds = KINDS.iter().chain([&DAEMON_SET]);
-        assert!(kinds.any(|(known, ..)| *known == kind), "{kind}");
-        let key = key(&kind, &object);
-        let before = state.objects.get(&key);
-        let word = if before.is_some() {
-            "MODIFIED"
-        } else {
-            "ADDED"
-        };
-        let version = state.version + 1;
-        let (uid, created) = match before {
-            Some(before) => {
-                let metadata = &before["metadata"];
-                (
-                    metadata["uid"].clone(),
-                    metadata["creationTimestamp"].clone(),
-                )
-            }
-            None => (
-                json!(format!("uid-{version}")),
-                json!(format!(
-                    "2026-01-01T00:{:02}:{:02}Z",
-                    version / 60 % 60,
-                    version % 60
-                )),
-            ),
-        };
-        let metadata = &mut object["metadata"];
-        for (key, value) in [
-            ("uid", uid),
-            ("creationTimestamp", created),
-            ("managedFields", json!([{"manager": "kubectl"}])),
-        ] {
-            if metadata.get(key).is_none() {
-                metadata[key] = value;
-            }
-        }
-        state.tell(&kind, word, object.clone());
-        let told = state.events.back().expect("it was told").object.clone();
-        state.objects.insert(key, told);
+    pub fn put(&self, object: Value) {
+        let kind = object["kind"].as_str().expect("a kind");
+        let kind = Kind::named(kind).expect("a kind that there is");
+        self.state().put(kind, object);
         self.shared.changed.notify_all();
+    }
+
+    /// Returns an object, if it is there.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
+        self.state().objects.get(&key).cloned()
+    }
+
+    /// Returns all objects of a kind.
+    pub fn all(&self, kind: &str) -> Vec<Value> {
+        let state = self.state();
+        let of_kind = state.objects.iter().filter(|((one, ..), _)| one == kind);
+        of_kind.map(|(_, object)| object.clone()).collect()
     }
 
     /// Makes every object of a text of YAML documents.
@@ -298,18 +300,19 @@ impl ApiServer {
     pub fn bookmark(&self) {
         let mut state = self.state();
         state.bookmarked = state.version + 1;
-        for (kind, version, _) in KINDS {
-            let object = json!({"kind": kind, "apiVersion": version, "metadata": {}});
-            state.tell(kind, "BOOKMARK", object);
+        for kind in KINDS {
+            let object = json!({"kind": kind.name, "apiVersion": kind.version, "metadata": {}});
+            state.tell(kind.name, "BOOKMARK", object);
         }
         self.shared.changed.notify_all();
     }
 
-    /// Returns `true` once a watch of each kind has been told of the newest bookmark.
+    /// Returns `true` once a watch of each kind that agents follow has been told of the newest
+    /// bookmark.
     pub fn are_bookmarks_written(&self) -> bool {
         let state = self.state();
-        KINDS.iter().all(|(kind, ..)| {
-            let written = state.written.get(*kind);
+        KINDS.iter().filter(|kind| kind.is_followed).all(|kind| {
+            let written = state.written.get(kind.name);
             written.is_some_and(|written| *written >= state.bookmarked)
         })
     }
@@ -365,19 +368,56 @@ impl ApiServer {
         self.state().delay = delay;
     }
 
-    /// Has the definition of the custom kind, or has it no more; with it all its objects go.
+    /// Has the definition of ClusterNetworkPolicy, or has it no more; with it all objects go.
     pub fn serve_custom(&self, is_served: bool) {
+        self.define(kinds::CLUSTER_NETWORK_POLICY, is_served);
+    }
+
+    /// Has the definition of NodeStatus, or has it no more; with it all objects go.
+    pub fn serve_node_statuses(&self, is_served: bool) {
+        self.define(kinds::NODE_STATUS, is_served);
+    }
+
+    fn define(&self, kind: &'static str, is_served: bool) {
         let mut state = self.state();
-        state.is_custom_served = is_served;
-        if !is_served {
-            let of_kind = state.objects.keys().filter(|(kind, ..)| kind == CUSTOM);
+        if is_served {
+            state.undefined.remove(kind);
+        } else {
+            state.undefined.insert(kind);
+            let of_kind = state.objects.keys().filter(|(one, ..)| one == kind);
             let gone: Vec<_> = of_kind.cloned().collect();
             for key in gone {
                 let object = state.objects.remove(&key).expect("it was there");
-                state.tell(CUSTOM, "DELETED", object);
+                state.tell(kind, "DELETED", object);
             }
         }
+        drop(state);
         self.shared.changed.notify_all();
+    }
+
+    /// Allows agents no more than a role does.
+    pub fn allow_only(&self, role: Role) {
+        self.state().role = Some(role);
+    }
+
+    /// Returns the rights that agents have made use of.
+    pub fn used_rights(&self) -> BTreeSet<Right> {
+        self.state().used.clone()
+    }
+
+    /// Returns the requests of agents that their role did not allow.
+    pub fn forbidden(&self) -> Vec<String> {
+        self.state().forbidden.clone()
+    }
+
+    /// Refuses so many of the next writes of objects as if somebody else had written before.
+    pub fn refuse_writes(&self, count: usize) {
+        self.state().conflicts = count;
+    }
+
+    /// Returns the writes that were carried out, each with its method and path.
+    pub fn writes(&self) -> Vec<String> {
+        self.state().written_by.clone()
     }
 
     /// Returns the requests so far, each with path and query.
@@ -410,7 +450,57 @@ impl Shared {
     }
 }
 
+fn listen(namespace: &Namespace, port: u16) -> TcpListener {
+    let _inside = namespace.enter().expect("a namespace");
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port")
+}
+
 impl State {
+    /// Makes an object, or puts it in place of the one of its name; returns it as it is now.
+    fn put(&mut self, kind: &Kind, mut object: Value) -> Value {
+        let key = key(kind.name, &object);
+        let before = self.objects.get(&key);
+        let word = if before.is_some() {
+            "MODIFIED"
+        } else {
+            "ADDED"
+        };
+        let version = self.version + 1;
+        let (uid, created) = match before {
+            Some(before) => {
+                let metadata = &before["metadata"];
+                (
+                    metadata["uid"].clone(),
+                    metadata["creationTimestamp"].clone(),
+                )
+            }
+            None => (
+                json!(format!("uid-{version}")),
+                json!(format!(
+                    "2026-01-01T00:{:02}:{:02}Z",
+                    version / 60 % 60,
+                    version % 60
+                )),
+            ),
+        };
+        let metadata = &mut object["metadata"];
+        for (key, value) in [
+            ("uid", uid),
+            ("creationTimestamp", created),
+            ("managedFields", json!([{"manager": "kubectl"}])),
+        ] {
+            if metadata.get(key).is_none() {
+                metadata[key] = value;
+            }
+        }
+        object["kind"] = json!(kind.name);
+        object["apiVersion"] = json!(kind.version);
+        self.tell(kind.name, word, object);
+        let told = self.events.back().expect("it was told").object.clone();
+        self.objects.insert(key, told.clone());
+        told
+    }
+
     fn tell(&mut self, kind: &str, word: &'static str, mut object: Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -429,12 +519,6 @@ impl State {
             _ = connection.shutdown(Shutdown::Both);
         }
     }
-}
-
-fn key(kind: &str, object: &Value) -> (String, String, String) {
-    let metadata = &object["metadata"];
-    let word = |key: &str| metadata[key].as_str().unwrap_or_default().to_owned();
-    (kind.to_owned(), word("namespace"), word("name"))
 }
 
 /// Both ways of a connection.
@@ -486,74 +570,53 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, tls: Option<&Arc<ServerC
 /// Answers requests on one connection.
 fn converse(mut stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
     loop {
-        let head = read_head(&mut stream)?;
-        let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
-        let is_known = head.lines().any(|line| {
-            let (name, value) = line.split_once(": ").unwrap_or_default();
-            name.eq_ignore_ascii_case("authorization") && value == format!("Bearer {TOKEN}")
-        });
-        shared.state().requests.push(target.clone());
+        let asked = Asked::read(&mut stream)?;
+        shared.state().requests.push(asked.target.clone());
         shared.wait_to_speak();
-        if !is_known {
+        let is_agent = asked.token.as_deref() == Some(TOKEN);
+        if !is_agent && asked.token.as_deref() != Some(USER_TOKEN) {
             let refusal = status(401, "Unauthorized", "the token is wrong");
             answer(&mut stream, 401, &refusal)?;
             continue;
         }
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let query: BTreeMap<&str, &str> = query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .collect();
-        if path == "/apis" {
-            let groups = shared.state().groups();
-            answer(&mut stream, 200, &groups)?;
+        if let Some(found) = discovery::answer(&shared.state(), asked.path()) {
+            answer(&mut stream, 200, &found)?;
             continue;
         }
-        let kinds = KINDS.iter();
-        let mut listed = kinds.filter(|(_, _, listing)| *listing == path);
-        match listed.next() {
-            Some((kind, ..)) if *kind == CUSTOM && !shared.state().is_custom_served => {
-                let refusal = status(404, "NotFound", "the server could not find the resource");
-                answer(&mut stream, 404, &refusal)?;
-            }
-            Some((kind, ..)) if query.contains_key("watch") => {
-                return watch(stream, shared, kind, &query);
-            }
-            Some((kind, version, _)) => {
-                let (code, page) = list(shared, kind, version, &query);
-                answer(&mut stream, code, &page)?;
-            }
-            None => {
-                let found = one(&shared.state(), path);
-                let missing = || status(404, "NotFound", "there is none");
-                let code = if found.is_some() { 200 } else { 404 };
-                answer(&mut stream, code, &found.unwrap_or_else(missing))?;
-            }
+        let target = Target::parse(asked.path());
+        let target = target.filter(|one| !shared.state().undefined.contains(one.kind.name));
+        let Some(target) = target else {
+            let refusal = status(404, "NotFound", "the server could not find the resource");
+            answer(&mut stream, 404, &refusal)?;
+            continue;
+        };
+        if is_agent && let Err(refusal) = shared.state().permit(&asked, &target) {
+            answer(&mut stream, 403, &refusal)?;
+            continue;
         }
+        let query = asked.query();
+        let (code, body) = match (asked.method.as_str(), target.name) {
+            ("GET", None) if query.get("watch").is_some_and(|watch| *watch != "false") => {
+                return watch(stream, shared, target.kind.name, &query);
+            }
+            ("GET", None) => list(shared, &target, &query),
+            ("GET", Some(name)) => {
+                let state = shared.state();
+                let found = state.objects.get(&target.key(name)).cloned();
+                found.map_or_else(|| (404, missing()), |found| (200, found))
+            }
+            _ => {
+                let written = shared.state().write(&asked, &target);
+                shared.changed.notify_all();
+                written
+            }
+        };
+        answer(&mut stream, code, &body)?;
     }
 }
 
-fn read_head(stream: &mut impl Read) -> io::Result<String> {
-    let mut head = Vec::new();
-    let mut part = [0; 4096];
-    while !head.ends_with(b"\r\n\r\n") {
-        let length = stream.read(&mut part)?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        head.extend(&part[..length]);
-    }
-    Ok(String::from_utf8_lossy(&head).into_owned())
-}
-
-fn answer(stream: &mut impl Write, code: u16, body: &Value) -> io::Result<()> {
-    let body = body.to_string();
-    write!(
-        stream,
-        "HTTP/1.1 {code} \r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    stream.flush()
+fn missing() -> Value {
+    status(404, "NotFound", "there is none")
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Value {
@@ -563,21 +626,13 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-impl State {
-    fn groups(&self) -> Value {
-        let versions = KINDS.iter().filter(|(kind, version, _)| {
-            version.contains('/') && (*kind != CUSTOM || self.is_custom_served)
-        });
-        let groups = versions.map(|(_, version, _)| {
-            let (group, number) = version.split_once('/').expect("group and version");
-            json!({"name": group, "versions": [{"groupVersion": version, "version": number}]})
-        });
-        json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups.collect::<Vec<_>>()})
-    }
-}
-
 /// A page of a list. Its token says how many were listed before, and of which version.
-fn list(shared: &Shared, kind: &str, version: &str, query: &BTreeMap<&str, &str>) -> (u16, Value) {
+fn list(shared: &Shared, target: &Target<'_>, query: &BTreeMap<&str, &str>) -> (u16, Value) {
+    let Kind {
+        name: kind,
+        version,
+        ..
+    } = *target.kind;
     let mut state = shared.state();
     let token = query
         .get("continue")
@@ -596,7 +651,9 @@ fn list(shared: &Shared, kind: &str, version: &str, query: &BTreeMap<&str, &str>
     if of < state.oldest {
         return (410, status(410, "Expired", "the token has expired"));
     }
-    let of_kind = state.objects.iter().filter(|((one, ..), _)| one == kind);
+    let of_kind = (state.objects.iter()).filter(|((one, namespace, _), _)| {
+        one == kind && target.namespace.is_none_or(|wanted| namespace == wanted)
+    });
     let objects: Vec<&Value> = of_kind.map(|(_, object)| object).collect();
     let limit = query.get("limit").and_then(|limit| limit.parse().ok());
     let limit: usize = limit.unwrap_or(usize::MAX);
@@ -616,17 +673,6 @@ fn list(shared: &Shared, kind: &str, version: &str, query: &BTreeMap<&str, &str>
         "metadata": metadata, "items": items,
     });
     (200, page)
-}
-
-/// The object of a path such as `/api/v1/namespaces/shop/pods/db`.
-fn one(state: &State, path: &str) -> Option<Value> {
-    let mut parts = path.rsplit('/');
-    let (name, plural, namespace) = (parts.next()?, parts.next()?, parts.next()?);
-    let kinds = KINDS.iter().chain([&DAEMON_SET]);
-    let mut named = kinds.filter(|(_, _, listing)| listing.ends_with(&format!("/{plural}")));
-    let (kind, ..) = named.next()?;
-    let key = ((*kind).to_owned(), namespace.to_owned(), name.to_owned());
-    state.objects.get(&key).cloned()
 }
 
 /// Writes events of a kind as they happen.
@@ -685,10 +731,4 @@ fn watch(
         chunk(&mut stream, &text)?;
         shared.state().written.insert(kind.to_owned(), seen);
     }
-}
-
-/// Writes a chunk of an answer; the empty one is its end.
-fn chunk(stream: &mut impl Write, text: &str) -> io::Result<()> {
-    write!(stream, "{:x}\r\n{text}\r\n", text.len())?;
-    stream.flush()
 }

@@ -12,6 +12,7 @@
 //! | [`bytecode`] | the compiled programs, instruction by instruction |
 //! | [`agent`] | a real agent for such a world, and its command line |
 //! | [`api_server`] | an API server of Kubernetes, and what happens to real ones |
+//! | [`docs`] | objects that stand in the documentation |
 //! | [`cni`] | a container runtime that runs chains of network plugins |
 //! | [`cluster`] | documents of a cluster of any size |
 //! | [`conformance`] | who may reach whom, by the public conformance suites |
@@ -42,6 +43,7 @@ pub mod cluster;
 pub mod cni;
 pub mod conformance;
 pub mod differential;
+pub mod docs;
 pub mod etcd;
 pub mod evasions;
 pub mod expectations;

@@ -35,6 +35,8 @@ mod leaving;
 mod listeners;
 #[path = "agent/memory.rs"]
 mod memory;
+#[path = "agent/nodes.rs"]
+mod nodes;
 #[path = "agent/records.rs"]
 mod records;
 #[path = "agent/reload.rs"]

@@ -11,6 +11,7 @@ use cofferdam_tests::{cofferdam, scratch::Scratch, shop::DB_FROM_WEB};
 use serde_json::Value;
 
 mod offline {
+    mod cluster;
     mod diff;
     mod expectations;
     mod explain;

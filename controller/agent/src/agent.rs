@@ -1,5 +1,6 @@
 //! The agent: one thread that reconciles, and around it what listens.
 
+mod cluster;
 mod control;
 mod http;
 mod needs;
@@ -164,6 +165,9 @@ async fn serve(
         tally: tally.clone(),
         facts,
     };
+    if let Some(api) = &kubernetes {
+        cluster::start(api.clone(), &config, messages.clone())?;
+    }
     let (recorder, ended) = start_reconciling(start, receiver).await?;
     let mut ended = ended;
 

@@ -153,6 +153,12 @@ section! {
         /// Longest wait of a pod that a kubelet starts for the labels that the API server has
         /// of it. Then the plugin says to try again.
         pub wait: Time<0>,
+        /// Write a NodeStatus of this node, where its definition is installed, and Events about
+        /// policies and pods that are not in force as they are written.
+        pub report: bool,
+        /// Put the taint `cofferdam.dev/agent-not-ready` on this node if the agent is not ready
+        /// when it starts, and take it off when the agent is ready.
+        pub taint: bool,
     }
 }
 
@@ -455,6 +461,8 @@ impl Default for Kubernetes {
             enabled: false,
             kubeconfig: String::new(),
             wait: Time(Duration::from_secs(2)),
+            report: true,
+            taint: false,
         }
     }
 }
@@ -617,7 +625,7 @@ metrics_labels: [namespace, app|name]
 metrics_series: 2
 port_scan_limit: 3
 uplinks: [eth0]
-kubernetes: {enabled: true, kubeconfig: /k, wait: 1s}
+kubernetes: {enabled: true, kubeconfig: /k, wait: 1s, report: false, taint: true}
 etcd: {publish: true, lease: 9s, ca: /c, certificate: /d, key: /e, username: u, password_file: /f}
 enforcement: audit
 limits: {endpoints: 8, slots: 4096, flows_per_endpoint: 512, table_pages: 16, rules: 9}

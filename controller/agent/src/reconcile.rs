@@ -21,11 +21,13 @@ mod pods;
 mod publishing;
 mod reload;
 mod report;
+mod standing;
 mod strangers;
 mod unused;
 mod uplinks;
 
 pub(crate) use report::kernel_release;
+pub use standing::{DocumentsInForce, PolicyFinding, Standing};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -100,6 +102,8 @@ pub enum Message {
     Metrics(oneshot::Sender<Facts>),
     /// Why the agent is not ready; nothing when it is.
     Readiness(oneshot::Sender<Vec<String>>),
+    /// Gathers the state that the cluster is told.
+    Standing(oneshot::Sender<Standing>),
     /// End.
     Stop {
         /// Whether enforcement ends as well.
@@ -171,6 +175,8 @@ pub struct Reconciler {
     /// `true` if files are among them.
     are_files_unread: bool,
     made: Made,
+    /// The documents of the newest state that is in force; `None` before the first.
+    in_force: Option<DocumentsInForce>,
     endpoints: BTreeMap<EndpointId, Managed>,
     /// Endpoints that were removed or replaced while their interface is still there, by
     /// its index: nothing passes until it has gone.
@@ -286,6 +292,7 @@ impl Reconciler {
             unread: None,
             are_files_unread: false,
             made: Made::default(),
+            in_force: None,
             endpoints: BTreeMap::new(),
             leaving: BTreeMap::new(),
             links: Links::default(),
@@ -525,6 +532,7 @@ impl Reconciler {
             match question {
                 Message::Metrics(reply) => _ = reply.send(self.facts()),
                 Message::Readiness(reply) => _ = reply.send(self.obstacles()),
+                Message::Standing(reply) => _ = reply.send(self.standing()),
                 _ => {}
             }
         }

@@ -8,7 +8,7 @@ use cofferdam_policies::connectivity::{
     Changes, Connectivity, Focus, ListedEnd, PortSpan, Set, words,
 };
 use cofferdam_policies::reach::EndKind;
-use cofferdam_protocol::output::{Diagnostic, Schema};
+use cofferdam_protocol::output::{Diagnostic, Schema, place as place_of};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -117,7 +117,11 @@ impl Edges {
 /// A rule by its policy and place.
 fn called(entry: &RuleEntry) -> String {
     let place = &entry.place;
-    format!("{} ({}:{})", entry.key.policy, place.file, place.line)
+    format!(
+        "{} ({})",
+        entry.key.policy,
+        place_of(&place.file, &[place.line])
+    )
 }
 
 impl GraphReport {

@@ -13,6 +13,7 @@
 pub mod filter;
 pub mod flow_log;
 pub mod names;
+pub mod node_status;
 pub mod output;
 pub mod removals;
 pub mod words;

@@ -3,7 +3,8 @@
 //! A thread of its own lists and watches all kinds that documents are read for. Objects are
 //! stripped while they are read ([`object`]) and kept as documents ([`store`]), which the
 //! agent reads as it reads files. What connects to the server is in [`connection`] alone,
-//! and what follows it in [`follow`].
+//! and what follows it in [`follow`]. Commands of users list objects once ([`once`]), and
+//! an agent tells of itself by [`writing`].
 //!
 //! Invariants: nothing is handed over before a whole list of every kind has been read; while
 //! the server does not answer, what it said last stays. Credentials are in no message.
@@ -12,7 +13,9 @@ mod connection;
 mod daemon_set;
 mod follow;
 mod object;
+mod once;
 mod store;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,8 +29,11 @@ use tokio::sync::{mpsc, watch};
 
 use store::Store;
 
+pub use connection::User;
 pub use daemon_set::{DaemonSet, Unanswered};
+pub use once::{Cluster, LookError, Resource};
 pub use store::Pod;
+pub use writing::{WriteError, Writer};
 
 /// Time from one question about a pod to the next, while somebody waits for it.
 const BETWEEN_QUESTIONS: Duration = Duration::from_millis(250);
@@ -72,6 +78,16 @@ pub struct Health {
     pub problem: Option<String>,
     /// Number of objects of each kind.
     pub objects: BTreeMap<Kind, usize>,
+}
+
+/// Progress in following a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Count of changes so far that let something count differently.
+    pub changes: u64,
+    /// The newest version that is known of each kind of policies: no policy with it or a lower
+    /// one is missing. A kind of which the server has told no number is left out.
+    pub versions: BTreeMap<Kind, u64>,
 }
 
 /// An API server that is followed for as long as this value lives.
@@ -194,6 +210,27 @@ impl Kubernetes {
     pub fn read(&self) -> Option<Vec<Source>> {
         let state = self.shared.state();
         state.store.is_complete().then(|| state.store.sources())
+    }
+
+    /// Returns how far the objects have been followed.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let state = self.shared.state();
+        let policies = Kind::ALL.into_iter().filter(|kind| kind.is_policy());
+        Progress {
+            // Counted under the same lock.
+            changes: *self.shared.news.borrow(),
+            versions: policies
+                .filter_map(|kind| Some((kind, state.store.version(kind)?)))
+                .collect(),
+        }
+    }
+
+    /// Returns the id that the server has given an object, `None` if it is not known.
+    #[must_use]
+    pub fn uid(&self, kind: Kind, namespace: Option<&str>, name: &str) -> Option<String> {
+        let name = object::name_of(kind, namespace, name);
+        self.shared.state().store.uid(kind, &name)
     }
 
     /// Returns the state of what the server says.

@@ -19,6 +19,7 @@ use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::expectations;
 use cofferdam_protocol::output::Schema;
 
+use super::cluster::ClusterArgs;
 use super::print;
 use super::etcd::EtcdArgs;
 use super::project::{Project, ReadArgs};
@@ -30,12 +31,14 @@ pub(super) use excerpt::Texts;
 pub(super) struct CheckArgs {
     /// Files, directories, or `-` for standard input: policies, and the Namespace, Pod,
     /// Node and Service documents that they are about.
-    #[arg(value_name = "PATH", required_unless_present = "etcd")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["etcd", "cluster"])]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[command(flatten)]
     allow: AllowArgs,
     /// How to print.
@@ -79,7 +82,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
         ..Given::default()
     })?;
     let allowed = Allowed::read(&args.allow)?;
-    let project = Project::read(&args.etcd.and(&args.paths), &args.reading)?;
+    let project = Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?;
     let sources = &project.sources;
     let assembled = project.assemble();
     let parsed = || sources.iter().map(|source| &source.parsed);

@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use cofferdam_policies::connectivity::{Connectivity, View};
 
+use super::cluster::ClusterArgs;
 use super::offline::{Documents, OwnNodeArg};
 use super::project::{PodArgs, ReadArgs};
 
@@ -12,6 +13,8 @@ use super::project::{PodArgs, ReadArgs};
 pub(super) struct ConnectivityArgs {
     #[command(flatten)]
     pub(super) reading: ReadArgs,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
     #[command(flatten)]
     pods: PodArgs,
     /// As if policies in audit mode were enforced.

@@ -14,6 +14,7 @@ use cofferdam_answers::connectivity::{DiffReport, ExceptionReport};
 use cofferdam_policies::connectivity::exceptions::{self, Day, Exception};
 use cofferdam_policies::connectivity::{ChangeKind, Changes, Lane, PortSpan};
 use cofferdam_policies::diagnostic::Diagnostic;
+use cofferdam_policies::documents::Source;
 use cofferdam_policies::reach::Probe;
 use ipnet::IpNet;
 
@@ -25,13 +26,19 @@ use super::{is_coloured, print};
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
     /// The old set: files and directories, or `git:REV:PATH` for those of a revision.
-    #[arg(value_name = "OLD", required_unless_present = "etcd")]
+    #[arg(value_name = "OLD", required_unless_present_any = ["etcd", "cluster"])]
     old: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
     /// The new set.
-    #[arg(long = "to", value_name = "NEW", required = true, num_args = 1..)]
+    #[arg(long = "to", value_name = "NEW", required_unless_present_any = ["to_cluster"], num_args = 1..)]
     new: Vec<PathBuf>,
+    /// Reads the objects of a live cluster into the new set, by the same kubeconfig.
+    #[arg(long)]
+    to_cluster: bool,
+    /// Context of the cluster of the new set; that of `--context` by default.
+    #[arg(long, value_name = "CONTEXT", requires = "to_cluster")]
+    to_context: Option<String>,
     /// Only changes of this: `tcp/80`, `udp/53`, `icmp/8`.
     #[arg(long = "probe", value_name = "PROBE")]
     probes: Vec<Probe>,
@@ -77,8 +84,7 @@ enum DiffFormat {
 
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let approved = approved(&args.except)?;
-    let old = revisions::read(&args.etcd.and(&args.old), &args.state.reading).context("cannot read the old set")?;
-    let new = revisions::read(&args.new, &args.state.reading).context("cannot read the new set")?;
+    let (old, new) = read(args)?;
     let (old, new) = (Documents::of(&old), Documents::of(&new));
     let changes = Changes::new(
         args.state.of(&old).context("the old set")?,
@@ -117,6 +123,25 @@ pub(super) fn run(args: &DiffArgs) -> Result<bool> {
         Some(FailOn::Any) => report.added + report.removed,
     };
     Ok(failed == 0 && old.are_good() && new.are_good())
+}
+
+/// Reads both sets. A cluster that is in both is read once.
+fn read(args: &DiffArgs) -> Result<(Vec<Source>, Vec<Source>)> {
+    let (reading, cluster) = (&args.state.reading, &args.state.cluster);
+    let context = cluster.user.context.as_deref();
+    let to_context = args.to_context.as_deref().or(context);
+    let before = match args.to_cluster && !cluster.cluster {
+        true => Vec::new(),
+        false => cluster.read().context("cannot read the old set")?,
+    };
+    let after = match args.to_cluster {
+        false => Vec::new(),
+        true if cluster.cluster && context == to_context => before.clone(),
+        true => (cluster.read_context(to_context)).context("cannot read the new set")?,
+    };
+    let old = revisions::read(&args.etcd.and(&args.old), reading, before).context("cannot read the old set")?;
+    let new = revisions::read(&args.new, reading, after).context("cannot read the new set")?;
+    Ok((old, new))
 }
 
 /// Today in UTC.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use cofferdam_answers::Reply;
 use cofferdam_answers::explain;
 use cofferdam_answers::reach::{
@@ -21,6 +21,7 @@ use cofferdam_protocol::words::ClosedList as _;
 use cofferdam_protocol::{Question, Request};
 
 use super::check::Texts;
+use super::cluster::ClusterArgs;
 use super::etcd::EtcdArgs;
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
@@ -33,6 +34,7 @@ use crate::client;
 const MOST_BACKENDS: usize = 20;
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("documents").args(["paths", "cluster", "etcd"]).multiple(true)))]
 pub(super) struct ExplainArgs {
     /// Files and directories of documents, `-` for standard input; without any, the
     /// running agent is asked about what it has in force.
@@ -42,6 +44,8 @@ pub(super) struct ExplainArgs {
     etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[command(flatten)]
     pods: PodArgs,
     /// Who opens the connection: `namespace/pod`, `node/NAME`, `external/NAME` or an
@@ -68,7 +72,7 @@ pub(super) struct ExplainArgs {
     externals: Vec<External>,
     /// What the agents are configured to do with connections of a workload's own node,
     /// for questions to documents.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, requires = "documents")]
     own_node: Option<OwnNodeArg>,
     /// Time to wait for the agent.
     #[arg(long, value_parser = super::duration, default_value = "30s")]
@@ -88,10 +92,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
         externals: externals(&args.externals)?,
     };
     let paths = args.etcd.and(&args.paths);
-    if paths.is_empty() {
-        if args.own_node.is_some() {
-            bail!("--own-node is for questions to documents: give files, or --etcd");
-        }
+    if paths.is_empty() && !args.cluster.cluster {
         let request = match record {
             Some(record) => Request::ExplainRecord(Box::new(record)),
             None => Request::Explain(question),
@@ -105,7 +106,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<bool> {
         show(args.common.format, &*report, |report| text(report, None))?;
         return Ok(true);
     }
-    let sources = Project::read(&paths, &args.reading)?.sources;
+    let sources = Project::read_with(&paths, &args.reading, &args.cluster)?.sources;
     let named = [question.from.as_str(), question.to.as_str()];
     let documents =
         Documents::asked_about(&sources, named.into_iter().filter(|end| !end.is_empty()));

@@ -8,6 +8,7 @@ use clap::Args;
 use cofferdam_answers::exposure::{BeyondReport, DoorReport, ExposedReport, ExposureReport};
 use cofferdam_policies::exposure::{Door, exposure, read_doors};
 
+use super::cluster::ClusterArgs;
 use super::offline::Documents;
 use super::project::{Project, ReadArgs};
 use super::etcd::EtcdArgs;
@@ -16,12 +17,14 @@ use super::{Format, list, show};
 #[derive(Debug, Args)]
 pub(super) struct ExposureArgs {
     /// Files and directories of documents; `-` is standard input.
-    #[arg(value_name = "PATH", required_unless_present = "etcd")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["etcd", "cluster"])]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Only this workload: `namespace/workload` or `namespace/pod`.
     #[arg(long = "workload", value_name = "NAMESPACE/NAME")]
     workloads: Vec<String>,
@@ -34,7 +37,7 @@ pub(super) struct ExposureArgs {
 }
 
 pub(super) fn run(args: &ExposureArgs) -> Result<bool> {
-    let sources = Project::read(&args.etcd.and(&args.paths), &args.reading)?.sources;
+    let sources = Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
     let documents = Documents::of(&sources);
     let mut doors: Vec<Door> = sources
         .iter()

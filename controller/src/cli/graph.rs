@@ -23,7 +23,7 @@ use super::print;
 pub(super) struct GraphArgs {
     /// Files and directories of documents, or `git:REV:PATH` for those of a revision; `-` is
     /// standard input.
-    #[arg(value_name = "PATH", required_unless_present = "etcd")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["etcd", "cluster"])]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
@@ -60,10 +60,11 @@ enum GraphFormat {
 }
 
 pub(super) fn run(args: &GraphArgs) -> Result<bool> {
-    let read = |paths: &[PathBuf]| -> Result<Documents> {
-        Ok(Documents::of(&revisions::read(paths, &args.state.reading)?))
+    let read = |paths: &[PathBuf], objects| -> Result<Documents> {
+        let sources = revisions::read(paths, &args.state.reading, objects)?;
+        Ok(Documents::of(&sources))
     };
-    let documents = read(&args.etcd.and(&args.paths))?;
+    let documents = read(&args.etcd.and(&args.paths), args.state.cluster.read()?)?;
     let connectivity = args.state.of(&documents)?;
     let mut is_good = documents.are_good();
     let mut diagnostics = documents.reported();
@@ -74,7 +75,7 @@ pub(super) fn run(args: &GraphArgs) -> Result<bool> {
         let focus = args.focus.of(&connectivity)?;
         GraphReport::of_state(&connectivity, &focus, args.all, diagnostics)
     } else {
-        let new = read(&args.new)?;
+        let new = read(&args.new, Vec::new())?;
         is_good &= new.are_good();
         diagnostics.extend(new.reported());
         if args.format != GraphFormat::Json {

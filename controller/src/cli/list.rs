@@ -17,7 +17,7 @@ use cofferdam_policies::connectivity::{
     Connection, Connectivity, Focus, Group, ListedEnd, PortSpan,
 };
 use cofferdam_policies::reach::{EndKind, Probe};
-use cofferdam_protocol::output::Schema;
+use cofferdam_protocol::output::{self, Schema};
 use cofferdam_verdict::verdict::Direction;
 use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
@@ -30,7 +30,7 @@ use super::project::Project;
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// Files and directories of documents; `-` is standard input.
-    #[arg(value_name = "PATH", required_unless_present = "etcd")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["etcd", "cluster"])]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
@@ -101,7 +101,8 @@ struct List<'a> {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<bool> {
-    let documents = Documents::of(&Project::read(&args.etcd.and(&args.paths), &args.state.reading)?.sources);
+    let (reading, cluster) = (&args.state.reading, &args.state.cluster);
+    let documents = Documents::of(&Project::read_with(&args.etcd.and(&args.paths), reading, cluster)?.sources);
     let connectivity = args.state.of(&documents)?;
     let list = List {
         focus: args.focus.of(&connectivity)?,
@@ -242,7 +243,7 @@ impl List<'_> {
         let rules = rules
             .iter()
             .filter_map(|rule| self.connectivity.rules().rule(*rule));
-        let places = rules.map(|entry| format!("{}:{}", entry.place.file, entry.place.line));
+        let places = rules.map(|entry| output::place(&entry.place.file, &[entry.place.line]));
         places.collect::<Vec<_>>().join(" ")
     }
 }

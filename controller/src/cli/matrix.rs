@@ -11,11 +11,12 @@ use clap::{Args, ValueEnum};
 use cofferdam_answers::reach::{CellReport, EndReport, MatrixReport, RuleReport, Word};
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::reach::{Cell, End, Externals, Probe, Reach, Side, UnknownEnd};
-use cofferdam_protocol::output::Schema;
+use cofferdam_protocol::output::{self, Schema};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Action;
 use serde::{Serialize, Serializer};
 
+use super::cluster::ClusterArgs;
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
@@ -26,12 +27,14 @@ use crate::output::LookedAt;
 #[derive(Debug, Args)]
 pub(super) struct MatrixArgs {
     /// Files and directories of documents; `-` is standard input.
-    #[arg(value_name = "PATH", required_unless_present = "etcd")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["etcd", "cluster"])]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[command(flatten)]
     pods: PodArgs,
     /// What is tried: `tcp/80`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
@@ -85,7 +88,7 @@ struct Matrix<'a> {
 pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     let externals = externals(&args.externals)?;
     let asked = args.from.iter().chain(&args.to).map(String::as_str);
-    let sources = Project::read(&args.etcd.and(&args.paths), &args.reading)?.sources;
+    let sources = Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
     let documents = Documents::asked_about(&sources, asked);
     let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
     let known = documents.known_externals(externals.clone());
@@ -306,7 +309,7 @@ impl<'a> Matrix<'a> {
 
     /// What a verdict is put down to: the rule, or the policies that isolate.
     fn by(&self, side: &Side) -> String {
-        let place = |entry: &RuleEntry| format!("{}:{}", entry.place.file, entry.place.line);
+        let place = |entry: &RuleEntry| output::place(&entry.place.file, &[entry.place.line]);
         let rule = self.reach.rule_of(&side.verdict).map(|(_, entry)| entry);
         let isolating = self
             .reach

@@ -20,6 +20,7 @@ use cofferdam_policies::documents::{
 use cofferdam_policies::reach::{PodNetwork, PodNetworks};
 use cofferdam_policies::yaml::{self, Node, Value};
 
+use super::cluster::{ClusterArgs, put_beside};
 use super::etcd;
 use crate::output::{LookedAt, PassedOver, Renderer, Unrendered};
 
@@ -90,6 +91,27 @@ pub(super) struct Project {
 }
 
 impl Project {
+    /// Reads paths, and a cluster where that is asked for.
+    pub(super) fn read_with(
+        paths: &[PathBuf],
+        args: &ReadArgs,
+        cluster: &ClusterArgs,
+    ) -> Result<Self> {
+        let objects = cluster.read()?;
+        let mut project = if paths.is_empty() {
+            Self {
+                sources: Vec::new(),
+                passed_over: PassedOver::default(),
+                unrendered: Vec::new(),
+                strictness: args.strictness(),
+            }
+        } else {
+            Self::read(paths, args)?
+        };
+        put_beside(&mut project.sources, objects);
+        Ok(project)
+    }
+
     /// Reads files, directories, an etcd where a path is its address, and standard input where a
     /// path is `-`.
     pub(super) fn read(paths: &[PathBuf], args: &ReadArgs) -> Result<Self> {

@@ -20,6 +20,7 @@ use cofferdam_protocol::output::Schema;
 use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::check::Texts;
+use super::cluster::ClusterArgs;
 use super::explain::{named, reason};
 use super::etcd::EtcdArgs;
 use super::offline::{Documents, OwnNodeArg, family_number};
@@ -30,12 +31,14 @@ use super::project::{PodArgs, Project, ReadArgs};
 pub(super) struct TestArgs {
     /// Files and directories of documents, PolicyTests among them; `-` is standard
     /// input.
-    #[arg(value_name = "PATH", required_unless_present = "etcd")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["etcd", "cluster"])]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
     #[command(flatten)]
     reading: ReadArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[command(flatten)]
     pods: PodArgs,
     /// What the agents are configured to do with connections of a workload's own node.
@@ -60,7 +63,7 @@ enum TestFormat {
 }
 
 pub(super) fn run(args: &TestArgs) -> Result<bool> {
-    let sources = Project::read(&args.etcd.and(&args.paths), &args.reading)?.sources;
+    let sources = Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
     let mut tests: Vec<PolicyTest> = Vec::new();
     let mut diagnostics = Vec::new();
     for source in &sources {

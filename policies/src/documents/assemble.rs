@@ -264,8 +264,7 @@ pub(super) fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
 
 /// Returns `true` if documents of one identity all say the same.
 pub(super) fn agree(same: &[Document]) -> bool {
-    same.windows(2)
-        .all(|pair| says_the_same(&pair[0], &pair[1]))
+    same.windows(2).all(|pair| pair[0].says_the_same(&pair[1]))
 }
 
 /// Returns the findings about documents that repeat the first of them.

@@ -8,6 +8,7 @@
 //! narrower here, never wider: an Accept rule of such peers matches nobody, a Deny
 //! or Pass rule denies everything.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -123,6 +124,36 @@ pub enum ClusterPeer {
     Networks(Vec<IpNet>),
     /// Nodes, by their addresses. Egress only.
     Nodes(LabelSelector),
+}
+
+impl Hash for ClusterNetworkPolicy {
+    /// Feeds all but the places: policies that say the same have the same hash.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            name,
+            place: _,
+            mode,
+            tier,
+            priority,
+            subject,
+            ingress,
+            egress,
+        } = self;
+        (name, mode, tier, priority, subject, ingress, egress).hash(state);
+    }
+}
+
+impl Hash for ClusterRule {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            place: _,
+            name,
+            action,
+            peers,
+            ports,
+        } = self;
+        (name, action, peers, ports).hash(state);
+    }
 }
 
 impl ClusterNetworkPolicy {

@@ -15,7 +15,7 @@ use crate::selectors::Labels;
 use super::{ObjectName, Protocol};
 
 /// A `v1 Service`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Service {
     /// Its name.
     pub name: ObjectName,
@@ -103,7 +103,7 @@ pub fn family_of(address: IpAddr) -> Family {
 }
 
 /// A port of a [`Service`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServicePort {
     /// Its name, by which slices have it; "" where it has none.
     pub name: Box<str>,
@@ -118,7 +118,7 @@ pub struct ServicePort {
 }
 
 /// The port of the pods behind a [`Service`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TargetPort {
     /// A number.
     Number(u16),
@@ -127,7 +127,7 @@ pub enum TargetPort {
 }
 
 /// A `discovery.k8s.io/v1 EndpointSlice`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EndpointSlice {
     /// The Service of its namespace that it belongs to, if it says so.
     pub service: Option<Arc<str>>,
@@ -138,7 +138,7 @@ pub struct EndpointSlice {
 }
 
 /// A port of an [`EndpointSlice`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EndpointPort {
     /// The name of the Service's port.
     pub name: Box<str>,
@@ -149,7 +149,7 @@ pub struct EndpointPort {
 }
 
 /// An endpoint of an [`EndpointSlice`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Its first address: all are alike, and proxies use the first.
     pub address: IpAddr,

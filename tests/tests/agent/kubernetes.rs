@@ -8,7 +8,8 @@ use cofferdam_protocol::output::{EndpointReport, EndpointState};
 use cofferdam_protocol::{
     EndpointSpec, Envelope, PodSpec, Reply, Request, VERSION, for_the_agent, socket_path,
 };
-use cofferdam_tests::api_server::ApiServer;
+use cofferdam_tests::api_server::{ApiServer, Role};
+use cofferdam_tests::docs::role;
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
@@ -20,22 +21,24 @@ use super::reports::assert_valid;
 use super::scene::{DB_CLOSED, DB_FROM_WEB, PORT, Scene};
 
 /// Time that a change may take to be in force, on a machine that does other things.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Time that what should be blocked is given to get through.
 const UNTIL_BLOCKED: Duration = Duration::from_millis(300);
 const FILE: &str = "kubernetes:NetworkPolicy/shop/db-from-web";
 
 /// A scene, and the API server that its agent follows.
-struct Cluster {
-    scene: Scene,
-    server: ApiServer,
+pub(super) struct Cluster {
+    pub(super) scene: Scene,
+    pub(super) server: ApiServer,
 }
 
 impl Cluster {
     /// Pods `shop/web` and `shop/db` on this node; the agent does not run yet.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut scene = Scene::new(Wiring::Bridge);
         let server = ApiServer::start_tls(&scene.world.node().namespace);
+        // No more than the documentation says.
+        server.allow_only(Role::of(&role("cofferdam-agent")));
         let kubeconfig = server.write_kubeconfig(&scene.agent.path(""));
         scene.agent.set(&format!(
             "limits: {{endpoints: 32, slots: 8192, table_pages: 32}}\n\
@@ -51,7 +54,7 @@ impl Cluster {
     }
 
     /// Makes a pod of the scene's workload of that name, or relabels it.
-    fn put_pod(&self, name: &str, app: &str, node: &str) {
+    pub(super) fn put_pod(&self, name: &str, app: &str, node: &str) {
         let workload = self.scene.workload(&format!("shop/{name}"));
         let [v4, v6] = Family::BOTH.map(|family| workload.ip(family).to_string());
         self.server.put(json!({
@@ -63,7 +66,7 @@ impl Cluster {
     }
 
     /// Asks for what a kubelet's runtime has the plugin ask for.
-    fn add(&self, name: &str) -> Reply {
+    pub(super) fn add(&self, name: &str) -> Reply {
         let workload = self.scene.workload(&format!("shop/{name}"));
         let netns = for_the_agent(&workload.namespace.path()).expect("a path");
         let request = Request::EndpointAdd(Box::new(EndpointSpec {
@@ -94,7 +97,7 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn added(&self, name: &str) -> EndpointReport {
+    pub(super) fn added(&self, name: &str) -> EndpointReport {
         match self.add(name) {
             Reply::Endpoint(report) => {
                 assert_eq!(report.state, EndpointState::Enforced);
@@ -105,7 +108,7 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn eventually(&self, what: &str, is_so: impl Fn() -> bool) {
+    pub(super) fn eventually(&self, what: &str, is_so: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so() {
             let log = || self.scene.agent.log();
@@ -115,7 +118,7 @@ impl Cluster {
 
     /// Returns `true` if the database can be reached. Over one family, because something may
     /// change between two.
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         let db = self.scene.workload("shop/db").ip(Family::V4);
         let web = self.scene.workload("shop/web");
         let outcome = probe(web, db, Probe::Tcp(PORT), UNTIL_BLOCKED).expect("a probe");

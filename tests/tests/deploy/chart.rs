@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use cofferdam_agent::config::Config;
+use cofferdam_tests::docs::role;
 use cofferdam_tests::scratch::Scratch;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::{cofferdam, skip_unless};
@@ -130,12 +131,39 @@ fn the_chart_installs_what_the_manifests_do() {
     // Helm makes none; `--create-namespace` does.
     let namespace = ("Namespace".to_owned(), "cofferdam-system".to_owned());
     manifests.remove(&namespace).expect("a namespace");
+    // Helm installs those of `crds/` before what it renders.
+    let definition = |name: &(String, String)| name.0 == "CustomResourceDefinition";
+    assert_eq!(manifests.keys().filter(|name| definition(name)).count(), 1);
+    manifests.retain(|name, _| !definition(name));
+    let crds = fs::read_dir(in_repository("deploy/helm/cofferdam/crds")).expect("a folder");
+    let crds: Vec<_> = crds.map(|one| one.expect("an entry").path().canonicalize()).collect();
+    let crd = in_repository("deploy/kubernetes/crds/nodestatuses.yaml").canonicalize();
+    assert_eq!(crds.len(), 1);
+    assert_eq!(crds[0].as_ref().ok(), crd.as_ref().ok());
     let chart = by_name(render(&json!({})).expect("it renders"));
     let keys = |all: &BTreeMap<(String, String), Value>| all.keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&manifests), keys(&chart));
     for (name, manifest) in &manifests {
         assert_eq!(manifest, &chart[name], "{name:?}");
     }
+}
+
+/// The agents of the tests are held to the roles of the page.
+#[test]
+fn the_chart_gives_the_rights_of_the_page_and_no_others() {
+    skip_unless!(HELM);
+    let rules = |values: &Value| {
+        let rendered = render(values).expect("it renders");
+        of_kind(&rendered, "ClusterRole")["rules"].as_array().expect("rules").clone()
+    };
+    let of_page = |name: &str| role(name)["rules"].as_array().expect("rules").clone();
+    let (agent, taint) = (of_page("cofferdam-agent"), of_page("cofferdam-agent-taint"));
+    assert_eq!(rules(&json!({})), agent);
+    assert_eq!(rules(&json!({"taint": true})), [agent.clone(), taint].concat());
+    let silent = rules(&json!({"report": false}));
+    let writes = |rule: &&Value| rule["verbs"].as_array().is_some_and(|verbs| verbs.contains(&json!("create")));
+    assert_eq!(silent.iter().filter(writes).count(), 0);
+    assert_eq!(silent.len() + agent.iter().filter(writes).count(), agent.len());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cofferdam_tests::api_server::ApiServer;
+use cofferdam_tests::api_server::{ApiServer, Role};
 use cofferdam_tests::cni::{Attaching, Network, ptp, standard_plugins};
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::runtimes::cri::{Cri, Sandbox, done};
@@ -175,6 +175,10 @@ impl Node {
         let sleep = ["/bin/sleep", "600"];
         let mut cri = Cri::start_behind(namespace, ground, &network, &sleep, &words);
         cri.import(&archive, &image_name);
+        // The rights of the service account, and no others.
+        let mut own = of_kind(&rendered, "Role").clone();
+        own["kind"] = "ClusterRole".into();
+        server.allow_only(Role::of(of_kind(&rendered, "ClusterRole")).and(Role::of(&own)));
         for object in rendered {
             if object["kind"] == "DaemonSet" {
                 server.put(object);

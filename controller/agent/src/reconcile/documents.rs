@@ -6,20 +6,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cofferdam_answers::diagnostic;
-use cofferdam_policies::diagnostic::Diagnostic as Finding;
+use cofferdam_policies::diagnostic::{Code, Diagnostic as Finding, Place};
 use cofferdam_policies::documents::{
-    API_PREFIX, ETCD_PREFIX, KeptFile, LastGood, Settled, Source,
+    API_PREFIX, ETCD_PREFIX, Identity, KeptFile, Kind, LastGood, Settled, Source,
 };
 use cofferdam_policies::inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::Diagnostic;
 use cofferdam_sources::etcd::{self, Announcement, Etcd};
 use cofferdam_sources::files::Sources;
-use cofferdam_sources::kubernetes::{Health, Kubernetes};
+use cofferdam_sources::kubernetes::{Health, Kubernetes, Progress};
 
 use super::chain;
+use super::standing::PolicyFinding;
 use crate::config::Config;
 use crate::state::Store;
 use crate::state::documents::StoredDocuments;
+
+/// Most policies that are named as not in force as they are written.
+const MAX_FINDINGS: usize = 200;
 
 pub(super) struct Documents {
     sources: Sources,
@@ -28,6 +32,8 @@ pub(super) struct Documents {
     followed: Servers,
     /// Objects of the API server.
     objects: Listed,
+    /// Progress in following the API server when it was last read, at least.
+    progress: Progress,
     /// Texts of the etcd.
     texts: Listed,
     node: String,
@@ -36,6 +42,8 @@ pub(super) struct Documents {
     /// Workloads that other nodes announce.
     announced: BTreeSet<ObjectName>,
     settled: Settled,
+    /// Policies that are not in force as they are written; `None` until somebody asks.
+    policy_findings: Option<Arc<[PolicyFinding]>>,
     accept_partial: bool,
     /// Whether any state of documents has ever been in force here.
     was_in_force: bool,
@@ -130,11 +138,13 @@ impl Documents {
             files: Default::default(),
             followed,
             objects,
+            progress: Progress::default(),
             texts,
             node: config.node.name.clone(),
             local: BTreeSet::new(),
             announced: BTreeSet::new(),
             settled,
+            policy_findings: None,
             accept_partial: config.accept_partial,
             was_in_force,
             stored,
@@ -177,7 +187,13 @@ impl Documents {
     fn settle(&mut self) {
         let (mut sources, unread) = self.files.clone();
         if let Some(api) = &self.followed.kubernetes {
-            sources.extend(self.objects.take(api.read()));
+            // Before they are read: what comes in between counts as not read.
+            let progress = api.progress();
+            let listed = api.read();
+            if listed.is_some() {
+                self.progress = progress;
+            }
+            sources.extend(self.objects.take(listed));
         }
         if let Some(etcd) = &self.followed.etcd {
             let texts = self.texts.take(etcd.read());
@@ -199,6 +215,7 @@ impl Documents {
             }
         }
         self.settled = self.settled.next(&sources, unread);
+        self.policy_findings = None;
         let findings: BTreeSet<String> = (self.settled.diagnostics.iter())
             .map(ToString::to_string)
             .collect();
@@ -273,6 +290,68 @@ impl Documents {
         self.followed.kubernetes.is_some()
     }
 
+    /// Returns the progress in following the API server when it was last read, at least.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Returns the policies that are not in force as they are written, not more than
+    /// [`MAX_FINDINGS`].
+    pub(super) fn policy_findings(&mut self) -> Arc<[PolicyFinding]> {
+        if let Some(found) = &self.policy_findings {
+            return found.clone();
+        }
+        let found = self.find_policies();
+        self.policy_findings.insert(found).clone()
+    }
+
+    fn find_policies(&self) -> Arc<[PolicyFinding]> {
+        let settled = &self.settled;
+        let rejected = settled.rejected.iter().filter_map(|rejected| {
+            let identity = rejected.identity.clone();
+            let identity = identity.or_else(|| of_object(&rejected.place.file))?;
+            if !identity.kind.is_policy() {
+                return None;
+            }
+            let mut about = (settled.diagnostics.iter())
+                .filter(|finding| is_there(&finding.place, &rejected.place));
+            let message = about
+                .next()
+                .map_or("it is not valid", |first| &*first.message);
+            Some(PolicyFinding {
+                identity,
+                is_rejected: true,
+                message: message.to_owned(),
+            })
+        });
+        let partly = [Code::DomainNamesIdle, Code::UnknownPeer];
+        let partly = settled.diagnostics.iter().filter_map(|finding| {
+            if !partly.contains(&finding.code) {
+                return None;
+            }
+            let identity =
+                of_object(&finding.place.file).or_else(|| self.policy_at(&finding.place));
+            Some(PolicyFinding {
+                identity: identity?,
+                is_rejected: false,
+                message: finding.message.clone(),
+            })
+        });
+        rejected.chain(partly).take(MAX_FINDINGS).collect()
+    }
+
+    /// Returns the policy of the whole cluster that stands at a place: no other can be in force
+    /// in part.
+    fn policy_at(&self, place: &Place) -> Option<Identity> {
+        let mut policies = self.inventory().cluster_policies().iter();
+        let (name, _) = policies.find(|(_, policy)| is_there(&policy.place, place))?;
+        Some(Identity {
+            kind: Kind::ClusterNetworkPolicy,
+            namespace: Arc::from(""),
+            name: name.clone(),
+        })
+    }
+
     /// Invalid documents that no good version stands in for.
     pub(super) fn unprecedented(&self) -> usize {
         self.settled.unprecedented
@@ -320,4 +399,23 @@ impl Documents {
     pub(super) fn unsaved(&self) -> Option<&str> {
         self.unsaved.as_deref()
     }
+}
+
+/// Returns the object that a name stands for: `kubernetes:NetworkPolicy/shop/db`.
+fn of_object(file: &str) -> Option<Identity> {
+    let mut words = file.strip_prefix(API_PREFIX)?.split('/');
+    let kind = Kind::parse(words.next()?)?;
+    let (first, second) = (words.next()?, words.next());
+    let (namespace, name) = second.map_or(("", first), |second| (first, second));
+    Some(Identity {
+        kind,
+        namespace: Arc::from(namespace),
+        name: Arc::from(name),
+    })
+}
+
+/// Returns `true` if a finding's place is a document's: that of an object has neither line nor
+/// other documents.
+fn is_there(finding: &Place, document: &Place) -> bool {
+    finding.file == document.file && finding.line == document.line
 }

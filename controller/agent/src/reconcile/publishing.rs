@@ -26,6 +26,7 @@ impl Reconciler {
             self.announce();
             self.enforce();
             if self.problem.is_none() {
+                self.note_in_force();
                 self.documents.save();
             }
         }

@@ -14,14 +14,16 @@ use cofferdam_policies::documents::Kind;
 use futures_util::{Stream, StreamExt as _};
 use kube::Client;
 use kube::api::{GetParams, ListParams, WatchParams};
+use kube::client::AuthError;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::request::Request;
 use kube::core::{Status, WatchEvent};
 use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::object::{Object, Page, Read, Spec, Stripped};
+use super::object::{Object, Page, PageMetadata, Read, Spec, Stripped};
 
 /// Longest wait for a connection, or for the first words of an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +62,25 @@ pub(super) enum ApiError {
     /// There is no kubeconfig, and no service account.
     #[error("the agent is in no pod with a service account: set `kubernetes.kubeconfig`")]
     NotInCluster,
+    /// A user has no kubeconfig.
+    #[error("there is no kubeconfig: give `--kubeconfig FILE`, or set KUBECONFIG")]
+    NoKubeconfig,
+    /// The kubeconfig has no such context.
+    #[error("there is no context `{context}` in {}: it has {known}", path.display())]
+    NoContext {
+        /// The file.
+        path: PathBuf,
+        /// The name that was asked for.
+        context: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// The program that gives a user's credentials fails.
+    #[error("the program that the kubeconfig names for credentials fails: {cause}")]
+    ProgramFails {
+        /// What is known of it, without its output.
+        cause: String,
+    },
     /// A client cannot be made of the configuration.
     #[error("the kubeconfig's certificates or keys are not usable")]
     Credentials,
@@ -141,27 +162,111 @@ impl From<serde_json::Error> for ApiError {
 
 /// Makes a client by a kubeconfig, or for the pod that the agent runs in.
 pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ApiError> {
-    let mut config = match kubeconfig {
+    let config = match kubeconfig {
         None => Config::incluster().map_err(|_| ApiError::NotInCluster)?,
         Some(path) => read(path).await?,
     };
-    config.connect_timeout = Some(PATIENCE);
-    config.write_timeout = Some(PATIENCE);
-    Client::try_from(config).map_err(|_| ApiError::Credentials)
+    client(config)
 }
 
-async fn read(path: &Path) -> Result<Config, ApiError> {
+fn client(mut config: Config) -> Result<Client, ApiError> {
+    config.connect_timeout = Some(PATIENCE);
+    config.write_timeout = Some(PATIENCE);
+    Client::try_from(config).map_err(|error| match error {
+        kube::Error::Auth(AuthError::AuthExecStart(cause)) => ApiError::ProgramFails {
+            cause: cause.to_string(),
+        },
+        // Its output is not told: it may be credentials.
+        kube::Error::Auth(AuthError::AuthExecRun { cmd, out }) => ApiError::ProgramFails {
+            cause: format!("{cmd} ended with {}", out.status),
+        },
+        kube::Error::Auth(AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed) => {
+            ApiError::ProgramFails {
+                cause: "its output is no ExecCredential".to_owned(),
+            }
+        }
+        _ => ApiError::Credentials,
+    })
+}
+
+/// A user's way to an API server, as kubectl finds it.
+#[derive(Debug, Clone, Default)]
+pub struct User {
+    /// The kubeconfig; `None` takes those of KUBECONFIG, `~/.kube/config`, or the service
+    /// account of the pod that the command runs in, in this order.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context; `None` takes the current one.
+    pub context: Option<String>,
+}
+
+/// Makes a client for a user. A program that the kubeconfig names for credentials is run.
+pub(super) async fn connect_as(user: &User) -> Result<Client, ApiError> {
+    let (path, kubeconfig) = match &user.kubeconfig {
+        Some(path) => (path.clone(), read_file(path)?),
+        None => match of_environment()? {
+            Some(found) => found,
+            None => {
+                let config = Config::incluster().map_err(|_| ApiError::NoKubeconfig)?;
+                return client(config);
+            }
+        },
+    };
+    if let Some(context) = &user.context
+        && !kubeconfig.contexts.iter().any(|one| one.name == *context)
+    {
+        let known: Vec<&str> = (kubeconfig.contexts.iter())
+            .map(|one| one.name.as_str())
+            .collect();
+        return Err(ApiError::NoContext {
+            path,
+            context: context.clone(),
+            known: match known.is_empty() {
+                true => "none".to_owned(),
+                false => known.join(", "),
+            },
+        });
+    }
+    let options = KubeConfigOptions {
+        context: user.context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+    client(config.map_err(|_| ApiError::Kubeconfig { path })?)
+}
+
+/// Returns the kubeconfig that a user's environment names, with the path to tell of it.
+fn of_environment() -> Result<Option<(PathBuf, Kubeconfig)>, ApiError> {
+    if let Some(value) = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()) {
+        let path = PathBuf::from(value);
+        return match Kubeconfig::from_env() {
+            Ok(found) => Ok(found.map(|kubeconfig| (path, kubeconfig))),
+            Err(_) => Err(ApiError::Kubeconfig { path }),
+        };
+    }
+    let path = std::env::home_dir().map(|home| home.join(".kube/config"));
+    match path.filter(|path| path.exists()) {
+        Some(path) => Ok(Some((path.clone(), read_file(&path)?))),
+        None => Ok(None),
+    }
+}
+
+fn read_file(path: &Path) -> Result<Kubeconfig, ApiError> {
     // Checked before kube reads it, whose errors would show parts of the file.
     fs::metadata(path).map_err(|cause| ApiError::Unreadable {
         path: path.to_owned(),
         cause,
     })?;
-    let wrong = || ApiError::Kubeconfig {
+    Kubeconfig::read_from(path).map_err(|_| ApiError::Kubeconfig {
         path: path.to_owned(),
-    };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(|_| wrong())?;
+    })
+}
+
+async fn read(path: &Path) -> Result<Config, ApiError> {
+    let kubeconfig = read_file(path)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let config = config.map_err(|_| wrong())?;
+    let config = config.map_err(|_| ApiError::Kubeconfig {
+        path: path.to_owned(),
+    })?;
     if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
         return Err(ApiError::Program {
             path: path.to_owned(),
@@ -170,9 +275,9 @@ async fn read(path: &Path) -> Result<Config, ApiError> {
     Ok(config)
 }
 
-/// Returns the path under which objects of a kind are listed.
-fn path_of(kind: Kind, namespace: Option<&str>) -> String {
-    let plural = match kind {
+/// Returns the word for objects of a kind in paths and roles.
+pub(super) fn plural(kind: Kind) -> &'static str {
+    match kind {
         Kind::Namespace => "namespaces",
         Kind::Node => "nodes",
         Kind::Pod => "pods",
@@ -180,7 +285,12 @@ fn path_of(kind: Kind, namespace: Option<&str>) -> String {
         Kind::EndpointSlice => "endpointslices",
         Kind::NetworkPolicy => "networkpolicies",
         Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
-    };
+    }
+}
+
+/// Returns the path under which objects of a kind are listed.
+fn path_of(kind: Kind, namespace: Option<&str>) -> String {
+    let plural = plural(kind);
     let version = kind.api_version();
     let root = if version.contains('/') { "apis" } else { "api" };
     let within = namespace.map(|namespace| format!("/namespaces/{namespace}"));
@@ -206,6 +316,47 @@ pub(super) async fn list<O: Read>(
         match metadata.next.filter(|next| !next.is_empty()) {
             Some(next) => params = params.continue_token(&next),
             None => return Ok((objects, metadata.resource_version)),
+        }
+    }
+}
+
+/// Form in which objects are listed whose kind is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Whole objects.
+    Whole,
+    /// Their metadata alone.
+    Metadata,
+}
+
+/// Lists all objects under a path, page by page, as they are.
+pub(super) async fn list_raw(
+    client: &Client,
+    path: &str,
+    form: Form,
+) -> Result<Vec<Value>, ApiError> {
+    #[derive(Deserialize)]
+    struct RawPage {
+        metadata: PageMetadata,
+        #[serde(default)]
+        items: Vec<Value>,
+    }
+    let request = Request::new(path);
+    let mut objects = Vec::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let asked = match form {
+            Form::Whole => request.list(&params),
+            Form::Metadata => request.list_metadata(&params),
+        };
+        let asked = asked.map_err(kube_request)?;
+        let text = timeout(PAGE_PATIENCE, client.request_text(asked)).await;
+        let text = text.map_err(|_| ApiError::Silent)??;
+        let page: RawPage = serde_json::from_str(&text)?;
+        objects.extend(page.items);
+        match page.metadata.next.filter(|next| !next.is_empty()) {
+            Some(next) => params = params.continue_token(&next),
+            None => return Ok(objects),
         }
     }
 }
@@ -283,7 +434,7 @@ pub(super) async fn is_served(client: &Client, kind: Kind) -> Result<bool, ApiEr
     Ok(versions.any(|version| version.group_version == kind.api_version()))
 }
 
-fn kube_request(error: kube::core::request::Error) -> ApiError {
+pub(super) fn kube_request(error: kube::core::request::Error) -> ApiError {
     ApiError::Unreachable {
         cause: error.to_string(),
     }

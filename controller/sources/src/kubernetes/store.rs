@@ -98,6 +98,17 @@ impl Store {
         self.listings.get(&kind).map_or(0, |one| one.objects.len())
     }
 
+    /// Returns the newest version of a kind that is known: every change until then is.
+    pub(super) fn version(&self, kind: Kind) -> Option<u64> {
+        self.listings.get(&kind)?.told
+    }
+
+    /// Returns the id of an object.
+    pub(super) fn uid(&self, kind: Kind, name: &str) -> Option<String> {
+        let held = self.listings.get(&kind)?.objects.get(name)?;
+        Some(held.uid.clone())
+    }
+
     /// Returns the pod of this name, `None` if there is none yet or another one. A runtime
     /// that tells an id means the pod with that id alone.
     pub(super) fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Pod> {

@@ -89,7 +89,9 @@ fn result(diagnostic: &Diagnostic, texts: &Texts<'_>, seen: &mut HashMap<u64, u3
         "message": {"text": message},
         "partialFingerprints": {"cofferdam/v1": fingerprint(diagnostic, texts, seen)},
     });
-    if !diagnostic.file.is_empty() {
+    if !diagnostic.file.is_empty() && diagnostic.line == 0 {
+        result["locations"] = json!([object(&diagnostic.file)]);
+    } else if !diagnostic.file.is_empty() {
         let mut region = json!({
             "startLine": diagnostic.line,
             "startColumn": diagnostic.column,
@@ -108,6 +110,11 @@ fn result(diagnostic: &Diagnostic, texts: &Texts<'_>, seen: &mut HashMap<u64, u3
         }]);
     }
     result
+}
+
+/// The location of an object of an API server, which has no lines.
+pub(in crate::cli) fn object(name: &str) -> Value {
+    json!({"logicalLocations": [{"fullyQualifiedName": name, "kind": "resource"}]})
 }
 
 /// The address of a file: relative to where the command runs, if it lies below.

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use cofferdam_policies::documents::{MAX_FILE, Source, Strictness};
 
+use super::super::cluster::put_beside;
 use super::super::project::{Project, ReadArgs};
 
 /// Ends of names that count in a directory, as they do on a disk.
@@ -24,8 +25,13 @@ struct Revision<'p> {
     path: &'p str,
 }
 
-/// Reads files and directories, those of revisions too.
-pub(in crate::cli) fn read(paths: &[PathBuf], reading: &ReadArgs) -> Result<Vec<Source>> {
+/// Reads files and directories, those of revisions too, and puts the objects of a cluster
+/// beside them.
+pub(in crate::cli) fn read(
+    paths: &[PathBuf],
+    reading: &ReadArgs,
+    objects: Vec<Source>,
+) -> Result<Vec<Source>> {
     let mut plain = Vec::new();
     let mut sources = Vec::new();
     for path in paths {
@@ -37,6 +43,7 @@ pub(in crate::cli) fn read(paths: &[PathBuf], reading: &ReadArgs) -> Result<Vec<
     if !plain.is_empty() {
         sources.extend(Project::read(&plain, reading)?.sources);
     }
+    put_beside(&mut sources, objects);
     Ok(sources)
 }
 

@@ -3,7 +3,7 @@
 use cofferdam_answers::connectivity::{ChangeReport, DiffReport, RuleOfSet};
 use serde_json::{Value, json};
 
-use super::super::check::sarif::{artifact, one_run};
+use super::super::check::sarif::{artifact, object, one_run};
 
 /// Kinds of changes as rules of the log: id, level, and what it means.
 const RULES: [(&str, &str, &str); 2] = [
@@ -58,12 +58,16 @@ fn result(report: &DiffReport, change: &ChangeReport) -> Value {
             Some((_, file)) => file,
             None => &rule.file,
         };
-        result["locations"] = json!([{
-            "physicalLocation": {
-                "artifactLocation": artifact(file),
-                "region": {"startLine": rule.line},
-            },
-        }]);
+        let location = match rule.line {
+            0 => object(file),
+            line => json!({
+                "physicalLocation": {
+                    "artifactLocation": artifact(file),
+                    "region": {"startLine": line},
+                },
+            }),
+        };
+        result["locations"] = json!([location]);
     }
     result
 }

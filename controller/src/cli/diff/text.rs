@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use cofferdam_answers::connectivity::{ChangeReport, DiffReport, RuleOfSet};
+use cofferdam_protocol::output;
 
 /// Most ends that are named of a group of changes.
 const MOST_ENDS: usize = 6;
@@ -77,8 +78,8 @@ fn called(rule: &RuleOfSet) -> String {
         .namespace
         .as_ref()
         .map(|namespace| format!("{namespace}/"));
-    let (name, file, line) = (&rule.name, &rule.file, rule.line);
-    format!("{}{name} ({file}:{line})", namespace.unwrap_or_default())
+    let (name, place) = (&rule.name, output::place(&rule.file, &[rule.line]));
+    format!("{}{name} ({place})", namespace.unwrap_or_default())
 }
 
 impl Together<'_> {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::connectivity::{Connection, ListedEnd, words};
+use cofferdam_protocol::output;
 
 use super::super::offline::family_number;
 use super::super::text::count;
@@ -154,7 +155,11 @@ fn by(list: &List<'_>, line: &Line<'_>) -> String {
 /// A rule by its policy, and where it stands.
 fn called(entry: &RuleEntry) -> String {
     let place = &entry.place;
-    format!("{} ({}:{})", entry.key.policy, place.file, place.line)
+    format!(
+        "{} ({})",
+        entry.key.policy,
+        output::place(&place.file, &[place.line])
+    )
 }
 
 fn looked_at(list: &List<'_>) -> String {

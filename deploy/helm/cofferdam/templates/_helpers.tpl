@@ -23,7 +23,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- /* The agent's configuration. What the chart decides counts before `config`. */ -}}
 {{- define "cofferdam.config" -}}
-{{- $own := dict "kubernetes" (dict "enabled" true) "policies" list "limits" .Values.limits -}}
+{{- $kubernetes := dict "enabled" true -}}
+{{- if not .Values.report }}{{ $_ := set $kubernetes "report" false }}{{ end -}}
+{{- if .Values.taint }}{{ $_ := set $kubernetes "taint" true }}{{ end -}}
+{{- if hasKey .Values.config "kubernetes" }}{{ $kubernetes = merge $kubernetes .Values.config.kubernetes }}{{ end -}}
+{{- $own := dict "kubernetes" $kubernetes "policies" list "limits" .Values.limits -}}
 {{- $_ := set $own "metrics" (ternary (printf "127.0.0.1:%d" (int .Values.metrics.port)) "" .Values.metrics.local) -}}
 {{- if eq .Values.enforcement "audit" }}{{ $_ := set $own "enforcement" "audit" }}{{ end -}}
 {{- if .Values.metrics.tls.enabled -}}
@@ -33,7 +37,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $_ := set $tls "client_ca" "/etc/cofferdam-tls/ca.crt" -}}
 {{- $_ := set $own "metrics_tls" $tls -}}
 {{- end -}}
-{{- if hasKey .Values.config "kubernetes" }}{{ $_ := set $own "kubernetes" (merge (dict "enabled" true) .Values.config.kubernetes) }}{{ end -}}
 {{- if hasKey .Values.config "policies" }}{{ $_ := set $own "policies" .Values.config.policies }}{{ end -}}
 {{- range $key, $value := .Values.config }}{{ if not (hasKey $own $key) }}{{ $_ := set $own $key $value }}{{ end }}{{ end -}}
 {{- toYaml $own }}
