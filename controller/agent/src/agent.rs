@@ -165,7 +165,7 @@ async fn serve(
         tally: tally.clone(),
         facts,
     };
-    if let Some(api) = &kubernetes {
+    if let Some(api) = &servers.kubernetes {
         cluster::start(api.clone(), &config, messages.clone())?;
     }
     let (recorder, ended) = start_reconciling(start, receiver).await?;

@@ -20,8 +20,8 @@ use cofferdam_policies::expectations;
 use cofferdam_protocol::output::Schema;
 
 use super::cluster::ClusterArgs;
-use super::print;
 use super::etcd::EtcdArgs;
+use super::print;
 use super::project::{Project, ReadArgs};
 use crate::output::CheckReport;
 use allow::{AllowArgs, Allowed};

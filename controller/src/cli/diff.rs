@@ -139,7 +139,8 @@ fn read(args: &DiffArgs) -> Result<(Vec<Source>, Vec<Source>)> {
         true if cluster.cluster && context == to_context => before.clone(),
         true => (cluster.read_context(to_context)).context("cannot read the new set")?,
     };
-    let old = revisions::read(&args.etcd.and(&args.old), reading, before).context("cannot read the old set")?;
+    let old = revisions::read(&args.etcd.and(&args.old), reading, before)
+        .context("cannot read the old set")?;
     let new = revisions::read(&args.new, reading, after).context("cannot read the new set")?;
     Ok((old, new))
 }

@@ -9,9 +9,9 @@ use cofferdam_answers::exposure::{BeyondReport, DoorReport, ExposedReport, Expos
 use cofferdam_policies::exposure::{Door, exposure, read_doors};
 
 use super::cluster::ClusterArgs;
+use super::etcd::EtcdArgs;
 use super::offline::Documents;
 use super::project::{Project, ReadArgs};
-use super::etcd::EtcdArgs;
 use super::{Format, list, show};
 
 #[derive(Debug, Args)]
@@ -37,7 +37,8 @@ pub(super) struct ExposureArgs {
 }
 
 pub(super) fn run(args: &ExposureArgs) -> Result<bool> {
-    let sources = Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
+    let sources =
+        Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
     let documents = Documents::of(&sources);
     let mut doors: Vec<Door> = sources
         .iter()

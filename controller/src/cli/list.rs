@@ -102,7 +102,8 @@ struct List<'a> {
 
 pub(super) fn run(args: &ListArgs) -> Result<bool> {
     let (reading, cluster) = (&args.state.reading, &args.state.cluster);
-    let documents = Documents::of(&Project::read_with(&args.etcd.and(&args.paths), reading, cluster)?.sources);
+    let documents =
+        Documents::of(&Project::read_with(&args.etcd.and(&args.paths), reading, cluster)?.sources);
     let connectivity = args.state.of(&documents)?;
     let list = List {
         focus: args.focus.of(&connectivity)?,

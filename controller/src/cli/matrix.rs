@@ -17,11 +17,11 @@ use cofferdam_verdict::verdict::Action;
 use serde::{Serialize, Serializer};
 
 use super::cluster::ClusterArgs;
+use super::etcd::EtcdArgs;
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
 use super::project::{PodArgs, Project, ReadArgs, looked_at};
-use super::etcd::EtcdArgs;
 use crate::output::LookedAt;
 
 #[derive(Debug, Args)]
@@ -88,7 +88,8 @@ struct Matrix<'a> {
 pub(super) fn run(args: &MatrixArgs) -> Result<bool> {
     let externals = externals(&args.externals)?;
     let asked = args.from.iter().chain(&args.to).map(String::as_str);
-    let sources = Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
+    let sources =
+        Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
     let documents = Documents::asked_about(&sources, asked);
     let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
     let known = documents.known_externals(externals.clone());

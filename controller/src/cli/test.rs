@@ -21,8 +21,8 @@ use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::check::Texts;
 use super::cluster::ClusterArgs;
-use super::explain::{named, reason};
 use super::etcd::EtcdArgs;
+use super::explain::{named, reason};
 use super::offline::{Documents, OwnNodeArg, family_number};
 use super::print;
 use super::project::{PodArgs, Project, ReadArgs};
@@ -63,7 +63,8 @@ enum TestFormat {
 }
 
 pub(super) fn run(args: &TestArgs) -> Result<bool> {
-    let sources = Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
+    let sources =
+        Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
     let mut tests: Vec<PolicyTest> = Vec::new();
     let mut diagnostics = Vec::new();
     for source in &sources {

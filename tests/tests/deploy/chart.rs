@@ -136,7 +136,9 @@ fn the_chart_installs_what_the_manifests_do() {
     assert_eq!(manifests.keys().filter(|name| definition(name)).count(), 1);
     manifests.retain(|name, _| !definition(name));
     let crds = fs::read_dir(in_repository("deploy/helm/cofferdam/crds")).expect("a folder");
-    let crds: Vec<_> = crds.map(|one| one.expect("an entry").path().canonicalize()).collect();
+    let crds: Vec<_> = crds
+        .map(|one| one.expect("an entry").path().canonicalize())
+        .collect();
     let crd = in_repository("deploy/kubernetes/crds/nodestatuses.yaml").canonicalize();
     assert_eq!(crds.len(), 1);
     assert_eq!(crds[0].as_ref().ok(), crd.as_ref().ok());
@@ -154,16 +156,29 @@ fn the_chart_gives_the_rights_of_the_page_and_no_others() {
     skip_unless!(HELM);
     let rules = |values: &Value| {
         let rendered = render(values).expect("it renders");
-        of_kind(&rendered, "ClusterRole")["rules"].as_array().expect("rules").clone()
+        of_kind(&rendered, "ClusterRole")["rules"]
+            .as_array()
+            .expect("rules")
+            .clone()
     };
     let of_page = |name: &str| role(name)["rules"].as_array().expect("rules").clone();
     let (agent, taint) = (of_page("cofferdam-agent"), of_page("cofferdam-agent-taint"));
     assert_eq!(rules(&json!({})), agent);
-    assert_eq!(rules(&json!({"taint": true})), [agent.clone(), taint].concat());
+    assert_eq!(
+        rules(&json!({"taint": true})),
+        [agent.clone(), taint].concat()
+    );
     let silent = rules(&json!({"report": false}));
-    let writes = |rule: &&Value| rule["verbs"].as_array().is_some_and(|verbs| verbs.contains(&json!("create")));
+    let writes = |rule: &&Value| {
+        rule["verbs"]
+            .as_array()
+            .is_some_and(|verbs| verbs.contains(&json!("create")))
+    };
     assert_eq!(silent.iter().filter(writes).count(), 0);
-    assert_eq!(silent.len() + agent.iter().filter(writes).count(), agent.len());
+    assert_eq!(
+        silent.len() + agent.iter().filter(writes).count(),
+        agent.len()
+    );
 }
 
 #[test]

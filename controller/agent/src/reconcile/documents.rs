@@ -237,7 +237,10 @@ impl Documents {
     pub(super) fn why_held(&self) -> String {
         let unlisted = if self.objects.is_unlisted {
             let health = self.health();
-            Some(("the API server's objects", health.and_then(|one| one.problem)))
+            Some((
+                "the API server's objects",
+                health.and_then(|one| one.problem),
+            ))
         } else if self.texts.is_unlisted {
             let health = self.etcd_health();
             Some(("the keys of etcd", health.and_then(|one| one.problem)))
