@@ -209,7 +209,12 @@ impl Etcd {
     #[track_caller]
     pub fn keys(&self, start: &str) -> Vec<String> {
         let prefix = format!("{PREFIX}/");
-        let listed = self.ctl(&["get", &format!("{prefix}{start}"), "--prefix", "--keys-only"]);
+        let listed = self.ctl(&[
+            "get",
+            &format!("{prefix}{start}"),
+            "--prefix",
+            "--keys-only",
+        ]);
         let keys = listed.lines().filter_map(|key| key.strip_prefix(&prefix));
         keys.map(str::to_owned).collect()
     }
@@ -297,17 +302,20 @@ impl Nodes {
         settings: &str,
     ) -> Self {
         let hub = Namespace::new().expect("a namespace");
-        for parameter in [
-            "net/ipv4/ip_forward",
-            "net/ipv6/conf/all/forwarding",
-        ] {
+        for parameter in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             hub.set(parameter, "1").expect("a parameter");
         }
-        for parameter in ["net/ipv4/conf/all/rp_filter", "net/ipv4/conf/default/rp_filter"] {
+        for parameter in [
+            "net/ipv4/conf/all/rp_filter",
+            "net/ipv4/conf/default/rp_filter",
+        ] {
             hub.set(parameter, "0").expect("a parameter");
         }
         ip(&hub, &["link", "set", "lo", "up"]);
-        ip(&hub, &["address", "add", &format!("{ADDRESS}/32"), "dev", "lo"]);
+        ip(
+            &hub,
+            &["address", "add", &format!("{ADDRESS}/32"), "dev", "lo"],
+        );
         let nodes = (1..).zip(workloads).map(|(number, names)| {
             let world = World::plan(Wiring::Ptp)
                 .numbered_from(number * 256 + 2)
@@ -358,12 +366,26 @@ fn connect(hub: &Namespace, world: &World, number: u16) {
             address.parse().expect("an address")
         };
         let gateway = bare(&hub_side).to_string();
-        ip(node, &[family, "address", "add", &node_side, "dev", "up0", "nodad"][..length(family)]);
-        ip(hub, &[family, "address", "add", &hub_side, "dev", &theirs, "nodad"][..length(family)]);
+        ip(
+            node,
+            &[family, "address", "add", &node_side, "dev", "up0", "nodad"][..length(family)],
+        );
+        ip(
+            hub,
+            &[family, "address", "add", &hub_side, "dev", &theirs, "nodad"][..length(family)],
+        );
         ip(node, &[family, "route", "add", "default", "via", &gateway]);
         let back = bare(&node_side).to_string();
         ip(hub, &[family, "route", "add", &workloads, "via", &back]);
     }
+}
+
+/// Loses what the hub, and the server there, would send to a node, or ends that. What was lost
+/// is sent again some 0.2 s after it was sent first.
+pub fn deafen(hub: &Namespace, number: u16, is_deaf: bool) {
+    let word = if is_deaf { "add" } else { "del" };
+    let node = format!("192.0.2.{}/32", number * 4 - 3);
+    ip(hub, &["route", word, "blackhole", &node]);
 }
 
 /// Number of words of a command that only IPv6 has all of.
