@@ -380,8 +380,8 @@ fn connect(hub: &Namespace, world: &World, number: u16) {
     }
 }
 
-/// Loses what the hub, and the server there, would send to a node, or ends that. What was lost
-/// is sent again some 0.2 s after it was sent first.
+/// Loses what the hub, and the server there, would send to a node, or ends that: TCP then sends
+/// it again.
 pub fn deafen(hub: &Namespace, number: u16, is_deaf: bool) {
     let word = if is_deaf { "add" } else { "del" };
     let node = format!("192.0.2.{}/32", number * 4 - 3);

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::output::{EtcdStatus, StatusReport};
@@ -302,11 +304,18 @@ fn documents_are_read_as_files_are() {
     assert_reaches((n1, web), (n1, db));
     // A sync takes what was put before it, whatever the watch has brought.
     for _ in 0..2 {
-        // What the watch tells of it is late.
+        // Neither the watch nor an answer gets through for a while.
         deafen(&all.hub, 1, true);
         all.etcd.put("documents/shop.yaml", DB_CLOSED);
-        deafen(&all.hub, 1, false);
-        let report = n1.agent.sync();
+        let report = thread::scope(|scope| {
+            let (told, report) = channel();
+            let agent = &n1.agent;
+            scope.spawn(move || told.send(agent.sync()));
+            let early = report.recv_timeout(UNTIL_BLOCKED);
+            deafen(&all.hub, 1, false);
+            assert!(early.is_err(), "a sync asks before it answers: {early:?}");
+            report.recv().expect("a report")
+        });
         assert_eq!((report.accepted, report.rejected), (1, 0));
         assert_blocked((n1, web), (n1, db));
         all.etcd.put("documents/shop.yaml", DB_FROM_WEB);
