@@ -62,7 +62,7 @@ fn add(node: &Node, name: &str) {
 }
 
 fn etcd(node: &Node) -> EtcdStatus {
-    node.agent.status().etcd.expect("an etcd is configured")
+    *node.agent.status().etcd.expect("an etcd is configured")
 }
 
 /// Whether one can connect to another, in either family; both must agree.

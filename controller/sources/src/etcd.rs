@@ -195,9 +195,7 @@ impl Shared {
         let mut state = self.state();
         let before = state.failing.take();
         if before.as_ref().is_none_or(|(_, reason)| reason != problem) {
-            tracing::warn!(
-                "cannot follow etcd: {problem}; what it said before stays in force"
-            );
+            tracing::warn!("cannot follow etcd: {problem}; what it said before stays in force");
         }
         let since = before.map_or_else(SystemTime::now, |(since, _)| since);
         state.failing = Some((since, problem.to_owned()));

@@ -19,8 +19,8 @@ use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::expectations;
 use cofferdam_protocol::output::Schema;
 
-use super::print;
 use super::etcd::EtcdArgs;
+use super::print;
 use super::project::{Project, ReadArgs};
 use crate::output::CheckReport;
 use allow::{AllowArgs, Allowed};

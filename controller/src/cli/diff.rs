@@ -77,7 +77,8 @@ enum DiffFormat {
 
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let approved = approved(&args.except)?;
-    let old = revisions::read(&args.etcd.and(&args.old), &args.state.reading).context("cannot read the old set")?;
+    let old = revisions::read(&args.etcd.and(&args.old), &args.state.reading)
+        .context("cannot read the old set")?;
     let new = revisions::read(&args.new, &args.state.reading).context("cannot read the new set")?;
     let (old, new) = (Documents::of(&old), Documents::of(&new));
     let changes = Changes::new(

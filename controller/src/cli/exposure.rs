@@ -8,9 +8,9 @@ use clap::Args;
 use cofferdam_answers::exposure::{BeyondReport, DoorReport, ExposedReport, ExposureReport};
 use cofferdam_policies::exposure::{Door, exposure, read_doors};
 
+use super::etcd::EtcdArgs;
 use super::offline::Documents;
 use super::project::{Project, ReadArgs};
-use super::etcd::EtcdArgs;
 use super::{Format, list, show};
 
 #[derive(Debug, Args)]

@@ -101,7 +101,8 @@ struct List<'a> {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<bool> {
-    let documents = Documents::of(&Project::read(&args.etcd.and(&args.paths), &args.state.reading)?.sources);
+    let documents =
+        Documents::of(&Project::read(&args.etcd.and(&args.paths), &args.state.reading)?.sources);
     let connectivity = args.state.of(&documents)?;
     let list = List {
         focus: args.focus.of(&connectivity)?,

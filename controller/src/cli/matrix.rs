@@ -16,11 +16,11 @@ use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Action;
 use serde::{Serialize, Serializer};
 
+use super::etcd::EtcdArgs;
 use super::offline::{
     Documents, External, FamilyArg, OwnNodeArg, external, externals, family_number,
 };
 use super::project::{PodArgs, Project, ReadArgs, looked_at};
-use super::etcd::EtcdArgs;
 use crate::output::LookedAt;
 
 #[derive(Debug, Args)]

@@ -20,8 +20,8 @@ use cofferdam_protocol::output::Schema;
 use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::check::Texts;
-use super::explain::{named, reason};
 use super::etcd::EtcdArgs;
+use super::explain::{named, reason};
 use super::offline::{Documents, OwnNodeArg, family_number};
 use super::print;
 use super::project::{PodArgs, Project, ReadArgs};

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use cofferdam_protocol::output::{
-    ApiStatus, EtcdStatus, BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport,
-    EndpointState, Enforcement, RemoveReport, StatusReport, SyncReport, UnusedRules, place,
+    ApiStatus, BypassReport, BypassedEndpoint, Diagnostic, EndpointList, EndpointReport,
+    EndpointState, Enforcement, EtcdStatus, RemoveReport, StatusReport, SyncReport, UnusedRules,
+    place,
 };
 use cofferdam_protocol::words::ClosedList as _;
 
@@ -149,7 +150,11 @@ fn etcd(etcd: &EtcdStatus) -> String {
     }
     for (what, since, problem) in [
         ("away", &etcd.away_since, &etcd.problem),
-        ("nothing published", &etcd.unpublished_since, &etcd.publish_problem),
+        (
+            "nothing published",
+            &etcd.unpublished_since,
+            &etcd.publish_problem,
+        ),
     ] {
         if let (Some(since), Some(problem)) = (since, problem) {
             text += &format!(", {what} since {since}: {problem}");

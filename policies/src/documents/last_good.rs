@@ -564,7 +564,11 @@ mod tests {
         let text = "etcd:documents/b.yaml";
         let good = settle(
             &Settled::default(),
-            &[("f", &policy("a")), (text, &policy("b")), (key, &pod("p", "10.0.0.1"))],
+            &[
+                ("f", &policy("a")),
+                (text, &policy("b")),
+                (key, &pod("p", "10.0.0.1")),
+            ],
         );
         assert_eq!(names(&good), ["a", "b", "p=[10.0.0.1]"]);
         let next = settle(&good, &[("f", &broken("a"))]);

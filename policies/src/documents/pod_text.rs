@@ -137,6 +137,9 @@ mod tests {
 
     #[test]
     fn what_names_never_have_does_no_harm() {
-        assert_eq!(Quoted("a\"b\\c\nd").to_string(), "\"a\\\"b\\\\c\\U0000000ad\"");
+        assert_eq!(
+            Quoted("a\"b\\c\nd").to_string(),
+            "\"a\\\"b\\\\c\\U0000000ad\""
+        );
     }
 }

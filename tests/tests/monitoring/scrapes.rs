@@ -91,7 +91,10 @@ const ZERO: [(&list::Metric, &str); 12] = [
         &list::KUBERNETES_OBJECTS,
         "needs an API server; the agent's tests of Kubernetes have one",
     ),
-    (&list::ETCD_AWAY_SINCE, "needs an etcd; its own tests have one"),
+    (
+        &list::ETCD_AWAY_SINCE,
+        "needs an etcd; its own tests have one",
+    ),
     (
         &list::ETCD_UNPUBLISHED_SINCE,
         "needs an etcd; its own tests have one",

@@ -124,7 +124,13 @@ fn check_etcd(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
         match text.parse::<Address>() {
             Err(hint) => wrong(reader, node, what, &text, hint),
             Ok(_) if is_tls.is_some() => {
-                wrong(reader, node, what, &text, "one etcd: give its hosts commas between them");
+                wrong(
+                    reader,
+                    node,
+                    what,
+                    &text,
+                    "one etcd: give its hosts commas between them",
+                );
             }
             Ok(address) => is_tls = Some(address.is_tls()),
         }
@@ -136,15 +142,45 @@ fn check_etcd(reader: &mut Reader, node: &YamlNode<'_>, config: &Config) {
         }
     };
     let is_there = is_tls.is_some();
-    needs(etcd.publish && !is_there, "publish", "true", "an `etcd://` entry of `policies`");
+    needs(
+        etcd.publish && !is_there,
+        "publish",
+        "true",
+        "an `etcd://` entry of `policies`",
+    );
     let (ca, certificate, key) = (&etcd.ca, &etcd.certificate, &etcd.key);
     let has_certificate = !certificate.is_empty();
-    needs(has_certificate && key.is_empty(), "certificate", certificate, "with `key`");
-    needs(has_certificate && ca.is_empty(), "certificate", certificate, "with `ca`");
-    needs(!has_certificate && !key.is_empty(), "key", key, "with `certificate`");
+    needs(
+        has_certificate && key.is_empty(),
+        "certificate",
+        certificate,
+        "with `key`",
+    );
+    needs(
+        has_certificate && ca.is_empty(),
+        "certificate",
+        certificate,
+        "with `ca`",
+    );
+    needs(
+        !has_certificate && !key.is_empty(),
+        "key",
+        key,
+        "with `certificate`",
+    );
     let (user, password) = (&etcd.username, &etcd.password_file);
-    needs(!user.is_empty() && password.is_empty(), "username", user, "with `password_file`");
-    needs(user.is_empty() && !password.is_empty(), "password_file", password, "with `username`");
+    needs(
+        !user.is_empty() && password.is_empty(),
+        "username",
+        user,
+        "with `password_file`",
+    );
+    needs(
+        user.is_empty() && !password.is_empty(),
+        "password_file",
+        password,
+        "with `username`",
+    );
     if is_tls == Some(true)
         && ca.is_empty()
         && let Some(node) = at(node, &["policies"])

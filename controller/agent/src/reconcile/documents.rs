@@ -7,9 +7,7 @@ use std::time::Instant;
 
 use cofferdam_answers::diagnostic;
 use cofferdam_policies::diagnostic::Diagnostic as Finding;
-use cofferdam_policies::documents::{
-    API_PREFIX, ETCD_PREFIX, KeptFile, LastGood, Settled, Source,
-};
+use cofferdam_policies::documents::{API_PREFIX, ETCD_PREFIX, KeptFile, LastGood, Settled, Source};
 use cofferdam_policies::inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::Diagnostic;
 use cofferdam_sources::etcd::{self, Announcement, Etcd};
@@ -220,7 +218,10 @@ impl Documents {
     pub(super) fn why_held(&self) -> String {
         let unlisted = if self.objects.is_unlisted {
             let health = self.health();
-            Some(("the API server's objects", health.and_then(|one| one.problem)))
+            Some((
+                "the API server's objects",
+                health.and_then(|one| one.problem),
+            ))
         } else if self.texts.is_unlisted {
             let health = self.etcd_health();
             Some(("the keys of etcd", health.and_then(|one| one.problem)))

@@ -125,7 +125,12 @@ mod tests {
             ("etcd://h:1/p", &["h:1"][..], "/p/", false),
             ("etcds://h/a/b/", &["h:2379"], "/a/b/", true),
             ("etcd://10.0.0.1", &["10.0.0.1:2379"], "/", false),
-            ("etcd://[fd00::1]:5,b:6/p", &["[fd00::1]:5", "b:6"], "/p/", false),
+            (
+                "etcd://[fd00::1]:5,b:6/p",
+                &["[fd00::1]:5", "b:6"],
+                "/p/",
+                false,
+            ),
             ("etcd://[::1]/", &["[::1]:2379"], "/", false),
         ] {
             let address: Address = text.parse().expect(text);

@@ -38,7 +38,9 @@ impl Announcement {
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('/').map(str::to_owned);
         let [node, namespace, name] = [parts.next()?, parts.next()?, parts.next()?];
-        let is_whole = [&node, &namespace, &name].iter().all(|part| !part.is_empty());
+        let is_whole = [&node, &namespace, &name]
+            .iter()
+            .all(|part| !part.is_empty());
         (is_whole && parts.next().is_none()).then_some(Self {
             node,
             namespace,
@@ -196,7 +198,10 @@ mod tests {
 
     #[test]
     fn an_address_that_counts_for_another_is_left_out() {
-        let text = POD.replace("podIP: 10.0.0.1", "podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]");
+        let text = POD.replace(
+            "podIP: 10.0.0.1",
+            "podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]",
+        );
         let (source, _) = read_at("endpoints/n2/shop/web", &text);
         let left: Vec<IpAddr> = addresses(&without(&source, &["10.0.0.1".parse().unwrap()])).into();
         assert_eq!(left, ["fd00::1".parse::<IpAddr>().unwrap()]);

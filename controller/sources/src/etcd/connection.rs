@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use etcd_client::{
     Certificate, Client, ConnectOptions, Error, GetOptions, GetResponse, Identity, KeyValue,
-    KvClient, LeaseClient, LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions,
-    WatchOptions, WatchStream,
+    KvClient, LeaseClient, LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions, WatchOptions,
+    WatchStream,
 };
 use thiserror::Error as ThisError;
 use tokio::time::timeout;

@@ -353,7 +353,12 @@ mod tests {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\n\
              spec: {{nodeName: {node}}}\nstatus: {{podIP: {address}}}\n"
         );
-        pair(&format!("endpoints/{node}/shop/{name}"), &text, created, created)
+        pair(
+            &format!("endpoints/{node}/shop/{name}"),
+            &text,
+            created,
+            created,
+        )
     }
 
     fn delete(key: &str, revision: i64) -> Event {
@@ -422,7 +427,10 @@ mod tests {
             store.replace(pairs.into(), 5);
             assert_eq!(
                 counting(&store),
-                ["etcd:endpoints/n1/shop/a []", "etcd:endpoints/n2/shop/b [10.0.0.1]"]
+                [
+                    "etcd:endpoints/n1/shop/a []",
+                    "etcd:endpoints/n2/shop/b [10.0.0.1]"
+                ]
             );
             store.apply(vec![delete("endpoints/n2/shop/b", 6)]);
             assert_eq!(counting(&store), ["etcd:endpoints/n1/shop/a [10.0.0.1]"]);
@@ -445,12 +453,18 @@ mod tests {
             store.replace(pairs.into(), 5);
             assert_eq!(
                 counting(&store),
-                ["etcd:endpoints/n2/shop/a [10.0.0.2]", "etcd:endpoints/n3/shop/b [10.0.0.1]"]
+                [
+                    "etcd:endpoints/n2/shop/a [10.0.0.2]",
+                    "etcd:endpoints/n3/shop/b [10.0.0.1]"
+                ]
             );
             store.apply(vec![delete("endpoints/n2/shop/a", 6)]);
             assert_eq!(
                 counting(&store),
-                ["etcd:endpoints/n1/shop/a [10.0.0.1]", "etcd:endpoints/n3/shop/b []"]
+                [
+                    "etcd:endpoints/n1/shop/a [10.0.0.1]",
+                    "etcd:endpoints/n3/shop/b []"
+                ]
             );
         }
     }
