@@ -380,6 +380,14 @@ fn connect(hub: &Namespace, world: &World, number: u16) {
     }
 }
 
+/// Loses what the hub, and the server there, would send to a node, or ends that: TCP then sends
+/// it again.
+pub fn deafen(hub: &Namespace, number: u16, is_deaf: bool) {
+    let word = if is_deaf { "add" } else { "del" };
+    let node = format!("192.0.2.{}/32", number * 4 - 3);
+    ip(hub, &["route", word, "blackhole", &node]);
+}
+
 /// Number of words of a command that only IPv6 has all of.
 fn length(family: &str) -> usize {
     if family == "-6" { 7 } else { 6 }

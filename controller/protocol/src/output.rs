@@ -476,7 +476,7 @@ pub struct StatusReport {
     pub kubernetes: Option<ApiStatus>,
     /// The etcd whose texts count as documents; null without one.
     #[serde(default)]
-    pub etcd: Option<EtcdStatus>,
+    pub etcd: Option<Box<EtcdStatus>>,
     /// Programs of others that can hide who sent a packet, with their place; normally none.
     #[serde(default)]
     pub obstacles: Vec<String>,

@@ -91,7 +91,7 @@ impl Reconciler {
             uncleared: self.uncleared(),
             uplinks: self.early_drops.report(),
             kubernetes: self.documents.health().map(api_status),
-            etcd: self.documents.etcd_health().map(etcd_status),
+            etcd: (self.documents.etcd_health()).map(|health| Box::new(etcd_status(health))),
             obstacles: obstacles.into_iter().map(|(_, text)| text).collect(),
             diagnostics: self.diagnostics(),
         }
