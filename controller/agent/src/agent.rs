@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -165,8 +166,9 @@ async fn serve(
         tally: tally.clone(),
         facts,
     };
+    let listens = Arc::new(AtomicBool::new(false));
     if let Some(api) = &servers.kubernetes {
-        cluster::start(api.clone(), &config, messages.clone())?;
+        cluster::start(api.clone(), &config, messages.clone(), listens.clone())?;
     }
     let (recorder, ended) = start_reconciling(start, receiver).await?;
     let mut ended = ended;
@@ -235,6 +237,7 @@ async fn serve(
     // Before any request: an attachment may be made again under the same name.
     tell(|| Message::RemovalsNoted)();
     tokio::spawn(control::serve(listener, known));
+    listens.store(true, Ordering::Relaxed);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = %config.node.name,

@@ -226,10 +226,11 @@ fn a_program_of_the_kubeconfig_gives_credentials_and_its_failure_tells_no_secret
     });
     fs::write(&program, format!("#!/bin/sh\necho '{credential}'\n")).expect("a file");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+    const SECRET: &str = "of-the-kubeconfig";
     let exec = |command: &Path| {
         json!({"exec": {
             "apiVersion": "client.authentication.k8s.io/v1", "command": command,
-            "interactiveMode": "Never",
+            "interactiveMode": "Never", "args": [SECRET], "env": [{"name": "S", "value": SECRET}],
         }})
     };
     live.server
@@ -248,5 +249,8 @@ fn a_program_of_the_kubeconfig_gives_credentials_and_its_failure_tells_no_secret
         said.contains("the program that the kubeconfig names"),
         "{said}"
     );
-    assert!(!said.contains(TOKEN), "{said}");
+    assert!(said.contains("ended with exit status: 3"), "{said}");
+    for secret in [TOKEN, SECRET] {
+        assert!(!said.contains(secret), "{said}");
+    }
 }

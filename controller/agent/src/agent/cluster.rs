@@ -13,6 +13,7 @@ mod status;
 mod taint;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -56,15 +57,19 @@ pub(super) struct Teller {
     /// `None` if nothing is to be reported.
     reports: Option<(Status, Events)>,
     taint: Option<Taint>,
+    /// `true` once pods can be added here.
+    listens: Arc<AtomicBool>,
     /// The failure that was logged last, by what failed.
     told: std::collections::BTreeMap<&'static str, String>,
 }
 
-/// Starts the thread, where there is anything to tell.
+/// Starts the thread, where there is anything to tell. The agent is not ready before `listens`
+/// says so: a pod that comes earlier would have to wait.
 pub(super) fn start(
     api: Arc<Kubernetes>,
     config: &Config,
     messages: Sender<Message>,
+    listens: Arc<AtomicBool>,
 ) -> Result<()> {
     let settings = &config.kubernetes;
     if !settings.report && !settings.taint {
@@ -80,6 +85,7 @@ pub(super) fn start(
             .report
             .then(|| (Status::new(&node), Events::new(&node))),
         taint: settings.taint.then(Taint::default),
+        listens,
         node,
         told: std::collections::BTreeMap::new(),
     };
@@ -219,7 +225,8 @@ impl Teller {
         let Some(taint) = &mut self.taint else {
             return;
         };
-        let is_ready = standing.is_some_and(|one| one.is_enforced || one.obstacles.is_empty());
+        let is_ready = self.listens.load(Ordering::Relaxed)
+            && standing.is_some_and(|one| one.is_enforced || one.obstacles.is_empty());
         let Some(step) = taint.next(is_ready) else {
             return;
         };

@@ -172,13 +172,16 @@ pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ApiErro
 fn client(mut config: Config) -> Result<Client, ApiError> {
     config.connect_timeout = Some(PATIENCE);
     config.write_timeout = Some(PATIENCE);
+    let program = config.auth_info.exec.as_ref();
+    let program = program.and_then(|exec| exec.command.clone());
+    let program = program.unwrap_or_else(|| "it".to_owned());
     Client::try_from(config).map_err(|error| match error {
         kube::Error::Auth(AuthError::AuthExecStart(cause)) => ApiError::ProgramFails {
             cause: cause.to_string(),
         },
-        // Its output is not told: it may be credentials.
-        kube::Error::Auth(AuthError::AuthExecRun { cmd, out }) => ApiError::ProgramFails {
-            cause: format!("{cmd} ended with {}", out.status),
+        // Neither its output is told nor its arguments and environment: they may be secrets.
+        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => ApiError::ProgramFails {
+            cause: format!("{program} ended with {}", out.status),
         },
         kube::Error::Auth(AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed) => {
             ApiError::ProgramFails {
