@@ -21,6 +21,7 @@ mod project;
 mod schema;
 mod test;
 mod text;
+mod what_if;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -76,6 +77,9 @@ enum Command {
     /// Says which connections another set of documents allows that these do not, and the
     /// reverse, with the rule that makes each change.
     Diff(diff::DiffArgs),
+    /// Replays flow records against policies: which connections that were seen they would newly
+    /// deny or allow, and by which rule.
+    WhatIf(what_if::WhatIfArgs),
     /// Draws who reaches whom, or what has changed.
     Graph(graph::GraphArgs),
     /// Says how far each workload is exposed to what is not in the documents, worst first.
@@ -195,6 +199,7 @@ pub fn main() -> ExitCode {
         Command::Matrix(args) => matrix::run(&args),
         Command::List(args) => list::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::WhatIf(args) => what_if::run(&args),
         Command::Graph(args) => graph::run(&args),
         Command::Exposure(args) => exposure::run(&args),
         Command::Test(args) => test::run(&args),

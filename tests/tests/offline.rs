@@ -20,6 +20,7 @@ mod offline {
     mod matrix;
     mod observe;
     mod services;
+    mod what_if;
 }
 
 /// A shop of two, a node, and what people forget in manifests.
