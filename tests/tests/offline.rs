@@ -18,6 +18,7 @@ mod offline {
     mod graph;
     mod list;
     mod matrix;
+    mod mutation;
     mod observe;
     mod services;
     mod what_if;
