@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use cofferdam_agent::config::{Config, ConfigError, Given};
 use cofferdam_answers::Reply;
 use cofferdam_protocol::Request;
@@ -179,7 +179,7 @@ enum WaitFor {
 /// not be run.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and clap knows where they go.
@@ -223,6 +223,18 @@ pub fn main() -> ExitCode {
             ExitCode::from(if is_no { 1 } else { 2 })
         }
     }
+}
+
+/// Reads the command line. kubectl runs its plugins by their names: then help says what to type
+/// there.
+fn parse() -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let called = std::env::args_os().next().map(PathBuf::from);
+    if called.is_some_and(|path| path.file_name() == Some("kubectl-cofferdam".as_ref())) {
+        command = command.bin_name("kubectl cofferdam");
+    }
+    let matches = command.clone().try_get_matches()?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 fn run_agent(args: &AgentArgs) -> Result<bool> {
