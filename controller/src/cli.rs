@@ -24,6 +24,7 @@ mod project;
 mod schema;
 mod test;
 mod text;
+mod what_if;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use cofferdam_agent::config::{Config, ConfigError, Given, duration};
 use cofferdam_answers::Reply;
 use cofferdam_protocol::Request;
@@ -79,6 +80,9 @@ enum Command {
     /// Says which connections another set of documents allows that these do not, and the
     /// reverse, with the rule that makes each change.
     Diff(diff::DiffArgs),
+    /// Replays flow records against policies: which connections that were seen they would newly
+    /// deny or allow, and by which rule.
+    WhatIf(what_if::WhatIfArgs),
     /// Draws who reaches whom, or what has changed.
     Graph(graph::GraphArgs),
     /// Says how far each workload is exposed to what is not in the documents, worst first.
@@ -190,7 +194,7 @@ enum WaitFor {
 /// not be run.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and clap knows where they go.
@@ -210,6 +214,7 @@ pub fn main() -> ExitCode {
         Command::Matrix(args) => matrix::run(&args),
         Command::List(args) => list::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::WhatIf(args) => what_if::run(&args),
         Command::Graph(args) => graph::run(&args),
         Command::Exposure(args) => exposure::run(&args),
         Command::Test(args) => test::run(&args),
@@ -233,6 +238,18 @@ pub fn main() -> ExitCode {
             ExitCode::from(if is_no { 1 } else { 2 })
         }
     }
+}
+
+/// Reads the command line. kubectl runs its plugins by their names: then help says what to type
+/// there.
+fn parse() -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let called = std::env::args_os().next().map(PathBuf::from);
+    if called.is_some_and(|path| path.file_name() == Some("kubectl-cofferdam".as_ref())) {
+        command = command.bin_name("kubectl cofferdam");
+    }
+    let matches = command.clone().try_get_matches()?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 fn run_agent(args: &AgentArgs) -> Result<bool> {

@@ -12,6 +12,7 @@ use cofferdam_answers::connectivity::{DiffReport, ListReport};
 use cofferdam_answers::exposure::ExposureReport;
 use cofferdam_answers::graph::GraphReport;
 use cofferdam_answers::reach::{ExplainReport, MatrixReport, TestReport};
+use cofferdam_answers::replay::WhatIfReport;
 use cofferdam_protocol::output::{
     BypassReport, EndpointList, EndpointReport, FlowRecord, RemoveReport, Schema, StatusReport,
     SyncReport, UnusedRules,
@@ -106,5 +107,6 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         ("test.json", text::<TestReport>()),
         ("top.json", text::<TopReport>()),
         ("unused-rules.json", text::<UnusedRules>()),
+        ("what-if.json", text::<WhatIfReport>()),
     ]
 }

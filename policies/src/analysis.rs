@@ -9,6 +9,7 @@
 //! says how two of them lie to each other; then a module for each kind of question,
 //! `selectors`, `ports`, `services`, `unseen`, `blocks`, `order`, `isolation`, `lookups`,
 //! `openings`, `paths` and `settings`.
+//! `mutants` leaves out or widens one part of a policy after the other, for `cofferdam test`.
 //! `places` finds the line again; `gaps` knows what is missing for an error, and `allowed` what the
 //! author says is meant.
 //!
@@ -23,6 +24,7 @@ mod blocks;
 mod gaps;
 mod isolation;
 mod lookups;
+mod mutants;
 mod nearest;
 mod openings;
 mod order;
@@ -50,6 +52,7 @@ use crate::documents::{Assembled, Identity, Source};
 use crate::inventory::{ObjectName, Service, Workload};
 
 pub use allowed::{Allowance, Unallowed, without_allowed};
+pub use mutants::{Mutant, mutants};
 
 use gaps::Gaps;
 use places::{Places, Step};

@@ -10,6 +10,9 @@
 //! externals: {internet: [203.0.113.7]}
 //! ```
 //!
+//! An end may be a workload that is in no document: `{namespace: shop, labels: {app: new}}`.
+//! [`suppose`] adds these to the desired state before it is asked.
+//!
 //! An expectation is about every family in which both ends have an address, and about
 //! every pair of what its selectors match, but for an end and itself. ICMP is asked of
 //! its own family only.
@@ -24,10 +27,11 @@ mod tests;
 use cofferdam_verdict::verdict::Action;
 
 use crate::diagnostic::Place;
+use crate::inventory::{Inventory, ObjectName, Workload};
 use crate::reach::{Externals, Probe};
-use crate::selectors::LabelSelector;
+use crate::selectors::{LabelSelector, Labels};
 
-pub use check::{Failure, Outcome, Results, check};
+pub use check::{Failure, Misses, Outcome, Results, check};
 pub use read::{API_VERSION, KIND, Tests, read};
 
 /// A document of expectations.
@@ -49,9 +53,45 @@ impl PolicyTest {
         let choices = self.expect.iter().flat_map(|one| [&one.from, &one.to]);
         choices.filter_map(|choice| match &choice.ends {
             Ends::Named(name) => Some(name.as_str()),
-            Ends::Selected { .. } => None,
+            Ends::Selected { .. } | Ends::Supposed { .. } => None,
         })
     }
+}
+
+/// Adds the workloads to a desired state that expectations suppose to be there, each once. One
+/// whose namespace is not there has labels that nothing says: it is left out, and so is no end.
+pub fn suppose(inventory: &mut Inventory, tests: &[PolicyTest]) {
+    let choices = tests
+        .iter()
+        .flat_map(|test| test.expect.iter().flat_map(|one| [&one.from, &one.to]));
+    for choice in choices {
+        let Ends::Supposed { namespace, labels } = &choice.ends else {
+            continue;
+        };
+        if !inventory.namespaces().contains_key(namespace.as_str()) {
+            continue;
+        }
+        let workload = Workload {
+            name: supposed_name(namespace, labels),
+            labels: labels.clone(),
+            node: None,
+            host_network: false,
+            finished: false,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+        };
+        (inventory.set_workload(workload)).expect("what has no address takes nobody's");
+    }
+}
+
+/// The name of a workload that is supposed to be there, which no pod can have:
+/// `shop/(app=new)`.
+fn supposed_name(namespace: &str, labels: &Labels) -> ObjectName {
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    ObjectName::new(namespace, &format!("({})", labels.join(",")))
 }
 
 /// What is expected of some connections.
@@ -67,6 +107,8 @@ pub struct Expectation {
     pub probe: Probe,
     /// Whether they may.
     pub verdict: Action,
+    /// The verdict with policies in audit mode in force as well.
+    pub audit: Option<Action>,
     /// The policy that the verdict must be put down to: `namespace/name`, or `name`.
     pub by: Option<By>,
 }
@@ -93,6 +135,13 @@ pub enum Ends {
         /// The pods in them.
         pods: LabelSelector,
     },
+    /// A workload that is in no document; it names no ports, and its node is not known.
+    Supposed {
+        /// Its namespace.
+        namespace: String,
+        /// Its labels.
+        labels: Labels,
+    },
 }
 
 impl std::fmt::Display for Choice {
@@ -101,6 +150,9 @@ impl std::fmt::Display for Choice {
             Ends::Named(name) => write!(f, "{}", crate::documents::reader::Shown(name)),
             Ends::Selected { namespaces, pods } => {
                 f.write_str(&crate::reach::selected(namespaces, pods))
+            }
+            Ends::Supposed { namespace, labels } => {
+                write!(f, "{}", supposed_name(namespace, labels))
             }
         }
     }

@@ -47,7 +47,7 @@ pub use ends::{End, EndKind, Externals, UnknownEnd};
 pub use probe::{Probe, ProbeError};
 pub use service::{BackendCell, Backends};
 pub use stand_ins::{PodNetwork, PodNetworks};
-pub use templates::add_templates;
+pub use templates::{StandIn, add_templates};
 pub use walk::{Explanation, Field, Step, Walk};
 pub use words::selected;
 
@@ -285,7 +285,8 @@ impl Reach {
     }
 
     /// Returns `true` if a workload's own node may always connect to it.
-    pub(crate) fn is_own_node_allowed(&self) -> bool {
+    #[must_use]
+    pub fn is_own_node_allowed(&self) -> bool {
         self.own_node_allowed
     }
 

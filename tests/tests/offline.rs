@@ -19,8 +19,10 @@ mod offline {
     mod graph;
     mod list;
     mod matrix;
+    mod mutation;
     mod observe;
     mod services;
+    mod what_if;
 }
 
 /// A shop of two, a node, and what people forget in manifests.

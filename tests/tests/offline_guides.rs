@@ -175,32 +175,68 @@ fn commands_in_pages_are_understood() {
     assert!(tried >= 25, "{tried}");
 }
 
-/// The example of the page about testing, as files in a folder.
-fn example() -> Scratch {
-    let scratch = Scratch::new();
-    let write = |name: &str, text: &str| {
-        let path = scratch.path().join(name);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        fs::write(path, text).expect("a file");
-    };
-    // A block whose first line is a file's name is that file.
-    let files: Vec<(String, String)> = yaml(&page("testing-policies.md"))
+/// Files of a page: a block of YAML whose first line is a file's name is that file.
+fn files(page: &str) -> Vec<(String, String)> {
+    yaml(page)
         .filter_map(|block| {
             let name = block.lines().next()?.strip_prefix("# ")?.to_owned();
             (name.ends_with(".yaml") && !name.contains(' ')).then_some((name, block))
         })
-        .collect();
+        .collect()
+}
+
+/// Puts a file into a folder.
+fn write(folder: &Scratch, name: &str, text: &str) {
+    let path = folder.path().join(name);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::write(path, text).expect("a file");
+}
+
+/// The example of the page about testing, as files in a folder.
+fn example() -> Scratch {
+    let scratch = Scratch::new();
+    let files = files(&page("testing-policies.md"));
     assert_eq!(files.len(), 3);
     for (name, text) in &files {
-        write(name, text);
+        write(&scratch, name, text);
     }
     // What a cluster would print, and the statements beside it.
-    write(
-        "cluster.yaml",
-        &format!("{}---\n{}", files[0].1, files[1].1),
-    );
-    write("tests/test.yaml", &files[2].1);
+    let cluster = format!("{}---\n{}", files[0].1, files[1].1);
+    write(&scratch, "cluster.yaml", &cluster);
+    write(&scratch, "tests/test.yaml", &files[2].1);
     scratch
+}
+
+#[test]
+fn commands_about_records_answer_as_shown() {
+    let page = page("what-if.md");
+    let scratch = Scratch::new();
+    let files = files(&page);
+    assert_eq!(files.len(), 2);
+    for (name, text) in &files {
+        write(&scratch, name, text);
+    }
+    let shown = |language: &str| {
+        let blocks = blocks(&page).into_iter();
+        let mut texts = blocks.filter_map(|(own, text)| (own == language).then_some(text));
+        texts.next().expect("the page shows it")
+    };
+    write(&scratch, "flows.jsonl", &shown("json"));
+    let commands: Vec<Vec<String>> = commands(&page)
+        .into_iter()
+        .filter(|command| command[0] == "what-if" && command.len() > 1)
+        .collect();
+    assert_eq!(commands.len(), 3);
+    let output = run(scratch.path(), &commands[0]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), shown("text"));
+    for (command, status) in commands.iter().zip([0, 0, 0]) {
+        let output = run(scratch.path(), command);
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{command:?}: {output:?}"
+        );
+    }
 }
 
 #[test]

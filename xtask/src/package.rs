@@ -55,7 +55,7 @@ const UNIT: &str = "xtask/shipped/cofferdam.service";
 /// A configuration of the agent, with what most nodes change.
 const CONFIGURATION: &str = "xtask/shipped/config.yaml";
 /// Contents of the archive beside the binaries, and their names there.
-const BESIDE: [(&str, &str); 7] = [
+const BESIDE: [(&str, &str); 8] = [
     ("LICENSE", "LICENSE"),
     ("dataplane/ebpf/LICENSE-GPL-2.0", "LICENSE-GPL-2.0"),
     ("README.md", "README.md"),
@@ -63,6 +63,7 @@ const BESIDE: [(&str, &str); 7] = [
     ("policies/library", "policies"),
     (UNIT, "lib/systemd/system/cofferdam.service"),
     (CONFIGURATION, "config.yaml"),
+    ("xtask/shipped/kubectl-cofferdam", "kubectl-cofferdam"),
 ];
 /// The binary that writes its own man pages and completions, and where they belong
 /// below `/usr` or `/usr/local`.

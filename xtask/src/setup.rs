@@ -80,7 +80,7 @@ pub(crate) enum Need {
     KernelCompiler,
     /// The BPF file system, for pinning programs and maps.
     BpfFileSystem,
-    /// `ip`, `tc` and `nft`.
+    /// `ip`, `tc`, `nft` and other programs that tests run.
     NetworkTools,
     /// The packet filters that a benchmark compares with.
     PacketFilters,
@@ -203,6 +203,8 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     ("wg", "wireguard-tools"),
                     // Has system calls of the agent fail.
                     ("strace", "strace"),
+                    // Runs the command line as its plugin.
+                    ("kubectl", "kubernetes-client"),
                 ]));
             }
             Need::PacketFilters => {

@@ -15,6 +15,7 @@ pub mod exposure;
 pub mod graph;
 pub mod reach;
 pub mod record;
+pub mod replay;
 
 use cofferdam_policies::diagnostic;
 use cofferdam_protocol::output::{Diagnostic, Severity};

@@ -13,7 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Allow or deny.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
     /// It passes.
@@ -488,6 +490,9 @@ pub struct ExpectationReport {
     pub port: String,
     /// What is expected.
     pub verdict: Word,
+    /// The verdict that is expected with audit policies in force; null where none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Word>,
     /// The policy that the verdict is expected to be put down to.
     pub by: Option<String>,
     /// Whether it holds.
@@ -513,6 +518,37 @@ pub struct CoverageReport {
     pub unexercised: Vec<u32>,
 }
 
+/// A policy with one part left out or widened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MutantReport {
+    /// The policy: `namespace/name`, or `name` of one of the whole cluster.
+    pub policy: String,
+    /// The change, for people: `ingress[0].from[1] left out`.
+    pub what: String,
+    /// The file.
+    pub file: String,
+    /// The line of the part.
+    pub line: u32,
+    /// Its column.
+    pub column: u32,
+}
+
+/// Policies with one part left out or widened, each in turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MutationReport {
+    /// Mutants that were tried.
+    pub mutants: u64,
+    /// Those under which an expectation does not hold.
+    pub noticed: u64,
+    /// Percentage of those that are noticed among those that treat some connection otherwise,
+    /// rounded down; null where none does.
+    pub score: Option<u64>,
+    /// Those that treat some connection otherwise while every expectation holds.
+    pub unnoticed: Vec<MutantReport>,
+    /// Those that treat every connection as before: the part has no effect here.
+    pub equivalent: Vec<MutantReport>,
+}
+
 /// Answer of `test`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TestReport {
@@ -529,6 +565,9 @@ pub struct TestReport {
     /// With `--coverage`: which rules are exercised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coverage: Option<CoverageReport>,
+    /// With `--mutate`, and if every expectation holds: which changes are noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mutation: Option<MutationReport>,
     /// What is wrong with the documents, expectations included.
     pub diagnostics: Vec<Diagnostic>,
 }

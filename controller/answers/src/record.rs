@@ -158,14 +158,20 @@ fn called(inventory: &Inventory, end: &FlowEnd, address: IpAddr) -> Result<Strin
     }
 }
 
-fn compared(record: &FlowRecord, revision: Option<u64>, report: &ExplainReport) -> RecordReport {
-    let is_by_policy = match record.kind {
+/// Returns `true` if policy decided a record, and so could decide otherwise now.
+#[must_use]
+pub fn is_by_policy(record: &FlowRecord) -> bool {
+    match record.kind {
         RecordType::Denied => matches!(
             record.reason,
             Reason::Rule | Reason::Isolated | Reason::VirtualUndecided
         ),
         RecordType::Audit | RecordType::New | RecordType::Ended => true,
-    };
+    }
+}
+
+fn compared(record: &FlowRecord, revision: Option<u64>, report: &ExplainReport) -> RecordReport {
+    let is_by_policy = is_by_policy(record);
     let (now, audit) = (report.cell.verdict, report.cell.audit);
     let is_as_told = match record.kind {
         RecordType::Denied => now == Word::Deny,

@@ -75,11 +75,66 @@ pub fn open(path: &Path) -> io::Result<Vec<(PathBuf, File)>> {
     }
 }
 
+/// The lines of a file that are not empty, one after the other.
+#[derive(Debug)]
+pub struct Lines<R> {
+    lines: BufReader<R>,
+    line: Vec<u8>,
+    number: u64,
+}
+
+/// A line of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line<'l> {
+    /// Its number, from 1.
+    pub number: u64,
+    /// Its text; `None` if it is longer than 1 MiB, which no record is.
+    pub text: Option<&'l [u8]>,
+}
+
+impl<R: io::Read> Lines<R> {
+    /// Nothing has been read yet.
+    #[must_use]
+    pub fn new(file: R) -> Self {
+        Self {
+            lines: BufReader::with_capacity(1 << 16, file),
+            line: Vec::new(),
+            number: 0,
+        }
+    }
+
+    /// Reads the next line that has something in it, or `None` at the end.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+        loop {
+            self.line.clear();
+            let mut bounded = (&mut self.lines).take(MAX_LINE);
+            if bounded.read_until(b'\n', &mut self.line)? == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            let number = self.number;
+            if self.line.len() as u64 == MAX_LINE && self.line.last() != Some(&b'\n') {
+                self.lines.skip_until(b'\n')?;
+                return Ok(Some(Line { number, text: None }));
+            }
+            if !self.line.iter().all(u8::is_ascii_whitespace) {
+                break;
+            }
+        }
+        Ok(Some(Line {
+            number: self.number,
+            text: Some(&self.line),
+        }))
+    }
+}
+
 /// The records of a file, one after the other.
 #[derive(Debug)]
 pub struct Records<R> {
-    lines: BufReader<R>,
-    line: Vec<u8>,
+    lines: Lines<R>,
     passed_over: u64,
 }
 
@@ -88,8 +143,7 @@ impl<R: io::Read> Records<R> {
     #[must_use]
     pub fn new(file: R) -> Self {
         Self {
-            lines: BufReader::with_capacity(1 << 16, file),
-            line: Vec::new(),
+            lines: Lines::new(file),
             passed_over: 0,
         }
     }
@@ -105,21 +159,14 @@ impl<R: io::Read> Records<R> {
     /// # Errors
     /// If the file cannot be read.
     pub fn next_record(&mut self) -> io::Result<Option<FlowRecord>> {
-        loop {
-            self.line.clear();
-            let mut bounded = (&mut self.lines).take(MAX_LINE);
-            if bounded.read_until(b'\n', &mut self.line)? == 0 {
-                return Ok(None);
-            }
-            if self.line.len() as u64 == MAX_LINE && self.line.last() != Some(&b'\n') {
-                self.lines.skip_until(b'\n')?;
-            } else if self.line.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            } else if let Ok(record) = serde_json::from_slice(&self.line) {
+        while let Some(line) = self.lines.next_line()? {
+            let record = line.text.map(serde_json::from_slice);
+            if let Some(Ok(record)) = record {
                 return Ok(Some(record));
             }
             self.passed_over += 1;
         }
+        Ok(None)
     }
 }
 

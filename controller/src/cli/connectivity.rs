@@ -16,13 +16,13 @@ pub(super) struct ConnectivityArgs {
     #[command(flatten)]
     pub(super) cluster: ClusterArgs,
     #[command(flatten)]
-    pods: PodArgs,
+    pub(super) pods: PodArgs,
     /// As if policies in audit mode were enforced.
     #[arg(long)]
-    audit: bool,
+    pub(super) audit: bool,
     /// Rule of the agents for connections of a workload's own node.
     #[arg(long, value_enum, default_value_t)]
-    own_node: OwnNodeArg,
+    pub(super) own_node: OwnNodeArg,
 }
 
 impl ConnectivityArgs {

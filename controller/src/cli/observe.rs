@@ -21,6 +21,7 @@ use crate::client::{self, ClientError};
 use crate::output::{DividedBy, Ranked};
 use checkout::Checkout;
 use flags::FilterFlags;
+pub(super) use lines::Escaped;
 use lines::{Format, Lines};
 use moment::Moment;
 use top::Top;

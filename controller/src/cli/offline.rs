@@ -11,7 +11,7 @@ use cofferdam_policies::documents::context::ForeignPolicy;
 use cofferdam_policies::documents::{Source, assemble_layers};
 use cofferdam_policies::expectations;
 use cofferdam_policies::inventory::Inventory;
-use cofferdam_policies::reach::{self, Externals, PodNetworks, Reach};
+use cofferdam_policies::reach::{self, Externals, PodNetworks, Reach, StandIn};
 use cofferdam_protocol::output;
 use cofferdam_verdict::address::Family;
 
@@ -26,6 +26,8 @@ pub(super) struct Documents {
     pub(super) inventory: Inventory,
     /// What is wrong, in the order of places.
     pub(super) diagnostics: Vec<Diagnostic>,
+    /// Ends that stand for pods of templates.
+    pub(super) stand_ins: Vec<StandIn>,
     /// Policies of other products, which no verdict counts.
     foreign: Vec<ForeignPolicy>,
     /// Outside hosts that PolicyTests among them speak of; a name that they use for
@@ -49,7 +51,7 @@ impl Documents {
         let documents = parsed().flat_map(|file| file.documents.iter().cloned());
         let mut assembled = assemble_layers(documents);
         let contexts = parsed().map(|file| &file.context);
-        reach::add_templates(&mut assembled.inventory, contexts, ends);
+        let stand_ins = reach::add_templates(&mut assembled.inventory, contexts, ends);
         let mut diagnostics: Vec<Diagnostic> = parsed()
             .flat_map(|file| file.diagnostics.iter().cloned())
             .chain(assembled.diagnostics)
@@ -74,6 +76,7 @@ impl Documents {
         Self {
             inventory: assembled.inventory,
             diagnostics,
+            stand_ins,
             externals: externals.collect(),
             foreign: parsed()
                 .flat_map(|file| file.context.foreign.iter().cloned())

@@ -57,6 +57,11 @@ pub(super) struct ReadArgs {
 }
 
 impl ReadArgs {
+    /// Returns `true` if what is passed over otherwise is an error.
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
     /// Strictness that is asked for.
     pub(super) fn strictness(&self) -> Strictness {
         match self.strict {

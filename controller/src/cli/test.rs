@@ -1,7 +1,9 @@
 //! `cofferdam test`.
 
 mod junit;
+mod mutation;
 mod text;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -13,9 +15,9 @@ use cofferdam_answers::reach::{
 };
 use cofferdam_policies::compiler::{PolicyKind, RuleEntry, RuleKey};
 use cofferdam_policies::diagnostic::Place;
-use cofferdam_policies::expectations::{self, Failure, Outcome, PolicyTest, Results};
+use cofferdam_policies::expectations::{self, Failure, Misses, Outcome, PolicyTest, Results};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Tier};
-use cofferdam_policies::reach::{Backends, Reach};
+use cofferdam_policies::reach::{Backends, Reach, Side};
 use cofferdam_protocol::output::Schema;
 use cofferdam_verdict::verdict::{Action, Direction};
 
@@ -26,6 +28,8 @@ use super::explain::{named, reason};
 use super::offline::{Documents, OwnNodeArg, family_number};
 use super::print;
 use super::project::{PodArgs, Project, ReadArgs};
+use mutation::Original;
+use watch::Watch;
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
@@ -50,6 +54,16 @@ pub(super) struct TestArgs {
     /// Also lists the rules that no expectation exercises.
     #[arg(long)]
     coverage: bool,
+    /// Also leaves out or widens each part of each policy in turn, and lists what no
+    /// expectation notices.
+    #[arg(long)]
+    mutate: bool,
+    /// Ends with status 1 if expectations notice less than so many percent of --mutate.
+    #[arg(long, value_name = "N", requires = "mutate", value_parser = clap::value_parser!(u64).range(0..=100))]
+    min_score: Option<u64>,
+    /// Runs again whenever a file changes, until Ctrl-C.
+    #[arg(long, conflicts_with_all = ["etcd", "cluster"])]
+    watch: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,6 +77,23 @@ enum TestFormat {
 }
 
 pub(super) fn run(args: &TestArgs) -> Result<bool> {
+    if !args.watch {
+        return run_once(args);
+    }
+    if args.paths.iter().any(|path| path.as_os_str() == "-") {
+        bail!("standard input cannot be watched: name files and directories");
+    }
+    loop {
+        // A new one each time: there may be new directories.
+        let watch = Watch::over(&args.paths)?;
+        if let Err(error) = run_once(args) {
+            eprintln!("cofferdam: {error:#}");
+        }
+        watch.wait()?;
+    }
+}
+
+fn run_once(args: &TestArgs) -> Result<bool> {
     let sources =
         Project::read_with(&args.etcd.and(&args.paths), &args.reading, &args.cluster)?.sources;
     let mut tests: Vec<PolicyTest> = Vec::new();
@@ -83,9 +114,24 @@ pub(super) fn run(args: &TestArgs) -> Result<bool> {
             expectations::API_VERSION
         );
     }
-    let reach = documents.reach_in(&args.pods.networks(), args.own_node)?;
+    expectations::suppose(&mut documents.inventory, &tests);
+    let networks = args.pods.networks();
+    let reach = documents.reach_in(&networks, args.own_node)?;
     let results = expectations::check(&reach, &tests);
-    let report = report(&reach, &documents, &results, args.coverage);
+    let mut report = report(&reach, &documents, &results, args.coverage);
+    let holds = report.failed == 0 && documents.are_good();
+    if args.mutate && !holds {
+        eprintln!("cofferdam: mutants are tried when every expectation holds");
+    }
+    if args.mutate && holds {
+        report.mutation = Some(mutation::run(&Original {
+            inventory: &documents.inventory,
+            reach: &reach,
+            sources: &sources,
+            tests: &tests,
+            networks: &networks,
+        })?);
+    }
     match args.format {
         TestFormat::Json => {
             let line = serde_json::to_string(&report).context("cannot write JSON")?;
@@ -105,7 +151,9 @@ pub(super) fn run(args: &TestArgs) -> Result<bool> {
             print(&(text::report(&report, &Texts::new(&sources)) + &remark))?;
         }
     }
-    Ok(report.failed == 0 && documents.are_good())
+    let score = report.mutation.as_ref().and_then(|mutation| mutation.score);
+    let is_enough = (args.min_score).is_none_or(|least| score.is_some_and(|score| score >= least));
+    Ok(holds && is_enough)
 }
 
 fn report(
@@ -139,6 +187,7 @@ fn report(
         expectations,
         rules: rules.into_reports(),
         coverage,
+        mutation: None,
         diagnostics: documents.reported(),
     }
 }
@@ -154,6 +203,7 @@ fn expectation(reach: &Reach, rules: &mut Rules<'_>, outcome: &Outcome<'_>) -> E
         to: expected.to.to_string(),
         port: expected.probe.to_string(),
         verdict: expected.verdict.into(),
+        audit: expected.audit.map(Word::from),
         by: expected.by.as_ref().map(|by| by.policy.clone()),
         holds: outcome.holds(),
         checked: outcome.checked as u64,
@@ -199,24 +249,34 @@ fn failure(
 /// `expected deny, got allow: egress no policy decides; ingress by …`.
 fn message(reach: &Reach, outcome: &Outcome<'_>, failure: &Failure) -> String {
     let cell = &failure.explanation.cell;
-    let got = Word::from(cell.action()).as_str();
+    let expectation = outcome.expectation;
+    let (got, expected) = match failure.misses {
+        Misses::Audit => (cell.audited_action(), expectation.audit),
+        Misses::Verdict | Misses::By => (cell.action(), Some(expectation.verdict)),
+    };
+    let word = |action: Action| Word::from(action).as_str();
+    let expected = expected.map_or("nothing", word);
+    let verdict = |side: &Side| match failure.misses {
+        Misses::Audit => side.audited,
+        Misses::Verdict | Misses::By => side.verdict,
+    };
     let sides = [
-        (Direction::Egress, &cell.egress),
-        (Direction::Ingress, &cell.ingress),
+        (Direction::Egress, verdict(&cell.egress)),
+        (Direction::Ingress, verdict(&cell.ingress)),
     ];
-    let sides = sides.into_iter().filter(|(_, side)| {
+    let sides = sides.into_iter().filter(|(_, verdict)| {
         // What allows does not matter to a denial.
-        cell.action() == Action::Allow || side.verdict.action == Action::Deny
+        got == Action::Allow || verdict.action == Action::Deny
     });
     let sides: Vec<String> = sides
-        .map(|(direction, side)| {
+        .map(|(direction, verdict)| {
             let direction = cofferdam_answers::reach::direction_word(direction);
-            let isolating: Vec<String> = (reach.isolated_by(&side.verdict))
+            let isolating: Vec<String> = (reach.isolated_by(&verdict))
                 .map(|(number, entry)| named(&RuleReport::new(number, entry)))
                 .collect();
-            let why = match reach.rule_of(&side.verdict) {
+            let why = match reach.rule_of(&verdict) {
                 Some((number, entry)) => format!("by {}", named(&RuleReport::new(number, entry))),
-                None if isolating.is_empty() => reason(side.verdict.reason.name()),
+                None if isolating.is_empty() => reason(verdict.reason.name()),
                 None => format!(
                     "isolated by {}, and no rule allows it",
                     isolating.join("; ")
@@ -229,21 +289,19 @@ fn message(reach: &Reach, outcome: &Outcome<'_>, failure: &Failure) -> String {
     if let Some(Backends { allowed, total }) = cell.backends {
         sides += &format!(" ({allowed} of {total} backends may be reached)");
     }
-    match &outcome.expectation.by {
-        _ if cell.depends_on_address => {
-            let expected = Word::from(outcome.expectation.verdict).as_str();
-            format!(
-                "expected {expected}, and it depends on the address of an end that no document \
-                 gives one; --pod-cidr decides: {sides}"
-            )
-        }
-        Some(by) if failure.is_only_by => {
+    let got = word(got);
+    match (failure.misses, &expectation.by) {
+        _ if cell.depends_on_address => format!(
+            "expected {expected}, and it depends on the address of an end that no document \
+             gives one; --pod-cidr decides: {sides}"
+        ),
+        (Misses::By, Some(by)) => {
             format!("{got} as expected, but not by {}: {sides}", by.policy)
         }
-        _ => {
-            let expected = Word::from(outcome.expectation.verdict).as_str();
-            format!("expected {expected}, got {got}: {sides}")
+        (Misses::Audit, _) => {
+            format!("expected {expected} with audit policies enforced, got {got}: {sides}")
         }
+        _ => format!("expected {expected}, got {got}: {sides}"),
     }
 }
 

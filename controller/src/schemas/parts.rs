@@ -100,7 +100,8 @@ pub(super) fn metadata() -> Value {
     object("Which one it is.", Value::Object(properties), &["name"])
 }
 
-fn labels(description: &str) -> Value {
+/// Labels.
+pub(super) fn labels(description: &str) -> Value {
     json!({
         "description": description,
         "type": "object",

@@ -4,7 +4,10 @@ use cofferdam_policies::expectations::{API_VERSION, KIND};
 use cofferdam_policies::patterns::SUBDOMAIN;
 use serde_json::{Value, json};
 
-use super::parts::{address, document, list, object, optional, selector};
+use super::parts::{address, document, labels, list, object, optional, selector};
+
+/// The name of a namespace.
+const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
 
 pub(super) fn schema() -> Value {
     let metadata = json!({
@@ -25,6 +28,10 @@ pub(super) fn schema() -> Value {
                 "pattern": r"^((tcp|udp|sctp)/[1-9][0-9]{0,4}|icmp(v6)?/[0-9]{1,3}(/[0-9]{1,3})?|proto/[0-9]{1,3})$",
             },
             "verdict": { "enum": ["allow", "deny"] },
+            "audit": {
+                "description": "The verdict with policies in audit mode in force as well.",
+                "enum": ["allow", "deny", null],
+            },
             "by": {
                 "description": "The policy that decides: namespace/name, or the name of a ClusterNetworkPolicy.",
                 "type": ["string", "null"],
@@ -67,5 +74,17 @@ fn end(description: &str) -> Value {
         "type": "string",
         "pattern": "^([^/]+/[^/]+|[0-9A-Fa-f:.]+)$",
     });
-    json!({ "description": description, "anyOf": [named, chosen] })
+    let supposed = object(
+        "A workload that is in no document.",
+        json!({
+            "namespace": {
+                "description": "Its namespace, in which something is.",
+                "type": "string",
+                "pattern": DNS_LABEL,
+            },
+            "labels": labels("Its labels."),
+        }),
+        &["namespace", "labels"],
+    );
+    json!({ "description": description, "anyOf": [named, chosen, supposed] })
 }

@@ -2,7 +2,7 @@
 
 use crate::diagnostic::Code;
 use crate::names;
-use crate::selectors::{LabelSelector, Operator, Requirement};
+use crate::selectors::{LabelSelector, Labels, Operator, Requirement};
 use crate::yaml::Node;
 
 use super::reader::{Reader, Shown};
@@ -35,6 +35,19 @@ pub(crate) fn selector(reader: &mut Reader, node: &Node<'_>, what: &str) -> Opti
         }
     }
     (reader.errors() == errors).then(|| requirements.into_iter().collect())
+}
+
+/// Reads labels.
+pub(crate) fn labels(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<Labels> {
+    let errors = reader.errors();
+    let pairs = reader.string_map(node, what)?;
+    for pair in &pairs {
+        let (mark, what) = (pair.key_mark, "the label key");
+        reader.check_name(mark, Code::Label, what, pair.key, names::label_key);
+        check_value(reader, pair.value_mark, pair.value);
+    }
+    let pairs = pairs.iter().map(|pair| (pair.key, pair.value));
+    (reader.errors() == errors).then(|| pairs.collect())
 }
 
 fn requirement(reader: &mut Reader, node: &Node<'_>) -> Option<Requirement> {

@@ -11,7 +11,7 @@ use crate::documents::hints::nearest;
 use crate::inventory::{Inventory, ObjectName, RuleAction};
 use crate::reach::{Cell, End, Explanation, Externals, Reach, Side, Step};
 
-use super::{Choice, Ends, Expectation, PolicyTest};
+use super::{Choice, Ends, Expectation, PolicyTest, supposed_name};
 
 /// Most failures of one expectation that are explained. Selectors over a thousand pods
 /// could have a million, and nobody reads on.
@@ -51,12 +51,23 @@ pub struct Failure {
     pub destination: End,
     /// Over which families it is like this.
     pub families: Vec<Family>,
-    /// Whether the verdict is right, and only put down to another policy.
-    pub is_only_by: bool,
+    /// What is not as expected.
+    pub misses: Misses,
     /// The cell and the way to it.
     pub explanation: Explanation,
     /// Of a denial, the rule that came nearest to allowing it, and its direction.
     pub nearest: Option<(Direction, Step)>,
+}
+
+/// What of a cell is not as expected; the first in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misses {
+    /// The verdict in force.
+    Verdict,
+    /// The verdict with audit policies in force as well.
+    Audit,
+    /// The policy alone that the verdict is put down to.
+    By,
 }
 
 /// What came of all expectations.
@@ -76,6 +87,7 @@ pub fn check<'t>(reach: &Reach, tests: &'t [PolicyTest]) -> Results<'t> {
         policies: policies(reach.inventory()),
         exercised: BTreeSet::new(),
         unseen_passes: passes(reach.inventory()),
+        supposed: supposed(tests),
     };
     let all = tests
         .iter()
@@ -84,6 +96,17 @@ pub fn check<'t>(reach: &Reach, tests: &'t [PolicyTest]) -> Results<'t> {
         outcomes: all.map(|(test, one)| checker.outcome(test, one)).collect(),
         exercised: checker.exercised,
     }
+}
+
+/// The names of workloads that expectations suppose to be there.
+fn supposed(tests: &[PolicyTest]) -> BTreeSet<String> {
+    let all = tests.iter().flat_map(|test| &test.expect);
+    let choices = all.flat_map(|one| [&one.from, &one.to]);
+    let supposed = choices.filter_map(|choice| match &choice.ends {
+        Ends::Supposed { namespace, labels } => Some(supposed_name(namespace, labels).to_string()),
+        Ends::Named(_) | Ends::Selected { .. } => None,
+    });
+    supposed.collect()
 }
 
 /// The policies by the names that expectations have for them.
@@ -130,6 +153,7 @@ struct Checker<'r> {
     /// Rules that pass on, and of which no cell is known that they pass: cells are only
     /// walked for these.
     unseen_passes: BTreeSet<RuleKey>,
+    supposed: BTreeSet<String>,
 }
 
 impl Checker<'_> {
@@ -219,7 +243,9 @@ impl Checker<'_> {
                 Err(unknown) => Err(mistake(&choice.place, unknown.to_string(), None)),
             },
             Ends::Selected { namespaces, pods } => {
-                let ends = self.reach.select(namespaces, pods);
+                let mut ends = self.reach.select(namespaces, pods);
+                // Nobody means pods that are only supposed to be there.
+                ends.retain(|end| !self.supposed.contains(end.id()));
                 if ends.is_empty() {
                     return Err(mistake(
                         &choice.place,
@@ -228,6 +254,17 @@ impl Checker<'_> {
                     ));
                 }
                 Ok(ends)
+            }
+            Ends::Supposed { namespace, labels } => {
+                let name = supposed_name(namespace, labels).to_string();
+                let end = named(&name).map_err(|_| {
+                    let message = format!(
+                        "nothing in the documents is in a namespace `{namespace}`: its labels, \
+                         which policies may ask for, are not known"
+                    );
+                    mistake(&choice.place, message, None)
+                });
+                Ok(vec![end?])
             }
         }
     }
@@ -255,15 +292,15 @@ impl Checker<'_> {
                     self.exercised.insert(key);
                 }
             }
-            let is_verdict = cell.action() == expectation.verdict && !cell.depends_on_address;
-            if is_verdict && self.is_by(&cell, expectation) {
+            let Some(misses) = self.misses(&cell, expectation) else {
                 continue;
-            }
+            };
             // Families mostly fail alike, and are told of once.
             let is_full = outcome.failures.len() == MOST_FAILURES;
             let same = outcome.failures.last_mut().filter(|last| {
                 last.source.id() == source.id()
                     && last.destination.id() == destination.id()
+                    && last.misses == misses
                     && verdicts(&last.explanation.cell) == verdicts(&cell)
             });
             match same {
@@ -275,13 +312,25 @@ impl Checker<'_> {
                         source: source.clone(),
                         destination: destination.clone(),
                         families: vec![family],
-                        is_only_by: is_verdict,
+                        misses,
                         nearest: self.reach.nearest(&explanation),
                         explanation,
                     });
                 }
             }
         }
+    }
+
+    /// Returns what of a cell is not as expected; `None` if all of it is.
+    fn misses(&self, cell: &Cell, expectation: &Expectation) -> Option<Misses> {
+        if cell.action() != expectation.verdict || cell.depends_on_address {
+            return Some(Misses::Verdict);
+        }
+        let audit = expectation.audit;
+        if audit.is_some_and(|audit| audit != cell.audited_action()) {
+            return Some(Misses::Audit);
+        }
+        (!self.is_by(cell, expectation)).then_some(Misses::By)
     }
 
     /// Whether the verdict is put down to the policy that is expected: its rule decides,

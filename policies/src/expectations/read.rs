@@ -13,7 +13,7 @@ use cofferdam_verdict::verdict::Action;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::documents::MAX_FILE;
 use crate::documents::reader::{Fields, Reader, Shown};
-use crate::documents::selector::selector;
+use crate::documents::selector::{labels, selector};
 use crate::names;
 use crate::reach::{Externals, Probe};
 use crate::selectors::LabelSelector;
@@ -179,7 +179,8 @@ fn read_externals(reader: &mut Reader, node: &Node<'_>) -> Externals {
 
 fn expectation(reader: &mut Reader, node: &Node<'_>) -> Option<Expectation> {
     let what = "an entry of `expect`";
-    let fields = reader.strict_mapping(node, what, &["from", "to", "port", "verdict", "by"])?;
+    let known = ["from", "to", "port", "verdict", "audit", "by"];
+    let fields = reader.strict_mapping(node, what, &known)?;
     let from = choice(reader, fields, "from");
     let to = choice(reader, fields, "to");
     let probe = reader.required(fields, "port").and_then(|node| {
@@ -202,22 +203,12 @@ fn expectation(reader: &mut Reader, node: &Node<'_>) -> Option<Expectation> {
             }
         }
     });
-    let verdict = reader.required(fields, "verdict").and_then(|node| {
-        match reader.string(node, "`verdict`")? {
-            "allow" => Some(Action::Allow),
-            "deny" => Some(Action::Deny),
-            word => {
-                reader.unknown_word(
-                    node.mark,
-                    Code::Expectation,
-                    "verdict",
-                    word,
-                    &["allow", "deny"],
-                );
-                None
-            }
-        }
-    });
+    let verdict = reader.required(fields, "verdict");
+    let verdict = verdict.and_then(|node| action(reader, node, "verdict"));
+    let audit = match fields.get("audit") {
+        None => None,
+        Some(node) => Some(action(reader, node, "audit")?),
+    };
     let by = match fields.get("by") {
         None => None,
         Some(node) => Some(By {
@@ -231,14 +222,30 @@ fn expectation(reader: &mut Reader, node: &Node<'_>) -> Option<Expectation> {
         to: to?,
         probe: probe?,
         verdict: verdict?,
+        audit,
         by,
     })
+}
+
+fn action(reader: &mut Reader, node: &Node<'_>, key: &str) -> Option<Action> {
+    match reader.string(node, &format!("`{key}`"))? {
+        "allow" => Some(Action::Allow),
+        "deny" => Some(Action::Deny),
+        word => {
+            let known = ["allow", "deny"];
+            reader.unknown_word(node.mark, Code::Expectation, "verdict", word, &known);
+            None
+        }
+    }
 }
 
 fn choice(reader: &mut Reader, fields: Fields<'_, '_>, key: &str) -> Option<Choice> {
     let node = reader.required(fields, key)?;
     let place = reader.place(node.mark);
     let ends = match &node.value {
+        Value::Map(_) if has_key(node, ["namespace", "labels"]) => {
+            supposed(reader, node, &format!("`{key}`"))?
+        }
         Value::Map(_) => selected(reader, node, &format!("`{key}`"))?,
         Value::Text(name) => Ends::Named(name.to_string()),
         _ => {
@@ -248,6 +255,34 @@ fn choice(reader: &mut Reader, fields: Fields<'_, '_>, key: &str) -> Option<Choi
         }
     };
     Some(Choice { place, ends })
+}
+
+/// Returns `true` if a mapping has one of these keys.
+fn has_key(node: &Node<'_>, keys: [&str; 2]) -> bool {
+    let Value::Map(entries) = &node.value else {
+        return false;
+    };
+    (entries.iter())
+        .any(|entry| matches!(&entry.key.value, Value::Text(text) if keys.contains(&text.as_ref())))
+}
+
+/// Reads a workload that is in no document.
+fn supposed(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<Ends> {
+    let fields = reader.strict_mapping(node, what, &["namespace", "labels"])?;
+    let namespace = reader.required(fields, "namespace").and_then(|node| {
+        let name = reader.string(node, "`namespace`")?;
+        let check = names::dns_label;
+        reader
+            .check_name(node.mark, Code::Name, "the namespace's name", name, check)
+            .then(|| name.to_owned())
+    });
+    let labels = reader
+        .required(fields, "labels")
+        .and_then(|node| labels(reader, node, "`labels`"));
+    Some(Ends::Supposed {
+        namespace: namespace?,
+        labels: labels?,
+    })
 }
 
 fn selected(reader: &mut Reader, node: &Node<'_>, what: &str) -> Option<Ends> {

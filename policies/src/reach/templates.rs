@@ -17,16 +17,27 @@ use crate::selectors::Labels;
 /// Labels of the pods that documents have, by namespace and one of their labels.
 type Labelled<'i> = HashMap<(&'i str, &'i str, &'i str), Vec<&'i Labels>>;
 
+/// An end that stands for pods of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandIn {
+    /// Its name.
+    pub name: ObjectName,
+    /// The kind of what holds the template.
+    pub kind: Box<str>,
+}
+
 /// Adds pods for each template of which the documents have none: none in its namespace that
 /// carries all its labels, and is called after it where it has no labels.
 ///
 /// Two workloads of one name and namespace are two ends: the second has its kind behind its
-/// name, `shop/web@statefulset`. `asked` are ends that questions name.
+/// name, `shop/web@statefulset`. `asked` are ends that questions name. Returns the pods that
+/// were added.
 pub fn add_templates<'t, 'e>(
     inventory: &mut Inventory,
     contexts: impl IntoIterator<Item = &'t Context>,
     asked: impl IntoIterator<Item = &'e str>,
-) {
+) -> Vec<StandIn> {
+    let mut added = Vec::new();
     let asked = asked.into_iter().filter_map(replica);
     let mut replicas: HashMap<&str, BTreeSet<u32>> = HashMap::new();
     for (end, number) in asked {
@@ -73,6 +84,10 @@ pub fn add_templates<'t, 'e>(
                 1 => name.clone(),
                 _ => ObjectName::new(&name.namespace, &format!("{}#{number}", name.name)),
             };
+            added.push(StandIn {
+                name: name.clone(),
+                kind: template.kind.clone(),
+            });
             let pod = Workload {
                 name,
                 labels: labels(template, &own_name, number),
@@ -82,6 +97,7 @@ pub fn add_templates<'t, 'e>(
             (inventory.set_workload(pod)).expect("what has no address takes nobody's");
         }
     }
+    added
 }
 
 /// The end and the number of `namespace/name#number`; `None` of ends without a number, and

@@ -19,7 +19,8 @@ const STAGE: &str = "package";
 const BILL: &str = "cofferdam.cdx.json";
 
 /// Files that the package must have, beside the binaries.
-const CONTENTS: [&str; 14] = [
+const CONTENTS: [&str; 15] = [
+    "usr/bin/kubectl-cofferdam",
     "etc/cofferdam/config.yaml",
     "usr/lib/systemd/system/cofferdam.service",
     "usr/share/man/man1/cofferdam.1.gz",

@@ -22,7 +22,7 @@ pub(super) enum Format {
 }
 
 /// Text of others, with what could act on a terminal escaped.
-pub(super) struct Escaped<'t>(pub(super) &'t str);
+pub(in crate::cli) struct Escaped<'t>(pub(in crate::cli) &'t str);
 
 /// Returns `true` for control characters, and for those that turn the direction of text.
 fn is_active(c: char) -> bool {

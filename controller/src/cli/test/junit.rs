@@ -79,6 +79,7 @@ fn case(report: &TestReport, one: &ExpectationReport) -> Case {
         Verdict::Failed(reasons(report, one))
     };
     let by = one.by.as_ref().map(|by| format!(" by {by}"));
+    let audit = one.audit.map(|audit| format!(" audit {}", audit.as_str()));
     Case {
         name: format!(
             "{}: {} to {} {} {}{}",
@@ -87,7 +88,7 @@ fn case(report: &TestReport, one: &ExpectationReport) -> Case {
             one.to,
             one.port,
             one.verdict.as_str(),
-            by.unwrap_or_default()
+            audit.unwrap_or_default() + &by.unwrap_or_default()
         ),
         suite: one.test.clone(),
         file: one.file.clone(),

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use cofferdam_answers::reach::{ExpectationReport, TestReport};
-use cofferdam_protocol::output::{Diagnostic, Severity};
+use cofferdam_answers::reach::{ExpectationReport, MutantReport, MutationReport, TestReport};
+use cofferdam_protocol::output::{Diagnostic, Severity, place};
 
 use crate::cli::check::Texts;
 use crate::cli::explain::{named, nearest_miss};
@@ -25,6 +25,9 @@ pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
         for rule in rules.filter_map(|id| report.rules.iter().find(|rule| rule.id == *id)) {
             put(&mut text, format_args!("  not exercised: {}", named(rule)));
         }
+    }
+    if let Some(mutation) = &report.mutation {
+        mutants(&mut text, mutation);
     }
     let total = report.passed + report.failed;
     let is_wrong = |one: &Diagnostic| one.severity == Severity::Error;
@@ -51,6 +54,40 @@ pub(super) fn report(report: &TestReport, texts: &Texts<'_>) -> String {
         ),
     }
     text
+}
+
+/// Changes of policies, and those that no expectation notices.
+fn mutants(text: &mut String, mutation: &MutationReport) {
+    for one in &mutation.unnoticed {
+        let MutantReport {
+            policy,
+            what,
+            file,
+            line,
+            column,
+        } = one;
+        let place = place(file, &[*line, *column]);
+        put(text, format_args!("{place}: not noticed: {policy}: {what}"));
+    }
+    let MutationReport {
+        mutants,
+        noticed,
+        unnoticed,
+        equivalent,
+        ..
+    } = mutation;
+    let score = match mutation.score {
+        Some(score) => format!("; score {score}"),
+        None => String::new(),
+    };
+    put(
+        text,
+        format_args!(
+            "{noticed} of {mutants} changes of policies are noticed, {} are not, {} change nothing{score}",
+            unnoticed.len(),
+            equivalent.len()
+        ),
+    );
 }
 
 /// An expectation that does not hold, and why.
