@@ -35,7 +35,7 @@ pub(super) struct WhatIfArgs {
     records: Vec<PathBuf>,
     /// The policies, with the documents of the workloads: files and directories, or
     /// `git:REV:PATH` for those of a revision.
-    #[arg(long, value_name = "NEW", required = true, num_args = 1..)]
+    #[arg(long, value_name = "NEW", required_unless_present = "cluster", num_args = 1..)]
     policies: Vec<PathBuf>,
     /// Changes that end with status 1.
     #[arg(long, value_enum, value_name = "WHAT")]
@@ -71,7 +71,9 @@ enum WhatIfFormat {
 
 pub(super) fn run(args: &WhatIfArgs) -> Result<bool> {
     let reading = &args.state.reading;
-    let sources = revisions::read(&args.policies, reading).context("cannot read the policies")?;
+    let objects = args.state.cluster.read()?;
+    let sources = revisions::read(&args.policies, reading, objects);
+    let sources = sources.context("cannot read the policies")?;
     let mut records = Records::default();
     let mut unreadable = Vec::new();
     for path in &args.records {
