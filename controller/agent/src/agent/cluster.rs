@@ -12,6 +12,7 @@ mod events;
 mod status;
 mod taint;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -60,7 +61,7 @@ pub(super) struct Teller {
     /// `true` once pods can be added here.
     listens: Arc<AtomicBool>,
     /// The failure that was logged last, by what failed.
-    told: std::collections::BTreeMap<&'static str, String>,
+    told: BTreeMap<&'static str, String>,
 }
 
 /// Starts the thread, where there is anything to tell. The agent is not ready before `listens`
@@ -87,7 +88,7 @@ pub(super) fn start(
         taint: settings.taint.then(Taint::default),
         listens,
         node,
-        told: std::collections::BTreeMap::new(),
+        told: BTreeMap::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
