@@ -129,6 +129,14 @@ const RIGHT: &[(&str, &str)] = &[
         TEST,
         "expect: [{from: '2001:db8::1', to: a/b, port: proto/47, verdict: deny, by: a/p}]",
     ),
+    (
+        TEST,
+        "expect: [{from: {namespace: a, labels: {app.b/c: d}}, to: a/b, port: tcp/1, verdict: allow, audit: deny}]",
+    ),
+    (
+        TEST,
+        "expect: [{from: a/b, to: {namespace: a-b, labels: {}}, port: tcp/1, verdict: deny, audit: null}]",
+    ),
 ];
 
 /// Specifications, each with one mistake.
@@ -296,6 +304,30 @@ const WRONG: &[(&str, &str)] = &[
     (
         TEST,
         "expect: [{from: a/b, to: a/c, port: tcp/80, verdict: deny, because: p}]",
+    ),
+    (
+        TEST,
+        "expect: [{from: {namespace: a}, to: a/c, port: tcp/80, verdict: deny}]",
+    ),
+    (
+        TEST,
+        "expect: [{from: {labels: {a: b}}, to: a/c, port: tcp/80, verdict: deny}]",
+    ),
+    (
+        TEST,
+        "expect: [{from: {namespace: A, labels: {}}, to: a/c, port: tcp/80, verdict: deny}]",
+    ),
+    (
+        TEST,
+        "expect: [{from: {namespace: a, labels: {a: 1}}, to: a/c, port: tcp/80, verdict: deny}]",
+    ),
+    (
+        TEST,
+        "expect: [{from: {namespace: a, labels: {}, podSelector: {}}, to: a/c, port: tcp/80, verdict: deny}]",
+    ),
+    (
+        TEST,
+        "expect: [{from: a/b, to: a/c, port: tcp/80, verdict: deny, audit: Deny}]",
     ),
     (
         TEST,

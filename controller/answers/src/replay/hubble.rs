@@ -34,6 +34,9 @@ const NOT_OF_POD: [&str; 3] = [
 /// Prefix of labels that are the namespace's.
 const OF_NAMESPACE: &str = "io.cilium.k8s.namespace.labels.";
 
+/// Label with the name of a pod's cluster.
+const CLUSTER: &str = "k8s:io.cilium.k8s.policy.cluster=";
+
 /// Prefix of labels of what is no pod.
 const RESERVED: &str = "reserved:";
 
@@ -133,6 +136,7 @@ struct Endpoint {
     labels: Option<Vec<String>>,
     pod_name: String,
     workloads: Vec<Holder>,
+    cluster_name: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -274,8 +278,15 @@ impl Layer4 {
 }
 
 impl Endpoint {
-    fn who(self: &Endpoint, address: IpAddr, observer: &str) -> Who {
+    fn who(&self, address: IpAddr, observer: &str) -> Who {
         let all = || self.labels.iter().flatten();
+        // `cluster/node`, or the node alone.
+        let (own_cluster, node) = observer.split_once('/').unwrap_or(("", observer));
+        let cluster = self.cluster();
+        if !cluster.is_empty() && !own_cluster.is_empty() && cluster != own_cluster {
+            // Documents are of one cluster, and names of two may be the same.
+            return Who::Unknown(format!("{address} of cluster {cluster}"));
+        }
         if !self.pod_name.is_empty() && !self.namespace.is_empty() {
             return Who::Workload {
                 namespace: self.namespace.clone(),
@@ -294,10 +305,8 @@ impl Endpoint {
             .collect();
         let is = |word: &str| reserved.contains(&word);
         if is("host") {
-            // `cluster/node`, or the node alone.
-            let name = observer.rsplit('/').next().unwrap_or_default();
             return Who::Node {
-                name: Some(name.to_owned()).filter(|name| !name.is_empty()),
+                name: Some(node.to_owned()).filter(|name| !name.is_empty()),
                 address: None,
             };
         }
@@ -319,6 +328,15 @@ impl Endpoint {
             }
             _ => Who::Address(address),
         }
+    }
+}
+
+impl Endpoint {
+    /// Returns the cluster's name, or nothing.
+    fn cluster(&self) -> &str {
+        let mut labels = self.labels.iter().flatten();
+        let label = labels.find_map(|label| label.strip_prefix(CLUSTER));
+        label.unwrap_or(&self.cluster_name)
     }
 }
 

@@ -164,6 +164,7 @@ fn is_filtered_by_cilium(key: &str) -> bool {
         "pod-template-hash",
         "pod-template-generation",
         "controller-revision-hash",
+        "controller-uid",
     ];
     let is_of_kubernetes = ["kubernetes.io", "k8s.io", "io.kubernetes", "etcd_node"];
     !is_kept

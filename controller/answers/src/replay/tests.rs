@@ -420,6 +420,11 @@ fn ends_of_hubble_that_are_no_pods_are_told_apart() {
     // The node that observes is the pod's own.
     let host = from(json!(["reserved:host"]), "10.200.0.1");
     assert_eq!((changes(&host).len(), host.unchanged.allowed), (0, 1));
+    let abroad = from(
+        json!(["k8s:io.cilium.k8s.policy.cluster=d", "k8s:app=web"]),
+        "10.0.0.1",
+    );
+    assert!(why(&abroad).contains("of cluster d"));
     let remote = from(json!(["reserved:remote-node"]), "192.0.2.7");
     assert!(why(&remote).contains("the node 192.0.2.7"));
     assert!(why(&from(json!(["reserved:health"]), "10.200.0.2")).contains("reserved:health"));
