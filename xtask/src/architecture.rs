@@ -1,8 +1,8 @@
 //! Architectures that binaries are built for, and the Rust targets of each.
 //!
 //! A binary for another architecture than this machine's is linked with musl by the
-//! linker that comes with Rust: there is no C code in what is shipped or tested, so that
-//! neither a compiler nor a C library of that architecture has to be installed.
+//! linker that comes with Rust. The only C and assembly code in it is ring's, for TLS, which
+//! needs a compiler of that architecture, with the headers of any C library.
 
 use std::{path::Path, process::Command};
 
@@ -43,6 +43,14 @@ impl Architecture {
         match self {
             Self::X86_64 => "amd64",
             Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// The C compiler for it, as Debian names that on machines of another architecture.
+    pub(crate) fn c_compiler(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-linux-gnu-gcc",
+            Self::Aarch64 => "aarch64-linux-gnu-gcc",
         }
     }
 
@@ -121,6 +129,10 @@ impl Target {
             .args(["--target", self.name.as_str()])
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags(more))
             .env_remove("RUSTFLAGS");
+        if !self.architecture.is_here() {
+            let target = self.name.replace('-', "_");
+            cargo.env(format!("CC_{target}"), self.architecture.c_compiler());
+        }
     }
 }
 

@@ -71,6 +71,19 @@ const EMULATORS: [(&str, &str); 2] = [
 /// Helm's own library, for Python. Version and library move together.
 const HELM: &str = "helm-python-sdk==0.2.2";
 
+/// C compilers for code of other architectures, each with Debian's packages of it and of the
+/// headers that it looks for.
+const CROSS_COMPILERS: [(&str, [&str; 2]); 2] = [
+    (
+        "x86_64-linux-gnu-gcc",
+        ["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
+    ),
+    (
+        "aarch64-linux-gnu-gcc",
+        ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+    ),
+];
+
 /// Something a verb cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -99,7 +112,7 @@ pub(crate) enum Need {
     Etcd,
     /// A virtual machine and what goes into it.
     VirtualMachine,
-    /// Virtual machines of every architecture.
+    /// Virtual machines of every architecture, and compilers for them.
     ForeignMachine,
     /// A compiler for the engine of the fuzzer.
     CppCompiler,
@@ -282,7 +295,12 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
                     ("xz", "xz-utils"),
                 ]));
             }
-            Need::ForeignMachine => packages.extend(missing_packages(&EMULATORS)),
+            Need::ForeignMachine => {
+                packages.extend(missing_packages(&EMULATORS));
+                let cross = CROSS_COMPILERS.iter();
+                let missing = cross.filter(|(name, _)| tools::find(name).is_none());
+                packages.extend(missing.flat_map(|(_, packages)| *packages));
+            }
             Need::CppCompiler => packages.extend(missing_packages(&[("c++", "g++")])),
             Need::DebianPackager => {
                 packager = !has_packager();
