@@ -73,6 +73,9 @@ fn what_nobody_has_adopted_sends_nothing() {
         scene.assert_reaches("shop/web", "shop/db");
         scene.assert_blocked("shop/late", "shop/web");
         scene.agent.add(scene.workload("shop/late"), &[]);
+        // Neighbour discovery that began before asks three times, a second apart, and fails with
+        // all connections that wait for it when the guard has dropped each of them.
+        pause(Duration::from_secs(3));
         scene.assert_reaches("shop/late", "shop/web");
         assert_eq!(scene.agent.status().tamper_events, 0);
     }

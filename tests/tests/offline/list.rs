@@ -160,8 +160,8 @@ fn a_list_is_of_what_is_asked_for_and_says_what_it_looked_at() {
     let nothing = [&["list", "."], &towards_db[..], &["--port", "tcp/5433"]].concat();
     assert_eq!(
         folder.said(0, &nothing),
-        "nothing of what was asked for is allowed; looked at 2 pods of 2 workloads, 1 nodes and 2 \
-         sets of outside addresses, under 1 policies\n"
+        "nothing of what was asked for is allowed; looked at 2 pods of 2 workloads, 1 node and 2 \
+         sets of outside addresses, under 1 policy\n"
     );
     let markdown = folder.said(0, &["list", ".", "--workload", "shop/db", "--format", "md"]);
     assert!(
