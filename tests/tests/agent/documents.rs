@@ -123,9 +123,11 @@ fn changes_that_come_fast_become_ten_tables_a_second() {
 #[test]
 fn a_single_change_is_in_force_at_once() {
     const PAUSE: Duration = Duration::from_millis(100);
+    /// The machine does other things: one of so many must be quick. None is if each waits.
+    const TURNS: usize = 40;
     skip_unless!(Feature::NetworkNamespaces);
     let scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
-    let quickest = (0..8).map(|turn| {
+    let mut took = (0..TURNS).map(|turn| {
         let rested = Instant::now() + PAUSE;
         while Instant::now() < rested {
             std::thread::yield_now();
@@ -138,8 +140,7 @@ fn a_single_change_is_in_force_at_once() {
         scene.agent.wait_until("a new revision", changed);
         began.elapsed()
     });
-    let quickest = quickest.min().expect("some turns");
-    assert!(quickest < PAUSE, "{quickest:?}");
+    assert!(took.any(|took| took < PAUSE), "none of {TURNS} is quick");
 }
 
 #[test]
