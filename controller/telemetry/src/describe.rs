@@ -8,7 +8,7 @@ use cofferdam_policies::compiler::RuleEntry;
 use cofferdam_policies::inventory::Owner;
 use cofferdam_protocol::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
 use cofferdam_verdict::counter::Hook;
-use cofferdam_verdict::event::{EventRecord, kind};
+use cofferdam_verdict::event::{EventRecord, flag, kind};
 use cofferdam_verdict::hits::dropped_direction;
 use cofferdam_verdict::packet::{ethertype, protocol};
 use cofferdam_verdict::reason::Reason;
@@ -104,7 +104,7 @@ pub(crate) fn describe(
         packets: 1,
         bytes: event.bytes.into(),
         duration_ms: 0,
-        newly_denied: event.kind == kind::CUT,
+        newly_denied: kind == RecordType::Denied && event.flags & flag::CUT != 0,
         opener: None,
         reply: None,
     })

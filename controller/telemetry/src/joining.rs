@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use cofferdam_protocol::output::FlowRecord;
-use cofferdam_verdict::event::EventRecord;
+use cofferdam_verdict::event::{EventRecord, flag};
 use zerocopy::IntoBytes as _;
 
 use crate::kept::Reporter;
@@ -59,6 +59,7 @@ impl Joining {
             jiffies: 0,
             sequence: 0,
             bytes: 0,
+            flags: event.flags & flag::CUT,
             ..*event
         };
         let mut key: Key = [0; size_of::<EventRecord>()];

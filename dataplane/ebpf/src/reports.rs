@@ -46,11 +46,7 @@ pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
             maps.count(counter::audited_word(hook, case.audited), case.bytes);
             unreported = counter::unreported_audit(hook);
         }
-        let record = || EventRecord {
-            // Apart from the rest, which the verifier would walk once for each kind.
-            kind: case.judged(),
-            ..EventRecord::new(case, kind::JUDGED, hook, (ifindex, incarnation), now)
-        };
+        let record = || EventRecord::new(case, kind::JUDGED, hook, (ifindex, incarnation), now);
         if !maps.may_send(case.endpoint, hook, now) || !maps.send(record) {
             maps.count(unreported, case.bytes);
         }

@@ -8,7 +8,6 @@ use crate::{
     address::{Address, Family},
     counter::Hook,
     endpoint::UNDECIDED,
-    event::kind,
     flow::{READS, is_opening, step},
     packet::{Packet, icmp, icmpv6, protocol},
     reason::Reason,
@@ -349,17 +348,6 @@ impl Case {
             && (reason == Reason::Rule as u32
                 || reason == Reason::Isolated as u32
                 || reason == Reason::VirtualUndecided as u32)
-    }
-
-    /// Kind of the report of a packet that was denied, or that audit policies would have
-    /// denied: one of [`kind`](crate::event::kind).
-    #[inline(always)]
-    pub const fn judged(&self) -> u8 {
-        if self.is(mark::CUT) {
-            kind::CUT
-        } else {
-            kind::JUDGED
-        }
     }
 
     /// Marks the packet of a workload to an address that may be translated as undecided, if it

@@ -19,8 +19,14 @@ pub mod kind {
     pub const JUDGED: u8 = 0;
     /// The packet has begun a flow.
     pub const BEGUN: u8 = 1;
+}
+
+/// Flags of a report.
+pub mod flag {
+    use crate::case::mark;
+
     /// The packet was denied, and ends a flow that an earlier table has allowed.
-    pub const CUT: u8 = 2;
+    pub const CUT: u8 = (mark::CUT >> 24) as u8;
 }
 
 /// A reported packet. Slots, rule and revision say what was decided from.
@@ -77,8 +83,10 @@ pub struct EventRecord {
     pub stamp: u32,
     /// One of [`kind`].
     pub kind: u8,
+    /// High byte of the case's marks; only [`flag`] has a meaning here.
+    pub flags: u8,
     /// Zero.
-    pub _pad: [u8; 3],
+    pub _pad: [u8; 2],
 }
 
 impl EventRecord {
@@ -143,7 +151,9 @@ impl EventRecord {
             reversed: reversed as u8,
             stamp: case.stamp,
             kind,
-            _pad: [0; 3],
+            // As it is: a test of one mark would be walked once more for each of its values.
+            flags: (case.marks >> 24) as u8,
+            _pad: [0; 2],
         }
     }
 }
