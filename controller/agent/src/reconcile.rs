@@ -601,8 +601,7 @@ impl Reconciler {
     /// When files that have changed are read; `None` if none have.
     fn reading_at(&self) -> Option<Instant> {
         self.unread?;
-        let since = self.force.in_force_since();
-        Some(since.map_or_else(Instant::now, |since| since + BETWEEN_TABLES))
+        Some(next_table_at(self.force.in_force_since(), Instant::now()))
     }
 
     fn take_add(
@@ -729,4 +728,25 @@ fn resume_hits(force: &mut Force, store: &Store) {
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
+
+/// When a table may follow the one that is in force since then, if nobody asks for it: at once
+/// where that is long ago, or there is none.
+fn next_table_at(in_force_since: Option<Instant>, now: Instant) -> Instant {
+    in_force_since.map_or(now, |since| now.max(since + BETWEEN_TABLES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_change_is_in_force_at_once_and_those_behind_it_wait_for_their_turn() {
+        let now = Instant::now();
+        assert_eq!(next_table_at(None, now), now);
+        let long_ago = now - BETWEEN_TABLES;
+        assert_eq!(next_table_at(Some(long_ago), now), now);
+        let lately = now - BETWEEN_TABLES / 4;
+        assert_eq!(next_table_at(Some(lately), now), lately + BETWEEN_TABLES);
+    }
 }
