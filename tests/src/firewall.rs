@@ -15,7 +15,8 @@ use std::{
 };
 
 use cofferdam_dataplane::{
-    Attachments, Behaviour, Endpoint, Events, Kernel, Program, Report, TestContext, Uplink,
+    Attachments, Behaviour, Endpoint, Events, IdleTimes, Kernel, Program, Report, TestContext,
+    Uplink,
 };
 use cofferdam_policies::{
     compiler::{Compiled, Input, Slot, SlotPlan, compile},
@@ -27,6 +28,7 @@ use cofferdam_verdict::{
     capacity::Limits,
     counter::Hook,
     event::EventRecord,
+    flow::Idle,
     judge::{self, Case, Context, probe},
     slices::SliceFrame,
     verdict::{Action, Verdict},
@@ -214,7 +216,15 @@ impl Firewall {
     /// force; the table is that of the last turn.
     pub fn turn() -> Turn {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.get_or_insert_with(Self::load);
+        shared.get_or_insert_with(|| {
+            // On an emulated processor beside other work, the packets of one test come
+            // seconds apart: no datagram is forgotten before its test is over.
+            let idle = IdleTimes::default().with(Idle::UdpOneWay, Duration::from_secs(1800));
+            Self::load_with(&Behaviour {
+                idle,
+                ..Behaviour::default()
+            })
+        });
         Turn(shared)
     }
 

@@ -9,10 +9,10 @@ use cofferdam_tests::faults::{SMALL, Stand, starts};
 use cofferdam_tests::packet::Family;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::skip_unless;
-use cofferdam_tests::traffic::{Place, Server};
+use cofferdam_tests::traffic::{Place, Probe, Server, probe};
 use cofferdam_tests::world::Wiring;
 
-use crate::scene::{DB_FROM_WEB, Scene, pause};
+use crate::scene::{DB_FROM_WEB, PORT, Scene, pause};
 
 /// Workloads that come up, one after the other.
 const STARTS: u64 = 4;
@@ -61,10 +61,7 @@ fn what_nobody_has_adopted_sends_nothing() {
         scene.agent.kill();
         scene.world.add("shop/late").expect("a workload");
         let late = [scene.workload("shop/late")].map(Place::from);
-        let _server = Server::start_all(
-            late,
-            &[cofferdam_tests::traffic::Probe::Tcp(crate::scene::PORT)],
-        );
+        let _server = Server::start_all(late, &[Probe::Tcp(PORT)]);
         scene.assert_blocked("shop/stranger", "shop/web");
         scene.assert_blocked("shop/late", "shop/web");
         scene.assert_blocked("shop/web", "shop/late");
@@ -73,6 +70,10 @@ fn what_nobody_has_adopted_sends_nothing() {
         scene.assert_reaches("shop/web", "shop/db");
         scene.assert_blocked("shop/late", "shop/web");
         scene.agent.add(scene.workload("shop/late"), &[]);
+        let to = Place::from(scene.workload("shop/web")).ip(Family::V4);
+        let late = scene.workload("shop/late");
+        let outcome = probe(late, to, Probe::Tcp(PORT), Duration::from_secs(5));
+        assert!(outcome.expect("a probe").is_reached(), "at once");
         // Neighbour discovery that began before asks three times, a second apart, and fails with
         // all connections that wait for it when the guard has dropped each of them.
         pause(Duration::from_secs(3));
