@@ -71,15 +71,7 @@ pub fn suppose(inventory: &mut Inventory, tests: &[PolicyTest]) {
         if !inventory.namespaces().contains_key(namespace.as_str()) {
             continue;
         }
-        let workload = Workload {
-            name: supposed_name(namespace, labels),
-            labels: labels.clone(),
-            node: None,
-            host_network: false,
-            finished: false,
-            addresses: Vec::new(),
-            ports: Vec::new(),
-        };
+        let workload = Workload::supposed(supposed_name(namespace, labels), labels.clone());
         (inventory.set_workload(workload)).expect("what has no address takes nobody's");
     }
 }

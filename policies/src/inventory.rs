@@ -140,6 +140,20 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Returns a workload that runs nowhere and has no address yet, only a name and labels.
+    #[must_use]
+    pub fn supposed(name: ObjectName, labels: Labels) -> Self {
+        Self {
+            name,
+            labels,
+            node: None,
+            host_network: false,
+            finished: false,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+
     /// Returns `true` if selectors can match it and its addresses are its own.
     #[must_use]
     pub fn is_selectable(&self) -> bool {

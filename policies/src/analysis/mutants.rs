@@ -128,6 +128,56 @@ fn with_one<T: Clone>(list: &[T], at: usize, entry: T) -> Vec<T> {
     list
 }
 
+/// The place of a list in something larger.
+struct ListAt {
+    /// The word that comes before it in sentences: a dot below a rule.
+    dot: &'static str,
+    key: &'static str,
+    step: fn(usize) -> Step<'static>,
+    /// `true` if the last of its entries can be left out.
+    may_be_empty: bool,
+}
+
+impl ListAt {
+    /// Leaves its entries out, each in turn, and changes a part of an entry. `whole` puts a list
+    /// into the larger thing.
+    fn parts<'l, T: Clone, W>(
+        &self,
+        list: &'l [T],
+        of_entry: impl Fn(&'l T) -> Vec<Part<'l, T>>,
+        whole: impl Fn(Vec<T>) -> W,
+    ) -> Vec<Part<'l, W>> {
+        let Self { dot, key, .. } = self;
+        let steps = |at| [Step::Key(self.key), (self.step)(at)];
+        let rests = without_one(list).filter(|(_, rest)| self.may_be_empty || !rest.is_empty());
+        let mut parts: Vec<_> = rests
+            .map(|(at, rest)| {
+                let what = format!("{dot}{key}[{at}] left out");
+                Part::new(what, steps(at), whole(rest))
+            })
+            .collect();
+        for (at, entry) in list.iter().enumerate() {
+            let of_entry = of_entry(entry).into_iter();
+            parts.extend(of_entry.map(|part| {
+                part.within(&format!("{dot}{key}[{at}]"), &steps(at), |entry| {
+                    whole(with_one(list, at, entry))
+                })
+            }));
+        }
+        parts
+    }
+}
+
+/// The rules of a direction.
+fn rules_at(direction: Direction) -> ListAt {
+    ListAt {
+        dot: "",
+        key: section(direction),
+        step: Step::Item,
+        may_be_empty: true,
+    }
+}
+
 /// A selector without one of its conditions, each in turn.
 fn selectors(selector: &LabelSelector) -> Vec<Part<'_, LabelSelector>> {
     let parts = without_one(selector.requirements()).map(|(at, rest)| {
@@ -230,7 +280,6 @@ impl OfPolicy<'_, '_> {
 
     fn direction(&mut self, direction: Direction) {
         let policy = self.policy;
-        let key = section(direction);
         let (own, other, word) = match direction {
             Direction::Ingress => (&policy.ingress, &policy.egress, "Ingress"),
             Direction::Egress => (&policy.egress, &policy.ingress, "Egress"),
@@ -255,21 +304,10 @@ impl OfPolicy<'_, '_> {
                 with(None),
             ));
         }
-        for (at, rest) in without_one(rules) {
-            let steps = [Step::Key(key), Step::Item(at)];
-            self.part(Part::new(
-                format!("{key}[{at}] left out"),
-                steps,
-                with(Some(rest)),
-            ));
-        }
-        for (at, rule) in rules.iter().enumerate() {
-            let steps = [Step::Key(key), Step::Item(at)];
-            for part in rule_parts(rule, peers_key(direction)) {
-                self.part(part.within(&format!("{key}[{at}]"), &steps, |rule| {
-                    with(Some(with_one(rules, at, rule)))
-                }));
-            }
+        let of_rule = |rule| rule_parts(rule, peers_key(direction));
+        let parts = rules_at(direction).parts(rules, of_rule, |rules| with(Some(rules)));
+        for part in parts {
+            self.part(part);
         }
     }
 
@@ -300,22 +338,13 @@ fn rule_parts<'r>(rule: &'r Rule, peers: &'static str) -> Vec<Part<'r, Rule>> {
             [Step::Key(peers)],
             with(None),
         ));
-        for (at, rest) in without_one(list).filter(|(_, rest)| !rest.is_empty()) {
-            let steps = [Step::Key(peers), Step::Item(at)];
-            parts.push(Part::new(
-                format!(".{peers}[{at}] left out"),
-                steps,
-                with(Some(rest)),
-            ));
-        }
-        for (at, peer) in list.iter().enumerate() {
-            let steps = [Step::Key(peers), Step::Item(at)];
-            parts.extend(peer_parts(peer).into_iter().map(|part| {
-                part.within(&format!(".{peers}[{at}]"), &steps, |peer| {
-                    with(Some(with_one(list, at, peer)))
-                })
-            }));
-        }
+        let at = ListAt {
+            dot: ".",
+            key: peers,
+            step: Step::Item,
+            may_be_empty: false,
+        };
+        parts.extend(at.parts(list, peer_parts, |peers| with(Some(peers))));
     }
     let of_ports = ports(rule.ports.as_ref(), "ports").into_iter();
     parts.extend(of_ports.map(|part| {
@@ -419,7 +448,6 @@ impl OfCluster<'_, '_> {
             );
         }
         for direction in [Direction::Ingress, Direction::Egress] {
-            let key = section(direction);
             let rules = match direction {
                 Direction::Ingress => &policy.ingress,
                 Direction::Egress => &policy.egress,
@@ -432,21 +460,9 @@ impl OfCluster<'_, '_> {
                 }
                 changed
             };
-            for (at, rest) in without_one(rules) {
-                let steps = [Step::Key(key), Step::Item(at)];
-                self.part(Part::new(
-                    format!("{key}[{at}] left out"),
-                    steps,
-                    with(rest),
-                ));
-            }
-            for (at, rule) in rules.iter().enumerate() {
-                let steps = [Step::Key(key), Step::Item(at)];
-                for part in cluster_rule_parts(rule, peers_key(direction)) {
-                    self.part(part.within(&format!("{key}[{at}]"), &steps, |rule| {
-                        with(with_one(rules, at, rule))
-                    }));
-                }
+            let of_rule = |rule| cluster_rule_parts(rule, peers_key(direction));
+            for part in rules_at(direction).parts(rules, of_rule, with) {
+                self.part(part);
             }
         }
     }
@@ -477,22 +493,13 @@ fn cluster_rule_parts<'r>(
             peers: Some(peers),
             ..rule.clone()
         };
-        for (at, rest) in without_one(list).filter(|(_, rest)| !rest.is_empty()) {
-            let steps = [Step::Key(peers), Step::Peer(at)];
-            parts.push(Part::new(
-                format!(".{peers}[{at}] left out"),
-                steps,
-                with(rest),
-            ));
-        }
-        for (at, peer) in list.iter().enumerate() {
-            let steps = [Step::Key(peers), Step::Peer(at)];
-            parts.extend(cluster_peer_parts(peer).into_iter().map(|part| {
-                part.within(&format!(".{peers}[{at}]"), &steps, |peer| {
-                    with(with_one(list, at, peer))
-                })
-            }));
-        }
+        let at = ListAt {
+            dot: ".",
+            key: peers,
+            step: Step::Peer,
+            may_be_empty: false,
+        };
+        parts.extend(at.parts(list, cluster_peer_parts, with));
     }
     let of_ports = ports(rule.ports.as_ref(), "protocols").into_iter();
     parts.extend(of_ports.map(|part| {

@@ -59,15 +59,8 @@ mod tests {
     use crate::selectors::Labels;
 
     fn owned_by(name: &str, labels: &[(&str, &str)]) -> String {
-        let pod = Workload {
-            name: ObjectName::new("shop", name),
-            labels: Labels::from_iter(labels.iter().copied()),
-            node: None,
-            host_network: false,
-            finished: false,
-            addresses: Vec::new(),
-            ports: Vec::new(),
-        };
+        let labels = Labels::from_iter(labels.iter().copied());
+        let pod = Workload::supposed(ObjectName::new("shop", name), labels);
         owner(&pod).name.to_string()
     }
 

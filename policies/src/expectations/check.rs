@@ -51,7 +51,7 @@ pub struct Failure {
     pub destination: End,
     /// Over which families it is like this.
     pub families: Vec<Family>,
-    /// What is not as expected.
+    /// Property of a cell that is not as expected.
     pub misses: Misses,
     /// The cell and the way to it.
     pub explanation: Explanation,
@@ -59,7 +59,7 @@ pub struct Failure {
     pub nearest: Option<(Direction, Step)>,
 }
 
-/// What of a cell is not as expected; the first in this order.
+/// Property of a cell that is not as expected; the first in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Misses {
     /// The verdict in force.

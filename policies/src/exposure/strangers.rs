@@ -161,15 +161,7 @@ impl Strangers {
             number += 1;
             name = ObjectName::new(namespace, &format!("cofferdam-stranger-{number}"));
         }
-        let pod = Workload {
-            name: name.clone(),
-            labels,
-            node: None,
-            host_network: false,
-            finished: false,
-            addresses: Vec::new(),
-            ports: Vec::new(),
-        };
+        let pod = Workload::supposed(name.clone(), labels);
         (inventory.set_workload(pod)).expect("what has no address takes nobody's");
         self.added.insert(name.clone(), who);
         self.order.push(name);
