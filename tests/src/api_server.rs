@@ -116,7 +116,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When it cannot listen there.
+    /// Panics if it cannot listen there.
     pub fn start(namespace: &Namespace) -> Self {
         Self::start_with(namespace, None)
     }
@@ -125,7 +125,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When it cannot listen there.
+    /// Panics if it cannot listen there.
     pub fn start_tls(namespace: &Namespace) -> Self {
         let certificate = CertificateDer::from_pem_slice(CERTIFICATE).expect("a certificate");
         let key = PrivateKeyDer::from_pem_slice(KEY).expect("a key");
@@ -163,7 +163,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When it cannot.
+    /// Panics if it cannot.
     pub fn listen_in(&self, namespace: &Namespace) {
         self.accept_from(listen(namespace, self.address.port()));
     }
@@ -177,7 +177,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     pub fn write_kubeconfig(&self, folder: &Path) -> PathBuf {
         self.write_config(folder, "kubeconfig", &json!({"token": TOKEN}))
     }
@@ -186,7 +186,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     pub fn write_user_kubeconfig(&self, folder: &Path) -> PathBuf {
         self.write_config(folder, "user-kubeconfig", &json!({"token": USER_TOKEN}))
     }
@@ -195,7 +195,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// Panics if it cannot be written.
     pub fn write_config(&self, folder: &Path, name: &str, credentials: &Value) -> PathBuf {
         let authority = folder.join("authority.pem");
         fs::write(&authority, AUTHORITY).expect("a file can be written");
@@ -223,7 +223,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When a file cannot be written.
+    /// Panics if a file cannot be written.
     pub fn write_service_account(&self, folder: &Path, namespace: &str) -> [(&str, String); 2] {
         let files = [
             ("ca.crt", AUTHORITY),
@@ -247,7 +247,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When it is of no kind that there is.
+    /// Panics if it is of no kind that there is.
     pub fn put(&self, object: Value) {
         let kind = object["kind"].as_str().expect("a kind");
         let kind = Kind::named(kind).expect("a kind that there is");
@@ -272,7 +272,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When the text is none.
+    /// Panics if the text is none.
     pub fn apply(&self, text: &str) {
         use serde::Deserialize as _;
         for document in serde_yaml::Deserializer::from_str(text) {
@@ -287,7 +287,7 @@ impl ApiServer {
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// Panics if there is none.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         let mut state = self.state();
         let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());

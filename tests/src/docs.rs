@@ -10,7 +10,7 @@ const KUBERNETES: &str = include_str!("../../docs/kubernetes.md");
 ///
 /// # Panics
 ///
-/// When there is none.
+/// Panics if there is none.
 #[must_use]
 pub fn role(name: &str) -> Value {
     let blocks = KUBERNETES.split("```yaml\n").skip(1);

@@ -54,7 +54,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When it does not come up.
+    /// Panics if it does not come up.
     pub fn start(namespace: &Namespace, is_tls: bool) -> Self {
         let scratch = Scratch::new();
         for (name, text) in PEM {
@@ -86,7 +86,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When it runs, or does not come up.
+    /// Panics if it runs, or does not come up.
     pub fn resume(&mut self) {
         assert!(self.process.is_none(), "the server runs");
         let scheme = if self.is_tls { "https" } else { "http" };
@@ -134,7 +134,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// Panics if it does not run.
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("the server runs");
         process.kill().expect("it can be killed");
@@ -150,7 +150,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When it cannot be run.
+    /// Panics if it cannot be run.
     pub fn ask(&self, arguments: &[&str]) -> Output {
         self.command(Path::new("etcdctl"), arguments)
             .output()
@@ -185,7 +185,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When it fails.
+    /// Panics if it fails.
     #[track_caller]
     pub fn ctl(&self, arguments: &[&str]) -> String {
         let output = self.ask(arguments);
@@ -223,7 +223,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When it is refused.
+    /// Panics if it is refused.
     pub fn compact(&self) {
         let status = self.ctl(&["endpoint", "status", "--write-out", "json"]);
         let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
@@ -262,7 +262,7 @@ impl Node {
     ///
     /// # Panics
     ///
-    /// When it has none of that name.
+    /// Panics if it has none of that name.
     pub fn workload(&self, name: &str) -> &Workload {
         crate::firewall::named(&self.world, name)
     }
@@ -293,7 +293,7 @@ impl Nodes {
     ///
     /// # Panics
     ///
-    /// When they cannot be made.
+    /// Panics if they cannot be made.
     pub fn new(
         binary: &Path,
         workloads: &[&[&str]],

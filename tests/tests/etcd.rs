@@ -65,7 +65,7 @@ fn etcd(node: &Node) -> EtcdStatus {
     *node.agent.status().etcd.expect("an etcd is configured")
 }
 
-/// Whether one can connect to another, in either family; both must agree.
+/// Returns `true` if one can connect to another, in either family; both must agree.
 fn reaches(from: (&Node, &str), to: (&Node, &str), is_expected: bool) -> bool {
     let patience = if is_expected {
         UNTIL_GIVEN_UP

@@ -18,7 +18,7 @@ pub const PLURAL: &str = "nodestatuses";
 /// Most policies that are named as not in force, and most obstacles.
 pub const MAX_NAMED: usize = 50;
 
-/// What is in force on a node, as its agent told it last.
+/// State of enforcement on a node, as its agent told it last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeState {

@@ -1,4 +1,4 @@
-//! Who claims what, where several may claim one thing: addresses, and names of workloads.
+//! Claims on things that several may claim: addresses, and names of workloads.
 //!
 //! Pure. Who of them has it is the caller's to say, by an order that does not depend on when
 //! it heard of them.

@@ -80,7 +80,7 @@ impl std::fmt::Debug for Password {
 pub struct Settings {
     /// Hosts and prefix.
     pub address: Address,
-    /// Who the agent is there.
+    /// Identity of the agent there.
     pub credentials: Credentials,
     /// The node whose endpoints are put there; `None` puts nothing.
     pub announces: Option<String>,

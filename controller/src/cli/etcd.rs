@@ -1,6 +1,6 @@
 //! Documents of an etcd where a command reads files: `--etcd URL`.
 //!
-//! Who asks is told by the environment, as etcdctl is: `ETCDCTL_CACERT`, `ETCDCTL_CERT`,
+//! The environment has the credentials, as for etcdctl: `ETCDCTL_CACERT`, `ETCDCTL_CERT`,
 //! `ETCDCTL_KEY`, `ETCDCTL_USER` (a name, or `name:password`) and `ETCDCTL_PASSWORD`.
 
 use std::path::PathBuf;

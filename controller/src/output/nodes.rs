@@ -4,7 +4,7 @@ use cofferdam_protocol::output::Schema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is in force on each node of a cluster.
+/// State of enforcement on each node of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClusterStatus {
     /// The version of this object.
@@ -15,7 +15,7 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeReport>,
 }
 
-/// What is in force on a node, as its agent told it last.
+/// State of enforcement on a node, as its agent told it last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeReport {
     /// The node's name.

@@ -31,7 +31,7 @@ impl Role {
     ///
     /// # Panics
     ///
-    /// When it is none, or gives rights to everything.
+    /// Panics if it is none, or gives rights to everything.
     #[must_use]
     pub fn of(role: &Value) -> Self {
         assert_eq!(role["kind"], "ClusterRole");

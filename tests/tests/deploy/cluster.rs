@@ -572,8 +572,8 @@ impl Installer {
     }
 }
 
-/// Who removes an agent must not find pods that cannot start; and an API server that is away
-/// for a moment must not open nodes.
+/// Removing an agent must not leave pods that cannot start, and an API server that is away for a
+/// moment must not open nodes.
 #[test]
 fn only_a_daemon_set_that_is_removed_takes_the_plugin_with_it() {
     skip_unless!(Feature::NetworkNamespaces);

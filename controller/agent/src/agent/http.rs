@@ -81,7 +81,7 @@ enum Health {
     Stuck,
 }
 
-/// Where callers come to.
+/// Listeners for callers.
 pub(super) struct Listeners {
     /// In the clear.
     pub(super) plain: Option<StdListener>,

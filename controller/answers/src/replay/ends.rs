@@ -389,15 +389,7 @@ impl Added {
             PodName::Whole(name) => ObjectName::new(namespace, name),
             PodName::Prefix(prefix) => ObjectName::new(namespace, &format!("{prefix}*")),
         };
-        let workload = |name: &ObjectName| Workload {
-            name: name.clone(),
-            labels: labels.clone(),
-            node: None,
-            host_network: false,
-            finished: false,
-            addresses: Vec::new(),
-            ports: Vec::new(),
-        };
+        let workload = |name: &ObjectName| Workload::supposed(name.clone(), labels.clone());
         // The second stands for another pod like it.
         let both = [name.clone(), numbered(&name, 2)];
         if both

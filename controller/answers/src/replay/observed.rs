@@ -173,7 +173,7 @@ fn is_filtered_by_cilium(key: &str) -> bool {
             || is_of_kubernetes.iter().any(|part| key.contains(part)))
 }
 
-/// Who an end of a recorded packet is.
+/// An end of a recorded packet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Who {
     /// A workload.

@@ -85,7 +85,7 @@ fn own(kind: &str, [from, to]: [&str; 2], port: u16, fields: &[(&str, Value)]) -
     record.to_string()
 }
 
-/// What is said of some lines against the shop with this policy.
+/// Returns the report on some lines against the shop with this policy.
 fn replayed(lines: &[String], policy: &str) -> WhatIfReport {
     let text = format!("{SHOP}{policy}");
     let parsed = parse("shop.yaml", text.as_bytes());

@@ -1,4 +1,4 @@
-//! Where an etcd is, and the prefix of the keys that count there: `etcd://h1:2379,h2/prefix`.
+//! Address of an etcd, with the prefix of the keys that count there: `etcd://h1:2379,h2/prefix`.
 
 use std::fmt;
 use std::net::Ipv6Addr;

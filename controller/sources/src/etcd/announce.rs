@@ -20,7 +20,7 @@ use crate::pause::Pause;
 /// Texts by the keys below the prefix.
 pub(super) type Texts = BTreeMap<String, Arc<str>>;
 
-/// What is to be there, and the number of times that it was said.
+/// Keys that are to be there, and the number of times that it was said.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wanted {
     pub(super) number: u64,
@@ -65,7 +65,7 @@ pub(super) async fn announce(
     }
 }
 
-/// What this node has put there under one lease.
+/// Keys that this node has put there under one lease.
 struct Session<'s> {
     settings: &'s Settings,
     /// Folder of this node's keys.

@@ -20,7 +20,7 @@ use crate::pause::Pause;
 /// A caller who waits until everything is known that was put before it asked.
 pub(super) type Barrier = oneshot::Sender<()>;
 
-/// What is followed, and where it has come to.
+/// The etcd that is followed, and the progress in that.
 struct Follower<'f> {
     settings: &'f Settings,
     shared: &'f Shared,

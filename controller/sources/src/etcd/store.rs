@@ -74,7 +74,7 @@ struct Held {
     meaning: Meaning,
 }
 
-/// What a key stands for.
+/// Meaning of a key.
 #[derive(Debug)]
 enum Meaning {
     /// Nothing that documents are read from.
@@ -310,7 +310,7 @@ fn claims(meaning: &Meaning) -> Vec<Claim> {
     }
 }
 
-/// What happened to a key.
+/// A change of a key.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     /// A text was put there.

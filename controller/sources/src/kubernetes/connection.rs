@@ -78,7 +78,7 @@ pub(super) enum ApiError {
     /// The program that gives a user's credentials fails.
     #[error("the program that the kubeconfig names for credentials fails: {cause}")]
     ProgramFails {
-        /// What is known of it, without its output.
+        /// Reason, as far as it is known, without its output.
         cause: String,
     },
     /// A client cannot be made of the configuration.

@@ -26,7 +26,7 @@ enum Fate {
     Unnoticed,
 }
 
-/// What mutants are held against.
+/// State that mutants are held against.
 pub(super) struct Original<'o> {
     /// The documents' desired state.
     pub(super) inventory: &'o Inventory,

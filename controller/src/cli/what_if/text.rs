@@ -1,4 +1,4 @@
-//! What records would become, for people: connections with the same cause together.
+//! The report of `what-if` for people: connections with the same cause together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -24,7 +24,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 /// Times at which the files were last changed.
 type Age = [Option<SystemTime>; 3];
 
-/// What TLS needs, as it is in files now.
+/// Files that TLS needs, and the state of each now.
 pub(crate) struct Tls {
     files: [PathBuf; 3],
     age: Age,
