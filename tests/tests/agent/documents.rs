@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use cofferdam_protocol::output::{EndpointReport, EndpointState, StatusReport};
+use cofferdam_protocol::output::{EndpointReport, EndpointState};
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::world::Wiring;
