@@ -58,7 +58,7 @@ enum Bench {
         #[arg(long, value_delimiter = ',')]
         config: Vec<String>,
     },
-    /// What the agent costs its node, and how soon a change is in force.
+    /// Measures the agent's load on its node, and the delay until a change is in force.
     Agent {
         /// Write the results to this file as JSON.
         #[arg(long)]
@@ -76,7 +76,7 @@ enum Bench {
         #[arg(long, default_value_t = 30)]
         rest: u64,
     },
-    /// What documents cost on their way to a table, for clusters of 1 000 to 100 000
+    /// Measures the compilation of documents to a table, for clusters of 1 000 to 100 000
     /// pods.
     Compile {
         /// Write the results to this file as JSON.
@@ -89,8 +89,8 @@ enum Bench {
         #[arg(long, default_value_t = 100_000)]
         pods: usize,
     },
-    /// How soon a change is in force in a large cluster, by a real agent with 250
-    /// endpoints.
+    /// Measures the delay until a change is in force in a large cluster, by a real agent
+    /// with 250 endpoints.
     Scale {
         /// Write the results to this file as JSON.
         #[arg(long)]

@@ -123,13 +123,13 @@ struct AgentArgs {
     /// When the agent ends, enforcement ends with it.
     #[arg(long)]
     detach: bool,
-    /// How log lines look; they go to standard error. `COFFERDAM_LOG` chooses what is
+    /// Write log lines in this format, to standard error. `COFFERDAM_LOG` chooses what is
     /// logged: `debug`, `warn,cofferdam_agent=info`.
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     log_format: Format,
 }
 
-/// How a command prints.
+/// Output format of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// For people.
@@ -140,17 +140,17 @@ enum Format {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// How to print.
+    /// Print in this form.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Where the agent's control socket is.
+    /// Directory of the agent's control socket.
     #[arg(long, value_name = "DIR", default_value = "/run/cofferdam")]
     run_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
 struct SyncArgs {
-    /// How long to wait.
+    /// Wait at most this long for the agent.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "5s")]
     timeout: Duration,
     #[command(flatten)]
@@ -162,7 +162,7 @@ struct StatusArgs {
     /// Waits until everything is in force, and for the agent to come up.
     #[arg(long, value_enum, value_name = "WHAT")]
     wait: Option<WaitFor>,
-    /// How long to wait.
+    /// Wait at most this long.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "30s", requires = "wait")]
     timeout: Duration,
     /// Lists the rules that have allowed no flow and denied no packet, with file and line.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// Between two tries to reach an agent that is not up yet.
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
-/// Why there is no answer.
+/// Reasons for which a command has no answer of the agent.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody listens.
@@ -23,7 +23,7 @@ pub enum ClientError {
     NoAgent {
         /// The socket.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: io::Error,
     },

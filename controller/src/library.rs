@@ -37,7 +37,7 @@ impl Template {
         name.expect("folders of the library have names in ASCII")
     }
 
-    /// What it is, in a few words.
+    /// Returns the title of the template's README, which says in a few words what it is for.
     #[must_use]
     pub fn about(self) -> &'static str {
         let readme = self.files().find(|(name, _)| *name == README);

@@ -1,8 +1,8 @@
-//! What commands print: a promise to scripts.
+//! Objects that commands print with `--format json`: a promise to scripts.
 //!
-//! The answers of an agent are in [`cofferdam_protocol`], with the rule for all fields, and
-//! those that policies are needed for in [`cofferdam_answers`]; the rest is here. The JSON
-//! Schemas in `docs/schemas` are derived from these types.
+//! The agent's answers are in [`cofferdam_protocol`], with the rule for all fields. Answers
+//! that need policies are in [`cofferdam_answers`]; the rest is here. The JSON Schemas in
+//! `docs/schemas` are derived from these types.
 
 mod check;
 mod nodes;
@@ -77,7 +77,7 @@ pub struct SchemaList {
     pub schemas: Vec<SchemaEntry>,
 }
 
-/// What an object of `docs/schemas` describes: the file's name, and its text.
+/// Returns the schemas of objects that commands print: name of the file, and its text.
 #[must_use]
 pub fn schemas() -> Vec<(&'static str, String)> {
     fn text<T: JsonSchema>() -> String {

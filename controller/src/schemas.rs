@@ -18,7 +18,7 @@ pub struct Named {
     pub name: &'static str,
     /// The kind of document it is of; `None` for what commands print.
     pub document: Option<&'static str>,
-    /// What it is of, in a few words.
+    /// Subject of the schema, in a few words.
     pub about: String,
     /// The schema as JSON.
     pub text: String,
@@ -31,7 +31,7 @@ impl Named {
         format!("{}.json", self.name)
     }
 
-    /// Whether somebody who says this means it: its name, or the kind of document.
+    /// Returns `true` if this is the schema's name, or its kind of document, in any case.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
         let mut names = [Some(self.name), self.document].into_iter().flatten();

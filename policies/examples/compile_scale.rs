@@ -1,4 +1,4 @@
-//! How long a compilation takes, on one core.
+//! Measures the time of a compilation, on one core.
 //!
 //! `cargo run --release -p cofferdam-policies --example compile_scale [WORKLOADS]
 //! [POLICIES] [LOCAL]`: that many workloads in 100 namespaces, ten to an

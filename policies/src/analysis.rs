@@ -1,4 +1,5 @@
-//! What policies mean for what there is, where that is probably not what was meant.
+//! Finds policies that probably do not mean what their author meant, held against the
+//! workloads and Services of the documents.
 //!
 //! Everything here is a warning: the documents are valid and in force as they are.
 //! The findings are held against the desired state: the workloads, namespaces and
@@ -59,7 +60,7 @@ use places::{Places, Step};
 use rules::Rule;
 use world::World;
 
-/// What the questions are asked about.
+/// Everything that a finding may be derived from.
 struct Project<'a> {
     world: World<'a>,
     rules: Vec<Rule<'a>>,
@@ -71,14 +72,14 @@ struct Project<'a> {
     /// Places of what holds templates, by the names of their pods.
     templates: BTreeMap<&'a ObjectName, &'a Place>,
     places: Places<'a>,
-    /// Where documents begin, each document's first place.
+    /// First place of each document.
     documents: BTreeMap<&'a Identity, &'a Place>,
     /// The files, in order.
     files: Vec<&'a str>,
     gaps: Gaps<'a>,
 }
 
-/// What was found.
+/// Findings so far.
 #[derive(Default)]
 struct Findings {
     list: Vec<Diagnostic>,
@@ -135,8 +136,8 @@ fn unused(one: &Unusable, findings: &mut Findings) {
 /// Holds policies against what there is. `assembled` is what the documents of
 /// `sources` were put together to.
 ///
-/// What was left out for an error is missing, and nothing is said that may only be due
-/// to that.
+/// Objects that were left out for an error are missing here. There is no finding that may
+/// be due to that alone.
 #[must_use]
 pub fn analyse(sources: &[Source], assembled: &Assembled) -> Vec<Diagnostic> {
     let inventory = &assembled.inventory;

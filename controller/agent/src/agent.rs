@@ -43,7 +43,7 @@ use crate::state::make_directory;
 
 use pods::PodsOfNode;
 
-/// How often everything is looked at although nobody said that it changed.
+/// Time between two looks at everything, for changes that no source reported.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
 
 /// Locks the directory of what must outlive the agent: two that write there forget each

@@ -20,7 +20,7 @@ const MAX_LABELS: usize = 256;
 /// Most named ports of one endpoint.
 const MAX_PORTS: usize = 256;
 
-/// Which endpoint: a workload's interface.
+/// Key of an endpoint: a workload's interface.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EndpointId {
     /// The workload's namespace.
@@ -69,7 +69,7 @@ pub struct EndpointLink {
 /// A workload's interface on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Which one.
+    /// Its key.
     pub id: EndpointId,
     /// The runtime's id of its container, if the caller knew it.
     #[serde(default)]
@@ -92,13 +92,13 @@ pub struct Endpoint {
     pub incarnation: u32,
 }
 
-/// Why a call cannot be an endpoint.
+/// Reasons to refuse a call that would add an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SpecError {
     /// A name breaks its rule.
     #[error("the {what} {text:?} is not valid: {expected}")]
     Name {
-        /// Of what.
+        /// Kind of name, for the message.
         what: &'static str,
         /// The name.
         text: String,
@@ -120,9 +120,9 @@ pub enum SpecError {
     /// Something comes too often.
     #[error("{what} are more than {max}")]
     TooMany {
-        /// What.
+        /// Name of the list, for the message.
         what: &'static str,
-        /// How many there may be.
+        /// Most entries of that list.
         max: usize,
     },
     /// An address that cannot be one workload's.

@@ -1,7 +1,7 @@
 //! Questions to the loaded programs: packets that nobody sends.
 //!
-//! What is read back from maps says what was put there; the answers to these say
-//! what the programs on the hooks make of it.
+//! Reading maps back shows the words that the agent wrote; the answers to these questions
+//! show the verdicts that the programs on the hooks derive from them.
 
 use std::net::IpAddr;
 

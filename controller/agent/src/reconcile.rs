@@ -79,7 +79,7 @@ const SETTLING: Duration = Duration::from_millis(150);
 /// hold up what else is to be done.
 const UNTIL_FLUSHED: Duration = Duration::from_secs(1);
 
-/// What others tell the reconciling thread, or ask it.
+/// Message to the reconciling thread: news, or a question.
 #[derive(Debug)]
 pub enum Message {
     /// A request of the control socket, other than for flow records.
@@ -100,28 +100,28 @@ pub enum Message {
     LookAround,
     /// Gathers the facts that metrics are made of.
     Metrics(oneshot::Sender<Facts>),
-    /// Why the agent is not ready; nothing when it is.
+    /// Reasons for which the agent is not ready; an empty list if it is.
     Readiness(oneshot::Sender<Vec<String>>),
     /// Gathers the state that the cluster is told.
     Standing(oneshot::Sender<Standing>),
     /// End.
     Stop {
-        /// Whether enforcement ends as well.
+        /// `true` if enforcement ends as well.
         detach: bool,
     },
 }
 
-/// What the thread is started with.
+/// Arguments of the reconciling thread.
 pub struct Start {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Where changes of files are heard of.
+    /// Source of news about changed files.
     pub watches: Arc<Watches>,
     /// Servers whose objects and texts count as documents.
     pub servers: Servers,
     /// Names for those who read records.
     pub names: SharedNames,
-    /// Whether everything is enforced, for those who wait for it.
+    /// Set to `true` while everything is enforced, for tasks that wait for that.
     pub enforced: watch::Sender<bool>,
     /// Outputs that take records beside followers.
     pub outputs: Outputs,
@@ -138,9 +138,9 @@ pub struct Start {
 struct Managed {
     endpoint: Arc<Endpoint>,
     state: EndpointState,
-    /// Why it is not enforced.
+    /// Reason for which it is not enforced; `None` if it is.
     problem: Option<String>,
-    /// Whether it is left out of the table, because with it there is none.
+    /// `true` if it is left out of the table because no table can be made with it.
     is_refused: bool,
 }
 
@@ -169,8 +169,8 @@ pub struct Reconciler {
     /// before their endpoints are added do not.
     is_concerned: bool,
     documents: Documents,
-    /// When files or objects last changed that are not read yet, because the table in force
-    /// is newer than [`BETWEEN_TABLES`].
+    /// Time of the last change of files or objects that are not read yet, because the table
+    /// in force is newer than [`BETWEEN_TABLES`].
     unread: Option<Instant>,
     /// `true` if files are among them.
     are_files_unread: bool,
@@ -181,7 +181,7 @@ pub struct Reconciler {
     /// Endpoints that were removed or replaced while their interface is still there, by
     /// its index: nothing passes until it has gone.
     leaving: BTreeMap<u32, Managed>,
-    /// What is remembered of links, the endpoints' and others that were.
+    /// Notes about links: of the endpoints, and of earlier ones.
     links: Links,
     /// Interfaces on which links are still to be put.
     unlinked: BTreeSet<u32>,
@@ -200,10 +200,10 @@ pub struct Reconciler {
     next_incarnation: u32,
     force: Force,
     warnings: Vec<Diagnostic>,
-    /// Why the newest desired state is not in force.
+    /// Reason for which the newest desired state is not in force; `None` if it is.
     problem: Option<String>,
     verified_at: Option<SystemTime>,
-    /// How much is read back the next time.
+    /// Amount of the kernel's state that is read back the next time.
     depth: Depth,
     tamper_events: u64,
     looked_at_hooks: Instant,
@@ -212,7 +212,7 @@ pub struct Reconciler {
     looked_at_pins: Instant,
     /// Time from which links are put on: until then endpoints may come that would wait for one.
     link_from: Instant,
-    /// How often they were looked at.
+    /// Number of looks at the hooks so far; it wraps.
     looks: u32,
     /// First interface whose filters are looked at the next time.
     next_filters: u32,
@@ -222,7 +222,7 @@ pub struct Reconciler {
     out_of_place: BTreeSet<u32>,
     timings: Timings,
     facts: watch::Sender<Option<Arc<Facts>>>,
-    /// When rules last decided.
+    /// Time of each rule's last decision.
     usage: Usage,
     enforced: watch::Sender<bool>,
     names: SharedNames,
@@ -598,7 +598,7 @@ impl Reconciler {
         true
     }
 
-    /// When files that have changed are read; `None` if none have.
+    /// Returns the time at which changed files are read, or `None` if none have changed.
     fn reading_at(&self) -> Option<Instant> {
         self.unread?;
         Some(next_table_at(self.force.in_force_since(), Instant::now()))
@@ -730,8 +730,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
 
-/// When a table may follow the one that is in force since then, if nobody asks for it: at once
-/// where that is long ago, or there is none.
+/// Returns the earliest time for the next table if no request asks for it. A table in force
+/// since longer than [`BETWEEN_TABLES`] may be followed at once, and so may none.
 fn next_table_at(in_force_since: Option<Instant>, now: Instant) -> Instant {
     in_force_since.map_or(now, |since| now.max(since + BETWEEN_TABLES))
 }

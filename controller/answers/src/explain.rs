@@ -1,7 +1,7 @@
-//! Why one end may open a connection to another, or may not.
+//! Explains the verdict about a connection between two ends.
 //!
-//! The same answer whoever gives it: the command line about documents, or an agent
-//! about what it has in force.
+//! The command line gives the same answer about documents as an agent about the state that
+//! it has in force.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::reach::{
     StepReport, direction_word,
 };
 
-/// Why there is no answer.
+/// Reasons for which a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ExplainError {
     /// An end does not exist.
@@ -37,9 +37,9 @@ pub enum ExplainError {
     /// The ends cannot talk to each other.
     #[error("{from} and {to} have no addresses of {}", family_words(*.family))]
     Family {
-        /// Who sends.
+        /// Sender, as the question names it.
         from: String,
-        /// Who receives.
+        /// Receiver, as the question names it.
         to: String,
         /// The family that was asked for.
         family: Option<u8>,

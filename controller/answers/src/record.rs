@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::explain::{ExplainError, explain};
 use crate::reach::{ExplainReport, RecordReport, Word};
 
-/// Why a record asks nothing of policy.
+/// Reasons for which a record is no question to the policies.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RecordError {
     /// The packet was none that policy is about.

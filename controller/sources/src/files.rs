@@ -21,12 +21,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-/// How long files must be left alone before they are read.
+/// Time without a change after which files are read.
 const QUIET: Duration = Duration::from_millis(20);
-/// How long somebody may go on writing before files are read all the same.
+/// Longest time that a process may go on writing before files are read all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a file must have been left alone when it was read for its metadata to tell
-/// of the next change: file systems count time in steps, the coarsest of two seconds.
+/// Least age of a file's last change, when the file is read, for its metadata to show the
+/// next change: file systems count time in steps, the coarsest of two seconds.
 const STEP: Duration = Duration::from_secs(2);
 
 /// The configured paths, and what was read from them.
@@ -37,7 +37,7 @@ pub struct Sources {
     watches: Option<Arc<Watches>>,
 }
 
-/// What was read from a file.
+/// A file as it was last read.
 #[derive(Debug)]
 struct Known {
     source: Source,
@@ -50,13 +50,13 @@ struct Known {
 struct Stamp {
     device: u64,
     inode: u64,
-    /// When the content or the metadata changed last, in seconds and nanoseconds: nobody
-    /// can set that.
+    /// Time of the last change of content or metadata, in seconds and nanoseconds; no
+    /// system call can set it.
     changed: (i64, i64),
 }
 
 impl Known {
-    /// Whether a file with this stamp is sure to have the same bytes.
+    /// Returns `true` if a file with this stamp is sure to have the same bytes.
     fn is_still(&self, stamp: Option<Stamp>) -> bool {
         stamp.is_some() && stamp == self.stamp
     }
@@ -149,8 +149,8 @@ impl Sources {
     }
 }
 
-/// Whether there is something of that name: what is gone was removed while the
-/// directory was being read, which is no mistake.
+/// Returns `true` if a file of that name exists. A file that was removed while its
+/// directory was being read is no mistake.
 fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
@@ -247,7 +247,7 @@ impl Watches {
         }
     }
 
-    /// Whether an event is about something that is read.
+    /// Returns `true` if an event is about a path that is read.
     fn is_wanted(&self, event: &InotifyEvent) -> bool {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
@@ -451,7 +451,7 @@ mod tests {
         fs::remove_dir_all(directory).unwrap();
     }
 
-    /// Whether [`follow`] hears of a change.
+    /// Returns `true` if [`follow`] reports the change within 500 ms.
     fn follows(directory: &Path, paths: &[PathBuf], change: impl FnOnce(&Path)) -> bool {
         let watches = Arc::new(Watches::new().unwrap());
         let mut sources = Sources::new(paths, Some(watches.clone()));

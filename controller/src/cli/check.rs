@@ -41,10 +41,10 @@ pub(super) struct CheckArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     allow: AllowArgs,
-    /// How to print.
+    /// Print in this form.
     #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
     format: CheckFormat,
-    /// What else is a reason to end with status 1.
+    /// End with status 1 for these findings, too.
     #[arg(long, value_enum, value_name = "WHAT")]
     deny: Option<Deny>,
     /// Also says how full the tables of a node would be, and what does not fit.
@@ -58,7 +58,7 @@ pub(super) struct CheckArgs {
     node: Vec<String>,
 }
 
-/// How `check` prints.
+/// Output format of `check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum CheckFormat {
     /// For people, with the lines that findings are about.
@@ -69,7 +69,7 @@ enum CheckFormat {
     Sarif,
 }
 
-/// What ends with status 1 beside errors.
+/// Findings that end `check` with status 1, beside errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Deny {
     /// Warnings too.

@@ -51,7 +51,7 @@ pub(super) struct AddArgs {
     /// A port with a name, `serve=tcp/80`; a Pod document's ports count instead.
     #[arg(long = "port", value_name = "NAME=PROTOCOL/NUMBER", value_parser = port)]
     ports: Vec<PortSpec>,
-    /// How long to wait.
+    /// Wait at most this long for the agent.
     #[arg(long, value_parser = super::duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub(super) struct RemoveArgs {
     /// Open the interfaces: from now on everything passes there, unjudged.
     #[arg(long)]
     release: bool,
-    /// How long to wait.
+    /// Wait at most this long for the agent.
     #[arg(long, value_parser = super::duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]
@@ -84,7 +84,7 @@ pub(super) struct RemoveArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// How long to wait.
+    /// Wait at most this long for the agent.
     #[arg(long, value_parser = super::duration, default_value = "30s")]
     timeout: Duration,
     #[command(flatten)]

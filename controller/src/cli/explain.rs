@@ -48,15 +48,15 @@ pub(super) struct ExplainArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     pods: PodArgs,
-    /// Who opens the connection: `namespace/pod`, `node/NAME`, `external/NAME` or an
-    /// address.
+    /// The end that opens the connection: `namespace/pod`, `node/NAME`, `external/NAME` or
+    /// an address.
     #[arg(long, value_name = "END", required_unless_present = "record")]
     from: Option<String>,
     /// Whom it is opened to; this may be a Service, too: `service/NAMESPACE/NAME`.
     #[arg(long, value_name = "END", required_unless_present = "record")]
     to: Option<String>,
-    /// What: `tcp/443`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
-    /// `proto/47`.
+    /// Protocol and port, or type and code of ICMP: `tcp/443`, `udp/53`, `sctp/80`,
+    /// `icmp/8`, `icmp/8/0`, `icmpv6/128`, `proto/47`.
     #[arg(long, value_name = "PORT", required_unless_present = "record")]
     port: Option<String>,
     /// Instead of both and a port, those of a flow record: a file with one line of
@@ -70,8 +70,8 @@ pub(super) struct ExplainArgs {
     /// An outside host, `internet=203.0.113.7,2001:db8::7`.
     #[arg(long = "external", value_name = "NAME=IP[,IP]…", value_parser = external)]
     externals: Vec<External>,
-    /// What the agents are configured to do with connections of a workload's own node,
-    /// for questions to documents.
+    /// The agents' setting for connections of a workload's own node, for questions to
+    /// documents.
     #[arg(long, value_enum, requires = "documents")]
     own_node: Option<OwnNodeArg>,
     /// Time to wait for the agent.
@@ -176,7 +176,7 @@ fn text(report: &ExplainReport, texts: Option<&Texts<'_>>) -> String {
 
 struct Telling<'a> {
     report: &'a ExplainReport,
-    /// Where lines are taken from.
+    /// Texts of the files, for the lines of rules.
     texts: Option<&'a Texts<'a>>,
 }
 
@@ -366,7 +366,8 @@ impl Telling<'_> {
         }
     }
 
-    /// Whether an end has several addresses of the family, of which one pair decides.
+    /// Returns `true` if an end has several addresses of the family, of which one pair
+    /// decides.
     fn has_choice(&self) -> bool {
         let is_of_family = |address: &&IpAddr| address.is_ipv4() == (self.report.family == 4);
         let mut ends = self.report.ends.iter();
@@ -411,7 +412,7 @@ fn of_record(text: &mut String, record: &RecordReport) {
     put(text, format_args!("{told}"));
 }
 
-/// What the nearest rule would have needed.
+/// Names the parts of the nearest rule that do not match the connection.
 pub(super) fn nearest_miss(nearest: &NearestReport, rule: Option<&RuleReport>) -> String {
     let missed = |field: &str| nearest.missed.iter().any(|one| one == field);
     let mut but: Vec<String> = Vec::new();
@@ -428,7 +429,7 @@ pub(super) fn nearest_miss(nearest: &NearestReport, rule: Option<&RuleReport>) -
     format!("{rule} would allow it but for {}", but.join("; and for "))
 }
 
-/// Why, when it is no rule.
+/// Says a reason in words, for a verdict that no rule decided.
 pub(super) fn reason(name: &str) -> String {
     match name {
         "not_isolated" => "no policy decides".to_owned(),

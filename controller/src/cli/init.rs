@@ -18,7 +18,7 @@ pub(super) struct InitArgs {
     /// The template; without it, all are listed.
     #[arg(value_name = "TEMPLATE", value_parser = names(), hide_possible_values = true)]
     template: Option<String>,
-    /// Where to put it; a folder of the template's name without this word.
+    /// Folder to write to; by default one of the template's name, in this directory.
     #[arg(value_name = "DIR", requires = "template")]
     directory: Option<PathBuf>,
     /// Lists the templates.
@@ -27,7 +27,7 @@ pub(super) struct InitArgs {
     /// Overwrites files that are there.
     #[arg(long)]
     force: bool,
-    /// How to print.
+    /// Print in this form.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }

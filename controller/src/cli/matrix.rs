@@ -37,7 +37,7 @@ pub(super) struct MatrixArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     pods: PodArgs,
-    /// What is tried: `tcp/80`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
+    /// Try this: `tcp/80`, `udp/53`, `sctp/80`, `icmp/8`, `icmp/8/0`, `icmpv6/128`,
     /// `proto/47`.
     #[arg(long = "probe", value_name = "PROBE", required = true)]
     probes: Vec<Probe>,
@@ -54,10 +54,10 @@ pub(super) struct MatrixArgs {
     /// Only to this end, which may be a Service, too: `service/NAMESPACE/NAME`.
     #[arg(long = "to", value_name = "END")]
     to: Vec<String>,
-    /// What the agents are configured to do with connections of a workload's own node.
+    /// The agents' setting for connections of a workload's own node.
     #[arg(long, value_enum, default_value_t)]
     own_node: OwnNodeArg,
-    /// How to print.
+    /// Print in this form.
     #[arg(long, value_enum, default_value_t = MatrixFormat::Table)]
     format: MatrixFormat,
 }
@@ -72,7 +72,7 @@ enum MatrixFormat {
     Csv,
 }
 
-/// What is asked, and whom it is asked of.
+/// Cells of a matrix: its ends and its probes, and the policies that answer.
 struct Matrix<'a> {
     reach: &'a Reach,
     /// All ends that are asked about, each once.
@@ -308,7 +308,7 @@ impl<'a> Matrix<'a> {
         csv.flush()
     }
 
-    /// What a verdict is put down to: the rule, or the policies that isolate.
+    /// Returns the places of the rule that decides, or of the policies that isolate.
     fn by(&self, side: &Side) -> String {
         let place = |entry: &RuleEntry| output::place(&entry.place.file, &[entry.place.line]);
         let rule = self.reach.rule_of(&side.verdict).map(|(_, entry)| entry);

@@ -69,7 +69,7 @@ pub(super) struct ObserveArgs {
     run_dir: PathBuf,
 }
 
-/// When output is coloured.
+/// Condition for coloured output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Colour {
     /// On a terminal, unless NO_COLOR is set.

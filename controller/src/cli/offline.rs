@@ -22,9 +22,9 @@ const MOST_NAMED: usize = 5;
 
 /// All documents of some paths.
 pub(super) struct Documents {
-    /// What the good ones say; templates stand for pods that are not there.
+    /// Desired state of the valid documents; templates stand for pods that have no document.
     pub(super) inventory: Inventory,
-    /// What is wrong, in the order of places.
+    /// Findings about the documents, in the order of places.
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Ends that stand for pods of templates.
     pub(super) stand_ins: Vec<StandIn>,
@@ -134,7 +134,7 @@ impl Documents {
         known
     }
 
-    /// Whether every document counts.
+    /// Returns `true` if no document is in error.
     pub(super) fn are_good(&self) -> bool {
         (self.diagnostics.iter()).all(|diagnostic| diagnostic.severity != Severity::Error)
     }
@@ -162,13 +162,13 @@ impl Documents {
     }
 }
 
-/// What a workload's own node may do, as an agent is told by `own_node`.
+/// The agents' setting `own_node`: the rights of a workload's own node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum OwnNodeArg {
     /// It may always connect, for probes of health.
     #[default]
     Allow,
-    /// What policies say.
+    /// Policies decide.
     Policy,
 }
 

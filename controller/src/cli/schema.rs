@@ -13,7 +13,7 @@ use crate::schemas::{self, Named};
 
 #[derive(Debug, Args)]
 pub(super) struct SchemaArgs {
-    /// What of; without it, all are listed.
+    /// Name of the schema, or the kind of document; without it, all are listed.
     #[arg(value_name = "NAME", value_parser = names(), ignore_case = true, hide_possible_values = true)]
     name: Option<String>,
     /// Lists the schemas.
@@ -22,7 +22,7 @@ pub(super) struct SchemaArgs {
     /// Writes all of them into this folder.
     #[arg(long, value_name = "DIR", conflicts_with = "name")]
     out: Option<PathBuf>,
-    /// How to print the list.
+    /// Print the list in this form.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }

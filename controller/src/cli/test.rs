@@ -45,10 +45,10 @@ pub(super) struct TestArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     pods: PodArgs,
-    /// What the agents are configured to do with connections of a workload's own node.
+    /// The agents' setting for connections of a workload's own node.
     #[arg(long, value_enum, default_value_t)]
     own_node: OwnNodeArg,
-    /// How to print.
+    /// Print in this form.
     #[arg(long, value_enum, default_value_t = TestFormat::Text)]
     format: TestFormat,
     /// Also lists the rules that no expectation exercises.

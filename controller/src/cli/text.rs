@@ -1,4 +1,4 @@
-//! What commands print for people.
+//! Texts that commands print for people.
 
 use std::fmt::Write as _;
 

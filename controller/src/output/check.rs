@@ -1,4 +1,4 @@
-//! What `check` prints.
+//! Objects that `check` prints.
 
 use cofferdam_protocol::output::{Capacity, Diagnostic, Schema};
 use schemars::JsonSchema;

@@ -1,4 +1,4 @@
-//! What the schemas of several kinds of documents have in common.
+//! Parts that the schemas of several kinds of documents share.
 //!
 //! Draft 7, which editors know best, and nothing by reference, so that a schema can be
 //! put into another.

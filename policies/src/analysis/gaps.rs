@@ -1,4 +1,5 @@
-//! What is missing from the desired state because its documents are wrong.
+//! Notes the objects that are missing from the desired state because their documents are
+//! wrong.
 //!
 //! One mistake is one finding: a selector is not blamed for selecting nothing while the
 //! pods it means are left out for an error of theirs. Nothing else is left unsaid.
@@ -18,7 +19,7 @@ pub(super) struct Gaps<'a> {
     objects: BTreeSet<&'a str>,
     services: bool,
     cluster_policies: bool,
-    /// Where policies are missing.
+    /// Namespaces in which policies are missing.
     namespaces: BTreeSet<&'a str>,
 }
 

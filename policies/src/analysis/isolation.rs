@@ -12,17 +12,17 @@ use super::places::{self, Step};
 use super::rules::{Policy, section};
 use super::{Findings, Project};
 
-/// What policies say of a group in one direction.
+/// Counts of the policies and rules about a group, in one direction.
 #[derive(Clone, Copy, Default)]
 struct Said {
-    /// How many policies of namespaces isolate it.
+    /// Policies of namespaces that isolate it.
     isolating: u32,
-    /// Whether one of them is about everything in its namespace and has no rules: then
-    /// isolation is what is meant.
+    /// `true` if one of them selects everything in its namespace and has no rules: then
+    /// isolation is intended.
     closed: bool,
-    /// How many rules of any policy are about it.
+    /// Rules of any policy that are about it.
     rules: u32,
-    /// How many of those allow it something although it is isolated.
+    /// Rules among them that allow it something although it is isolated.
     allowing: u32,
 }
 
@@ -69,7 +69,7 @@ fn sections(policy: &NetworkPolicy) -> [(Direction, Option<&[Rule]>); 2] {
     ]
 }
 
-/// What is written of `policyTypes`, and of a direction's rules.
+/// Presence of `policyTypes` and of a direction's rules in the text of a policy.
 #[derive(Clone, Copy)]
 struct WrittenTypes {
     types: bool,

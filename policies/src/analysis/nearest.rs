@@ -1,4 +1,4 @@
-//! What was probably meant.
+//! Guesses the word that an author meant, from the words that exist.
 
 use strsim::osa_distance;
 

@@ -1,8 +1,8 @@
-//! Where something of a document stands, found again when there is a finding.
+//! Finds the place of a part of a document, once there is a finding about it.
 //!
-//! The desired state remembers the places of policies and rules only: nothing that
-//! is in force asks for more. What is found wrong below them is looked up by its path
-//! in the text, which is parsed once more for that; texts without findings are not.
+//! The desired state remembers the places of policies and rules only: enforcement needs no
+//! others. The place of a finding below them is looked up by its path in the text, which is
+//! parsed once more for that; texts without findings are not.
 //!
 //! Invariant: a path that leads nowhere ends at the last place that was there.
 
@@ -47,7 +47,7 @@ const CLUSTER_PEERS: [&str; 4] = ["namespaces", "pods", "networks", "nodes"];
 struct Text<'a> {
     bytes: &'a [u8],
     parsed: OnceCell<Parsed<'a>>,
-    /// Whether it has the word in it that policies ask for one by one.
+    /// `true` if the text has the word `egress`, which each policy asks about.
     mentions_egress: OnceCell<bool>,
 }
 
@@ -122,13 +122,13 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// Whether a file's text has this in it. Looks through all of it.
+    /// Returns `true` if a file's text contains this word. Searches all of the text.
     pub(super) fn mentions(&self, file: &str, word: &str) -> bool {
         (self.texts.get(file)).is_some_and(|text| text.mentions(word))
     }
 
-    /// Whether a file's text has `egress` in it. Looks through it once, however many
-    /// policies ask.
+    /// Returns `true` if a file's text contains `egress`. The text is searched once, for
+    /// any number of policies.
     pub(super) fn mentions_egress(&self, file: &str) -> bool {
         self.texts
             .get(file)
@@ -211,7 +211,7 @@ pub(super) fn entry<'n, 't>(node: &'n Node<'t>, key: &str) -> Option<&'n Entry<'
     entries(node).iter().find(|entry| is_text(&entry.key, key))
 }
 
-/// Whether a node is this string.
+/// Returns `true` if a node is this string.
 fn is_text(node: &Node<'_>, text: &str) -> bool {
     matches!(&node.value, Value::Text(value) if value == text)
 }
@@ -290,7 +290,7 @@ fn either<'n, 't>(peer: &'n Node<'t>, keys: [&str; 2]) -> Option<(Mark, &'n Node
         .map(|entry| (entry.key.mark, &entry.value))
 }
 
-/// What a selector says of a label: the pair, or the expression.
+/// Returns a selector's requirement of a label: the pair, or the expression.
 fn requirement<'n, 't>(selector: &'n Node<'t>, key: &str) -> Option<(Mark, &'n Node<'t>)> {
     let pair = value(selector, "matchLabels").and_then(|labels| entry(labels, key));
     if let Some(pair) = pair {

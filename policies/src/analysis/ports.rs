@@ -253,7 +253,8 @@ impl<'a> Services<'a> {
         }
     }
 
-    /// Whether a Service leads to this very port of one of these groups.
+    /// Returns `true` if a Service leads to this port, given by number, of one of these
+    /// groups.
     fn is_target(
         &self,
         project: &Project<'_>,
@@ -274,7 +275,7 @@ impl<'a> Services<'a> {
     }
 }
 
-/// Whether a group has a port of this number that has a name.
+/// Returns `true` if a port with a name of this group has this number.
 fn listens(group: &Group<'_>, protocol: Protocol, number: u16) -> bool {
     (group.ports.iter()).any(|port| port.protocol == protocol && port.number == number)
 }

@@ -18,7 +18,7 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// What lies in a block and in none of those cut out of it.
+    /// Returns the addresses of a block that lie in none of the blocks cut out of it.
     pub(super) fn block(cidr: IpNet, except: &[IpNet]) -> Self {
         let mut ranges = Self::default();
         let (list, whole) = ranges.list_of(cidr);
@@ -68,7 +68,7 @@ impl Ranges {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
-    /// Whether every address of both families is there.
+    /// Returns `true` if every address of both families is in the set.
     pub(super) fn is_everything(&self) -> bool {
         self.v4 == [(0, u128::from(u32::MAX))] && self.v6 == [(0, u128::MAX)]
     }
@@ -81,13 +81,13 @@ impl Ranges {
         holds(list, (address, address))
     }
 
-    /// Whether all of `other` is in this.
+    /// Returns `true` if all addresses of `other` are in this set.
     pub(super) fn covers(&self, other: &Self) -> bool {
         other.v4.iter().all(|range| holds(&self.v4, *range))
             && other.v6.iter().all(|range| holds(&self.v6, *range))
     }
 
-    /// Whether an address is in both.
+    /// Returns `true` if an address is in both sets.
     pub(super) fn meets(&self, other: &Self) -> bool {
         let meet = |a: &List, b: &List| {
             a.iter()
@@ -97,7 +97,7 @@ impl Ranges {
     }
 }
 
-/// Whether it is IPv4, and the first and last address.
+/// Returns `true` for IPv4, and the first and last address.
 fn bounds(cidr: IpNet) -> (bool, (u128, u128)) {
     match cidr {
         IpNet::V4(net) => (
@@ -114,7 +114,7 @@ fn bounds(cidr: IpNet) -> (bool, (u128, u128)) {
     }
 }
 
-/// Whether one range of a merged list holds all of `range`.
+/// Returns `true` if one range of a merged list holds all of `range`.
 fn holds(list: &List, range: (u128, u128)) -> bool {
     let after = list.partition_point(|(first, _)| *first <= range.0);
     after > 0 && range.1 <= list[after - 1].1

@@ -59,7 +59,7 @@ impl<'a> Policy<'a> {
         }
     }
 
-    /// What it is about.
+    /// Returns the groups of workloads that the policy selects.
     pub(super) fn subjects(self, world: &World<'a>) -> Set {
         match self {
             Self::Namespace(policy) => {
@@ -77,7 +77,7 @@ pub(super) enum Written<'a> {
     Cluster(&'a ClusterRule),
 }
 
-/// Who the other end of a rule may be.
+/// Peers of a rule.
 pub(super) struct Peers {
     /// Anybody.
     pub(super) everybody: bool,
@@ -92,7 +92,7 @@ pub(super) struct Peers {
 /// Whom a selector chooses, as it is written.
 #[derive(Clone, Copy)]
 pub(super) struct Chosen<'a> {
-    /// Whether it chooses nodes, rather than workloads.
+    /// `true` if it selects nodes, rather than workloads.
     pub(super) nodes: bool,
     /// Of which namespaces; `None` is the policy's own, and nodes are in none.
     pub(super) namespaces: Option<&'a LabelSelector>,
@@ -256,7 +256,7 @@ impl<'a> Rule<'a> {
         })
     }
 
-    /// Whether something could match it at all.
+    /// Returns `true` if a packet could match the rule, with these workloads.
     pub(super) fn is_about_something(&self) -> bool {
         let peers = &self.peers;
         !self.subjects.is_empty()
@@ -266,12 +266,13 @@ impl<'a> Rule<'a> {
                 || !peers.blocks.is_empty())
     }
 
-    /// Whether this counts wherever `other` does, as far as audit is concerned.
+    /// Returns `true` if this rule counts wherever `other` does: it is enforced, or `other` is
+    /// on audit.
     pub(super) fn counts_beside(&self, other: &Self) -> bool {
         self.policy.mode() == Mode::Enforce || other.policy.mode() == Mode::Audit
     }
 
-    /// Whether all of `other` is covered.
+    /// Returns `true` if this rule matches every packet that `other` matches.
     pub(super) fn covers(&self, other: &Self, world: &World<'_>) -> bool {
         self.direction == other.direction
             && is_subset(&other.subjects, &self.subjects)
@@ -279,7 +280,8 @@ impl<'a> Rule<'a> {
             && self.peers.cover(&other.peers, world)
     }
 
-    /// Whether all of `other` would be covered whatever workloads there were.
+    /// Returns `true` if this rule would match every packet that `other` matches, for any
+    /// workloads.
     pub(super) fn covers_always(&self, other: &Self) -> bool {
         self.direction == other.direction
             && subject_implies(other.policy, self.policy)
@@ -287,7 +289,7 @@ impl<'a> Rule<'a> {
             && peers_imply(other, self)
     }
 
-    /// Whether a packet may be in both.
+    /// Returns `true` if a packet may match both rules.
     pub(super) fn may_meet(&self, other: &Self, world: &World<'_>) -> bool {
         self.direction == other.direction
             && meets(&self.subjects, &other.subjects)
@@ -295,8 +297,8 @@ impl<'a> Rule<'a> {
             && self.peers.may_meet(&other.peers, world)
     }
 
-    /// Whether a packet is certainly in both, when there are the workloads that they
-    /// are about.
+    /// Returns `true` if some packet certainly matches both rules, when there are the
+    /// workloads that they are about.
     pub(super) fn meets(&self, other: &Self) -> bool {
         let (a, b) = (&self.peers, &other.peers);
         let peers = (a.everybody && b.is_anybody())
@@ -320,7 +322,8 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    /// Whether `wide` chooses all of these, whatever there is.
+    /// Returns `true` if `wide` selects all objects that this selects, for any labels of
+    /// objects.
     pub(super) fn is_within(&self, wide: &Chosen<'_>) -> bool {
         let namespaces = match (self.namespaces, wide.namespaces) {
             (None, None) => true,
@@ -426,13 +429,13 @@ fn union(sets: impl Iterator<Item = Set>) -> Set {
     }
 }
 
-/// Whether all of `a` is in `b`.
+/// Returns `true` if all of `a` is in `b`; both are sorted.
 fn is_subset(a: &[u32], b: &[u32]) -> bool {
     a.len() <= b.len()
         && (a.as_ptr() == b.as_ptr() || a.iter().all(|one| b.binary_search(one).is_ok()))
 }
 
-/// Whether something is in both.
+/// Returns `true` if some element is in both; both are sorted.
 pub(super) fn meets(a: &[u32], b: &[u32]) -> bool {
     let (few, many) = if a.len() < b.len() { (a, b) } else { (b, a) };
     few.iter().any(|one| many.binary_search(one).is_ok())
@@ -452,7 +455,7 @@ pub(super) fn numbers(ports: &[PortRange], protocol: Protocol) -> Vec<(u16, u16)
     ranges
 }
 
-/// Whether ranges in order hold everything from `first` to `last`.
+/// Returns `true` if these ranges, sorted, hold every number from `first` to `last`.
 pub(super) fn hold(ranges: &[(u16, u16)], (first, last): (u16, u16)) -> bool {
     let mut next = u32::from(first);
     for (from, to) in ranges {
@@ -513,7 +516,8 @@ fn ports_meet(a: Option<&[PortRange]>, b: Option<&[PortRange]>) -> bool {
     })
 }
 
-/// Whether everything that `narrow` selects is selected by `wide`, whatever there is.
+/// Returns `true` if `wide` selects everything that `narrow` selects, for any labels of
+/// objects.
 fn implies(narrow: &LabelSelector, wide: &LabelSelector) -> bool {
     wide.requirements()
         .iter()
@@ -547,7 +551,7 @@ fn subject_implies(narrow: Policy<'_>, wide: Policy<'_>) -> bool {
     }
 }
 
-/// Whether each peer of `narrow` is one of `wide`'s, by what is written alone.
+/// Returns `true` if each peer of `narrow` is a peer of `wide`, by their texts alone.
 fn peers_imply(narrow: &Rule<'_>, wide: &Rule<'_>) -> bool {
     wide.peers.everybody
         || (!narrow.peers.everybody

@@ -21,14 +21,14 @@ const MOST_OBJECTS: usize = 1_000;
 /// Most labels, values or names that a message lists.
 const MOST_LISTED: usize = 5;
 
-/// What those probably meant who ask for two things of one object.
+/// Hint for requirements that no single object can fulfil together.
 const ALL_MUST_HOLD: &str =
     "all requirements of a selector must hold; write two peers or two policies for either";
 
 /// Selects every namespace.
 static EVERYWHERE: LazyLock<LabelSelector> = LazyLock::new(LabelSelector::default);
 
-/// Where the name servers of a cluster are, whose documents are nobody's project.
+/// Namespace of a cluster's name servers, which no project has documents of.
 const SYSTEM_NAMESPACE: &str = "kube-system";
 
 /// The labels of that namespace, and of the name servers in it.
@@ -78,7 +78,7 @@ const KINDS_WITHOUT_PODS: &[&str] = &[
     "VerticalPodAutoscaler",
 ];
 
-/// Why a selector selects nothing.
+/// Explanation for a selector that selects nothing.
 struct Why<'s> {
     /// From the subject or peer to what is to blame.
     path: Vec<Step<'s>>,
@@ -164,8 +164,8 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
     }
 }
 
-/// What two selectors of one peer or subject ask that nothing fulfils, whatever there
-/// is. The path begins with a step to the selector.
+/// Finds a requirement, in two selectors of one peer or subject, that no label can fulfil.
+/// The path of the result begins with a step to the selector.
 fn never<'s>(namespaces: Option<&'s LabelSelector>, own: &'s LabelSelector) -> Option<Why<'s>> {
     let of_namespaces = namespaces.and_then(|selector| contradiction(selector, true));
     let (step, key) = match of_namespaces {
@@ -239,7 +239,8 @@ fn subjects(project: &Project<'_>, has_workloads: bool, findings: &mut Findings)
     }
 }
 
-/// Whether a selector selects a workload, or may select what an operator makes.
+/// Returns `true` if a selector selects a workload, or may select pods that an operator
+/// makes.
 fn selects<'a>(project: &Project<'a>, scope: Scope<'a>, selector: &'a LabelSelector) -> bool {
     let world = &project.world;
     if !world.select(scope, selector).is_empty() {
@@ -280,8 +281,8 @@ pub(super) fn labels_to_blame(
     (key.map(str::to_owned), message, hint)
 }
 
-/// Why a selector that selects nothing is to be blamed for it; `None` where what it selects
-/// may be what the documents do not have.
+/// Explains a selector that selects nothing; returns `None` if it may be meant for objects
+/// that the documents lack.
 ///
 /// Documents of one application are not a cluster: its policies speak of namespaces and
 /// workloads of others, and controllers make pods that no document has.
@@ -383,9 +384,9 @@ pub(super) fn may_make_pods(resource: &Resource) -> bool {
     !WITHOUT_PODS.contains(&&*resource.group) && !KINDS_WITHOUT_PODS.contains(&&*resource.kind)
 }
 
-/// Whether a selector selects the name servers that every cluster has, and the documents
-/// are about none of them. A project's policies let its workloads look names up, and its
-/// documents end before `kube-system`.
+/// Returns `true` if a selector selects the name servers that every cluster has, and the
+/// documents are not about `kube-system`. Policies of a project let its workloads look
+/// names up, and its documents mostly leave that namespace out.
 fn selects_name_servers(world: &World<'_>, scope: Scope<'_>, selector: &LabelSelector) -> bool {
     let [namespace, name_server] = &*SYSTEM;
     let is_in_scope = match scope {
@@ -462,7 +463,7 @@ fn peer_of_nodes(
     );
 }
 
-/// Why nothing is selected, which the caller has found.
+/// Explains a selector that selects nothing; the caller has checked that.
 fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> Why<'s> {
     let namespaces: Vec<(&str, &Labels)> = (world.labels.iter())
         .map(|(name, labels)| (*name, labels.as_ref()))
@@ -568,8 +569,9 @@ fn no_workloads<'s>(
     }
 }
 
-/// Which requirement no object fulfils, said of objects by that name; and what was
-/// probably meant, by their keys and some more, and whether that is something.
+/// Names the first requirement that no object fulfils: its label's key, a message that
+/// calls the objects `noun`, a hint, and `true` if the hint is a guess at the word that was
+/// meant, among the objects' keys and `more_keys`.
 fn blame<'s, 'k>(
     selector: &'s LabelSelector,
     objects: &[&'k Labels],
@@ -608,7 +610,8 @@ fn blame<'s, 'k>(
     )
 }
 
-/// What is wrong with a requirement that no object fulfils.
+/// Explains a requirement that no object fulfils: message, hint, and `true` if the hint is
+/// a guess at the word that was meant.
 fn unfulfilled<'k>(
     requirement: &Requirement,
     objects: &[&'k Labels],

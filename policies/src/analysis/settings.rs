@@ -10,7 +10,7 @@ use crate::yaml::{Entry, Node, Value};
 use super::places::{entries, entry, place, value};
 use super::{Findings, Project};
 
-/// What begins the names of our settings.
+/// Prefix of the names of Cofferdam's settings.
 const PREFIX: &str = "cofferdam.dev/";
 
 pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {

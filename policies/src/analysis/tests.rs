@@ -82,7 +82,7 @@ fn errors_and_all_findings(texts: &[&str]) -> (Vec<Diagnostic>, Vec<Diagnostic>)
     (errors.collect(), findings)
 }
 
-/// What is found in a text beside the world, as `line:column code`.
+/// Returns the findings in a text beside the world, as `line:column code`.
 fn found(text: &str) -> Vec<String> {
     let findings = findings(&[text, WORLD, CLOSED]);
     let shown = findings.iter().map(|one| {
@@ -363,7 +363,8 @@ fn every_code_about_meaning_has_a_case() {
     assert_eq!(here, all);
 }
 
-/// What is found in a text and the world alone.
+/// Returns the findings in a text and the world alone, except `NotIsolated`, as
+/// `line:column code`.
 fn alone(text: &str) -> Vec<String> {
     (findings(&[text, WORLD]).iter())
         .filter(|one| one.code != Code::NotIsolated)
@@ -587,7 +588,7 @@ fn one_mistake_is_one_finding() {
     assert_eq!(codes("a: ["), []);
 }
 
-/// What is chosen by address may be who is chosen by labels.
+/// Peers chosen by address may be workloads that are chosen by labels.
 #[test]
 fn a_workload_is_let_through_by_its_address_too() {
     let deny = cluster(

@@ -20,18 +20,18 @@ use tokio::time::timeout;
 use super::pods::PodsOfNode;
 use crate::reconcile::Message;
 
-/// How long a caller may take to say what it wants, and to take the answer.
+/// Longest time for a caller to send its request, and again to take the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a caller that is refused may go on talking.
+/// Longest time for which the agent reads on from a caller that it has refused.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Where answers come from.
+/// Sources of the answers to requests.
 #[derive(Clone)]
 pub(super) struct Known {
     /// The reconciling thread.
     pub(super) messages: Sender<Message>,
-    /// Whether everything is enforced.
+    /// `true` while everything is enforced.
     pub(super) is_enforced: watch::Receiver<bool>,
     /// Flow records.
     pub(super) recorder: Arc<Recorder>,

@@ -1,5 +1,6 @@
-//! What an agent cannot do without, checked before anything is touched, so that what
-//! is missing has a name and not a system call's number.
+//! Needs of an agent: a kernel of some version, and capabilities. They are checked before
+//! the agent changes anything, so that an error names the need and not a system call's
+//! number.
 
 use anyhow::{Context as _, Result, bail};
 use caps::{CapSet, CapsHashSet};

@@ -45,12 +45,12 @@ pub(super) struct Documents {
     /// Policies that are not in force as they are written; `None` until somebody asks.
     policy_findings: Option<Arc<[PolicyFinding]>>,
     accept_partial: bool,
-    /// Whether any state of documents has ever been in force here.
+    /// `true` once any state of documents has been in force here.
     was_in_force: bool,
     stored: StoredDocuments,
-    /// Whether anything was read since.
+    /// `true` if sources were read since the good documents were last saved.
     is_new: bool,
-    /// When the last look at the sources began.
+    /// Start of the last look at the sources.
     looked: Instant,
     /// Findings that have been logged.
     told: BTreeSet<String>,
@@ -166,7 +166,7 @@ impl Documents {
         self.sources.distrust_metadata();
     }
 
-    /// Whether all changes of sources until some time have been looked at.
+    /// Returns `true` if a look at the sources began at this time or later.
     pub(super) fn have_seen(&self, time: Instant) -> bool {
         time <= self.looked
     }
@@ -226,8 +226,8 @@ impl Documents {
         self.is_new = true;
     }
 
-    /// Whether nothing is put in force yet, because the first state that would be is
-    /// known to be incomplete.
+    /// Returns `true` if no state is put in force yet, because the first one would be
+    /// incomplete.
     pub(super) fn is_held(&self) -> bool {
         self.objects.is_unlisted
             || self.texts.is_unlisted

@@ -1,4 +1,4 @@
-//! What is known, as others are told it.
+//! Reports of the reconciling thread's state: to commands, to metrics, to other tasks.
 
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -280,7 +280,7 @@ impl Reconciler {
             .collect()
     }
 
-    /// Why the agent is not ready.
+    /// Returns the reasons for which the agent is not ready.
     pub(super) fn obstacles(&self) -> Vec<String> {
         let mut obstacles: Vec<String> = self.problem.iter().cloned().collect();
         obstacles.extend(self.closed_interfaces());

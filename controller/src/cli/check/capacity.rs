@@ -1,4 +1,4 @@
-//! Whether what documents say fits into the tables of a node.
+//! Checks that the workloads and rules of documents fit into the tables of a node.
 //!
 //! The table of each node is compiled under the limits of a configuration. What does
 //! not fit is compiled again with more room, to say how much would be enough.

@@ -17,7 +17,7 @@ pub(in crate::cli) struct Texts<'a> {
 /// A line, and the part of it that a finding is about.
 pub(super) struct Excerpt<'a> {
     pub(super) line: &'a str,
-    /// Where the part begins and ends, in bytes.
+    /// Range of the part in the line, in bytes.
     pub(super) part: std::ops::Range<usize>,
 }
 
@@ -56,8 +56,8 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// How many bytes the value, or the key, takes that a text begins with; what does not
-/// end on the line, and what is none, as far as there is text.
+/// Returns the length in bytes of the value or key at the start of a text. If it does not
+/// end on the line, the rest of the line counts, without a comment.
 fn length(text: &str) -> usize {
     let end = match text.chars().next() {
         Some(quote @ ('"' | '\'')) => text[1..].find(quote).map(|at| at + 2),

@@ -146,8 +146,8 @@ fn escaped(word: &str) -> String {
         .collect()
 }
 
-/// What stays the same while lines before it come and go: code, file, message and
-/// line; and the how manieth of such.
+/// Returns a fingerprint that stays the same while lines before the finding come and go: a
+/// hash of code, file, message and line, and the number of the finding among equal ones.
 fn fingerprint(diagnostic: &Diagnostic, texts: &Texts<'_>, seen: &mut HashMap<u64, u32>) -> String {
     let line = texts.excerpt(diagnostic).map_or("", |excerpt| excerpt.line);
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);

@@ -9,7 +9,7 @@ use cofferdam_verdict::verdict::Action;
 
 use super::{Matrix, Outcome, family_number};
 
-/// How a cell is drawn.
+/// Mark of a cell in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     Allowed,

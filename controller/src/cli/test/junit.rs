@@ -12,7 +12,7 @@ use quick_xml::events::{BytesDecl, BytesText, Event};
 
 use super::text::reasons;
 
-/// What came of a case, as JUnit tells it.
+/// Result of a case, in the three sorts of JUnit.
 enum Verdict {
     Passed,
     /// It is not as expected: lines.
@@ -97,7 +97,7 @@ fn case(report: &TestReport, one: &ExpectationReport) -> Case {
     }
 }
 
-/// How many cases there are, and what came of them.
+/// Counts all cases, the failed and the broken ones, each under the name of its attribute.
 fn counts<'c>(cases: impl Iterator<Item = &'c Case>) -> [(&'static str, String); 3] {
     let (mut tests, mut failures, mut errors) = (0, 0, 0);
     for case in cases {

@@ -116,7 +116,7 @@ fn expectation(
     put(text, format_args!(""));
 }
 
-/// Why an expectation does not hold, line by line.
+/// Lists the cells in which an expectation does not hold, each with its nearest rule.
 pub(super) fn reasons(report: &TestReport, failed: &ExpectationReport) -> Vec<String> {
     let mut lines = Vec::new();
     for failure in &failed.failures {

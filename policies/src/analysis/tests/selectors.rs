@@ -4,7 +4,7 @@
 use super::{CLOSED, WORLD, cluster, findings, found, policy, unmarked};
 use crate::diagnostic::Code;
 
-/// What is found in a text alone, as `line:column code`.
+/// Returns the findings in a text alone, as `line:column code`.
 fn alone(text: &str) -> Vec<String> {
     let findings = findings(&[text]);
     let shown = findings.iter();
