@@ -120,7 +120,7 @@ struct AgentArgs {
     /// is in force yet.
     #[arg(long)]
     accept_partial: bool,
-    /// When the agent ends, enforcement ends with it.
+    /// End enforcement as well when the agent ends.
     #[arg(long)]
     detach: bool,
     /// Write log lines in this format, to standard error. `COFFERDAM_LOG` chooses what is

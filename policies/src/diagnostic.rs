@@ -1,4 +1,4 @@
-//! What is wrong with the documents people wrote, and where.
+//! Findings about documents, each with its place.
 //!
 //! A mistake in a policy is not an error of the program: it is reported with its
 //! place, a code that never changes its meaning, and what was probably meant, and
@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Whether the document is left out because of it.
+/// Weight of a finding: an error leaves its document out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// The document, or all of its file, is not in force.
@@ -63,15 +63,15 @@ impl fmt::Display for Place {
 /// One finding about one place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
-    /// Where.
+    /// Place of the mistake.
     pub place: Place,
-    /// Which kind of mistake.
+    /// Kind of the mistake.
     pub code: Code,
-    /// Whether the document is left out because of it.
+    /// Weight: `Error` if the document is left out because of it.
     pub severity: Severity,
-    /// What is wrong, in lower case without a full stop.
+    /// Description of the mistake, in lower case without a full stop.
     pub message: String,
-    /// What was probably meant, or what to do.
+    /// Guess at the intention, or advice.
     pub hint: Option<String>,
 }
 
@@ -113,7 +113,7 @@ macro_rules! codes {
                 }
             }
 
-            /// What the code stands for, whatever the place.
+            /// Returns the meaning of the code, for any place.
             #[must_use]
             pub fn summary(self) -> &'static str {
                 match self {
@@ -276,7 +276,7 @@ codes! {
 }
 
 impl Code {
-    /// What mistakes with numbers like this one are about.
+    /// Returns the subject that mistakes with numbers like this one share.
     #[must_use]
     pub fn subject(self) -> &'static str {
         match self.as_str().as_bytes() {

@@ -39,11 +39,11 @@ pub use read::{API_VERSION, KIND, Tests, read};
 pub struct PolicyTest {
     /// Its name.
     pub name: String,
-    /// Where it begins.
+    /// Place of its first line.
     pub place: Place,
     /// The outside hosts it speaks of.
     pub externals: Externals,
-    /// What is expected.
+    /// Its expectations, in the order of the text.
     pub expect: Vec<Expectation>,
 }
 
@@ -86,18 +86,18 @@ fn supposed_name(namespace: &str, labels: &Labels) -> ObjectName {
     ObjectName::new(namespace, &format!("({})", labels.join(",")))
 }
 
-/// What is expected of some connections.
+/// Expected verdict about some connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expectation {
-    /// Where it stands.
+    /// Place in the document.
     pub place: Place,
-    /// Who connects.
+    /// Ends that open the connections.
     pub from: Choice,
-    /// To whom.
+    /// Ends to which the connections are opened.
     pub to: Choice,
-    /// To what.
+    /// Protocol and port, type and code of ICMP, or another protocol alone.
     pub probe: Probe,
-    /// Whether they may.
+    /// Expected verdict in force.
     pub verdict: Action,
     /// The verdict with policies in audit mode in force as well.
     pub audit: Option<Action>,
@@ -108,9 +108,9 @@ pub struct Expectation {
 /// The ends that an expectation is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Where it stands.
+    /// Place in the document.
     pub place: Place,
-    /// Which.
+    /// Ends by name or selector.
     pub ends: Ends,
 }
 
@@ -155,6 +155,6 @@ impl std::fmt::Display for Choice {
 pub struct By {
     /// `namespace/name`, or `name` of a policy of the whole cluster.
     pub policy: String,
-    /// Where it is named.
+    /// Place of the name in the document.
     pub place: Place,
 }

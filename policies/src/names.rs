@@ -9,7 +9,7 @@
 
 use thiserror::Error;
 
-/// What a name should have looked like.
+/// Rule that a name breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NameError {
     /// Names of most objects.

@@ -46,7 +46,7 @@ impl Labels {
     }
 }
 
-/// Where a key comes twice, the last value counts.
+/// Makes labels of pairs. If a key comes twice, the last value counts.
 impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         let mut pairs: Vec<(Box<str>, Box<str>)> = pairs
@@ -64,7 +64,7 @@ impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
     }
 }
 
-/// What a requirement asks of its key.
+/// Condition of a requirement on its key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
     /// The key is there with one of these values, in order, each once, at least one.
@@ -110,13 +110,14 @@ impl Requirement {
         &self.key
     }
 
-    /// What it asks.
+    /// Returns the condition on the key.
     #[must_use]
     pub fn operator(&self) -> &Operator {
         &self.operator
     }
 
-    /// Whether it holds for an object with this value under its key, or none.
+    /// Returns `true` if the requirement holds for an object with this value under its key,
+    /// or none.
     #[must_use]
     pub fn holds(&self, value: Option<&str>) -> bool {
         let listed = |values: &[Box<str>]| {
@@ -144,7 +145,7 @@ impl LabelSelector {
         &self.requirements
     }
 
-    /// Whether an object with these labels is selected.
+    /// Returns `true` if an object with these labels is selected.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.requirements

@@ -4,12 +4,12 @@
 //! Service, or a node's port that leads to one, becomes the address and port of one of
 //! the backends. Policy is asked about those; a virtual address is no peer of any rule.
 //!
-//! Where slices of endpoints belong to a Service, they say who is behind it: what is
-//! ready, and where nothing is, what is about to end and still serves. Otherwise the
-//! pods are that its selector matches, each by its first address of the family and by
-//! its own number for the name of a port. What merely chooses among backends (affinity,
-//! zones, `internalTrafficPolicy`, `externalTrafficPolicy`) does not count: any of them
-//! may be the next.
+//! Slices of endpoints that belong to a Service name its backends: the ready ones, or,
+//! where none is ready, those that still serve while they end. A Service without slices has
+//! the pods that its selector matches, each by its first address of the family and by its
+//! own number for the name of a port. Settings that only choose among backends (affinity,
+//! zones, `internalTrafficPolicy`, `externalTrafficPolicy`) do not count: any backend may
+//! be the next.
 //!
 //! Invariant: a connection ends at a backend given here, or nowhere.
 

@@ -49,7 +49,7 @@ impl<K, V> SharedMap<K, V> {
         self.length
     }
 
-    /// Whether there are none.
+    /// Returns `true` if the map is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.length == 0
@@ -76,8 +76,8 @@ impl<K, V> SharedMap<K, V> {
         self.chunks.iter()
     }
 
-    /// Whether both are copies of one map, and neither has changed since. `false` says
-    /// nothing.
+    /// Returns `true` if both are copies of one map, and neither has changed since. Maps
+    /// with equal entries may return `false`.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.chunks, &other.chunks)
@@ -85,7 +85,7 @@ impl<K, V> SharedMap<K, V> {
 }
 
 impl<K: Ord, V> SharedMap<K, V> {
-    /// Which chunk has the key, or would have it, and where in it.
+    /// Returns the chunk that has the key, or would have it, and the key's place in it.
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> (usize, Result<usize, usize>)
     where
         K: Borrow<Q>,
@@ -113,7 +113,7 @@ impl<K: Ord, V> SharedMap<K, V> {
         }
     }
 
-    /// Whether there is a value under a key.
+    /// Returns `true` if there is a value under a key.
     #[must_use]
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
@@ -136,7 +136,7 @@ impl<K: Ord, V> SharedMap<K, V> {
         entries.skip(at).map(|(key, value)| (key, value))
     }
 
-    /// Where two maps differ, in the order of keys.
+    /// Returns the differences of two maps, in the order of keys.
     pub fn changes<'m>(&'m self, after: &'m Self) -> Vec<Change<'m, K, V>>
     where
         V: PartialEq,
@@ -327,7 +327,7 @@ impl<K, T> Objects<K, T> {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no objects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -375,7 +375,7 @@ impl<K: Ord, T> Objects<K, T> {
         found.filter(|(one, _)| (*one).borrow() == name)
     }
 
-    /// Whether there is an object of a name.
+    /// Returns `true` if there is an object of this name.
     #[must_use]
     pub fn contains_key<Q: Ord + ?Sized>(&self, name: &Q) -> bool
     where

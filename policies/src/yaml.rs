@@ -36,7 +36,7 @@ const MAX_NODES: usize = 4_000_000;
 /// Most nodes that all anchors and aliases of one document may copy. Text that had to
 /// be unescaped is copied with them, and counts as [`NODE_TEXT`] bytes a node.
 const MAX_ALIASED: usize = 100_000;
-/// What a node takes beside its text, more or less.
+/// Memory of a node beside its text, in bytes, more or less.
 const NODE_TEXT: usize = 64;
 /// Most documents in one text; each is some 300 bytes of memory, however short.
 const MAX_DOCUMENTS: usize = 100_000;
@@ -47,7 +47,7 @@ const MAX_DOCUMENTS: usize = 100_000;
 /// 45 bytes stay just below.
 const MAX_FLOW_MARKS: usize = 1_500_000;
 
-/// What the parser says of an alias without an anchor.
+/// Message of the parser about an alias without an anchor.
 const UNKNOWN_ANCHOR: &str = "while parsing node, found unknown anchor";
 
 /// A place in the text; both count from 1, columns in characters.
@@ -62,13 +62,13 @@ pub struct Mark {
 /// A value and where it begins.
 #[derive(Debug, Clone)]
 pub struct Node<'t> {
-    /// Where it begins.
+    /// Place of its first character.
     pub mark: Mark,
-    /// What it is.
+    /// Its value.
     pub value: Value<'t>,
 }
 
-/// What a node is.
+/// Value of a node.
 #[derive(Debug, Clone)]
 pub enum Value<'t> {
     /// `null`, or nothing at all.
@@ -98,12 +98,12 @@ pub struct Entry<'t> {
     pub value: Node<'t>,
 }
 
-/// Why a piece of text is not a document.
+/// Failure to parse a piece of text as a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Where.
+    /// Place of the failure.
     pub mark: Mark,
-    /// Why.
+    /// Kind of the failure.
     pub kind: FailureKind,
 }
 
@@ -124,7 +124,7 @@ pub enum FailureKind {
     AliasesTooLarge,
 }
 
-/// What people do to a line that makes it no YAML.
+/// Common mistakes that make a line no YAML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slip {
     /// It is indented by tabs.
@@ -378,9 +378,9 @@ fn parse_as_it_is<'t>(piece: &Piece<'t>, documents: &mut Vec<Result<Node<'t>, Fa
     }
 }
 
-/// How many tokens text may have from its first flow collection on, more or less:
-/// marks that begin or end one, quotes counting half. What is quoted or commented
-/// out counts too, since only the parser could tell.
+/// Estimates the tokens of a text from its first flow collection on: each mark that begins
+/// or ends a token is one, each quote a half. Marks in quotes and comments count too, since
+/// only the parser could tell them apart.
 fn flow_marks(text: &str) -> usize {
     let bytes = text.as_bytes();
     let first = bytes.iter().position(|b| matches!(b, b'[' | b'{'));
@@ -579,7 +579,7 @@ impl<'t> Builder<'t> {
     }
 }
 
-/// What a tree takes in memory, in nodes, and its depth.
+/// Returns the memory of a tree, in nodes, and its depth.
 fn extent(node: &Node<'_>) -> (usize, usize) {
     let mut size = 1;
     let mut depth = 0;
@@ -665,8 +665,8 @@ fn is_decimal(text: &str) -> bool {
         && (digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c)))
 }
 
-/// Whether some YAML reader takes it for a number: hexadecimal, octal, binary,
-/// with underscores, a float, an infinity.
+/// Returns `true` if some YAML reader takes the text for a number: hexadecimal, octal,
+/// binary, with underscores, a float, an infinity.
 fn looks_like_number(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     if matches!(

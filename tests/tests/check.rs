@@ -44,7 +44,7 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// What a report says, held against the report's schema.
+/// Returns the findings of a report, which is held against its schema.
 fn found(report: &Value) -> Found {
     assert_valid(
         report,
@@ -75,8 +75,8 @@ fn assert_valid(value: &Value, schema: &str) {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// What the comments of a project's files say will be found: `# CD0501` at the end of
-/// a line.
+/// Returns the findings that the comments in a project's files announce: `# CD0501` at the
+/// end of a line.
 fn expected(folder: &str) -> Found {
     let mut expected = Found::new();
     for entry in fs::read_dir(repository(folder)).expect("the project") {

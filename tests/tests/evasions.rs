@@ -1,5 +1,5 @@
-//! What nobody may get past the firewall, and what it must not stop, in real network
-//! namespaces: see [`cofferdam_tests::evasions`].
+//! Attacks that must not pass the firewall, and traffic that it must not stop, in real
+//! network namespaces: see [`cofferdam_tests::evasions`].
 
 #[path = "evasions/ipvs.rs"]
 mod ipvs;

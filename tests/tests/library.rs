@@ -42,7 +42,7 @@ fn templates() -> Vec<(PathBuf, Template)> {
     templates
 }
 
-/// Who an end of a statement is.
+/// End of a statement, by its kind.
 #[derive(Clone, Copy, Debug)]
 enum Who<'n> {
     Workload(&'n str, &'n str),
@@ -108,8 +108,8 @@ fn payload(question: &Question) -> Payload {
     }
 }
 
-/// What the oracle says of a statement, for one pair of addresses, if it is something
-/// else.
+/// Returns the oracle's answer about a statement, for one pair of addresses, if it is not
+/// as stated.
 fn objection(
     oracle: &Oracle,
     (question, expected): (&Question, &Expected),
@@ -170,7 +170,7 @@ fn library_does_what_is_stated_beside_it() {
     }
 }
 
-/// What nobody states, nobody has thought of.
+/// Every pair of ends is stated on every port: a pair without a statement was forgotten.
 #[test]
 fn library_states_every_pair_of_ends_on_every_port() {
     for (folder, template) in templates() {
@@ -232,7 +232,7 @@ const CLOSED_TWICE: [(&str, &[&str]); 4] = [
 /// A part of a policy that somebody forgets.
 struct Slip {
     what: String,
-    /// Whether that may allow more than before, and not less.
+    /// `true` if the policy may then allow more than before, and not less.
     widens: bool,
     without: Value,
 }
@@ -303,7 +303,7 @@ fn slips(kind: &str, name: &str, value: &Value) -> Vec<Slip> {
     all
 }
 
-/// Whether every statement of a template holds for other documents.
+/// Returns `true` if every statement of a template holds for other documents.
 fn all_holds(template: &Template, documents: &[Value]) -> bool {
     let texts = documents.iter().map(serde_yaml::to_string);
     let texts: Vec<String> = texts.map(|text| text.expect("YAML")).collect();
@@ -314,8 +314,8 @@ fn all_holds(template: &Template, documents: &[Value]) -> bool {
     })
 }
 
-/// What could be left out of a policy without a statement failing is either of no use,
-/// or a hole that nobody would see.
+/// Every part of a policy is needed by a statement. A part that no statement needs is of no
+/// use, or leaves a hole when it is lost.
 #[test]
 fn library_states_what_every_part_of_every_policy_is_for() {
     for (folder, template) in templates() {
@@ -475,7 +475,8 @@ impl<'t> InForce<'t> {
         hooks
     }
 
-    /// What the loaded programs say of a statement, if it is something else.
+    /// Returns the verdicts of the loaded programs about a statement, if they are not as
+    /// stated.
     fn objection(
         &self,
         firewall: &mut Firewall,

@@ -85,7 +85,7 @@ impl Folder {
         child.wait_with_output().expect("it ends")
     }
 
-    /// What a command prints that ends with this status.
+    /// Runs a command that must end with this status, and returns its output.
     #[track_caller]
     fn said(&self, status: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
@@ -105,7 +105,7 @@ impl Folder {
         valid(schema, &text)
     }
 
-    /// What it complains of when it cannot run.
+    /// Runs a command that must fail to run, and returns its complaint.
     #[track_caller]
     fn complaint(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);

@@ -1,4 +1,4 @@
-//! What the pages for users show works as shown.
+//! Tests that the examples in the pages for users work as shown.
 
 use std::{
     fs,
@@ -58,7 +58,7 @@ fn yaml(page: &str) -> impl Iterator<Item = String> {
     blocks.filter_map(|(language, text)| (language == "yaml").then_some(text))
 }
 
-/// What the readers find in a block, and how many documents and statements it has.
+/// Returns the readers' findings in a block, and its numbers of documents and statements.
 fn read(name: &str, block: &str) -> (Vec<String>, usize, usize) {
     let parsed = documents::parse(name, block.as_bytes());
     let tests = expectations::read(name, block.as_bytes());

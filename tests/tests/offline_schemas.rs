@@ -56,7 +56,7 @@ fn every_document_of_the_library_is_as_the_schema_has_it() {
     }
 }
 
-/// What the readers have against a document.
+/// Returns the readers' errors about a document.
 fn errors(text: &str) -> Vec<String> {
     let parsed = documents::parse("d.yaml", text.as_bytes()).diagnostics;
     let tests = expectations::read("d.yaml", text.as_bytes()).diagnostics;

@@ -20,7 +20,7 @@ fn run_in(folder: &Path, arguments: &[&str]) -> Output {
     command.output().expect("the binary runs")
 }
 
-/// What a command that must succeed prints.
+/// Runs a command that must succeed, and returns its output.
 fn said(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(
@@ -31,7 +31,7 @@ fn said(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// What a command complains of that cannot be run.
+/// Returns the complaint of a command that could not run.
 fn complaint(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
@@ -331,7 +331,7 @@ fn rendered(page: &Path) -> String {
     }
 }
 
-/// What is copied out of the library has nothing to warn of, and does what it states.
+/// Templates copied out of the library have no findings, and their statements hold.
 #[test]
 fn what_init_writes_passes_check_and_test() {
     let scratch = Scratch::new();

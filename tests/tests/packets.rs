@@ -16,7 +16,7 @@ use cofferdam_tests::packet::*;
 const WEB: End = End::number(1);
 const DB: End = End::number(2);
 
-/// Where the parts of a frame without tags begin.
+/// Offsets of the parts of a frame without tags.
 const IP: usize = 14;
 const L4_V4: usize = IP + 20;
 const L4_V6: usize = IP + 40;
@@ -29,8 +29,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is left over when a receiver sums an IPv4 header and, with it or with
-/// the IPv6 header, the transport: nothing, if both are right.
+/// Sums an IPv4 header, and the transport with either family's pseudo-header, as a receiver
+/// does. Returns both remainders: 0 if the checksums are right.
 fn leftover(frame: &[u8]) -> (u16, u16) {
     let packet = &frame[IP..];
     let (header, source, destination, protocol, l4): (&[u8], IpAddr, IpAddr, u8, &[u8]);

@@ -625,7 +625,7 @@ fn dropped_worlds_leave_nothing_in_the_process() {
     assert!(child.wait().unwrap().success(), "{output}");
 }
 
-/// What the child process of [`dropped_worlds_leave_nothing_in_the_process`] does.
+/// Child process of [`dropped_worlds_leave_nothing_in_the_process`]: counts what is left.
 fn counts_what_worlds_leave() {
     let count = |directory: &str| fs::read_dir(directory).unwrap().count();
     let counts = || {
@@ -707,7 +707,8 @@ fn a_killed_process_s_namespaces_end() {
     }
 }
 
-/// What the child process of [`a_killed_process_s_namespaces_end`] does.
+/// Child process of [`a_killed_process_s_namespaces_end`]: makes a world, and waits to be
+/// killed.
 fn holds_a_world() {
     let mut lines = io::stdin().lines();
     let path = lines.next().unwrap().unwrap();
@@ -739,7 +740,7 @@ fn observe(observer: &Namespace, world: &World) -> Vec<String> {
 /// Set where a test runs again as a part of itself.
 const PART: &str = "COFFERDAM_PART_OF_A_TEST";
 
-/// Whether this process is the child of the test that is running.
+/// Returns `true` if this process is the child of the test that is running.
 fn is_a_part() -> bool {
     std::env::var_os(PART).is_some()
 }
@@ -782,7 +783,8 @@ fn a_skip_is_counted_by_feature_and_test() {
     assert_eq!(Feature::LinkKind("bridge").probe(), Ok(()));
 }
 
-/// What the child process of [`a_skip_is_counted_by_feature_and_test`] does.
+/// Child process of [`a_skip_is_counted_by_feature_and_test`]: skips for a feature that no
+/// kernel has.
 fn needs_what_no_kernel_has() {
     skip_unless!(Feature::LinkKind("cofferdam"));
     unreachable!("the macro returns");

@@ -17,7 +17,7 @@ use crate::{
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// Which benchmark, and its arguments: `packet --json FILE`. `--help` lists them.
+    /// Name of the benchmark, and its arguments: `packet --json FILE`. `--help` lists them.
     #[arg(
         required = true,
         trailing_var_arg = true,

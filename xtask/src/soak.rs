@@ -17,8 +17,8 @@ use crate::{
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// Which soak, and its arguments: `verdicts --packets N --seed S`. `--help`
-    /// lists them.
+    /// Name of the soak, and its arguments: `verdicts --packets N --seed S`. `--help` lists
+    /// them.
     #[arg(
         required = true,
         trailing_var_arg = true,

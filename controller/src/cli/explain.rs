@@ -52,7 +52,7 @@ pub(super) struct ExplainArgs {
     /// an address.
     #[arg(long, value_name = "END", required_unless_present = "record")]
     from: Option<String>,
-    /// Whom it is opened to; this may be a Service, too: `service/NAMESPACE/NAME`.
+    /// The end that it is opened to, which may be a Service, too: `service/NAMESPACE/NAME`.
     #[arg(long, value_name = "END", required_unless_present = "record")]
     to: Option<String>,
     /// Protocol and port, or type and code of ICMP: `tcp/443`, `udp/53`, `sctp/80`,
@@ -63,7 +63,7 @@ pub(super) struct ExplainArgs {
     /// `observe --format json`, `-` for standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "port", "family", "externals"])]
     record: Option<PathBuf>,
-    /// Over which family; that of the ICMP asked about, else the first that both ends
+    /// Address family; by default that of the ICMP asked about, else the first that both ends
     /// have.
     #[arg(long, value_enum)]
     family: Option<FamilyArg>,

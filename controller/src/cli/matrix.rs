@@ -41,8 +41,8 @@ pub(super) struct MatrixArgs {
     /// `proto/47`.
     #[arg(long = "probe", value_name = "PROBE", required = true)]
     probes: Vec<Probe>,
-    /// Over which family; 4, or 6 when no end has an IPv4 address or all that is tried is
-    /// of ICMPv6.
+    /// Address family; by default 4, or 6 if no end has an IPv4 address or all probes are
+    /// ICMPv6.
     #[arg(long, value_enum)]
     family: Option<FamilyArg>,
     /// An outside host, `internet=203.0.113.7,2001:db8::7`.

@@ -36,7 +36,7 @@ pub(super) enum Step<'s> {
     NamespaceSelector,
     /// To the selector of workloads of a subject or peer.
     WorkloadSelector,
-    /// To what a selector says of this label.
+    /// To a selector's requirement of this label.
     Requirement(&'s str),
 }
 

@@ -89,14 +89,14 @@ pub(super) struct Peers {
     pub(super) blocks: Ranges,
 }
 
-/// Whom a selector chooses, as it is written.
+/// Selectors of a subject or peer, as they are written.
 #[derive(Clone, Copy)]
 pub(super) struct Chosen<'a> {
     /// `true` if it selects nodes, rather than workloads.
     pub(super) nodes: bool,
-    /// Of which namespaces; `None` is the policy's own, and nodes are in none.
+    /// Selects the namespaces; `None` for the policy's own, and for nodes.
     pub(super) namespaces: Option<&'a LabelSelector>,
-    /// By which labels of their own.
+    /// Selects the objects by their own labels.
     pub(super) labels: &'a LabelSelector,
 }
 

@@ -80,7 +80,7 @@ const KINDS_WITHOUT_PODS: &[&str] = &[
 
 /// Explanation for a selector that selects nothing.
 struct Why<'s> {
-    /// From the subject or peer to what is to blame.
+    /// Way from the subject or peer to the requirement that is to blame.
     path: Vec<Step<'s>>,
     message: String,
     hint: String,

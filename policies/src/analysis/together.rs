@@ -1,4 +1,4 @@
-//! Whether several rules together leave nothing of another, though none does alone.
+//! Finds several rules that together cover all of another rule, though none does alone.
 //!
 //! A rule is the product of three sets: subjects, peers, ports. Each is divided into
 //! parts that every candidate holds whole or, as far as can be told, not at all; then
@@ -27,8 +27,8 @@ const MOST_PARTS: usize = 256;
 /// Some of the candidates, one bit each.
 type Some64 = u64;
 
-/// How much more may be compared: documents are bounded, and what comparing each rule
-/// with each takes is the square of it.
+/// Number of comparisons that may still be made: documents are bounded, and comparing each
+/// rule with each takes the square of that.
 pub(super) struct Budget(Cell<u64>);
 
 impl Budget {
@@ -36,7 +36,7 @@ impl Budget {
         Self(Cell::new(comparisons))
     }
 
-    /// Whether there is room for so many comparisons, which are taken off.
+    /// Takes off so many comparisons; returns `false` if fewer are left.
     pub(super) fn spend(&self, comparisons: usize) -> bool {
         let left = self.0.get().checked_sub(comparisons as u64);
         self.0.set(left.unwrap_or(0));
@@ -44,13 +44,13 @@ impl Budget {
     }
 }
 
-/// What of a rule which candidates hold.
+/// Candidates that cover the parts of a rule, as one set of candidates for each part.
 struct Cover<'r> {
-    /// Of each part of its subjects.
+    /// For each part of its subjects.
     subjects: BTreeSet<Some64>,
-    /// Of each part of its ports.
+    /// For each part of its ports.
     ports: BTreeSet<Some64>,
-    /// Of each workload or node among its peers, or each part of a selector of them.
+    /// For each workload or node among its peers, or each part of a selector of them.
     peers: BTreeSet<Some64>,
     /// The candidates about anybody.
     everybody: Some64,
@@ -165,7 +165,7 @@ fn fewest<'r, 'a>(
 }
 
 impl Cover<'_> {
-    /// Whether these candidates hold all of the rule.
+    /// Returns `true` if these candidates together cover all of the rule.
     fn holds(&self, candidates: Some64) -> bool {
         let both: BTreeSet<Some64> = (self.subjects.iter())
             .flat_map(|subject| {
@@ -212,8 +212,8 @@ fn has(set: &[u32], one: u32) -> bool {
     set.binary_search(&one).is_ok()
 }
 
-/// Which candidates hold each part of the ports: the stretches between the ports at
-/// which some candidate begins or ends, the names, and all that has no ports.
+/// Returns the candidates that hold each part of the ports. Parts are the stretches between
+/// the ports at which some candidate begins or ends, the names, and packets without ports.
 fn ports(
     asked: Option<&[PortRange]>,
     candidates: &[&Rule<'_>],
@@ -271,8 +271,8 @@ fn ports(
     Some(parts)
 }
 
-/// Which candidates hold each part of what a selector chooses, when `wide` is what each
-/// of them chooses.
+/// Returns the candidates that hold each part of a selector's choice; `wide` has the
+/// choices of each candidate.
 fn holders(
     narrow: &Chosen<'_>,
     wide: &[Vec<Chosen<'_>>],

@@ -149,7 +149,7 @@ impl<'a> World<'a> {
         (self.by_namespace.iter()).map(|(name, groups)| (*name, groups.as_slice()))
     }
 
-    /// Whether a scope has a namespace in it.
+    /// Returns `true` if a namespace is in a scope.
     pub(super) fn is_in(&self, scope: Scope<'_>, namespace: &str) -> bool {
         match scope {
             Scope::Namespace(name) => name == namespace,
@@ -244,7 +244,8 @@ impl<'a> World<'a> {
         Some(groups)
     }
 
-    /// What a peer of a policy in `namespace` selects.
+    /// Returns the groups that a peer of a policy in `namespace` selects; `None` for a
+    /// block of addresses.
     pub(super) fn peer(&self, namespace: &'a str, peer: &'a Peer) -> Option<Set> {
         match peer {
             Peer::Block { .. } => None,
@@ -259,7 +260,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What a subject or peer of a policy of the whole cluster selects.
+    /// Returns the groups that a subject or peer of a policy of the whole cluster selects.
     pub(super) fn workloads(&self, selector: &'a WorkloadSelector) -> Set {
         let scope = Scope::Namespaces(&selector.namespaces);
         self.select(scope, &selector.workloads)
@@ -290,7 +291,8 @@ impl<'a> World<'a> {
         (groups.into(), count)
     }
 
-    /// Whether ranges hold all addresses of a group, and it has some.
+    /// Returns `true` if the ranges hold all addresses of each workload of a group, and
+    /// each has some.
     pub(super) fn holds_all(&self, ranges: &Ranges, group: u32) -> bool {
         (self.groups[group as usize].members.iter()).all(|workload| {
             let addresses = workload.own_addresses();

@@ -17,7 +17,7 @@ use super::{Choice, Ends, Expectation, PolicyTest, supposed_name};
 /// could have a million, and nobody reads on.
 const MOST_FAILURES: usize = 20;
 
-/// What came of one expectation.
+/// Result of checking one expectation.
 #[derive(Debug, Clone)]
 pub struct Outcome<'t> {
     /// The document it stands in.
@@ -26,16 +26,16 @@ pub struct Outcome<'t> {
     pub expectation: &'t Expectation,
     /// Cells that were looked at.
     pub checked: usize,
-    /// Those that are not as expected, the first of them.
+    /// First of the cells that are not as expected.
     pub failures: Vec<Failure>,
-    /// How many cells beyond those are not as expected either.
+    /// Number of further cells that are not as expected.
     pub unlisted: usize,
-    /// Why it is about nothing.
+    /// Reasons for which it is about no cell.
     pub mistakes: Vec<Diagnostic>,
 }
 
 impl Outcome<'_> {
-    /// Whether it holds.
+    /// Returns `true` if every cell is as expected, and there are some.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.failures.is_empty() && self.mistakes.is_empty()
@@ -45,11 +45,11 @@ impl Outcome<'_> {
 /// A cell that is not as expected.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// Who connects.
+    /// End that opens the connection.
     pub source: End,
-    /// To whom.
+    /// End to which it is opened.
     pub destination: End,
-    /// Over which families it is like this.
+    /// Families over which the cell is not as expected.
     pub families: Vec<Family>,
     /// Property of a cell that is not as expected.
     pub misses: Misses,
@@ -70,10 +70,10 @@ pub enum Misses {
     By,
 }
 
-/// What came of all expectations.
+/// Results of checking all expectations.
 #[derive(Debug, Clone)]
 pub struct Results<'t> {
-    /// Of each, in order.
+    /// Outcome of each expectation, in order.
     pub outcomes: Vec<Outcome<'t>>,
     /// The rules that decided some cell of theirs, or passed it on, in force or in audit.
     pub exercised: BTreeSet<RuleKey>,
@@ -137,7 +137,7 @@ fn passes(inventory: &Inventory) -> BTreeSet<RuleKey> {
     passes
 }
 
-/// What an expectation calls the policy of a rule.
+/// Returns the name by which an expectation calls the policy of a rule.
 fn policy_name(rule: &RuleEntry) -> String {
     let name = &rule.key.policy.name;
     match rule.key.namespace() {
@@ -333,8 +333,8 @@ impl Checker<'_> {
         (!self.is_by(cell, expectation)).then_some(Misses::By)
     }
 
-    /// Whether the verdict is put down to the policy that is expected: its rule decides,
-    /// or it is one of those that isolate.
+    /// Returns `true` if the verdict is put down to the expected policy: its rule decides,
+    /// or it is one of the policies that isolate.
     fn is_by(&self, cell: &Cell, expectation: &Expectation) -> bool {
         let Some(by) = &expectation.by else {
             return true;

@@ -33,7 +33,7 @@ const GROUP: &str = "cofferdam.dev/";
 pub struct Tests {
     /// The documents, with the statements of theirs that can be understood.
     pub tests: Vec<PolicyTest>,
-    /// What is wrong with them.
+    /// Findings about the documents.
     pub diagnostics: Vec<Diagnostic>,
 }
 

@@ -1,4 +1,4 @@
-//! What expectations mean, and what is wrong with those that mean nothing.
+//! Tests of expectations: their results, and the findings about expectations without a cell.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

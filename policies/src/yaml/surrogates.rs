@@ -11,7 +11,7 @@ const LOST: u32 = 2;
 /// Characters of an escaped half.
 const HALF: usize = 6;
 
-/// Where pairs were joined: the columns behind them in the joined text, by line.
+/// Places of joined pairs: the column behind each in the joined text, by line.
 #[derive(Debug, Default)]
 pub(super) struct Pairs(Vec<Mark>);
 

@@ -1,4 +1,4 @@
-//! What texts are parsed to, and which are refused.
+//! Tests of the trees that texts are parsed to, and of the texts that are refused.
 
 use super::*;
 

@@ -26,7 +26,7 @@ pub(crate) struct Sides {
     compiled: Compiled,
     /// An address that came after the table was made, and whose slot was then filled.
     late: Option<Late>,
-    /// Which workloads the table has as subjects.
+    /// Selects the workloads that the table has as subjects.
     is_local: fn(&Workload) -> bool,
     texts: Vec<String>,
 }
@@ -223,7 +223,7 @@ impl Sides {
         }
     }
 
-    /// Whether the table knows the owner of this address, if it has one.
+    /// Returns `true` if the table knows the owner of this address, or it has none.
     fn knows(&self, address: IpAddr) -> bool {
         let slot = self.plan.of(address);
         slot.is_none_or(|slot| self.compiled.profile(slot).is_some())

@@ -3,12 +3,12 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// How documents are put into files.
+/// Division of documents into files.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     /// A number for each document, whose order becomes theirs.
     order: Vec<u16>,
-    /// How each document follows the one before.
+    /// Seam between each document and the one before.
     seams: Vec<Seam>,
 }
 

@@ -1,9 +1,9 @@
-//! What somebody might take documents to mean, by mistake.
+//! Mistakes in reading documents that a compiler could make.
 //!
-//! Each is an edit of the documents as the generator writes them: a compiler that
-//! makes the mistake does with the documents what a right one does with the edited
-//! ones. So they show, without a broken compiler at hand, that the worlds have the
-//! edges they are made for, and that the comparison notices.
+//! Each is an edit of the documents as the generator writes them. A compiler that makes the
+//! mistake does with the documents what a right one does with the edited ones. So the
+//! mistakes show, without a broken compiler at hand, that the worlds have the edges they
+//! are made for, and that the comparison notices.
 
 /// A mistake, and a document as it would be understood.
 pub(crate) struct Misreading {

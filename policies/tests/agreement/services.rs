@@ -40,7 +40,7 @@ pub(crate) const ADDRESSES: [&str; 13] = [
     "10.0.0.1",
 ];
 
-/// How many of all takers may be reached, under the policies in force.
+/// Number of takers that may be reached under the policies in force, and of all takers.
 type Count = (u32, u32);
 
 struct Asked {
@@ -52,7 +52,7 @@ struct Asked {
     assumed: BTreeMap<oracle::End, Vec<IpAddr>>,
 }
 
-/// What was seen of the worlds, so that nothing goes unasked.
+/// Counts of the cases that the worlds had, so that no case goes unasked.
 #[derive(Debug, Default)]
 struct Seen {
     nobody: usize,
@@ -242,7 +242,7 @@ impl Asked {
     }
 }
 
-/// What arrives: at another port, where that is given.
+/// Returns the payload that arrives: at another port, if one is given.
 fn payload(probe: &str, port: Option<u16>) -> Payload {
     let (_, asked) = PROBES.into_iter().find(|(text, _)| *text == probe).unwrap();
     match asked {

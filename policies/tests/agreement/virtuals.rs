@@ -190,7 +190,7 @@ impl Node {
     }
 }
 
-/// How often each outcome was seen.
+/// Counts of each outcome.
 #[derive(Debug, Default)]
 struct Seen {
     nobody: usize,

@@ -508,8 +508,7 @@ impl Table {
         }
     }
 
-    /// What every workload may do with every address, by every key, in both
-    /// directions.
+    /// Decides for every workload about every address, by every key, in both directions.
     fn answers(&self, addresses: &[IpAddr], keys: &[u32]) -> Answers {
         let mut answers = Answers::default();
         let profile = |address: IpAddr| self.compiled.slot_of(&self.plan, address).unwrap().1;
@@ -552,12 +551,13 @@ struct Answers {
     /// By source and destination, key and direction: whether it is allowed in force, and
     /// with audit policies.
     actions: BTreeMap<((IpAddr, IpAddr), u32, u8), [bool; 2]>,
-    /// Where the rules stand that decided anything.
+    /// Places of the rules that decided anything.
     deciding: BTreeSet<Place>,
 }
 
 impl Answers {
-    /// Whether connections are allowed, at both ends.
+    /// Combines both ends: a connection is allowed if its egress and its ingress are, in
+    /// force and with audit policies.
     fn connections(&self) -> BTreeMap<((IpAddr, IpAddr), u32), [bool; 2]> {
         let mut connections = BTreeMap::new();
         for ((ends, key, _), [in_force, audited]) in &self.actions {
@@ -568,15 +568,15 @@ impl Answers {
     }
 }
 
-/// Whether a rule is one of a `NetworkPolicy`. Those add up in no order, so that the
-/// one that covers it may be the later.
+/// Returns `true` if a rule is one of a `NetworkPolicy`. Such rules add up in no order, so
+/// that a rule may be covered by a later one.
 fn adds_up(inventory: &Inventory, place: &Place) -> bool {
     (inventory.policies().values())
         .flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten())
         .any(|rule| rule.place == *place)
 }
 
-/// How many rules are said to be without effect.
+/// Counts of the rules that are said to be without effect.
 #[derive(Debug, Default)]
 struct Said {
     by_code: BTreeMap<Code, u32>,

@@ -1,4 +1,4 @@
-//! What an agent is told, and what it refuses to be told.
+//! Tests of the agent's configuration: the settings it takes, and those it refuses.
 
 use std::path::Path;
 use std::process::Command;

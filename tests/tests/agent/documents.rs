@@ -1,4 +1,4 @@
-//! What documents do, and above all what wrong ones do not.
+//! Tests of documents: the effect of valid ones, and no effect of invalid ones.
 
 use std::fs;
 use std::time::{Duration, Instant};

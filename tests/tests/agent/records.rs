@@ -116,7 +116,7 @@ fn every_dropped_packet_is_told_of_or_counted_as_not_told_of() {
 struct Trial {
     trial: String,
     in_force: String,
-    /// Where a record points: kind, name, index, line.
+    /// Place that a record points to: kind, name, index, line.
     place: (&'static str, &'static str, Option<u32>, u32),
     reason: Reason,
 }

@@ -1,4 +1,4 @@
-//! What agent and commands say, held against what they promise to say.
+//! Reports of agent and commands, held against their schemas and promises.
 
 use std::fs;
 use std::path::Path;

@@ -12,9 +12,9 @@ use cofferdam_tests::world::{Wiring, Workload, World};
 
 pub(crate) const PORT: u16 = 5432;
 
-/// How long what should be blocked is given to get through.
+/// Time in which a blocked connection must not get through.
 const UNTIL_BLOCKED: Duration = Duration::from_millis(300);
-/// How long what should get through is given.
+/// Longest wait for a connection that must get through.
 const UNTIL_GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// Nobody may connect to the database.
@@ -93,7 +93,7 @@ impl Scene {
         named(&self.world, name)
     }
 
-    /// Whether one can connect to another, in either family; both must agree.
+    /// Returns `true` if one workload can connect to another; both families must agree.
     pub(crate) fn reaches(&self, from: &str, to: &str, expected: bool) -> bool {
         let patience = if expected {
             UNTIL_GIVEN_UP

@@ -50,7 +50,7 @@ impl Scene {
         sync.revision != before
     }
 
-    /// What was read back from the kernel is what was put there.
+    /// Asserts that the agent found the kernel's state as it was put there.
     #[track_caller]
     fn assert_untouched(&self) {
         let status = self.agent.status();

@@ -16,7 +16,7 @@ use cofferdam_tests::{cofferdam, skip_unless};
 use super::scene::{DB_FROM_WEB, PORT, Scene};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long what should be dropped is given to arrive, behind what does arrive.
+/// Time in which a dropped packet must not arrive, after one that does arrive.
 const UNTIL_DROPPED: Duration = Duration::from_millis(100);
 
 /// The database takes whatever `app: web` sends.

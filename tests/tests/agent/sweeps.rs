@@ -12,7 +12,7 @@ use cofferdam_tests::world::Wiring;
 
 use super::scene::{DB_FROM_WEB, Scene};
 
-/// How often the agent sweeps.
+/// Time between two sweeps of the agent.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(10);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 

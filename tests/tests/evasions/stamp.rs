@@ -21,8 +21,8 @@ use cofferdam_tests::{
 };
 use cofferdam_verdict::{counter::Hook, reason::Reason, verdict::Action};
 
-/// What must come comes within a millisecond; this is for a machine that does other
-/// things.
+/// Longest wait for a datagram. It takes a millisecond; the rest is for a machine that is
+/// busy with something else.
 const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const OPEN: u16 = 80;
 const SHUT: u16 = 22;
@@ -88,7 +88,7 @@ spec:
   - to: [{ipBlock: {cidr: 10.99.0.0/16}}, {ipBlock: {cidr: fd99::/64}}]
 ";
 
-/// Who sends where, and what must become of it.
+/// Sender and receiver of a datagram, and whether it must pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Talk {
     from: &'static str,
@@ -204,7 +204,7 @@ impl Scene {
         sent.unwrap_or_else(|error| panic!("{talk:?} {family}: {error}"));
     }
 
-    /// Whether a datagram arrives, which is waited for.
+    /// Waits for a datagram, and returns `true` if it arrives.
     pub(crate) fn arrives(&self, talk: Talk, family: Family, data: &[u8]) -> bool {
         let listener = self.listener(family, talk.port);
         let mut buffer = vec![0; 1 << 16];

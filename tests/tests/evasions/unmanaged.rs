@@ -18,7 +18,7 @@ use cofferdam_tests::{cofferdam, skip_unless};
 use crate::stamp::{INGRESS, VIRTUAL, classify};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long what should be dropped is given to arrive, behind what does arrive.
+/// Time in which a dropped packet must not arrive, after one that does arrive.
 const UNTIL_DROPPED: Duration = Duration::from_millis(100);
 const OPEN: u16 = 80;
 
@@ -44,7 +44,7 @@ fn send(from: &Workload, family: Family, data: &[u8]) {
     (socket.send_to(data, SocketAddr::new(to, OPEN))).expect("a way");
 }
 
-/// What the database hears next, within some time.
+/// Returns the next datagram that the database receives, or `None` after `within`.
 fn hear(listener: &UdpSocket, within: Duration) -> Option<Vec<u8>> {
     listener.set_read_timeout(Some(within)).expect("an option");
     let mut buffer = [0; 100];

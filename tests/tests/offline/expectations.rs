@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{Folder, SHOP, repository};
 
-/// What is expected of the shop: all of it holds.
+/// Expectations about the shop: all of them hold.
 const EXPECTED: &str = "\
 apiVersion: cofferdam.dev/v1alpha1
 kind: PolicyTest

@@ -36,7 +36,8 @@ fn asked(port: &str) -> Vec<&str> {
     [&WEB_TO_DB[..], &["--port", port]].concat()
 }
 
-/// What is said of each rule: tier, name, index, whether it matched, what did not.
+/// Returns the facts of each rule on the way: tier, name, index, `true` if it matched, and
+/// the field that did not.
 fn walked(report: &Value) -> Vec<(String, String, u64, bool, Option<String>)> {
     let rules = report["rules"].as_array().expect("a list");
     let text = |value: &Value| value.as_str().map(str::to_owned);

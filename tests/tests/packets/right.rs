@@ -134,7 +134,7 @@ fn a_udp_checksum_of_zero_is_written_as_all_ones() {
         .expect("one word of 65536 makes the sum zero");
     assert_eq!(u16_at(&zero, L4_V4 + 6), 0xffff);
 
-    /// What the checksum is made of, with its own field zero.
+    /// Returns the bytes that the checksum is made of, with its own field zero.
     fn sum_input(bytes: &[u8]) -> Vec<u8> {
         let mut l4 = bytes[L4_V4..].to_vec();
         l4[6..8].fill(0);

@@ -1,4 +1,4 @@
-//! What is in force outlives the agent, and the next agent adopts it.
+//! Enforcement continues after the agent ends, and the next agent adopts it.
 
 use std::{
     fs,

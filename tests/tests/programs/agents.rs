@@ -33,11 +33,11 @@ use nix::{
 
 use super::verdicts::{DB_FROM_WEB, shop};
 
-/// What arrives must arrive, on the slowest machine.
+/// Longest wait for a packet that must arrive, on the slowest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// What does not arrive is believed not to after this long.
+/// Time after which a packet is believed not to arrive.
 const IMPATIENCE: Duration = Duration::from_millis(400);
-/// Where the file systems of the tests are mounted, in their namespaces.
+/// Mount point of the tests' BPF file systems, in mount namespaces of their own.
 const BPFFS: &str = "/sys/fs/bpf";
 /// Connections that are tried in turn; one workload's share of a flow table is more.
 const PORTS: u16 = 32;
@@ -57,7 +57,7 @@ spec:
   policyTypes: [Ingress]
 ";
 
-/// Where the pins are.
+/// Returns the directory of the pins.
 pub(crate) fn root() -> PathBuf {
     Path::new(BPFFS).join("cofferdam")
 }
@@ -185,7 +185,7 @@ impl Shop {
             .collect()
     }
 
-    /// Whether the database can be reached from a pod, at once.
+    /// Returns `true` if the database can be reached from a pod, within [`IMPATIENCE`].
     pub(crate) fn reaches(&self, from: &str) -> bool {
         self.reaches_within(from, IMPATIENCE)
     }
@@ -209,7 +209,7 @@ impl Shop {
         assert!(!self.reaches("shop/cache"), "not allowed by any");
     }
 
-    /// Whether a packet arrives at the database that policy denies.
+    /// Returns `true` if a packet that policy denies arrives at the database.
     pub(crate) fn denied_arrives(&self) -> bool {
         let [cache, db] = ["shop/cache", "shop/db"].map(|name| named(&self.world, name));
         let [out, arrivals] =
@@ -282,7 +282,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Whether this process is one; `test` then goes on in [`Agent::live`].
+    /// Returns `true` if this process is an agent; `test` then goes on in [`Agent::live`].
     pub(crate) fn is_this() -> bool {
         std::env::var_os(AGENT).is_some()
     }
@@ -320,8 +320,8 @@ impl Agent {
         self.process.wait().expect("it ends");
     }
 
-    /// What the process does: opens the pins, puts everything in force again, and
-    /// is there until it is killed.
+    /// Runs as the agent: opens the pins, puts everything in force again, and stays until
+    /// it is killed.
     pub(crate) fn live() {
         let mut kernel = open();
         let table = kernel.memory().table.to_vec();
@@ -345,7 +345,7 @@ impl Agent {
     }
 }
 
-/// Where the maps are, of the only set there is.
+/// Returns the directory of the maps, of the only set there is.
 pub(crate) fn set() -> PathBuf {
     let sets = names(&root()).into_iter();
     let mut sets = sets.filter(|name| name.starts_with("maps-"));

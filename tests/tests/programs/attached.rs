@@ -16,7 +16,7 @@ use cofferdam_verdict::{counter::Hook, reason::Reason, table::Page, verdict::Act
 
 use super::verdicts::{DB_FROM_WEB, shop};
 
-/// What arrives must arrive, on the slowest machine.
+/// Longest wait for a packet that must arrive, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const PROBES: [Probe; 5] = [
@@ -63,7 +63,8 @@ fn label_rule_decides_who_reaches_whom() {
     }
 }
 
-/// What is attached twice is judged once, and either half does the work alone.
+/// Packets are judged once where both a link and a filter are attached, and either does the
+/// work alone.
 #[test]
 fn filters_stay_when_links_are_gone_and_nothing_is_counted_twice() {
     skip_unless!(Feature::NetworkNamespaces);

@@ -1,4 +1,4 @@
-//! What audit policies would have denied: let pass, counted, and reported once.
+//! Packets that audit policies would have denied: let pass, counted, and reported once.
 
 use std::net::Ipv4Addr;
 

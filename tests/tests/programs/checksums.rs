@@ -55,7 +55,7 @@ fn dropped(firewall: &Firewall) -> [u64; 2] {
 struct Stage {
     world: World,
     family: Family,
-    /// Whether the device behind the hook writes checksums itself.
+    /// `true` if the device behind the hook writes checksums itself.
     offloads: bool,
     /// Web is a workload, with programs on its interface.
     is_managed: bool,
@@ -386,8 +386,8 @@ fn an_arp_message_leaves_no_checksum() {
     }
 }
 
-/// What a kernel leaves is what it may leave: long streams in both directions, datagrams,
-/// one that is sent in fragments.
+/// Traffic of a kernel's sockets passes with the checksums that the kernel leaves: long
+/// streams in both directions, datagrams, one that is sent in fragments.
 #[test]
 fn what_sockets_send_leaves_no_wrong_checksum() {
     skip_unless!(Feature::NetworkNamespaces);

@@ -22,7 +22,7 @@ use cofferdam_verdict::{counter::Hook, reason::Reason, verdict::Action};
 
 use super::{signalling::CLOSED, verdicts::shop};
 
-/// What is sent must be seen, on the slowest machine.
+/// Longest wait for a message that was sent, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Messages of a stack, by family, type, and whether it has an address.

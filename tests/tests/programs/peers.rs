@@ -137,8 +137,9 @@ fn a_flow_is_judged_anew_when_its_peers_address_changes_hands() {
     assert_eq!(leave(&mut shop), FLOW);
 }
 
-/// What the node opens is allowed by no rule, so that no table says it again to a
-/// reply; but only what the node has opened.
+/// Connections that the node opens are allowed by no rule, so that after a new table no
+/// rule allows their replies. The replies pass all the same, but only for connections that
+/// the node has opened.
 #[test]
 fn connections_of_the_node_outlive_the_table_but_not_those_in_its_name() {
     let (world, mut shop) = Shop::open();

@@ -1,4 +1,5 @@
-//! What somebody took off, replaced or stood before is put right again.
+//! Programs and pins that another process removed or replaced, or put its own before, are put
+//! right again.
 
 use std::{fs, os::fd::AsRawFd as _};
 
@@ -270,7 +271,7 @@ fn a_link_that_leads_elsewhere_is_not_adopted() {
     kernel.leave(cache).expect("nothing is left of it");
 }
 
-/// What was put there can be taken off, by another agent than the one that did.
+/// An agent can take off the programs and pins that another agent has put there.
 #[test]
 fn nothing_is_left_of_what_is_dismantled() {
     skip_unless!(Feature::NetworkNamespaces);

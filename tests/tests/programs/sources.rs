@@ -1,5 +1,5 @@
-//! Who may say what: source addresses, MACs, the node's name, groups, and frames that are
-//! not understood.
+//! Senders and their claims: source addresses, MACs, the node's name, groups, and frames
+//! that are not understood.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

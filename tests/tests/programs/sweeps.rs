@@ -25,7 +25,7 @@ fn shake(firewall: &mut Firewall, web: &Workload, db: &Workload) {
     assert_eq!(answered, FLOW);
 }
 
-/// What its next segment is taken for.
+/// Returns the verdict about the connection's next segment.
 fn next(firewall: &mut Firewall, web: &Workload, db: &Workload) -> (Action, Reason) {
     let ack = request(web, db).ack().bytes();
     judged(firewall, Program::TO_WORKLOAD, &ack, &between(web, db))

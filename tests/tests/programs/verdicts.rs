@@ -1,4 +1,4 @@
-//! What the policy says, and what stands in for it.
+//! Verdicts of the policy, and the reasons that stand in for it.
 
 use std::{fs::OpenOptions, io::Write as _};
 

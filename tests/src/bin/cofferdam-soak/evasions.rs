@@ -14,7 +14,7 @@ pub(crate) struct Options {
     /// Setups to go through [default: each combination once].
     #[arg(long, value_name = "N")]
     runs: Option<NonZeroU64>,
-    /// Where the order of the setups comes from.
+    /// Seed of the order of the setups.
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Try only claims that contain this text.

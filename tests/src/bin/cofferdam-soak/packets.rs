@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// until then.
     #[arg(long, value_name = "M")]
     minutes: Option<NonZeroU64>,
-    /// Where the order of the cases comes from.
+    /// Seed of the order of the cases.
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
 }
