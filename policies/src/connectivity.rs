@@ -124,9 +124,9 @@ pub struct Connection<'c> {
     pub source: ListedEnd<'c>,
     /// The receiver.
     pub destination: ListedEnd<'c>,
-    /// Over which family.
+    /// Address family.
     pub family: Family,
-    /// On which ports, in order; never empty.
+    /// Ports on which they may, in order; never empty.
     pub allowed: Vec<AllowedSpan>,
 }
 

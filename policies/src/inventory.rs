@@ -296,7 +296,7 @@ pub enum Peer {
         /// The workloads in them.
         workloads: LabelSelector,
     },
-    /// Whoever has an address in a block, workloads too.
+    /// Every end with an address in a block, workloads included.
     Block {
         /// The block, host bits cleared.
         cidr: IpNet,

@@ -100,16 +100,16 @@ pub struct Step {
     pub tried: Vec<(String, bool)>,
 }
 
-/// One entry of a table: who, whom, how, and whether it should pass.
+/// One entry of a table: two ends, probe, family, and the expected outcome.
 #[derive(Clone, Debug)]
 pub struct Cell {
     /// End that tries.
     pub source: End,
-    /// Whom.
+    /// End that it tries to reach.
     pub destination: End,
     /// Probe by which it tries.
     pub probe: Probe,
-    /// In which family.
+    /// Address family.
     pub family: Family,
     /// `true` if the case says that it gets through.
     pub allowed: bool,

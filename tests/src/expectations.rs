@@ -84,11 +84,11 @@ pub enum Error {
 pub struct Question {
     /// End that tries: `namespace/pod`, `node/name`, `external/name` or an address.
     pub source: String,
-    /// Whom.
+    /// End that it tries to reach.
     pub destination: String,
     /// Probe by which it tries.
     pub probe: Probe,
-    /// By which of their addresses.
+    /// Family of the addresses that both use.
     pub family: Family,
 }
 

@@ -32,7 +32,7 @@ pub enum Force {
 /// A counter that moved, as a test names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Of which verdict it is.
+    /// Verdict that it counts.
     pub force: Force,
     /// Hook on which the packet was judged.
     pub hook: Hook,

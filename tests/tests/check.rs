@@ -388,7 +388,7 @@ fn node_with(number: usize, count: usize, blocks: usize) -> String {
     )
 }
 
-/// Whoever does what the hints say has room in the end.
+/// Documents fit under a configuration that follows the hints.
 #[test]
 fn capacity_is_enough_when_its_hints_are_followed() {
     let scratch = Scratch::new();

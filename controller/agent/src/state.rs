@@ -34,7 +34,7 @@ pub enum StateError {
     File {
         /// Action that failed.
         action: &'static str,
-        /// To which file.
+        /// Path of the file.
         path: PathBuf,
         /// Error of the system call.
         #[source]
@@ -54,7 +54,7 @@ pub enum StateError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// In which way.
+        /// Damage that was found.
         what: String,
     },
 }

@@ -114,8 +114,8 @@ pub struct Question {
     pub to: String,
     /// Protocol and port: `tcp/443`.
     pub port: String,
-    /// Over which family, 4 or 6; unless told, the one that the probe is of, else the
-    /// first that both have.
+    /// Address family, 4 or 6; `None` for that of an ICMP probe, else the first that both ends
+    /// have.
     pub family: Option<u8>,
     /// Addresses of outside hosts.
     pub externals: BTreeMap<String, Vec<IpAddr>>,

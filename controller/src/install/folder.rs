@@ -23,7 +23,7 @@ pub enum FolderError {
     File {
         /// The attempt.
         action: &'static str,
-        /// On which file.
+        /// Path of the file or folder.
         path: PathBuf,
         /// The kernel's own words.
         #[source]

@@ -1,4 +1,4 @@
-//! Whom policies isolate, and whom they do not.
+//! Warnings about workloads that policies isolate, or leave open, probably without intent.
 
 use std::collections::BTreeSet;
 

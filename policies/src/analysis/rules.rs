@@ -221,7 +221,7 @@ impl<'a> Rule<'a> {
         peers.chain([own]).collect()
     }
 
-    /// In which order rules of one tier and direction are asked.
+    /// Returns the place of the rule in the order of its tier and direction.
     pub(super) fn rank(&self) -> (u16, &'a str, usize) {
         match self.policy {
             Policy::Namespace(policy) => (0, &policy.name.name, self.index),
@@ -578,8 +578,8 @@ mod tests {
         all
     }
 
-    /// Of `a`, `b`, another value and none at all, whatever fulfils the one fulfils
-    /// the other.
+    /// Each of `a`, `b`, another value and no value that fulfils the one requirement fulfils the
+    /// other.
     #[test]
     fn a_requirement_implies_another_when_every_value_says_so() {
         let values = [Some("a"), Some("b"), Some("c"), None];

@@ -91,9 +91,9 @@ struct Why<'s> {
 /// Subject of a selector.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// Of the workloads that a policy is about, which mostly lie beside it.
+    /// The workloads that a policy is about, whose documents mostly lie beside it.
     Subject,
-    /// Of their peers, which may be other projects'.
+    /// Their peers, which may be other projects'.
     Peer,
 }
 

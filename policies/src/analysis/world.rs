@@ -42,12 +42,12 @@ impl<'a> Group<'a> {
     }
 }
 
-/// In which namespaces a selector of workloads looks.
+/// Namespaces whose workloads a selector may select.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Scope<'a> {
-    /// In one.
+    /// One namespace, by its name.
     Namespace(&'a str),
-    /// In those that a selector selects.
+    /// Namespaces that a selector selects.
     Namespaces(&'a LabelSelector),
 }
 

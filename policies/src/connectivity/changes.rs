@@ -90,7 +90,7 @@ pub struct Change {
     pub source: usize,
     /// The receiver.
     pub destination: usize,
-    /// Over which family.
+    /// Address family.
     pub family: Family,
     /// Ports that changed, in order; never empty.
     pub spans: Arc<[ChangedSpan]>,

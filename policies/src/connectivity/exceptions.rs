@@ -105,7 +105,7 @@ pub struct Exception {
     pub source: String,
     /// Receivers, likewise.
     pub destination: String,
-    /// On which ports; all if `None`.
+    /// Ports of the connections; all if `None`.
     pub ports: Option<PortSpan>,
     /// The reason for approving of it.
     pub reason: String,

@@ -21,7 +21,7 @@ use super::{Mode, PortRange};
 /// Highest `priority` there is; 0 comes first.
 pub const MAX_PRIORITY: u16 = 1000;
 
-/// In which order policies are asked.
+/// Tier of policies, in the order in which they are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
     /// `ClusterNetworkPolicy` before those of namespaces.
@@ -119,8 +119,8 @@ pub struct ClusterRule {
 pub enum ClusterPeer {
     /// Workloads by their labels and their namespace's.
     Workloads(WorkloadSelector),
-    /// Whoever has an address in one of these blocks, workloads too; host bits
-    /// cleared, in order. Egress only.
+    /// Every end with an address in one of these blocks, workloads included; host bits cleared,
+    /// in order. Egress only.
     Networks(Vec<IpNet>),
     /// Nodes, by their addresses. Egress only.
     Nodes(LabelSelector),

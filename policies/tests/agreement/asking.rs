@@ -15,7 +15,7 @@ use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::row_key;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
-/// Of the payloads, outside addresses are asked about one in so many.
+/// Step through the payloads for questions about outside addresses.
 const OUTSIDE_STEP: usize = 5;
 
 /// One world as either side sees it.

@@ -46,7 +46,7 @@ type Count = (u32, u32);
 struct Asked {
     oracle: Oracle,
     reach: Reach,
-    /// Those who open connections.
+    /// Ends that open connections.
     senders: Vec<End>,
     /// The addresses of ends to which no document gives any.
     assumed: BTreeMap<oracle::End, Vec<IpAddr>>,

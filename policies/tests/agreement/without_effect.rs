@@ -658,7 +658,7 @@ fn rules_said_to_be_without_effect_have_none() {
     assert_enough(&said, 40, 20, 0);
 }
 
-/// Of rules that only do so together, too.
+/// Rules that are covered by several others together have no effect either.
 #[test]
 fn rules_said_to_be_covered_by_several_have_no_effect() {
     let mut runner = TestRunner::deterministic();

@@ -21,11 +21,11 @@ use crate::traffic::Probe;
 pub struct Question<'a> {
     /// End that tries.
     pub source: &'a End,
-    /// Whom.
+    /// End that it tries to reach.
     pub destination: &'a End,
     /// Probe by which it tries.
     pub probe: Probe,
-    /// In which family.
+    /// Address family.
     pub family: Family,
 }
 

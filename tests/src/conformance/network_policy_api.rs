@@ -61,8 +61,8 @@ const INGRESS: Direction = Direction {
     peers: "from",
 };
 
-/// Whom the ordered rules are about, and which ways: those denied to `at`, and those
-/// that are all there is for `but`.
+/// Ends and ports of the ordered rules: `denied` towards `at`, and `open`, the only ports towards
+/// `but`.
 #[derive(Clone, Copy)]
 struct Order {
     subject: &'static str,

@@ -71,7 +71,7 @@ impl Tampering {
 /// Outcome of a tampering.
 #[derive(Clone, Copy, Debug)]
 pub struct Tampered {
-    /// In which way.
+    /// Kind of the tampering.
     pub how: Tampering,
     /// Denied packets that passed.
     pub packets: u64,

@@ -9,7 +9,7 @@ use super::{node::IDLE, region::Service, sight::Segment};
 /// Sender of a packet towards a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
-    /// Whom the source address stands for.
+    /// The owner of the source address.
     Address,
     /// The node, or who uses its address without a stamp.
     Node { own: bool },

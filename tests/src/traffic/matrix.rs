@@ -35,11 +35,11 @@ pub struct Matrix<'w> {
 pub struct Cell<'w> {
     /// Name of the place that tries.
     pub source: &'w str,
-    /// Whom.
+    /// Name of the place that it tries to reach.
     pub destination: &'w str,
     /// Probe by which it tries.
     pub probe: Probe,
-    /// In which family.
+    /// Address family.
     pub family: Family,
 }
 

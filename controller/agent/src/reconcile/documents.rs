@@ -70,14 +70,15 @@ pub struct Servers {
 /// The documents of a server that is followed.
 #[derive(Debug, Default)]
 struct Listed {
-    /// Those that the agent before knew to be good. They count until all have been read again.
+    /// Documents that the previous agent knew to be good. They count until all have been read
+    /// again.
     restored: Vec<Source>,
     /// `true` if nothing is known yet of what the server has.
     is_unlisted: bool,
 }
 
 impl Listed {
-    /// Takes up those of a prefix that the agent before knew to be good.
+    /// Takes up the documents of a prefix that the previous agent knew to be good.
     fn restore(saved: &[KeptFile], prefix: &str) -> Self {
         let kept = saved.iter().filter(|kept| kept.file.starts_with(prefix));
         Self {

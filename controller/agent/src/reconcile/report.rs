@@ -97,7 +97,7 @@ impl Reconciler {
         }
     }
 
-    /// Those obstacles that packets of an endpoint meet on its interface and its bridge.
+    /// Returns the obstacles that an endpoint's packets meet on its interface and its bridge.
     fn on_the_way(&self, managed: &Managed, obstacles: &[(u32, String)]) -> Vec<String> {
         let own = managed.endpoint.link.host_ifindex;
         let bridge = self.interfaces.by_index.get(&own);

@@ -33,7 +33,7 @@ struct Current {
     file: File,
     /// Its size in bytes, of whole lines alone.
     len: u64,
-    /// By which it is known if somebody moves it away.
+    /// Its device and inode, which show whether another process has moved it away.
     identity: (u64, u64),
 }
 

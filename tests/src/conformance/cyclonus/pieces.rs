@@ -4,7 +4,7 @@ use crate::conformance::cluster::{Change, End, network_policy};
 use crate::conformance::expected::Expected;
 use crate::traffic::Probe;
 
-/// Whom a peer is.
+/// A peer of a rule, and the pods that it selects.
 #[derive(Clone, Copy)]
 pub(super) struct Peer {
     pub(super) name: &'static str,

@@ -1,4 +1,4 @@
-//! On which ports, by which protocol.
+//! Cases about ports and protocols.
 
 use super::case;
 use crate::conformance::Case;
