@@ -13,6 +13,7 @@ mod arrows;
 mod bench;
 mod build;
 mod demo;
+mod dependencies;
 mod fuzz;
 mod mutants;
 mod outcome;
@@ -59,6 +60,8 @@ enum Verb {
     TestVm(vm::Options),
     /// Check that only the dependencies of the layout exist.
     Arrows,
+    /// Check that the licences, sources and names of all dependencies are as `deny.toml` says.
+    Dependencies,
     /// Build what is shipped: static binaries, checksums and a list of what is in them.
     Package(package::Options),
     /// Run a benchmark; `bench --help` lists them.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::TestVm(options) => vm::run(&options),
         Verb::Arrows => arrows::run(),
+        Verb::Dependencies => dependencies::run(),
         Verb::Package(options) => package::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    arrows,
+    arrows, dependencies,
     outcome::{self, Failed},
     records::{Comparison, Place, Reported, SKIPS, VERIFIED},
     run,
@@ -169,6 +169,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut progress = Progress::default();
     progress.step("format", |_| formatted());
     progress.step("layout", |_| arrows::run());
+    progress.step("dependencies", |_| dependencies::run());
     // Apart from running them, so that the table tells compiling from testing.
     let built = progress.step("compile tests", |_| {
         succeed(

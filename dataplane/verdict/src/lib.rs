@@ -62,7 +62,7 @@ pub mod verdict;
 
 /// Version of the layouts of tables, counters and event records. It moves with any change
 /// to one of them; memory written under another version is never adopted.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Version of the layouts that flows rest on: flow entries, fragments, bindings,
 /// endpoint records, buckets and blocks of addresses, hash keys. It moves with any change
