@@ -86,7 +86,8 @@ impl Kernel {
                     }
                     None => kernel::make_maps(&limits)?,
                 };
-                if pins.others()? && pins.adopted == Adopted::Nothing {
+                pins.put_damaged_aside()?;
+                if pins.adopted == Adopted::Nothing && pins.has_others()? {
                     pins.adopted = Adopted::Incompatible;
                 }
                 let settings = settings(keys)?;

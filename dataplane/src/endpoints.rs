@@ -119,7 +119,7 @@ impl Kernel {
         let index = writer(&self.settings, &self.endpoint_index);
         if let Err(Full) = index.set(&key, number + 1) {
             self.free.push(number);
-            self.flows.rest(partition);
+            self.flows.retire(partition);
             return Err(KernelError::EndpointsFull { room });
         }
         if let Some(value) = before {
@@ -162,7 +162,7 @@ impl Kernel {
         if let Some(record) = self.endpoints.values().get(value as usize - 1)
             && record.flow_partition != 0
         {
-            self.flows.rest(record.flow_partition - 1);
+            self.flows.retire(record.flow_partition - 1);
         }
         self.resting.push(value - 1);
         true
@@ -217,7 +217,7 @@ impl Kernel {
             .endpoint_record(ifindex)?
             .flow_partition
             .checked_sub(1)?;
-        Some(self.flows.left(partition))
+        Some(self.flows.fill_after_sweep(partition))
     }
 
     fn record(&self, endpoint: &Endpoint) -> Result<EndpointRecord, KernelError> {
@@ -280,7 +280,7 @@ impl Kernel {
             // The kernel waits for a grace period when it stores the map.
             sys::set_inner(self.table.as_fd(), 0, self.published.map())
                 .map_err(failed("wait for a grace period"))?;
-            self.rested();
+            self.after_grace_period();
         }
         self.free.pop().ok_or(KernelError::EndpointsFull {
             room: self.limits.endpoints,

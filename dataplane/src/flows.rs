@@ -504,7 +504,7 @@ impl Flows {
     }
 
     /// Fill of a partition after the last sweep.
-    pub(crate) fn left(&self, number: u32) -> FlowUse {
+    pub(crate) fn fill_after_sweep(&self, number: u32) -> FlowUse {
         let partition = self.partition(number);
         self.fill(partition.as_deref(), |one| one.left.load(Ordering::SeqCst))
     }
@@ -578,7 +578,7 @@ impl Flows {
     }
 
     /// Gives a partition back whose endpoint is out of force.
-    pub(crate) fn rest(&mut self, number: u32) {
+    pub(crate) fn retire(&mut self, number: u32) {
         let mut numbers = self.pool.numbers();
         if let Some(partition) = numbers.used.remove(&number) {
             partition.forsake();

@@ -418,7 +418,7 @@ impl Kernel {
         sys::set_inner(self.table.as_fd(), 0, next.map())
             .map_err(failed("publish the decision table"))?;
         self.published = next;
-        self.rested();
+        self.after_grace_period();
         Ok(given)
     }
 
@@ -460,8 +460,8 @@ impl Kernel {
         .filter(|counted| counted.hits() != 0 || counted.audited != 0)
     }
 
-    /// A grace period is over.
-    pub(crate) fn rested(&mut self) {
+    /// Numbers that have been retired are free: no program that runs has seen them in use.
+    pub(crate) fn after_grace_period(&mut self) {
         self.free.append(&mut self.resting);
     }
 

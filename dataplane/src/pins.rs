@@ -177,9 +177,8 @@ impl Pins {
         Ok(sets.map(|(_, path)| path).collect())
     }
 
-    /// Returns `true` if other sets of maps are there; a damaged one of this shape becomes one
-    /// of them.
-    pub(crate) fn others(&self) -> Result<bool, KernelError> {
+    /// Renames a damaged set of this shape, if there is one: it is another set from now on.
+    pub(crate) fn put_damaged_aside(&self) -> Result<(), KernelError> {
         if self.set.exists() {
             let aside = (0..)
                 .map(|number| self.root.join(format!("{DAMAGED}{number}")))
@@ -187,6 +186,11 @@ impl Pins {
                 .expect("there are fewer sets than numbers");
             fs::rename(&self.set, &aside).map_err(pinning("put aside", &self.set))?;
         }
+        Ok(())
+    }
+
+    /// Returns `true` if other sets of maps are there.
+    pub(crate) fn has_others(&self) -> Result<bool, KernelError> {
         Ok(!self.leftover_paths()?.is_empty())
     }
 

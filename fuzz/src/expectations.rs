@@ -2,8 +2,8 @@
 
 use cofferdam_policies::compiler::RuleKey;
 use cofferdam_policies::documents::{assemble, parse};
-use cofferdam_policies::expectations::{check, read};
 use cofferdam_policies::inventory::{Inventory, ObjectName};
+use cofferdam_policies::policy_test::{check, read};
 use cofferdam_policies::reach::Reach;
 
 use crate::documents::{lines, printable};

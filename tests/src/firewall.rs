@@ -18,11 +18,11 @@ use cofferdam_dataplane::{
     Attachments, Behaviour, Endpoint, Events, IdleTimes, Kernel, Program, Report, TestContext,
     Uplink,
 };
+use cofferdam_oracle::Oracle;
 use cofferdam_policies::{
     compiler::{Compiled, Input, Slot, SlotPlan, compile},
     documents,
     inventory::{Inventory, ObjectName, Owner},
-    oracle::Oracle,
 };
 use cofferdam_verdict::{
     capacity::Limits,

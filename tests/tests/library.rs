@@ -11,11 +11,8 @@ use std::{
 };
 
 use cofferdam_dataplane::{Program, TestContext};
-use cofferdam_policies::{
-    compiler::PolicyKind,
-    inventory::Workload,
-    oracle::{self, End, Oracle, Payload, Query},
-};
+use cofferdam_oracle::{self as oracle, End, Oracle, Payload, Query};
+use cofferdam_policies::{compiler::PolicyKind, inventory::Workload};
 use cofferdam_tests::{
     expectations::{Expected, Question, Template, external},
     firewall::{Firewall, NODE, Pod, named, stamp},

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use cofferdam_policies::{documents, expectations};
+use cofferdam_policies::{documents, policy_test};
 use cofferdam_protocol::output::FlowRecord;
 use cofferdam_tests::{cofferdam, scratch::Scratch};
 
@@ -61,7 +61,7 @@ fn yaml(page: &str) -> impl Iterator<Item = String> {
 /// Returns the readers' findings in a block, and its numbers of documents and statements.
 fn read(name: &str, block: &str) -> (Vec<String>, usize, usize) {
     let parsed = documents::parse(name, block.as_bytes());
-    let tests = expectations::read(name, block.as_bytes());
+    let tests = policy_test::read(name, block.as_bytes());
     let found = parsed.diagnostics.iter().chain(&tests.diagnostics);
     (
         found.map(|found| format!("{found:?}")).collect(),

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use cofferdam_agent::config;
 use cofferdam_controller::schemas;
-use cofferdam_policies::{diagnostic::Severity, documents, expectations};
+use cofferdam_policies::{diagnostic::Severity, documents, policy_test};
 use jsonschema::Validator;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -59,7 +59,7 @@ fn every_document_of_the_library_is_as_the_schema_has_it() {
 /// Returns the readers' errors about a document.
 fn errors(text: &str) -> Vec<String> {
     let parsed = documents::parse("d.yaml", text.as_bytes()).diagnostics;
-    let tests = expectations::read("d.yaml", text.as_bytes()).diagnostics;
+    let tests = policy_test::read("d.yaml", text.as_bytes()).diagnostics;
     let all = parsed.into_iter().chain(tests);
     let errors = all.filter(|diagnostic| diagnostic.severity == Severity::Error);
     errors.map(|error| error.to_string()).collect()

@@ -25,8 +25,8 @@ use cofferdam_sources::etcd::Etcd;
 use cofferdam_sources::files::{Watches, follow};
 use cofferdam_sources::kubernetes::{Kubernetes, Settings};
 use cofferdam_telemetry::metrics::{Identity, Renderer, Timings};
-use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::records::Recorder;
+use cofferdam_telemetry::snapshots::Snapshots;
 use cofferdam_telemetry::tally::{Tally, WorkloadLabel};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -159,7 +159,7 @@ async fn serve(
         config: config.clone(),
         watches: watches.clone(),
         servers: servers.clone(),
-        names: SharedNames::new(&config.node.name),
+        names: Snapshots::new(&config.node.name),
         enforced,
         outputs: outputs::start(&config).context("cannot start an output of flow records")?,
         timings: timings.clone(),

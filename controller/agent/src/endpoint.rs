@@ -10,7 +10,7 @@ use cofferdam_policies::names;
 use cofferdam_policies::selectors::Labels;
 use cofferdam_protocol::names as runtime;
 use cofferdam_protocol::{Attachment, EndpointSpec, Membership, PortSpec};
-use cofferdam_telemetry::names::NamedEndpoint;
+use cofferdam_telemetry::snapshots::NamedEndpoint;
 use cofferdam_verdict::endpoint::{MAX_ADDRESSES_V4, MAX_ADDRESSES_V6};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

@@ -19,12 +19,12 @@ mod agent;
 pub mod config;
 pub mod desired;
 pub mod endpoint;
-pub mod force;
+pub mod enforcer;
 pub mod links;
 mod listeners;
 pub mod netlink;
-pub mod probe;
 pub mod reconcile;
+pub mod self_check;
 pub mod state;
 pub mod uptime;
 

@@ -44,9 +44,9 @@ use cofferdam_protocol::{EndpointSpec, Request};
 use cofferdam_sources::files::{Sources, Watches};
 use cofferdam_telemetry::hits;
 use cofferdam_telemetry::metrics::{Facts, Timings};
-use cofferdam_telemetry::names::SharedNames;
 use cofferdam_telemetry::outputs::Outputs;
 use cofferdam_telemetry::records::Recorder;
+use cofferdam_telemetry::snapshots::Snapshots;
 use cofferdam_telemetry::tally::Tally;
 use cofferdam_telemetry::usage::Usage;
 use tokio::sync::{oneshot, watch};
@@ -54,7 +54,7 @@ use tokio::sync::{oneshot, watch};
 use crate::config::Config;
 use crate::desired::Made;
 use crate::endpoint::{Endpoint, EndpointId, SpecError, check};
-use crate::force::{Depth, Force};
+use crate::enforcer::{Depth, Enforcer};
 use crate::links::Links;
 use crate::netlink::{self, Interfaces, LinkError, Looked, Netlink, look_inside};
 use crate::state::{self, Store};
@@ -120,7 +120,7 @@ pub struct Start {
     /// Servers whose objects and texts count as documents.
     pub servers: Servers,
     /// Names for those who read records.
-    pub names: SharedNames,
+    pub names: Snapshots,
     /// Set to `true` while everything is enforced, for tasks that wait for that.
     pub enforced: watch::Sender<bool>,
     /// Outputs that take records beside followers.
@@ -198,7 +198,7 @@ pub struct Reconciler {
     /// Reason, if what is pinned has gone and could not be pinned again.
     unpinned: Option<String>,
     next_incarnation: u32,
-    force: Force,
+    enforcer: Enforcer,
     warnings: Vec<Diagnostic>,
     /// Reason for which the newest desired state is not in force; `None` if it is.
     problem: Option<String>,
@@ -225,7 +225,7 @@ pub struct Reconciler {
     /// Time of each rule's last decision.
     usage: Usage,
     enforced: watch::Sender<bool>,
-    names: SharedNames,
+    names: Snapshots,
     recorder: Arc<Recorder>,
 }
 
@@ -264,11 +264,11 @@ impl Reconciler {
             }
         };
         let names = start.names;
-        let mut force = Force::open(&config, remembered.revision, names.clone())
+        let mut enforcer = Enforcer::open(&config, remembered.revision, names.clone())
             .context("cannot set up the kernel side")?;
-        force.set_timings(start.timings.clone());
-        resume_hits(&mut force, &store);
-        let events = force.kernel().events()?;
+        enforcer.set_timings(start.timings.clone());
+        resume_hits(&mut enforcer, &store);
+        let events = enforcer.kernel().events()?;
         let recorder = Arc::new(Recorder::new(
             events,
             names.clone(),
@@ -276,7 +276,7 @@ impl Reconciler {
             start.outputs,
         ));
         let ends = recorder.clone();
-        (force.kernel()).tell_ends(Box::new(move |record| ends.end(record)));
+        (enforcer.kernel()).tell_ends(Box::new(move |record| ends.end(record)));
         let sources = Sources::new(&config.files(), Some(start.watches));
         let documents = Documents::start(sources, start.servers, &store, &config);
         let mut reconciler = Self {
@@ -306,8 +306,8 @@ impl Reconciler {
             unpinned: None,
             next_incarnation: remembered
                 .next_incarnation
-                .max(force.last_incarnation() + 1),
-            force,
+                .max(enforcer.last_incarnation() + 1),
+            enforcer,
             warnings: Vec::new(),
             problem: None,
             verified_at: None,
@@ -366,7 +366,7 @@ impl Reconciler {
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
         let has_unlinked = !self.unlinked.is_empty() || self.uplinks.has_unlinked();
         let attach_at = has_unlinked.then_some(self.link_from);
-        let chore = self.force.next_chore();
+        let chore = self.enforcer.next_chore();
         let chore = chore.min(self.looked_at_hooks + self.between_looks);
         let chore = self.reading_at().map_or(chore, |at| at.min(chore));
         let next = attach_at.map_or(chore, |at| at.min(chore));
@@ -601,7 +601,10 @@ impl Reconciler {
     /// Returns the time at which changed files are read, or `None` if none have changed.
     fn reading_at(&self) -> Option<Instant> {
         self.unread?;
-        Some(next_table_at(self.force.in_force_since(), Instant::now()))
+        Some(next_table_at(
+            self.enforcer.in_force_since(),
+            Instant::now(),
+        ))
     }
 
     fn take_add(
@@ -670,7 +673,7 @@ impl Reconciler {
         self.saved_endpoints = None;
         self.save_endpoints();
         if !detach {
-            if let Err(error) = self.store.save(hits::FILE, &self.force.saved_hits()) {
+            if let Err(error) = self.store.save(hits::FILE, &self.enforcer.saved_hits()) {
                 tracing::error!("{}; counts of rules begin at 0 again", chain(&error));
             }
             return;
@@ -679,7 +682,7 @@ impl Reconciler {
         self.leaving.clear();
         self.save_endpoints();
         self.end_guarding();
-        match self.force.dismantle() {
+        match self.enforcer.dismantle() {
             Ok(()) => tracing::info!("nothing is enforced any more"),
             Err(error) => tracing::error!("cannot take everything off: {}", chain(&error)),
         }
@@ -711,10 +714,10 @@ fn look_into_namespaces(batch: &[Message]) -> VecDeque<Looking> {
 
 /// Takes up the counts of rules that the agent before has saved. They count once: those of
 /// an agent that is killed later are not known to the next one.
-fn resume_hits(force: &mut Force, store: &Store) {
+fn resume_hits(enforcer: &mut Enforcer, store: &Store) {
     match store.load(hits::FILE) {
         Ok(Some(saved)) => {
-            force.resume_hits(saved);
+            enforcer.resume_hits(saved);
             if let Err(error) = store.remove(hits::FILE) {
                 tracing::warn!("{}", chain(&error));
             }

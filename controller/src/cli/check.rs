@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use cofferdam_agent::config::Given;
 use cofferdam_policies::analysis;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
-use cofferdam_policies::expectations;
+use cofferdam_policies::policy_test;
 use cofferdam_protocol::output::Schema;
 
 use super::cluster::ClusterArgs;
@@ -97,7 +97,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
     diagnostics.extend(
         sources
             .iter()
-            .flat_map(|source| expectations::read(&source.file, &source.text).diagnostics),
+            .flat_map(|source| policy_test::read(&source.file, &source.text).diagnostics),
     );
     diagnostics.extend(analysis::analyse(sources, &assembled));
     diagnostics.extend(assembled.diagnostics);

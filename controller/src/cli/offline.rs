@@ -9,8 +9,8 @@ use cofferdam_answers::reach::NotJudged;
 use cofferdam_policies::diagnostic::{Diagnostic, Severity};
 use cofferdam_policies::documents::context::ForeignPolicy;
 use cofferdam_policies::documents::{Source, assemble_layers};
-use cofferdam_policies::expectations;
 use cofferdam_policies::inventory::Inventory;
+use cofferdam_policies::policy_test;
 use cofferdam_policies::reach::{self, Externals, PodNetworks, Reach, StandIn};
 use cofferdam_protocol::output;
 use cofferdam_verdict::address::Family;
@@ -59,7 +59,7 @@ impl Documents {
         diagnostics.sort();
         let tests = sources
             .iter()
-            .map(|source| expectations::read(&source.file, &source.text));
+            .map(|source| policy_test::read(&source.file, &source.text));
         let mut named: BTreeMap<String, Option<Vec<IpAddr>>> = BTreeMap::new();
         for (name, addresses) in tests
             .flat_map(|read| read.tests)

@@ -15,8 +15,8 @@ use cofferdam_answers::reach::{
 };
 use cofferdam_policies::compiler::{PolicyKind, RuleEntry, RuleKey};
 use cofferdam_policies::diagnostic::Place;
-use cofferdam_policies::expectations::{self, Failure, Misses, Outcome, PolicyTest, Results};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Tier};
+use cofferdam_policies::policy_test::{self, Failure, Misses, Outcome, PolicyTest, Results};
 use cofferdam_policies::reach::{Backends, Reach, Side};
 use cofferdam_protocol::output::Schema;
 use cofferdam_verdict::verdict::{Action, Direction};
@@ -99,7 +99,7 @@ fn run_once(args: &TestArgs) -> Result<bool> {
     let mut tests: Vec<PolicyTest> = Vec::new();
     let mut diagnostics = Vec::new();
     for source in &sources {
-        let read = expectations::read(&source.file, &source.text);
+        let read = policy_test::read(&source.file, &source.text);
         tests.extend(read.tests);
         diagnostics.extend(read.diagnostics);
     }
@@ -110,14 +110,14 @@ fn run_once(args: &TestArgs) -> Result<bool> {
     if tests.is_empty() && documents.are_good() {
         bail!(
             "no {} of {} is among the documents: there is nothing to check",
-            expectations::KIND,
-            expectations::API_VERSION
+            policy_test::KIND,
+            policy_test::API_VERSION
         );
     }
-    expectations::suppose(&mut documents.inventory, &tests);
+    policy_test::suppose(&mut documents.inventory, &tests);
     let networks = args.pods.networks();
     let reach = documents.reach_in(&networks, args.own_node)?;
-    let results = expectations::check(&reach, &tests);
+    let results = policy_test::check(&reach, &tests);
     let mut report = report(&reach, &documents, &results, args.coverage);
     let holds = report.failed == 0 && documents.are_good();
     if args.mutate && !holds {

@@ -14,14 +14,14 @@ use cofferdam_verdict::packet::{ethertype, protocol};
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
-use crate::names::{Names, SharedNames, SlotName};
+use crate::snapshots::{SlotName, Snapshot, Snapshots};
 use crate::time;
 
 /// Returns a record with names, or `None` if no program of ours can have written the event.
 #[must_use]
 pub(crate) fn describe(
     event: &EventRecord,
-    names: &SharedNames,
+    names: &Snapshots,
     now: SystemTime,
 ) -> Option<FlowRecord> {
     let verdict = Verdict::from_any_word(event.verdict)?;
@@ -111,7 +111,7 @@ pub(crate) fn describe(
 }
 
 /// The rule that decided, or the policies that a default denial is due to.
-fn deciding(names: &Names, verdict: Verdict) -> (Option<RuleName>, Vec<RuleName>) {
+fn deciding(names: &Snapshot, verdict: Verdict) -> (Option<RuleName>, Vec<RuleName>) {
     match verdict.reason {
         Reason::Rule => (names.rules.rule(verdict.rule).map(rule_name), Vec::new()),
         Reason::Isolated => {
@@ -201,7 +201,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::names::{EndpointNames, NamedEndpoint};
+    use crate::snapshots::{EndpointNames, NamedEndpoint};
     use cofferdam_policies::compiler::{Input, SlotPlan, compile};
     use cofferdam_policies::diagnostic::Place;
     use cofferdam_policies::documents::{assemble, parse};
@@ -227,11 +227,11 @@ status: {podIP: 10.0.0.1}
 
     /// The names of one table, and the number of its first isolation set or, without
     /// one, of its first rule.
-    fn names() -> (SharedNames, u32) {
+    fn names() -> (Snapshots, u32) {
         names_of(assemble(parse("f.yaml", DOCUMENTS.as_bytes()).documents).inventory)
     }
 
-    fn names_of(inventory: Inventory) -> (SharedNames, u32) {
+    fn names_of(inventory: Inventory) -> (Snapshots, u32) {
         let plan = SlotPlan::assign(&inventory);
         let compiled = compile(&Input {
             inventory: &inventory,
@@ -246,9 +246,11 @@ status: {podIP: 10.0.0.1}
             .take(compiled.rules.len())
             .find(|number| compiled.rules.isolated_by(*number).count() == 1)
             .unwrap_or(1);
-        let names = SharedNames::new("n1");
+        let names = Snapshots::new("n1");
         let revision = 1 << 32 | 9;
-        names.add(Arc::new(Names::new(revision, &inventory, &plan, &compiled)));
+        names.add(Arc::new(Snapshot::new(
+            revision, &inventory, &plan, &compiled,
+        )));
         (names, set)
     }
 

@@ -11,7 +11,7 @@ use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction};
 
 use crate::describe::{address, end as named, protocol_name, rule_name};
-use crate::names::SharedNames;
+use crate::snapshots::Snapshots;
 use crate::time;
 
 /// Returns a record with names, or `None` if another hook of this node tells of the flow.
@@ -21,7 +21,7 @@ use crate::time;
 #[must_use]
 pub(crate) fn describe(
     end: &EndRecord,
-    names: &SharedNames,
+    names: &Snapshots,
     tick: Duration,
     now: SystemTime,
 ) -> Option<FlowRecord> {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn told(end: &EndRecord) -> Option<serde_json::Value> {
-        let names = SharedNames::new("n1");
+        let names = Snapshots::new("n1");
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
         let record = describe(end, &names, Duration::from_millis(4), now);
         record.map(|record| serde_json::to_value(record).unwrap())

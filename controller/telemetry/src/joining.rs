@@ -109,7 +109,7 @@ impl Joining {
 mod tests {
     use super::*;
     use crate::describe::describe;
-    use crate::names::SharedNames;
+    use crate::snapshots::Snapshots;
     use cofferdam_verdict::reason::Reason;
     use cofferdam_verdict::verdict::Verdict;
     use proptest::prelude::*;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn add(joining: &mut Joining, event: &EventRecord, now: SystemTime) {
-        let names = SharedNames::new("n1");
+        let names = Snapshots::new("n1");
         joining.add(event, now, |event| describe(event, &names, now));
     }
 

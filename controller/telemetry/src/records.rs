@@ -23,8 +23,8 @@ use crate::describe::describe;
 use crate::ended;
 use crate::joining::{Joined, Joining};
 use crate::kept::{Kept, Reporter};
-use crate::names::SharedNames;
 use crate::outputs::Outputs;
+use crate::snapshots::Snapshots;
 use crate::tally::Tally;
 use crate::time::rfc3339;
 
@@ -45,7 +45,7 @@ pub struct Recorder {
     /// Number of threads that want to read next. A flood keeps the thread that follows the ring
     /// buffer busy for as long as it lasts; it lets others go first.
     waiting: AtomicUsize,
-    names: SharedNames,
+    names: Snapshots,
     tally: Arc<Tally>,
     outputs: Outputs,
     kept: Mutex<Kept>,
@@ -101,7 +101,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Recorder {
     /// Nothing has been read yet. Each record is handed to the outputs as well.
     #[must_use]
-    pub fn new(events: Events, names: SharedNames, tally: Arc<Tally>, outputs: Outputs) -> Self {
+    pub fn new(events: Events, names: Snapshots, tally: Arc<Tally>, outputs: Outputs) -> Self {
         let is_of_flows = [RecordType::New, RecordType::Ended]
             .iter()
             .any(|kind| outputs.want(*kind));
@@ -271,7 +271,7 @@ pub(crate) mod tests {
     pub(crate) fn record(kind: RecordType) -> Arc<FlowRecord> {
         let mut event = EventRecord::new_zeroed();
         event.verdict = Verdict::deny(Reason::Rule).to_word();
-        let names = SharedNames::new("n1");
+        let names = Snapshots::new("n1");
         let described = describe(&event, &names, SystemTime::now());
         Arc::new(FlowRecord {
             kind,

@@ -142,7 +142,7 @@ pub fn inspect<M: Memory, F: Frame>(
                 }
                 context.stamp & MAX_STAMP
             };
-            open(record, frame, context, case)
+            read_headers(record, frame, context, case)
         }
         Err(reason) => denial(reason),
     };
@@ -167,7 +167,12 @@ pub(crate) const fn denial(reason: Reason) -> u32 {
 /// no table. A word, not a `Result`: where that has no error the compiler computes with
 /// whatever the register held, and the kernel's verifier refuses arithmetic on pointers.
 #[inline(always)]
-fn open<F: Frame>(record: &EndpointRecord, frame: &F, context: &Context, case: &mut Case) -> u32 {
+fn read_headers<F: Frame>(
+    record: &EndpointRecord,
+    frame: &F,
+    context: &Context,
+    case: &mut Case,
+) -> u32 {
     // Blurred at each use: the compiler would write all that follows twice, and the verifier
     // follow it twice.
     let received = case.marks & mark::TO_WORKLOAD;

@@ -53,7 +53,7 @@ pub fn inspect<M: Memory, F: Frame>(
         Some((number, record)) => {
             case.endpoint = number;
             case.stamp = record.stamp;
-            open(record, frame, ethertype, case)
+            read_headers(record, frame, ethertype, case)
         }
         None => denial(Reason::EndpointUnknown),
     };
@@ -68,7 +68,12 @@ pub fn inspect<M: Memory, F: Frame>(
 /// Fills in the case of a frame, and returns [`OPEN`], or the word of a verdict that needs
 /// no table.
 #[inline(always)]
-fn open<F: Frame>(record: &EndpointRecord, frame: &F, ethertype: u16, case: &mut Case) -> u32 {
+fn read_headers<F: Frame>(
+    record: &EndpointRecord,
+    frame: &F,
+    ethertype: u16,
+    case: &mut Case,
+) -> u32 {
     case.kind = u32::from(ethertype) << 16;
     if record.flags.load() & flags::DENY_ALL != 0 {
         return denial(Reason::EndpointDenyAll);

@@ -25,7 +25,7 @@ const MOST_CANDIDATES: usize = 64;
 const MOST_PARTS: usize = 256;
 
 /// Some of the candidates, one bit each.
-type Some64 = u64;
+type CandidateSet = u64;
 
 /// Number of comparisons that may still be made: documents are bounded, and comparing each
 /// rule with each takes the square of that.
@@ -47,13 +47,13 @@ impl Budget {
 /// Candidates that cover the parts of a rule, as one set of candidates for each part.
 struct Cover<'r> {
     /// For each part of its subjects.
-    subjects: BTreeSet<Some64>,
+    subjects: BTreeSet<CandidateSet>,
     /// For each part of its ports.
-    ports: BTreeSet<Some64>,
+    ports: BTreeSet<CandidateSet>,
     /// For each workload or node among its peers, or each part of a selector of them.
-    peers: BTreeSet<Some64>,
+    peers: BTreeSet<CandidateSet>,
     /// The candidates about anybody.
-    everybody: Some64,
+    everybody: CandidateSet,
     rule: &'r Peers,
     /// The peers of each candidate.
     candidates: Vec<&'r Peers>,
@@ -132,8 +132,8 @@ fn relevant<'r, 'a>(
 
 fn fewest<'r, 'a>(
     rule: &Rule<'a>,
-    subjects: BTreeSet<Some64>,
-    peers: BTreeSet<Some64>,
+    subjects: BTreeSet<CandidateSet>,
+    peers: BTreeSet<CandidateSet>,
     candidates: Vec<&'r Rule<'a>>,
     budget: &Budget,
 ) -> Option<Vec<&'r Rule<'a>>> {
@@ -166,8 +166,8 @@ fn fewest<'r, 'a>(
 
 impl Cover<'_> {
     /// Returns `true` if these candidates together cover all of the rule.
-    fn holds(&self, candidates: Some64) -> bool {
-        let both: BTreeSet<Some64> = (self.subjects.iter())
+    fn holds(&self, candidates: CandidateSet) -> bool {
+        let both: BTreeSet<CandidateSet> = (self.subjects.iter())
             .flat_map(|subject| {
                 self.ports
                     .iter()
@@ -177,7 +177,7 @@ impl Cover<'_> {
         both.into_iter().all(|holding| self.holds_peers(holding))
     }
 
-    fn holds_peers(&self, holding: Some64) -> bool {
+    fn holds_peers(&self, holding: CandidateSet) -> bool {
         if holding & self.everybody != 0 {
             return true;
         }
@@ -193,19 +193,19 @@ impl Cover<'_> {
 }
 
 /// All of the candidates.
-fn all(candidates: &[&Rule<'_>]) -> Some64 {
+fn all(candidates: &[&Rule<'_>]) -> CandidateSet {
     which(candidates, |_| true)
 }
 
 /// The candidates of which something holds.
-fn which(candidates: &[&Rule<'_>], holds: impl Fn(&Rule<'_>) -> bool) -> Some64 {
+fn which(candidates: &[&Rule<'_>], holds: impl Fn(&Rule<'_>) -> bool) -> CandidateSet {
     mask(candidates.iter().map(|rule| holds(rule)))
 }
 
-fn mask(holds: impl Iterator<Item = bool>) -> Some64 {
-    (0..)
-        .zip(holds)
-        .fold(0, |mask, (at, holds)| mask | Some64::from(holds) << at)
+fn mask(holds: impl Iterator<Item = bool>) -> CandidateSet {
+    (0..).zip(holds).fold(0, |mask, (at, holds)| {
+        mask | CandidateSet::from(holds) << at
+    })
 }
 
 fn has(set: &[u32], one: u32) -> bool {
@@ -218,7 +218,7 @@ fn ports(
     asked: Option<&[PortRange]>,
     candidates: &[&Rule<'_>],
     budget: &Budget,
-) -> Option<BTreeSet<Some64>> {
+) -> Option<BTreeSet<CandidateSet>> {
     let Some(asked) = asked else {
         // Of other protocols nobody has a part but those without ports, who have all.
         return Some(BTreeSet::from([which(candidates, |rule| {
@@ -277,7 +277,7 @@ fn holders(
     narrow: &Chosen<'_>,
     wide: &[Vec<Chosen<'_>>],
     budget: &Budget,
-) -> Option<BTreeSet<Some64>> {
+) -> Option<BTreeSet<CandidateSet>> {
     let alike = || (wide.iter().flatten()).filter(|wide| wide.nodes == narrow.nodes);
     let theirs: Vec<_> = alike().filter_map(|wide| wide.namespaces).collect();
     let namespaces: Vec<Option<LabelSelector>> = match narrow.namespaces {

@@ -9,7 +9,7 @@ use cofferdam_policies::compiler::{
 use cofferdam_policies::diagnostic::Severity;
 use cofferdam_policies::documents;
 use cofferdam_policies::inventory::{Inventory, Mode, ObjectName, Workload};
-use cofferdam_policies::oracle::{self, End, Oracle, Payload, Query, RuleName};
+use cofferdam_oracle::{self as oracle, End, Oracle, Payload, Query, RuleName};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::row_key;

@@ -3,7 +3,7 @@
 
 use cofferdam_policies::documents;
 use cofferdam_policies::inventory::Inventory;
-use cofferdam_policies::oracle::{self, Oracle, Payload, Query};
+use cofferdam_oracle::{self as oracle, Oracle, Payload, Query};
 use cofferdam_policies::reach::{Cell, End, EndKind, Probe, Reach};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::{Action, Direction};

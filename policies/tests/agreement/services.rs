@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use cofferdam_policies::oracle::{self, Oracle, Payload, Query, Taker, Way};
+use cofferdam_oracle::{self as oracle, Oracle, Payload, Query, Taker, Way};
 use cofferdam_policies::reach::{Cell, End, EndKind, Externals, Probe, Reach};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Action;

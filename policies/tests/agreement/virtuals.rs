@@ -9,7 +9,7 @@ use cofferdam_policies::compiler::{
     compile,
 };
 use cofferdam_policies::inventory::{Inventory, ObjectName, Protocol, Workload};
-use cofferdam_policies::oracle::{self, Oracle, Payload, Query, Taker, Way};
+use cofferdam_oracle::{self as oracle, Oracle, Payload, Query, Taker, Way};
 use cofferdam_policies::services::Services;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::capacity::Limits;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_policies::oracle::{self, Side};
+use cofferdam_oracle::{self as oracle, Side};
 use cofferdam_verdict::{counter::Hook, reason::Reason, verdict::Verdict};
 
 use super::shapes;

@@ -15,7 +15,7 @@ mod transport;
 
 use std::net::IpAddr;
 
-use cofferdam_policies::oracle::Payload;
+use cofferdam_oracle::Payload;
 use cofferdam_verdict::{reason::Reason, verdict::Action};
 use fastrand::Rng;
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use cofferdam_dataplane::{Program, TestContext};
-use cofferdam_policies::oracle::{self, Payload, Query};
+use cofferdam_oracle::{self as oracle, Payload, Query};
 use fastrand::Rng;
 
 use crate::{

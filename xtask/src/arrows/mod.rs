@@ -3,7 +3,8 @@
 //! The layout is what lets one read a crate without the others, and what makes the
 //! oracle worth comparing with. It erodes one convenient import at a time; so every
 //! arrow that is not in the tables below is refused. To add one, add it here, where
-//! the review sees it.
+//! the review sees it. Only tests may ask the oracle, which knows no other crate: one that
+//! shared code with what it is compared with would share its mistakes.
 
 mod source;
 
@@ -19,7 +20,7 @@ use serde_json::Value;
 use crate::{outcome::Failed, run};
 
 /// Crates, by folder, and the folders of those they may depend on.
-const CRATES: [(&str, &[&str]); 15] = [
+const CRATES: [(&str, &[&str]); 16] = [
     // Asks an agent or runs one, and has no kernel side of its own.
     (
         "controller",
@@ -68,6 +69,8 @@ const CRATES: [(&str, &[&str]); 15] = [
         ],
     ),
     ("policies", &["dataplane/verdict"]),
+    // It judges by code of its own, from the texts alone.
+    ("policies/oracle", &[]),
     ("dataplane", &["dataplane/verdict"]),
     ("dataplane/ebpf", &["dataplane/verdict"]),
     // Compiled for the kernel and for everybody else: it knows nobody.
@@ -80,6 +83,9 @@ const CRATES: [(&str, &[&str]); 15] = [
     ("xtask", &[]),
 ];
 
+/// Crates, by folder, and the folders of those that their tests may depend on as well.
+const IN_TESTS: [(&str, &[&str]); 1] = [("policies", &["policies/oracle"])];
+
 /// Crates that tests and benchmarks may use; the tests' own tools are shared with the
 /// benchmarks.
 const EVERY_LIBRARY: &[&str] = &[
@@ -91,6 +97,7 @@ const EVERY_LIBRARY: &[&str] = &[
     "controller/sources",
     "controller/telemetry",
     "policies",
+    "policies/oracle",
     "dataplane",
     "dataplane/verdict",
     "dataplane/ebpf",
@@ -100,59 +107,16 @@ const EVERY_LIBRARY: &[&str] = &[
 
 /// A rule between modules. Test code is free of it.
 struct ModuleRule {
-    /// Sources that it holds in.
-    holds: Scope,
+    /// Module that it holds in, with its children.
+    holds: &'static str,
     /// Paths that must not be named there.
     forbidden: &'static [&'static str],
     reason: &'static str,
 }
 
-/// Sources that a rule is about.
-enum Scope {
-    /// One module and its children.
-    Module(&'static str),
-    /// Everything in `src/` of any crate, but this module and its children.
-    Outside(&'static str),
-}
-
-/// The oracle of the compiler.
-const ORACLE: &str = "cofferdam_policies::oracle";
-
-const MODULES: [ModuleRule; 5] = [
+const MODULES: [ModuleRule; 3] = [
     ModuleRule {
-        holds: Scope::Module(ORACLE),
-        forbidden: &[
-            "cofferdam_policies::analysis",
-            "cofferdam_policies::compiler",
-            "cofferdam_policies::connectivity",
-            "cofferdam_policies::diagnostic",
-            "cofferdam_policies::documents",
-            "cofferdam_policies::expectations",
-            "cofferdam_policies::exposure",
-            "cofferdam_policies::inventory",
-            "cofferdam_policies::names",
-            "cofferdam_policies::reach",
-            "cofferdam_policies::selectors",
-            "cofferdam_policies::services",
-            "cofferdam_policies::patterns",
-            "cofferdam_policies::shared_map",
-            "cofferdam_policies::yaml",
-            "cofferdam_verdict",
-            // Ways to name them without naming them.
-            "cofferdam_policies::*",
-            "include!",
-            "#[path]",
-        ],
-        reason: "the oracle judges policies by code of its own; code shared with what it is \
-                 compared with would share its mistakes",
-    },
-    ModuleRule {
-        holds: Scope::Outside(ORACLE),
-        forbidden: &[ORACLE],
-        reason: "the oracle is slow and exists to be compared with; only tests may ask it",
-    },
-    ModuleRule {
-        holds: Scope::Module("cofferdam_answers"),
+        holds: "cofferdam_answers",
         forbidden: &[
             "std::env",
             "std::fs",
@@ -165,7 +129,7 @@ const MODULES: [ModuleRule; 5] = [
                  the same one",
     },
     ModuleRule {
-        holds: Scope::Module("cofferdam_sources"),
+        holds: "cofferdam_sources",
         forbidden: &[
             "cofferdam_policies::compiler",
             "cofferdam_policies::inventory",
@@ -175,7 +139,7 @@ const MODULES: [ModuleRule; 5] = [
                  the agent",
     },
     ModuleRule {
-        holds: Scope::Module("cofferdam_telemetry"),
+        holds: "cofferdam_telemetry",
         forbidden: &[
             "cofferdam_dataplane::Attachments",
             "cofferdam_dataplane::FlowKeeper",
@@ -205,7 +169,7 @@ pub(crate) fn run() -> Result<()> {
     {
         read_crate(member, &root, &mut files)?;
     }
-    objections.extend(module_objections(&files));
+    objections.extend(module_objections(&files, &MODULES));
     if objections.is_empty() {
         println!(
             "arrows: {} crates and {} sources are as laid out",
@@ -227,8 +191,10 @@ struct Member {
     name: String,
     /// Folder, relative to the root.
     folder: String,
-    /// Folders of the members it depends on, whatever for.
+    /// Folders of the members it depends on, for building or in its sources.
     depends_on: BTreeSet<String>,
+    /// Folders of those that only its tests depend on.
+    tests_depend_on: BTreeSet<String>,
 }
 
 /// Reads what `cargo metadata` says of the workspace at `root`.
@@ -250,21 +216,27 @@ fn members(metadata: &str, root: &Path) -> Result<Vec<Member>> {
             let text = |name: &str| package.get(name).and_then(Value::as_str);
             let manifest = text("manifest_path").context("a package without a manifest")?;
             let folder = manifest.strip_suffix("/Cargo.toml").unwrap_or(manifest);
-            // Normal, build and development dependencies alike; only those with a
-            // path are of this workspace.
+            // Only those with a path are of this workspace.
             let dependencies = package.get("dependencies").and_then(Value::as_array);
-            let depends_on = dependencies
+            let (in_tests, depends_on): (Vec<_>, Vec<_>) = dependencies
                 .into_iter()
                 .flatten()
-                .filter_map(|dependency| dependency.get("path").and_then(Value::as_str))
-                .map(relative)
-                .collect();
+                .filter(|dependency| dependency.get("path").is_some_and(Value::is_string))
+                .partition(|dependency| {
+                    dependency.get("kind").and_then(Value::as_str) == Some("dev")
+                });
+            let folders = |dependencies: Vec<&Value>| {
+                let paths = dependencies.into_iter();
+                let paths = paths.filter_map(|dependency| dependency.get("path")?.as_str());
+                paths.map(relative).collect()
+            };
             Ok(Member {
                 name: text("name")
                     .context("a package without a name")?
                     .replace('-', "_"),
                 folder: relative(folder),
-                depends_on,
+                depends_on: folders(depends_on),
+                tests_depend_on: folders(in_tests),
             })
         })
         .collect()
@@ -282,7 +254,9 @@ fn crate_objections(members: &[Member]) -> Vec<String> {
             ));
             continue;
         };
-        for other in &member.depends_on {
+        let in_tests = IN_TESTS.iter().find(|(folder, _)| *folder == member.folder);
+        let in_tests = in_tests.map_or(&[][..], |(_, folders)| folders);
+        let mut refuse = |other: &String, allowed: &[&str]| {
             if !allowed.contains(&other.as_str()) {
                 objections.push(format!(
                     "{}/Cargo.toml: {} must not depend on {other}, only on: {}",
@@ -295,6 +269,12 @@ fn crate_objections(members: &[Member]) -> Vec<String> {
                     },
                 ));
             }
+        };
+        for other in &member.depends_on {
+            refuse(other, allowed);
+        }
+        for other in &member.tests_depend_on {
+            refuse(other, &[allowed, in_tests].concat());
         }
     }
     objections
@@ -375,7 +355,7 @@ fn module_of(name: &str, path: &Path) -> Vec<String> {
     module
 }
 
-fn module_objections(files: &[File]) -> Vec<String> {
+fn module_objections(files: &[File], rules: &[ModuleRule]) -> Vec<String> {
     let mut objections = Vec::new();
     let test_modules: Vec<_> = files
         .iter()
@@ -388,12 +368,8 @@ fn module_objections(files: &[File]) -> Vec<String> {
         {
             continue;
         }
-        for rule in &MODULES {
-            let holds = match rule.holds {
-                Scope::Module(module) => lies_in(&file.module, module),
-                Scope::Outside(module) => !lies_in(&file.module, module),
-            };
-            if !holds {
+        for rule in rules {
+            if !lies_in(&file.module, rule.holds) {
                 continue;
             }
             for used in &file.source.uses {
@@ -481,10 +457,27 @@ mod tests {
             name: format!("cofferdam_{folder}"),
             folder: folder.to_owned(),
             depends_on: depends_on.iter().map(|other| (*other).to_owned()).collect(),
+            tests_depend_on: BTreeSet::new(),
         }
     }
 
-    /// Objections to a crate `policies` of these sources.
+    /// A rule as one would be for a module that is compared with the others of its crate.
+    const APART: ModuleRule = ModuleRule {
+        holds: "cofferdam_policies::apart",
+        forbidden: &[
+            "cofferdam_policies::compiler",
+            "cofferdam_policies::selectors",
+            "cofferdam_policies::documents",
+            "cofferdam_verdict",
+            // Ways to name them without naming them.
+            "cofferdam_policies::*",
+            "include!",
+            "#[path]",
+        ],
+        reason: "apart",
+    };
+
+    /// Objections to a crate `policies` of these sources, by a rule for its module `apart`.
     fn objections(sources: &[(&str, &str)]) -> Vec<String> {
         let files: Vec<_> = sources
             .iter()
@@ -493,7 +486,7 @@ mod tests {
                 File::new(path, module, text)
             })
             .collect();
-        module_objections(&files)
+        module_objections(&files, &[APART])
     }
 
     #[test]
@@ -573,8 +566,34 @@ mod tests {
         );
     }
 
+    /// The oracle is asked by tests alone, and knows nobody.
     #[test]
-    fn the_oracle_uses_none_of_what_it_is_compared_with() {
+    fn only_tests_use_the_oracle() {
+        let apart = |tests: &[&str], others: &[&str]| {
+            let mut policies = member("policies", others);
+            policies.tests_depend_on = tests.iter().map(|other| (*other).to_owned()).collect();
+            crate_objections(&[policies]).len()
+        };
+        assert_eq!(apart(&["policies/oracle"], &[]), 0);
+        assert_eq!(apart(&[], &["policies/oracle"]), 1);
+        assert_eq!(apart(&["dataplane"], &[]), 1);
+        for product in [
+            "controller",
+            "controller/agent",
+            "controller/answers",
+            "fuzz",
+        ] {
+            let objections = crate_objections(&[member(product, &["policies/oracle"])]);
+            assert_eq!(objections.len(), 1, "{product}");
+        }
+        for other in ["policies", "dataplane/verdict"] {
+            let objections = crate_objections(&[member("policies/oracle", &[other])]);
+            assert_eq!(objections.len(), 1, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_module_uses_nothing_of_what_is_forbidden_there() {
         for text in [
             "use crate::compiler::Table;",
             "use crate::{documents, labels};",
@@ -587,76 +606,52 @@ mod tests {
             "include!(\"compiler.rs\");",
             "#[path = \"compiler.rs\"] mod copy;",
         ] {
-            assert_eq!(objections(&[("oracle.rs", text)]).len(), 1, "{text}");
+            assert_eq!(objections(&[("apart.rs", text)]).len(), 1, "{text}");
         }
-        let deeper = ("oracle/cidr.rs", "use super::super::selectors::matches;");
+        let deeper = ("apart/cidr.rs", "use super::super::selectors::matches;");
         assert_eq!(objections(&[deeper]).len(), 1);
     }
 
-    /// A new module of the crate is as foreign to the oracle as the others.
     #[test]
-    fn the_oracle_uses_no_other_module_of_its_crate() {
-        let root = fs::read_to_string(run::root().join("policies/src/lib.rs")).unwrap();
-        let modules: Vec<&str> = root
-            .lines()
-            .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
-            .filter(|module| *module != "oracle")
-            .collect();
-        assert!(modules.contains(&"inventory"), "{modules:?}");
-        for module in modules {
-            let text = format!("use crate::{module}::X;");
-            assert_eq!(objections(&[("oracle.rs", &text)]).len(), 1, "{text}");
-        }
-    }
-
-    #[test]
-    fn the_oracle_may_use_itself_and_others() {
-        let text = "use super::oracle::cidr; use serde_yaml::Value; use std::net::IpAddr;\n\
+    fn a_module_may_use_itself_and_others() {
+        let text = "use super::apart::cidr; use serde_yaml::Value; use std::net::IpAddr;\n\
                     mod cidr { use super::*; }\n#[cfg(test)] mod tests { use crate::compiler::X; }";
-        assert_eq!(objections(&[("oracle.rs", text)]), Vec::<String>::new());
+        assert_eq!(objections(&[("apart.rs", text)]), Vec::<String>::new());
+        let root = ("lib.rs", "pub mod apart;\n#[cfg(test)] mod compared;");
+        let tests = ("apart/compared.rs", "use crate::compiler::X;");
+        assert_eq!(objections(&[root, tests]).len(), 1);
+        let tests = ("compared.rs", "use crate::compiler::X;");
+        assert_eq!(objections(&[root, tests]).len(), 0, "of another module");
     }
 
     #[test]
     fn a_name_passed_on_by_the_root_is_followed() {
         let root = (
             "lib.rs",
-            "pub mod compiler; pub mod oracle; pub use compiler::Table as T;",
+            "pub mod compiler; pub mod apart; pub use compiler::Table as T;",
         );
-        let oracle = |text| objections(&[root, ("oracle.rs", text)]);
-        assert_eq!(oracle("use crate::T;").len(), 1);
-        assert_eq!(oracle("use crate::Other;").len(), 0);
-        let everything = ("lib.rs", "mod compiler; mod oracle; pub use compiler::*;");
+        let apart = |text| objections(&[root, ("apart.rs", text)]);
+        assert_eq!(apart("use crate::T;").len(), 1);
+        assert_eq!(apart("use crate::Other;").len(), 0);
+        let everything = ("lib.rs", "mod compiler; mod apart; pub use compiler::*;");
         assert_eq!(
-            objections(&[everything, ("oracle.rs", "use crate::Other;")]).len(),
+            objections(&[everything, ("apart.rs", "use crate::Other;")]).len(),
             1
         );
     }
 
+    /// A module whose declaration is for tests alone is free.
     #[test]
-    fn only_tests_use_the_oracle() {
-        let root = ("lib.rs", "pub mod oracle;\n#[cfg(test)] mod compared;");
-        assert_eq!(objections(&[root]).len(), 0, "declaring it is not using it");
-        let production = ("compiler.rs", "use crate::oracle::judge;");
-        assert_eq!(objections(&[root, production]).len(), 1);
-        let passed_on = ("lib.rs", "mod oracle; pub use oracle::judge;");
-        assert_eq!(objections(&[passed_on]).len(), 1);
-        let test = (
-            "compiler.rs",
-            "#[cfg(test)] mod tests { use crate::oracle::judge; }",
-        );
-        assert_eq!(objections(&[root, test]).len(), 0);
-        let apart = ("compared.rs", "use crate::oracle::judge;");
-        assert_eq!(
-            objections(&[root, apart]).len(),
-            0,
-            "a file that exists in tests only"
-        );
+    fn a_file_that_exists_in_tests_only_is_free() {
+        let parent = ("apart.rs", "#[cfg(test)] mod compared;");
+        let tests = ("apart/compared.rs", "use crate::compiler::X;");
+        assert_eq!(objections(&[parent, tests]).len(), 0);
     }
 
     /// Objections to a file of another crate.
     fn objections_to(name: &str, path: &str, text: &str) -> Vec<String> {
         let module = module_of(name, Path::new(path));
-        module_objections(&[File::new(path, module, text)])
+        module_objections(&[File::new(path, module, text)], &MODULES)
     }
 
     #[test]
@@ -699,12 +694,5 @@ mod tests {
         ] {
             assert_eq!(telemetry(text).len(), 1, "{text}");
         }
-    }
-
-    #[test]
-    fn another_crate_may_not_use_the_oracle_either() {
-        let text = "use cofferdam_policies::{explain, oracle::judge};";
-        let objections = objections_to("cofferdam_answers", "explain.rs", text);
-        assert_eq!(objections.len(), 1);
     }
 }

@@ -35,8 +35,8 @@ impl Reconciler {
         }
         let mut endpoints = Vec::new();
         for (ifindex, id) in meant {
-            let was = self.force.bypasses()?.contains_key(&ifindex);
-            self.force.bypass(ifindex, time)?;
+            let was = self.enforcer.bypasses()?.contains_key(&ifindex);
+            self.enforcer.bypass(ifindex, time)?;
             let until = self.bypassed().remove(&ifindex);
             match &until {
                 Some(until) => tracing::error!(
@@ -57,7 +57,7 @@ impl Reconciler {
 
     /// Times at which policy counts again, by the interfaces of endpoints.
     pub(super) fn bypassed(&self) -> BTreeMap<u32, String> {
-        let left = self.force.bypasses().unwrap_or_else(|error| {
+        let left = self.enforcer.bypasses().unwrap_or_else(|error| {
             tracing::error!("{}", chain(&error));
             BTreeMap::new()
         });
@@ -70,12 +70,12 @@ impl Reconciler {
 
     /// Ends what is over: the kernel's clock comes round.
     pub(super) fn end_bypasses(&mut self) {
-        let left = match self.force.bypasses() {
+        let left = match self.enforcer.bypasses() {
             Ok(left) => left,
             Err(error) => return tracing::error!("{}", chain(&error)),
         };
         for (ifindex, _) in left.into_iter().filter(|(_, left)| left.is_zero()) {
-            if let Err(error) = self.force.bypass(ifindex, Duration::ZERO) {
+            if let Err(error) = self.enforcer.bypass(ifindex, Duration::ZERO) {
                 tracing::error!("{}", chain(&error));
                 continue;
             }

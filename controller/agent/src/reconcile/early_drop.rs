@@ -73,7 +73,7 @@ impl Reconciler {
             standing.insert(name, drops);
         }
         self.early_drops.standing = standing;
-        match self.force.stop_early_drop_but(&wanted) {
+        match self.enforcer.stop_early_drop_but(&wanted) {
             Ok(()) => self.early_drops.is_settled = true,
             // An interface that has just gone will be heard of.
             Err(error) => tracing::debug!("cannot take a program off: {error}"),
@@ -111,7 +111,7 @@ impl Reconciler {
             Err(error) => return Err(format!("the device does not tell its settings: {error}")),
         }
         let stood = matches!(self.early_drops.standing.get(name), Some(Ok(_)));
-        let drops = self.force.drop_early_on(ifindex, allows_generic);
+        let drops = self.enforcer.drop_early_on(ifindex, allows_generic);
         let (mode, is_new) = drops.map_err(|error| error.to_string())?;
         if stood && is_new {
             self.tamper_events += 1;

@@ -9,11 +9,11 @@ use cofferdam_dataplane::AttachError;
 use cofferdam_policies::inventory::Owner;
 use cofferdam_protocol::output::{EndpointState, RemoveReport, Schema};
 use cofferdam_protocol::{EndpointSpec, Removal};
-use cofferdam_telemetry::names::EndpointNames;
+use cofferdam_telemetry::snapshots::EndpointNames;
 
 use super::{Looking, Managed, Reconciler, chain};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check_addresses};
-use crate::force::Force;
+use crate::enforcer::Enforcer;
 use crate::links::{LAST_STAMP, Link, Links, REST_SECONDS};
 use crate::netlink::{Inner, Interface, Kind};
 use crate::state;
@@ -232,7 +232,7 @@ impl Reconciler {
         let leaving = (self.leaving.keys()).filter(|other| **other != ifindex);
         let leaving = leaving.count();
         let strangers = self.closed_strangers();
-        let is_stranger = self.force.interfaces().contains(&ifindex)
+        let is_stranger = self.enforcer.interfaces().contains(&ifindex)
             && !self.managed_interfaces().contains(&ifindex);
         let strangers = strangers - usize::from(is_stranger);
         ensure!(
@@ -270,13 +270,13 @@ impl Reconciler {
     /// Closes the interface of an endpoint that is to be taken in.
     fn close(&mut self, endpoint: &Endpoint) -> Result<()> {
         let ifindex = endpoint.link.host_ifindex;
-        close_record(&mut self.links, &mut self.force, endpoint)
+        close_record(&mut self.links, &mut self.enforcer, endpoint)
             .context("cannot close the interface")?;
-        self.force.prepare();
+        self.enforcer.prepare();
         _ = self.take_incarnation();
-        if let Err(error) = self.force.guard(ifindex) {
+        if let Err(error) = self.enforcer.guard(ifindex) {
             // A failure opens nothing: what stands there goes on denying.
-            if self.force.stands(ifindex) {
+            if self.enforcer.stands(ifindex) {
                 let managed = Managed {
                     state: EndpointState::Unmanaged,
                     problem: Some(error.to_string()),
@@ -361,7 +361,7 @@ impl Reconciler {
         };
         managed.is_refused = false;
         Arc::make_mut(&mut managed.endpoint).addresses.clear();
-        managed.keep_closed(&mut self.links, &mut self.force);
+        managed.keep_closed(&mut self.links, &mut self.enforcer);
         let ifindex = managed.endpoint.link.host_ifindex;
         self.leaving.insert(ifindex, managed);
     }
@@ -371,7 +371,7 @@ impl Reconciler {
     fn release(&mut self, endpoint: &Endpoint) {
         self.drop_endpoint(endpoint);
         let ifindex = endpoint.link.host_ifindex;
-        if let Err(error) = self.force.release(ifindex) {
+        if let Err(error) = self.enforcer.release(ifindex) {
             tracing::error!("{}; nothing passes there", chain(&error));
             return;
         }
@@ -401,7 +401,7 @@ impl Reconciler {
 
     pub(super) fn remove_from_force(&mut self, ifindex: u32) {
         self.unlinked.remove(&ifindex);
-        if let Err(error) = self.force.remove(ifindex) {
+        if let Err(error) = self.enforcer.remove(ifindex) {
             tracing::error!("{}; nothing passes there", chain(&error));
         }
     }
@@ -446,7 +446,7 @@ impl Reconciler {
                 );
             }
         }
-        for ifindex in self.force.interfaces() {
+        for ifindex in self.enforcer.interfaces() {
             if !self.interfaces.by_index.contains_key(&ifindex) {
                 self.is_concerned = true;
                 self.remove_from_force(ifindex);
@@ -479,7 +479,7 @@ impl Reconciler {
     /// that an endpoint was added on: programs of ours go with their interface.
     fn may_live(&self, link: &EndpointLink) -> bool {
         let ifindex = link.host_ifindex;
-        self.interfaces.by_index.contains_key(&ifindex) && self.force.stands(ifindex)
+        self.interfaces.by_index.contains_key(&ifindex) && self.enforcer.stands(ifindex)
     }
 
     /// Takes up the endpoints of the last agent whose links are still what they were.
@@ -523,7 +523,7 @@ impl Reconciler {
     fn alarm_lost_pins(&mut self) {
         let managed = self.managed_interfaces();
         let mut managed = managed.iter();
-        if self.force.found_nothing() && managed.any(|ifindex| self.force.stands(*ifindex)) {
+        if self.enforcer.found_nothing() && managed.any(|ifindex| self.enforcer.stands(*ifindex)) {
             self.tamper_events += 1;
             tracing::error!(
                 "pins were lost while no agent ran: filters judge by what was in force, until \
@@ -541,7 +541,7 @@ impl Reconciler {
         }
         let by_index = &self.interfaces.by_index;
         let mac = |ifindex: u32| by_index.get(&ifindex)?.mac;
-        self.force.tell_links(&mut self.links, mac);
+        self.enforcer.tell_links(&mut self.links, mac);
         self.retain_links();
     }
 
@@ -566,16 +566,16 @@ impl Reconciler {
     pub(super) fn leave_as_is(&mut self) {
         for managed in self.endpoints.values_mut() {
             let link = &managed.endpoint.link;
-            if self.force.is_open(link.host_ifindex) {
+            if self.enforcer.is_open(link.host_ifindex) {
                 managed.state = EndpointState::Enforced;
                 continue;
             }
             // Programs of an agent before may stand there, and judge by what was in
             // force then.
-            if self.force.stands(link.host_ifindex) {
+            if self.enforcer.stands(link.host_ifindex) {
                 managed.state = EndpointState::DenyAll;
             } else {
-                managed.keep_closed(&mut self.links, &mut self.force);
+                managed.keep_closed(&mut self.links, &mut self.enforcer);
             }
         }
         self.keep_leaving_closed();
@@ -583,8 +583,8 @@ impl Reconciler {
 
     fn keep_leaving_closed(&mut self) {
         for (ifindex, managed) in &mut self.leaving {
-            managed.keep_closed(&mut self.links, &mut self.force);
-            if managed.state == EndpointState::DenyAll && !self.force.is_attached(*ifindex) {
+            managed.keep_closed(&mut self.links, &mut self.enforcer);
+            if managed.state == EndpointState::DenyAll && !self.enforcer.is_attached(*ifindex) {
                 self.unlinked.insert(*ifindex);
             }
         }
@@ -592,7 +592,7 @@ impl Reconciler {
 
     /// Lets every endpoint's traffic pass as the table in force says.
     pub(super) fn enforce(&mut self) {
-        if self.problem.is_some() && self.force.compiled().is_none() {
+        if self.problem.is_some() && self.enforcer.compiled().is_none() {
             return self.leave_as_is();
         }
         // All records before the first program of ours: one that replaces an older agent's
@@ -601,12 +601,12 @@ impl Reconciler {
             let endpoint = &managed.endpoint;
             if managed.is_refused {
                 let why = managed.problem.take();
-                managed.keep_closed(&mut self.links, &mut self.force);
+                managed.keep_closed(&mut self.links, &mut self.enforcer);
                 managed.problem = why.or(managed.problem.take());
                 continue;
             }
-            let link = wire(&mut self.links, &self.force, &endpoint.link);
-            let in_force = link.map(|link| self.force.enforce(endpoint, &link));
+            let link = wire(&mut self.links, &self.enforcer, &endpoint.link);
+            let in_force = link.map(|link| self.enforcer.enforce(endpoint, &link));
             let problem = match in_force {
                 Some(Ok(true)) => None,
                 Some(Ok(false)) => {
@@ -621,7 +621,7 @@ impl Reconciler {
             match problem {
                 None => managed.state = EndpointState::Enforced,
                 Some(problem) => {
-                    managed.keep_closed(&mut self.links, &mut self.force);
+                    managed.keep_closed(&mut self.links, &mut self.enforcer);
                     managed.problem = Some(problem);
                 }
             }
@@ -631,11 +631,11 @@ impl Reconciler {
                 continue;
             }
             let ifindex = managed.endpoint.link.host_ifindex;
-            (managed.state, managed.problem) = match self.force.guard(ifindex) {
+            (managed.state, managed.problem) = match self.enforcer.guard(ifindex) {
                 Ok(()) => (EndpointState::Enforced, None),
                 Err(error) => (EndpointState::Unmanaged, Some(error.to_string())),
             };
-            if managed.state == EndpointState::Enforced && !self.force.is_attached(ifindex) {
+            if managed.state == EndpointState::Enforced && !self.enforcer.is_attached(ifindex) {
                 self.unlinked.insert(ifindex);
             }
         }
@@ -644,7 +644,7 @@ impl Reconciler {
 
     /// Puts the links of an endpoint before its filters.
     pub(super) fn attach(&mut self, ifindex: u32) {
-        if let Err(error) = self.force.attach(ifindex) {
+        if let Err(error) = self.enforcer.attach(ifindex) {
             tracing::error!("{}; the filters behind judge", chain(&error));
         }
     }
@@ -678,7 +678,7 @@ impl Reconciler {
             boot_id: self.boot_id.clone(),
             namespace: self.namespace,
             next_incarnation: self.next_incarnation,
-            revision: self.force.revision(),
+            revision: self.enforcer.revision(),
             endpoints: saved.1.iter().map(|endpoint| &**endpoint).collect(),
             leaving: saved.2.iter().map(|endpoint| &**endpoint).collect(),
             links: saved.3.clone(),
@@ -703,10 +703,10 @@ impl Reconciler {
 
 impl Managed {
     /// Lets nothing pass on its interface, and says so, or why not.
-    fn keep_closed(&mut self, links: &mut Links, force: &mut Force) {
+    fn keep_closed(&mut self, links: &mut Links, enforcer: &mut Enforcer) {
         let link = &self.endpoint.link;
-        let closed = close_record(links, force, &self.endpoint);
-        let closed = closed.and_then(|()| force.guard(link.host_ifindex));
+        let closed = close_record(links, enforcer, &self.endpoint);
+        let closed = closed.and_then(|()| enforcer.guard(link.host_ifindex));
         (self.state, self.problem) = match closed {
             Ok(()) => (EndpointState::DenyAll, None),
             Err(error) => (EndpointState::Unmanaged, Some(error.to_string())),
@@ -717,21 +717,21 @@ impl Managed {
 /// Lets nothing pass under the record of an endpoint.
 fn close_record(
     links: &mut Links,
-    force: &mut Force,
+    enforcer: &mut Enforcer,
     endpoint: &Endpoint,
 ) -> Result<(), AttachError> {
     // Asked while there may be no record yet: then this is the time that filters first go
     // there.
-    let link = wire(links, force, &endpoint.link);
-    force.close(endpoint, link.as_ref())
+    let link = wire(links, enforcer, &endpoint.link);
+    enforcer.close(endpoint, link.as_ref())
 }
 
 /// Returns what packets of a link are to carry, `None` if there is no number for them.
-fn wire(links: &mut Links, force: &Force, link: &EndpointLink) -> Option<Link> {
+fn wire(links: &mut Links, enforcer: &Enforcer, link: &EndpointLink) -> Option<Link> {
     let ifindex = link.host_ifindex;
     let known = links.take(ifindex, link.host_mac, uptime().as_secs())?;
     let adopt_until = known.adopt_until;
-    known.adopt_until = adopt_until.or_else(|| Some(force.deadline(ifindex)));
+    known.adopt_until = adopt_until.or_else(|| Some(enforcer.deadline(ifindex)));
     Some(*known)
 }
 

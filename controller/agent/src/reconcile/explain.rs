@@ -26,7 +26,7 @@ pub(super) enum Inquiry {
 impl Reconciler {
     /// Answers a question by what is in force.
     pub(super) fn explain(&self, inquiry: Inquiry, reply: oneshot::Sender<Reply>) {
-        let Some(inventory) = self.force.inventory().cloned() else {
+        let Some(inventory) = self.enforcer.inventory().cloned() else {
             // Whoever asked may have gone.
             _ = reply.send(Reply::NotExplained {
                 message: "the agent has put nothing in force that it could explain".to_owned(),
@@ -35,7 +35,7 @@ impl Reconciler {
         };
         let own_node_allowed = self.config.own_node == OwnNode::Allow;
         let diagnostics = self.diagnostics();
-        let revision = self.force.revision();
+        let revision = self.enforcer.revision();
         let answer = move || {
             let networks = PodNetworks::default();
             let report = match &inquiry {

@@ -44,7 +44,7 @@ impl Reconciler {
     fn fills(&self) -> impl Iterator<Item = (&EndpointId, FlowUse)> {
         let endpoints = self.endpoints.values().map(|managed| &managed.endpoint);
         endpoints.filter_map(|endpoint| {
-            let fill = self.force.flows_left(endpoint.link.host_ifindex)?;
+            let fill = self.enforcer.flows_left(endpoint.link.host_ifindex)?;
             Some((&endpoint.id, fill))
         })
     }

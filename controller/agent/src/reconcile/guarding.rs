@@ -69,8 +69,8 @@ impl Reconciler {
         let interfaces = self.interfaces.by_index.values();
         let adopted = interfaces.filter(|interface| {
             interface.kind == Kind::Veth
-                && (self.force.is_guarded(interface.ifindex)
-                    || self.force.is_open(interface.ifindex)
+                && (self.enforcer.is_guarded(interface.ifindex)
+                    || self.enforcer.is_open(interface.ifindex)
                     || self.released.contains_key(&interface.ifindex)
                     || self.is_named_uplink(interface))
         });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use cofferdam_dataplane::KernelError;
 
 use super::{Reconciler, chain};
-use crate::force::{Depth, Mismatch};
+use crate::enforcer::{Depth, Mismatch};
 
 /// Time between two looks at the hooks: tcx tells nobody of its changes. It is as short as
 /// leaves the looks [`LOOKING`] of a processor.
@@ -27,7 +27,7 @@ const LOOKS_AT_DEADLINES: u32 = 20;
 impl Reconciler {
     /// Pins everything again if somebody has cleaned the BPF file system.
     pub(super) fn restore_pins(&mut self, is_quick: bool) {
-        let lost = match self.force.restore_pins(is_quick) {
+        let lost = match self.enforcer.restore_pins(is_quick) {
             Ok(false) => None,
             Ok(true) => {
                 self.tamper_events += u64::from(self.unpinned.is_none());
@@ -60,7 +60,7 @@ impl Reconciler {
     /// Reads back what is in force, and repairs it if somebody has changed it.
     pub(super) fn verify(&mut self) {
         let depth = self.depth;
-        if let Err(mismatch) = self.force.read_back(depth) {
+        if let Err(mismatch) = self.enforcer.read_back(depth) {
             match mismatch {
                 Mismatch::Changed { .. } => {
                     self.tamper_events += 1;
@@ -70,9 +70,9 @@ impl Reconciler {
                     tracing::error!("{mismatch}: everything is put there again");
                 }
             }
-            let repaired = self.force.repair().map_err(|error| error.to_string());
+            let repaired = self.enforcer.repair().map_err(|error| error.to_string());
             let again = repaired.and_then(|()| {
-                let read = self.force.read_back(Depth::Whole);
+                let read = self.enforcer.read_back(Depth::Whole);
                 read.map_err(|mismatch| mismatch.to_string())
             });
             if let Err(error) = again {
@@ -80,13 +80,13 @@ impl Reconciler {
                 return;
             }
         }
-        if self.force.revision() != 0 {
+        if self.enforcer.revision() != 0 {
             self.verified_at = Some(SystemTime::now());
         }
     }
 
     pub(super) fn do_chores(&mut self) {
-        if self.force.do_chores() {
+        if self.enforcer.do_chores() {
             self.look_at_fills();
             self.note_usage();
         }
@@ -107,7 +107,7 @@ impl Reconciler {
             self.between_looks = taken.clamp(*BETWEEN_LOOKS.start(), *BETWEEN_LOOKS.end());
             self.end_bypasses();
             if self.looks.is_multiple_of(LOOKS_AT_DEADLINES) {
-                self.force.end_deadlines(&mut self.links);
+                self.enforcer.end_deadlines(&mut self.links);
             }
         }
     }
@@ -121,24 +121,24 @@ impl Reconciler {
 
     /// Repairs what others did to the hooks of workloads.
     pub(super) fn mend_hooks(&mut self, filters: bool) {
-        for ifindex in self.force.interfaces() {
+        for ifindex in self.enforcer.interfaces() {
             self.mend_hooks_of(ifindex, filters);
         }
     }
 
     /// Repairs what others did to the hooks of an interface of which word has come.
     pub(super) fn mend_interface(&mut self, ifindex: u32) {
-        match self.force.interfaces().contains(&ifindex) {
+        match self.enforcer.interfaces().contains(&ifindex) {
             true => self.mend_hooks_of(ifindex, true),
             false => self.mend_uplink(ifindex, true),
         }
     }
 
     pub(super) fn mend_hooks_of(&mut self, ifindex: u32, filters: bool) {
-        if !self.force.is_attached(ifindex) {
+        if !self.enforcer.is_attached(ifindex) {
             return;
         }
-        let mended = self.force.mend_hooks(ifindex, filters);
+        let mended = self.enforcer.mend_hooks(ifindex, filters);
         match &mended {
             Ok(_) => _ = self.out_of_place.remove(&ifindex),
             Err(_) => _ = self.out_of_place.insert(ifindex),
@@ -161,7 +161,7 @@ impl Reconciler {
 
     /// Looks at the filters of a few interfaces.
     fn look_at_filters(&mut self) {
-        let all = self.force.interfaces();
+        let all = self.enforcer.interfaces();
         let next = all.iter().position(|ifindex| *ifindex >= self.next_filters);
         let by_turns = all.iter().cycle().skip(next.unwrap_or(0));
         let few: Vec<u32> = by_turns

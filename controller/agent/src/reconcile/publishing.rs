@@ -7,14 +7,14 @@ use cofferdam_protocol::output::EndpointState;
 use super::{Managed, Reconciler};
 use crate::desired::Desired;
 use crate::endpoint::EndpointId;
-use crate::force::{PublishError, Published};
+use crate::enforcer::{PublishError, Published};
 
 impl Reconciler {
     /// Makes the kernel what the desired state says, as far as it can be, for messages
     /// that have arrived at some time.
     pub(super) fn converge(&mut self, added: &[EndpointId], arrived: Instant) {
         let began = Instant::now();
-        let before = self.force.revision();
+        let before = self.enforcer.revision();
         self.problem = None;
         self.tell_local();
         if self.documents.is_held() {
@@ -36,14 +36,14 @@ impl Reconciler {
         self.save_endpoints();
         self.tell_enforced();
         self.timings.reconciled(began.elapsed());
-        let after = self.force.revision();
+        let after = self.enforcer.revision();
         if after != before {
             tracing::info!(
                 revision = after,
                 endpoints = self.endpoints.len(),
                 accepted = self.documents.accepted(),
                 rejected = self.documents.rejected(),
-                in_force_us = (self.force.in_force_since())
+                in_force_us = (self.enforcer.in_force_since())
                     .map(|given| given.saturating_duration_since(arrived).as_micros() as u64),
                 milliseconds = arrived.elapsed().as_millis() as u64,
                 "published"
@@ -104,10 +104,10 @@ impl Reconciler {
         self.made = made;
         let Desired { warnings, .. } = &desired;
         let warnings = warnings.clone();
-        self.force.note_sweeps();
-        if let Published::Slots(slots) = self.force.publish(desired)? {
+        self.enforcer.note_sweeps();
+        if let Published::Slots(slots) = self.enforcer.publish(desired)? {
             tracing::info!(
-                revision = self.force.revision(),
+                revision = self.enforcer.revision(),
                 slots,
                 microseconds = began.elapsed().as_micros() as u64,
                 "added to the table in force"
@@ -126,7 +126,7 @@ impl Reconciler {
     pub(super) fn is_enforced(&self) -> bool {
         self.problem.is_none()
             && self.guarding.problem().is_none()
-            && self.force.revision() != 0
+            && self.enforcer.revision() != 0
             && (self.endpoints.values())
                 .all(|one| one.state == EndpointState::Enforced || one.is_refused)
             && (self.leaving.values()).all(|one| one.state == EndpointState::DenyAll)

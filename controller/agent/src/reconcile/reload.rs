@@ -23,7 +23,7 @@ impl Reconciler {
         }
         let is_switched = self.config.enforcement != next.enforcement;
         self.documents.follow(&next.files(), next.accept_partial);
-        self.force.set_adopt_midstream(next.adopt_midstream.0);
+        self.enforcer.set_adopt_midstream(next.adopt_midstream.0);
         self.early_drops.unsettle();
         self.config = Arc::new(next);
         if is_switched {

@@ -24,7 +24,7 @@ impl Reconciler {
     pub(super) fn sync_report(&self) -> SyncReport {
         SyncReport {
             schema: Schema,
-            revision: self.force.revision(),
+            revision: self.enforcer.revision(),
             enforced: self.is_enforced(),
             accepted: self.documents.accepted(),
             rejected: self.documents.rejected(),
@@ -42,7 +42,7 @@ impl Reconciler {
             schema: Schema,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel_release(),
-            revision: self.force.revision(),
+            revision: self.enforcer.revision(),
             enforced: self.is_enforced(),
             ready: self.obstacles().is_empty(),
             verified_at: self.verified_at.map(time::rfc3339),
@@ -59,7 +59,7 @@ impl Reconciler {
                     leaving,
                     links: self.links(managed.endpoint.link.host_ifindex),
                     bypassed_until: bypassed.get(&managed.endpoint.link.host_ifindex).cloned(),
-                    flows: (self.force.flows(managed.endpoint.link.host_ifindex)).map(|flows| {
+                    flows: (self.enforcer.flows(managed.endpoint.link.host_ifindex)).map(|flows| {
                         FlowUse {
                             used: flows.used.into(),
                             capacity: flows.capacity.into(),
@@ -109,7 +109,7 @@ impl Reconciler {
     }
 
     fn links(&self, ifindex: u32) -> Vec<Link> {
-        let states = self.force.hooks(ifindex).unwrap_or_default();
+        let states = self.enforcer.hooks(ifindex).unwrap_or_default();
         let links = states.into_iter().map(|state| Link {
             hook: state.hook.to_owned(),
             program_id: state.program_id.unwrap_or(0),
@@ -161,7 +161,7 @@ impl Reconciler {
             labels,
             state: managed.state,
             leaving,
-            revision: self.force.revision(),
+            revision: self.enforcer.revision(),
             problem: managed.problem.clone().or_else(|| self.unsaved.clone()),
         }
     }
@@ -179,7 +179,7 @@ impl Reconciler {
             labels: BTreeMap::new(),
             state: stranger.state,
             leaving: false,
-            revision: self.force.revision(),
+            revision: self.enforcer.revision(),
             problem: Some(stranger.problem.to_owned()),
         }
     }
@@ -235,7 +235,7 @@ impl Reconciler {
     /// A finding about each port of a Service that is denied for want of a hook behind it.
     fn service_warnings(&self) -> impl Iterator<Item = Diagnostic> {
         let unseen = self
-            .force
+            .enforcer
             .compiled()
             .map_or(&[][..], |compiled| &compiled.unseen);
         unseen.iter().map(|one| Diagnostic {
@@ -299,7 +299,7 @@ impl Reconciler {
         let etcd = self.documents.etcd_health();
         let etcd = etcd.filter(|_| !self.documents.is_held());
         obstacles.extend(etcd.iter().flat_map(etcd_problems));
-        if self.force.revision() == 0 && obstacles.is_empty() {
+        if self.enforcer.revision() == 0 && obstacles.is_empty() {
             obstacles.push("nothing is in force yet".to_owned());
         }
         obstacles
@@ -307,17 +307,18 @@ impl Reconciler {
 
     fn capacity(&self) -> Vec<Capacity> {
         let limits = self.config.limits();
-        let mut capacity: Vec<Capacity> = self.force.compiled().map_or_else(Vec::new, |compiled| {
-            let usage = compiled.usage.iter();
-            usage
-                .map(|usage| Capacity {
-                    table: usage.table.to_owned(),
-                    used: usage.used,
-                    max: usage.max.unwrap_or(0),
-                    bytes: usage.bytes,
-                })
-                .collect()
-        });
+        let mut capacity: Vec<Capacity> =
+            self.enforcer.compiled().map_or_else(Vec::new, |compiled| {
+                let usage = compiled.usage.iter();
+                usage
+                    .map(|usage| Capacity {
+                        table: usage.table.to_owned(),
+                        used: usage.used,
+                        max: usage.max.unwrap_or(0),
+                        bytes: usage.bytes,
+                    })
+                    .collect()
+            });
         let bytes = |name: &str| {
             let array = limits.arrays().into_iter().find(|array| array.name == name);
             array.map_or(0, |array| {
@@ -340,7 +341,7 @@ impl Reconciler {
         });
         capacity.push(Capacity {
             table: "addresses".to_owned(),
-            used: self.force.bound() as u64,
+            used: self.enforcer.bound() as u64,
             max: u64::from(limits.slots) - 1,
             bytes: bytes(cofferdam_verdict::capacity::map::ADDRESSES_V4)
                 + bytes(cofferdam_verdict::capacity::map::ADDRESSES_V6),
@@ -351,7 +352,7 @@ impl Reconciler {
 
     /// Mode of all policies in what is in force.
     fn enforcement(&self) -> output::Enforcement {
-        let in_force = self.force.inventory();
+        let in_force = self.enforcer.inventory();
         match in_force.map_or(self.config.enforcement.into(), Inventory::enforcement) {
             Mode::Enforce => output::Enforcement::Enforce,
             Mode::Audit => output::Enforcement::Audit,
@@ -360,7 +361,7 @@ impl Reconciler {
 
     /// Namespaces that are on audit by themselves in what is in force.
     fn audited_namespaces(&self) -> Vec<String> {
-        let Some(inventory) = self.force.inventory() else {
+        let Some(inventory) = self.enforcer.inventory() else {
             return Vec::new();
         };
         (inventory.namespaces().iter())
@@ -371,7 +372,7 @@ impl Reconciler {
 
     /// Bytes of the kernel's maps, as the kernel accounts for them.
     fn memory_bytes(&self) -> u64 {
-        self.force.map_bytes().unwrap_or_else(|error| {
+        self.enforcer.map_bytes().unwrap_or_else(|error| {
             tracing::error!("{}", chain(&error));
             0
         })
@@ -386,12 +387,12 @@ impl Reconciler {
         for stranger in self.strangers() {
             *endpoints.entry(stranger.state).or_default() += 1;
         }
-        let counters: Result<Vec<Counter>, KernelError> = self.force.kernel().counters();
+        let counters: Result<Vec<Counter>, KernelError> = self.enforcer.kernel().counters();
         let counters = counters.unwrap_or_else(|error| {
             tracing::error!("{error}");
             Vec::new()
         });
-        let usage = (self.force.compiled()).map_or(&[][..], |compiled| &compiled.usage);
+        let usage = (self.enforcer.compiled()).map_or(&[][..], |compiled| &compiled.usage);
         let table_bytes = usage.iter().map(|usage| usage.bytes).sum();
         let interfaces = &self.interfaces.by_index;
         let out_of_place = self.out_of_place.iter();
@@ -400,10 +401,10 @@ impl Reconciler {
         Facts {
             gathered: Instant::now(),
             counters,
-            hits: self.force.hits(),
-            rules: self.force.rules_in_force(),
-            revision: self.force.revision(),
-            table_age: self.force.in_force_since().map(|since| since.elapsed()),
+            hits: self.enforcer.hits(),
+            rules: self.enforcer.rules_in_force(),
+            revision: self.enforcer.revision(),
+            table_age: self.enforcer.in_force_since().map(|since| since.elapsed()),
             table_bytes,
             // The clock may have been set back.
             verified_age: (self.verified_at).map(|at| at.elapsed().unwrap_or_default()),

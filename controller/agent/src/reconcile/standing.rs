@@ -69,7 +69,7 @@ impl Reconciler {
             is_closed.then(|| (managed.endpoint.id.workload(), reason.to_owned()))
         });
         Standing {
-            revision: self.force.revision(),
+            revision: self.enforcer.revision(),
             is_enforced: self.is_enforced(),
             obstacles: self.obstacles(),
             in_force: self.in_force.clone(),

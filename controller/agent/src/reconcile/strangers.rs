@@ -35,7 +35,7 @@ impl Reconciler {
     /// Lists strangers, closed ones first.
     pub(super) fn strangers(&self) -> Vec<Stranger<'_>> {
         let managed = self.managed_interfaces();
-        let in_force: BTreeSet<u32> = self.force.interfaces().into_iter().collect();
+        let in_force: BTreeSet<u32> = self.enforcer.interfaces().into_iter().collect();
         let of_state = |is_closed: bool| {
             let interfaces = self.interfaces.by_index.values();
             let (in_force, managed) = (&in_force, &managed);
@@ -68,7 +68,7 @@ impl Reconciler {
     /// Counts interfaces that are closed because nobody knows whose they are.
     pub(super) fn closed_strangers(&self) -> usize {
         let managed = self.managed_interfaces();
-        let in_force = self.force.interfaces().into_iter();
+        let in_force = self.enforcer.interfaces().into_iter();
         in_force
             .filter(|ifindex| !managed.contains(ifindex))
             .count()
@@ -102,7 +102,7 @@ impl Reconciler {
     /// that the kernel's maps name, and those on which programs stand whose maps are lost.
     pub(super) fn close_strangers(&mut self) {
         let managed = self.managed_interfaces();
-        let in_force = self.force.interfaces().into_iter();
+        let in_force = self.enforcer.interfaces().into_iter();
         let in_force: BTreeSet<u32> = in_force
             .filter(|ifindex| !managed.contains(ifindex))
             .collect();
@@ -112,7 +112,7 @@ impl Reconciler {
                 continue;
             };
             tracing::error!(interface = %interface.name, "{CLOSED}");
-            if let Err(error) = self.force.close_as_is(ifindex) {
+            if let Err(error) = self.enforcer.close_as_is(ifindex) {
                 tracing::error!("{}", chain(&error));
             }
             self.unlinked.insert(ifindex);
@@ -123,7 +123,7 @@ impl Reconciler {
         });
         let judged: Vec<(u32, String)> = others
             .filter(|interface| {
-                interface.kind == Kind::Veth && self.force.stands(interface.ifindex)
+                interface.kind == Kind::Veth && self.enforcer.stands(interface.ifindex)
             })
             .map(|interface| (interface.ifindex, interface.name.clone()))
             .collect();
@@ -134,7 +134,7 @@ impl Reconciler {
                 "programs of an agent before judge here by maps that are lost; {CLOSED}"
             );
             let incarnation = self.take_incarnation();
-            if let Err(error) = self.force.close_unknown(ifindex, incarnation) {
+            if let Err(error) = self.enforcer.close_unknown(ifindex, incarnation) {
                 tracing::error!("{}", chain(&error));
             }
             self.unlinked.insert(ifindex);

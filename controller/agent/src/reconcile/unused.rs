@@ -12,13 +12,13 @@ use super::Reconciler;
 impl Reconciler {
     /// Notes which rules have decided since the last look.
     pub(super) fn note_usage(&mut self) {
-        self.usage.note(&self.force.hits(), SystemTime::now());
+        self.usage.note(&self.enforcer.hits(), SystemTime::now());
     }
 
     /// Returns the rules in force that have decided nothing for so long, or never.
     pub(super) fn unused_rules(&self, since: Option<Duration>) -> UnusedRules {
         let until = since.and_then(|since| SystemTime::now().checked_sub(since));
-        let rules = self.force.compiled().map(|compiled| &compiled.rules);
+        let rules = self.enforcer.compiled().map(|compiled| &compiled.rules);
         // Without an index it is a policy as it isolates.
         let rules = rules.into_iter().flat_map(|rules| rules.rules());
         let rules = rules.filter_map(|(_, entry)| Some((entry, entry.key.index?)));

@@ -51,7 +51,7 @@ impl Reconciler {
     pub(super) fn guard_uplinks(&mut self) {
         // Where a record is in force the interface is a workload's, known or not.
         let mut managed = self.managed_interfaces();
-        managed.extend(self.force.interfaces());
+        managed.extend(self.enforcer.interfaces());
         let others = self.interfaces.by_index.values();
         let others = others.filter(|interface| !managed.contains(&interface.ifindex));
         let uplinks: BTreeMap<u32, (Uplink, &str)> = others
@@ -68,7 +68,7 @@ impl Reconciler {
             if before.is_some_and(|one| one.problem.is_none() && one.uplink == uplink) {
                 continue;
             }
-            let problem = match self.force.guard_uplink(ifindex, uplink) {
+            let problem = match self.enforcer.guard_uplink(ifindex, uplink) {
                 Ok(()) => None,
                 Err(error) => Some(format!("interface {name}: {error}")),
             };
@@ -100,7 +100,7 @@ impl Reconciler {
         };
         let interface = self.interfaces.by_index.get(&ifindex);
         let name = interface.map_or("", |interface| interface.name.as_str());
-        standing.problem = match self.force.enforce_uplink(ifindex, standing.uplink) {
+        standing.problem = match self.enforcer.enforce_uplink(ifindex, standing.uplink) {
             Ok(()) => None,
             Err(error) => Some(format!("interface {name}: {error}")),
         };
@@ -130,7 +130,7 @@ impl Reconciler {
         if self.uplinks.unlinked.contains(&ifindex) {
             return;
         }
-        match (self.force).mend_uplink(ifindex, standing.uplink, filters) {
+        match (self.enforcer).mend_uplink(ifindex, standing.uplink, filters) {
             Ok(false) => {}
             Ok(true) => {
                 self.tamper_events += 1;
@@ -164,7 +164,7 @@ impl Reconciler {
                 continue;
             }
             // An interface that has just gone will be heard of.
-            for foreign in self.force.foreign(interface.ifindex).unwrap_or_default() {
+            for foreign in self.enforcer.foreign(interface.ifindex).unwrap_or_default() {
                 let counts = passes_both_ways || foreign.before;
                 if !counts && !foreign.hook.ends_with("ingress") {
                     continue;

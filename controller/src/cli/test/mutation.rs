@@ -11,8 +11,8 @@ use cofferdam_answers::reach::{MutantReport, MutationReport};
 use cofferdam_policies::analysis::{Mutant, mutants};
 use cofferdam_policies::connectivity::{Changes, Connectivity, View};
 use cofferdam_policies::documents::Source;
-use cofferdam_policies::expectations::{self, Outcome, PolicyTest};
 use cofferdam_policies::inventory::Inventory;
+use cofferdam_policies::policy_test::{self, Outcome, PolicyTest};
 use cofferdam_policies::reach::{PodNetworks, Reach};
 
 /// Fate of a mutant.
@@ -98,7 +98,7 @@ impl Original<'_> {
         let changed = mutant.of(self.inventory);
         let reach = Reach::in_networks(&changed, self.networks)?;
         let reach = reach.with_own_node_allowed(self.reach.is_own_node_allowed());
-        let results = expectations::check(&reach, self.tests);
+        let results = policy_test::check(&reach, self.tests);
         if !results.outcomes.iter().all(Outcome::holds) {
             return Ok(Fate::Noticed);
         }

@@ -17,12 +17,16 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Lost, Sink, sentence};
 
-/// Longest time for one batch, from the connection to the answer.
+/// Longest time for one batch, from the first connection to the last answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pause before a batch is sent again that a collector could not take now; each further one is
+/// twice as long, and as long as the collector asks for.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
@@ -63,10 +67,7 @@ impl Sink for Otlp {
             runtime,
             connection,
         } = self;
-        let sent = runtime.block_on(async {
-            let answer = timeout(PATIENCE, post(address, connection, body)).await;
-            answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        });
+        let sent = runtime.block_on(deliver(address, connection, &body));
         let lost = |count, source| Err(Lost { count, source });
         match sent {
             Ok(0) => Ok(()),
@@ -82,17 +83,67 @@ impl Sink for Otlp {
     }
 }
 
+/// Reason for which a collector has not taken a batch.
+struct Refusal {
+    error: io::Error,
+    /// Least pause before the batch may be sent again; `None` if it must not: it may have been
+    /// taken, or is wrong.
+    again: Option<Duration>,
+}
+
+impl Refusal {
+    /// The batch may have been taken.
+    fn final_one(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            error: io::Error::other(error),
+            again: None,
+        }
+    }
+}
+
+/// Sends a batch, again and again while the collector cannot take it now, within
+/// [`PATIENCE`]. Returns how many records the collector rejects.
+///
+/// Source: OTLP specification, "Failures" of OTLP/HTTP.
+async fn deliver(
+    address: &Uri,
+    connection: &mut Option<SendRequest<Full<Bytes>>>,
+    body: &Bytes,
+) -> io::Result<u64> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let answer = timeout_at(deadline, post(address, connection, body.clone())).await;
+        let refusal = match answer {
+            Ok(Ok(rejected)) => return Ok(rejected),
+            Ok(Err(refusal)) => refusal,
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        let next = refusal.again.map(|least| Instant::now() + pause.max(least));
+        let Some(next) = next.filter(|next| *next < deadline) else {
+            return Err(refusal.error);
+        };
+        *connection = None;
+        sleep_until(next).await;
+        pause *= 2;
+    }
+}
+
 /// Sends one request. Returns how many records the collector rejects.
 async fn post(
     address: &Uri,
     connection: &mut Option<SendRequest<Full<Bytes>>>,
     body: Bytes,
-) -> io::Result<u64> {
+) -> Result<u64, Refusal> {
     let authority = address
         .authority()
         .map_or("", |authority| authority.as_str());
     if connection.as_ref().is_none_or(SendRequest::is_closed) {
-        *connection = Some(connect(address).await?);
+        // Nothing has been sent yet.
+        *connection = Some(connect(address).await.map_err(|error| Refusal {
+            error,
+            again: Some(Duration::ZERO),
+        })?);
     }
     let connection = connection.as_mut().expect("it has just been made");
     let path = match address.path() {
@@ -105,22 +156,42 @@ async fn post(
         .header(header::HOST, authority)
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))
-        .map_err(io::Error::other)?;
-    connection.ready().await.map_err(io::Error::other)?;
+        .map_err(Refusal::final_one)?;
+    connection.ready().await.map_err(|error| Refusal {
+        again: Some(Duration::ZERO),
+        ..Refusal::final_one(error)
+    })?;
     let answer = connection.send_request(request).await;
-    let answer = answer.map_err(io::Error::other)?;
+    let answer = answer.map_err(Refusal::final_one)?;
     let status = answer.status();
+    let pause = answer.headers().get(header::RETRY_AFTER);
+    let pause = pause.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+    let pause = Duration::from_secs(pause.unwrap_or(0));
     // Read to its end, so that the connection serves again.
     let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-    let body = body.map_err(io::Error::other)?.to_bytes();
+    let body = body.map_err(Refusal::final_one)?.to_bytes();
     if status != StatusCode::OK {
-        return Err(io::Error::other(format!("the collector answers {status}")));
+        return Err(Refusal {
+            again: is_temporary(status).then_some(pause),
+            ..Refusal::final_one(format!("the collector answers {status}"))
+        });
     }
     let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
     let rejected = &answer["partialSuccess"]["rejectedLogRecords"];
     // Numbers of 64 bits are texts in this form.
     let as_text = || rejected.as_str().and_then(|text| text.parse().ok());
     Ok(rejected.as_u64().or_else(as_text).unwrap_or(0))
+}
+
+/// Returns `true` if a collector that answers so may take the same batch later.
+fn is_temporary(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
 }
 
 async fn connect(address: &Uri) -> io::Result<SendRequest<Full<Bytes>>> {
@@ -235,17 +306,21 @@ mod tests {
     use super::*;
     use crate::records::tests::record;
 
-    /// Answers requests of one connection with these; returns what was asked.
+    /// Answers requests with these, and closes the connection behind one that says so; returns
+    /// what was asked.
     fn collector(
         answers: &'static [&'static str],
     ) -> (Uri, thread::JoinHandle<Vec<(String, Value)>>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let asked = thread::spawn(move || {
-            let (stream, _) = listener.accept().unwrap();
-            let mut read = BufReader::new(stream);
+            let accept = || BufReader::new(listener.accept().unwrap().0);
+            let mut read = accept();
             let mut asked = Vec::new();
-            for answer in answers {
+            for (place, answer) in answers.iter().enumerate() {
+                if place > 0 && answers[place - 1].contains("Connection: close") {
+                    read = accept();
+                }
                 let mut head = String::new();
                 while !head.ends_with("\r\n\r\n") {
                     assert!(read.read_line(&mut head).unwrap() > 0, "{head}");
@@ -273,7 +348,7 @@ mod tests {
         let (address, asked) = collector(&[
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
             "HTTP/1.1 200 OK\r\nContent-Length: 46\r\n\r\n{\"partialSuccess\":{\"rejectedLogRecords\":\"1\"}} ",
-            "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
         ]);
         let mut otlp = Otlp::new(address).unwrap();
         let records = [record(RecordType::Denied), record(RecordType::Audit)];
@@ -285,7 +360,7 @@ mod tests {
         );
         let refused = otlp.pass_on(&records).unwrap_err();
         assert_eq!(refused.count, 2);
-        assert!(refused.source.to_string().contains("503"), "{refused}");
+        assert!(refused.source.to_string().contains("400"), "{refused}");
         let asked = asked.join().unwrap();
         let (head, body) = &asked[0];
         assert!(head.starts_with("POST /v1/logs HTTP/1.1\r\n"), "{head}");
@@ -306,5 +381,37 @@ mod tests {
         assert!(time > 1_700_000_000_000_000_000, "{time}");
         // Nobody listens any more.
         assert_eq!(otlp.pass_on(&records).unwrap_err().count, 2);
+    }
+
+    /// A collector that is busy, or restarts, gets the batch when it can take it.
+    #[test]
+    fn a_batch_is_sent_again_to_a_collector_that_cannot_take_it_now() {
+        let (address, asked) = collector(&[
+            "HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 429 Slow\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        ]);
+        let mut otlp = Otlp::new(address).unwrap();
+        let begun = Instant::now();
+        otlp.pass_on(&[record(RecordType::Denied)]).unwrap();
+        assert!(
+            begun.elapsed() >= Duration::from_secs(1),
+            "as long as it asked for"
+        );
+        let asked = asked.join().unwrap();
+        assert_eq!(asked.len(), 3);
+        assert!(asked.iter().all(|(_, body)| *body == asked[0].1));
+    }
+
+    /// Whoever asks for more patience than there is loses the batch at once.
+    #[test]
+    fn a_pause_beyond_all_patience_is_not_waited_for() {
+        let (address, asked) =
+            collector(&["HTTP/1.1 503 Busy\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n"]);
+        let mut otlp = Otlp::new(address).unwrap();
+        let begun = Instant::now();
+        let lost = otlp.pass_on(&[record(RecordType::Denied)]).unwrap_err();
+        assert!(begun.elapsed() < PATIENCE);
+        assert_eq!((lost.count, asked.join().unwrap().len()), (1, 1));
     }
 }

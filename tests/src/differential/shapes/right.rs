@@ -1,6 +1,6 @@
 //! Right packets of every protocol, and what they may have without being wrong.
 
-use cofferdam_policies::oracle::Payload;
+use cofferdam_oracle::Payload;
 use cofferdam_verdict::reason::Reason;
 use fastrand::Rng;
 

@@ -1,6 +1,6 @@
 //! Transport headers that lie, and one that only a server may send.
 
-use cofferdam_policies::oracle::Payload;
+use cofferdam_oracle::Payload;
 use cofferdam_verdict::reason::Reason;
 
 use super::right::{addressed, bytes, port};

@@ -11,7 +11,7 @@
 //! removal publishes one, every number that is spare in the table in force has rested.
 
 pub mod dataplane;
-mod enforcer;
+mod execute;
 #[cfg(test)]
 mod in_memory;
 pub mod plan;
@@ -37,7 +37,7 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::links::{Link, Links};
 
-use cofferdam_telemetry::names::SharedNames;
+use cofferdam_telemetry::snapshots::Snapshots;
 use dataplane::Dataplane as _;
 use plan::InForce;
 pub use read_back::{Depth, Mismatch};
@@ -80,7 +80,7 @@ pub enum PublishError {
 }
 
 /// The kernel side of this node.
-pub struct Force<D = Kernel> {
+pub struct Enforcer<D = Kernel> {
     kernel: D,
     in_force: InForce,
     /// Times on the clock of flows until which policy denies endpoints nothing, by their
@@ -91,7 +91,7 @@ pub struct Force<D = Kernel> {
     compiler: Compiler,
     /// Time at which the kernel was given the table in force, if that was by this agent.
     in_force_since: Option<Instant>,
-    names: SharedNames,
+    names: Snapshots,
     hits: Hits,
     node: String,
     adopt_midstream: Duration,
@@ -104,13 +104,13 @@ pub struct Force<D = Kernel> {
     ended_epochs: Instant,
 }
 
-impl Force<Kernel> {
+impl Enforcer<Kernel> {
     /// Takes up what an agent before has left in force, or begins anew. The next table
     /// has a number greater than `revision`, and than that of any table in force.
     ///
     /// # Errors
     /// Whatever the kernel refuses.
-    pub fn open(config: &Config, revision: u64, names: SharedNames) -> Result<Self, KernelError> {
+    pub fn open(config: &Config, revision: u64, names: Snapshots) -> Result<Self, KernelError> {
         let limits = config.limits();
         let mebibytes = |endpoints, sets| limits.memory_bytes(endpoints, sets) >> 20;
         tracing::info!(
@@ -274,7 +274,7 @@ impl Force<Kernel> {
         self.kernel.dismantle()
     }
 
-    /// Returns the time at which [`Force::do_chores`] has something to do again.
+    /// Returns the time at which [`Enforcer::do_chores`] has something to do again.
     #[must_use]
     pub fn next_chore(&self) -> Instant {
         let mut next = self.next_sweep();

@@ -5,9 +5,9 @@
 //! `ClusterNetworkPolicy` is written down. It is slow, and short enough to be read
 //! beside those texts.
 //!
-//! Must not use anything of the documents, selectors, inventory or compiler of
-//! this crate, nor of the verdict crate: a mistake there must show as a
-//! disagreement here.
+//! Must not use anything of documents, selectors, inventory or compiler, nor of the
+//! verdict crate: a mistake there must show as a disagreement here. Therefore this crate
+//! depends on no other of the workspace.
 //!
 //! It expects documents that passed validation. Invariant: what it does not
 //! understand never allows, so that a rule that should have been refused does not:

@@ -28,7 +28,7 @@ pub struct SlotName {
 
 /// The names of one revision.
 #[derive(Debug)]
-pub struct Names {
+pub struct Snapshot {
     /// The revision.
     pub revision: u64,
     // Copies, which share nearly everything with those of other revisions.
@@ -38,7 +38,7 @@ pub struct Names {
     pub rules: Arc<RuleTable>,
 }
 
-impl Names {
+impl Snapshot {
     /// The names of a table that was made of these.
     #[must_use]
     pub fn new(revision: u64, inventory: &Inventory, plan: &SlotPlan, compiled: &Compiled) -> Self {
@@ -124,13 +124,13 @@ impl EndpointNames {
 
 /// The names of the last revisions, shared with whoever reads records.
 #[derive(Debug, Clone)]
-pub struct SharedNames {
+pub struct Snapshots {
     node: Arc<str>,
-    tables: Arc<Mutex<VecDeque<Arc<Names>>>>,
+    tables: Arc<Mutex<VecDeque<Arc<Snapshot>>>>,
     endpoints: Arc<Mutex<EndpointNames>>,
 }
 
-impl SharedNames {
+impl Snapshots {
     /// Nothing but the node of this name is known yet.
     #[must_use]
     pub fn new(node: &str) -> Self {
@@ -149,7 +149,7 @@ impl SharedNames {
 
     /// Adds the names of the next revision, or those that have been added to a revision
     /// since.
-    pub fn add(&self, names: Arc<Names>) {
+    pub fn add(&self, names: Arc<Snapshot>) {
         let mut all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last = all.iter_mut().rev();
         if let Some(same) = last.find(|one| one.revision == names.revision) {
@@ -164,7 +164,7 @@ impl SharedNames {
 
     /// The names of the revision with this low word.
     #[must_use]
-    pub fn of(&self, revision_low: u32) -> Option<Arc<Names>> {
+    pub fn of(&self, revision_low: u32) -> Option<Arc<Snapshot>> {
         let all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all
             .iter()
@@ -176,7 +176,7 @@ impl SharedNames {
     /// The names of the newest revision that an entry of the flow table may have been decided
     /// under.
     #[must_use]
-    pub fn of_entry(&self, word: StateWord) -> Option<Arc<Names>> {
+    pub fn of_entry(&self, word: StateWord) -> Option<Arc<Snapshot>> {
         let all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let mut newest = all.iter().rev();
         let found = newest.find(|names| word.behind(names.revision as u32) == 0);

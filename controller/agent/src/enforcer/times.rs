@@ -10,10 +10,10 @@ use std::time::Duration;
 use cofferdam_dataplane::{Kernel, KernelError};
 use cofferdam_verdict::bypass::MAX_JIFFIES;
 
-use super::Force;
+use super::Enforcer;
 use crate::links::Links;
 
-impl Force<Kernel> {
+impl Enforcer<Kernel> {
     /// Returns the end of the time in which connections from before are adopted on an
     /// interface, if no filters have been on it: where there is a record they have, and
     /// the time is that of the record. 0 if none are adopted.

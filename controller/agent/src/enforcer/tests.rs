@@ -7,18 +7,18 @@ use std::net::IpAddr;
 
 use cofferdam_dataplane::Program;
 use cofferdam_policies::documents::{assemble, parse};
-use cofferdam_telemetry::names::SharedNames;
+use cofferdam_telemetry::snapshots::Snapshots;
 use cofferdam_verdict::judge::probe;
 use cofferdam_verdict::verdict::{Action as Verdict, Verdict as Word};
 
-use super::Force;
+use super::Enforcer;
 use super::dataplane::Dataplane;
 use super::in_memory::{InMemory, Tampered};
 use super::read_back::Depth;
 use crate::desired::desired;
 use crate::endpoint::Endpoint;
 use crate::links::Link;
-use crate::probe::questions;
+use crate::self_check::questions;
 
 const NODE: &str = "n1";
 
@@ -141,38 +141,38 @@ fn link(ifindex: u32) -> Link {
     }
 }
 
-fn over(dataplane: InMemory) -> Force<InMemory> {
-    Force::over(dataplane, 0, SharedNames::new(NODE), NODE)
+fn over(dataplane: InMemory) -> Enforcer<InMemory> {
+    Enforcer::over(dataplane, 0, Snapshots::new(NODE), NODE)
 }
 
 /// Brings a state into force as the reconciling thread does. Returns `true` if nothing was
 /// refused.
-fn settle(force: &mut Force<InMemory>, state: &State) -> bool {
+fn settle(enforcer: &mut Enforcer<InMemory>, state: &State) -> bool {
     let mut is_settled = true;
     // What leaves is closed at once, and so is what comes.
     for ifindex in force.interfaces() {
         if !state.endpoints.contains_key(&ifindex) {
-            is_settled &= force.close_as_is(ifindex).is_ok();
+            is_settled &= enforcer.close_as_is(ifindex).is_ok();
         }
     }
     for endpoint in state.described() {
         let ifindex = endpoint.link.host_ifindex;
-        if !force.is_guarded(ifindex) {
-            let closed =
-                force.is_open(ifindex) || force.close(&endpoint, Some(&link(ifindex))).is_ok();
-            is_settled &= closed && force.guard(ifindex).is_ok();
+        if !enforcer.is_guarded(ifindex) {
+            let closed = enforcer.is_open(ifindex)
+                || enforcer.close(&endpoint, Some(&link(ifindex))).is_ok();
+            is_settled &= closed && enforcer.guard(ifindex).is_ok();
         }
     }
-    if force.publish(state.desired()).is_err() {
+    if enforcer.publish(state.desired()).is_err() {
         return false;
     }
     for endpoint in state.described() {
         let ifindex = endpoint.link.host_ifindex;
-        is_settled &= match force.enforce(&endpoint, &link(ifindex)) {
-            Ok(true) => force.guard(ifindex).is_ok(),
+        is_settled &= match enforcer.enforce(&endpoint, &link(ifindex)) {
+            Ok(true) => enforcer.guard(ifindex).is_ok(),
             Ok(false) | Err(_) => {
                 // Refused or not, it is not as it is desired.
-                _ = force.close(&endpoint, Some(&link(ifindex)));
+                _ = enforcer.close(&endpoint, Some(&link(ifindex)));
                 false
             }
         };
@@ -185,7 +185,7 @@ const INTERFACES: [u32; 4] = [11, 12, 13, 14];
 
 /// Pairs of interfaces, or of an interface and a far address, between which an opening segment
 /// passes, as the hooks judge by what they have.
-fn passing(force: &Force<InMemory>) -> BTreeSet<(String, String)> {
+fn passing(enforcer: &Enforcer<InMemory>) -> BTreeSet<(String, String)> {
     let far = ["10.9.0.7", "10.9.0.8", "192.0.2.77"].map(|text| text.parse::<IpAddr>().unwrap());
     let mut passing = BTreeSet::new();
     for from in INTERFACES {
@@ -193,27 +193,34 @@ fn passing(force: &Force<InMemory>) -> BTreeSet<(String, String)> {
             addresses: address(from).map(|address| (address, 0)).to_vec(),
             ..as_put(from)
         };
-        let stamp = stamp_of(force, from);
+        let stamp = stamp_of(enforcer, from);
         for to in INTERFACES.iter().filter(|to| **to != from) {
             for family in 0..2 {
                 let peer = address(*to)[family];
-                let left = asks(force, from, Program::FROM_WORKLOAD, &own, peer, 0);
+                let left = asks(enforcer, from, Program::FROM_WORKLOAD, &own, peer, 0);
                 let receiver = cofferdam_dataplane::Endpoint {
                     addresses: address(*to).map(|address| (address, 0)).to_vec(),
                     ..as_put(*to)
                 };
                 let source = address(from)[family];
-                let came = asks(force, *to, Program::TO_WORKLOAD, &receiver, source, stamp);
+                let came = asks(
+                    enforcer,
+                    *to,
+                    Program::TO_WORKLOAD,
+                    &receiver,
+                    source,
+                    stamp,
+                );
                 if left && came {
                     passing.insert((format!("{from}/{family}"), format!("{to}/{family}")));
                 }
             }
         }
         for address in far {
-            if asks(force, from, Program::FROM_WORKLOAD, &own, address, 0) {
+            if asks(enforcer, from, Program::FROM_WORKLOAD, &own, address, 0) {
                 passing.insert((from.to_string(), address.to_string()));
             }
-            if asks(force, from, Program::TO_WORKLOAD, &own, address, 0) {
+            if asks(enforcer, from, Program::TO_WORKLOAD, &own, address, 0) {
                 passing.insert((address.to_string(), from.to_string()));
             }
         }
@@ -237,8 +244,8 @@ fn as_put(ifindex: u32) -> cofferdam_dataplane::Endpoint {
 }
 
 /// The stamp that packets from an interface carry: none where nothing judges.
-fn stamp_of(force: &Force<InMemory>, ifindex: u32) -> u16 {
-    match force.kernel.filters.contains(&ifindex) {
+fn stamp_of(enforcer: &Enforcer<InMemory>, ifindex: u32) -> u16 {
+    match enforcer.kernel.filters.contains(&ifindex) {
         true => ifindex as u16,
         false => 0,
     }
@@ -246,14 +253,14 @@ fn stamp_of(force: &Force<InMemory>, ifindex: u32) -> u16 {
 
 /// Returns `true` if an opening segment between an endpoint and a peer passes on an interface.
 fn asks(
-    force: &Force<InMemory>,
+    enforcer: &Enforcer<InMemory>,
     ifindex: u32,
     program: Program,
     own: &cofferdam_dataplane::Endpoint,
     peer: IpAddr,
     stamp: u16,
 ) -> bool {
-    if !force.kernel.filters.contains(&ifindex) {
+    if !enforcer.kernel.filters.contains(&ifindex) {
         return true;
     }
     let mut asked = questions(own, &[(peer, stamp)]).into_iter().filter(|one| {
@@ -263,7 +270,7 @@ fn asks(
     let question = asked.next().expect("a question about the peer");
     let mut context = question.context;
     context.cb[probe::STAMP] = stamp.into();
-    let answer = force.kernel.probe(program, &question.frame, &context);
+    let answer = enforcer.kernel.probe(program, &question.frame, &context);
     let (enforced, _): (Word, Word) = answer.expect("an answer").expect("verdicts");
     enforced.action == Verdict::Allow
 }
@@ -279,9 +286,9 @@ fn has(frame: &[u8], address: IpAddr) -> bool {
 
 /// Returns what passes when a state has been settled from nothing.
 fn anew(state: &State) -> BTreeSet<(String, String)> {
-    let mut force = over(InMemory::new());
-    assert!(settle(&mut force, state));
-    passing(&force)
+    let mut enforcer = over(InMemory::new());
+    assert!(settle(&mut enforcer, state));
+    passing(&enforcer)
 }
 
 fn start() -> State {
@@ -326,26 +333,30 @@ fn every_order_of_the_same_events_ends_in_the_same_state() {
         order.rotate_left(1 + turn % 3);
         let at = turn % (order.len() - 1);
         order.swap(at, at + 1);
-        let mut force = over(InMemory::new());
+        let mut enforcer = over(InMemory::new());
         let mut state = start();
-        assert!(settle(&mut force, &state));
+        assert!(settle(&mut enforcer, &state));
         for event in &order {
             state = state.after(*event);
             // Sometimes several arrive at once.
             if turn % 4 != 0 {
-                assert!(settle(&mut force, &state), "{order:?}");
+                assert!(settle(&mut enforcer, &state), "{order:?}");
             }
         }
-        assert!(settle(&mut force, &state), "{order:?}");
+        assert!(settle(&mut enforcer, &state), "{order:?}");
         // The interface of the one that left stays closed while it is there.
         let left = |set: BTreeSet<(String, String)>| -> BTreeSet<(String, String)> {
             let is_of = |end: &String| end.split('/').next() == Some("12");
             let others = set.into_iter().filter(|(a, b)| !is_of(a) && !is_of(b));
             others.collect()
         };
-        assert_eq!(left(passing(&force)), left(expected.clone()), "{order:?}");
-        assert!(!force.is_open(12));
-        force
+        assert_eq!(
+            left(passing(&enforcer)),
+            left(expected.clone()),
+            "{order:?}"
+        );
+        assert!(!enforcer.is_open(12));
+        enforcer
             .read_back(Depth::Whole)
             .expect("it is what was put there");
     }
@@ -366,11 +377,11 @@ fn transitions() -> impl Iterator<Item = (State, State)> {
 
 /// Number of calls that a transition takes.
 fn calls(before: &State, after: &State) -> usize {
-    let mut force = over(InMemory::new());
-    assert!(settle(&mut force, before));
-    let so_far = force.kernel.calls;
-    assert!(settle(&mut force, after));
-    force.kernel.calls - so_far
+    let mut enforcer = over(InMemory::new());
+    assert!(settle(&mut enforcer, before));
+    let so_far = enforcer.kernel.calls;
+    assert!(settle(&mut enforcer, after));
+    enforcer.kernel.calls - so_far
 }
 
 /// Returns `true` if an end is an endpoint of a state.
@@ -389,9 +400,9 @@ fn moves(before: &State, after: &State, end: &str) -> bool {
 /// Fails if more passes than before or than is desired, or less than both before and as
 /// desired. What comes to an interface that is open to everybody before it is added counts as
 /// before.
-fn assert_between(force: &Force<InMemory>, before: &State, after: &State, what: &str) {
+fn assert_between(enforcer: &Enforcer<InMemory>, before: &State, after: &State, what: &str) {
     let allowed = &anew(before) | &anew(after);
-    let now = passing(force);
+    let now = passing(enforcer);
     let wider: Vec<_> = now.difference(&allowed).collect();
     assert!(
         wider.is_empty(),
@@ -410,18 +421,18 @@ fn a_call_that_is_refused_makes_nothing_wider_and_is_tried_again() {
     let mut refused = 0;
     for (before, after) in transitions() {
         for call in 1..=calls(&before, &after) {
-            let mut force = over(InMemory::new());
-            assert!(settle(&mut force, &before));
-            force.kernel.refused = Some(force.kernel.calls + call);
-            let is_settled = settle(&mut force, &after);
+            let mut enforcer = over(InMemory::new());
+            assert!(settle(&mut enforcer, &before));
+            enforcer.kernel.refused = Some(enforcer.kernel.calls + call);
+            let is_settled = settle(&mut enforcer, &after);
             let what = format!("call {call} refused");
             assert!(
                 !is_settled,
                 "{what} goes unnoticed: {before:?} to {after:?}"
             );
-            assert_between(&force, &before, &after, &what);
-            assert!(settle(&mut force, &after), "{what}");
-            assert_same_end(&force, &before, &after, &what);
+            assert_between(&enforcer, &before, &after, &what);
+            assert!(settle(&mut enforcer, &after), "{what}");
+            assert_same_end(&enforcer, &before, &after, &what);
             refused += 1;
         }
     }
@@ -433,13 +444,13 @@ fn an_agent_that_dies_between_two_calls_is_taken_up_by_the_next() {
     let mut deaths = 0;
     for (before, after) in transitions() {
         for call in 1..=calls(&before, &after) {
-            let mut force = over(InMemory::new());
-            assert!(settle(&mut force, &before));
-            force.kernel.dead_from = Some(force.kernel.calls + call);
-            settle(&mut force, &after);
+            let mut enforcer = over(InMemory::new());
+            assert!(settle(&mut enforcer, &before));
+            enforcer.kernel.dead_from = Some(enforcer.kernel.calls + call);
+            settle(&mut enforcer, &after);
             let what = format!("dead from call {call} on");
-            assert_between(&force, &before, &after, &what);
-            let mut dataplane = force.kernel;
+            assert_between(&enforcer, &before, &after, &what);
+            let mut dataplane = enforcer.kernel;
             dataplane.dead_from = None;
             let mut next = over(dataplane);
             assert_between(&next, &before, &after, &what);
@@ -454,14 +465,14 @@ fn an_agent_that_dies_between_two_calls_is_taken_up_by_the_next() {
 
 /// Fails unless what passes is what is desired, but for interfaces that were added and have
 /// left: they are closed as long as they are there.
-fn assert_same_end(force: &Force<InMemory>, before: &State, after: &State, what: &str) {
+fn assert_same_end(enforcer: &Enforcer<InMemory>, before: &State, after: &State, what: &str) {
     let leaves = |end: &str| moves(before, after, end) && !is_in(after, end);
     let expected = anew(after);
     let expected = expected
         .into_iter()
         .filter(|(from, to)| !leaves(from) && !leaves(to));
     assert_eq!(
-        passing(force),
+        passing(enforcer),
         expected.collect::<BTreeSet<_>>(),
         "{what}: {before:?} to {after:?}"
     );
@@ -471,14 +482,14 @@ fn assert_same_end(force: &Force<InMemory>, before: &State, after: &State, what:
 #[test]
 fn what_others_change_is_found() {
     let settled = || {
-        let mut force = over(InMemory::new());
-        assert!(settle(&mut force, &start()));
-        force
+        let mut enforcer = over(InMemory::new());
+        assert!(settle(&mut enforcer, &start()));
+        enforcer
             .read_back(Depth::Whole)
             .expect("it is what was put there");
-        force
+        enforcer
     };
-    let slot = |force: &Force<InMemory>| force.in_force.endpoints[&11].addresses[1].1;
+    let slot = |enforcer: &Enforcer<InMemory>| enforcer.in_force.endpoints[&11].addresses[1].1;
     let own = slot(&settled());
     for with in [
         Tampered::Address([10, 0, 0, 99].into(), own),
@@ -488,9 +499,9 @@ fn what_others_change_is_found() {
         Tampered::Bypass(own),
         Tampered::Flags(11),
     ] {
-        let mut force = settled();
-        force.kernel.tamper(with);
-        let read = force.read_back(Depth::Whole);
+        let mut enforcer = settled();
+        enforcer.kernel.tamper(with);
+        let read = enforcer.read_back(Depth::Whole);
         assert!(read.is_err(), "{with:?}");
     }
 }

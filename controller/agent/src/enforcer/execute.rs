@@ -12,20 +12,20 @@ use cofferdam_policies::compiler::{Compiled, Compiler, Slot, SlotPlan};
 use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
 use cofferdam_policies::shared_map::SharedMap;
 use cofferdam_telemetry::hits::{CountsByRule, HitKey, Hits, Meaning, SavedHits};
-use cofferdam_telemetry::names::{Names, SharedNames};
+use cofferdam_telemetry::snapshots::{Snapshot, Snapshots};
 use cofferdam_verdict::endpoint::MAX_LISTENERS;
 
 use super::dataplane::Dataplane;
 use super::plan::{Action, InForce, TablePlan};
 use super::read_back::FIRST_ADDRESS;
-use super::{Force, PublishError, Published, TABLES_PER_SWEEP};
+use super::{Enforcer, PublishError, Published, TABLES_PER_SWEEP};
 use crate::desired::Desired;
 use crate::links::Link;
 
-impl<D: Dataplane> Force<D> {
+impl<D: Dataplane> Enforcer<D> {
     /// Takes up what a dataplane has in force. The next table has a number greater than
     /// `revision`, and than that of any table in force.
-    pub fn over(mut kernel: D, revision: u64, names: SharedNames, node: &str) -> Self {
+    pub fn over(mut kernel: D, revision: u64, names: Snapshots, node: &str) -> Self {
         let mut bound = SharedMap::default();
         for (address, number) in kernel.bound_addresses() {
             bound.insert(address, number);
@@ -212,7 +212,7 @@ impl<D: Dataplane> Force<D> {
                 if let Some((before, compiled)) = &mut self.in_force.published {
                     // Before the first packet that is judged by them.
                     let revision = self.in_force.revision;
-                    let names = Names::new(revision, &desired.inventory, &plan, compiled);
+                    let names = Snapshot::new(revision, &desired.inventory, &plan, compiled);
                     self.names.add(Arc::new(names));
                     *before = desired;
                     self.in_force.plan = plan;
@@ -232,7 +232,7 @@ impl<D: Dataplane> Force<D> {
     ) -> Result<(), AttachError> {
         let revision = self.in_force.revision + 1;
         // Before the first packet that is judged by it.
-        let names = Names::new(revision, &desired.inventory, &plan, &table);
+        let names = Snapshot::new(revision, &desired.inventory, &plan, &table);
         self.names.add(Arc::new(names));
         let before = self.kernel.revision().unwrap_or(0);
         let action = Action::Publish(table);

@@ -18,10 +18,10 @@ use cofferdam_verdict::verdict::Verdict;
 use nix::net::if_::if_indextoname;
 use thiserror::Error;
 
-use super::Force;
+use super::Enforcer;
 use super::dataplane::Dataplane;
 use super::plan::InForce;
-use crate::probe::{Question, questions};
+use crate::self_check::{Question, questions};
 
 /// Addresses that are read back after a change, beside those that are new, by turns.
 const ADDRESSES_AT_ONCE: usize = 1_024;
@@ -64,7 +64,7 @@ pub enum Mismatch {
     },
 }
 
-impl<D: Dataplane> Force<D> {
+impl<D: Dataplane> Enforcer<D> {
     /// Compares what the kernel has with what it was given.
     ///
     /// # Errors

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use cofferdam_dataplane::{AttachError, Kernel, Uplink, XdpMode};
 
-use super::Force;
+use super::Enforcer;
 
-impl Force<Kernel> {
+impl Enforcer<Kernel> {
     /// Puts the filters on an interface that is no endpoint's, unless they are there.
     ///
     /// # Errors
