@@ -1,5 +1,7 @@
 //! Documentation that is generated from the code is what the code says.
 
+#[path = "documentation/glossary.rs"]
+mod glossary;
 #[path = "documentation/links.rs"]
 mod links;
 #[path = "documentation/speech.rs"]
