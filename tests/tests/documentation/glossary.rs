@@ -31,8 +31,7 @@ impl<'p> Entry<'p> {
 
 /// Returns `true` if a source declares a name outside of comments.
 fn declares(source: &str, name: &str) -> bool {
-    let is_comment = |line: &&str| line.trim_start().starts_with("//");
-    let mut code = source.lines().filter(|line| !is_comment(line));
+    let mut code = (source.lines()).filter(|line| !line.trim_start().starts_with("//"));
     code.any(|line| {
         let is_of_a_name = |letter: char| letter.is_alphanumeric() || letter == '_';
         let words = line.split(|letter: char| !is_of_a_name(letter));
