@@ -1,5 +1,7 @@
 //! Documentation that is generated from the code is what the code says.
 
+#[path = "documentation/glossary.rs"]
+mod glossary;
 #[path = "documentation/links.rs"]
 mod links;
 #[path = "documentation/speech.rs"]
@@ -209,4 +211,22 @@ fn every_row_of_the_security_model_names_tests_that_there_are() {
     }
     assert!(count >= Row::ALL.len(), "{count}");
     assert!(unnamed.is_empty(), "{unnamed:?}");
+}
+
+#[test]
+fn failures_are_described_by_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("../docs/limits.md")).expect("the page");
+    let mut known = HashSet::new();
+    functions(&root.join("tests"), &mut known);
+    let spans = page
+        .lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
+    let named: Vec<&str> = spans
+        .filter_map(|span| Some(span.rsplit_once("::")?.1))
+        .collect();
+    assert!(named.len() >= 20, "{named:?}");
+    for name in named {
+        assert!(known.contains(name), "there is no {name}");
+    }
 }

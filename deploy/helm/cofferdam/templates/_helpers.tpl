@@ -45,7 +45,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- /*
 Memory limit of the agent in MiB. The kernel's maps are charged to it, whole; those of flows
 grow as they fill, to the next power of two. Two tables are there while one is replaced.
-docs/kubernetes.md has the sum.
+docs/install-kubernetes.md has the sum.
 */ -}}
 {{- define "cofferdam.memory" -}}
 {{- $limits := .Values.limits -}}
