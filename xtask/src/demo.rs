@@ -60,6 +60,10 @@ pub(crate) struct Options {
     /// Leave Prometheus running on it as well, with the alerts of `deploy/prometheus`.
     #[arg(long, requires = "keep")]
     prometheus: bool,
+    /// Use what was compiled with the tests: alone, the programs have dependencies with fewer
+    /// features, which are compiled anew.
+    #[arg(long, hide = true)]
+    with_tests: bool,
 }
 
 /// Runs it.
@@ -75,6 +79,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ];
     let mut build = run::cargo();
     build.arg("build").args(run::WORKSPACE);
+    if options.with_tests {
+        build.arg("--all-targets");
+    }
     if let Some(runtime) = options.runtime {
         needs.push(Need::ContainerRuntimes);
         if let Runtime::Containerd = runtime {

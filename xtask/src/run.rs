@@ -10,7 +10,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -61,7 +61,34 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// The cargo that runs us.
 pub(crate) fn cargo() -> Command {
-    command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.envs(linting());
+    cargo
+}
+
+/// Driver of clippy, once it compiles the workspace.
+static LINTER: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on, [`cargo`] compiles the crates of the workspace by the driver of clippy: it
+/// lints what it compiles, so that nothing is read and checked a second time for that.
+///
+/// # Errors
+///
+/// Fails if the toolchain has no clippy.
+pub(crate) fn lint_on_the_way() -> Result<()> {
+    let root = output(command("rustc").args(["--print", "sysroot"]))?;
+    let driver = Path::new(root.trim()).join("bin/clippy-driver");
+    if !driver.is_file() {
+        bail!("the toolchain has no clippy: `rustup component add clippy`");
+    }
+    LINTER.get_or_init(|| driver);
+    Ok(())
+}
+
+/// Variables under which another `cargo xtask` uses what was compiled with lints.
+pub(crate) fn linting() -> Option<(&'static str, &'static Path)> {
+    let driver = LINTER.get()?;
+    Some(("RUSTC_WORKSPACE_WRAPPER", driver))
 }
 
 /// Options that choose what the workspace builds. Every build uses exactly these:

@@ -1,8 +1,8 @@
 //! `cargo xtask test`: everything that can be checked without a cluster.
 //!
 //! Cheap checks come first, and none hides another: a wrong format does not keep
-//! the tests from running. Lints come after compiling, when the emulated machine has
-//! begun with what was compiled. The test runner's own words pass through unchanged; what
+//! the tests from running. Clippy's driver compiles the workspace, so that lints take
+//! no time of their own. The test runner's own words pass through unchanged; what
 //! we add comes after them, and ends in one line of totals.
 
 use std::{
@@ -13,12 +13,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use crate::{
     arrows, dependencies,
     outcome::{self, Failed},
     records::{Comparison, Place, Reported, SKIPS, VERIFIED},
-    run,
+    run::{self, Next, Running},
     setup::{self, Need},
     tools, vm,
 };
@@ -170,20 +171,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     progress.step("format", |_| formatted());
     progress.step("layout", |_| arrows::run());
     progress.step("dependencies", |_| dependencies::run());
-    // Apart from running them, so that the table tells compiling from testing.
-    let built = progress.step("compile tests", |_| {
-        succeed(
-            run::cargo()
-                .arg("test")
-                .args(run::WORKSPACE)
-                .arg("--no-run"),
-        )
-    });
     if options.quick {
+        // Apart from running them, so that the table tells compiling from testing.
+        let built = progress.step("compile", |_| {
+            let mut tests = run::cargo();
+            tests.arg("test").args(run::WORKSPACE).arg("--no-run");
+            succeed(&mut tests)
+        });
         if built {
             progress.step("tests", |progress| host_tests(options, progress));
         }
     } else {
+        run::lint_on_the_way()?;
+        let mut warnings = 0;
+        let built = progress.step("compile", |_| {
+            warnings = compile()?;
+            Ok(())
+        });
+        progress.step("lints", |_| match warnings {
+            0 => Ok(()),
+            _ => Err(Failed::error(format!("{warnings} warnings, above"))),
+        });
         everything(options, &mut progress, built)?;
     }
     println!("{}", progress.summary());
@@ -194,7 +202,48 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// Lints and, if they were built, the tests. The emulated machine has one processor: it
+/// Compiles everything; returns the number of warnings, which are printed as they come.
+fn compile() -> Result<usize> {
+    let mut command = run::cargo();
+    command.arg("build").args(run::WORKSPACE);
+    command.args(["--all-targets", "--message-format=json"]);
+    let mut running = Running::start(&mut command)?;
+    let mut warnings = 0;
+    loop {
+        match running.next(None) {
+            Next::Line(line) => {
+                if let Some(text) = diagnostic(&line) {
+                    eprint!("{text}");
+                    warnings += 1;
+                }
+            }
+            Next::Ended => break,
+            Next::Late => {}
+        }
+    }
+    let status = running.wait()?;
+    if status.success() {
+        Ok(warnings)
+    } else {
+        Err(Failed::program(&run::shown(&command), status))
+    }
+}
+
+/// The text of a warning or an error in a line of cargo's messages. Summaries have no place.
+fn diagnostic(line: &str) -> Option<String> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    if message["reason"] != "compiler-message" {
+        return None;
+    }
+    let message = &message["message"];
+    let is_placed = message["spans"]
+        .as_array()
+        .is_some_and(|spans| !spans.is_empty());
+    let text = message["rendered"].as_str()?;
+    is_placed.then(|| text.to_owned())
+}
+
+/// The tests, if they were built. The emulated machine has one processor: it
 /// runs beside all that this one does meanwhile, and is heard when it is the last to end.
 fn everything(options: &Options, progress: &mut Progress, built: bool) -> Result<()> {
     let parts = if built {
@@ -214,11 +263,6 @@ fn everything(options: &Options, progress: &mut Progress, built: bool) -> Result
                 (lines, report)
             };
             jobs.iter().map(heard).collect::<Vec<_>>()
-        });
-        progress.step("lints", |_| {
-            let mut clippy = run::cargo();
-            clippy.arg("clippy").args(run::WORKSPACE);
-            succeed(clippy.args(["--all-targets", "--", "-D", "warnings"]))
         });
         if !built {
             return;
@@ -267,7 +311,11 @@ fn succeed(command: &mut Command) -> Result<()> {
 /// Runs the demonstration that the newcomer runs first, as they run it.
 fn demonstrated() -> Result<()> {
     let xtask = std::env::current_exe().context("cannot find this program")?;
-    succeed(run::command(xtask).arg("demo"))
+    succeed(
+        run::command(xtask)
+            .args(["demo", "--with-tests"])
+            .envs(run::linting()),
+    )
 }
 
 /// All tests of the workspace, on the running kernel.
@@ -325,6 +373,18 @@ mod tests {
 
     fn lines(text: &str) -> Vec<String> {
         text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn warnings_with_a_place_are_counted() {
+        let warning = r#"{"reason":"compiler-message","message":{"spans":[{"line_start":1}],
+            "rendered":"warning: unused\n"}}"#;
+        assert_eq!(diagnostic(warning).as_deref(), Some("warning: unused\n"));
+        let summary = r#"{"reason":"compiler-message","message":{"spans":[],
+            "rendered":"warning: 1 warning emitted\n"}}"#;
+        assert_eq!(diagnostic(summary), None);
+        assert_eq!(diagnostic(r#"{"reason":"compiler-artifact"}"#), None);
+        assert_eq!(diagnostic("warning: no message of cargo"), None);
     }
 
     #[test]

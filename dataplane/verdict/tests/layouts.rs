@@ -35,10 +35,10 @@ type Layouts = BTreeMap<String, String>;
 /// Adds a structure with all of its fields. One that is not named does not compile.
 macro_rules! structure {
     ($layouts:ident, $name:ident { $($field:ident),+ $(,)? }) => {{
-        #[allow(dead_code)]
         fn has_no_more(value: $name) {
             let $name { $($field: _),+ } = value;
         }
+        let _: fn($name) = has_no_more;
         fn size_of_field<T, F>(_: impl Fn(&T) -> &F) -> usize {
             size_of::<F>()
         }
@@ -58,8 +58,7 @@ macro_rules! numbers {
         let number = |value: $name| match value { $($name::$variant)|+ => value as u64 };
         let mut text = String::from("numbers\n");
         $(
-            let number = number($name::$variant);
-            writeln!(text, "  {number:>4} {}", stringify!($variant)).expect("a string");
+            writeln!(text, "  {:>4} {}", number($name::$variant), stringify!($variant)).expect("a string");
         )+
         $layouts.insert(stringify!($name).to_owned(), text);
     }};
@@ -84,7 +83,7 @@ fn constants(layouts: &mut Layouts, file: &str, module: &str) {
     layouts.insert(name, format!("constants\n{constants}"));
 }
 
-/// What flows rest on, under [`STATE_VERSION`].
+/// Layouts that flows rest on, under [`STATE_VERSION`].
 fn state() -> Layouts {
     let mut layouts = Layouts::new();
     structure!(layouts, AddressBlock { slots });

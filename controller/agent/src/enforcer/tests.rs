@@ -150,7 +150,7 @@ fn over(dataplane: InMemory) -> Enforcer<InMemory> {
 fn settle(enforcer: &mut Enforcer<InMemory>, state: &State) -> bool {
     let mut is_settled = true;
     // What leaves is closed at once, and so is what comes.
-    for ifindex in force.interfaces() {
+    for ifindex in enforcer.interfaces() {
         if !state.endpoints.contains_key(&ifindex) {
             is_settled &= enforcer.close_as_is(ifindex).is_ok();
         }
