@@ -174,7 +174,7 @@ pub(crate) fn idle_processor(agent: &Agent, rest: Duration) -> anyhow::Result<f6
 }
 
 /// Time that the threads of a process have run, in nanoseconds.
-fn processor_ns(pid: u32) -> anyhow::Result<u64> {
+pub(crate) fn processor_ns(pid: u32) -> anyhow::Result<u64> {
     let tasks = Path::new("/proc").join(pid.to_string()).join("task");
     let mut sum = 0;
     for task in fs::read_dir(tasks)? {

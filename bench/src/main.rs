@@ -2,6 +2,7 @@
 //! shared and noisy.
 
 mod agent;
+mod cluster;
 mod compile;
 mod forward;
 mod life;
@@ -102,6 +103,32 @@ enum Bench {
         #[arg(long, default_value_t = 100_000)]
         pods: usize,
     },
+    /// What one agent of a large Kubernetes cluster needs to follow its API server, how soon
+    /// an event is in force, and what the server must carry for all nodes.
+    Cluster {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// A cluster of 334 nodes, 10 000 pods and 1 000 policies, for 15 seconds, unless told
+        /// otherwise.
+        #[arg(long)]
+        small: bool,
+        /// Nodes of the cluster [default: 5000].
+        #[arg(long)]
+        nodes: Option<usize>,
+        /// Pods of the cluster [default: 150000].
+        #[arg(long)]
+        pods: Option<usize>,
+        /// Policies of its namespaces [default: 10000].
+        #[arg(long)]
+        policies: Option<usize>,
+        /// Changes of pods each second. With two of three a slice of a Service changes, too.
+        #[arg(long, default_value_t = 100)]
+        changes_per_second: usize,
+        /// Seconds for which pods come and go [default: 60].
+        #[arg(long)]
+        seconds: Option<u64>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -150,6 +177,28 @@ fn main() -> anyhow::Result<()> {
             pods,
         } => {
             let results = scale::run(pods.max(1), samples.max(1))?;
+            report::write(&results, json.as_deref())
+        }
+        Bench::Cluster {
+            json,
+            small,
+            nodes,
+            pods,
+            policies,
+            changes_per_second,
+            seconds,
+        } => {
+            let of = |given: Option<usize>, small_one, large| {
+                let default = if small { small_one } else { large };
+                given.unwrap_or(default).max(1)
+            };
+            let results = cluster::run(&cluster::Plan {
+                nodes: of(nodes, 334, 5_000),
+                pods: of(pods, 10_000, 150_000),
+                policies: of(policies, 1_000, 10_000),
+                changes_per_second: changes_per_second.max(1),
+                time: Duration::from_secs(seconds.unwrap_or(if small { 15 } else { 60 }).max(1)),
+            })?;
             report::write(&results, json.as_deref())
         }
     }

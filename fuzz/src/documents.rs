@@ -78,9 +78,12 @@ pub(crate) fn documents(bytes: &[u8]) {
     assert_eq!(settled.inventory, forwards.inventory, "settled");
     let again = settled.last_good.settle(&sources, Vec::new());
     assert_eq!(settled.inventory, again.inventory, "settled twice");
-    let amended = settled.next(&sources, Vec::new());
+    let named = sources
+        .iter()
+        .map(|source| (source.file.clone(), source.clone()));
+    let amended = settled.next(&named.collect(), Vec::new());
     assert_eq!(settled.inventory, amended.inventory, "amended");
-    let (restored, lost) = LastGood::restore(settled.last_good.files().to_vec());
+    let (restored, lost) = LastGood::restore(settled.last_good.files().clone());
     assert_eq!(
         (restored.len(), lost.len()),
         (settled.last_good.len(), 0),

@@ -53,7 +53,7 @@ use reader::{Fields, Reader, Shown};
 pub use assemble::{Assembled, assemble, assemble_layers};
 pub use cluster_network_policy::{MAX_ITEMS, MAX_RULE_NAME};
 pub use globs::Glob;
-pub use last_good::{KeptFile, LastGood, Settled, Source};
+pub use last_good::{KeptFile, KeptFiles, LastGood, Settled, Source, SourceMap};
 pub use metadata::ALLOW as ALLOW_ANNOTATION;
 pub use metadata::ENFORCEMENT;
 pub use metadata::KEYS as METADATA_KEYS;
@@ -260,12 +260,8 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
 /// its places have no line, unless the annotation `cofferdam.dev/source` says where its text
 /// was written.
 #[must_use]
-pub fn parse_object(name: &str, bytes: &[u8]) -> Parsed {
-    read_with(
-        Reader::of_object(&Arc::from(name)),
-        bytes,
-        Strictness::Strict,
-    )
+pub fn parse_object(name: &Arc<str>, bytes: &[u8]) -> Parsed {
+    read_with(Reader::of_object(name), bytes, Strictness::Strict)
 }
 
 /// Reads the documents of one file strictly, or among whatever else a repository holds.

@@ -107,8 +107,17 @@ impl<K: Ord, V> SharedMap<K, V> {
     where
         K: Borrow<Q>,
     {
+        self.get_key_value(key).map(|(_, value)| value)
+    }
+
+    /// The entry of a key.
+    #[must_use]
+    pub fn get_key_value<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
+    where
+        K: Borrow<Q>,
+    {
         match self.find(key) {
-            (chunk, Ok(at)) => Some(&self.chunks[chunk][at].1),
+            (chunk, Ok(at)) => self.chunks[chunk].get(at).map(|(key, value)| (key, value)),
             (_, Err(_)) => None,
         }
     }
@@ -274,6 +283,16 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
             Arc::make_mut(&mut chunks[chunk]).extend(next.iter().cloned());
         }
         Some(value)
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for SharedMap<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut map = Self::default();
+        for (key, value) in entries {
+            map.insert(key, value);
+        }
+        map
     }
 }
 

@@ -6,10 +6,14 @@
 //! cuts connections in the middle of an event, forgets old versions, stops in the middle of a
 //! list, refuses a write because somebody else has written. It knows nothing of what a client
 //! makes of its answers.
+//!
+//! Objects are kept as the JSON that goes over the wire, so that it can serve a large cluster
+//! faster than an agent reads it, and count the bytes.
 
 mod discovery;
 mod http;
 mod kinds;
+mod listing;
 mod roles;
 mod schemas;
 mod writes;
@@ -30,8 +34,9 @@ use serde_json::{Value, json};
 
 use crate::world::Namespace;
 
-use http::{Asked, answer, chunk};
-use kinds::{KINDS, Kind, Target, key};
+use http::{Asked, answer, answer_text};
+use kinds::{KINDS, Key, Kind, Target, key, owned_key};
+use listing::{list, watch};
 pub use roles::{Right, Role};
 
 /// The certificate of the authority that has signed the server's own.
@@ -63,8 +68,8 @@ struct Shared {
 struct State {
     /// The newest version.
     version: u64,
-    /// By kind, namespace and name.
-    objects: BTreeMap<(String, String, String), Value>,
+    /// The JSON of each object.
+    objects: BTreeMap<Key, Arc<str>>,
     /// The newest events, oldest first.
     events: VecDeque<Event>,
     /// Versions before this one are forgotten.
@@ -72,7 +77,8 @@ struct State {
     /// The first version of the newest bookmarks.
     bookmarked: u64,
     /// The version of the newest event that was written, by kind.
-    written: BTreeMap<String, u64>,
+    written: BTreeMap<&'static str, u64>,
+    traffic: BTreeMap<&'static str, Traffic>,
     /// Kinds without a definition: they are not served.
     undefined: BTreeSet<&'static str>,
     /// All that agents may do; without a role, everything.
@@ -105,10 +111,41 @@ struct State {
 #[derive(Debug, Clone)]
 struct Event {
     version: u64,
-    kind: String,
+    kind: &'static str,
     word: &'static str,
-    object: Value,
+    /// JSON of the object.
+    object: Arc<str>,
     at: Instant,
+}
+
+/// Answers about the objects of a kind so far. Bytes are those of JSON, without the framing of
+/// HTTP and TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes of lists.
+    pub listed_bytes: u64,
+    /// Bytes of events.
+    pub watched_bytes: u64,
+    /// Number of events.
+    pub events: u64,
+}
+
+/// Returns the objects of a text of YAML documents.
+///
+/// # Panics
+///
+/// Panics if the text is none.
+pub fn documents(text: &str) -> impl Iterator<Item = Value> {
+    use serde::Deserialize as _;
+    let documents = serde_yaml::Deserializer::from_str(text);
+    documents
+        .map(|document| Value::deserialize(document).expect("a document"))
+        .filter(|object| !object.is_null())
+}
+
+/// Returns an object from its JSON.
+fn decoded(text: &str) -> Value {
+    serde_json::from_str(text).expect("objects are kept as JSON")
 }
 
 impl ApiServer {
@@ -257,15 +294,19 @@ impl ApiServer {
 
     /// Returns an object, if it is there.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
-        let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
-        self.state().objects.get(&key).cloned()
+        self.state().object(&owned_key(kind, namespace, name))
     }
 
     /// Returns all objects of a kind.
     pub fn all(&self, kind: &str) -> Vec<Value> {
         let state = self.state();
         let of_kind = state.objects.iter().filter(|((one, ..), _)| one == kind);
-        of_kind.map(|(_, object)| object.clone()).collect()
+        of_kind.map(|(_, object)| decoded(object)).collect()
+    }
+
+    /// Returns the answers so far, by kind.
+    pub fn traffic(&self) -> BTreeMap<&'static str, Traffic> {
+        self.state().traffic.clone()
     }
 
     /// Makes every object of a text of YAML documents.
@@ -274,12 +315,8 @@ impl ApiServer {
     ///
     /// Panics if the text is none.
     pub fn apply(&self, text: &str) {
-        use serde::Deserialize as _;
-        for document in serde_yaml::Deserializer::from_str(text) {
-            let object = Value::deserialize(document).expect("a document");
-            if !object.is_null() {
-                self.put(object);
-            }
+        for object in documents(text) {
+            self.put(object);
         }
     }
 
@@ -290,9 +327,11 @@ impl ApiServer {
     /// Panics if there is none.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         let mut state = self.state();
-        let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
-        let object = state.objects.remove(&key).expect("it is there");
+        let kind = Kind::named(kind).expect("a kind that there is").name;
+        let object = state.objects.remove(&owned_key(kind, namespace, name));
+        let object = decoded(&object.expect("it is there"));
         state.tell(kind, "DELETED", object);
+        drop(state);
         self.shared.changed.notify_all();
     }
 
@@ -388,7 +427,7 @@ impl ApiServer {
             let gone: Vec<_> = of_kind.cloned().collect();
             for key in gone {
                 let object = state.objects.remove(&key).expect("it was there");
-                state.tell(kind, "DELETED", object);
+                state.tell(kind, "DELETED", decoded(&object));
             }
         }
         drop(state);
@@ -459,14 +498,14 @@ impl State {
     /// Makes an object, or puts it in place of the one of its name; returns it as it is now.
     fn put(&mut self, kind: &Kind, mut object: Value) -> Value {
         let key = key(kind.name, &object);
-        let before = self.objects.get(&key);
+        let before = self.object(&key);
         let word = if before.is_some() {
             "MODIFIED"
         } else {
             "ADDED"
         };
         let version = self.version + 1;
-        let (uid, created) = match before {
+        let (uid, created) = match &before {
             Some(before) => {
                 let metadata = &before["metadata"];
                 (
@@ -495,22 +534,33 @@ impl State {
         }
         object["kind"] = json!(kind.name);
         object["apiVersion"] = json!(kind.version);
-        self.tell(kind.name, word, object);
-        let told = self.events.back().expect("it was told").object.clone();
-        self.objects.insert(key, told.clone());
-        told
+        let (object, text) = self.tell(kind.name, word, object);
+        self.objects.insert(key, text);
+        object
     }
 
-    fn tell(&mut self, kind: &str, word: &'static str, mut object: Value) {
+    /// Tells an event of an object; returns the object as it is told, and its JSON.
+    fn tell(
+        &mut self,
+        kind: &'static str,
+        word: &'static str,
+        mut object: Value,
+    ) -> (Value, Arc<str>) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let text: Arc<str> = object.to_string().into();
         self.events.push_back(Event {
             version: self.version,
-            kind: kind.to_owned(),
+            kind,
             word,
-            object,
+            object: text.clone(),
             at: Instant::now(),
         });
+        (object, text)
+    }
+
+    fn object(&self, key: &Key) -> Option<Value> {
+        self.objects.get(key).map(|text| decoded(text))
     }
 
     fn cut(&mut self) {
@@ -602,16 +652,19 @@ fn converse(mut stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
             ("GET", None) => list(shared, &target, &query),
             ("GET", Some(name)) => {
                 let state = shared.state();
-                let found = state.objects.get(&target.key(name)).cloned();
-                found.map_or_else(|| (404, missing()), |found| (200, found))
+                let found = state.objects.get(&target.key(name));
+                found.map_or_else(
+                    || (404, missing().to_string()),
+                    |found| (200, found.to_string()),
+                )
             }
             _ => {
-                let written = shared.state().write(&asked, &target);
+                let (code, written) = shared.state().write(&asked, &target);
                 shared.changed.notify_all();
-                written
+                (code, written.to_string())
             }
         };
-        answer(&mut stream, code, &body)?;
+        answer_text(&mut stream, code, &body)?;
     }
 }
 
@@ -624,111 +677,4 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "code": code,
     })
-}
-
-/// A page of a list. Its token says how many were listed before, and of which version.
-fn list(shared: &Shared, target: &Target<'_>, query: &BTreeMap<&str, &str>) -> (u16, Value) {
-    let Kind {
-        name: kind,
-        version,
-        ..
-    } = *target.kind;
-    let mut state = shared.state();
-    let token = query
-        .get("continue")
-        .and_then(|token| token.split_once("of"));
-    let (skipped, of) = match token {
-        Some((skipped, of)) => (
-            skipped.parse().unwrap_or(0),
-            of.parse().unwrap_or(state.version),
-        ),
-        None => (0, state.version),
-    };
-    while skipped > 0 && state.half_listed.as_deref() == Some(kind) && !state.is_over {
-        let waited = shared.changed.wait_timeout(state, LOOK);
-        state = waited.unwrap_or_else(PoisonError::into_inner).0;
-    }
-    if of < state.oldest {
-        return (410, status(410, "Expired", "the token has expired"));
-    }
-    let of_kind = (state.objects.iter()).filter(|((one, namespace, _), _)| {
-        one == kind && target.namespace.is_none_or(|wanted| namespace == wanted)
-    });
-    let objects: Vec<&Value> = of_kind.map(|(_, object)| object).collect();
-    let limit = query.get("limit").and_then(|limit| limit.parse().ok());
-    let limit: usize = limit.unwrap_or(usize::MAX);
-    let limit = if state.page == 0 {
-        limit
-    } else {
-        limit.min(state.page)
-    };
-    let items: Vec<&Value> = objects.iter().skip(skipped).take(limit).copied().collect();
-    let next = skipped + items.len();
-    let mut metadata = json!({"resourceVersion": state.version.to_string()});
-    if next < objects.len() {
-        metadata["continue"] = json!(format!("{next}of{of}"));
-    }
-    let page = json!({
-        "kind": format!("{kind}List"), "apiVersion": version,
-        "metadata": metadata, "items": items,
-    });
-    (200, page)
-}
-
-/// Writes events of a kind as they happen.
-fn watch(
-    mut stream: Box<dyn Stream>,
-    shared: &Shared,
-    kind: &str,
-    query: &BTreeMap<&str, &str>,
-) -> io::Result<()> {
-    let number = |key: &str| query.get(key).and_then(|value| value.parse::<u64>().ok());
-    let mut seen = number("resourceVersion").unwrap_or(0);
-    let wants_bookmarks = query.get("allowWatchBookmarks") == Some(&"true");
-    let deadline = Instant::now() + Duration::from_secs(number("timeoutSeconds").unwrap_or(300));
-    write!(
-        stream,
-        "HTTP/1.1 200 \r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
-    )?;
-    stream.flush()?;
-    if seen < shared.state().oldest {
-        let gone = status(410, "Expired", "too old resource version");
-        let event = json!({"type": "ERROR", "object": gone});
-        chunk(&mut stream, &format!("{event}\n"))?;
-        return chunk(&mut stream, "");
-    }
-    loop {
-        let mut state = shared.state();
-        let event = loop {
-            if state.is_over {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                drop(state);
-                return chunk(&mut stream, "");
-            }
-            let new = state.events.iter().find(|event| {
-                event.version > seen && event.kind == kind && event.at.elapsed() >= state.delay
-            });
-            if let Some(event) = new.filter(|_| !state.is_silent) {
-                break event.clone();
-            }
-            let waited = shared.changed.wait_timeout(state, LOOK);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        };
-        seen = event.version;
-        if event.word == "BOOKMARK" && !wants_bookmarks {
-            continue;
-        }
-        let text = json!({"type": event.word, "object": event.object}).to_string() + "\n";
-        if std::mem::take(&mut state.is_torn) {
-            drop(state);
-            chunk(&mut stream, &text[..text.len() / 2])?;
-            shared.state().cut();
-            return Ok(());
-        }
-        drop(state);
-        chunk(&mut stream, &text)?;
-        shared.state().written.insert(kind.to_owned(), seen);
-    }
 }

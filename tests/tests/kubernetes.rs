@@ -114,8 +114,8 @@ impl Followed {
     }
 
     fn names(&self) -> BTreeSet<String> {
-        let sources = self.api().read().unwrap_or_default().into_iter();
-        sources.map(|source| source.file.to_string()).collect()
+        let sources = self.api().read().unwrap_or_default();
+        sources.keys().map(|name| name.to_string()).collect()
     }
 
     #[track_caller]
@@ -151,9 +151,7 @@ impl Followed {
 
     fn text_of(&self, name: &str) -> String {
         let sources = self.api().read().expect("it is complete");
-        let mut sources = sources.into_iter();
-        let source = sources.find(|source| *source.file == *name);
-        String::from_utf8_lossy(&source.expect("it is there").text).into_owned()
+        String::from_utf8_lossy(&sources[name].text).into_owned()
     }
 
     fn ask(&self, name: &str, uid: Option<&str>) -> Result<Option<String>, String> {

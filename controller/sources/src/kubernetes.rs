@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use cofferdam_policies::documents::{Kind, Source};
+use cofferdam_policies::documents::{Kind, SourceMap};
 use tokio::sync::{mpsc, watch};
 
 use store::Store;
@@ -207,9 +207,10 @@ impl Kubernetes {
 
     /// Returns all objects as documents, `None` before all kinds have been listed.
     #[must_use]
-    pub fn read(&self) -> Option<Vec<Source>> {
+    pub fn read(&self) -> Option<SourceMap> {
         let state = self.shared.state();
-        state.store.is_complete().then(|| state.store.sources())
+        let is_complete = state.store.is_complete();
+        is_complete.then(|| state.store.sources().clone())
     }
 
     /// Returns how far the objects have been followed.

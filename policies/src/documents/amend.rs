@@ -15,14 +15,15 @@ use crate::inventory::{Inventory, ObjectName};
 use crate::shared_map::SharedMap;
 
 use super::assemble::{agree, in_order, repetitions, store};
-use super::last_good::{KeptFile, LastGood, Settled, Source, is_blank};
+use super::last_good::{KeptFile, LastGood, Settled, Source, SourceMap, is_blank};
 use super::{Content, Document, Identity};
 
 /// Material of a state without any mistake.
 #[derive(Debug, Clone)]
 pub(super) struct Basis {
-    /// The files by name.
-    files: BTreeMap<Arc<str>, Source>,
+    files: SourceMap,
+    /// Names of files with findings: warnings, as there is no mistake.
+    diagnosed: BTreeSet<Arc<str>>,
     repeated: SharedMap<Identity, Arc<[Document]>>,
 }
 
@@ -39,23 +40,60 @@ impl Basis {
         repeated: SharedMap<Identity, Arc<[Document]>>,
     ) -> Option<Self> {
         let named = sources.iter();
-        let files: BTreeMap<_, _> = named
+        let files: SourceMap = named
             .map(|source| (source.file.clone(), source.clone()))
             .collect();
-        (files.len() == sources.len()).then_some(Self { files, repeated })
+        let diagnosed = sources.iter().filter(|source| has_findings(source));
+        let diagnosed = diagnosed.map(|source| source.file.clone()).collect();
+        (files.len() == sources.len()).then_some(Self {
+            files,
+            diagnosed,
+            repeated,
+        })
+    }
+
+    /// Lets go of its own map of the files for one of the same.
+    pub(super) fn share_files(&mut self, files: &SourceMap) {
+        self.files = files.clone();
     }
 
     /// The state after `before`, whose basis this is; none when everything must be put
     /// together.
-    pub(super) fn amend(&self, before: &Settled, sources: &[Source]) -> Option<Settled> {
-        let mut next = Self::new(sources, self.repeated.clone())?;
-        let changed = self.changed(&next)?;
+    pub(super) fn amend(&self, before: &Settled, sources: &SourceMap) -> Option<Settled> {
+        let changes = self.files.changes(sources);
+        let changed: BTreeSet<&str> = changes.iter().map(|change| &**change.key).collect();
+        let mut next = Self {
+            files: sources.clone(),
+            ..self.clone()
+        };
+        let mut accepted = before.accepted;
+        let mut kept = before.last_good.files.clone();
         let mut affected: BTreeMap<&Identity, Vec<&Document>> = BTreeMap::new();
-        for name in &changed {
-            for document in documents(self.files.get(*name)) {
+        for change in &changes {
+            let (name, said, says) = (
+                change.key,
+                documents(change.before),
+                documents(change.after),
+            );
+            if let Some(source) = change.after {
+                let became_empty = is_blank(&source.text) && !said.is_empty();
+                if became_empty || !source.parsed.rejected.is_empty() {
+                    return None;
+                }
+            }
+            match change.after.filter(|source| has_findings(source)) {
+                Some(_) => _ = next.diagnosed.insert(name.clone()),
+                None => _ = next.diagnosed.remove(name),
+            }
+            match change.after.filter(|_| !says.is_empty()) {
+                Some(source) => _ = kept.insert(name.clone(), [KeptFile::of(source)].into()),
+                None => _ = kept.remove(name),
+            }
+            accepted = accepted + says.len() - said.len();
+            for document in said {
                 affected.entry(&document.identity).or_default();
             }
-            for document in documents(next.files.get(*name)) {
+            for document in says {
                 let now = affected.entry(&document.identity).or_default();
                 now.push(document);
             }
@@ -93,62 +131,32 @@ impl Basis {
         }
         let mut inventory = before.inventory.clone();
         replace(&mut inventory, &replaced, &counting)?;
-        let files = next.kept(&before.last_good, &changed);
         next.repeated = repeated;
-        let parsed = || next.files.values().map(|source| &source.parsed);
-        let mut diagnostics: Vec<_> = parsed()
-            .flat_map(|parsed| parsed.diagnostics.iter().cloned())
+        let diagnosed = next.diagnosed.iter();
+        let mut diagnostics: Vec<_> = diagnosed
+            .filter_map(|name| next.files.get(name))
+            .flat_map(|source| source.parsed.diagnostics.iter().cloned())
             .chain(next.repeated.values().flat_map(|all| repetitions(all)))
             .collect();
         diagnostics.sort();
         diagnostics.dedup();
         Some(Settled {
             inventory,
-            accepted: parsed().map(|parsed| parsed.documents.len()).sum(),
+            accepted,
             rejected: Vec::new(),
             unprecedented: 0,
             diagnostics,
             last_good: LastGood {
                 documents: counting,
-                files,
+                files: kept,
             },
             basis: Some(next),
         })
     }
+}
 
-    /// The names of files that say something else than before, or are there only
-    /// before or after; none when one of them has something wrong.
-    fn changed<'b>(&'b self, next: &'b Self) -> Option<BTreeSet<&'b str>> {
-        let gone = self.files.keys();
-        let gone = gone.filter(|name| !next.files.contains_key(*name));
-        let mut changed: BTreeSet<&str> = gone.map(|name| &**name).collect();
-        for (name, source) in &next.files {
-            let before = self.files.get(name);
-            if before.is_some_and(|before| Arc::ptr_eq(&before.parsed, &source.parsed)) {
-                continue;
-            }
-            let became_empty = is_blank(&source.text) && !documents(before).is_empty();
-            if became_empty || !source.parsed.rejected.is_empty() {
-                return None;
-            }
-            changed.insert(name);
-        }
-        Some(changed)
-    }
-
-    /// Returns the files that have to be stored.
-    fn kept(&self, before: &LastGood, changed: &BTreeSet<&str>) -> Vec<KeptFile> {
-        let known = before.files.iter().map(|kept| (&kept.file, kept));
-        let known: BTreeMap<_, _> = known.collect();
-        let with_documents = self.files.values();
-        let with_documents = with_documents.filter(|source| !documents(Some(source)).is_empty());
-        with_documents
-            .map(|source| match known.get(&source.file) {
-                Some(kept) if !changed.contains(&*source.file) => (*kept).clone(),
-                _ => KeptFile::of(source),
-            })
-            .collect()
-    }
+fn has_findings(source: &Source) -> bool {
+    !source.parsed.diagnostics.is_empty()
 }
 
 fn documents(source: Option<&Source>) -> &[Document] {
@@ -297,11 +305,18 @@ mod tests {
                     Source::new(Arc::from(name.as_str()), Arc::from(text.as_bytes()))
                 });
                 let sources: Vec<Source> = files.iter().flatten().cloned().collect();
-                let next = state.next(&sources, Vec::new());
+                let next = state.next(&by_name(&sources), Vec::new());
                 is_same(&next, &state.last_good.settle(&sources, Vec::new()));
                 state = next;
             }
         }
+    }
+
+    fn by_name(sources: &[Source]) -> SourceMap {
+        let named = sources.iter();
+        named
+            .map(|source| (source.file.clone(), source.clone()))
+            .collect()
     }
 
     fn source(file: &str, text: &str) -> Source {
@@ -319,13 +334,13 @@ mod tests {
     fn only_what_changed_is_looked_at_while_nothing_is_wrong() {
         let others = source("others", &pod("a", "10.0.0.1"));
         let first = [others.clone(), source("one", &pod("b", "10.0.0.2"))];
-        let state = Settled::default().next(&first, Vec::new());
+        let state = Settled::default().next(&by_name(&first), Vec::new());
         let amended = |texts: &[&str]| {
             let files = ["one", "two"].into_iter().zip(texts);
             let mut sources: Vec<Source> = files.map(|(file, text)| source(file, text)).collect();
             sources.push(others.clone());
             let basis = state.basis.as_ref().unwrap();
-            basis.amend(&state, &sources)
+            basis.amend(&state, &by_name(&sources))
         };
         assert!(amended(&[&pod("b", "10.0.0.3")]).is_some());
         assert!(amended(&[]).is_some(), "a file that has gone");

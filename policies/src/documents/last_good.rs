@@ -64,6 +64,20 @@ impl Source {
     }
 }
 
+impl PartialEq for Source {
+    /// Returns `true` for copies of one source, which is told without a look at the text.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.parsed, &other.parsed)
+    }
+}
+
+/// Sources by their names. A large cluster has 200 000 objects, and few of them differ from one
+/// state to the next: what is the same is shared, and not looked at.
+pub type SourceMap = SharedMap<Arc<str>, Source>;
+
+/// Kept files by their names, each with its versions.
+pub type KeptFiles = SharedMap<Arc<str>, Arc<[KeptFile]>>;
+
 /// A file's text and the documents in it that are the last good ones.
 #[derive(Debug, Clone)]
 pub struct KeptFile {
@@ -120,7 +134,7 @@ impl KeptFile {
 pub struct LastGood {
     pub(super) documents: SharedMap<Identity, Document>,
     /// Files in which they stand; one that is repeated, everywhere.
-    pub(super) files: Vec<KeptFile>,
+    pub(super) files: KeptFiles,
 }
 
 /// State that is to be in force now.
@@ -149,13 +163,17 @@ impl Settled {
     ///
     /// Parts that are the same as before are shared with this one.
     #[must_use]
-    pub fn next(&self, sources: &[Source], unread: Vec<Diagnostic>) -> Self {
+    pub fn next(&self, sources: &SourceMap, unread: Vec<Diagnostic>) -> Self {
         let amended = (self.basis.as_ref())
             .filter(|_| unread.is_empty())
             .and_then(|basis| basis.amend(self, sources));
         amended.unwrap_or_else(|| {
-            let mut next = self.last_good.settle(sources, unread);
+            let all: Vec<Source> = sources.values().cloned().collect();
+            let mut next = self.last_good.settle(&all, unread);
             next.inventory.share_with(&self.inventory);
+            if let Some(basis) = &mut next.basis {
+                basis.share_files(sources);
+            }
             next
         })
     }
@@ -183,20 +201,19 @@ impl LastGood {
         self.documents.is_empty()
     }
 
-    /// Returns the files to be stored to have these versions again, in their order: no text of
-    /// a file twice.
+    /// Returns the files to be stored to have these versions again: no text of a file twice.
     #[must_use]
-    pub fn files(&self) -> &[KeptFile] {
+    pub fn files(&self) -> &KeptFiles {
         &self.files
     }
 
     /// Reads stored texts again. Also says which documents are no longer found in
     /// them, as after a change of what is valid.
     #[must_use]
-    pub fn restore(files: impl IntoIterator<Item = KeptFile>) -> (Self, Vec<Identity>) {
+    pub fn restore(files: KeptFiles) -> (Self, Vec<Identity>) {
         let mut last_good = Self::default();
         let mut lost = Vec::new();
-        for kept in files {
+        for kept in files.values().flat_map(|versions| versions.iter()) {
             let wanted: BTreeSet<&Identity> = kept.documents.iter().collect();
             let source = Source::new(kept.file.clone(), kept.text.clone());
             for document in &source.parsed.documents {
@@ -209,8 +226,8 @@ impl LastGood {
             }
             let is_lost = |identity: &&&Identity| !last_good.documents.contains_key(**identity);
             lost.extend(wanted.iter().filter(is_lost).copied().cloned());
-            last_good.files.push(kept);
         }
+        last_good.files = files;
         (last_good, lost)
     }
 
@@ -278,7 +295,6 @@ impl<'a> Reading<'a> {
             });
             reading.diagnostics.push(diagnostic);
         }
-        let files: BTreeSet<&str> = before.files.iter().map(|kept| &*kept.file).collect();
         for source in sources {
             let documents = source.parsed.documents.iter();
             reading
@@ -290,7 +306,7 @@ impl<'a> Reading<'a> {
             reading
                 .diagnostics
                 .extend(source.parsed.diagnostics.iter().cloned());
-            if files.contains(source.file.as_ref()) && is_blank(&source.text) {
+            if is_blank(&source.text) && before.files.contains_key(&*source.file) {
                 reading.reject_blank(&source.file);
             }
         }
@@ -397,8 +413,8 @@ impl<'a> Reading<'a> {
         any
     }
 
-    /// The texts that what counts stands in, in the order of files.
-    fn files(&self) -> Vec<KeptFile> {
+    /// The texts that what counts stands in.
+    fn files(&self) -> KeptFiles {
         let mut files: Vec<(Text<'_>, Vec<Identity>)> = Vec::new();
         for (document, text) in &self.current {
             let file = &document.place.file;
@@ -409,7 +425,12 @@ impl<'a> Reading<'a> {
                 _ => files.push(((file, text), vec![document.identity.clone()])),
             }
         }
-        for kept in &self.before.files {
+        for kept in self
+            .before
+            .files
+            .values()
+            .flat_map(|versions| versions.iter())
+        {
             let stands_in = |identity: &&Identity| self.stand_ins.contains_key(*identity);
             let documents: Vec<Identity> =
                 kept.documents.iter().filter(stands_in).cloned().collect();
@@ -425,12 +446,18 @@ impl<'a> Reading<'a> {
             }
             is_same
         });
-        let kept = |((file, text), documents): (Text<'_>, Vec<Identity>)| KeptFile {
-            file: file.clone(),
-            text: text.clone(),
-            documents: documents.into(),
+        let kept = |((file, text), documents): &(Text<'_>, Vec<Identity>)| KeptFile {
+            file: (*file).clone(),
+            text: (*text).clone(),
+            documents: documents.clone().into(),
         };
-        files.into_iter().map(kept).collect()
+        let versions = files.chunk_by(|((one, _), _), ((other, _), _)| one == other);
+        versions
+            .map(|versions| {
+                let versions: Arc<[KeptFile]> = versions.iter().map(kept).collect();
+                (versions[0].file.clone(), versions)
+            })
+            .collect()
     }
 
     /// Counts the rejected documents that have no good version. One that does not say which
@@ -583,7 +610,8 @@ mod tests {
         let good = settle(&Settled::default(), &[("f", &both)]);
         let text = format!("{}{}", broken("a"), policy("b"));
         let next = settle(&good, &[("f", &text)]);
-        let kept = next.last_good.files().iter().map(KeptFile::source);
+        let kept = next.last_good.files().values();
+        let kept = kept.flat_map(|versions| versions.iter().map(KeptFile::source));
         let sources: Vec<Source> = kept.collect();
         assert_eq!(sources.len(), 2, "two versions of one file");
         let again = LastGood::default().settle(&sources, Vec::new());
@@ -622,7 +650,7 @@ mod tests {
             ["a", "c"],
             "c may be what the broken file was"
         );
-        let (restored, lost) = LastGood::restore(next.last_good.files().to_vec());
+        let (restored, lost) = LastGood::restore(next.last_good.files().clone());
         assert!(lost.is_empty());
         let again = restored.settle(&[source(a, &broken("a"))], Vec::new());
         assert_eq!(names(&again), ["a"]);
@@ -747,14 +775,16 @@ mod tests {
         let half_good = format!("{}{}", broken("a"), policy("b"));
         let next = settle(&good, &[("f", &half_good)]);
         let files = next.last_good.files();
-        assert_eq!(files.len(), 2);
-        let (restored, lost) = LastGood::restore(files.to_vec());
+        assert_eq!(files["f"].len(), 2);
+        let (restored, lost) = LastGood::restore(files.clone());
         assert!(lost.is_empty());
         let again = restored.settle(&[source("f", &half_good)], Vec::new());
         assert_eq!(again.inventory, next.inventory);
         assert_eq!(again.unprecedented, 0);
-        let mut stored = good.last_good.files().to_vec();
-        stored[0].text = Arc::from(policy("a").as_bytes());
+        let mut stored = good.last_good.files().clone();
+        let mut kept = stored["f"][0].clone();
+        kept.text = Arc::from(policy("a").as_bytes());
+        stored.insert(kept.file.clone(), [kept].into());
         let (restored, lost) = LastGood::restore(stored);
         assert_eq!((restored.len(), lost.len()), (1, 1));
     }
@@ -775,16 +805,20 @@ mod tests {
         assert_eq!((next.rejected.len(), next.unprecedented), (1, 0));
         assert_eq!(next.inventory, good.inventory);
         // As the agent stores and reads them: the kind by its name.
-        let mut stored = next.last_good.files().to_vec();
-        for file in &mut stored {
-            let documents = file.documents.iter().cloned();
+        let named = |kept: &KeptFile| {
+            let documents = kept.documents.iter().cloned();
             let named = documents.map(|identity| Identity {
                 kind: Kind::parse(identity.kind.as_str()).unwrap(),
                 ..identity
             });
-            file.documents = named.collect();
-        }
-        let (restored, lost) = LastGood::restore(stored);
+            KeptFile {
+                documents: named.collect(),
+                ..kept.clone()
+            }
+        };
+        let stored = next.last_good.files().iter();
+        let stored = stored.map(|(file, kept)| (file.clone(), kept.iter().map(named).collect()));
+        let (restored, lost) = LastGood::restore(stored.collect());
         assert!(lost.is_empty());
         let again = restored.settle(&[source("f", &now)], Vec::new());
         assert_eq!(again.inventory, good.inventory);

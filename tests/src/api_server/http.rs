@@ -88,7 +88,11 @@ impl Asked {
 }
 
 pub(super) fn answer(stream: &mut impl Write, code: u16, body: &Value) -> io::Result<()> {
-    let body = body.to_string();
+    answer_text(stream, code, &body.to_string())
+}
+
+/// Answers with a body that is JSON already.
+pub(super) fn answer_text(stream: &mut impl Write, code: u16, body: &str) -> io::Result<()> {
     write!(
         stream,
         "HTTP/1.1 {code} \r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -99,6 +103,7 @@ pub(super) fn answer(stream: &mut impl Write, code: u16, body: &Value) -> io::Re
 
 /// Writes a chunk of an answer; the empty one is its end.
 pub(super) fn chunk(stream: &mut impl Write, text: &str) -> io::Result<()> {
-    write!(stream, "{:x}\r\n{text}\r\n", text.len())?;
+    // In one piece: it is one packet then, and one record of TLS.
+    stream.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())?;
     stream.flush()
 }

@@ -84,6 +84,10 @@ pub(super) fn key(kind: &str, object: &Value) -> Key {
     (kind.to_owned(), word("namespace"), word("name"))
 }
 
+pub(super) fn owned_key(kind: &str, namespace: &str, name: &str) -> Key {
+    (kind.to_owned(), namespace.to_owned(), name.to_owned())
+}
+
 /// The objects, or the one object, that a path leads to.
 #[derive(Debug)]
 pub(super) struct Target<'p> {

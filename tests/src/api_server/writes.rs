@@ -35,7 +35,7 @@ impl State {
             return Ok((201, self.put(target.kind, object)));
         }
         let name = target.name.ok_or_else(|| (405, missing()))?;
-        let before = self.objects.get(&target.key(name)).cloned();
+        let before = self.object(&target.key(name));
         let is_apply = asked.content_type.contains("apply-patch");
         let before = match before {
             None if is_apply => Value::Object(Map::new()),
@@ -43,8 +43,8 @@ impl State {
             Some(before) => before,
         };
         if method == "DELETE" {
-            let object = self.objects.remove(&target.key(name)).expect("it is there");
-            self.tell(target.kind.name, "DELETED", object);
+            self.objects.remove(&target.key(name));
+            self.tell(target.kind.name, "DELETED", before);
             let done = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"});
             return Ok((200, done));
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use cofferdam_answers::diagnostic;
 use cofferdam_policies::diagnostic::{Code, Diagnostic as Finding, Place};
 use cofferdam_policies::documents::{
-    API_PREFIX, ETCD_PREFIX, Identity, KeptFile, Kind, LastGood, Settled, Source,
+    API_PREFIX, ETCD_PREFIX, Identity, KeptFiles, Kind, LastGood, Settled, Source, SourceMap,
 };
 use cofferdam_policies::inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::Diagnostic;
@@ -27,8 +27,10 @@ const MAX_FINDINGS: usize = 200;
 
 pub(super) struct Documents {
     sources: Sources,
-    /// The files as they were last read, and what could not be.
-    files: (Vec<Source>, Vec<Finding>),
+    /// Everything that was last read.
+    collected: Collected,
+    /// Findings about files that could not be read.
+    unread: Vec<Finding>,
     followed: Servers,
     /// Objects of the API server.
     objects: Listed,
@@ -67,28 +69,77 @@ pub struct Servers {
     pub etcd: Option<Arc<Etcd>>,
 }
 
+/// Origin of documents.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    Files,
+    Kubernetes,
+    Etcd,
+}
+
+/// Documents of all origins, put together at the price of what has changed. No two origins have
+/// one name.
+#[derive(Debug, Default)]
+struct Collected {
+    /// By [`Origin`].
+    parts: [SourceMap; 3],
+    all: SourceMap,
+}
+
+impl Collected {
+    /// Puts the documents of an origin in place of those before.
+    fn set(&mut self, origin: Origin, now: SourceMap) {
+        let part = &mut self.parts[origin as usize];
+        for change in part.changes(&now) {
+            match change.after {
+                Some(source) => _ = self.all.insert(change.key.clone(), source.clone()),
+                None => _ = self.all.remove(change.key),
+            }
+        }
+        *part = now;
+    }
+}
+
+/// Returns sources by their names.
+fn by_name(sources: impl IntoIterator<Item = Source>) -> SourceMap {
+    let named = sources.into_iter();
+    named.map(|source| (source.file.clone(), source)).collect()
+}
+
 /// The documents of a server that is followed.
 #[derive(Debug, Default)]
 struct Listed {
     /// Documents that the previous agent knew to be good. They count until all have been read
     /// again.
-    restored: Vec<Source>,
+    restored: SourceMap,
     /// `true` if nothing is known yet of what the server has.
     is_unlisted: bool,
 }
 
 impl Listed {
     /// Takes up the documents of a prefix that the previous agent knew to be good.
-    fn restore(saved: &[KeptFile], prefix: &str) -> Self {
-        let kept = saved.iter().filter(|kept| kept.file.starts_with(prefix));
+    fn restore(saved: &KeptFiles, prefix: &str) -> Self {
+        let of_server = saved.starting_at(prefix);
+        let of_server = of_server.take_while(|(name, _)| name.starts_with(prefix));
+        let versions = of_server.flat_map(|(name, versions)| {
+            let numbered = versions.iter().enumerate();
+            numbered.map(move |(number, kept)| {
+                // Versions of one text are two sources of one file.
+                let name = match number {
+                    0 => name.clone(),
+                    _ => format!("{name}#{number}").into(),
+                };
+                (name, kept.source())
+            })
+        });
         Self {
-            restored: kept.map(KeptFile::source).collect(),
+            restored: versions.collect(),
             is_unlisted: true,
         }
     }
 
     /// Returns what counts now that the server has listed this, or nothing yet.
-    fn take(&mut self, listed: Option<Vec<Source>>) -> Vec<Source> {
+    fn take(&mut self, listed: Option<SourceMap>) -> SourceMap {
         if let Some(listed) = listed {
             *self = Self::default();
             return listed;
@@ -120,14 +171,13 @@ impl Documents {
         let mut settled = Settled::default();
         let mut objects = Listed::default();
         let mut texts = Listed::default();
-        let known = saved.as_deref().unwrap_or_default();
-        if followed.kubernetes.is_some() {
-            objects = Listed::restore(known, API_PREFIX);
-        }
-        if followed.etcd.is_some() {
-            texts = Listed::restore(known, ETCD_PREFIX);
-        }
         if let Some(saved) = saved {
+            if followed.kubernetes.is_some() {
+                objects = Listed::restore(&saved, API_PREFIX);
+            }
+            if followed.etcd.is_some() {
+                texts = Listed::restore(&saved, ETCD_PREFIX);
+            }
             let (last_good, lost) = LastGood::restore(saved);
             for identity in lost {
                 tracing::warn!("{identity}: its last good version is not valid any more");
@@ -136,7 +186,8 @@ impl Documents {
         }
         Self {
             sources,
-            files: Default::default(),
+            collected: Collected::default(),
+            unread: Vec::new(),
             followed,
             objects,
             progress: Progress::default(),
@@ -175,7 +226,9 @@ impl Documents {
     /// Looks at all sources again.
     pub(super) fn read(&mut self) {
         self.looked = Instant::now();
-        self.files = self.sources.read();
+        let (files, unread) = self.sources.read();
+        self.collected.set(Origin::Files, by_name(files));
+        self.unread = unread;
         self.settle();
     }
 
@@ -186,7 +239,6 @@ impl Documents {
     }
 
     fn settle(&mut self) {
-        let (mut sources, unread) = self.files.clone();
         if let Some(api) = &self.followed.kubernetes {
             // Before they are read: what comes in between counts as not read.
             let progress = api.progress();
@@ -194,28 +246,32 @@ impl Documents {
             if listed.is_some() {
                 self.progress = progress;
             }
-            sources.extend(self.objects.take(listed));
+            let objects = self.objects.take(listed);
+            self.collected.set(Origin::Kubernetes, objects);
         }
         if let Some(etcd) = &self.followed.etcd {
-            let texts = self.texts.take(etcd.read());
+            let texts = self.texts.take(etcd.read().map(by_name));
             self.announced.clear();
-            for text in texts {
+            let mut counting = SourceMap::default();
+            for (name, text) in texts.iter() {
                 if let Some(announcement) = Announcement::of_file(&text.file) {
                     // What runs here is known better than anybody announces it.
                     if announcement.node == self.node {
                         continue;
                     }
-                    let name = ObjectName::new(&announcement.namespace, &announcement.name);
-                    let is_local = self.local.contains(&name);
-                    self.announced.insert(name);
+                    let workload = ObjectName::new(&announcement.namespace, &announcement.name);
+                    let is_local = self.local.contains(&workload);
+                    self.announced.insert(workload);
                     if is_local {
                         continue;
                     }
                 }
-                sources.push(text);
+                counting.insert(name.clone(), text.clone());
             }
+            self.collected.set(Origin::Etcd, counting);
         }
-        self.settled = self.settled.next(&sources, unread);
+        let unread = self.unread.clone();
+        self.settled = self.settled.next(&self.collected.all, unread);
         self.policy_findings = None;
         let findings: BTreeSet<String> = (self.settled.diagnostics.iter())
             .map(ToString::to_string)

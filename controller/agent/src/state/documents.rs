@@ -7,10 +7,11 @@
 //! into it, so that there are few, and a file is written again only about as often as the
 //! logarithm of how many there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cofferdam_policies::documents::{Identity, KeptFile, Kind};
+use cofferdam_policies::documents::{Identity, KeptFile, KeptFiles, Kind};
 use serde::{Deserialize, Serialize};
 
 use super::{StateError, Store};
@@ -34,30 +35,30 @@ struct List {
 
 /// New content of some files.
 #[derive(Debug, Serialize, Deserialize)]
-struct Part {
-    files: Vec<File>,
+struct Part<'t> {
+    files: Vec<File<'t>>,
 }
 
 /// A file of documents: what stood there before does not count any more.
 #[derive(Debug, Serialize, Deserialize)]
-struct File {
-    file: String,
-    versions: Vec<Version>,
+struct File<'t> {
+    file: Cow<'t, str>,
+    versions: Vec<Version<'t>>,
 }
 
 /// A file's text at some time, with those of its documents that are the last good ones.
 #[derive(Debug, Serialize, Deserialize)]
-struct Version {
-    text: String,
+struct Version<'t> {
+    text: Cow<'t, str>,
     /// Kind, namespace and name of each.
-    documents: Vec<(String, String, String)>,
+    documents: Vec<[Cow<'t, str>; 3]>,
 }
 
 /// Facts known of a part without reading it.
 #[derive(Debug, Clone)]
 struct KnownPart {
     number: u64,
-    files: BTreeSet<Arc<str>>,
+    files: Arc<BTreeSet<Arc<str>>>,
 }
 
 /// The documents in the state directory.
@@ -66,11 +67,8 @@ pub struct StoredDocuments {
     store: Store,
     parts: Vec<KnownPart>,
     /// Documents that the parts come to; none when there is no list, or it is not believed.
-    saved: Option<Vec<KeptFile>>,
+    saved: Option<KeptFiles>,
 }
-
-/// Versions by file.
-type ByFile<'f> = HashMap<&'f Arc<str>, &'f [KeptFile]>;
 
 impl StoredDocuments {
     /// Nothing has been read yet.
@@ -83,45 +81,48 @@ impl StoredDocuments {
         }
     }
 
-    /// Reads what was saved, in the order of files; none when nothing ever was.
+    /// Reads what was saved; none when nothing ever was.
     ///
     /// # Errors
     /// When a part cannot be read or not be believed: then nothing is, for a part stands
     /// over older versions of its documents.
-    pub fn load(&mut self) -> Result<Option<Vec<KeptFile>>, StateError> {
+    pub fn load(&mut self) -> Result<Option<KeptFiles>, StateError> {
         let Some(List { parts: numbers }) = self.store.load(LIST)? else {
             return Ok(None);
         };
-        let mut files: BTreeMap<Arc<str>, Vec<KeptFile>> = BTreeMap::new();
+        let mut saved = KeptFiles::default();
         let mut parts = Vec::new();
         for number in numbers {
             let name = part_name(number);
             let missing = || self.store.damaged(&name, "it is missing");
-            let part: Part = self.store.load(&name)?.ok_or_else(missing)?;
-            let kept: Vec<(Arc<str>, Vec<KeptFile>)> = part.files.into_iter().map(kept).collect();
+            let part: Part<'_> = self.store.load(&name)?.ok_or_else(missing)?;
+            let mut files = BTreeSet::new();
+            for (file, versions) in part.files.into_iter().map(kept) {
+                files.insert(file.clone());
+                match versions.is_empty() {
+                    true => _ = saved.remove(&*file),
+                    false => _ = saved.insert(file, versions.into()),
+                }
+            }
             parts.push(KnownPart {
                 number,
-                files: kept.iter().map(|(file, _)| file.clone()).collect(),
+                files: files.into(),
             });
-            files.extend(kept);
         }
-        let saved: Vec<KeptFile> = files.into_values().flatten().collect();
         self.parts = parts;
         self.saved = Some(saved.clone());
         Ok(Some(saved))
     }
 
-    /// Saves these versions, which come in the order of files, in place of those before.
+    /// Saves these versions in place of those before.
     ///
     /// # Errors
     /// When the file system refuses; what was saved before stays.
-    pub fn save(&mut self, files: &[KeptFile]) -> Result<(), StateError> {
-        let before = self.saved.as_deref().map(by_file);
-        let now = by_file(files);
-        let mut names = changed(before.as_ref(), &now);
-        if before.is_none() || !names.is_empty() {
+    pub fn save(&mut self, files: &KeptFiles) -> Result<(), StateError> {
+        let mut names = changed(self.saved.as_ref(), files);
+        if self.saved.is_none() || !names.is_empty() {
             let number = self.next_number()?;
-            let (parts, written) = self.with_part(number, &mut names, &now);
+            let (parts, written) = self.with_part(number, &mut names, files);
             if let Some(part) = written {
                 self.store.save(&part_name(number), &part)?;
             }
@@ -134,19 +135,19 @@ impl StoredDocuments {
             self.remove_others()?;
         }
         // The same, or what was just written; and from now on shared.
-        self.saved = Some(files.to_vec());
+        self.saved = Some(files.clone());
         Ok(())
     }
 
     /// The parts when what is new of these files stands over them under this number, and
     /// what is to be written for it.
-    fn with_part(
+    fn with_part<'n>(
         &self,
         number: u64,
         names: &mut BTreeSet<Arc<str>>,
-        now: &ByFile<'_>,
-    ) -> (Vec<KnownPart>, Option<Part>) {
-        let versions = |name: &Arc<str>| now.get(name).copied().unwrap_or_default();
+        now: &'n KeptFiles,
+    ) -> (Vec<KnownPart>, Option<Part<'n>>) {
+        let versions = |name: &Arc<str>| now.get(name).map_or(&[][..], |versions| &**versions);
         let mut parts = self.parts.clone();
         let weight_of = |names: &BTreeSet<Arc<str>>| -> usize {
             names.iter().map(|name| weight(versions(name))).sum()
@@ -154,7 +155,7 @@ impl StoredDocuments {
         while let Some(last) =
             parts.pop_if(|last| weight_of(&last.files) <= LARGER * weight_of(names))
         {
-            names.extend(last.files);
+            names.extend(last.files.iter().cloned());
         }
         if parts.is_empty() {
             // There is nothing older to stand over.
@@ -163,16 +164,22 @@ impl StoredDocuments {
         if names.is_empty() {
             return (parts, None);
         }
-        let stored = names.iter().map(|name| File {
-            file: name.to_string(),
-            versions: versions(name).iter().map(version).collect(),
+        let stored = names.iter().map(|name| match now.get_key_value(name) {
+            Some((name, versions)) => File {
+                file: Cow::Borrowed(name),
+                versions: versions.iter().map(version).collect(),
+            },
+            None => File {
+                file: Cow::Owned(name.to_string()),
+                versions: Vec::new(),
+            },
         });
         let part = Part {
             files: stored.collect(),
         };
         parts.push(KnownPart {
             number,
-            files: names.clone(),
+            files: names.clone().into(),
         });
         (parts, Some(part))
     }
@@ -208,21 +215,13 @@ fn number_of(name: &str) -> Option<u64> {
         .ok()
 }
 
-fn by_file(files: &[KeptFile]) -> ByFile<'_> {
-    let versions = files.chunk_by(|a, b| a.file == b.file);
-    versions
-        .map(|versions| (&versions[0].file, versions))
-        .collect()
-}
-
 /// The files of which something is new, or that have gone.
-fn changed(before: Option<&ByFile<'_>>, now: &ByFile<'_>) -> BTreeSet<Arc<str>> {
-    let names = before.into_iter().flat_map(HashMap::keys).chain(now.keys());
-    let is_changed = |name: &&&Arc<str>| before.and_then(|all| all.get(**name)) != now.get(**name);
-    names
-        .filter(is_changed)
-        .map(|name| Arc::clone(name))
-        .collect()
+fn changed(before: Option<&KeptFiles>, now: &KeptFiles) -> BTreeSet<Arc<str>> {
+    let Some(before) = before else {
+        return now.keys().cloned().collect();
+    };
+    let changes = before.changes(now).into_iter();
+    changes.map(|change| change.key.clone()).collect()
 }
 
 /// About how many bytes versions take.
@@ -233,27 +232,27 @@ fn weight(versions: &[KeptFile]) -> usize {
         .sum()
 }
 
-fn version(kept: &KeptFile) -> Version {
+fn version(kept: &KeptFile) -> Version<'_> {
     let names = kept.documents.iter().map(|identity| {
         let Identity {
             kind,
             namespace,
             name,
         } = identity;
-        (kind.to_string(), namespace.to_string(), name.to_string())
+        [kind.as_str(), &**namespace, &**name].map(Cow::Borrowed)
     });
     Version {
         // A text with a good document is UTF-8.
-        text: String::from_utf8_lossy(&kept.text).into_owned(),
+        text: String::from_utf8_lossy(&kept.text),
         documents: names.collect(),
     }
 }
 
-fn kept(stored: File) -> (Arc<str>, Vec<KeptFile>) {
+fn kept(stored: File<'_>) -> (Arc<str>, Vec<KeptFile>) {
     let file: Arc<str> = stored.file.into();
     let versions = stored.versions.into_iter().map(|version| {
         let identities = version.documents.into_iter();
-        let identities = identities.filter_map(|(kind, namespace, name)| {
+        let identities = identities.filter_map(|[kind, namespace, name]| {
             Some(Identity {
                 kind: Kind::parse(&kind)?,
                 namespace: namespace.into(),
@@ -262,7 +261,7 @@ fn kept(stored: File) -> (Arc<str>, Vec<KeptFile>) {
         });
         KeptFile {
             file: file.clone(),
-            text: version.text.into_bytes().into(),
+            text: version.text.into_owned().into_bytes().into(),
             documents: identities.collect(),
         }
     });
@@ -272,8 +271,9 @@ fn kept(stored: File) -> (Arc<str>, Vec<KeptFile>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
     use std::path::PathBuf;
-    use std::{fs, slice};
 
     use super::super::tests::store;
     use super::*;
@@ -291,7 +291,14 @@ mod tests {
         }
     }
 
-    fn loaded(store: &Store) -> Option<Vec<KeptFile>> {
+    fn by_file(files: &[KeptFile]) -> KeptFiles {
+        let versions = files.chunk_by(|a, b| a.file == b.file);
+        versions
+            .map(|versions| (versions[0].file.clone(), versions.into()))
+            .collect()
+    }
+
+    fn loaded(store: &Store) -> Option<KeptFiles> {
         StoredDocuments::new(store.clone()).load().unwrap()
     }
 
@@ -308,10 +315,10 @@ mod tests {
         let (path, store) = store();
         assert_eq!(loaded(&store), None);
         let mut stored = StoredDocuments::new(store.clone());
-        stored.save(&[]).unwrap();
+        stored.save(&by_file(&[])).unwrap();
         assert_eq!(
             loaded(&store),
-            Some(Vec::new()),
+            Some(KeptFiles::default()),
             "nothing, but it was in force"
         );
         // Files come, change, have two versions, and go, by a fixed rule.
@@ -322,6 +329,7 @@ mod tests {
             let versions = (0..step % 3).map(|n| kept_file(&format!("f{at:02}"), &text(n)));
             files.insert(at, versions.collect());
             let all: Vec<KeptFile> = files.values().flatten().cloned().collect();
+            let all = by_file(&all);
             if step % 17 == 0 {
                 // A restart.
                 stored = StoredDocuments::new(store.clone());
@@ -333,8 +341,8 @@ mod tests {
             assert_eq!(parts(&path), numbers);
             assert!(numbers.len() < 12, "{} parts", numbers.len());
         }
-        stored.save(&[]).unwrap();
-        assert_eq!(loaded(&store), Some(Vec::new()));
+        stored.save(&by_file(&[])).unwrap();
+        assert_eq!(loaded(&store), Some(KeptFiles::default()));
         assert!(parts(&path).is_empty(), "there is nothing to stand over");
         fs::remove_dir_all(path).unwrap();
     }
@@ -347,17 +355,17 @@ mod tests {
         let mut files: Vec<KeptFile> = (0..9)
             .map(|n| kept_file(&format!("f{n}"), &large))
             .collect();
-        stored.save(&files).unwrap();
+        stored.save(&by_file(&files)).unwrap();
         let size = |number| fs::metadata(path.join(part_name(number))).unwrap().len();
         assert_eq!((parts(&path), size(1) > 90_000), (vec![1], true));
         for number in 2..9 {
             files[4] = kept_file("f4", &format!("{number}"));
-            stored.save(&files).unwrap();
+            stored.save(&by_file(&files)).unwrap();
             // The part before had an older version of the same file alone.
             assert_eq!(parts(&path), [1, number]);
             assert!(size(number) < 200);
         }
-        stored.save(&files).unwrap();
+        stored.save(&by_file(&files)).unwrap();
         assert_eq!(parts(&path), [1, 8], "nothing has changed");
         fs::remove_dir_all(path).unwrap();
     }
@@ -367,8 +375,10 @@ mod tests {
         let (path, store) = store();
         let mut stored = StoredDocuments::new(store.clone());
         let large = kept_file("a", &"x".repeat(1_000));
-        stored.save(slice::from_ref(&large)).unwrap();
-        stored.save(&[large.clone(), kept_file("b", "y")]).unwrap();
+        stored.save(&by_file(&[large.clone()])).unwrap();
+        stored
+            .save(&by_file(&[large.clone(), kept_file("b", "y")]))
+            .unwrap();
         assert_eq!(parts(&path), [1, 2]);
         let second = path.join(part_name(2));
         let good = fs::read(&second).unwrap();
@@ -379,9 +389,9 @@ mod tests {
         let error = stored.load().unwrap_err();
         assert!(error.to_string().contains("documents-2.json"), "{error}");
         // A new beginning overwrites nothing that the old list names.
-        stored.save(slice::from_ref(&large)).unwrap();
+        stored.save(&by_file(&[large.clone()])).unwrap();
         assert_eq!(parts(&path), [2], "1 was there");
-        assert_eq!(loaded(&store), Some(vec![large]));
+        assert_eq!(loaded(&store), Some(by_file(&[large])));
         fs::remove_dir_all(path).unwrap();
     }
 }

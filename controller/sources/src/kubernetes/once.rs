@@ -181,8 +181,6 @@ impl Cluster {
                 Err(error) => return Err(Resource::of(kind).error(error)),
             }
         }
-        let mut sources = store.sources();
-        sources.sort_by(|one, other| one.file.cmp(&other.file));
-        Ok(sources)
+        Ok(store.sources().values().cloned().collect())
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cofferdam_policies::documents::{API_PREFIX, Kind, Source};
+use cofferdam_policies::documents::{API_PREFIX, Kind, Source, SourceMap};
 
 use super::object::{Facts, Stripped, name_of, without_addresses};
 use crate::claims::Claims;
@@ -22,6 +22,8 @@ use crate::claims::Claims;
 #[derive(Debug, Default)]
 pub(super) struct Store {
     listings: BTreeMap<Kind, Listing>,
+    /// The document of every object. What reads them keeps a copy, which costs nothing.
+    documents: SourceMap,
     /// Addresses that pods and nodes claim.
     claims: Claims<IpAddr>,
 }
@@ -47,7 +49,6 @@ impl Listing {
 struct Held {
     uid: String,
     version: Option<u64>,
-    source: Source,
     claimant: Option<Box<Claimant>>,
 }
 
@@ -87,10 +88,9 @@ impl Store {
         Kind::ALL.iter().all(is_listed)
     }
 
-    /// Returns all objects as documents, in no order.
-    pub(super) fn sources(&self) -> Vec<Source> {
-        let held = self.listings.values().flat_map(|one| one.objects.values());
-        held.map(|held| held.source.clone()).collect()
+    /// Returns all objects as documents.
+    pub(super) fn sources(&self) -> &SourceMap {
+        &self.documents
     }
 
     /// Returns how many objects of a kind there are.
@@ -186,9 +186,10 @@ impl Store {
             }
             let known = held.claimant.as_ref();
             let whole = known.and_then(|known| known.whole.as_ref());
-            let text = whole.unwrap_or(&held.source.text);
+            let text = whole.or_else(|| Some(&self.documents.get(&name)?.text));
+            let is_same = text.is_some_and(|text| **text == *object.text);
             let facts = known.map(|known| &known.facts);
-            if **text == *object.text && held.uid == object.uid && facts == object.facts.as_ref() {
+            if is_same && held.uid == object.uid && facts == object.facts.as_ref() {
                 held.version = object.version;
                 return false;
             }
@@ -205,10 +206,11 @@ impl Store {
         let held = Held {
             uid: object.uid,
             version: object.version,
-            source: Source::new(name.clone(), text),
             claimant,
         };
         let before = listing.objects.insert(name.clone(), held);
+        let source = Source::new(name.clone(), text);
+        self.documents.insert(name.clone(), source);
         let had = before.as_ref().and_then(|held| held.claimant.as_ref());
         let had = had.map(|known| known.facts.addresses.clone());
         self.claim(
@@ -227,6 +229,7 @@ impl Store {
         let Some(held) = listing.and_then(|one| one.objects.remove(name)) else {
             return false;
         };
+        self.documents.remove(name);
         if let Some(known) = held.claimant {
             self.claim(name, &known.facts.addresses, &[]);
         }
@@ -257,8 +260,13 @@ impl Store {
         for name in claimants {
             let kind = kind_of(&name);
             let listing = self.listings.get_mut(&kind);
-            if let Some(held) = listing.and_then(|one| one.objects.get_mut(&name)) {
-                held.withhold(kind, address, Some(&name) != owner.as_ref());
+            let held = listing.and_then(|one| one.objects.get_mut(&name));
+            let Some((held, source)) = held.zip(self.documents.get(&name)) else {
+                continue;
+            };
+            let is_withheld = Some(&name) != owner.as_ref();
+            if let Some(changed) = held.withhold(source, kind, address, is_withheld) {
+                self.documents.insert(name, changed);
             }
         }
     }
@@ -309,23 +317,24 @@ fn is_older(version: Option<u64>, than: Option<u64>) -> bool {
 }
 
 impl Held {
-    /// Leaves an address out of a document, or puts it in again.
-    fn withhold(&mut self, kind: Kind, address: IpAddr, is_withheld: bool) {
-        let Some(known) = &mut self.claimant else {
-            return;
-        };
+    /// Leaves an address out of its document, or puts it in again; returns the document then.
+    fn withhold(
+        &mut self,
+        source: &Source,
+        kind: Kind,
+        address: IpAddr,
+        is_withheld: bool,
+    ) -> Option<Source> {
+        let known = self.claimant.as_mut()?;
         if known.withheld.contains(&address) == is_withheld {
-            return;
+            return None;
         }
         if is_withheld {
             known.withheld.push(address);
         } else {
             known.withheld.retain(|one| *one != address);
         }
-        let whole = known
-            .whole
-            .take()
-            .unwrap_or_else(|| self.source.text.clone());
+        let whole = known.whole.take().unwrap_or_else(|| source.text.clone());
         let text = if known.withheld.is_empty() {
             whole
         } else {
@@ -333,7 +342,7 @@ impl Held {
             known.whole = Some(whole);
             text
         };
-        self.source = Source::new(self.source.file.clone(), text);
+        Some(Source::new(source.file.clone(), text))
     }
 }
 
@@ -395,7 +404,7 @@ mod tests {
 
     /// Names of the pods whose documents have the address.
     fn owners(store: &Store) -> Vec<String> {
-        let sources = store.sources().into_iter();
+        let sources = store.sources().values();
         let with_address = sources.filter(|source| {
             assert!(source.parsed.rejected.is_empty(), "{:?}", source.parsed);
             String::from_utf8_lossy(&source.text).contains(ADDRESS)

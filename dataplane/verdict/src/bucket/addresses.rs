@@ -140,6 +140,20 @@ impl<'a> AddressWriter<'a> {
         }
     }
 
+    /// Returns the slot of an address, 0 if it has none. The answer may be of the past at once
+    /// where another writer is at work.
+    pub fn get(&self, address: &Address) -> u32 {
+        let [a, b, c, d] = address.words;
+        let (value, place) = match address.family {
+            Family::V4 => (self.v4.get(&[a >> PLACE_BITS]), place_of(a)),
+            Family::V6 => (self.v6.get(&[a, b, c, d >> PLACE_BITS]), place_of(d)),
+        };
+        let mut found = slots(self.blocks, value.unwrap_or(0));
+        found
+            .find(|(of, _)| value.is_some() && *of == place)
+            .map_or(0, |(_, slot)| slot)
+    }
+
     /// Takes an address from its slot; `false` if it had none.
     pub fn remove(&self, address: &Address) -> bool {
         let [a, b, c, d] = address.words;

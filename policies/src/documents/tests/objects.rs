@@ -12,7 +12,7 @@ fn object(annotations: &str, ports: &str) -> Parsed {
 "metadata":{{"name":"db","namespace":"shop","annotations":{annotations}}},
 "spec":{{"podSelector":{{}},"ingress":[{{"ports":{ports}}}]}}}}"#
     );
-    parse_object(NAME, text.as_bytes())
+    parse_object(&NAME.into(), text.as_bytes())
 }
 
 fn shown(parsed: &Parsed) -> Vec<String> {
