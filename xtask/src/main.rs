@@ -17,6 +17,7 @@ mod fuzz;
 mod mutants;
 mod outcome;
 mod package;
+mod pictures;
 mod records;
 mod run;
 mod setup;
@@ -61,6 +62,8 @@ enum Verb {
     Arrows,
     /// Build what is shipped: static binaries, checksums and a list of what is in them.
     Package(package::Options),
+    /// Draw the dashboards for the documentation, after some minutes of real traffic.
+    Pictures(pictures::Options),
     /// Run a benchmark; `bench --help` lists them.
     Bench(bench::Options),
     /// Look for input that documents or the compiler do not bear.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Verb::TestVm(options) => vm::run(&options),
         Verb::Arrows => arrows::run(),
         Verb::Package(options) => package::run(&options),
+        Verb::Pictures(options) => pictures::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Mutants(options) => mutants::run(&options),
