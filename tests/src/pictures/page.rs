@@ -354,3 +354,144 @@ pub(super) fn escaped(text: &str) -> String {
         .replace('>', "&gt;")
         .replace('"', "&quot;")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const PERIOD: Period = Period {
+        window: Window {
+            start: 1000,
+            end: 1060,
+            step: 30,
+        },
+        rate: 8,
+    };
+
+    /// Returns a page with one panel of a kind, over these series.
+    fn drawn(kind: &str, defaults: Value, query: &str, answer: &[Value]) -> String {
+        let dashboard = json!({
+            "uid": "one", "title": "One", "annotations": {"list": []},
+            "panels": [{
+                "id": 1, "type": kind, "title": "Panel", "gridPos": {"x": 0, "y": 0, "w": 12, "h": 8},
+                "fieldConfig": {"defaults": defaults},
+                "options": {
+                    "legend": {"calcs": ["lastNotNull", "max"]},
+                    "sortBy": [{"displayName": "Value", "desc": true}],
+                },
+                "transformations": [
+                    {"id": "organize", "options": {"excludeByName": {"job": true}}},
+                ],
+                "targets": [{"expr": query, "legendFormat": "{{name}}"}],
+            }],
+        });
+        let dashboard = Dashboard::parse(&dashboard.to_string()).unwrap();
+        let page = dashboard.draw(&PERIOD, |ask| {
+            assert_eq!(ask.query, "sum(rate(x{instance=~\".*\"}[8s]) / y[60s])");
+            Ok::<_, Error>(answer.to_vec())
+        });
+        page.unwrap()
+    }
+
+    const QUERY: &str = "sum(rate(x{instance=~\"$instance\"}[$__rate_interval]) / y[$__range])";
+
+    fn series(name: &str, values: [&str; 3]) -> Value {
+        let [first, second, third] = values;
+        json!({
+            "metric": {"name": name, "job": "secret"},
+            "values": [[1000, first], [1030, second], [1060, third]],
+        })
+    }
+
+    /// Heights at which lines end, from the top of the picture.
+    fn ends(page: &str) -> Vec<f64> {
+        let lines = page.split("<polyline points=\"").skip(1);
+        let points = lines.filter_map(|rest| rest.split('"').next()?.split(' ').next_back());
+        let heights = points.filter_map(|point| point.split(',').nth(1)?.parse().ok());
+        heights.collect()
+    }
+
+    #[test]
+    fn stacked_series_stand_on_each_other_and_others_on_the_axis() {
+        let answer = [series("a", ["1", "1", "1"]), series("b", ["0", "0", "1"])];
+        let stacked = json!({"unit": "pps", "custom": {"stacking": {"mode": "normal"}}});
+        let heights = ends(&drawn("timeseries", stacked, QUERY, &answer));
+        assert!(heights[1] < heights[0] - 10.0, "{heights:?}");
+        let each = json!({"unit": "pps", "custom": {"stacking": {"mode": "none"}}});
+        let page = drawn("timeseries", each, QUERY, &answer);
+        let heights = ends(&page);
+        assert_eq!(heights[0], heights[1]);
+        // The legend: what came last, and the most.
+        assert!(page.contains(">b</td><td class=\"n\">1 p/s</td><td class=\"n\">1 p/s</td>"));
+        assert!(page.contains("16:40–00:17:40 UTC"), "{page}");
+    }
+
+    #[test]
+    fn a_line_ends_where_there_are_no_numbers() {
+        let answer = [series("a", ["1", "NaN", "2"])];
+        let page = drawn("timeseries", json!({"unit": "s"}), QUERY, &answer);
+        assert!(
+            !page.contains("<polyline") && page.matches("<circle").count() == 2,
+            "{page}"
+        );
+        let nothing = drawn("timeseries", json!({"unit": "s"}), QUERY, &[]);
+        assert!(nothing.contains("No data"), "{nothing}");
+    }
+
+    #[test]
+    fn a_number_has_the_colour_of_the_last_threshold_it_has_reached() {
+        let defaults = json!({"unit": "short", "thresholds": {"steps": [
+            {"color": "green", "value": null}, {"color": "red", "value": 1},
+        ]}});
+        for (last, colour) in [("0", "#00795b"), ("1", "#c4420a")] {
+            let answer = [series("a", ["3", "3", last])];
+            let page = drawn("stat", defaults.clone(), QUERY, &answer);
+            let number = format!("color:{colour}\">{last}</div>");
+            assert!(page.contains(&number), "{page}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_sorted_hides_columns_and_tells_of_rows_without_room() {
+        let names: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
+        let answer = names.iter().map(|name| {
+            let value = &name[1..];
+            series(name, [value, value, value])
+        });
+        let answer: Vec<Value> = answer.collect();
+        let page = drawn("table", json!({"unit": "short"}), QUERY, &answer);
+        assert!(
+            !page.contains("secret") && page.contains("<th>name</th>"),
+            "{page}"
+        );
+        let first = page.find("<td>n39</td><td class=\"n\">39</td>");
+        assert!(
+            first.is_some() && first < page.find("<td>n38</td>"),
+            "{page}"
+        );
+        let shown = page.matches("<td>n").count();
+        let rest = format!("… and {} more", names.len() - shown);
+        assert!(page.contains(&rest), "{rest}: {page}");
+    }
+
+    #[test]
+    fn a_panel_that_cannot_be_drawn_is_an_error() {
+        let text = json!({
+            "uid": "one", "title": "One", "annotations": {"list": []},
+            "panels": [{
+                "id": 1, "type": "timeseries", "title": "<Panel>",
+                "gridPos": {"x": 0, "y": 0, "w": 12, "h": 8},
+                "targets": [{"expr": "x", "legendFormat": "x"}],
+            }],
+        });
+        let dashboard = Dashboard::parse(&text.to_string()).unwrap();
+        let unitless = dashboard.draw(&PERIOD, |_| Ok::<_, Error>(Vec::new()));
+        assert!(matches!(unitless, Err(Error::Lacks { what: "unit", .. })));
+        let odd = dashboard.draw(&PERIOD, |_| Ok::<_, Error>(vec![json!({"metric": 3})]));
+        assert!(matches!(odd, Err(Error::Answer { .. })), "{odd:?}");
+        let kind = text.to_string().replace("timeseries", "piechart");
+        assert!(Dashboard::parse(&kind).is_err());
+    }
+}
