@@ -24,6 +24,8 @@
 //! | [`flood`] | connection requests from senders that do not exist, beside honest traffic |
 //! | [`generate`] | random policies over a small world, from a seed |
 //! | [`ledger`] | all counters: those a test names move, no others |
+//! | [`pictures`] | dashboards of Grafana, drawn as pages of HTML |
+//! | [`prometheus`] | questions to a Prometheus |
 //! | [`runtimes`] | containerd and podman, each with everything in a folder |
 //! | [`scratch`] | a folder that is gone when the test is |
 //! | [`load`] | honest traffic under load, which must lose nothing |
@@ -56,6 +58,8 @@ pub mod ledger;
 pub mod load;
 pub mod machine;
 pub mod packet;
+pub mod pictures;
+pub mod prometheus;
 pub mod runtimes;
 pub mod scratch;
 pub mod shop;

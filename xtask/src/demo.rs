@@ -22,7 +22,7 @@ use crate::{
 /// The documents of the shop.
 const POLICIES: &str = "policies/library/three-tier";
 /// The alerting rules.
-const RULES: &str = "deploy/prometheus";
+pub(crate) const RULES: &str = "deploy/prometheus";
 /// Feature by which the demonstration can ask containerd for pods.
 const POD_CLIENT: &str = "cofferdam-tests/cri";
 /// Beginnings of the last line, and the answer that each gives.
@@ -68,6 +68,37 @@ pub(crate) struct Options {
 
 /// Runs it.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut needs = Vec::new();
+    if options.runtime.is_some() {
+        needs.push(Need::ContainerRuntimes);
+    }
+    if options.prometheus {
+        needs.push(Need::Monitoring);
+    }
+    let mut choice = Vec::new();
+    if let Some(Runtime::Containerd) = options.runtime {
+        choice.extend(["--features", POD_CLIENT]);
+    }
+    if options.with_tests {
+        choice.push("--all-targets");
+    }
+    let mut command = built(&needs, &choice)?;
+    if let Some(runtime) = options.runtime {
+        command.args(["--runtime", runtime.name()]);
+    }
+    if options.prometheus {
+        command.args([PathBuf::from("--prometheus"), run::root().join(RULES)]);
+    }
+    if options.keep {
+        kept(&mut command)
+    } else {
+        replaced_by(&mut command)
+    }
+}
+
+/// Sets the machine up and builds, with these arguments of cargo as well; the command of a
+/// demonstration of the shop.
+pub(crate) fn built(more_needs: &[Need], choice: &[&str]) -> Result<Command> {
     if !tools::is_root() {
         bail!("the demonstration makes network namespaces, which takes root");
     }
@@ -77,22 +108,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::NetworkTools,
         Need::NetworkPlugins,
     ];
-    let mut build = run::cargo();
-    build.arg("build").args(run::WORKSPACE);
-    if options.with_tests {
-        build.arg("--all-targets");
-    }
-    if let Some(runtime) = options.runtime {
-        needs.push(Need::ContainerRuntimes);
-        if let Runtime::Containerd = runtime {
-            build.args(["--features", POD_CLIENT]);
-        }
-    }
-    if options.prometheus {
-        needs.push(Need::Monitoring);
-    }
+    needs.extend(more_needs);
     setup::ensure(&needs)?;
     println!("== building");
+    let mut build = run::cargo();
+    build.arg("build").args(run::WORKSPACE).args(choice);
     let status = run::status(&mut build)?;
     if !status.success() {
         return Err(Failed::program("cargo build", status));
@@ -103,18 +123,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .args([PathBuf::from("--cofferdam"), built.join("cofferdam")])
         .args([PathBuf::from("--plugin"), built.join("cofferdam-cni")])
         .args([PathBuf::from("--policies"), run::root().join(POLICIES)]);
-    if let Some(runtime) = options.runtime {
-        command.args(["--runtime", runtime.name()]);
-    }
-    if options.prometheus {
-        command.args([PathBuf::from("--prometheus"), run::root().join(RULES)]);
-    }
-    if options.keep {
-        kept(&mut command)
-    } else {
-        // In our place: signals reach it, and its exit status is ours.
-        Err(command.exec()).context("cannot start the demonstration")
-    }
+    Ok(command)
+}
+
+/// Runs it in our place: signals reach it, and its exit status is ours.
+pub(crate) fn replaced_by(command: &mut Command) -> Result<()> {
+    Err(command.exec()).context("cannot start the demonstration")
 }
 
 /// Runs it until all has been shown, and leaves it running.

@@ -18,6 +18,7 @@ mod fuzz;
 mod mutants;
 mod outcome;
 mod package;
+mod pictures;
 mod records;
 mod run;
 mod setup;
@@ -64,6 +65,8 @@ enum Verb {
     Dependencies,
     /// Build what is shipped: static binaries, checksums and a list of what is in them.
     Package(package::Options),
+    /// Draw the dashboards for the documentation, after some minutes of real traffic.
+    Pictures(pictures::Options),
     /// Run a benchmark; `bench --help` lists them.
     Bench(bench::Options),
     /// Look for input that documents or the compiler do not bear.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Verb::Arrows => arrows::run(),
         Verb::Dependencies => dependencies::run(),
         Verb::Package(options) => package::run(&options),
+        Verb::Pictures(options) => pictures::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Mutants(options) => mutants::run(&options),

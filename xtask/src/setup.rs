@@ -68,8 +68,35 @@ const EMULATORS: [(&str, &str); 2] = [
     ("qemu-system-aarch64", "qemu-system-arm"),
 ];
 
-/// Helm's own library, for Python. Version and library move together.
-const HELM: &str = "helm-python-sdk==0.2.2";
+/// A library for Python that tests use. Version and library move together.
+#[derive(Debug, PartialEq, Eq)]
+struct Library {
+    /// Its folder below our cache, with a Python of its own; tests look there as well.
+    folder: &'static str,
+    /// Name on the index of packages.
+    name: &'static str,
+    version: &'static str,
+}
+
+/// Helm's own library.
+const HELM: Library = Library {
+    folder: "helm",
+    name: "helm-python-sdk",
+    version: "0.2.2",
+};
+
+/// Models of Grafana's dashboards, which Grafana's own schema is made into.
+const DASHBOARD_MODELS: Library = Library {
+    folder: "grafana",
+    name: "grafana-foundation-sdk",
+    version: "1769699379!11.6.0",
+};
+
+/// The typeface of pictures, and Debian's package of it.
+const TYPEFACE: (&str, &str) = (
+    "/usr/share/fonts/truetype/liberation/LiberationSans-Regular.ttf",
+    "fonts-liberation",
+);
 
 /// C compilers for code of other architectures, each with Debian's packages of it and of the
 /// headers that it looks for.
@@ -103,6 +130,10 @@ pub(crate) enum Need {
     ContainerRuntimes,
     /// Prometheus and Alertmanager, which tests have scrape an agent.
     Monitoring,
+    /// Models of Grafana's dashboards, by which tests read ours strictly.
+    DashboardModels,
+    /// What draws pictures of dashboards. No test does, and `setup` leaves it out.
+    Browser,
     /// `protoc` and the messages that come with it, for the client of etcd, and for those by
     /// which tests ask a container runtime.
     ProtocolCompiler,
@@ -120,8 +151,8 @@ pub(crate) enum Need {
     DebianPackager,
 }
 
-/// All of it: `cargo xtask setup`.
-pub(crate) const EVERYTHING: [Need; 15] = [
+/// All that builds and tests need: `cargo xtask setup`.
+pub(crate) const EVERYTHING: [Need; 16] = [
     Need::Checkers,
     Need::KernelCompiler,
     Need::BpfFileSystem,
@@ -130,6 +161,7 @@ pub(crate) const EVERYTHING: [Need; 15] = [
     Need::NetworkPlugins,
     Need::ContainerRuntimes,
     Need::Monitoring,
+    Need::DashboardModels,
     Need::ProtocolCompiler,
     Need::ClusterTools,
     Need::Etcd,
@@ -150,8 +182,8 @@ enum Remedy {
     Linker,
     /// The maker of the Debian package, compiled here.
     Packager,
-    /// Helm's library, in a folder of its own.
-    Helm,
+    /// A library for Python, in a folder of its own.
+    Library(&'static Library),
     /// The BPF file system.
     Mount,
 }
@@ -190,7 +222,7 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
     let mut packages = Vec::new();
     let mut linker = false;
     let mut packager = false;
-    let mut helm = false;
+    let mut libraries = Vec::new();
     let mut mount = false;
     for need in needs {
         match need {
@@ -274,15 +306,18 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             }
             Need::ClusterTools => {
                 packages.extend(missing_packages(&[("kubectl", "kubernetes-client")]));
-                helm = !has_helm();
-                let mut can_install = run::command("python3");
-                can_install.args(["-c", "import ensurepip, venv"]);
-                if helm
-                    && !can_install
-                        .output()
-                        .is_ok_and(|output| output.status.success())
-                {
-                    packages.push("python3-venv");
+                libraries.push(&HELM);
+            }
+            Need::DashboardModels => libraries.push(&DASHBOARD_MODELS),
+            Need::Browser => {
+                packages.extend(missing_packages(&[
+                    ("chromium-headless-shell", "chromium-headless-shell"),
+                    // Halves what Chromium writes.
+                    ("pngquant", "pngquant"),
+                ]));
+                let (file, package) = TYPEFACE;
+                if !Path::new(file).is_file() {
+                    packages.push(package);
                 }
             }
             Need::VirtualMachine => {
@@ -311,6 +346,10 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
             }
         }
     }
+    libraries.retain(|library| !library.is_here());
+    if !libraries.is_empty() && !can_make_libraries() {
+        packages.push("python3-venv");
+    }
     packages.dedup();
     let mut remedies = Vec::new();
     if !components.is_empty() {
@@ -325,9 +364,7 @@ fn missing(needs: &[Need]) -> Vec<Remedy> {
     if packager {
         remedies.push(Remedy::Packager);
     }
-    if helm {
-        remedies.push(Remedy::Helm);
-    }
+    remedies.extend(libraries.into_iter().map(Remedy::Library));
     if mount {
         remedies.push(Remedy::Mount);
     }
@@ -353,21 +390,35 @@ fn has_packager() -> bool {
     })
 }
 
-/// Folder of Helm's library and of the Python that runs it; tests look there as well.
-fn helm_folder() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(home).unwrap_or_else(std::env::temp_dir);
-    cache.join("cofferdam/helm")
+/// Returns `true` if a folder with a Python of its own can be made.
+fn can_make_libraries() -> bool {
+    let mut python = run::command("python3");
+    let output = python.args(["-c", "import ensurepip, venv"]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
-/// Returns `true` if Helm's library is there, in the version that is asked for.
-fn has_helm() -> bool {
-    let mut python = Command::new(helm_folder().join("bin/python"));
-    let version = "import importlib.metadata as m; print('helm-python-sdk==' + \
-                   m.version('helm-python-sdk'))";
-    let output = python.args(["-c", version]).output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == HELM)
+impl Library {
+    /// Returns its folder.
+    fn path(&self) -> PathBuf {
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(home).unwrap_or_else(std::env::temp_dir);
+        cache.join("cofferdam").join(self.folder)
+    }
+
+    /// Returns how it is asked for.
+    fn requirement(&self) -> String {
+        format!("{}=={}", self.name, self.version)
+    }
+
+    /// Returns `true` if it is there, in the version that is asked for.
+    fn is_here(&self) -> bool {
+        let mut python = Command::new(self.path().join("bin/python"));
+        let version = "import importlib.metadata, sys; \
+                       print(importlib.metadata.version(sys.argv[1]))";
+        let output = python.args(["-c", version, self.name]).output();
+        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == self.version)
+    }
 }
 
 /// Components of the running toolchain that are not installed.
@@ -408,7 +459,7 @@ impl Able {
             Remedy::Components(_) => self.rustup,
             Remedy::Packages(_) => self.root && self.apt,
             Remedy::Linker => self.apt || Path::new(LLVM).is_dir(),
-            Remedy::Packager | Remedy::Helm => true,
+            Remedy::Packager | Remedy::Library(_) => true,
             Remedy::Mount => self.root,
         }
     }
@@ -426,7 +477,11 @@ impl Remedy {
             Self::Packager => {
                 "compile cargo-deb, which makes the Debian package (a minute or two)".to_owned()
             }
-            Self::Helm => format!("install {HELM} in {}", helm_folder().display()),
+            Self::Library(library) => format!(
+                "install {} in {}",
+                library.requirement(),
+                library.path().display()
+            ),
             Self::Mount => format!("mount the BPF file system at {BPF_FILE_SYSTEM}"),
         }
     }
@@ -455,12 +510,12 @@ impl Remedy {
             ],
             Self::Linker => vec![format!("LLVM_PREFIX={LLVM} cargo {}", LINKER.join(" "))],
             Self::Packager => vec![format!("cargo {}", PACKAGER.join(" "))],
-            Self::Helm => {
-                let folder = helm_folder();
+            Self::Library(library) => {
+                let folder = library.path();
                 let folder = folder.display();
                 vec![
                     format!("python3 -m venv {folder}"),
-                    format!("{folder}/bin/pip install {HELM}"),
+                    format!("{folder}/bin/pip install '{}'", library.requirement()),
                 ]
             }
             Self::Mount => vec![format!("mount -t bpf bpf {BPF_FILE_SYSTEM}")],
@@ -519,12 +574,12 @@ fn supply(remedy: &Remedy) -> Result<()> {
         }
         Remedy::Linker => succeed(run::cargo().args(LINKER).env("LLVM_PREFIX", LLVM)),
         Remedy::Packager => succeed(run::cargo().args(PACKAGER)),
-        Remedy::Helm => {
-            let folder = helm_folder();
+        Remedy::Library(library) => {
+            let folder = library.path();
             let mut venv = run::command("python3");
             succeed(venv.args(["-m", "venv"]).arg(&folder))?;
             let mut pip = Command::new(folder.join("bin/pip"));
-            succeed(pip.args(["install", "--quiet", HELM]))
+            succeed(pip.args(["install", "--quiet", &library.requirement()]))
         }
         Remedy::Mount => succeed(run::command("mount").args(["-t", "bpf", "bpf", BPF_FILE_SYSTEM])),
     }
@@ -560,6 +615,7 @@ mod tests {
             Remedy::Packages(vec!["iproute2", "busybox-static"]),
             Remedy::Linker,
             Remedy::Packager,
+            Remedy::Library(&DASHBOARD_MODELS),
             Remedy::Mount,
         ]
     }
@@ -573,6 +629,7 @@ mod tests {
             "apt-get install --no-install-recommends iproute2 busybox-static",
             "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker",
             "cargo install cargo-deb --version",
+            "/cofferdam/grafana/bin/pip install 'grafana-foundation-sdk==",
             "mount -t bpf bpf /sys/fs/bpf",
         ] {
             assert!(text.contains(part), "{part} is missing from: {text}");

@@ -151,6 +151,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::BpfFileSystem,
         Need::NetworkTools,
         Need::Monitoring,
+        Need::DashboardModels,
         Need::ProtocolCompiler,
         Need::ClusterTools,
         Need::Etcd,

@@ -3,20 +3,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam_protocol::output::UnusedRules;
 use cofferdam_telemetry::metrics::list;
 use cofferdam_tests::agent::Agent;
 use cofferdam_tests::firewall::named;
 use cofferdam_tests::packet::Family;
+use cofferdam_tests::pictures::{self, Dashboard, Kind, Period};
+use cofferdam_tests::prometheus::Window;
 use cofferdam_tests::skip::Feature;
 use cofferdam_tests::traffic::{Conversation, Place, Probe, Server, probe};
 use cofferdam_tests::world::{Wiring, World};
 use cofferdam_tests::{cofferdam, skip_unless};
 use serde_json::Value;
 
-use super::dashboards::queries;
+use super::dashboards::{files, queries};
 use super::servers::{Servers, deployed, pause, promtool};
 
 const PORT: u16 = 5432;
@@ -170,6 +172,49 @@ fn assert_nothing_stays_zero(page: &str) {
     assert_eq!(still, expected, "{page}");
 }
 
+/// Draws every dashboard, as its picture is drawn, over what has been scraped.
+fn assert_all_are_drawn(servers: &Servers) {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a time");
+    let end = now.as_secs();
+    let window = Window {
+        start: end - 30,
+        end,
+        step: 1,
+    };
+    let period = Period { window, rate: 4 };
+    let prometheus = servers.prometheus();
+    for path in files() {
+        let text = fs::read_to_string(&path).expect("a file");
+        let dashboard = Dashboard::parse(&text).expect("a dashboard");
+        let page = dashboard.draw(&period, |ask| {
+            assert!(!ask.query.contains('$'), "{ask:?}");
+            let series = if ask.is_instant {
+                prometheus.at(&ask.query, end)
+            } else {
+                prometheus.range(&ask.query, window)
+            };
+            Ok::<_, pictures::Error>(series.unwrap_or_else(|error| panic!("{error}")))
+        });
+        let page = page.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(!page.contains("No data"), "{}: {page}", path.display());
+        for panel in &dashboard.panels {
+            let title = format!(">{}</h", panel.title);
+            let drawn = page.split_once(&title);
+            let (_, drawn) = drawn.unwrap_or_else(|| panic!("{}: {title}", path.display()));
+            let drawn = drawn.split("</section>").next().unwrap_or_default();
+            let mark = match panel.kind {
+                Kind::Row => "2>",
+                Kind::Stat => "class=\"stat\"",
+                Kind::Table => "<td class=\"n\">",
+                Kind::TimeSeries => "<polyline",
+            };
+            assert!(drawn.contains(mark), "{}: {title}: {drawn}", path.display());
+        }
+    }
+}
+
 /// Returns `true` if a result has a number.
 fn has_number(result: &Value) -> bool {
     result["value"][1]
@@ -308,6 +353,8 @@ fn all_metrics_move_all_panels_show_something_and_alerts_arrive() {
         );
         pause(Duration::from_millis(200));
     }
+
+    assert_all_are_drawn(&servers);
 
     agent.sync();
     let (status, page) = agent.http("/metrics");

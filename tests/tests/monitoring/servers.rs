@@ -1,12 +1,13 @@
 //! Prometheus and Alertmanager on a node, as Debian packages them.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cofferdam_tests::prometheus::Prometheus;
 use cofferdam_tests::world::Namespace;
 use serde_json::Value;
 
@@ -88,7 +89,9 @@ impl Servers {
                 format!("--web.listen-address=127.0.0.1:{PROMETHEUS}"),
             ],
         );
-        servers.wait("Prometheus is up", || servers.get(PROMETHEUS, "/-/ready"));
+        servers.wait("Prometheus is up", || {
+            servers.prometheus().get("/-/ready").ok()
+        });
         servers
     }
 
@@ -119,33 +122,31 @@ impl Servers {
         }
     }
 
-    /// The body of a page with status 200.
-    fn get(&self, port: u16, page: &str) -> Option<String> {
-        let inside = self.namespace.enter().expect("a namespace");
-        let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok()?;
-        drop(inside);
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
-        write!(stream, "GET {page} HTTP/1.0\r\nhost: localhost\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.contains(" 200 ").then(|| body.to_owned())
+    /// A server of ours.
+    fn at(&self, port: u16) -> Prometheus<'_> {
+        Prometheus {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            namespace: Some(&self.namespace),
+        }
+    }
+
+    /// The one that scrapes.
+    pub(super) fn prometheus(&self) -> Prometheus<'_> {
+        self.at(PROMETHEUS)
     }
 
     /// The results of a query now.
     pub(super) fn query(&self, query: &str) -> Vec<Value> {
-        let page = format!("/api/v1/query?query={}", escaped(query));
-        let answer = self.get(PROMETHEUS, &page);
-        let answer = answer.unwrap_or_else(|| panic!("no answer: {query}"));
-        let answer: Value = serde_json::from_str(&answer).expect("JSON");
-        let results = answer["data"]["result"].as_array();
-        results.unwrap_or_else(|| panic!("{answer}")).clone()
+        let results = self.prometheus().query(query);
+        results.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The alerts that Alertmanager has been told of.
     pub(super) fn alerts(&self) -> Vec<Value> {
-        let alerts = self.get(ALERTMANAGER, "/api/v2/alerts");
-        let alerts = alerts.map(|text| serde_json::from_str(&text).expect("JSON"));
+        let alerts = self.at(ALERTMANAGER).get("/api/v2/alerts");
+        let alerts = alerts
+            .ok()
+            .map(|text| serde_json::from_str(&text).expect("JSON"));
         alerts.unwrap_or_default()
     }
 }
@@ -158,15 +159,6 @@ impl Drop for Servers {
             _ = child.wait();
         }
     }
-}
-
-/// A query as a part of an address.
-fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }
 
 /// Lets time pass between two looks.

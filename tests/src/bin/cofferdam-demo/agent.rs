@@ -191,5 +191,6 @@ fn settings(site: &Site, policies: &Path, premises: &Premises) -> String {
     }
     writeln!(text, "policies: [{}]", policies.display()).expect("writing to a string");
     writeln!(text, "metrics: {METRICS}").expect("writing to a string");
+    writeln!(text, "metrics_labels: [namespace, workload]").expect("writing to a string");
     text
 }

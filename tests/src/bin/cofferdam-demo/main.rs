@@ -21,6 +21,8 @@
 mod agent;
 mod containers;
 mod drops;
+mod habits;
+mod pictures;
 mod premises;
 mod prometheus;
 mod scenes;
@@ -62,9 +64,19 @@ pub(crate) struct Arguments {
     /// Leave the shop standing until this process is told to end.
     #[arg(long)]
     keep: bool,
-    /// Leave Prometheus running on it, with the rules of this folder.
-    #[arg(long, value_name = "DIR", requires = "keep")]
+    /// Run Prometheus on it at the end, with the rules of this folder.
+    #[arg(long, value_name = "DIR")]
     prometheus: Option<PathBuf>,
+    /// Draw the dashboards of this folder at the end, after some minutes of traffic.
+    #[arg(long, value_name = "DIR", requires_all = ["prometheus", "pictures"])]
+    dashboards: Option<PathBuf>,
+    /// Folder for the pictures of dashboards.
+    #[arg(long, value_name = "DIR", requires = "dashboards")]
+    pictures: Option<PathBuf>,
+    /// Minutes of traffic that pictures show.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    minutes: u64,
 }
 
 /// Exit status when it could not be tried.

@@ -1,4 +1,4 @@
-//! Prometheus over the agent of the shop's node, for a look around.
+//! Prometheus over the agent of the shop's node, for a look around and for pictures.
 //!
 //! It runs where the caller is, so that a browser there reaches it. The node has no way there:
 //! scrapes go through a door, a socket of this process.
@@ -32,6 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request.
 const REQUEST: usize = 8 << 10;
 
+/// Name under which it knows the agent.
+const INSTANCE: &str = "shop-node";
+/// Time from one scrape to the next, in seconds.
+pub(crate) const SCRAPES: u64 = 2;
+
 /// Starts it, with the rules of a folder. It ends with the demonstration.
 pub(crate) fn start(site: &Site, deployed: &Path, premises: &Premises) -> Result<()> {
     let door = TcpListener::bind(DOOR).with_context(|| format!("cannot listen at {DOOR}"))?;
@@ -52,9 +57,12 @@ pub(crate) fn start(site: &Site, deployed: &Path, premises: &Premises) -> Result
     let config = fs::read_to_string(deployed.join("prometheus.yml"))
         .with_context(|| format!("there is no configuration in {}", deployed.display()))?;
     let config = config
-        .replace("127.0.0.1:9464", DOOR)
+        .replace(
+            "[\"127.0.0.1:9464\"]",
+            &format!("[\"{DOOR}\"]\n    labels: {{instance: {INSTANCE}}}"),
+        )
         .replace("cofferdam.rules.yml", &rules.to_string_lossy())
-        .replace("15s", "2s");
+        .replace("15s", &format!("{SCRAPES}s"));
     let path = folder.join("prometheus.yml");
     fs::write(&path, config).context("cannot write Prometheus's configuration")?;
     let log = fs::File::create(folder.join("log")).context("cannot make Prometheus's log")?;

@@ -18,6 +18,8 @@ use crate::{
     Arguments,
     agent::Agent,
     drops,
+    habits::Habits,
+    pictures,
     premises::Premises,
     prometheus,
     shop::{Shop, Site, shown},
@@ -129,10 +131,26 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
     )?;
 
     println!();
+    if let Some(deployed) = &arguments.prometheus {
+        prometheus::start(&site, deployed, premises)?;
+    }
+    if let (Some(dashboards), Some(folder)) = (&arguments.dashboards, &arguments.pictures) {
+        let title = scene("pictures of the dashboards");
+        let habits = Habits {
+            shop: &shop,
+            template: &template,
+            policies: &policies,
+        };
+        let objections = pictures::take(
+            &habits,
+            &agent,
+            Duration::from_secs(60 * arguments.minutes),
+            [dashboards, folder],
+            premises,
+        )?;
+        findings.object(title, objections);
+    }
     if arguments.keep {
-        if let Some(deployed) = &arguments.prometheus {
-            prometheus::start(&site, deployed, premises)?;
-        }
         look_around(arguments, premises, &agent, (&site, &shop));
     }
     let good = findings.objections.is_empty() && findings.right == findings.tried;
