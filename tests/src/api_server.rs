@@ -12,6 +12,7 @@ mod http;
 mod kinds;
 mod roles;
 mod schemas;
+mod streamed;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,6 +34,7 @@ use crate::world::Namespace;
 use http::{Asked, answer, chunk};
 use kinds::{KINDS, Kind, Target, key};
 pub use roles::{Right, Role};
+use streamed::Streams;
 
 /// The certificate of the authority that has signed the server's own.
 const AUTHORITY: &str = include_str!("api_server/ca.pem");
@@ -89,6 +91,8 @@ struct State {
     page: usize,
     /// Lists of this kind stop after the first page.
     half_listed: Option<String>,
+    /// Lists that come as the beginning of a watch.
+    streams: Streams,
     /// Connections are closed as they come.
     is_away: bool,
     /// The next event is written by half, and its connection closed.
@@ -597,7 +601,12 @@ fn converse(mut stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
         let query = asked.query();
         let (code, body) = match (asked.method.as_str(), target.name) {
             ("GET", None) if query.get("watch").is_some_and(|watch| *watch != "false") => {
-                return watch(stream, shared, target.kind.name, &query);
+                let is_list = streamed::is_asked(&query);
+                let refusal = shared.state().streams.refusal(&query);
+                match refusal.filter(|_| is_list) {
+                    Some(refusal) => refusal,
+                    None => return watch(stream, shared, target.kind.name, &query),
+                }
             }
             ("GET", None) => list(shared, &target, &query),
             ("GET", Some(name)) => {
@@ -691,7 +700,9 @@ fn watch(
         "HTTP/1.1 200 \r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     )?;
     stream.flush()?;
-    if seen < shared.state().oldest {
+    if streamed::is_asked(query) {
+        seen = streamed::write(&mut stream, shared, kind)?;
+    } else if seen < shared.state().oldest {
         let gone = status(410, "Expired", "too old resource version");
         let event = json!({"type": "ERROR", "object": gone});
         chunk(&mut stream, &format!("{event}\n"))?;
