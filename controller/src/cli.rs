@@ -36,6 +36,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 use cofferdam_agent::config::{Config, ConfigError, Given, duration};
 use cofferdam_answers::Reply;
 use cofferdam_protocol::Request;
+use cofferdam_sources::etcd::Address;
 use serde::Serialize;
 
 use crate::client::{self, ClientError};
@@ -172,9 +173,14 @@ struct StatusArgs {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "unused_rules")]
     since: Option<Duration>,
     /// Says what is in force on every node of a Kubernetes cluster, by what its agents have told
-    /// the API server; no agent is asked.
+    /// the API server; no agent is asked. With `--etcd`, on every node that shares it.
     #[arg(long, conflicts_with_all = ["wait", "unused_rules"])]
     cluster: bool,
+    /// Asks the etcd that nodes share in place of an API server:
+    /// `etcd://HOST[:PORT][,HOST[:PORT]]/PREFIX`, or `etcds://` for TLS. Certificates and user are
+    /// those of `etcdctl`, as for other commands.
+    #[arg(long, value_name = "URL", value_parser = etcd::address, requires = "cluster", conflicts_with_all = ["context", "kubeconfig"])]
+    etcd: Option<Address>,
     #[command(flatten)]
     user: cluster::UserArgs,
     /// Heartbeats of an agent that may be missed before its node counts as not seen.
@@ -325,7 +331,8 @@ fn sync(args: &SyncArgs) -> Result<bool> {
 
 fn status(args: &StatusArgs) -> Result<bool> {
     if args.cluster {
-        return nodes::run(&args.user, args.missed_heartbeats, args.common.format);
+        let (etcd, format) = (args.etcd.as_ref(), args.common.format);
+        return nodes::run(&args.user, etcd, args.missed_heartbeats, format);
     }
     args.user.refuse_without_cluster()?;
     let run_dir = &args.common.run_dir;

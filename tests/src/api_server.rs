@@ -16,6 +16,7 @@ mod kinds;
 mod listing;
 mod roles;
 mod schemas;
+mod streamed;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,6 +39,7 @@ use http::{Asked, answer, answer_text};
 use kinds::{KINDS, Key, Kind, Target, key, owned_key};
 use listing::{list, watch};
 pub use roles::{Right, Role};
+use streamed::Streams;
 
 /// The certificate of the authority that has signed the server's own.
 const AUTHORITY: &str = include_str!("api_server/ca.pem");
@@ -95,6 +97,8 @@ struct State {
     page: usize,
     /// Lists of this kind stop after the first page.
     half_listed: Option<String>,
+    /// Lists that come as the beginning of a watch.
+    streams: Streams,
     /// Connections are closed as they come.
     is_away: bool,
     /// The next event is written by half, and its connection closed.
@@ -647,7 +651,12 @@ fn converse(mut stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
         let query = asked.query();
         let (code, body) = match (asked.method.as_str(), target.name) {
             ("GET", None) if query.get("watch").is_some_and(|watch| *watch != "false") => {
-                return watch(stream, shared, target.kind.name, &query);
+                let is_list = streamed::is_asked(&query);
+                let refusal = shared.state().streams.refusal(&query);
+                match refusal.filter(|_| is_list) {
+                    Some((code, refusal)) => (code, refusal.to_string()),
+                    None => return watch(stream, shared, target.kind.name, &query),
+                }
             }
             ("GET", None) => list(shared, &target, &query),
             ("GET", Some(name)) => {

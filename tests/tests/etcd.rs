@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cofferdam_controller::output::{ClusterStatus, NodeReport};
 use cofferdam_protocol::output::{EtcdStatus, StatusReport};
 use cofferdam_tests::cofferdam;
 use cofferdam_tests::etcd::{Node, Nodes, PREFIX, deafen};
@@ -207,6 +208,139 @@ fn policies_by_label_hold_across_nodes() {
     n1.agent.sync();
     n2.agent.sync();
     assert_reaches((n1, "shop/web"), (n2, "shop/db"));
+}
+
+/// The answer of `status --cluster`, with its exit status.
+fn cluster(all: &Nodes) -> (bool, ClusterStatus) {
+    let url = all.etcd.url();
+    let arguments = ["status", "--cluster", "--etcd", &url, "--format", "json"];
+    let mut command = all.etcd.command(cofferdam!(), &arguments);
+    let output = command.output().expect("it runs");
+    let report = serde_json::from_slice(&output.stdout);
+    let report: ClusterStatus = report.unwrap_or_else(|_| panic!("{output:?}"));
+    let is_good = output.status.code() == Some(0);
+    assert!(is_good || output.status.code() == Some(1), "{output:?}");
+    assert_eq!(report.ok, is_good);
+    (is_good, report)
+}
+
+/// Waits until the nodes tell this of themselves.
+#[track_caller]
+fn wait_for_nodes(all: &Nodes, what: &str, is_so: impl Fn(&[NodeReport]) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (_, report) = cluster(all);
+        if is_so(&report.nodes) {
+            return;
+        }
+        let logs = || all.nodes.iter().map(|node| node.agent.log());
+        let logs = || logs().collect::<Vec<_>>().join("\n---\n");
+        assert!(
+            Instant::now() < deadline,
+            "not {what}: {report:#?}\n{}",
+            logs()
+        );
+    }
+}
+
+/// Nodes tell of themselves beside their endpoints: one that lags is named, and one that has gone
+/// is missed.
+#[test]
+fn status_names_nodes_that_lag_and_nodes_that_have_gone() {
+    skip_unless!(Feature::NetworkNamespaces);
+    let mut all = nodes(&[&["shop/web"], &["shop/db"]], SETTINGS);
+    let url = all.etcd.url();
+    let ask = |all: &Nodes| {
+        let arguments = ["status", "--cluster", "--etcd", &url];
+        let output = all.etcd.command(cofferdam!(), &arguments).output();
+        let output = output.expect("it runs");
+        let text = [output.stdout, output.stderr];
+        let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (output.status.code(), text.concat())
+    };
+    all.etcd.put("documents/shop.yaml", DB_FROM_WEB);
+    let (code, text) = ask(&all);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("no node has told of itself"), "{text}");
+    for node in &mut all.nodes {
+        start(node);
+    }
+    add(&all.nodes[0], "shop/web");
+    add(&all.nodes[1], "shop/db");
+    let are_equal = |nodes: &[NodeReport]| {
+        let [one, other] = nodes else { return false };
+        one.state_hash.is_some() && one.state_hash == other.state_hash
+    };
+    let is_good = |node: &NodeReport| node.problems.is_empty() && node.enforced && node.ready;
+    let are_good = |nodes: &[NodeReport]| nodes.iter().all(is_good) && are_equal(nodes);
+    wait_for_nodes(&all, "good", are_good);
+    assert!(cluster(&all).0);
+    let own = |node: &str| ["joined", "status"].map(|key| format!("nodes/{node}/{key}"));
+    let expected = ["n1", "n2"].map(own).concat();
+    assert_eq!(all.etcd.keys("nodes/"), expected);
+
+    // They are no documents, neither for agents nor for commands.
+    for node in &all.nodes {
+        let report = node.agent.sync();
+        assert_eq!((report.accepted, report.rejected), (2, 0), "{report:?}");
+        let status = etcd(node);
+        assert_eq!((status.documents, status.endpoints), (1, 2));
+    }
+    let check = ["check", "--etcd", &url, "--deny", "warnings"];
+    let checked = all.etcd.command(cofferdam!(), &check).output();
+    let checked = checked.expect("it runs");
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+
+    // An invalid document among the files of one node.
+    let wrong = DB_BROKEN.replace("db-from-web", "own");
+    all.nodes[1].agent.document("own.yaml", &wrong);
+    wait_for_nodes(&all, "behind", |nodes| {
+        is_good(&nodes[0]) && nodes[1].policies_behind == ["files:NetworkPolicy/shop/own"]
+    });
+    let (code, text) = ask(&all);
+    assert_eq!(code, Some(1));
+    for part in [
+        "n2: 1 policies are not in force as etcd or the node's files have them",
+        "1 of 2 nodes have in force what etcd says",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    all.nodes[1].agent.remove_document("own.yaml");
+    wait_for_nodes(&all, "mended", are_good);
+
+    // One that all share, and a text of which nobody knows what it is.
+    all.etcd.put("documents/shop.yaml", DB_BROKEN);
+    all.etcd.put("documents/torn.yaml", "kind: [");
+    let expected = [
+        "etcd:NetworkPolicy/shop/db-from-web",
+        "etcd:documents/torn.yaml:2",
+    ];
+    wait_for_nodes(&all, "behind", |nodes| {
+        let mut nodes = nodes.iter();
+        nodes.all(|node| node.enforced && node.policies_behind == expected)
+    });
+    all.etcd.put("documents/shop.yaml", DB_CLOSED);
+    all.etcd.delete("documents/torn.yaml");
+    wait_for_nodes(&all, "mended", are_good);
+
+    // Nobody keeps the lease of an agent that was killed; one has never been there.
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n9}\n";
+    all.etcd.put("documents/n9.yaml", node);
+    all.nodes[1].agent.kill();
+    wait_for_nodes(&all, "gone", |nodes| {
+        nodes[1].problems[..] == ["gone: no agent keeps the lease of this node any more"]
+    });
+    assert_eq!(all.etcd.keys("nodes/n2/"), ["nodes/n2/joined"]);
+    let (_, report) = cluster(&all);
+    let [n1, n2, n9] = &report.nodes[..] else {
+        panic!("three nodes: {report:?}")
+    };
+    assert!(is_good(n1), "{n1:?}");
+    assert_eq!((n2.enforced, &n2.last_seen), (false, &None));
+    assert_eq!(n9.problems, ["no agent has told the state of this node"]);
+    all.etcd.delete("documents/n9.yaml");
+    all.nodes[1].agent.start_enforced();
+    wait_for_nodes(&all, "back", are_good);
 }
 
 /// Losing the server changes nothing of what is in force, over a restart of the agent too; what
@@ -475,6 +609,17 @@ fn credentials_are_those_of_files() {
         n1.agent.metric("cofferdam_etcd_keys{kind=\"published\"}"),
         1
     );
+
+    // Its status is another right.
+    assert_eq!(all.etcd.keys("nodes/"), [""; 0]);
+    let log = n1.agent.log();
+    let refusal = "cannot put this node's status into etcd: etcdserver: permission denied";
+    assert!(log.contains(refusal), "{log}");
+    all.etcd
+        .ctl(&[&grant[..5], &["/cofferdam/nodes/n1/"]].concat());
+    eventually(n1, "told of", || {
+        all.etcd.keys("nodes/") == ["nodes/n1/joined", "nodes/n1/status"]
+    });
 
     // The command line is who etcdctl is.
     let url = all.etcd.url();

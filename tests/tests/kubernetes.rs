@@ -149,6 +149,15 @@ impl Followed {
         requests.filter(is_list).count()
     }
 
+    /// Number of watches of pods that were to begin with a list.
+    fn streams(&self) -> usize {
+        let requests = self.server.requests().into_iter();
+        let is_stream = |target: &String| {
+            target.starts_with("/api/v1/pods") && target.contains("sendInitialEvents=true")
+        };
+        requests.filter(is_stream).count()
+    }
+
     fn text_of(&self, name: &str) -> String {
         let sources = self.api().read().expect("it is complete");
         String::from_utf8_lossy(&sources[name].text).into_owned()
@@ -192,6 +201,94 @@ fn objects_are_listed_by_pages_and_followed_over_tls() {
     let health = followed.api().health();
     assert_eq!(health.away_since, None);
     assert_eq!(health.objects[&Kind::Pod], 3);
+}
+
+#[test]
+fn a_list_that_is_streamed_is_watched_on_and_asks_for_no_page() {
+    let mut followed = Followed::server(ApiServer::start);
+    followed.server.stream_lists();
+    followed.follow();
+    followed.wait_for(&NAMES);
+    followed.server.put(policy("p"));
+    followed.wait_for(&[&NAMES[..], &["kubernetes:NetworkPolicy/shop/p"]].concat());
+    followed.server.delete("NetworkPolicy", "shop", "p");
+    followed.wait_for(&NAMES);
+    let requests = followed.server.requests();
+    let of_pods = requests.iter().filter(|target| target.contains("/pods"));
+    assert_eq!(of_pods.count(), 1, "{requests:#?}");
+    // What was cut goes on from the last version; what was forgotten is streamed again.
+    followed.server.cut();
+    followed.server.put(pod("new", "n1", "10.0.0.3"));
+    let with_new = [&NAMES[..], &["kubernetes:Pod/shop/new"]].concat();
+    followed.wait_for(&with_new);
+    assert_eq!((followed.streams(), followed.lists()), (1, 0));
+    followed.server.set_away(true);
+    followed.server.delete("Pod", "shop", "new");
+    followed.server.forget();
+    followed.server.set_away(false);
+    followed.wait_for(&NAMES);
+    assert_eq!((followed.streams(), followed.lists()), (2, 0));
+}
+
+#[test]
+fn a_server_that_refuses_to_stream_is_asked_once_and_listed_by_pages() {
+    let followed = Followed::complete();
+    assert_eq!((followed.streams(), followed.lists()), (1, 1));
+    assert_eq!(followed.api().health().away_since, None, "it is no failure");
+    followed.server.set_away(true);
+    followed.server.put(pod("new", "n1", "10.0.0.3"));
+    followed.server.forget();
+    followed.server.set_away(false);
+    followed.wait_for(&[&NAMES[..], &["kubernetes:Pod/shop/new"]].concat());
+    assert_eq!((followed.streams(), followed.lists()), (1, 2));
+}
+
+#[test]
+fn nothing_comes_of_half_a_stream_and_nothing_is_withdrawn() {
+    let mut followed = Followed::server(ApiServer::start);
+    followed.server.stream_lists();
+    followed.server.stream_by_half(Some(("Pod", 1)));
+    followed.follow();
+    followed.wait_until("half streamed", || followed.streams() == 1);
+    let until = Instant::now() + SHORTLY;
+    while Instant::now() < until {
+        assert_eq!(followed.api().read().map(|sources| sources.len()), None);
+    }
+    assert_eq!(followed.changes.load(Ordering::Relaxed), 0);
+    followed.server.stream_by_half(None);
+    followed.wait_for(&NAMES);
+    assert_eq!(followed.lists(), 0);
+
+    // Cut in the middle, and then half of the pages that are asked for instead.
+    followed.server.set_away(true);
+    followed.server.delete("Pod", "shop", "db");
+    followed.server.forget();
+    followed.server.stream_by_half(Some(("Pod", 1)));
+    followed.server.list_by_half(Some("Pod"), 1);
+    followed.server.set_away(false);
+    let stays = |until: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !until() {
+            assert!(
+                Instant::now() < deadline,
+                "{:#?}",
+                followed.server.requests()
+            );
+            assert_eq!(followed.names().len(), NAMES.len(), "all stays");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    };
+    stays(&|| followed.streams() == 2);
+    let shortly = Instant::now() + SHORTLY;
+    stays(&|| Instant::now() > shortly);
+    followed.server.cut();
+    stays(&|| followed.lists() == 1);
+    let shortly = Instant::now() + SHORTLY;
+    stays(&|| Instant::now() > shortly);
+    followed.server.list_by_half(None, 0);
+    let mut left = NAMES.to_vec();
+    left.retain(|name| !name.ends_with("db"));
+    followed.wait_for(&left);
 }
 
 #[test]

@@ -170,6 +170,9 @@ async fn serve(
     if let Some(api) = &servers.kubernetes {
         cluster::start(api.clone(), &config, messages.clone(), listens.clone())?;
     }
+    if let Some(etcd) = &servers.etcd {
+        cluster::sharing::start(etcd.clone(), &config, messages.clone())?;
+    }
     let (recorder, ended) = start_reconciling(start, receiver).await?;
     let mut ended = ended;
 

@@ -165,7 +165,7 @@ section! {
 section! {
     /// Etcd that nodes share without Kubernetes. Its address is an entry of `policies`.
     pub struct Etcd {
-        /// Put the endpoints of this node there, for other nodes.
+        /// Put the endpoints of this node there, for other nodes, and its status.
         pub publish: bool,
         /// Life of the lease that they are put under, in whole seconds. Other nodes forget the
         /// endpoints of an agent that has been dead or cut off for so long.

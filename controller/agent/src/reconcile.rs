@@ -27,7 +27,7 @@ mod unused;
 mod uplinks;
 
 pub(crate) use report::kernel_release;
-pub use standing::{DocumentsInForce, PolicyFinding, Standing};
+pub use standing::{DocumentsInForce, PolicyFinding, ServersProgress, Standing};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;

@@ -1,7 +1,8 @@
 //! `NodeStatus`, the object by which an agent tells a cluster what is in force on its node.
 //!
 //! The agent writes it and `cofferdam status --cluster` reads it. Its definition for API
-//! servers is `deploy/kubernetes/crds/nodestatuses.yaml`; a test holds the two together.
+//! servers is `deploy/kubernetes/crds/nodestatuses.yaml`; a test holds the two together. In an
+//! etcd that nodes share, the state stands as JSON below `nodes/`.
 //!
 //! Invariant: it is small, however many policies there are: the policies in force are told by
 //! the newest version that was read of each kind, and by the few that are not in force.
@@ -56,7 +57,8 @@ pub struct NodeState {
 pub struct PoliciesRead {
     /// The kind.
     pub kind: String,
-    /// The version: policies with a greater one are not in force.
+    /// The version: policies with a greater one are not in force. In an etcd, that at which
+    /// the text with the policy was put there.
     pub resource_version: String,
 }
 

@@ -3,11 +3,12 @@
 //! ```text
 //! PREFIX/documents/ANYTHING              a text of documents, as a file has it
 //! PREFIX/endpoints/NODE/NAMESPACE/NAME   the Pod of an endpoint, under its node's lease
+//! PREFIX/nodes/NODE/                     what a node tells of itself ([`nodes`])
 //! ```
 //!
 //! A thread of its own lists and watches the keys ([`follow`]) and keeps them as documents
 //! ([`store`]), which the agent reads as it reads files; it puts this node's endpoints there as
-//! well ([`announce`]). What connects to the server is in [`connection`] alone.
+//! well ([`announce`]), and its status. What connects to the server is in [`connection`] alone.
 //!
 //! Invariants: nothing is handed over before all keys have been read, as they are at one
 //! revision; while the server does not answer, what it said last stays. Credentials are in no
@@ -18,6 +19,7 @@ mod announce;
 mod announced;
 mod connection;
 mod follow;
+mod nodes;
 mod store;
 
 use std::io;
@@ -26,17 +28,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use cofferdam_policies::documents::Source;
+use cofferdam_policies::documents::{Kind, Source};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use announce::{Texts, Wanted};
+use crate::Progress;
+use announce::{Said, Texts, Wanted};
 use follow::Barrier;
 use store::Store;
 
 pub use address::Address;
 pub use announced::Announcement;
 pub use connection::EtcdError;
+pub use nodes::Overview;
 pub use store::Counts;
 
 /// Longest wait of a caller for what was put before it asked, and for what it has put itself.
@@ -146,6 +151,7 @@ pub struct Etcd {
     barriers: mpsc::UnboundedSender<Barrier>,
     node: Option<String>,
     wanted: watch::Sender<Wanted>,
+    status: watch::Sender<Option<Arc<str>>>,
     done: watch::Receiver<u64>,
 }
 
@@ -161,10 +167,14 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     store: Store,
+    /// Count of changes that let something count differently.
+    changes: u64,
     /// Since when it cannot be followed just now, and why.
     failing: Option<(SystemTime, String)>,
     host: Option<String>,
     announcing: Option<Announcing>,
+    /// Reason for which this node's status is refused.
+    untold: Option<String>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -180,7 +190,10 @@ impl Shared {
 
     /// Changes what is known, and tells the agent if anything counts differently.
     fn change(&self, change: impl FnOnce(&mut Store) -> bool) {
-        if change(&mut self.state().store) {
+        let mut state = self.state();
+        if change(&mut state.store) {
+            state.changes += 1;
+            drop(state);
             (self.changed)(Instant::now());
         }
     }
@@ -228,6 +241,28 @@ impl Shared {
             problem: problem.map(str::to_owned),
         });
     }
+
+    /// Notes that this node's status is there, or why it is refused.
+    fn note_status(&self, refusal: Option<&str>) {
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.untold, refusal.map(str::to_owned));
+        match refusal {
+            Some(refusal) if before.as_deref() != Some(refusal) => tracing::warn!(
+                "cannot put this node's status into etcd: {refusal}; it is tried again, and what \
+                 is in force does not depend on it"
+            ),
+            None if before.is_some() => {
+                tracing::info!("this node's status can be put into etcd again");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, EtcdError> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build();
+    runtime.map_err(|cause| EtcdError::System { cause })
 }
 
 impl Etcd {
@@ -251,6 +286,7 @@ impl Etcd {
         });
         let (barriers, asked) = mpsc::unbounded_channel();
         let (wanted, wants) = watch::channel(Wanted::default());
+        let (status, statuses) = watch::channel(None);
         let (tells, done) = watch::channel(0);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -264,7 +300,12 @@ impl Etcd {
                 runtime.block_on(async {
                     if let Some(node) = announces {
                         let (settings, shared) = (settings.clone(), follower.clone());
-                        tokio::spawn(announce::announce(settings, node, shared, wants, tells));
+                        let said = Said {
+                            wanted: wants,
+                            status: statuses,
+                            done: tells,
+                        };
+                        tokio::spawn(announce::announce(settings, node, shared, said));
                     }
                     follow::follow(settings, follower, asked).await;
                 });
@@ -274,6 +315,7 @@ impl Etcd {
             barriers,
             node,
             wanted,
+            status,
             done,
         })
     }
@@ -283,6 +325,18 @@ impl Etcd {
     pub fn read(&self) -> Option<Vec<Source>> {
         let state = self.shared.state();
         state.store.revision().map(|_| state.store.sources())
+    }
+
+    /// Returns how far the keys have been followed.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let state = self.shared.state();
+        let told = u64::try_from(state.store.told()).unwrap_or_default();
+        let policies = Kind::ALL.into_iter().filter(|kind| kind.is_policy());
+        Progress {
+            changes: state.changes,
+            versions: policies.map(|kind| (kind, told)).collect(),
+        }
     }
 
     /// Returns the state of what the servers say.
@@ -340,6 +394,12 @@ impl Etcd {
         });
     }
 
+    /// Says what is to be told of this node beside its endpoints. The newest text is put there as
+    /// soon as a server takes it, and again under each new lease. Without `publish` it is nobody's.
+    pub fn tell(&self, status: String) {
+        self.status.send_replace(Some(status.into()));
+    }
+
     /// Waits until this node's endpoints are there as they were last said. Returns at once while
     /// they cannot be put there, and after two seconds in any case.
     pub async fn announced(&self) {
@@ -365,11 +425,7 @@ impl Etcd {
 /// # Errors
 /// When no host answers, or all refuse.
 pub fn read_once(settings: &Settings) -> Result<Vec<Source>, EtcdError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|cause| EtcdError::System { cause })?;
-    let listing = runtime.block_on(follow::list_once(settings))?;
+    let listing = runtime()?.block_on(follow::list_once(settings))?;
     let mut store = Store::default();
     store.replace(listing.pairs, listing.moment.revision);
     Ok(store.sources())

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 use cofferdam_policies::documents::{Kind, SourceMap};
 use tokio::sync::{mpsc, watch};
 
+use crate::Progress;
 use store::Store;
 
 pub use connection::User;
@@ -78,16 +79,6 @@ pub struct Health {
     pub problem: Option<String>,
     /// Number of objects of each kind.
     pub objects: BTreeMap<Kind, usize>,
-}
-
-/// Progress in following a server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Count of changes so far that let something count differently.
-    pub changes: u64,
-    /// The newest version that is known of each kind of policies: no policy with it or a lower
-    /// one is missing. A kind of which the server has told no number is left out.
-    pub versions: BTreeMap<Kind, u64>,
 }
 
 /// An API server that is followed for as long as this value lives.

@@ -16,3 +16,6 @@ pub mod etcd;
 pub mod files;
 pub mod kubernetes;
 mod pause;
+mod progress;
+
+pub use progress::Progress;

@@ -2,6 +2,7 @@
 
 pub(super) mod revisions;
 mod sarif;
+pub(super) mod sets;
 mod text;
 
 use std::fs;
@@ -9,12 +10,11 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use cofferdam_answers::connectivity::{DiffReport, ExceptionReport};
 use cofferdam_policies::connectivity::exceptions::{self, Day, Exception};
 use cofferdam_policies::connectivity::{ChangeKind, Changes, Lane, PortSpan};
 use cofferdam_policies::diagnostic::Diagnostic;
-use cofferdam_policies::documents::Source;
 use cofferdam_policies::reach::Probe;
 use ipnet::IpNet;
 
@@ -22,23 +22,18 @@ use super::connectivity::ConnectivityArgs;
 use super::etcd::EtcdArgs;
 use super::offline::Documents;
 use super::{is_coloured, print};
+use sets::{NEW_SET, NewArgs, Sets};
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("new set").args(NEW_SET).multiple(true).required(true)))]
 pub(super) struct DiffArgs {
     /// The old set: files and directories, or `git:REV:PATH` for those of a revision.
     #[arg(value_name = "OLD", required_unless_present_any = ["etcd", "cluster"])]
     old: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
-    /// The new set.
-    #[arg(long = "to", value_name = "NEW", required_unless_present_any = ["to_cluster"], num_args = 1..)]
-    new: Vec<PathBuf>,
-    /// Reads the objects of a live cluster into the new set, by the same kubeconfig.
-    #[arg(long)]
-    to_cluster: bool,
-    /// Context of the cluster of the new set; that of `--context` by default.
-    #[arg(long, value_name = "CONTEXT", requires = "to_cluster")]
-    to_context: Option<String>,
+    #[command(flatten)]
+    new: NewArgs,
     /// Only changes of this: `tcp/80`, `udp/53`, `icmp/8`.
     #[arg(long = "probe", value_name = "PROBE")]
     probes: Vec<Probe>,
@@ -84,8 +79,8 @@ enum DiffFormat {
 
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let approved = approved(&args.except)?;
-    let (old, new) = read(args)?;
-    let (old, new) = (Documents::of(&old), Documents::of(&new));
+    let Sets { old, new } = args.new.read(&args.etcd.and(&args.old), &args.state)?;
+    let (old, new) = (Documents::of(&old), Documents::of(&new.unwrap_or_default()));
     let changes = Changes::new(
         args.state.of(&old).context("the old set")?,
         args.state.of(&new).context("the new set")?,
@@ -123,26 +118,6 @@ pub(super) fn run(args: &DiffArgs) -> Result<bool> {
         Some(FailOn::Any) => report.added + report.removed,
     };
     Ok(failed == 0 && old.are_good() && new.are_good())
-}
-
-/// Reads both sets. A cluster that is in both is read once.
-fn read(args: &DiffArgs) -> Result<(Vec<Source>, Vec<Source>)> {
-    let (reading, cluster) = (&args.state.reading, &args.state.cluster);
-    let context = cluster.user.context.as_deref();
-    let to_context = args.to_context.as_deref().or(context);
-    let before = match args.to_cluster && !cluster.cluster {
-        true => Vec::new(),
-        false => cluster.read().context("cannot read the old set")?,
-    };
-    let after = match args.to_cluster {
-        false => Vec::new(),
-        true if cluster.cluster && context == to_context => before.clone(),
-        true => (cluster.read_context(to_context)).context("cannot read the new set")?,
-    };
-    let old = revisions::read(&args.etcd.and(&args.old), reading, before)
-        .context("cannot read the old set")?;
-    let new = revisions::read(&args.new, reading, after).context("cannot read the new set")?;
-    Ok((old, new))
 }
 
 /// Today in UTC.

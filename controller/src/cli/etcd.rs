@@ -29,7 +29,7 @@ impl EtcdArgs {
     }
 }
 
-fn address(text: &str) -> Result<Address, String> {
+pub(super) fn address(text: &str) -> Result<Address, String> {
     let address = text.parse::<Address>();
     address.map_err(|form| format!("{text:?} is not the address of an etcd: write {form}"))
 }
@@ -56,7 +56,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<(Vec<Source>, Vec<PathBuf>)> {
 }
 
 /// Returns who asks, by the environment.
-fn credentials() -> Credentials {
+pub(super) fn credentials() -> Credentials {
     let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
     let file = |name: &str| given(name).map(PathBuf::from);
     let user = given("ETCDCTL_USER");

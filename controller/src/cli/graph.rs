@@ -8,18 +8,29 @@ mod text;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use cofferdam_answers::graph::GraphReport;
 use cofferdam_policies::connectivity::Changes;
 
 use super::connectivity::ConnectivityArgs;
-use super::diff::revisions;
+use super::diff::sets::{NEW_SET, NewArgs, Sets};
 use super::etcd::EtcdArgs;
 use super::list::FocusArgs;
 use super::offline::Documents;
 use super::print;
 
+/// Arguments that choose connections of one set.
+const CHOICE: [&str; 6] = [
+    "workloads",
+    "namespaces",
+    "direction",
+    "port",
+    "family",
+    "all",
+];
+
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("choice").args(CHOICE).multiple(true).conflicts_with_all(NEW_SET)))]
 pub(super) struct GraphArgs {
     /// Files and directories of documents, or `git:REV:PATH` for those of a revision; `-` is
     /// standard input.
@@ -27,9 +38,8 @@ pub(super) struct GraphArgs {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
-    /// Draws what is different in these documents instead.
-    #[arg(long = "to", value_name = "NEW", num_args = 1.., conflicts_with_all = ["workloads", "namespaces", "direction", "port", "family", "all"])]
-    new: Vec<PathBuf>,
+    #[command(flatten)]
+    new: NewArgs,
     #[command(flatten)]
     focus: FocusArgs,
     /// Also draws connections between ends that no policy isolates.
@@ -60,22 +70,16 @@ enum GraphFormat {
 }
 
 pub(super) fn run(args: &GraphArgs) -> Result<bool> {
-    let read = |paths: &[PathBuf], objects| -> Result<Documents> {
-        let sources = revisions::read(paths, &args.state.reading, objects)?;
-        Ok(Documents::of(&sources))
-    };
-    let documents = read(&args.etcd.and(&args.paths), args.state.cluster.read()?)?;
+    let Sets { old, new } = (args.new).read(&args.etcd.and(&args.paths), &args.state)?;
+    let documents = Documents::of(&old);
     let connectivity = args.state.of(&documents)?;
     let mut is_good = documents.are_good();
     let mut diagnostics = documents.reported();
     if args.format != GraphFormat::Json {
         documents.complain();
     }
-    let report = if args.new.is_empty() {
-        let focus = args.focus.of(&connectivity)?;
-        GraphReport::of_state(&connectivity, &focus, args.all, diagnostics)
-    } else {
-        let new = read(&args.new, Vec::new())?;
+    let report = if let Some(new) = new {
+        let new = Documents::of(&new);
         is_good &= new.are_good();
         diagnostics.extend(new.reported());
         if args.format != GraphFormat::Json {
@@ -83,6 +87,9 @@ pub(super) fn run(args: &GraphArgs) -> Result<bool> {
         }
         let changes = Changes::new(connectivity, args.state.of(&new)?);
         GraphReport::of_changes(&changes, diagnostics)
+    } else {
+        let focus = args.focus.of(&connectivity)?;
+        GraphReport::of_state(&connectivity, &focus, args.all, diagnostics)
     };
     if args.format != GraphFormat::Json && report.left_out > 0 {
         eprintln!(

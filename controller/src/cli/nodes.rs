@@ -1,16 +1,19 @@
-//! `cofferdam status --cluster`: which nodes have in force what the API server says.
+//! `cofferdam status --cluster`: which nodes have in force what the API server, or an etcd, says.
 //!
-//! Each agent tells in its NodeStatus the newest version of the policies that it has in force.
-//! Held against the policies that the server has, that says which are behind; no agent is asked.
+//! Each agent tells in its status the newest version of the policies that it has in force. Held
+//! against the policies that the server has, that says which are behind; no agent is asked.
+
+mod etcd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use cofferdam_policies::documents::{API_PREFIX, Kind};
-use cofferdam_protocol::node_status::{API_VERSION, NodeState, PLURAL};
+use cofferdam_policies::documents::{API_PREFIX, ETCD_PREFIX, Kind};
+use cofferdam_protocol::node_status::{API_VERSION, NodeState, PLURAL, PolicyNotInForce};
 use cofferdam_protocol::output::Schema;
+use cofferdam_sources::etcd::Address;
 use cofferdam_sources::kubernetes::{Cluster, LookError, Resource};
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -25,12 +28,55 @@ const NODE_STATUSES: Resource = Resource {
 };
 /// Most policies and obstacles that the text names of a node.
 const MOST_NAMED: usize = 3;
+/// Problem of a node of which only others have told.
+const UNTOLD: &str = "no agent has told the state of this node";
+/// Prefix of policies that a node has not from the server.
+const FILES_PREFIX: &str = "files:";
 
-/// Asks a cluster, and prints its nodes.
-pub(super) fn run(user: &UserArgs, missed_heartbeats: u32, format: Format) -> Result<bool> {
-    let cluster = user.connect().context("cannot ask the cluster")?;
-    let report = look(&cluster, missed_heartbeats).context("cannot ask the cluster")?;
-    show(format, &report, text)?;
+/// A server that nodes share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Kubernetes,
+    Etcd,
+}
+
+impl Server {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "the API server",
+            Self::Etcd => "etcd",
+        }
+    }
+
+    /// Returns the beginning of the places of its policies.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Kubernetes => API_PREFIX,
+            Self::Etcd => ETCD_PREFIX,
+        }
+    }
+}
+
+/// Asks a cluster, or the etcd that nodes share, and prints the nodes.
+pub(super) fn run(
+    user: &UserArgs,
+    etcd: Option<&Address>,
+    missed_heartbeats: u32,
+    format: Format,
+) -> Result<bool> {
+    let (report, server) = match etcd {
+        Some(address) => {
+            let report = etcd::look(address, missed_heartbeats);
+            let report = report.with_context(|| format!("cannot ask {address}"))?;
+            (report, Server::Etcd)
+        }
+        None => {
+            let cluster = user.connect().context("cannot ask the cluster")?;
+            let report = look(&cluster, missed_heartbeats).context("cannot ask the cluster")?;
+            (report, Server::Kubernetes)
+        }
+    };
+    show(format, &report, |report| text(report, server))?;
     Ok(report.ok)
 }
 
@@ -63,25 +109,29 @@ fn look(cluster: &Cluster, missed_heartbeats: u32) -> Result<ClusterStatus> {
         }
     }
     let asked = Asked {
+        server: Server::Kubernetes,
         policies: &policies,
+        unreadable: &[],
         now: SystemTime::now(),
         missed_heartbeats,
     };
-    let nodes: Vec<NodeReport> = (names.iter())
-        .map(|name| asked.report(name, told.get(name)))
-        .collect();
-    Ok(ClusterStatus {
+    let reports = (names.iter()).map(|name| asked.report(name, told.get(name).ok_or(UNTOLD)));
+    Ok(summary(reports.collect()))
+}
+
+fn summary(nodes: Vec<NodeReport>) -> ClusterStatus {
+    ClusterStatus {
         schema: Schema,
         ok: nodes.iter().all(|node| node.problems.is_empty()),
         nodes,
-    })
+    }
 }
 
 fn text_at<'o>(object: &'o Value, key: &str) -> &'o str {
     object["metadata"][key].as_str().unwrap_or_default()
 }
 
-/// A policy that the API server has.
+/// A policy that the server has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Policy {
     kind: Kind,
@@ -101,12 +151,17 @@ impl Policy {
         }
     }
 
-    fn place(&self) -> String {
-        let within = match self.namespace.as_str() {
-            "" => String::new(),
-            namespace => format!("{namespace}/"),
-        };
-        format!("{API_PREFIX}{}/{within}{}", self.kind, self.name)
+    fn place(&self, server: Server) -> String {
+        let namespace = Some(&*self.namespace).filter(|namespace| !namespace.is_empty());
+        let name = name_of(self.kind.as_str(), namespace, &self.name);
+        format!("{}{name}", server.prefix())
+    }
+
+    /// Returns `true` if this is what a node has read and does not have in force.
+    fn is_that(&self, refused: &PolicyNotInForce) -> bool {
+        refused.kind == self.kind.as_str()
+            && refused.namespace.as_deref().unwrap_or_default() == self.namespace
+            && refused.name == self.name
     }
 
     /// Returns `true` if a node's version in force is not this one.
@@ -121,52 +176,64 @@ impl Policy {
             (None, _) | (_, Some(Err(_))) => false,
         };
         let mut rejected = state.policies_not_in_force.iter();
-        is_newer
-            || rejected.any(|one| {
-                one.kind == self.kind.as_str()
-                    && one.namespace.as_deref().unwrap_or_default() == self.namespace
-                    && one.name == self.name
-            })
+        is_newer || rejected.any(|one| self.is_that(one))
+    }
+}
+
+/// Returns a policy by its kind and names.
+fn name_of(kind: &str, namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        Some(namespace) => format!("{kind}/{namespace}/{name}"),
+        None => format!("{kind}/{name}"),
     }
 }
 
 /// The question that is asked about each node.
 struct Asked<'p> {
+    server: Server,
     policies: &'p [Policy],
+    /// Places of texts that no node can read: each may be a policy.
+    unreadable: &'p [String],
     now: SystemTime,
     missed_heartbeats: u32,
 }
 
 impl Asked<'_> {
-    fn report(&self, name: &str, told: Option<&NodeState>) -> NodeReport {
-        let Some(state) = told else {
-            return NodeReport {
-                name: name.to_owned(),
-                enforced: false,
-                ready: false,
-                version: None,
-                revision: None,
-                state_hash: None,
-                policies_behind: Vec::new(),
-                last_seen: None,
-                obstacles: Vec::new(),
-                problems: vec!["no agent has told the state of this node".to_owned()],
-            };
+    /// Reports on a node by what its agent has told, or by the reason why it tells nothing.
+    fn report(&self, name: &str, told: Result<&NodeState, &str>) -> NodeReport {
+        let state = match told {
+            Ok(state) => state,
+            Err(problem) => {
+                return NodeReport {
+                    name: name.to_owned(),
+                    enforced: false,
+                    ready: false,
+                    version: None,
+                    revision: None,
+                    state_hash: None,
+                    policies_behind: Vec::new(),
+                    last_seen: None,
+                    obstacles: Vec::new(),
+                    problems: vec![problem.to_owned()],
+                };
+            }
         };
-        let behind = self
-            .policies
-            .iter()
-            .filter(|policy| policy.is_behind(state));
-        let policies_behind: Vec<String> = behind.map(Policy::place).collect();
+        let policies_behind = self.behind(state);
         let mut problems = Vec::new();
         if !state.enforced {
             problems.push("the newest desired state is not in force".to_owned());
         }
         if !policies_behind.is_empty() {
-            problems.push(format!(
-                "{} policies are not in force as the API server has them",
-                policies_behind.len()
-            ));
+            problems.push(match self.server {
+                Server::Kubernetes => format!(
+                    "{} policies are not in force as the API server has them",
+                    policies_behind.len()
+                ),
+                Server::Etcd => format!(
+                    "{} policies are not in force as etcd or the node's files have them",
+                    policies_behind.len()
+                ),
+            });
         }
         problems.extend(self.silence(state));
         NodeReport {
@@ -181,6 +248,26 @@ impl Asked<'_> {
             obstacles: state.obstacles.clone(),
             problems,
         }
+    }
+
+    /// Returns the policies that a node has not in force as they are written.
+    fn behind(&self, state: &NodeState) -> Vec<String> {
+        let policies = self.policies.iter();
+        let behind = policies.filter(|policy| policy.is_behind(state));
+        let behind = behind.map(|policy| policy.place(self.server));
+        let mut behind: Vec<String> = behind.chain(self.unreadable.iter().cloned()).collect();
+        if self.server == Server::Etcd {
+            let is_shared = |refused: &PolicyNotInForce| {
+                let mut policies = self.policies.iter();
+                policies.any(|policy| policy.is_that(refused))
+            };
+            let refused = state.policies_not_in_force.iter();
+            behind.extend(refused.filter(|one| !is_shared(one)).map(|one| {
+                let name = name_of(&one.kind, one.namespace.as_deref(), &one.name);
+                format!("{FILES_PREFIX}{name}")
+            }));
+        }
+        behind
     }
 
     /// Returns the problem of a node that was not seen lately.
@@ -200,7 +287,7 @@ impl Asked<'_> {
 }
 
 /// Returns the nodes as a table, the ones with problems explained below it.
-fn text(report: &ClusterStatus) -> String {
+fn text(report: &ClusterStatus, server: Server) -> String {
     let mut rows =
         vec![["NODE", "ENFORCED", "REVISION", "BEHIND", "STATE", "SEEN"].map(String::from)];
     for node in &report.nodes {
@@ -248,7 +335,8 @@ fn text(report: &ClusterStatus) -> String {
     let all = report.nodes.len();
     writeln!(
         text,
-        "{good} of {all} nodes have in force what the API server says"
+        "{good} of {all} nodes have in force what {} says",
+        server.name()
     )
     .expect("writing to a string");
     text
@@ -266,7 +354,7 @@ fn named(texts: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_protocol::node_status::{PoliciesRead, PolicyNotInForce};
+    use cofferdam_protocol::node_status::PoliciesRead;
 
     const NOW: &str = "2026-01-01T00:10:00Z";
 
@@ -298,11 +386,42 @@ mod tests {
 
     fn report(policies: &[Policy], told: Option<&NodeState>) -> NodeReport {
         let asked = Asked {
+            server: Server::Kubernetes,
             policies,
+            unreadable: &[],
             now: humantime::parse_rfc3339_weak(NOW).unwrap(),
             missed_heartbeats: 3,
         };
-        asked.report("n1", told)
+        asked.report("n1", told.ok_or(UNTOLD))
+    }
+
+    #[test]
+    fn a_policy_of_a_nodes_own_files_is_named_beside_those_that_are_shared() {
+        let refused = |name: &str| PolicyNotInForce {
+            kind: "NetworkPolicy".to_owned(),
+            namespace: Some("shop".to_owned()),
+            name: name.to_owned(),
+            reason: "wrong".to_owned(),
+        };
+        let state = NodeState {
+            policies_not_in_force: vec![refused("own"), refused("read")],
+            ..state()
+        };
+        let asked = Asked {
+            server: Server::Etcd,
+            policies: &[policy("old", 5), policy("read", 7)],
+            unreadable: &["etcd:documents/x:3".to_owned()],
+            now: humantime::parse_rfc3339_weak(NOW).unwrap(),
+            missed_heartbeats: 3,
+        };
+        let expected = [
+            "etcd:NetworkPolicy/shop/read",
+            "etcd:documents/x:3",
+            "files:NetworkPolicy/shop/own",
+        ];
+        let node = asked.report("n1", Ok(&state));
+        assert_eq!(node.policies_behind, expected);
+        assert_eq!(node.problems.len(), 1);
     }
 
     #[test]

@@ -33,7 +33,9 @@ pub struct NodeReport {
     /// as long as none are.
     pub state_hash: Option<String>,
     /// Policies of which the version in force on the node is not that of the API server, by
-    /// `kubernetes:KIND/NAMESPACE/NAME`, in order.
+    /// `kubernetes:KIND/NAMESPACE/NAME`, or not that of the etcd, by `etcd:KIND/NAMESPACE/NAME`, in
+    /// order. Of an etcd also texts that cannot be read, by `etcd:KEY:LINE`, and policies of the
+    /// node's own files, by `files:KIND/NAMESPACE/NAME`.
     pub policies_behind: Vec<String>,
     /// Time at which the agent told this, RFC 3339; null of a node whose agent has told
     /// nothing.

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::http::chunk;
 use super::kinds::{Kind, Target, owned_key};
-use super::{Event, LOOK, Shared, State, Stream, status};
+use super::{Event, LOOK, Shared, State, Stream, status, streamed};
 
 impl State {
     /// Returns the next event of a kind that may be told now. `passed` is the version up to
@@ -110,7 +110,9 @@ pub(super) fn watch(
         b"HTTP/1.1 200 \r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
     )?;
     stream.flush()?;
-    if seen < shared.state().oldest {
+    if streamed::is_asked(query) {
+        seen = streamed::write(&mut stream, shared, kind)?;
+    } else if seen < shared.state().oldest {
         let gone = status(410, "Expired", "too old resource version");
         let event = json!({"type": "ERROR", "object": gone});
         chunk(&mut stream, &format!("{event}\n"))?;

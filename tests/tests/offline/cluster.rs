@@ -136,22 +136,45 @@ fn statements_and_changes_of_files_are_held_against_the_cluster() {
     assert_eq!(ports, ["5432", "5433"], "{changes}");
     let same = live.json(&["diff", "--to-cluster"]);
     assert_eq!(same["changes"], json!([]));
-    // The other way round, from files to the cluster.
-    let back = live.folder.run(&[
-        "diff",
-        ".",
+    // The same changes as a picture.
+    let drawn = |graph: &Value| {
+        let edges = graph["edges"].as_array().expect("edges").iter();
+        let edges = edges.map(|edge| (edge["change"].clone(), edge["ports"].clone()));
+        edges.collect::<Vec<_>>()
+    };
+    let [removed, added] = ["removed", "added"].map(|word| json!(word));
+    let [narrow, wide] = ["tcp/5432", "tcp/5433"].map(|ports| json!(ports));
+    let graph = live.json(&["graph", "--to", "db.yaml", "--to-cluster"]);
+    // In the order of their ports.
+    let expected = [
+        (removed.clone(), narrow.clone()),
+        (added.clone(), wide.clone()),
+    ];
+    assert_eq!(drawn(&graph), expected, "{graph}");
+    assert_eq!(live.json(&["graph", "--to-cluster"])["edges"], json!([]));
+    let output = live.run(&[
+        "graph",
         "--to-cluster",
-        "--kubeconfig",
-        "kubeconfig",
+        "--namespace",
+        "shop",
         "--format",
         "json",
     ]);
-    let back: Value = serde_json::from_slice(&back.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(2), "a choice is of one set");
+    // The other way round, from files to the cluster.
+    fs::write(live.folder.0.path().join("shop.yaml"), SHOP).expect("a file");
+    let back = |command: &str| {
+        let files = [command, "db.yaml", "shop.yaml", "--to-cluster"];
+        let way = ["--kubeconfig", "kubeconfig", "--format", "json"];
+        let output = live.folder.run(&[&files[..], &way].concat());
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
     assert!(
-        back["changes"]
+        back("diff")["changes"]
             .as_array()
             .is_some_and(|all| !all.is_empty())
     );
+    assert_eq!(drawn(&back("graph")), [(added, narrow), (removed, wide)]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tells the cluster of this node, through the API server: a NodeStatus, Events about policies
-//! and pods, and a taint until the agent is ready.
+//! and pods, and a taint until the agent is ready. Nodes that share an etcd put their status there
+//! ([`sharing`]).
 //!
 //! A thread of its own asks the reconciling thread for a snapshot once a second and writes what
 //! is new, at a bounded rate. What is written, and when, is decided by the modules below, which
@@ -9,6 +10,7 @@
 //! about what is in force, and is tried again later.
 
 mod events;
+pub(super) mod sharing;
 mod status;
 mod taint;
 
@@ -30,7 +32,7 @@ use crate::config::Config;
 use crate::reconcile::{Message, Standing};
 
 use events::{Due, Events};
-use status::Status;
+use status::{Server, Status};
 use taint::{Step, Taint};
 
 /// Time from one look at the node's state to the next.
@@ -84,7 +86,7 @@ pub(super) fn start(
         writer: Writer::new(kubeconfig.map(Into::into)),
         reports: settings
             .report
-            .then(|| (Status::new(&node), Events::new(&node))),
+            .then(|| (Status::new(&node, Server::Kubernetes), Events::new(&node))),
         taint: settings.taint.then(Taint::default),
         listens,
         node,
@@ -101,10 +103,27 @@ pub(super) fn start(
     Ok(())
 }
 
+/// Returns the state of the node, `Some(None)` if it does not come in time, and `None` if the agent
+/// has ended.
+async fn look(messages: &Sender<Message>) -> Option<Option<Standing>> {
+    let (reply, answer) = oneshot::channel();
+    messages.send(Message::Standing(reply)).ok()?;
+    match timeout(UNTIL_SAID, answer).await {
+        Ok(answer) => Some(Some(answer.ok()?)),
+        // It starts, or does something that takes long.
+        Err(_) => Some(None),
+    }
+}
+
+/// Returns the number of nodes that there are, as far as documents say.
+fn nodes(standing: &Standing) -> usize {
+    (standing.in_force.as_ref()).map_or(0, |one| one.documents.nodes().len())
+}
+
 impl Teller {
     async fn run(mut self) {
         loop {
-            let Some(standing) = self.look().await else {
+            let Some(standing) = look(&self.messages).await else {
                 return;
             };
             self.keep_taint(standing.as_ref()).await;
@@ -116,18 +135,6 @@ impl Teller {
                 self.reports = Some((status, events));
             }
             sleep(BETWEEN_LOOKS).await;
-        }
-    }
-
-    /// Returns the state of the node, `Some(None)` if it does not come in time, and `None` if
-    /// the agent has ended.
-    async fn look(&self) -> Option<Option<Standing>> {
-        let (reply, answer) = oneshot::channel();
-        self.messages.send(Message::Standing(reply)).ok()?;
-        match timeout(UNTIL_SAID, answer).await {
-            Ok(answer) => Some(Some(answer.ok()?)),
-            // It starts, or does something that takes long.
-            Err(_) => Some(None),
         }
     }
 
@@ -168,13 +175,12 @@ impl Teller {
             .writer
             .apply(status::RESOURCE, &self.node, &object)
             .await;
-        let nodes = (standing.in_force.as_ref()).map_or(0, |one| one.documents.nodes().len());
         match written {
             Err(WriteError::Missing) => {
                 status.not_installed(Instant::now());
             }
             written => {
-                status.written(written.is_ok(), nodes, Instant::now());
+                status.written(written.is_ok(), nodes(standing), Instant::now());
                 self.note("the NodeStatus", &written);
             }
         }

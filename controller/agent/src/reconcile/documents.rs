@@ -14,10 +14,10 @@ use cofferdam_policies::inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::Diagnostic;
 use cofferdam_sources::etcd::{self, Announcement, Etcd};
 use cofferdam_sources::files::Sources;
-use cofferdam_sources::kubernetes::{Health, Kubernetes, Progress};
+use cofferdam_sources::kubernetes::{Health, Kubernetes};
 
 use super::chain;
-use super::standing::PolicyFinding;
+use super::standing::{PolicyFinding, ServersProgress};
 use crate::config::Config;
 use crate::state::Store;
 use crate::state::documents::StoredDocuments;
@@ -34,8 +34,8 @@ pub(super) struct Documents {
     followed: Servers,
     /// Objects of the API server.
     objects: Listed,
-    /// Progress in following the API server when it was last read, at least.
-    progress: Progress,
+    /// Progress in following servers when they were last read, at least.
+    progress: ServersProgress,
     /// Texts of the etcd.
     texts: Listed,
     node: String,
@@ -190,7 +190,7 @@ impl Documents {
             unread: Vec::new(),
             followed,
             objects,
-            progress: Progress::default(),
+            progress: ServersProgress::default(),
             texts,
             node: config.node.name.clone(),
             local: BTreeSet::new(),
@@ -244,13 +244,18 @@ impl Documents {
             let progress = api.progress();
             let listed = api.read();
             if listed.is_some() {
-                self.progress = progress;
+                self.progress.kubernetes = progress;
             }
             let objects = self.objects.take(listed);
             self.collected.set(Origin::Kubernetes, objects);
         }
         if let Some(etcd) = &self.followed.etcd {
-            let texts = self.texts.take(etcd.read().map(by_name));
+            let progress = etcd.progress();
+            let listed = etcd.read();
+            if listed.is_some() {
+                self.progress.etcd = progress;
+            }
+            let texts = self.texts.take(listed.map(by_name));
             self.announced.clear();
             let mut counting = SourceMap::default();
             for (name, text) in texts.iter() {
@@ -350,8 +355,8 @@ impl Documents {
         self.followed.kubernetes.is_some()
     }
 
-    /// Returns the progress in following the API server when it was last read, at least.
-    pub(super) fn progress(&self) -> &Progress {
+    /// Returns the progress in following servers when they were last read, at least.
+    pub(super) fn progress(&self) -> &ServersProgress {
         &self.progress
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cofferdam_policies::documents::Identity;
 use cofferdam_policies::inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::EndpointState;
-use cofferdam_sources::kubernetes::Progress;
+use cofferdam_sources::Progress;
 
 use super::Reconciler;
 
@@ -15,8 +15,17 @@ use super::Reconciler;
 pub struct DocumentsInForce {
     /// The documents alone, without what is known of this node beside them.
     pub documents: Inventory,
-    /// Progress in following the API server when they were read, at least.
-    pub progress: Progress,
+    /// Progress in following servers when they were read, at least.
+    pub progress: ServersProgress,
+}
+
+/// Progress in following servers; none of a server that is not followed.
+#[derive(Debug, Clone, Default)]
+pub struct ServersProgress {
+    /// That of the API server.
+    pub kubernetes: Progress,
+    /// That of the etcd.
+    pub etcd: Progress,
 }
 
 /// A policy that is not in force as it is written.

@@ -375,7 +375,7 @@ mod tests {
         let (path, store) = store();
         let mut stored = StoredDocuments::new(store.clone());
         let large = kept_file("a", &"x".repeat(1_000));
-        stored.save(&by_file(&[large.clone()])).unwrap();
+        stored.save(&by_file(std::slice::from_ref(&large))).unwrap();
         stored
             .save(&by_file(&[large.clone(), kept_file("b", "y")]))
             .unwrap();
@@ -389,7 +389,7 @@ mod tests {
         let error = stored.load().unwrap_err();
         assert!(error.to_string().contains("documents-2.json"), "{error}");
         // A new beginning overwrites nothing that the old list names.
-        stored.save(&by_file(&[large.clone()])).unwrap();
+        stored.save(&by_file(std::slice::from_ref(&large))).unwrap();
         assert_eq!(parts(&path), [2], "1 was there");
         assert_eq!(loaded(&store), Some(by_file(&[large])));
         fs::remove_dir_all(path).unwrap();

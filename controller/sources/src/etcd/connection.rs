@@ -19,7 +19,8 @@ use etcd_client::{
 use thiserror::Error as ThisError;
 use tokio::time::timeout;
 
-use super::store::{Event, Pair};
+use super::announced;
+use super::store::{DOCUMENTS, Event, Pair};
 use super::{Credentials, Password, Settings};
 
 /// Longest wait for a page of a list.
@@ -182,13 +183,32 @@ impl Connection {
         Ok(moment(&answer))
     }
 
-    /// Lists all keys below the prefix, page by page, as they are at one revision.
+    /// Lists all keys of documents and endpoints, page by page, as they are at one revision.
     pub(super) async fn list(&mut self) -> Result<Listing, EtcdError> {
+        let (from, end) = self.read_as_documents();
+        self.list_range(from, end, None).await
+    }
+
+    /// Lists all keys of a folder of the prefix, as they are at a moment; at the newest one
+    /// without any.
+    pub(super) async fn list_folder(
+        &mut self,
+        folder: &str,
+        at: Option<Moment>,
+    ) -> Result<Listing, EtcdError> {
+        let from = format!("{}{folder}", self.prefix).into_bytes();
+        let end = end_of(&from);
+        self.list_range(from, end, at).await
+    }
+
+    async fn list_range(
+        &mut self,
+        mut from: Vec<u8>,
+        end: Vec<u8>,
+        mut at: Option<Moment>,
+    ) -> Result<Listing, EtcdError> {
         let mut page = PAGE;
         let mut pairs = Vec::new();
-        let mut at: Option<Moment> = None;
-        let mut from = self.prefix.clone().into_bytes();
-        let end = end_of(self.prefix.as_bytes());
         loop {
             let mut options = GetOptions::new().with_range(end.clone()).with_limit(page);
             if let Some(at) = at {
@@ -217,13 +237,14 @@ impl Connection {
         }
     }
 
-    /// Lists the keys below the prefix that were put after a revision. Returns them with the
-    /// number of all keys.
+    /// Lists the keys of documents and endpoints that were put after a revision. Returns them
+    /// with the number of all such keys.
     pub(super) async fn put_since(&mut self, revision: i64) -> Result<(Listing, usize), EtcdError> {
+        let (from, end) = self.read_as_documents();
         let options = GetOptions::new()
-            .with_range(end_of(self.prefix.as_bytes()))
+            .with_range(end)
             .with_min_mod_revision(revision.saturating_add(1));
-        let asked = self.kv.get(self.prefix.clone(), Some(options));
+        let asked = self.kv.get(from, Some(options));
         let mut answer = in_time(PAGE_PATIENCE, &self.host, asked).await?;
         let moment = moment(&answer);
         let count = usize::try_from(answer.count()).unwrap_or_default();
@@ -232,28 +253,30 @@ impl Connection {
         Ok((Listing { pairs, moment }, count))
     }
 
-    /// Lists the names of the keys below the prefix at a revision.
+    /// Lists the names of the keys of documents and endpoints at a revision.
     pub(super) async fn keys_at(&mut self, revision: i64) -> Result<BTreeSet<String>, EtcdError> {
+        let (from, end) = self.read_as_documents();
         let options = GetOptions::new()
-            .with_range(end_of(self.prefix.as_bytes()))
+            .with_range(end)
             .with_revision(revision)
             .with_keys_only();
-        let asked = self.kv.get(self.prefix.clone(), Some(options));
+        let asked = self.kv.get(from, Some(options));
         let mut answer = in_time(PAGE_PATIENCE, &self.host, asked).await?;
         let pairs = answer.take_kvs().into_iter();
         let pairs = pairs.filter_map(|one| self.pair(one));
         Ok(pairs.map(|pair| pair.key).collect())
     }
 
-    /// Begins to watch the keys below the prefix, from after a revision on.
+    /// Begins to watch the keys of documents and endpoints, from after a revision on.
     pub(super) async fn watch(&mut self, revision: i64) -> Result<WatchStream, EtcdError> {
+        let (from, end) = self.read_as_documents();
         let options = WatchOptions::new()
-            .with_range(end_of(self.prefix.as_bytes()))
+            .with_range(end)
             .with_start_revision(revision.saturating_add(1))
             .with_fragment();
         let mut client = self.client.watch_client();
         client = client.max_decoding_message_size(MOST_BYTES);
-        let asked = client.watch(self.prefix.clone(), Some(options));
+        let asked = client.watch(from, Some(options));
         in_time(self.patience, &self.host, asked).await
     }
 
@@ -317,11 +340,16 @@ impl Connection {
         }
     }
 
-    /// Puts a text at a key below the prefix, under a lease.
-    pub(super) async fn put(&mut self, key: &str, text: &str, lease: i64) -> Result<(), EtcdError> {
+    /// Puts a text at a key below the prefix, under a lease, or for good.
+    pub(super) async fn put(
+        &mut self,
+        key: &str,
+        text: &str,
+        lease: Option<i64>,
+    ) -> Result<(), EtcdError> {
         let key = format!("{}{key}", self.prefix);
-        let options = PutOptions::new().with_lease(lease);
-        let asked = self.kv.put(key, text, Some(options));
+        let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+        let asked = self.kv.put(key, text, options);
         match in_time(self.patience, &self.host, asked).await {
             Err(EtcdError::Refused { message }) if message.contains("lease not found") => {
                 Err(EtcdError::LeaseLost)
@@ -353,6 +381,14 @@ impl Connection {
             Some((self.pair(one)?.key, lease))
         });
         Ok(keys.collect())
+    }
+
+    /// Returns the range of the keys that documents are read from. It ends before the folder of
+    /// what nodes tell of themselves: no node hears the heartbeats of all others.
+    fn read_as_documents(&self) -> (Vec<u8>, Vec<u8>) {
+        let from = format!("{}{DOCUMENTS}", self.prefix).into_bytes();
+        let last = format!("{}{}", self.prefix, announced::FOLDER);
+        (from, end_of(last.as_bytes()))
     }
 
     /// Returns a key without the prefix, and its text. A key that is no text is nobody's.

@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::connection::{Connection, EtcdError, Listing, Moment};
-use super::{Settings, Shared};
+use super::store::{DOCUMENTS, Pair};
+use super::{Settings, Shared, nodes};
 use crate::pause::Pause;
 
 /// A caller who waits until everything is known that was put before it asked.
@@ -160,16 +161,34 @@ impl Follower<'_> {
     }
 }
 
-/// Lists all keys once, at the first host that answers.
+/// Lists all keys of documents and endpoints once.
 pub(super) async fn list_once(settings: &Settings) -> Result<Listing, EtcdError> {
+    ask_once(settings, async |connection| connection.list().await).await
+}
+
+/// Lists the keys of documents, and those of nodes, once and at one revision.
+pub(super) async fn look_once(settings: &Settings) -> Result<(Vec<Pair>, Vec<Pair>), EtcdError> {
+    ask_once(settings, async |connection| {
+        let Listing { pairs, moment } = connection.list_folder(DOCUMENTS, None).await?;
+        let nodes = connection.list_folder(nodes::FOLDER, Some(moment)).await?;
+        Ok((pairs, nodes.pairs))
+    })
+    .await
+}
+
+/// Asks the first host that answers.
+async fn ask_once<T>(
+    settings: &Settings,
+    ask: impl AsyncFn(&mut Connection) -> Result<T, EtcdError>,
+) -> Result<T, EtcdError> {
     let mut failed = None;
     for host in settings.address.hosts() {
-        let listed = async {
+        let answered = async {
             let mut connection = Connection::open(settings, host).await?;
-            connection.list().await
+            ask(&mut connection).await
         };
-        match timeout(settings.patience * 4, listed).await {
-            Ok(Ok(listing)) => return Ok(listing),
+        match timeout(settings.patience * 4, answered).await {
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => failed = Some(error),
             Err(_) => failed = Some(EtcdError::Silent { host: host.clone() }),
         }

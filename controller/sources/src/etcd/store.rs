@@ -19,7 +19,7 @@ use super::announced;
 use crate::claims::Claims;
 
 /// Folder of the keys that people put there.
-const DOCUMENTS: &str = "documents/";
+pub(super) const DOCUMENTS: &str = "documents/";
 
 /// A key below the prefix, and what is there.
 #[derive(Debug, Clone)]
@@ -61,6 +61,8 @@ impl Counts {
 pub(super) struct Store {
     /// The revision that the keys are of; `None` before a whole list has been read.
     revision: Option<i64>,
+    /// The newest revision at which a document was put there.
+    told: i64,
     held: BTreeMap<Arc<str>, Held>,
     counts: Counts,
     claims: Claims<Claim>,
@@ -111,6 +113,12 @@ impl Store {
         self.revision
     }
 
+    /// Returns the newest revision at which a key of documents was put there: every one with it or
+    /// a lower one is known. What nodes announce does not change it.
+    pub(super) fn told(&self) -> i64 {
+        self.told
+    }
+
     /// Returns the documents that count, in the order of their keys.
     pub(super) fn sources(&self) -> Vec<Source> {
         let meanings = self.held.values().map(|held| &held.meaning);
@@ -139,6 +147,8 @@ impl Store {
         let was_complete = self.revision.replace(revision).is_some();
         let keys = pairs.iter().map(|pair| pair.key.as_str()).collect();
         let mut is_changed = self.retain(&keys) || !was_complete;
+        // It may be another cluster, or one that was put back.
+        self.told = 0;
         for pair in pairs {
             is_changed |= self.put(pair);
         }
@@ -190,6 +200,9 @@ impl Store {
             created,
             modified,
         } = pair;
+        if key.starts_with(DOCUMENTS) {
+            self.told = self.told.max(modified);
+        }
         if let Some(held) = self.held.get_mut(key.as_str())
             && held.created == created
             && *held.value == *value
@@ -386,15 +399,24 @@ mod tests {
         assert!(!store.replace(Vec::new(), 5));
         let document = || pair("documents/a.yaml", "kind: x", 6, 6);
         assert!(store.apply(vec![Event::Put(document())]));
-        assert!(!store.apply(vec![Event::Put(pair("other", "kind: x", 7, 7))]));
+        for (other, revision) in [("other", 7), ("nodes/n1/status", 8)] {
+            let put = Event::Put(pair(other, "kind: x", revision, revision));
+            assert!(!store.apply(vec![put]), "{other}");
+        }
         assert_eq!(counting(&store), ["etcd:documents/a.yaml []"]);
-        assert_eq!((store.len(), store.revision()), (2, Some(7)));
+        assert_eq!((store.len(), store.revision()), (3, Some(8)));
         let counts = store.counts();
-        assert_eq!((counts.documents, counts.endpoints), (1, 0));
+        assert_eq!(
+            (counts.documents, counts.endpoints, store.told()),
+            (1, 0, 6)
+        );
         // The same text once more.
-        assert!(!store.apply(vec![Event::Put(pair("documents/a.yaml", "kind: x", 6, 8))]));
-        assert!(store.apply(vec![delete("documents/a.yaml", 9)]));
-        assert!(!store.apply(vec![delete("documents/a.yaml", 10)]));
+        assert!(!store.apply(vec![Event::Put(pair("documents/a.yaml", "kind: x", 6, 9))]));
+        assert!(store.apply(vec![delete("documents/a.yaml", 10)]));
+        assert!(!store.apply(vec![delete("documents/a.yaml", 11)]));
+        assert_eq!(store.told(), 9, "the same text is another version");
+        store.replace(Vec::new(), 12);
+        assert_eq!(store.told(), 0);
         assert_eq!(counting(&store), [""; 0]);
     }
 

@@ -17,7 +17,7 @@ use kube::api::{GetParams, ListParams, WatchParams};
 use kube::client::AuthError;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::request::Request;
-use kube::core::{Status, WatchEvent};
+use kube::core::{Status, WatchEvent, watch::Bookmark};
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAGE_PATIENCE: Duration = Duration::from_secs(60);
 /// Objects of a page: a page is in memory whole, a list never is.
 const PAGE: u32 = 500;
+/// Annotation of the bookmark behind the last object of a list that is streamed.
+const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
 /// A question that was not answered.
 #[derive(Debug, Error)]
@@ -365,19 +367,31 @@ pub(super) async fn list_raw(
 }
 
 /// Begins to watch a kind from a version on, for some seconds. The server tells now and then
-/// how far the watch has come.
+/// how far the watch has come. Without a version it tells all objects first, and by a bookmark
+/// ([`is_end_of_list`]) that those were all (KEP-3157).
 pub(super) async fn watch<O: Read>(
     client: &Client,
     kind: Kind,
-    version: &str,
+    version: Option<&str>,
     seconds: u32,
 ) -> Result<impl Stream<Item = Result<WatchEvent<O>, ApiError>> + use<O>, ApiError> {
     let request = Request::new(path_of(kind, None));
-    let params = WatchParams::default().timeout(seconds);
+    let mut params = WatchParams::default().timeout(seconds);
+    if version.is_none() {
+        params = params.initial_events();
+    }
+    // The empty version is the newest one that there is when the question comes.
+    let version = version.unwrap_or_default();
     let asked = request.watch(&params, version).map_err(kube_request)?;
     let events = timeout(PATIENCE, client.request_events::<O>(asked)).await;
     let events = events.map_err(|_| ApiError::Silent)??;
     Ok(events.map(|event| event.map_err(ApiError::from)))
+}
+
+/// Returns `true` if a bookmark says that all objects have been told that there were.
+pub(super) fn is_end_of_list(bookmark: &Bookmark) -> bool {
+    let mark = bookmark.metadata.annotations.get(END_OF_LIST);
+    mark.is_some_and(|mark| mark == "true")
 }
 
 /// Asks for one pod.

@@ -1,10 +1,15 @@
 //! Follows a server: lists each kind, watches it from there, and begins again where that is
 //! not possible.
 //!
+//! A list comes as the beginning of the watch, where the server does that: neither side then holds
+//! a page of it. A server that refuses, or ends such a list in the middle, is asked for pages.
+//! Either way a list counts when it is whole.
+//!
 //! A watch that ends or is cut goes on from the last version that it told; one whose version
 //! the server has forgotten begins with a list, during which what was known stays. After a
 //! failure the next try waits, longer each time and never as long as another agent's.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,12 +38,38 @@ const BRIEF: Duration = Duration::from_secs(1);
 /// server that starts does not know all kinds at once.
 const BEFORE_GONE: Duration = Duration::from_secs(2);
 
+/// Longest time until a list that is streamed is whole: servers that do not know the question
+/// tell objects and never that they were all.
+const UNTIL_LISTED: Duration = Duration::from_secs(60);
+
 /// The end of a watch.
 enum Ended {
     /// The server ended it; it goes on from the last version.
     Over,
     /// The server has forgotten the version to go on from.
     Gone,
+    /// The server does not stream lists.
+    Refused,
+    /// The list with which it was to begin was not whole.
+    Partly,
+}
+
+/// The form in which the next list is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    /// As the beginning of a watch.
+    Streamed,
+    /// By pages, because a stream ended too soon.
+    PagedOnce,
+    /// By pages, because the server does nothing else.
+    Paged,
+}
+
+/// How far a kind has been followed.
+struct Position {
+    /// The version to go on watching from; `None` if everything is to be listed first.
+    version: Option<String>,
+    lists: Lists,
 }
 
 /// Follows all kinds, and answers questions about pods, until nobody asks any more.
@@ -65,11 +96,13 @@ pub(super) async fn follow_all(
 
 async fn follow<O: Read>(kind: Kind, settings: &Settings, shared: &Shared) {
     let mut pause = Pause::new(settings.longest_pause);
-    // Where to go on watching from; with none, everything is listed first.
-    let mut version: Option<String> = None;
+    let mut position = Position {
+        version: None,
+        lists: Lists::Streamed,
+    };
     loop {
         let Err(error) =
-            follow_until_failure::<O>(kind, settings, shared, &mut version, &mut pause).await;
+            follow_until_failure::<O>(kind, settings, shared, &mut position, &mut pause).await;
         shared.note_failure(kind, error.to_string());
         pause.wait().await;
     }
@@ -80,36 +113,51 @@ async fn follow_until_failure<O: Read>(
     kind: Kind,
     settings: &Settings,
     shared: &Shared,
-    version: &mut Option<String>,
+    position: &mut Position,
     pause: &mut Pause,
 ) -> Result<Infallible, ApiError> {
     let client = connect(settings.kubeconfig.as_deref()).await?;
     loop {
-        let Some(from) = version else {
-            match connection::list::<O>(&client, kind).await {
-                Ok((objects, listed)) => {
-                    shared.note_success(kind);
-                    pause.reset();
-                    shared.change(|store| store.replace(kind, objects));
-                    *version = Some(listed);
-                }
-                Err(ApiError::NotServed) if kind == Kind::ClusterNetworkPolicy => {
-                    take_absence(&client, kind, settings, shared).await?;
-                }
-                Err(error) => return Err(error),
-            }
-            continue;
-        };
+        let is_list = position.version.is_none();
         let began = Instant::now();
-        match watch::<O>(&client, kind, settings, shared, from, pause).await {
-            Ok(Ended::Over) if began.elapsed() < BRIEF => pause.wait().await,
+        let ended = if is_list && position.lists != Lists::Streamed {
+            list::<O>(&client, kind, shared, position, pause).await
+        } else {
+            watch::<O>(&client, kind, settings, shared, position, pause).await
+        };
+        match ended {
+            Ok(Ended::Over) if !is_list && began.elapsed() < BRIEF => pause.wait().await,
             Ok(Ended::Over) => {}
-            Ok(Ended::Gone) => *version = None,
+            Ok(Ended::Gone) => position.version = None,
+            Ok(Ended::Refused) => position.lists = Lists::Paged,
+            Ok(Ended::Partly) => position.lists = Lists::PagedOnce,
             // Its definition was removed while it was watched.
-            Err(ApiError::NotServed) => *version = None,
+            Err(ApiError::NotServed) if !is_list => position.version = None,
+            Err(ApiError::NotServed) if kind == Kind::ClusterNetworkPolicy => {
+                take_absence(&client, kind, settings, shared).await?;
+            }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Lists a kind by pages.
+async fn list<O: Read>(
+    client: &Client,
+    kind: Kind,
+    shared: &Shared,
+    position: &mut Position,
+    pause: &mut Pause,
+) -> Result<Ended, ApiError> {
+    let (objects, listed) = connection::list::<O>(client, kind).await?;
+    shared.note_success(kind);
+    pause.reset();
+    shared.change(|store| store.replace(kind, objects));
+    position.version = Some(listed);
+    if position.lists == Lists::PagedOnce {
+        position.lists = Lists::Streamed;
+    }
+    Ok(Ended::Over)
 }
 
 /// Takes it that the server does not have a kind, if that is so, and waits for the next look.
@@ -135,25 +183,42 @@ async fn take_absence(
     Ok(())
 }
 
-/// Watches a kind from a version on, and keeps that version.
+/// Watches a kind from a version on, and keeps that version. Without one the watch begins with a
+/// list.
 async fn watch<O: Read>(
     client: &Client,
     kind: Kind,
     settings: &Settings,
     shared: &Shared,
-    version: &mut String,
+    position: &mut Position,
     pause: &mut Pause,
 ) -> Result<Ended, ApiError> {
     let seconds = fastrand::u32(WATCH_SECONDS);
-    let events = match connection::watch::<O>(client, kind, version, seconds).await {
-        Err(ApiError::Gone) => return Ok(Ended::Gone),
-        events => events?,
+    let version = &mut position.version;
+    // Objects of a list that is not whole yet, by their names.
+    let mut listed = version.is_none().then(BTreeMap::new);
+    let is_list = listed.is_some();
+    let events = connection::watch::<O>(client, kind, version.as_deref(), seconds).await;
+    let events = match events {
+        Err(error) => return ended(error, is_list),
+        Ok(events) => events,
     };
-    shared.note_success(kind);
+    if !is_list {
+        shared.note_success(kind);
+    }
     let mut events = std::pin::pin!(events);
-    let mut last = Instant::now();
+    let began = Instant::now();
+    let mut last = began;
     loop {
-        let Ok(event) = timeout(settings.quiet, events.next()).await else {
+        let wait = match listed {
+            Some(_) => (settings.quiet).min(UNTIL_LISTED.saturating_sub(began.elapsed())),
+            None => settings.quiet,
+        };
+        let event = timeout(wait, events.next()).await;
+        if listed.is_some() && began.elapsed() > UNTIL_LISTED {
+            return Ok(Ended::Partly);
+        }
+        let Ok(event) = event else {
             if last.elapsed() > Duration::from_secs(seconds.into()) + GRACE {
                 return Err(ApiError::Silent);
             }
@@ -161,14 +226,18 @@ async fn watch<O: Read>(
             continue;
         };
         last = Instant::now();
-        let Some(event) = event else {
-            return Ok(Ended::Over);
-        };
         let event = match event {
-            Err(ApiError::Gone) => return Ok(Ended::Gone),
-            event => event?,
+            None if listed.is_some() => return Ok(Ended::Partly),
+            None => return Ok(Ended::Over),
+            Some(Ok(WatchEvent::Error(status))) => {
+                return ended(ApiError::from(*status), listed.is_some());
+            }
+            Some(Err(error)) => return ended(error, listed.is_some()),
+            Some(Ok(event)) => event,
         };
-        pause.reset();
+        if listed.is_none() {
+            pause.reset();
+        }
         // Whoever asks the server holds it, and will hear from it as well.
         if let Ok(mut heard) = shared.heard.try_lock() {
             *heard = last;
@@ -177,22 +246,49 @@ async fn watch<O: Read>(
             WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
             WatchEvent::Deleted(object) => (object, true),
             WatchEvent::Bookmark(bookmark) => {
-                *version = bookmark.metadata.resource_version;
+                let is_whole = connection::is_end_of_list(&bookmark);
+                if let Some(objects) = listed.take_if(|_| is_whole) {
+                    shared.note_success(kind);
+                    pause.reset();
+                    let objects = objects.into_values().collect();
+                    shared.change(|store| store.replace(kind, objects));
+                }
+                if listed.is_none() {
+                    *version = Some(bookmark.metadata.resource_version);
+                }
                 continue;
             }
-            WatchEvent::Error(status) => match ApiError::from(*status) {
-                ApiError::Gone => return Ok(Ended::Gone),
-                error => return Err(error),
-            },
+            // An error ends it above.
+            WatchEvent::Error(_) => continue,
         };
-        if let Some(told) = object.version() {
-            *version = told.to_owned();
-        }
+        let told = object.version().map(str::to_owned);
         let object = object.strip_to(kind);
+        if let Some(objects) = &mut listed {
+            // What changes meanwhile may be told before the list is whole.
+            match is_deleted {
+                true => _ = objects.remove(&object.name),
+                false => _ = objects.insert(object.name.clone(), object),
+            }
+            continue;
+        }
+        *version = told.or(version.take());
         shared.change(|store| match is_deleted {
             true => store.remove(kind, &object),
             false => store.apply(kind, object),
         });
+    }
+}
+
+/// Returns the end of a watch by an error, which may be about the list with which it begins.
+fn ended(error: ApiError, is_list: bool) -> Result<Ended, ApiError> {
+    match error {
+        ApiError::Gone if is_list => Ok(Ended::Partly),
+        ApiError::Gone => Ok(Ended::Gone),
+        ApiError::Refused {
+            code: 400 | 403 | 422,
+            ..
+        } if is_list => Ok(Ended::Refused),
+        error => Err(error),
     }
 }
 

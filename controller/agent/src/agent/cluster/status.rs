@@ -1,4 +1,6 @@
-//! The NodeStatus of this node: its contents, and when it is written. Knows no connection.
+//! The status of this node: its contents, and when it is written. Knows no connection.
+//!
+//! An API server has it as a NodeStatus; nodes that share an etcd put the same state there.
 //!
 //! A change is told soon, and no change more often than [`Status::written`] says: a policy that
 //! changes on 5 000 nodes at once must not become 5 000 writes in one second. In between, a
@@ -14,12 +16,13 @@ use cofferdam_policies::shared_map::Change;
 use cofferdam_protocol::node_status::{
     API_VERSION, KIND, MAX_NAMED, NodeState, PLURAL, PoliciesRead, PolicyNotInForce,
 };
-use cofferdam_sources::kubernetes::{Progress, Resource};
+use cofferdam_sources::Progress;
+use cofferdam_sources::kubernetes::Resource;
 use cofferdam_telemetry::time;
 use ring::digest::{Context, SHA256};
 use serde_json::{Value, json};
 
-use crate::reconcile::Standing;
+use crate::reconcile::{ServersProgress, Standing};
 
 pub(super) const RESOURCE: Resource = Resource {
     api_version: API_VERSION,
@@ -42,10 +45,27 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Longest text of a reason, in characters.
 const MAX_TEXT: usize = 500;
 
-/// The NodeStatus, and when it is written.
+/// The server that is told of the node, and whose policies are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Server {
+    Kubernetes,
+    Etcd,
+}
+
+impl Server {
+    fn progress(self, of: &ServersProgress) -> &Progress {
+        match self {
+            Self::Kubernetes => &of.kubernetes,
+            Self::Etcd => &of.etcd,
+        }
+    }
+}
+
+/// The status of the node, and when it is written.
 #[derive(Debug)]
 pub(super) struct Status {
     node: String,
+    server: Server,
     hash: StateHash,
     /// The state as it was last looked at.
     state: NodeState,
@@ -60,10 +80,15 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn new(node: &str) -> Self {
+    pub(super) fn new(node: &str, server: Server) -> Self {
         Self {
             node: node.to_owned(),
-            hash: StateHash::default(),
+            server,
+            hash: StateHash {
+                // Each node knows the endpoints of others by what they announce, and its own not.
+                is_without_pods: server == Server::Etcd,
+                ..StateHash::default()
+            },
             state: NodeState::default(),
             written: None,
             not_before: None,
@@ -73,18 +98,22 @@ impl Status {
         }
     }
 
-    /// Takes a new look. `progress` is how far the API server has been followed by now.
+    /// Takes a new look. `progress` is how far the server has been followed by now. Policies that
+    /// `is_told` refuses are not told of.
     pub(super) fn look(
         &mut self,
         standing: &Standing,
         progress: &Progress,
-        is_of_api: impl Fn(Kind, Option<&str>, &str) -> bool,
+        is_told: impl Fn(Kind, Option<&str>, &str) -> bool,
     ) {
         let in_force = standing.in_force.as_ref();
         // Without a change since, what was told meanwhile changes nothing either.
-        let known = in_force.map(|one| match one.progress.changes == progress.changes {
-            true => progress,
-            false => &one.progress,
+        let known = in_force.map(|one| {
+            let read = self.server.progress(&one.progress);
+            match read.changes == progress.changes {
+                true => progress,
+                false => read,
+            }
         });
         let policies = known.map(|known| {
             let of_kind = |kind: &Kind| PoliciesRead {
@@ -98,7 +127,7 @@ impl Status {
         let rejected = rejected.filter_map(|one| {
             let identity = &one.identity;
             let namespace = Some(&*identity.namespace).filter(|namespace| !namespace.is_empty());
-            is_of_api(identity.kind, namespace, &identity.name).then(|| PolicyNotInForce {
+            is_told(identity.kind, namespace, &identity.name).then(|| PolicyNotInForce {
                 kind: identity.kind.to_string(),
                 namespace: namespace.map(str::to_owned),
                 name: identity.name.to_string(),
@@ -129,12 +158,17 @@ impl Status {
         is_past(self.heartbeat) || is_changed && is_past(self.not_before)
     }
 
-    /// Returns the object to write.
-    pub(super) fn object(&self, uid_of_node: Option<&str>, now: SystemTime) -> Value {
-        let state = NodeState {
+    /// Returns the state to write.
+    pub(super) fn state(&self, now: SystemTime) -> NodeState {
+        NodeState {
             last_seen: time::rfc3339(now),
             ..self.state.clone()
-        };
+        }
+    }
+
+    /// Returns the object to write.
+    pub(super) fn object(&self, uid_of_node: Option<&str>, now: SystemTime) -> Value {
+        let state = self.state(now);
         let mut metadata = json!({"name": self.node});
         if let Some(uid) = uid_of_node {
             // With the node goes what is said of it.
@@ -194,6 +228,8 @@ fn shortened(text: &str) -> String {
 /// that Rust derives: they are comparable between agents of one version.
 #[derive(Debug, Default)]
 struct StateHash {
+    /// `true` if pods do not count.
+    is_without_pods: bool,
     documents: Inventory,
     sum: [u128; 2],
 }
@@ -213,13 +249,15 @@ impl StateHash {
             "node",
             before.nodes().shared().changes(documents.nodes().shared()),
         );
-        self.take(
-            "pod",
-            before
-                .workloads()
-                .shared()
-                .changes(documents.workloads().shared()),
-        );
+        if !self.is_without_pods {
+            self.take(
+                "pod",
+                before
+                    .workloads()
+                    .shared()
+                    .changes(documents.workloads().shared()),
+            );
+        }
         self.take(
             "service",
             before
@@ -358,6 +396,13 @@ mod tests {
             assert_eq!(told.of(&inventory(texts)), hash(texts));
         }
         assert_eq!(told.of(&Inventory::default()), hash(&[]));
+        let mut told = StateHash {
+            is_without_pods: true,
+            ..StateHash::default()
+        };
+        let [namespace, _, node, policy] = DOCUMENTS;
+        let without = hash(&[namespace, node, policy]);
+        assert_eq!(told.of(&inventory(&DOCUMENTS)), without);
     }
 
     fn standing(revision: u64) -> Standing {
@@ -379,7 +424,7 @@ mod tests {
         };
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        let mut status = Status::new("n1");
+        let mut status = Status::new("n1", Server::Kubernetes);
         look(&mut status, 1);
         assert!(status.is_due(start), "the first at once");
         status.written(true, 10, start);
@@ -411,10 +456,18 @@ mod tests {
         let mut standing = standing(1);
         standing.in_force = Some(crate::reconcile::DocumentsInForce {
             documents: inventory(&DOCUMENTS),
-            progress: progress(3, 7),
+            progress: ServersProgress {
+                kubernetes: progress(3, 7),
+                etcd: progress(2, 5),
+            },
         });
-        let mut status = Status::new("n1");
-        for (now, expected) in [(progress(3, 9), "9"), (progress(4, 9), "7")] {
+        for (server, now, expected) in [
+            (Server::Kubernetes, progress(3, 9), "9"),
+            (Server::Kubernetes, progress(4, 9), "7"),
+            (Server::Etcd, progress(2, 6), "6"),
+            (Server::Etcd, progress(3, 6), "5"),
+        ] {
+            let mut status = Status::new("n1", server);
             status.look(&standing, &now, |_, _, _| true);
             assert_eq!(status.state.policies[0].resource_version, expected);
             assert_eq!(status.state.policies[1].resource_version, "0");
