@@ -68,10 +68,8 @@ use looking::BETWEEN_LOOKS;
 use uplinks::Uplinks;
 
 /// Least time from one table to the next when nobody but files asks for it: each table costs
-/// every flow one look at the policies. A change after a longer pause is read at once. In a
-/// cluster in which something always changes, an event waits for this, for one table and for a
-/// grace period.
-const BETWEEN_TABLES: Duration = Duration::from_millis(50);
+/// every flow one look at the policies. A change after a longer pause is read at once.
+const BETWEEN_TABLES: Duration = Duration::from_millis(100);
 /// Endpoints that come closer together than this are a burst.
 const BURST: Duration = Duration::from_millis(50);
 /// Time in which a runtime mostly has an endpoint added on an interface that has come up.
