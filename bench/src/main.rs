@@ -103,7 +103,7 @@ enum Bench {
         #[arg(long, default_value_t = 100_000)]
         pods: usize,
     },
-    /// What one agent of a large Kubernetes cluster needs to follow its API server, how soon
+    /// Needs of one agent in a large Kubernetes cluster that follows its API server, how soon
     /// an event is in force, and what the server must carry for all nodes.
     Cluster {
         /// Write the results to this file as JSON.

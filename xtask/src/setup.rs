@@ -132,7 +132,7 @@ pub(crate) enum Need {
     Monitoring,
     /// Models of Grafana's dashboards, by which tests read ours strictly.
     DashboardModels,
-    /// What draws pictures of dashboards. No test does, and `setup` leaves it out.
+    /// A browser that draws pictures of dashboards. No test does, and `setup` leaves it out.
     Browser,
     /// `protoc` and the messages that come with it, for the client of etcd, and for those by
     /// which tests ask a container runtime.

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use cofferdam_oracle::{self as oracle, End, Oracle, Payload, Query, RuleName};
 use cofferdam_policies::compiler::{
     Compiled, Input, PolicyKind, RuleEntry, SlotEntry, SlotPlan, compile,
 };
 use cofferdam_policies::diagnostic::Severity;
 use cofferdam_policies::documents;
 use cofferdam_policies::inventory::{Inventory, Mode, ObjectName, Workload};
-use cofferdam_oracle::{self as oracle, End, Oracle, Payload, Query, RuleName};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::row_key;

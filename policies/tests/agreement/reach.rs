@@ -1,9 +1,9 @@
 //! Cells against the oracle, and the way to each against its verdict, in random
 //! worlds.
 
+use cofferdam_oracle::{self as oracle, Oracle, Payload, Query};
 use cofferdam_policies::documents;
 use cofferdam_policies::inventory::Inventory;
-use cofferdam_oracle::{self as oracle, Oracle, Payload, Query};
 use cofferdam_policies::reach::{Cell, End, EndKind, Probe, Reach};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::{Action, Direction};

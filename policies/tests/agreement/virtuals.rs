@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use cofferdam_oracle::{self as oracle, Oracle, Payload, Query, Taker, Way};
 use cofferdam_policies::compiler::{
     Compiled, Compiler, InForce, Input, Outcome, Reached, Senders, SlotPlan, Snapshot, Virtuals,
     compile,
 };
 use cofferdam_policies::inventory::{Inventory, ObjectName, Protocol, Workload};
-use cofferdam_oracle::{self as oracle, Oracle, Payload, Query, Taker, Way};
 use cofferdam_policies::services::Services;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::capacity::Limits;

@@ -10,7 +10,7 @@ use super::http::chunk;
 use super::kinds::Kind;
 use super::{ApiServer, LOOK, Shared, status};
 
-/// How such lists are answered.
+/// Way in which such lists are answered.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     /// They are; without it they are refused, as by a server that lacks the feature.

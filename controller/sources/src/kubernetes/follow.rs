@@ -65,7 +65,7 @@ enum Lists {
     Paged,
 }
 
-/// How far a kind has been followed.
+/// Progress in following a kind.
 struct Position {
     /// The version to go on watching from; `None` if everything is to be listed first.
     version: Option<String>,
