@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -145,6 +146,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.bless && !options.filters.is_empty() {
         bail!("--bless records all kernel programs: leave out the names of tests");
     }
+    // Compiling puts another in its place.
+    let this = std::env::current_exe().context("cannot find this program")?;
     let mut needs = vec![
         Need::Checkers,
         Need::KernelCompiler,
@@ -193,7 +196,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             0 => Ok(()),
             _ => Err(Failed::error(format!("{warnings} warnings, above"))),
         });
-        everything(options, &mut progress, built)?;
+        everything(options, &mut progress, built, &this)?;
     }
     println!("{}", progress.summary());
     match progress.status {
@@ -246,7 +249,7 @@ fn diagnostic(line: &str) -> Option<String> {
 
 /// The tests, if they were built. The emulated machine has one processor: it
 /// runs beside all that this one does meanwhile, and is heard when it is the last to end.
-fn everything(options: &Options, progress: &mut Progress, built: bool) -> Result<()> {
+fn everything(options: &Options, progress: &mut Progress, built: bool, this: &Path) -> Result<()> {
     let parts = if built {
         vm::Part::all(&options.filters)?
     } else {
@@ -270,7 +273,7 @@ fn everything(options: &Options, progress: &mut Progress, built: bool) -> Result
         }
         progress.step("tests", |progress| host_tests(options, progress));
         if options.filters.is_empty() {
-            progress.step("demonstration", |_| demonstrated());
+            progress.step("demonstration", |_| demonstrated(this));
         }
         progress.step("rest of the tests on Linux 6.1", |progress| {
             let heard = beside.join();
@@ -310,10 +313,9 @@ fn succeed(command: &mut Command) -> Result<()> {
 }
 
 /// Runs the demonstration that the newcomer runs first, as they run it.
-fn demonstrated() -> Result<()> {
-    let xtask = std::env::current_exe().context("cannot find this program")?;
+fn demonstrated(this: &Path) -> Result<()> {
     succeed(
-        run::command(xtask)
+        run::command(this)
             .args(["demo", "--with-tests"])
             .envs(run::linting()),
     )
