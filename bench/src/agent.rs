@@ -7,7 +7,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -25,6 +25,17 @@ const ENDPOINTS: usize = 10;
 const REMOTE_WORKLOADS: usize = 1_000;
 const POLICIES: usize = 20;
 
+/// Finds a program of the product, built in the same profile as this one.
+///
+/// # Errors
+///
+/// Fails if it has not been built.
+pub(crate) fn beside_this(program: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(program);
+    ensure!(path.exists(), "{} is missing: build it", path.display());
+    Ok(path)
+}
+
 /// A figure.
 #[derive(Debug, Serialize)]
 pub(crate) struct AgentResult {
@@ -39,12 +50,7 @@ pub(crate) struct AgentResult {
 
 /// Measures the agent, watching it at rest for a time.
 pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
-    let binary = std::env::current_exe()?.with_file_name("cofferdam");
-    ensure!(
-        binary.exists(),
-        "{} is missing: build package cofferdam-controller in the same profile",
-        binary.display()
-    );
+    let binary = beside_this("cofferdam")?;
     let names: Vec<String> = (0..ENDPOINTS).map(|i| format!("shop/w{i}")).collect();
     let world = World::plan(Wiring::Ptp).workloads(names).build()?;
     let mut agent = Agent::new(&binary, &world).settings("");

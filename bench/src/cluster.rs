@@ -29,7 +29,7 @@ use cofferdam_tests::{
 use serde_json::Value;
 
 use crate::{
-    agent::{AgentResult, processor_ns, result},
+    agent::{AgentResult, beside_this, processor_ns, result},
     report::memory_kib,
 };
 use in_force::Addresses;
@@ -63,12 +63,7 @@ const UNTIL_QUIET: Duration = Duration::from_secs(5);
 
 /// Measures an agent of such a cluster.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<AgentResult>> {
-    let binary = std::env::current_exe()?.with_file_name("cofferdam");
-    ensure!(
-        binary.exists(),
-        "{} is missing: build package cofferdam-controller in the same profile",
-        binary.display()
-    );
+    let binary = beside_this("cofferdam")?;
     let size = Size {
         pods: plan.pods,
         policies: plan.policies,

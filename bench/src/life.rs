@@ -26,7 +26,7 @@ use cofferdam_tests::{
 use serde_json::json;
 
 use crate::{
-    agent::{AgentResult, idle_processor, policies, remote_workloads, result},
+    agent::{AgentResult, beside_this, idle_processor, policies, remote_workloads, result},
     report::memory_kib,
 };
 
@@ -48,11 +48,8 @@ const KILLS: usize = 5;
 
 /// Measures the agent of a full node, watching it at rest for a time.
 pub(crate) fn run(rest: Duration) -> anyhow::Result<Vec<AgentResult>> {
-    let binary = std::env::current_exe()?.with_file_name("cofferdam");
-    let plugin = std::env::current_exe()?.with_file_name("cofferdam-cni");
-    for file in [&binary, &plugin] {
-        ensure!(file.exists(), "{} is missing: build it", file.display());
-    }
+    let binary = beside_this("cofferdam")?;
+    let plugin = beside_this("cofferdam-cni")?;
     let names: Vec<String> = (0..MANY).map(|i| format!("shop/w{i}")).collect();
     let world = World::plan(Wiring::Ptp).workloads(names).build()?;
     let mut agent = Agent::new(&binary, &world).settings(SETTINGS);

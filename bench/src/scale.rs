@@ -26,7 +26,7 @@ use cofferdam_tests::{
 };
 
 use crate::{
-    agent::{AgentResult, result},
+    agent::{AgentResult, beside_this, result},
     report::memory_kib,
 };
 
@@ -39,12 +39,7 @@ const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
 
 /// Measures an agent in a cluster of so many pods.
 pub(crate) fn run(pods: usize, samples: usize) -> anyhow::Result<Vec<AgentResult>> {
-    let binary = std::env::current_exe()?.with_file_name("cofferdam");
-    ensure!(
-        binary.exists(),
-        "{} is missing: build package cofferdam-controller in the same profile",
-        binary.display()
-    );
+    let binary = beside_this("cofferdam")?;
     let size = Size {
         pods,
         policies: pods / 10,

@@ -17,6 +17,7 @@ mod classify;
 mod cluster_network_policy;
 pub mod context;
 mod entrances;
+mod file;
 mod globs;
 pub mod hints;
 mod last_good;
@@ -52,8 +53,9 @@ use reader::{Fields, Reader, Shown};
 
 pub use assemble::{Assembled, assemble, assemble_layers};
 pub use cluster_network_policy::{MAX_ITEMS, MAX_RULE_NAME};
+pub use file::{KeptFile, KeptFiles, Source, SourceMap};
 pub use globs::Glob;
-pub use last_good::{KeptFile, KeptFiles, LastGood, Settled, Source, SourceMap};
+pub use last_good::{LastGood, Settled};
 pub use metadata::ALLOW as ALLOW_ANNOTATION;
 pub use metadata::ENFORCEMENT;
 pub use metadata::KEYS as METADATA_KEYS;

@@ -15,7 +15,8 @@ use crate::inventory::{Inventory, ObjectName};
 use crate::shared_map::SharedMap;
 
 use super::assemble::{agree, in_order, repetitions, store};
-use super::last_good::{KeptFile, LastGood, Settled, Source, SourceMap, is_blank};
+use super::file::{KeptFile, Source, SourceMap};
+use super::last_good::{LastGood, Settled, is_blank};
 use super::{Content, Document, Identity};
 
 /// Material of a state without any mistake.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::diagnostic::Code;
 use crate::yaml::{self, Mark, Node, Value};
 
-use super::last_good::Source;
+use super::file::Source;
 use super::passed_over::{Lines, Strictness};
 use super::reader::{Fields, Reader};
 use super::{Content, FileParser, Kind, MAX_FILE};

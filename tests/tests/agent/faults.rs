@@ -61,6 +61,8 @@ fn what_others_change_is_put_right_within_a_second() {
         seen.assert_undisturbed();
         // Twice the promise.
         late = all;
+        let worst = late.iter().map(|one| one.window.max(one.alarmed)).max();
+        assert!(worst < Some(4 * tamper::PROMISED), "{late:?}");
         late.retain(|one| one.window.max(one.alarmed) >= 2 * tamper::PROMISED);
         if late.is_empty() {
             return;

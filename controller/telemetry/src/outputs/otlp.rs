@@ -93,7 +93,7 @@ struct Refusal {
 
 impl Refusal {
     /// The batch may have been taken.
-    fn final_one(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    fn for_good(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self {
             error: io::Error::other(error),
             again: None,
@@ -156,24 +156,24 @@ async fn post(
         .header(header::HOST, authority)
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))
-        .map_err(Refusal::final_one)?;
+        .map_err(Refusal::for_good)?;
     connection.ready().await.map_err(|error| Refusal {
         again: Some(Duration::ZERO),
-        ..Refusal::final_one(error)
+        ..Refusal::for_good(error)
     })?;
     let answer = connection.send_request(request).await;
-    let answer = answer.map_err(Refusal::final_one)?;
+    let answer = answer.map_err(Refusal::for_good)?;
     let status = answer.status();
     let pause = answer.headers().get(header::RETRY_AFTER);
     let pause = pause.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
     let pause = Duration::from_secs(pause.unwrap_or(0));
     // Read to its end, so that the connection serves again.
     let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-    let body = body.map_err(Refusal::final_one)?.to_bytes();
+    let body = body.map_err(Refusal::for_good)?.to_bytes();
     if status != StatusCode::OK {
         return Err(Refusal {
             again: is_temporary(status).then_some(pause),
-            ..Refusal::final_one(format!("the collector answers {status}"))
+            ..Refusal::for_good(format!("the collector answers {status}"))
         });
     }
     let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -403,7 +403,7 @@ mod tests {
         assert!(asked.iter().all(|(_, body)| *body == asked[0].1));
     }
 
-    /// Whoever asks for more patience than there is loses the batch at once.
+    /// A collector that asks for more patience than there is loses the batch at once.
     #[test]
     fn a_pause_beyond_all_patience_is_not_waited_for() {
         let (address, asked) =
