@@ -38,7 +38,7 @@ const END_OF_LIST: &str = "k8s.io/initial-events-end";
 #[derive(Debug, Error)]
 pub(super) enum ApiError {
     /// The kubeconfig cannot be opened.
-    #[error("cannot read the kubeconfig {}: {cause}; set `kubernetes.kubeconfig`", path.display())]
+    #[error("cannot read the kubeconfig {}: {cause}; set `kubernetes.kubeconfig`, or `--kubeconfig` of a command", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
