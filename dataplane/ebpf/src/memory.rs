@@ -4,6 +4,7 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
 use crate::reports::end;
 use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_CONS_POS},
     btf_maps::{Array, ArrayOfMaps, PerCpuArray, RingBuf},
     helpers::{bpf_jiffies64, bpf_ringbuf_query},
     macros::btf_map,
@@ -146,12 +147,13 @@ impl Maps {
 impl Maps {
     /// Returns `true` if an endpoint's hook may send a record to user space.
     #[inline(always)]
-    pub(crate) fn may_send(&self, endpoint: u32, hook: Hook, now: u64) -> bool {
+    pub(crate) fn may_send(&self, endpoint: u32, hook: Hook) -> bool {
         // SAFETY: shares are atomics throughout.
         let word: Option<&SharedWord64> =
             unsafe { view(EVENT_SHARES.get_ptr(share::place(endpoint, hook))) };
         let most = self.settings_at_hand().event_share;
-        word.is_some_and(|word| share::take(word, most, now)) || !self.is_crowded()
+        let read = query_ring(BPF_RB_CONS_POS);
+        word.is_some_and(|word| share::take(word, most, read)) || !self.is_crowded()
     }
 
     /// Sends the record of a flow to user space, if the ring is less than half full: the rest
@@ -164,10 +166,10 @@ impl Maps {
     /// Returns `true` if the ring of records is so full that shares of it count.
     #[inline(always)]
     fn is_crowded(&self) -> bool {
-        // SAFETY: the ring buffer lives as long as the program runs; 0 asks for the bytes that
-        // have not been read.
-        let unread = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
-        share::is_crowded(unread, self.settings_at_hand().event_share)
+        share::is_crowded(
+            query_ring(BPF_RB_AVAIL_DATA),
+            self.settings_at_hand().event_share,
+        )
     }
 
     /// Sends a record to user space; `false` when there is no room. The record is made where
@@ -188,6 +190,15 @@ impl Maps {
         // SAFETY: the helper takes nothing and cannot fail.
         unsafe { bpf_jiffies64() }
     }
+}
+
+/// Asks for a number of the ring of records, by the kernel's name for it: bytes that have not
+/// been read, or all that have been.
+#[inline(always)]
+fn query_ring(which: u32) -> u64 {
+    let ring = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: the ring buffer lives as long as the program runs.
+    unsafe { bpf_ringbuf_query(ring, u64::from(which)) }
 }
 
 /// Views a map's value as the shared type it holds.

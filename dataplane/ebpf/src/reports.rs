@@ -47,7 +47,7 @@ pub extern "C" fn report(case: *mut Case, ifindex: u32, hook: u32) -> i32 {
             unreported = counter::unreported_audit(hook);
         }
         let record = || EventRecord::new(case, kind::JUDGED, hook, (ifindex, incarnation), now);
-        if !maps.may_send(case.endpoint, hook, now) || !maps.send(record) {
+        if !maps.may_send(case.endpoint, hook) || !maps.send(record) {
             maps.count(unreported, case.bytes);
         }
     }

@@ -2,21 +2,21 @@
 //!
 //! The ring is bounded, and its reader may be behind. So that a flood of packets at one
 //! endpoint's hook leaves room for what others report, each hook of each endpoint has a share
-//! of it in each window of time: what is within the share is reported as long as there is room
-//! at all. Beyond it, records are sent only while the ring is less than half full. What is
-//! not sent is counted ([`crate::counter::unreported`]).
+//! of it: what is within the share is reported as long as there is room at all. Beyond it,
+//! records are sent only while the ring is less than half full. What is not sent is counted
+//! ([`crate::counter::unreported`]).
 //!
-//! A share is one word: the window, and the records in it. Two processors that take of one
-//! share at the same moment may count one record: a share bounds a flood, and measures
-//! nothing.
+//! A share is whole again when the reader has read another half of the ring, and not when
+//! time has passed: a flood would fill the ring in the end while nobody reads.
+//!
+//! A share is one word: the window (the number of halves that have been read), and the records
+//! in it. Two processors that take of one share at the same moment may count one record: a
+//! share bounds a flood, and measures nothing.
 
 use crate::{counter::Hook, event::EventRecord, shared::SharedWord64};
 
 /// Number in a case of what is no endpoint's.
 pub const NOBODY: u32 = u32::MAX;
-
-/// Binary logarithm of the jiffies of a window: 256 ms at 1 000 a second.
-const WINDOW: u32 = 8;
 
 /// Number of shares in a ring. Half as many hooks may be flooded, while nobody reads, before
 /// another one's records find no room.
@@ -48,18 +48,24 @@ pub const fn of_ring(records: u32) -> u32 {
     if share == 0 { 1 } else { share }
 }
 
+/// Bytes of half a ring of which one share is so many records.
+#[inline(always)]
+const fn half_of_ring(share: u32) -> u64 {
+    (share * (SHARES / 2) * RECORD_BYTES) as u64
+}
+
 /// Returns `true` if a ring in which so many bytes have not been read is full enough for
 /// shares to count; `share` is the number of records of one.
 #[inline(always)]
 pub const fn is_crowded(unread_bytes: u64, share: u32) -> bool {
-    unread_bytes >= (share * (SHARES / 2) * RECORD_BYTES) as u64
+    unread_bytes >= half_of_ring(share)
 }
 
 /// Takes one record of a share, if there is one left. `share` is the number of records of
-/// each window, `now` the clock in jiffies.
+/// one, `read_bytes` the number of bytes that the reader of the ring has read so far.
 #[inline(always)]
-pub fn take(word: &SharedWord64, share: u32, now: u64) -> bool {
-    let window = (now >> WINDOW) as u32;
+pub fn take(word: &SharedWord64, share: u32, read_bytes: u64) -> bool {
+    let window = read_bytes.checked_div(half_of_ring(share)).unwrap_or(0) as u32;
     let before = word.load();
     let taken = if (before >> 32) as u32 == window {
         before as u32
@@ -79,12 +85,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn a_share_is_whole_again_in_each_window() {
+    fn a_share_is_whole_again_when_half_of_the_ring_has_been_read() {
         let word = SharedWord64::default();
-        for window in [1u64, 2, 3, 1 << 24, (1 << 32) + 1, u64::from(u32::MAX)] {
-            let first = window << WINDOW;
-            let last = first + (1 << WINDOW) - 1;
-            let took = |now: u64| (0..20).filter(|_| take(&word, 7, now)).count();
+        let half = half_of_ring(7);
+        for window in [0u64, 1, 2, 3, 1 << 24, (1 << 32) + 1, u64::from(u32::MAX)] {
+            let first = window * half;
+            let last = first + half - 1;
+            let took = |read: u64| (0..20).filter(|_| take(&word, 7, read)).count();
             assert_eq!([took(first), took(last)], [7, 0], "{window}");
         }
     }
