@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug, Error)]
 pub enum AttachError {
     /// There is no such interface in the caller's network namespace.
-    #[error("cannot find interface {interface}: {source}")]
+    #[error("cannot find interface {interface}")]
     Interface {
         /// The interface.
         interface: String,
@@ -40,7 +40,7 @@ pub enum AttachError {
         source: io::Error,
     },
     /// The qdisc that carries filters could not be made.
-    #[error("cannot add a clsact qdisc to {interface}: {source}")]
+    #[error("cannot add a clsact qdisc to {interface}")]
     Qdisc {
         /// The interface.
         interface: String,
@@ -48,7 +48,7 @@ pub enum AttachError {
         source: io::Error,
     },
     /// A program could not be put in its place, found there, or taken off.
-    #[error("cannot {action} {program} on {interface}: {source}")]
+    #[error("cannot {action} {program} on {interface}")]
     Place {
         /// Action that failed.
         action: &'static str,

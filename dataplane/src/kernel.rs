@@ -53,7 +53,7 @@ use crate::{
 #[derive(Debug, Error)]
 pub enum KernelError {
     /// A system call failed.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}")]
     System {
         /// Action that failed.
         action: &'static str,
@@ -61,14 +61,14 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The object could not be loaded.
-    #[error("cannot load the kernel programs: {source}")]
+    #[error("cannot load the kernel programs")]
     Load {
         /// Error of aya.
         #[from]
         source: EbpfError,
     },
     /// A program was refused, or could not be run.
-    #[error("cannot load or run program {name}: {source}")]
+    #[error("cannot load or run program {name}")]
     Program {
         /// The program.
         name: String,
@@ -79,7 +79,7 @@ pub enum KernelError {
     #[error(transparent)]
     SocketBuffer(#[from] SocketBufferError),
     /// A map could not be read.
-    #[error("cannot read map {name}: {source}")]
+    #[error("cannot read map {name}")]
     Map {
         /// The map.
         name: &'static str,
@@ -110,13 +110,13 @@ pub enum KernelError {
         uid: u32,
     },
     /// It cannot be looked if the pins are still there.
-    #[error("cannot look if the pins are still there: {source}")]
+    #[error("cannot look if the pins are still there")]
     PinsUnseen {
         /// The kernel's answer.
         source: io::Error,
     },
     /// The pins could not be read or changed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Pins {
         /// Action that failed.
         action: &'static str,

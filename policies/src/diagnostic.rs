@@ -6,8 +6,7 @@
 //!
 //! Invariant: a code keeps its number for ever, and a number is never reused.
 
-use std::fmt;
-use std::sync::Arc;
+use std::{error::Error, fmt, iter, sync::Arc};
 
 /// Weight of a finding: an error leaves its document out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +32,21 @@ impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// An error in one line, with everything that caused it. A cause that its effect has named
+/// already is said once.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let causes = iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| {
+        let cause = cause.to_string();
+        if line.ends_with(&cause) {
+            line
+        } else {
+            format!("{line}: {cause}")
+        }
+    })
 }
 
 /// A place in a file, or an object of an API server, which has no lines. Lines and columns
@@ -299,6 +313,35 @@ impl fmt::Display for Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An effect, with what it says of itself and its cause.
+    #[derive(Debug)]
+    struct Effect(&'static str, Option<Box<Effect>>);
+
+    impl fmt::Display for Effect {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Effect {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            let cause = self.1.as_deref();
+            cause.map(|cause| cause as &(dyn Error + 'static))
+        }
+    }
+
+    /// A lost map was logged as "cannot read: gone: gone".
+    #[test]
+    fn each_cause_is_said_once() {
+        let cause = |text, of| Some(Box::new(Effect(text, of)));
+        let gone = || cause("gone", None);
+        let apart = Effect("no table", cause("cannot read", gone()));
+        assert_eq!(chain(&apart), "no table: cannot read: gone");
+        let named_by_its_effect = Effect("no table", cause("cannot read: gone", gone()));
+        assert_eq!(chain(&named_by_its_effect), "no table: cannot read: gone");
+        assert_eq!(chain(&Effect("gone", None)), "gone");
+    }
 
     #[test]
     fn codes_are_distinct_and_in_order() {

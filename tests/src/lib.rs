@@ -68,9 +68,3 @@ pub mod soak;
 pub mod traffic;
 pub mod translation;
 pub mod world;
-
-/// An error with everything that caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
-}

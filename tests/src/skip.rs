@@ -6,6 +6,7 @@
 //! is added to it: feature, tab, test. Whoever runs the tests can then tell
 //! "passed" from "passed over".
 
+use cofferdam_policies::diagnostic::chain;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -57,11 +58,11 @@ impl fmt::Display for Feature {
 }
 
 fn link_kind(kind: &str) -> Result<(), String> {
-    let namespace = Namespace::new().map_err(|error| crate::chain(&error))?;
+    let namespace = Namespace::new().map_err(|error| chain(&error))?;
     match namespace.knows_link_kind(kind) {
         Ok(true) => Ok(()),
         Ok(false) => Err(format!("the kernel has no links of kind {kind}")),
-        Err(error) => Err(crate::chain(&error)),
+        Err(error) => Err(chain(&error)),
     }
 }
 

@@ -8,6 +8,7 @@ mod outputs;
 mod pods;
 mod privileges;
 
+use cofferdam_policies::diagnostic::chain;
 use std::fs::{self, File, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -38,7 +39,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{Config, ConfigError, Given};
 use crate::netlink::{self, News};
-use crate::reconcile::{Message, Reconciler, Servers, Start, chain, kernel_release};
+use crate::reconcile::{Message, Reconciler, Servers, Start, kernel_release};
 use crate::state::make_directory;
 
 use pods::PodsOfNode;
@@ -80,8 +81,9 @@ impl RunDirectory {
             .with_context(|| format!("cannot open {}", lock.display()))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
             anyhow!(
-                "another agent runs with run_dir {}: stop it, or give this one another ({error})",
-                path.display()
+                "another agent runs with run_dir {}: stop it, or give this one another ({})",
+                path.display(),
+                chain(&error)
             )
         })?;
         Ok(Self {
@@ -187,7 +189,10 @@ async fn serve(
         .spawn(move || {
             let tell = |last| changed.send(Message::SourcesChanged(last)).is_ok();
             if let Err(error) = follow(&watches, tell) {
-                tracing::error!("changes of files are found late from now on: {error}");
+                tracing::error!(
+                    "changes of files are found late from now on: {}",
+                    chain(&error)
+                );
             }
         })
         .context("cannot start a thread")?;
@@ -196,7 +201,10 @@ async fn serve(
         .name("records".to_owned())
         .spawn(move || {
             if let Err(error) = reads.run() {
-                tracing::error!("denied packets are counted but not reported any more: {error}");
+                tracing::error!(
+                    "denied packets are counted but not reported any more: {}",
+                    chain(&error)
+                );
             }
         })
         .context("cannot start a thread")?;
@@ -210,8 +218,10 @@ async fn serve(
     };
     tokio::spawn(async move {
         if let Err(error) = netlink::watch(moved).await {
-            let error = chain(&error);
-            tracing::error!("changes of interfaces are found late from now on: {error}");
+            tracing::error!(
+                "changes of interfaces are found late from now on: {}",
+                chain(&error)
+            );
         }
     });
     if let (Some(listeners), Some(synced)) = (listeners, synced) {
@@ -323,7 +333,10 @@ fn read_again(given: &Given) -> Message {
 /// Tells the service manager, if one has started the agent and waits for it; see sd_notify(3).
 fn tell_service_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::error!("cannot tell the service manager: {error}; it may start the agent again");
+        tracing::error!(
+            "cannot tell the service manager: {}; it may start the agent again",
+            chain(&error)
+        );
     }
 }
 

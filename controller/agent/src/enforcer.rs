@@ -22,6 +22,7 @@ mod tests;
 mod times;
 mod uplinks;
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -72,10 +73,10 @@ pub enum Published {
 #[derive(Debug, Error)]
 pub enum PublishError {
     /// There is no table for it.
-    #[error("the policies do not fit: {0}")]
+    #[error("the policies do not fit")]
     Compile(#[from] CompileError),
     /// The kernel refuses it.
-    #[error("the kernel refuses the new table: {0}")]
+    #[error("the kernel refuses the new table")]
     Kernel(#[from] AttachError),
 }
 
@@ -330,7 +331,7 @@ impl Enforcer<Kernel> {
         }
         match self.kernel.begin_sweep() {
             Ok(sweep) => sweeper.begin(sweep),
-            Err(error) => tracing::error!("cannot sweep the flow tables: {error}"),
+            Err(error) => tracing::error!("cannot sweep the flow tables: {}", chain(&error)),
         }
     }
 

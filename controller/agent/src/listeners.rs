@@ -4,6 +4,7 @@
 //! lists of `/proc`, where it cannot be asked, go over the hash table of all connections of
 //! the machine: 3 ms each with 262 144 places, which a machine with 32 GiB has.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
@@ -61,7 +62,7 @@ pub(crate) fn here() -> [u32; MAX_LISTENERS] {
         match asked {
             // Without IPv6 there is no list of its sockets.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!("cannot read {path} of a workload: {error}"),
+            Err(error) => tracing::warn!("cannot read {path} of a workload: {}", chain(&error)),
             Ok(()) => {}
         }
     }

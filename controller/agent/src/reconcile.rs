@@ -29,6 +29,7 @@ mod uplinks;
 pub(crate) use report::kernel_release;
 pub use standing::{DocumentsInForce, PolicyFinding, ServersProgress, Standing};
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -725,12 +726,6 @@ fn resume_hits(enforcer: &mut Enforcer, store: &Store) {
         Ok(None) => {}
         Err(error) => tracing::warn!("{}; counts of rules begin at 0", chain(&error)),
     }
-}
-
-/// An error with everything that caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
 
 /// Returns the earliest time for the next table if no request asks for it. A table in force

@@ -9,6 +9,7 @@
 
 pub mod documents;
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -195,7 +196,7 @@ impl Store {
             .map_err(failed)?;
         let body = checked(&text).map_err(|what| self.damaged(name, what))?;
         let value =
-            serde_json::from_slice(body).map_err(|error| self.damaged(name, &error.to_string()))?;
+            serde_json::from_slice(body).map_err(|error| self.damaged(name, &chain(&error)))?;
         Ok(Some(value))
     }
 

@@ -262,7 +262,7 @@ impl Shared {
 fn runtime() -> Result<Runtime, EtcdError> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build();
-    runtime.map_err(|cause| EtcdError::System { cause })
+    runtime.map_err(|source| EtcdError::System { source })
 }
 
 impl Etcd {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity};
+use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity, chain};
 use cofferdam_policies::documents::{ReadError, Source, SourceFile, find};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -156,7 +156,6 @@ fn is_there(path: &Path) -> bool {
 }
 
 fn unread(error: &ReadError) -> Diagnostic {
-    let reason = std::error::Error::source(error).map(|source| format!(": {source}"));
     Diagnostic {
         place: Place {
             file: error.path().to_string_lossy().into(),
@@ -165,7 +164,7 @@ fn unread(error: &ReadError) -> Diagnostic {
         },
         code: Code::File,
         severity: Severity::Error,
-        message: format!("{error}{}", reason.unwrap_or_default()),
+        message: chain(error),
         hint: Some("what it said before stays in force".to_owned()),
     }
 }
@@ -219,7 +218,8 @@ impl Watches {
             // The slow rescan finds changes all the same.
             Err(error) => tracing::warn!(
                 path = %path.display(),
-                "cannot watch for changes: {error}; they are found within half a minute"
+                "cannot watch for changes: {}; they are found within half a minute",
+                chain(&error)
             ),
         }
     }

@@ -14,6 +14,7 @@ pub(super) mod sharing;
 mod status;
 mod taint;
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,7 +148,7 @@ impl Teller {
                 }
             }
             Err(error) => {
-                let problem = error.to_string();
+                let problem = chain(&error);
                 if self.told.get(what) != Some(&problem) {
                     tracing::warn!(
                         "cannot write {what}: {problem}; it is tried again, and what is in force \

@@ -1,5 +1,6 @@
 //! The control socket: who may ask, and how a request travels.
 
+use cofferdam_policies::diagnostic::chain;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -64,13 +65,13 @@ pub(super) async fn serve(listener: UnixListener, known: Known) {
                 let known = known.clone();
                 tokio::spawn(async move {
                     if let Err(error) = converse(stream, known).await {
-                        tracing::debug!("a caller went away: {error}");
+                        tracing::debug!("a caller went away: {}", chain(&error));
                     }
                 });
             }
             Err(error) => {
                 // Out of descriptors, say: some will be closed.
-                tracing::error!("cannot take a request: {error}");
+                tracing::error!("cannot take a request: {}", chain(&error));
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -105,8 +106,9 @@ async fn converse(mut stream: UnixStream, known: Known) -> std::io::Result<()> {
             envelope.version
         )),
         Err(error) => failed(&format!(
-            "the request is not understood: {error}; command and agent differ in version: \
-             restart the agent"
+            "the request is not understood: {}; command and agent differ in version: \
+             restart the agent",
+            chain(&error)
         )),
     };
     answer(&mut stream, &reply).await

@@ -12,6 +12,7 @@ mod connections;
 mod latest;
 mod tls;
 
+use cofferdam_policies::diagnostic::chain;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::TcpListener as StdListener;
@@ -139,7 +140,10 @@ fn spawn(
         .context("cannot start the runtime of the HTTP server")?;
     let serve = move || {
         if let Err(error) = runtime.block_on(serve) {
-            tracing::error!("metrics and health are not served any more: {error}");
+            tracing::error!(
+                "metrics and health are not served any more: {}",
+                chain(&error)
+            );
         }
     };
     let thread = thread::Builder::new().name(name.to_owned()).spawn(serve);
@@ -161,7 +165,7 @@ impl Door {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of descriptors, say.
-                    tracing::error!("cannot take a connection for metrics: {error}");
+                    tracing::error!("cannot take a connection for metrics: {}", chain(&error));
                     self.connections.close_one();
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
@@ -334,14 +338,14 @@ async fn tell_metrics(
                 text
             }
             Err(error) => {
-                tracing::error!("cannot write metrics any more: {error}");
+                tracing::error!("cannot write metrics any more: {}", chain(&error));
                 return;
             }
         };
         let page = match text {
             Ok(text) => page(StatusCode::OK, text),
             Err(error) => {
-                tracing::error!("cannot write metrics: {error}");
+                tracing::error!("cannot write metrics: {}", chain(&error));
                 stuck()
             }
         };

@@ -3,6 +3,7 @@
 //! Whatever is refused ends the plan. What has been done until then is noted, so that the next
 //! plan begins there; what is in force without this agent's doing is taken up.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,10 +39,13 @@ impl<D: Dataplane> Enforcer<D> {
             address: *address,
         });
         let plan = SlotPlan::from_slots(slots).unwrap_or_else(|error| {
-            tracing::error!("addresses in the kernel contradict each other: {error}");
+            tracing::error!(
+                "addresses in the kernel contradict each other: {}",
+                chain(&error)
+            );
             for address in std::mem::take(&mut bound).keys() {
                 if let Err(error) = kernel.carry_out(&Action::Release(*address)) {
-                    tracing::error!("{error}");
+                    tracing::error!("{}", chain(&error));
                 }
             }
             SlotPlan::default()

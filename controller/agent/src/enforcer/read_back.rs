@@ -4,6 +4,7 @@
 //! by turns; from time to time everything. The loaded programs are asked as well: they must
 //! say of an endpoint's packets what the same code says here.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -203,7 +204,7 @@ impl<D: Dataplane> Enforcer<D> {
                 Err(error) if is_there(endpoint.ifindex) => {
                     return Err(Mismatch::Unanswered {
                         ifindex: endpoint.ifindex,
-                        why: error.to_string(),
+                        why: chain(&error),
                     });
                 }
                 // The interface has gone, and word of it is on its way.

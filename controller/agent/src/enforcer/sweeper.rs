@@ -5,6 +5,7 @@
 //! which the reconciling thread would answer nobody. Growth waits for a grace period at each
 //! step.
 
+use cofferdam_policies::diagnostic::chain;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -113,8 +114,9 @@ impl Sweeper {
 fn tell(kept: io::Result<()>, was_well: bool) -> bool {
     match &kept {
         Err(error) if was_well => tracing::error!(
-            "cannot make a flow table larger, or give one back: {error}; it stays as it is and \
-             is tried again"
+            "cannot make a flow table larger, or give one back: {}; it stays as it is and \
+             is tried again",
+            chain(&error)
         ),
         Ok(()) if !was_well => tracing::info!("flow tables grow again, and are given back"),
         Ok(()) | Err(_) => {}

@@ -4,6 +4,7 @@
 //! They lie in the kernel and are over without an agent. The clock comes round after some
 //! weeks, and a time with it: what has passed is ended here.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ impl Enforcer<Kernel> {
         }
         let deadline = self.kernel.jiffies_after(self.adopt_midstream);
         deadline.unwrap_or_else(|error| {
-            tracing::error!("{error}; connections from before are not adopted");
+            tracing::error!("{}; connections from before are not adopted", chain(&error));
             0
         })
     }
@@ -45,7 +46,7 @@ impl Enforcer<Kernel> {
                     }
                 }
             }
-            Err(error) => tracing::error!("cannot read the clock of flows: {error}"),
+            Err(error) => tracing::error!("cannot read the clock of flows: {}", chain(&error)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Attachments of containers to networks, as the CNI plugin ends them.
 
+use cofferdam_policies::diagnostic::chain;
 use cofferdam_protocol::output::RemoveReport;
 use cofferdam_protocol::{Attachment, Collection, EndpointSpec, removals};
 
@@ -26,9 +27,10 @@ impl Reconciler {
         let run_dir = &self.config.run_dir;
         let noted = removals::noted(run_dir).unwrap_or_else(|error| {
             tracing::error!(
-                "cannot read the notes of removals in {}: {error}; endpoints that were removed \
+                "cannot read the notes of removals in {}: {}; endpoints that were removed \
                  while no agent ran go on until their interfaces have gone",
-                run_dir.display()
+                run_dir.display(),
+                chain(&error)
             );
             Vec::new()
         });
@@ -56,7 +58,7 @@ impl Reconciler {
             tracing::warn!(
                 container_id = %attachment.container_id,
                 interface = %attachment.interface,
-                "cannot remove the note that an attachment has ended: {error}"
+                "cannot remove the note that an attachment has ended: {}", chain(&error)
             );
         }
     }

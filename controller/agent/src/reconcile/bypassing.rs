@@ -4,6 +4,7 @@
 //! agent too; an agent that starts takes it up from there. It is for the night when something
 //! is wrong: everybody hears of it, in the log, in `status` and in metrics, until it is over.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use cofferdam_protocol::output::{BypassReport, BypassedEndpoint, Diagnostic, Sch
 use cofferdam_protocol::{Bypass, MAX_BYPASS_MS};
 use cofferdam_telemetry::time;
 
-use super::{Managed, Reconciler, chain};
+use super::{Managed, Reconciler};
 
 impl Reconciler {
     /// Begins or ends the time for the endpoints that are meant.

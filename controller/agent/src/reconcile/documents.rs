@@ -1,5 +1,6 @@
 //! The documents that count, and those that are kept for when a newer one is wrong.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +17,6 @@ use cofferdam_sources::etcd::{self, Announcement, Etcd};
 use cofferdam_sources::files::Sources;
 use cofferdam_sources::kubernetes::{Health, Kubernetes};
 
-use super::chain;
 use super::standing::{PolicyFinding, ServersProgress};
 use crate::config::Config;
 use crate::state::Store;

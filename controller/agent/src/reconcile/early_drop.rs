@@ -3,6 +3,7 @@
 //! Nothing depends on it: the workloads' own hooks decide. So no problem here keeps anything
 //! else from being in force; `status` says in which mode each interface drops, or why not.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cofferdam_dataplane::{Uplink, XdpMode, strips_tags};
@@ -76,7 +77,7 @@ impl Reconciler {
         match self.enforcer.stop_early_drop_but(&wanted) {
             Ok(()) => self.early_drops.is_settled = true,
             // An interface that has just gone will be heard of.
-            Err(error) => tracing::debug!("cannot take a program off: {error}"),
+            Err(error) => tracing::debug!("cannot take a program off: {}", chain(&error)),
         }
     }
 
@@ -108,11 +109,16 @@ impl Reconciler {
                      that off by `ethtool -K {name} rxvlan off`"
                 ));
             }
-            Err(error) => return Err(format!("the device does not tell its settings: {error}")),
+            Err(error) => {
+                return Err(format!(
+                    "the device does not tell its settings: {}",
+                    chain(&error)
+                ));
+            }
         }
         let stood = matches!(self.early_drops.standing.get(name), Some(Ok(_)));
         let drops = self.enforcer.drop_early_on(ifindex, allows_generic);
-        let (mode, is_new) = drops.map_err(|error| error.to_string())?;
+        let (mode, is_new) = drops.map_err(|error| chain(&error))?;
         if stood && is_new {
             self.tamper_events += 1;
             tracing::error!(

@@ -1,5 +1,6 @@
 //! Endpoints: added, given other labels, removed, and found gone.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use cofferdam_protocol::output::{EndpointState, RemoveReport, Schema};
 use cofferdam_protocol::{EndpointSpec, Removal};
 use cofferdam_telemetry::snapshots::EndpointNames;
 
-use super::{Looking, Managed, Reconciler, chain};
+use super::{Looking, Managed, Reconciler};
 use crate::endpoint::{Endpoint, EndpointId, EndpointLink, check_addresses};
 use crate::enforcer::Enforcer;
 use crate::links::{LAST_STAMP, Link, Links, REST_SECONDS};
@@ -279,7 +280,7 @@ impl Reconciler {
             if self.enforcer.stands(ifindex) {
                 let managed = Managed {
                     state: EndpointState::Unmanaged,
-                    problem: Some(error.to_string()),
+                    problem: Some(chain(&error)),
                     ..closed(endpoint.clone())
                 };
                 self.leaving.insert(ifindex, managed);
@@ -612,7 +613,7 @@ impl Reconciler {
                 Some(Ok(false)) => {
                     Some("the table in force does not know its addresses".to_owned())
                 }
-                Some(Err(error)) => Some(error.to_string()),
+                Some(Err(error)) => Some(chain(&error)),
                 None => Some(format!(
                     "all {LAST_STAMP} numbers for its packets are in use or were until less \
                      than {REST_SECONDS} s ago: it is tried again"
@@ -633,7 +634,7 @@ impl Reconciler {
             let ifindex = managed.endpoint.link.host_ifindex;
             (managed.state, managed.problem) = match self.enforcer.guard(ifindex) {
                 Ok(()) => (EndpointState::Enforced, None),
-                Err(error) => (EndpointState::Unmanaged, Some(error.to_string())),
+                Err(error) => (EndpointState::Unmanaged, Some(chain(&error))),
             };
             if managed.state == EndpointState::Enforced && !self.enforcer.is_attached(ifindex) {
                 self.unlinked.insert(ifindex);
@@ -709,7 +710,7 @@ impl Managed {
         let closed = closed.and_then(|()| enforcer.guard(link.host_ifindex));
         (self.state, self.problem) = match closed {
             Ok(()) => (EndpointState::DenyAll, None),
-            Err(error) => (EndpointState::Unmanaged, Some(error.to_string())),
+            Err(error) => (EndpointState::Unmanaged, Some(chain(&error))),
         };
     }
 }

@@ -5,12 +5,13 @@
 //! there; so is one that somebody released, and one that the configuration names as an
 //! uplink. The rules stay when the agent ends: what comes up while none runs is dropped.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use cofferdam_dataplane::{AdoptedInterface, Guard as Rules};
 
-use super::{Reconciler, chain};
+use super::Reconciler;
 use crate::config::Guard;
 use crate::netlink::Kind;
 
@@ -50,7 +51,7 @@ impl Reconciler {
         match self.config.guard {
             Guard::None => {
                 if let Err(error) = Rules::remove() {
-                    tracing::error!("cannot take away the rules of a guard: {error}");
+                    tracing::error!("cannot take away the rules of a guard: {}", chain(&error));
                 }
             }
             Guard::Nftables => {
@@ -89,7 +90,10 @@ impl Reconciler {
             return;
         };
         if let Err(error) = rules.adopt(may_send) {
-            tracing::warn!("the guard's rules cannot be changed ({error}): they are put up anew");
+            tracing::warn!(
+                "the guard's rules cannot be changed ({}): they are put up anew",
+                chain(&error)
+            );
             self.put_guard_up_again();
         }
     }
@@ -135,7 +139,7 @@ impl Reconciler {
         if self.guarding.rules.take().is_some()
             && let Err(error) = Rules::remove()
         {
-            tracing::error!("cannot take away the rules of the guard: {error}");
+            tracing::error!("cannot take away the rules of the guard: {}", chain(&error));
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Looks at what is in force: whether it is still what was put there.
 
+use cofferdam_policies::diagnostic::chain;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime};
 
 use cofferdam_dataplane::KernelError;
 
-use super::{Reconciler, chain};
+use super::Reconciler;
 use crate::enforcer::{Depth, Mismatch};
 
 /// Time between two looks at the hooks: tcx tells nobody of its changes. It is as short as
@@ -37,8 +38,8 @@ impl Reconciler {
             Err(error @ KernelError::PinsUnseen { .. }) => {
                 // Mostly it can be seen half a second later.
                 match is_quick {
-                    true => tracing::debug!("{error}"),
-                    false => tracing::warn!("{error}; it is looked again"),
+                    true => tracing::debug!("{}", chain(&error)),
+                    false => tracing::warn!("{}; it is looked again", chain(&error)),
                 }
                 return;
             }
@@ -70,7 +71,7 @@ impl Reconciler {
                     tracing::error!("{mismatch}: everything is put there again");
                 }
             }
-            let repaired = self.enforcer.repair().map_err(|error| error.to_string());
+            let repaired = self.enforcer.repair().map_err(|error| chain(&error));
             let again = repaired.and_then(|()| {
                 let read = self.enforcer.read_back(Depth::Whole);
                 read.map_err(|mismatch| mismatch.to_string())

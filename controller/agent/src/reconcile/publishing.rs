@@ -1,5 +1,6 @@
 //! Brings the desired state into force, and says whether all of it is.
 
+use cofferdam_policies::diagnostic::chain;
 use std::time::Instant;
 
 use cofferdam_protocol::output::EndpointState;
@@ -64,12 +65,12 @@ impl Reconciler {
         };
         let refused = |one: &Managed| one.is_refused || added.contains(&one.endpoint.id);
         if !self.endpoints.values().any(refused) {
-            self.problem = Some(error.to_string());
+            self.problem = Some(chain(&error));
             return;
         }
         self.refuse(added, Some(&error));
         if let Err(error) = self.publish_with(|one| !one.is_refused) {
-            self.problem = Some(error.to_string());
+            self.problem = Some(chain(&error));
             return;
         }
         for id in added {

@@ -1,5 +1,6 @@
 //! Reports of the reconciling thread's state: to commands, to metrics, to other tasks.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +19,7 @@ use cofferdam_telemetry::time;
 use cofferdam_verdict::counter::Counter;
 
 use super::strangers::Stranger;
-use super::{Managed, Reconciler, chain};
+use super::{Managed, Reconciler};
 
 impl Reconciler {
     pub(super) fn sync_report(&self) -> SyncReport {
@@ -389,7 +390,7 @@ impl Reconciler {
         }
         let counters: Result<Vec<Counter>, KernelError> = self.enforcer.kernel().counters();
         let counters = counters.unwrap_or_else(|error| {
-            tracing::error!("{error}");
+            tracing::error!("{}", chain(&error));
             Vec::new()
         });
         let usage = (self.enforcer.compiled()).map_or(&[][..], |compiled| &compiled.usage);

@@ -7,12 +7,13 @@
 //! Filters come first, as soon as an interface is heard of; links follow while nobody asks
 //! for anything. An interface that becomes an endpoint's has them replaced in their place.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use cofferdam_dataplane::Uplink;
 
-use super::{Reconciler, SETTLING, chain};
+use super::{Reconciler, SETTLING};
 use crate::netlink::Kind;
 
 /// Interfaces whose filters are looked at in one look; links are looked at on all of them.
@@ -70,7 +71,7 @@ impl Reconciler {
             }
             let problem = match self.enforcer.guard_uplink(ifindex, uplink) {
                 Ok(()) => None,
-                Err(error) => Some(format!("interface {name}: {error}")),
+                Err(error) => Some(format!("interface {name}: {}", chain(&error))),
             };
             if before.is_none_or(|before| before.problem != problem)
                 && let Some(problem) = &problem
@@ -102,7 +103,7 @@ impl Reconciler {
         let name = interface.map_or("", |interface| interface.name.as_str());
         standing.problem = match self.enforcer.enforce_uplink(ifindex, standing.uplink) {
             Ok(()) => None,
-            Err(error) => Some(format!("interface {name}: {error}")),
+            Err(error) => Some(format!("interface {name}: {}", chain(&error))),
         };
     }
 

@@ -7,6 +7,7 @@
 //! Invariants: nothing is deleted before the agent has said which endpoints there are; a status
 //! that the server refuses keeps no endpoint from being put there.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -73,7 +74,7 @@ pub(super) async fn announce(
         let host = &hosts[turn % hosts.len()];
         let Err(error) = session.until_failure(host, &mut said, &mut pause).await;
         turn += 1;
-        shared.note_announcing(0, Some(&error.to_string()));
+        shared.note_announcing(0, Some(&chain(&error)));
         if said.wanted.has_changed().is_err() {
             return;
         }

@@ -37,12 +37,12 @@ const OUT_OF_RANGE: i32 = 11;
 #[derive(Debug, ThisError)]
 pub enum EtcdError {
     /// A file of credentials cannot be read.
-    #[error("cannot read {}: {cause}", path.display())]
+    #[error("cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The kernel's own words.
-        cause: std::io::Error,
+        /// The kernel's answer.
+        source: std::io::Error,
     },
     /// A certificate or a key is none.
     #[error("the certificates or the key for etcd are not usable: they must be PEM")]
@@ -77,10 +77,10 @@ pub enum EtcdError {
     #[error("the lease of this node's endpoints has ended")]
     LeaseLost,
     /// A thread or runtime cannot be started.
-    #[error("cannot start a thread: {cause}")]
+    #[error("cannot start a thread")]
     System {
-        /// The kernel's own words.
-        cause: std::io::Error,
+        /// The kernel's answer.
+        source: std::io::Error,
     },
 }
 
@@ -109,9 +109,9 @@ pub(super) struct Listing {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EtcdError> {
-    fs::read(path).map_err(|cause| EtcdError::Unreadable {
+    fs::read(path).map_err(|source| EtcdError::Unreadable {
         path: path.to_owned(),
-        cause,
+        source,
     })
 }
 

@@ -5,6 +5,7 @@
 //! revision was compacted begins with a list, during which what was known stays; so does one of
 //! another cluster, or of one that was put back to an earlier revision.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -59,7 +60,7 @@ pub(super) async fn follow(
         if asked.is_closed() {
             return;
         }
-        shared.note_failure(&error.to_string());
+        shared.note_failure(&chain(&error));
         // Whoever waits is told that there is no answer: its sender is dropped.
         while asked.try_recv().is_ok() {}
         // All hosts have been tried.

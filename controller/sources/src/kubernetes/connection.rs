@@ -6,6 +6,7 @@
 //! Invariant: no error text has anything of a kubeconfig or an answer in it, which may hold
 //! secrets.
 
+use cofferdam_policies::diagnostic::chain;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,12 +39,16 @@ const END_OF_LIST: &str = "k8s.io/initial-events-end";
 #[derive(Debug, Error)]
 pub(super) enum ApiError {
     /// The kubeconfig cannot be opened.
-    #[error("cannot read the kubeconfig {}: {cause}; set `kubernetes.kubeconfig`, or `--kubeconfig` of a command", path.display())]
+    #[error(
+        "cannot read the kubeconfig {}, which `kubernetes.kubeconfig`, or `--kubeconfig` of a \
+         command, names",
+        path.display()
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The kernel's own words.
-        cause: std::io::Error,
+        /// The kernel's answer.
+        source: std::io::Error,
     },
     /// The kubeconfig is none. Its reader would show parts of it.
     #[error("{} is not a valid kubeconfig with a current context", path.display())]
@@ -257,9 +262,9 @@ fn of_environment() -> Result<Option<(PathBuf, Kubeconfig)>, ApiError> {
 
 fn read_file(path: &Path) -> Result<Kubeconfig, ApiError> {
     // Checked before kube reads it, whose errors would show parts of the file.
-    fs::metadata(path).map_err(|cause| ApiError::Unreadable {
+    fs::metadata(path).map_err(|source| ApiError::Unreadable {
         path: path.to_owned(),
-        cause,
+        source,
     })?;
     Kubeconfig::read_from(path).map_err(|_| ApiError::Kubeconfig {
         path: path.to_owned(),
@@ -453,6 +458,6 @@ pub(super) async fn is_served(client: &Client, kind: Kind) -> Result<bool, ApiEr
 
 pub(super) fn kube_request(error: kube::core::request::Error) -> ApiError {
     ApiError::Unreachable {
-        cause: error.to_string(),
+        cause: chain(&error),
     }
 }

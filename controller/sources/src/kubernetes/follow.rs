@@ -9,6 +9,7 @@
 //! the server has forgotten begins with a list, during which what was known stays. After a
 //! failure the next try waits, longer each time and never as long as another agent's.
 
+use cofferdam_policies::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -103,7 +104,7 @@ async fn follow<O: Read>(kind: Kind, settings: &Settings, shared: &Shared) {
     loop {
         let Err(error) =
             follow_until_failure::<O>(kind, settings, shared, &mut position, &mut pause).await;
-        shared.note_failure(kind, error.to_string());
+        shared.note_failure(kind, chain(&error));
         pause.wait().await;
     }
 }
@@ -324,7 +325,8 @@ async fn ask(question: &Question, settings: &Settings, shared: &Shared) {
                 tracing::debug!(
                     namespace = question.namespace,
                     pod = question.name,
-                    "no answer about a pod: {error}"
+                    "no answer about a pod: {}",
+                    chain(&error)
                 );
             }
             sleep(BETWEEN_QUESTIONS).await;

@@ -4,6 +4,7 @@
 //! Invariant: objects become documents by the same rules as those that an agent follows, the
 //! rule for addresses that two pods show among them.
 
+use cofferdam_policies::diagnostic::chain;
 use cofferdam_policies::documents::{Kind, Source};
 use kube::Client;
 use serde_json::Value;
@@ -98,11 +99,11 @@ impl Resource {
             } => LookError::Forbidden { resource, message },
             ApiError::NotServed => LookError::Missing { resource },
             ApiError::Unreachable { .. } | ApiError::Silent => LookError::Way {
-                problem: error.to_string(),
+                problem: chain(&error),
             },
             error => LookError::Kind {
                 resource,
-                problem: error.to_string(),
+                problem: chain(&error),
             },
         }
     }
@@ -133,7 +134,7 @@ impl Cluster {
             .map_err(LookError::Runtime)?;
         let client = runtime.block_on(connect_as(user));
         let client = client.map_err(|error| LookError::Way {
-            problem: error.to_string(),
+            problem: chain(&error),
         })?;
         Ok(Self { client, runtime })
     }

@@ -6,6 +6,7 @@
 //! Invariant: nothing here waits longer than [`PATIENCE`], and no failure reaches what follows
 //! objects.
 
+use cofferdam_policies::diagnostic::chain;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ impl From<ApiError> for WriteError {
             } if reason == "AlreadyExists" => Self::Exists,
             ApiError::Refused { code: 409, .. } => Self::Conflict,
             error => Self::Failed {
-                problem: error.to_string(),
+                problem: chain(&error),
             },
         }
     }
