@@ -31,7 +31,7 @@ pub use top::{DividedBy, Ranked, Sums, TopReport, TopRow};
 pub struct TemplateEntry {
     /// Its name.
     pub name: String,
-    /// What it is, in a few words.
+    /// Description in a few words.
     pub about: String,
 }
 
@@ -62,7 +62,7 @@ pub struct InitReport {
 pub struct SchemaEntry {
     /// Its name.
     pub name: String,
-    /// What it is of, in a few words.
+    /// Description of its document in a few words.
     pub about: String,
     /// The kind of document it is of; null for what commands print.
     pub document: Option<String>,

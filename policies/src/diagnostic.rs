@@ -220,7 +220,7 @@ codes! {
     ServiceType = "CD0303",
     /// A setting of the agent has no such value.
     Setting = "CD0401",
-    /// What the documents say is not in force: it does not fit, or the kernel refuses it.
+    /// The documents of now are not in force: they do not fit, or the kernel refuses them.
     NotInForce = "CD0402",
     /// An endpoint's flow table is nearly full.
     FlowTableFills = "CD0403",

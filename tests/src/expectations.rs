@@ -133,7 +133,7 @@ impl Template {
     /// Reads all documents of a folder, and the statements in [`STATEMENTS`].
     ///
     /// # Errors
-    /// What cannot be read, has faults, or is not what it should be.
+    /// A file cannot be read, has faults, or is not what it should be.
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let mut texts = BTreeMap::new();
         for path in files(folder)? {

@@ -1,8 +1,7 @@
 //! `cargo xtask fuzz`: looks for input that the documents or the compiler do not bear.
 //!
 //! The engine is LLVM's libFuzzer: inputs that reach new code are changed further.
-//! What the compiler has to put into the code for that is asked for by options that
-//! stable Rust has, so no other toolchain is needed. What was reached is kept in
+//! Options that stable Rust has ask the compiler for the code that this needs, so no other toolchain is needed. What was reached is kept in
 //! `target/fuzz/corpus`, and the next run begins with it.
 //!
 //! Faults that can be found: a panic, a broken law, too much time for one input, too much

@@ -369,7 +369,7 @@ impl Enforcer<Kernel> {
     /// Puts everything there again that ought to be in the kernel.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel refuses the table or a record.
     pub fn repair(&mut self) -> Result<(), AttachError> {
         if let Some((_, compiled)) = &self.in_force.published {
             self.kernel.publish(compiled.pages())?;

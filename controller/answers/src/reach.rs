@@ -1,4 +1,4 @@
-//! What `matrix`, `explain` and `test` print.
+//! The reports of `matrix`, `explain` and `test`.
 
 use std::net::IpAddr;
 
@@ -172,12 +172,12 @@ impl RuleReport {
     }
 }
 
-/// How one direction of a cell is judged.
+/// The judgement of one direction of a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SideReport {
     /// Verdict about it.
     pub verdict: Word,
-    /// Why; `docs/reasons.md` has the list.
+    /// The reason; `docs/reasons.md` has the list.
     pub reason: String,
     /// The rule that decided; null for a default.
     pub rule: Option<u32>,
@@ -202,11 +202,11 @@ impl SideReport {
 /// May one end open a connection to another?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CellReport {
-    /// Who sends.
+    /// The sender.
     pub source: String,
-    /// Who receives.
+    /// The receiver.
     pub destination: String,
-    /// What.
+    /// The probe: protocol and port, or type of ICMP.
     pub probe: String,
     /// Verdict: allow only if both directions of every pair of addresses do, and
     /// of every backend's.
@@ -252,7 +252,7 @@ pub struct BackendReport {
     pub address: IpAddr,
     /// Connection that arrives there, with the backend's own port.
     pub probe: String,
-    /// Whether it passes.
+    /// Verdict on this pair.
     pub verdict: Word,
     /// The sender's egress.
     pub egress: SideReport,
@@ -319,7 +319,7 @@ pub struct MatrixReport<Cells = Vec<CellReport>> {
     /// For each probe, sender and receiver; none where not both have an address of the
     /// family.
     pub cells: Cells,
-    /// What is wrong with the documents.
+    /// Findings about the documents.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -332,11 +332,11 @@ pub struct StepReport {
     pub tier: String,
     /// The rule.
     pub rule: u32,
-    /// What it does with what it matches: `accept`, `deny` or `pass`.
+    /// Its action: `accept`, `deny` or `pass`.
     pub action: String,
-    /// Whether it matched.
+    /// `true` if it matched.
     pub matched: bool,
-    /// What did not match first: `peer` or `port`; null when it matched.
+    /// The first part that did not match: `peer` or `port`; null when it matched.
     pub field: Option<String>,
     /// Its peers in words.
     pub peers: String,
@@ -351,7 +351,7 @@ pub struct NearestReport {
     pub direction: String,
     /// The rule.
     pub rule: u32,
-    /// What does not match: `subject` (its policy does not select the workload), `peer`,
+    /// Parts that do not match: `subject` (its policy does not select the workload), `peer`,
     /// `port`.
     pub missed: Vec<String>,
     /// Its peers in words.
@@ -430,7 +430,7 @@ pub struct ExplainReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[serde(rename = "backend_cells")]
     pub backends: Vec<BackendReport>,
-    /// Which pairs of addresses decided.
+    /// The pairs of addresses that decided.
     pub judged: JudgedReport,
     /// Each rule that was considered: the sender's egress, then the receiver's ingress.
     pub walk: Vec<StepReport>,
@@ -447,7 +447,7 @@ pub struct ExplainReport {
     pub ends: Vec<EndReport>,
     /// The rules that are named here.
     pub rules: Vec<RuleReport>,
-    /// What is wrong with the documents.
+    /// Findings about the documents.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -464,7 +464,7 @@ impl ExplainReport {
 pub struct FailureReport {
     /// Over which families.
     pub families: Vec<u8>,
-    /// What is wrong, in a sentence.
+    /// The fault, in a sentence.
     pub message: String,
     /// The cell as it is.
     #[serde(flatten)]
@@ -473,7 +473,7 @@ pub struct FailureReport {
     pub nearest: Option<NearestReport>,
 }
 
-/// What came of one expectation.
+/// The outcome of one expectation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExpectationReport {
     /// The name of its `PolicyTest`.
@@ -482,32 +482,32 @@ pub struct ExpectationReport {
     pub file: String,
     /// The line.
     pub line: u32,
-    /// Who connects.
+    /// The sender.
     pub from: String,
     /// To whom.
     pub to: String,
     /// To what.
     pub port: String,
-    /// What is expected.
+    /// The verdict that is expected.
     pub verdict: Word,
     /// The verdict that is expected with audit policies in force; null where none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Word>,
     /// The policy that the verdict is expected to be put down to.
     pub by: Option<String>,
-    /// Whether it holds.
+    /// `true` if it holds.
     pub holds: bool,
-    /// How many cells it is about.
+    /// Number of cells that it is about.
     pub checked: u64,
     /// Those that are not as expected, the first of them.
     pub failures: Vec<FailureReport>,
-    /// How many cells beyond those are not as expected either.
+    /// Number of cells beyond those that are not as expected either.
     pub unlisted: u64,
-    /// Why it is about nothing.
+    /// The reason for which it is about nothing.
     pub mistakes: Vec<Diagnostic>,
 }
 
-/// Which rules the expectations exercise.
+/// Coverage: the rules that the expectations exercise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CoverageReport {
     /// Rules there are.
@@ -558,7 +558,7 @@ pub struct TestReport {
     pub passed: u64,
     /// Expectations that do not.
     pub failed: u64,
-    /// What came of each, in the order of files.
+    /// The outcome of each, in the order of files.
     pub expectations: Vec<ExpectationReport>,
     /// The rules that are named here.
     pub rules: Vec<RuleReport>,
@@ -568,6 +568,6 @@ pub struct TestReport {
     /// With `--mutate`, and if every expectation holds: which changes are noticed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mutation: Option<MutationReport>,
-    /// What is wrong with the documents, expectations included.
+    /// Findings about the documents, expectations included.
     pub diagnostics: Vec<Diagnostic>,
 }

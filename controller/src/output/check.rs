@@ -15,11 +15,11 @@ pub struct CheckReport {
     pub accepted: u64,
     /// Documents that do not.
     pub rejected: u64,
-    /// How many findings are errors.
+    /// Number of findings that are errors.
     pub errors: u64,
-    /// How many findings are warnings.
+    /// Number of findings that are warnings.
     pub warnings: u64,
-    /// What is wrong, in the order of places.
+    /// The findings, in the order of places.
     pub diagnostics: Vec<Diagnostic>,
     /// Count of documents by what they are, those that do not count left out.
     #[serde(default)]
@@ -30,23 +30,23 @@ pub struct CheckReport {
     /// Folders whose files say what is deployed only once they are rendered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unrendered: Vec<Unrendered>,
-    /// How full the tables of nodes would be; with `--capacity` alone.
+    /// Use of the tables of nodes; with `--capacity` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<CapacityReport>,
 }
 
-/// Whether everything fits.
+/// Capacity that the documents need on nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CapacityReport {
-    /// Whether everything fits on every node that was tried.
+    /// `true` if everything fits on every node that was tried.
     pub fits: bool,
     /// The nodes that were tried.
     pub nodes: Vec<NodeCapacity>,
-    /// How many nodes with fewer workloads were not tried.
+    /// Number of nodes with fewer workloads that were not tried.
     pub untried: u64,
 }
 
-/// How full the tables of one node would be.
+/// Use of the tables of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeCapacity {
     /// The node; null where no document names one, and all workloads are taken for
@@ -54,7 +54,7 @@ pub struct NodeCapacity {
     pub node: Option<String>,
     /// Its workloads.
     pub workloads: u64,
-    /// How full its tables would be; more than `max` is what does not fit.
+    /// Use of its tables; where it is more than `max`, the documents do not fit.
     pub tables: Vec<Capacity>,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The meaning is that of `v1 Service` and `discovery.k8s.io/v1 EndpointSlice` to a
 //! proxy of Kubernetes; [`services`](crate::services) works out where a connection ends.
-//! What a proxy does not go by, and what only chooses among backends (affinity, zones,
-//! traffic policies), is not here.
+//! Fields that a proxy does not go by, or that only choose among backends (affinity, zones,
+//! traffic policies), are not here.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -33,7 +33,7 @@ const HELM: Feature = Feature::Other("helm", || match python() {
 /// Renders the chart.
 ///
 /// # Errors
-/// What Helm says of chart or values.
+/// Words of Helm about chart or values.
 fn render(values: &Value) -> Result<Vec<Value>, String> {
     let mut command = Command::new(python().expect("it is there"));
     command.arg(in_repository("tests/tests/deploy/render.py"));

@@ -13,7 +13,7 @@ const OLDEST_KERNEL: (u32, u32) = (6, 1);
 /// Checks kernel and privileges.
 ///
 /// # Errors
-/// What is missing, and what to do.
+/// Names the need that is missing, and a remedy.
 pub(super) fn check() -> Result<()> {
     let name = nix::sys::utsname::uname().context("cannot ask the kernel for its name")?;
     let release = name.release().to_string_lossy();
