@@ -13,14 +13,12 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use cofferdam_policies::{
-    compiler::{
-        Compiled, Compiler, InForce, Input, Senders, SlotPlan, Snapshot, Virtuals, compile,
-    },
-    documents::{Document, Parsed, assemble, parse},
-    inventory::{Inventory, ObjectName, Workload},
-    services::Services,
+use cofferdam_compiler::{
+    Compiled, Compiler, InForce, Input, Senders, SlotPlan, Snapshot, Virtuals, compile,
 };
+use cofferdam_documents::{Document, Parsed, assemble, parse};
+use cofferdam_inventory::services::Services;
+use cofferdam_inventory::{Inventory, ObjectName, Workload};
 use cofferdam_tests::cluster::{Cluster, File, NODE, Size};
 use cofferdam_verdict::{address::Family, capacity::Limits};
 use serde::Serialize;

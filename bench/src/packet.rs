@@ -18,12 +18,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, ensure};
 use aya::include_bytes_aligned;
+use cofferdam_compiler::{Input, SlotPlan, compile};
 use cofferdam_dataplane::{Behaviour, Endpoint, Events, Kernel, TestContext};
-use cofferdam_policies::{
-    compiler::{Input, SlotPlan, compile},
-    documents,
-    inventory::{Inventory, ObjectName, Owner, Workload},
-};
+use cofferdam_documents as documents;
+use cofferdam_inventory::{Inventory, ObjectName, Owner, Workload};
 use cofferdam_tests::packet::{End, Family, Mac, Packet, Tcp, tcp};
 use cofferdam_verdict::capacity::Limits;
 use serde::Serialize;

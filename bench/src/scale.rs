@@ -15,10 +15,8 @@ use std::{
 };
 
 use anyhow::ensure;
-use cofferdam_policies::{
-    documents::{assemble, parse},
-    inventory::Workload as Pod,
-};
+use cofferdam_documents::{assemble, parse};
+use cofferdam_inventory::Workload as Pod;
 use cofferdam_tests::{
     agent::Agent,
     cluster::{Cluster, Size},

@@ -276,7 +276,7 @@ fn run_agent(args: &AgentArgs) -> Result<bool> {
 
 /// Reads the name of a node as Kubernetes has it.
 fn node_name(text: &str) -> Result<String, String> {
-    match cofferdam_policies::names::subdomain(text) {
+    match cofferdam_syntax::names::subdomain(text) {
         Ok(()) => Ok(text.to_owned()),
         Err(reason) => Err(reason.to_string()),
     }

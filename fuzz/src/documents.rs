@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use cofferdam_policies::analysis::analyse;
-use cofferdam_policies::diagnostic::{Diagnostic, Severity};
-use cofferdam_policies::documents::{LastGood, Source, assemble, parse};
-use cofferdam_policies::yaml::{self, Mark, Node, Value};
+use cofferdam_analysis::analyse;
+use cofferdam_documents::{LastGood, Source, assemble, parse};
+use cofferdam_syntax::diagnostic::{Diagnostic, Severity};
+use cofferdam_syntax::yaml::{self, Mark, Node, Value};
 
 /// Every mark lies in the text, of failures too.
 pub(crate) fn yaml(bytes: &[u8]) {

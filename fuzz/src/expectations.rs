@@ -1,10 +1,10 @@
 //! Statements of others about documents of others.
 
-use cofferdam_policies::compiler::RuleKey;
-use cofferdam_policies::documents::{assemble, parse};
-use cofferdam_policies::inventory::{Inventory, ObjectName};
-use cofferdam_policies::policy_test::{check, read};
-use cofferdam_policies::reach::Reach;
+use cofferdam_compiler::RuleKey;
+use cofferdam_documents::{assemble, parse};
+use cofferdam_inventory::{Inventory, ObjectName};
+use cofferdam_reach::Reach;
+use cofferdam_reach::policy_test::{check, read};
 
 use crate::documents::{lines, printable};
 

@@ -5,10 +5,10 @@
 
 use std::fmt::Write;
 
-use cofferdam_policies::compiler::{CompileError, Compiled, Input, SlotPlan, compile};
-use cofferdam_policies::diagnostic::Severity;
-use cofferdam_policies::documents::{Document, assemble, parse};
-use cofferdam_policies::inventory::Inventory;
+use cofferdam_compiler::{CompileError, Compiled, Input, SlotPlan, compile};
+use cofferdam_documents::{Document, assemble, parse};
+use cofferdam_inventory::Inventory;
+use cofferdam_syntax::diagnostic::Severity;
 use cofferdam_verdict::capacity::Limits;
 
 /// Bytes as choices. When they are used up they begin again, each another one than

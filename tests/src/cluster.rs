@@ -499,11 +499,9 @@ fn cluster_policies() -> String {
 
 #[cfg(test)]
 mod tests {
-    use cofferdam_policies::{
-        documents::{assemble, parse},
-        inventory::{ObjectName, Owner},
-        services::Services,
-    };
+    use cofferdam_documents::{assemble, parse};
+    use cofferdam_inventory::services::Services;
+    use cofferdam_inventory::{ObjectName, Owner};
     use cofferdam_verdict::address::Family;
 
     use super::*;

@@ -18,8 +18,8 @@ mod trial;
 
 use std::{collections::BTreeSet, fmt, time::Instant};
 
+use cofferdam_compiler::{Compiled, PolicyKind, RuleKey};
 use cofferdam_oracle::{self as oracle, Judgement, Oracle, RuleName, Side};
-use cofferdam_policies::compiler::{Compiled, PolicyKind, RuleKey};
 use cofferdam_verdict::{
     counter::Hook,
     door,

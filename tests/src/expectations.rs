@@ -13,11 +13,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cofferdam_policies::{
-    documents::{assemble, parse},
-    inventory::{Inventory, Workload},
-    selectors::{LabelSelector, Operator, Requirement},
-};
+use cofferdam_documents::{assemble, parse};
+use cofferdam_inventory::selectors::{LabelSelector, Operator, Requirement};
+use cofferdam_inventory::{Inventory, Workload};
 use serde::Deserialize;
 
 use crate::{

@@ -14,16 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cofferdam_compiler::{Compiled, Input, Slot, SlotPlan, compile};
 use cofferdam_dataplane::{
     Attachments, Behaviour, Endpoint, Events, IdleTimes, Kernel, Program, Report, TestContext,
     Uplink,
 };
+use cofferdam_documents as documents;
+use cofferdam_inventory::{Inventory, ObjectName, Owner};
 use cofferdam_oracle::Oracle;
-use cofferdam_policies::{
-    compiler::{Compiled, Input, Slot, SlotPlan, compile},
-    documents,
-    inventory::{Inventory, ObjectName, Owner},
-};
 use cofferdam_verdict::{
     capacity::Limits,
     counter::Hook,

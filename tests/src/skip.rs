@@ -6,7 +6,7 @@
 //! is added to it: feature, tab, test. Whoever runs the tests can then tell
 //! "passed" from "passed over".
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;

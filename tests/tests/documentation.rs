@@ -11,7 +11,7 @@ use std::{collections::HashSet, env, fs, path::Path};
 
 use cofferdam_agent::config::reference::{self, Key};
 use cofferdam_controller::schemas;
-use cofferdam_policies::diagnostic::Code;
+use cofferdam_syntax::diagnostic::Code;
 use cofferdam_telemetry::metrics::list;
 use cofferdam_tests::evasions::Row;
 use cofferdam_verdict::reason::Reason;
@@ -56,7 +56,7 @@ fn diagnostics() -> String {
         }
         text += &format!("| `{code}` | {} |\n", code.summary());
     }
-    text + "\nGenerated from `policies/src/diagnostic.rs`: after a change there, run the test\n\
+    text + "\nGenerated from `policies/syntax/src/diagnostic.rs`: after a change there, run the test\n\
             `documentation` with `COFFERDAM_BLESS=1`.\n"
 }
 

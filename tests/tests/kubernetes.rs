@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cofferdam_policies::documents::Kind;
+use cofferdam_documents::Kind;
 use cofferdam_sources::kubernetes::{Kubernetes, Settings};
 use cofferdam_tests::api_server::{ApiServer, TOKEN};
 use cofferdam_tests::scratch::Scratch;

@@ -10,9 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cofferdam_compiler::PolicyKind;
 use cofferdam_dataplane::{Program, TestContext};
+use cofferdam_inventory::Workload;
 use cofferdam_oracle::{self as oracle, End, Oracle, Payload, Query};
-use cofferdam_policies::{compiler::PolicyKind, inventory::Workload};
 use cofferdam_tests::{
     expectations::{Expected, Question, Template, external},
     firewall::{Firewall, NODE, Pod, named, stamp},
@@ -503,7 +504,7 @@ fn policies_named(firewall: &Firewall, verdict: Verdict) -> Vec<String> {
     let rules = &firewall.compiled().rules;
     let isolating = rules.isolated_by(verdict.rule).map(|(_, entry)| entry);
     let entries = rules.rule(verdict.rule).into_iter().chain(isolating);
-    let name = |entry: &cofferdam_policies::compiler::RuleEntry| match entry.key.kind {
+    let name = |entry: &cofferdam_compiler::RuleEntry| match entry.key.kind {
         PolicyKind::NetworkPolicy => entry.key.policy.to_string(),
         PolicyKind::ClusterNetworkPolicy => entry.key.policy.name.to_string(),
     };

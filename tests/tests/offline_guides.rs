@@ -6,8 +6,9 @@ use std::{
     process::{Command, Output},
 };
 
-use cofferdam_policies::{documents, policy_test};
+use cofferdam_documents as documents;
 use cofferdam_protocol::output::FlowRecord;
+use cofferdam_reach::policy_test;
 use cofferdam_tests::{cofferdam, scratch::Scratch};
 
 /// All pages for users, each by name and text.

@@ -4,7 +4,9 @@ use std::{fs, path::Path};
 
 use cofferdam_agent::config;
 use cofferdam_controller::schemas;
-use cofferdam_policies::{diagnostic::Severity, documents, policy_test};
+use cofferdam_documents as documents;
+use cofferdam_reach::policy_test;
+use cofferdam_syntax::diagnostic::Severity;
 use jsonschema::Validator;
 use serde::Deserialize as _;
 use serde_json::Value;

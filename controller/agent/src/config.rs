@@ -21,10 +21,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use cofferdam_dataplane::{Behaviour, IdleTimes};
-use cofferdam_policies::inventory::Mode;
-use cofferdam_policies::patterns;
+use cofferdam_inventory::Mode;
 use cofferdam_protocol::output::RecordType;
 use cofferdam_sources::etcd::{self, Credentials, Password};
+use cofferdam_syntax::patterns;
 use cofferdam_telemetry::outputs::{Collector, Uri};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::flow::Idle as FlowKind;
@@ -527,7 +527,7 @@ fn host_name() -> String {
         .ok()
         .and_then(|name| name.into_string().ok())
         .map(|name| name.to_lowercase())
-        .filter(|name| cofferdam_policies::names::subdomain(name).is_ok())
+        .filter(|name| cofferdam_syntax::names::subdomain(name).is_ok())
         .unwrap_or_else(|| "localhost".to_owned())
 }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cofferdam_policies::inventory::{Inventory, Mode, Node, ObjectName, Owner, Workload};
+use cofferdam_inventory::{Inventory, Mode, Node, ObjectName, Owner, Workload};
 use cofferdam_protocol::output::{Diagnostic, Severity};
 
 use crate::endpoint::Endpoint;
@@ -287,7 +287,7 @@ impl Desired {
     }
 
     fn warn(&mut self, message: String) {
-        let code = cofferdam_policies::diagnostic::Code::AddressConflict;
+        let code = cofferdam_syntax::diagnostic::Code::AddressConflict;
         self.warnings.push(Diagnostic {
             code: code.as_str().to_owned(),
             severity: Severity::Warning,
@@ -306,7 +306,7 @@ mod steps;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_policies::documents::{assemble, parse};
+    use cofferdam_documents::{assemble, parse};
 
     fn documents(text: &str) -> Inventory {
         let parsed = parse("f", text.as_bytes());

@@ -5,11 +5,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
-use cofferdam_policies::inventory::{NamedPort, ObjectName, Protocol, Workload};
-use cofferdam_policies::names;
-use cofferdam_policies::selectors::Labels;
+use cofferdam_inventory::selectors::Labels;
+use cofferdam_inventory::{NamedPort, ObjectName, Protocol, Workload};
 use cofferdam_protocol::names as runtime;
 use cofferdam_protocol::{Attachment, EndpointSpec, Membership, PortSpec};
+use cofferdam_syntax::names;
 use cofferdam_telemetry::snapshots::NamedEndpoint;
 use cofferdam_verdict::endpoint::{MAX_ADDRESSES_V4, MAX_ADDRESSES_V6};
 use serde::{Deserialize, Serialize};

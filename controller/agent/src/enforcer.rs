@@ -22,15 +22,15 @@ mod tests;
 mod times;
 mod uplinks;
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use cofferdam_compiler::{CompileError, Compiler};
 use cofferdam_dataplane::{
     Adopted, AttachError, Endpoint, FlowUse, Foreign, HookState, Kernel, KernelError, Uplink,
 };
-use cofferdam_policies::compiler::{CompileError, Compiler};
 use cofferdam_telemetry::hits::Hits;
 use cofferdam_telemetry::metrics::Timings;
 use thiserror::Error;

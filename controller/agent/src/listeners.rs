@@ -4,7 +4,7 @@
 //! lists of `/proc`, where it cannot be asked, go over the hash table of all connections of
 //! the machine: 3 ms each with 262 144 places, which a machine with 32 GiB has.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};

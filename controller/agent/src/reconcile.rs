@@ -29,7 +29,7 @@ mod uplinks;
 pub(crate) use report::kernel_release;
 pub use standing::{DocumentsInForce, PolicyFinding, ServersProgress, Standing};
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;

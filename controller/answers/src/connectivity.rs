@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_policies::compiler::RuleEntry;
-use cofferdam_policies::connectivity::{
+use cofferdam_analysis::connectivity::{
     AllowedSpan, Change, ChangeKind, ChangedEnd, ChangedSpan, Changes, Connection, Connectivity,
     Group, Lane, ListedEnd, Outside, PortSpan, Set,
 };
-use cofferdam_policies::reach::EndKind;
+use cofferdam_compiler::RuleEntry;
 use cofferdam_protocol::output::{Diagnostic, Schema};
+use cofferdam_reach::EndKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

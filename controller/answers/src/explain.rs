@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_policies::compiler::{RuleEntry, RuleKey};
-use cofferdam_policies::inventory::Inventory;
-use cofferdam_policies::reach::{
+use cofferdam_compiler::{RuleEntry, RuleKey};
+use cofferdam_inventory::Inventory;
+use cofferdam_protocol::Question;
+use cofferdam_protocol::output::{Diagnostic, Schema};
+use cofferdam_reach::{
     Cell, End, Explanation, Externals, PodNetworks, Probe, ProbeError, Reach, ReachError, Step,
     UnknownEnd,
 };
-use cofferdam_protocol::Question;
-use cofferdam_protocol::output::{Diagnostic, Schema};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Direction;
 use thiserror::Error;

@@ -1,7 +1,7 @@
 //! The answer of `exposure`.
 
-use cofferdam_policies::connectivity::words;
-use cofferdam_policies::exposure::{Beyond, Door, Exposed, Who};
+use cofferdam_analysis::connectivity::words;
+use cofferdam_analysis::exposure::{Beyond, Door, Exposed, Who};
 use cofferdam_protocol::output::{Diagnostic, Schema};
 use cofferdam_verdict::verdict::Direction;
 use schemars::JsonSchema;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use cofferdam_policies::compiler::RuleEntry;
-use cofferdam_policies::connectivity::{
+use cofferdam_analysis::connectivity::{
     Changes, Connectivity, Focus, ListedEnd, PortSpan, Set, words,
 };
-use cofferdam_policies::reach::EndKind;
+use cofferdam_compiler::RuleEntry;
 use cofferdam_protocol::output::{Diagnostic, Schema, place as place_of};
+use cofferdam_reach::EndKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
-//! Turns what `policies` says into the protocol's answers.
+//! Turns what the crates of `policies` say into the protocol's answers.
 //!
 //! Agent and command line give the same answer to the same question: the agent about what
 //! is in force, the command line about documents. This crate knows reach, rules and
-//! findings as `policies` has them. It must not know kernel, files or clock, nor how an
+//! findings as those crates have them. It must not know kernel, files or clock, nor how an
 //! answer is printed.
 //!
 //! Invariant: an answer depends on its arguments alone.
@@ -17,8 +17,8 @@ pub mod reach;
 pub mod record;
 pub mod replay;
 
-use cofferdam_policies::diagnostic;
 use cofferdam_protocol::output::{Diagnostic, Severity};
+use cofferdam_syntax::diagnostic;
 
 /// An answer of the agent, with the explanations that the CNI plugin does not know.
 pub type Reply = cofferdam_protocol::Reply<reach::ExplainReport>;

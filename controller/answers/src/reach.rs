@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use cofferdam_policies::compiler::RuleEntry;
-use cofferdam_policies::documents::context::ForeignPolicy;
-use cofferdam_policies::reach::{self, Reach};
+use cofferdam_compiler::RuleEntry;
+use cofferdam_documents::context::ForeignPolicy;
 use cofferdam_protocol::output::{Diagnostic, RecordType, Schema};
 use cofferdam_protocol::words::{self, ClosedList as _};
+use cofferdam_reach::{self as reach, Reach};
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction};
 use schemars::JsonSchema;

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
-use cofferdam_policies::reach::PodNetworks;
+use cofferdam_inventory::{Inventory, ObjectName, Owner};
 use cofferdam_protocol::Question;
 use cofferdam_protocol::output::{Diagnostic, FlowEnd, FlowRecord, RecordType};
+use cofferdam_reach::PodNetworks;
 use cofferdam_verdict::reason::Reason;
 use thiserror::Error;
 
@@ -192,8 +192,8 @@ fn compared(record: &FlowRecord, revision: Option<u64>, report: &ExplainReport) 
 
 #[cfg(test)]
 mod tests {
-    use cofferdam_policies::documents::{assemble, parse};
-    use cofferdam_policies::inventory::Workload;
+    use cofferdam_documents::{assemble, parse};
+    use cofferdam_inventory::Workload;
     use serde_json::json;
 
     use super::*;

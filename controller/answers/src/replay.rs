@@ -21,8 +21,8 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
-use cofferdam_policies::reach::{Probe, StandIn};
 use cofferdam_protocol::output::FlowRecord;
+use cofferdam_reach::{Probe, StandIn};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::{Action, Direction};
 use serde::Deserialize as _;

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity, chain};
-use cofferdam_policies::documents::{ReadError, Source, SourceFile, find};
+use cofferdam_documents::{ReadError, Source, SourceFile, find};
+use cofferdam_syntax::diagnostic::{Code, Diagnostic, Place, Severity, chain};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use cofferdam_policies::documents::{Kind, SourceMap};
+use cofferdam_documents::{Kind, SourceMap};
 use tokio::sync::{mpsc, watch};
 
 use crate::Progress;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_policies::documents::Kind;
+use cofferdam_documents::Kind;
 
 /// Progress in following a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use cofferdam_agent::config::Given;
-use cofferdam_policies::analysis;
-use cofferdam_policies::diagnostic::{Diagnostic, Severity};
-use cofferdam_policies::policy_test;
+use cofferdam_analysis as analysis;
 use cofferdam_protocol::output::Schema;
+use cofferdam_reach::policy_test;
+use cofferdam_syntax::diagnostic::{Diagnostic, Severity};
 
 use super::cluster::ClusterArgs;
 use super::etcd::EtcdArgs;

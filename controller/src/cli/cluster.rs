@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use cofferdam_policies::documents::{Document, Identity, Parsed, Source};
+use cofferdam_documents::{Document, Identity, Parsed, Source};
 use cofferdam_sources::kubernetes::{Cluster, User};
 
 use super::project::{Project, ReadArgs};

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use cofferdam_policies::connectivity::{Connectivity, View};
+use cofferdam_analysis::connectivity::{Connectivity, View};
 
 use super::cluster::ClusterArgs;
 use super::offline::{Documents, OwnNodeArg};

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use cofferdam_policies::diagnostic::Severity;
-use cofferdam_policies::documents::converted;
+use cofferdam_documents::converted;
+use cofferdam_syntax::diagnostic::Severity;
 
 use super::print;
 use super::project::{Project, ReadArgs};

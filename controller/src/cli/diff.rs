@@ -11,11 +11,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
+use cofferdam_analysis::connectivity::exceptions::{self, Day, Exception};
+use cofferdam_analysis::connectivity::{ChangeKind, Changes, Lane, PortSpan};
 use cofferdam_answers::connectivity::{DiffReport, ExceptionReport};
-use cofferdam_policies::connectivity::exceptions::{self, Day, Exception};
-use cofferdam_policies::connectivity::{ChangeKind, Changes, Lane, PortSpan};
-use cofferdam_policies::diagnostic::Diagnostic;
-use cofferdam_policies::reach::Probe;
+use cofferdam_reach::Probe;
+use cofferdam_syntax::diagnostic::Diagnostic;
 use ipnet::IpNet;
 
 use super::connectivity::ConnectivityArgs;

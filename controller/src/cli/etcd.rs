@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use cofferdam_policies::documents::Source;
+use cofferdam_documents::Source;
 use cofferdam_sources::etcd::{Address, Credentials, Password, Settings, read_once};
 
 /// The etcd beside the paths of a command.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use cofferdam_analysis::exposure::{Door, exposure, read_doors};
 use cofferdam_answers::exposure::{BeyondReport, DoorReport, ExposedReport, ExposureReport};
-use cofferdam_policies::exposure::{Door, exposure, read_doors};
 
 use super::cluster::ClusterArgs;
 use super::etcd::EtcdArgs;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{ArgGroup, Args, ValueEnum};
+use cofferdam_analysis::connectivity::Changes;
 use cofferdam_answers::graph::GraphReport;
-use cofferdam_policies::connectivity::Changes;
 
 use super::connectivity::ConnectivityArgs;
 use super::diff::sets::{NEW_SET, NewArgs, Sets};

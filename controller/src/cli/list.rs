@@ -9,15 +9,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use cofferdam_analysis::connectivity::{
+    Connection, Connectivity, Focus, Group, ListedEnd, PortSpan,
+};
 use cofferdam_answers::connectivity::{
     ConnectionReport, GroupReport, ListReport, LookedAt, listed_end,
 };
 use cofferdam_answers::reach::RuleReport;
-use cofferdam_policies::connectivity::{
-    Connection, Connectivity, Focus, Group, ListedEnd, PortSpan,
-};
-use cofferdam_policies::reach::{EndKind, Probe};
 use cofferdam_protocol::output::{self, Schema};
+use cofferdam_reach::{EndKind, Probe};
 use cofferdam_verdict::verdict::Direction;
 use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
@@ -180,7 +180,7 @@ impl FocusArgs {
 
 /// The name that was probably meant.
 pub(super) fn did_you_mean(name: &str, known: &[&str]) -> String {
-    match cofferdam_policies::documents::hints::nearest(name, known) {
+    match cofferdam_documents::hints::nearest(name, known) {
         Some(near) => format!("; did you mean `{near}`?"),
         None => String::new(),
     }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use cofferdam_policies::documents::{API_PREFIX, ETCD_PREFIX, Kind};
+use cofferdam_documents::{API_PREFIX, ETCD_PREFIX, Kind};
 use cofferdam_protocol::node_status::{API_VERSION, NodeState, PLURAL, PolicyNotInForce};
 use cofferdam_protocol::output::Schema;
 use cofferdam_sources::etcd::Address;

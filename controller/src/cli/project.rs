@@ -13,12 +13,12 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use cofferdam_policies::documents::{
+use cofferdam_documents::{
     Assembled, Content, Document, Glob, MAX_FILE, Repository, Source, SourceFile, Strictness, Why,
     assemble, assemble_layers, find_in_repository, read_stream,
 };
-use cofferdam_policies::reach::{PodNetwork, PodNetworks};
-use cofferdam_policies::yaml::{self, Node, Value};
+use cofferdam_reach::{PodNetwork, PodNetworks};
+use cofferdam_syntax::yaml::{self, Node, Value};
 
 use super::cluster::{ClusterArgs, put_beside};
 use super::etcd;

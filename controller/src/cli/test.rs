@@ -13,12 +13,12 @@ use cofferdam_answers::explain::Rules;
 use cofferdam_answers::reach::{
     CellReport, CoverageReport, ExpectationReport, FailureReport, RuleReport, TestReport, Word,
 };
-use cofferdam_policies::compiler::{PolicyKind, RuleEntry, RuleKey};
-use cofferdam_policies::diagnostic::Place;
-use cofferdam_policies::inventory::{Inventory, ObjectName, Tier};
-use cofferdam_policies::policy_test::{self, Failure, Misses, Outcome, PolicyTest, Results};
-use cofferdam_policies::reach::{Backends, Reach, Side};
+use cofferdam_compiler::{PolicyKind, RuleEntry, RuleKey};
+use cofferdam_inventory::{Inventory, ObjectName, Tier};
 use cofferdam_protocol::output::Schema;
+use cofferdam_reach::policy_test::{self, Failure, Misses, Outcome, PolicyTest, Results};
+use cofferdam_reach::{Backends, Reach, Side};
+use cofferdam_syntax::diagnostic::Place;
 use cofferdam_verdict::verdict::{Action, Direction};
 
 use super::check::Texts;

@@ -1,7 +1,7 @@
 //! `ClusterNetworkPolicy`.
 
-use cofferdam_policies::documents::{MAX_ITEMS, MAX_RULE_NAME};
-use cofferdam_policies::inventory::{MAX_PRIORITY, RuleAction};
+use cofferdam_documents::{MAX_ITEMS, MAX_RULE_NAME};
+use cofferdam_inventory::{MAX_PRIORITY, RuleAction};
 use serde_json::{Value, json};
 
 use super::parts::{

@@ -3,8 +3,8 @@
 //! Draft 7, which editors know best, and nothing by reference, so that a schema can be
 //! put into another.
 
-use cofferdam_policies::documents::METADATA_KEYS;
-use cofferdam_policies::patterns::{self, IPV4, IPV6, SUBDOMAIN};
+use cofferdam_documents::METADATA_KEYS;
+use cofferdam_syntax::patterns::{self, IPV4, IPV6, SUBDOMAIN};
 use serde_json::{Map, Value, json};
 
 /// The version of JSON Schema that documents' schemas are written in.

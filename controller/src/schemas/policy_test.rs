@@ -1,7 +1,7 @@
 //! `PolicyTest`.
 
-use cofferdam_policies::patterns::SUBDOMAIN;
-use cofferdam_policies::policy_test::{API_VERSION, KIND};
+use cofferdam_reach::policy_test::{API_VERSION, KIND};
+use cofferdam_syntax::patterns::SUBDOMAIN;
 use serde_json::{Value, json};
 
 use super::parts::{address, document, labels, list, object, optional, selector};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use cofferdam_policies::compiler::RuleEntry;
-use cofferdam_policies::inventory::Owner;
+use cofferdam_compiler::RuleEntry;
+use cofferdam_inventory::Owner;
 use cofferdam_protocol::output::{FlowEnd, FlowRecord, IcmpKind, RecordType, RuleName, Schema};
 use cofferdam_verdict::counter::Hook;
 use cofferdam_verdict::event::{EventRecord, flag, kind};
@@ -202,14 +202,14 @@ mod tests {
 
     use super::*;
     use crate::snapshots::{EndpointNames, NamedEndpoint};
-    use cofferdam_policies::compiler::{Input, SlotPlan, compile};
-    use cofferdam_policies::diagnostic::Place;
-    use cofferdam_policies::documents::{assemble, parse};
-    use cofferdam_policies::inventory::{
+    use cofferdam_compiler::{Input, SlotPlan, compile};
+    use cofferdam_documents::{assemble, parse};
+    use cofferdam_inventory::selectors::Labels;
+    use cofferdam_inventory::{
         ClusterNetworkPolicy, ClusterRule, Inventory, Mode, ObjectName, RuleAction, Tier,
         WorkloadSelector,
     };
-    use cofferdam_policies::selectors::Labels;
+    use cofferdam_syntax::diagnostic::Place;
     use cofferdam_verdict::capacity::Limits;
     use zerocopy::FromZeros as _;
 
@@ -231,6 +231,10 @@ status: {podIP: 10.0.0.1}
         names_of(assemble(parse("f.yaml", DOCUMENTS.as_bytes()).documents).inventory)
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the agent's part, without an agent"
+    )]
     fn names_of(inventory: Inventory) -> (Snapshots, u32) {
         let plan = SlotPlan::assign(&inventory);
         let compiled = compile(&Input {

@@ -10,8 +10,8 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_policies::compiler::PolicyKind;
-use cofferdam_policies::inventory::ObjectName;
+use cofferdam_compiler::PolicyKind;
+use cofferdam_inventory::ObjectName;
 use cofferdam_verdict::counter::{self, Counter, Hook};
 use cofferdam_verdict::hits::dropped_direction;
 use cofferdam_verdict::reason::Reason;
@@ -106,7 +106,7 @@ impl Drops {
 mod tests {
     use super::*;
     use crate::hits::{Counts, HitKey};
-    use cofferdam_policies::compiler::RuleKey;
+    use cofferdam_compiler::RuleKey;
 
     const HOOK: Hook = Hook::FromWorkload;
 

@@ -12,9 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use cofferdam_compiler::{PolicyKind, RuleEntry, RuleKey, RuleTable};
 use cofferdam_dataplane::RuleHits;
-use cofferdam_policies::compiler::{PolicyKind, RuleEntry, RuleKey, RuleTable};
-use cofferdam_policies::inventory::{Inventory, ObjectName, RuleAction};
+use cofferdam_inventory::{Inventory, ObjectName, RuleAction};
 use cofferdam_verdict::counter::Hook;
 use cofferdam_verdict::verdict::{Action, Direction};
 use serde::{Deserialize, Serialize};
@@ -289,8 +289,8 @@ fn add(all: &mut CountsByRule, counted: impl Iterator<Item = RuleHits>, meaning:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_policies::compiler::{Input, SlotPlan, compile};
-    use cofferdam_policies::documents::{assemble, parse};
+    use cofferdam_compiler::{Input, SlotPlan, compile};
+    use cofferdam_documents::{assemble, parse};
     use cofferdam_verdict::capacity::Limits;
 
     const PODS: &str = "\
@@ -315,6 +315,10 @@ mod tests {
 ---
 ";
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the agent's part, without an agent"
+    )]
     fn meaning(policies: &[&str]) -> Meaning {
         let text = [&[PODS], policies].concat().concat();
         let inventory = assemble(parse("f.yaml", text.as_bytes()).documents).inventory;

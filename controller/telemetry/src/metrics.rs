@@ -462,8 +462,8 @@ fn single(page: &mut Page, metric: &Metric, value: f64) {
 mod tests {
     use super::*;
     use crate::hits::Counts;
-    use cofferdam_policies::compiler::{PolicyKind, RuleKey};
-    use cofferdam_policies::inventory::ObjectName;
+    use cofferdam_compiler::{PolicyKind, RuleKey};
+    use cofferdam_inventory::ObjectName;
 
     fn facts(counters: Vec<Counter>) -> Facts {
         Facts {

@@ -9,9 +9,9 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cofferdam_policies::compiler::{Compiled, RuleTable, SlotPlan};
-use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
-use cofferdam_policies::selectors::Labels;
+use cofferdam_compiler::{Compiled, RuleTable, SlotPlan};
+use cofferdam_inventory::selectors::Labels;
+use cofferdam_inventory::{Inventory, ObjectName, Owner};
 use cofferdam_verdict::flow::StateWord;
 
 /// Revisions that are remembered.

@@ -59,8 +59,8 @@ impl Usage {
 mod tests {
     use std::time::Duration;
 
-    use cofferdam_policies::compiler::{PolicyKind, RuleKey};
-    use cofferdam_policies::inventory::ObjectName;
+    use cofferdam_compiler::{PolicyKind, RuleKey};
+    use cofferdam_inventory::ObjectName;
     use cofferdam_verdict::verdict::{Action, Direction};
 
     use super::*;

@@ -6,11 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::AddAssign;
 
+use cofferdam_documents as documents;
+use cofferdam_inventory::{Inventory, Protocol};
 use cofferdam_oracle::{self as oracle, Oracle, Payload, Query};
-use cofferdam_policies::diagnostic::Severity;
-use cofferdam_policies::documents;
-use cofferdam_policies::inventory::{Inventory, Protocol};
-use cofferdam_policies::reach::{self, Externals, Reach};
+use cofferdam_reach::{self as reach, Externals, Reach};
+use cofferdam_syntax::diagnostic::Severity;
 use cofferdam_verdict::address;
 use cofferdam_verdict::verdict::Action;
 

@@ -6,11 +6,9 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use cofferdam_policies::{
-    compiler::{Input, Slot, SlotPlan, compile},
-    documents,
-    inventory::{Inventory, ObjectName, Owner, Workload},
-};
+use cofferdam_compiler::{Input, Slot, SlotPlan, compile};
+use cofferdam_documents as documents;
+use cofferdam_inventory::{Inventory, ObjectName, Owner, Workload};
 use cofferdam_verdict::{
     capacity::Limits,
     table::{Page, header},

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use cofferdam_policies::compiler::{RuleMeaning, RuleTable};
+use cofferdam_compiler::{RuleMeaning, RuleTable};
 use cofferdam_tests::{
     firewall::{Firewall, named},
     packet::udp,

@@ -34,9 +34,19 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// The package whose tests need nothing but a compiler.
 const PLAIN: &str = "verdict";
 /// Tests that are tried on what survives its own: arguments of `cargo test`.
-const ALL_TESTS: [&[&str]; 3] = [
+const ALL_TESTS: [&[&str]; 4] = [
     &["--package", "cofferdam-verdict"],
-    &["--package", "cofferdam-policies"],
+    &[
+        "--package",
+        "cofferdam-inventory",
+        "--package",
+        "cofferdam-documents",
+        "--package",
+        "cofferdam-compiler",
+        "--package",
+        "cofferdam-reach",
+    ],
+    &["--package", "cofferdam-analysis"],
     &["--package", "cofferdam-tests", "--test", "programs"],
 ];
 /// Lines of a compiler's words that are shown.

@@ -14,7 +14,7 @@ pub(super) mod sharing;
 mod status;
 mod taint;
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
-use cofferdam_policies::documents::Kind;
+use cofferdam_documents::Kind;
 use cofferdam_sources::kubernetes::{Kubernetes, Resource, WriteError, Writer};
 use serde_json::Value;
 use tokio::sync::oneshot;

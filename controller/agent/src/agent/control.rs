@@ -1,6 +1,6 @@
 //! The control socket: who may ask, and how a request travels.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;

@@ -12,7 +12,7 @@ mod connections;
 mod latest;
 mod tls;
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::TcpListener as StdListener;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use cofferdam_policies::diagnostic::Diagnostic;
+use cofferdam_syntax::diagnostic::Diagnostic;
 use thiserror::Error;
 
 use super::{Config, parse};

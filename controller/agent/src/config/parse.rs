@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use cofferdam_policies::diagnostic::{Code, Diagnostic, Severity};
-use cofferdam_policies::documents::MAX_FILE;
-use cofferdam_policies::documents::reader::{Reader, Shown};
-use cofferdam_policies::names;
-use cofferdam_policies::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
+use cofferdam_documents::MAX_FILE;
+use cofferdam_documents::reader::{Reader, Shown};
 use cofferdam_sources::etcd::Address;
+use cofferdam_syntax::diagnostic::{Code, Diagnostic, Severity};
+use cofferdam_syntax::names;
+use cofferdam_syntax::yaml::{self, FailureKind, Mark, Node as YamlNode, Value};
 use cofferdam_telemetry::tally::WorkloadLabel;
 
 use super::setting::{Setting as _, wrong};

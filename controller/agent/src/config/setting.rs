@@ -6,10 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use cofferdam_policies::diagnostic::Code;
-use cofferdam_policies::documents::reader::{Reader, Shown};
-use cofferdam_policies::yaml::{Node as YamlNode, Value};
+use cofferdam_documents::reader::{Reader, Shown};
 use cofferdam_protocol::output::RecordType;
+use cofferdam_syntax::diagnostic::Code;
+use cofferdam_syntax::yaml::{Node as YamlNode, Value};
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, IntoDeserializer as _};
 
@@ -43,8 +43,8 @@ macro_rules! section {
         impl $crate::config::setting::Setting for $name {
             fn read(
                 &mut self,
-                reader: &mut cofferdam_policies::documents::reader::Reader,
-                node: &cofferdam_policies::yaml::Node<'_>,
+                reader: &mut cofferdam_documents::reader::Reader,
+                node: &cofferdam_syntax::yaml::Node<'_>,
                 what: &str,
             ) {
                 let keys = [$(stringify!($key)),*];

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_policies::diagnostic::Place;
-use cofferdam_policies::inventory::{
+use cofferdam_inventory::selectors::{LabelSelector, Labels};
+use cofferdam_inventory::{
     EndpointSlice, Families, Mode, NamedPort, Namespace, NetworkPolicy, Protocol, Service,
     ServiceKind,
 };
-use cofferdam_policies::selectors::{LabelSelector, Labels};
+use cofferdam_syntax::diagnostic::Place;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;

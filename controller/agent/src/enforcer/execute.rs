@@ -3,15 +3,15 @@
 //! Whatever is refused ends the plan. What has been done until then is noted, so that the next
 //! plan begins there; what is in force without this agent's doing is taken up.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cofferdam_compiler::{Compiled, Compiler, Slot, SlotPlan};
 use cofferdam_dataplane::{AttachError, Endpoint};
-use cofferdam_policies::compiler::{Compiled, Compiler, Slot, SlotPlan};
-use cofferdam_policies::inventory::{Inventory, ObjectName, Owner};
-use cofferdam_policies::shared_map::SharedMap;
+use cofferdam_inventory::shared_map::SharedMap;
+use cofferdam_inventory::{Inventory, ObjectName, Owner};
 use cofferdam_telemetry::hits::{CountsByRule, HitKey, Hits, Meaning, SavedHits};
 use cofferdam_telemetry::snapshots::{Snapshot, Snapshots};
 use cofferdam_verdict::endpoint::MAX_LISTENERS;

@@ -7,11 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use cofferdam_compiler::{CompileError, Compiled, Compiler, SlotEntry, SlotPlan, Snapshot};
 use cofferdam_dataplane::Endpoint;
-use cofferdam_policies::compiler::{
-    CompileError, Compiled, Compiler, SlotEntry, SlotPlan, Snapshot,
-};
-use cofferdam_policies::shared_map::SharedMap;
+use cofferdam_inventory::shared_map::SharedMap;
 use cofferdam_verdict::capacity::Limits;
 
 use super::Published;

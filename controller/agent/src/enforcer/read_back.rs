@@ -4,7 +4,7 @@
 //! by turns; from time to time everything. The loaded programs are asked as well: they must
 //! say of an endpoint's packets what the same code says here.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -5,7 +5,7 @@
 //! which the reconciling thread would answer nobody. Growth waits for a grace period at each
 //! step.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};

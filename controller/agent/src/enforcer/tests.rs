@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use cofferdam_dataplane::Program;
-use cofferdam_policies::documents::{assemble, parse};
+use cofferdam_documents::{assemble, parse};
 use cofferdam_telemetry::snapshots::Snapshots;
 use cofferdam_verdict::judge::probe;
 use cofferdam_verdict::verdict::{Action as Verdict, Verdict as Word};

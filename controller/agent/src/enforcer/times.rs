@@ -4,7 +4,7 @@
 //! They lie in the kernel and are over without an agent. The clock comes round after some
 //! weeks, and a time with it: what has passed is ended here.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use cofferdam_policies::documents::pod_text;
+use cofferdam_documents::pod_text;
 
 use super::Reconciler;
 

@@ -1,8 +1,8 @@
 //! Attachments of containers to networks, as the CNI plugin ends them.
 
-use cofferdam_policies::diagnostic::chain;
 use cofferdam_protocol::output::RemoveReport;
 use cofferdam_protocol::{Attachment, Collection, EndpointSpec, removals};
+use cofferdam_syntax::diagnostic::chain;
 
 use super::Reconciler;
 

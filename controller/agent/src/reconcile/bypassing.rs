@@ -4,14 +4,14 @@
 //! agent too; an agent that starts takes it up from there. It is for the night when something
 //! is wrong: everybody hears of it, in the log, in `status` and in metrics, until it is over.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail, ensure};
-use cofferdam_policies::diagnostic::Code;
 use cofferdam_protocol::output::{BypassReport, BypassedEndpoint, Diagnostic, Schema, Severity};
 use cofferdam_protocol::{Bypass, MAX_BYPASS_MS};
+use cofferdam_syntax::diagnostic::Code;
 use cofferdam_telemetry::time;
 
 use super::{Managed, Reconciler};

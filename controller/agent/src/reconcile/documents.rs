@@ -1,21 +1,21 @@
 //! The documents that count, and those that are kept for when a newer one is wrong.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use cofferdam_answers::diagnostic;
-use cofferdam_policies::diagnostic::{Code, Diagnostic as Finding, Place};
-use cofferdam_policies::documents::{
+use cofferdam_documents::{
     API_PREFIX, ETCD_PREFIX, Identity, KeptFiles, Kind, LastGood, Settled, Source, SourceMap,
 };
-use cofferdam_policies::inventory::{Inventory, ObjectName};
+use cofferdam_inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::Diagnostic;
 use cofferdam_sources::etcd::{self, Announcement, Etcd};
 use cofferdam_sources::files::Sources;
 use cofferdam_sources::kubernetes::{Health, Kubernetes};
+use cofferdam_syntax::diagnostic::{Code, Diagnostic as Finding, Place};
 
 use super::standing::{PolicyFinding, ServersProgress};
 use crate::config::Config;

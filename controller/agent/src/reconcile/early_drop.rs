@@ -3,7 +3,7 @@
 //! Nothing depends on it: the workloads' own hooks decide. So no problem here keeps anything
 //! else from being in force; `status` says in which mode each interface drops, or why not.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cofferdam_dataplane::{Uplink, XdpMode, strips_tags};

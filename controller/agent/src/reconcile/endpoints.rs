@@ -1,13 +1,13 @@
 //! Endpoints: added, given other labels, removed, and found gone.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cofferdam_dataplane::AttachError;
-use cofferdam_policies::inventory::Owner;
+use cofferdam_inventory::Owner;
 use cofferdam_protocol::output::{EndpointState, RemoveReport, Schema};
 use cofferdam_protocol::{EndpointSpec, Removal};
 use cofferdam_telemetry::snapshots::EndpointNames;

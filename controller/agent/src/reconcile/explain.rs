@@ -7,9 +7,9 @@
 use cofferdam_answers::Reply;
 use cofferdam_answers::explain::explain;
 use cofferdam_answers::record::{RecordQuestion, explain_record};
-use cofferdam_policies::reach::PodNetworks;
 use cofferdam_protocol::Question;
 use cofferdam_protocol::output::FlowRecord;
+use cofferdam_reach::PodNetworks;
 use tokio::sync::oneshot;
 
 use super::Reconciler;

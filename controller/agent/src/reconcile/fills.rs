@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use cofferdam_dataplane::FlowUse;
-use cofferdam_policies::diagnostic::Code;
 use cofferdam_protocol::output::{Capacity, Diagnostic, Severity};
+use cofferdam_syntax::diagnostic::Code;
 use cofferdam_telemetry::metrics::FlowFill;
 
 use super::Reconciler;

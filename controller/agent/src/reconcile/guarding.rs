@@ -5,7 +5,7 @@
 //! there; so is one that somebody released, and one that the configuration names as an
 //! uplink. The rules stay when the agent ends: what comes up while none runs is dropped.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};

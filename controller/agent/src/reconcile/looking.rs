@@ -1,6 +1,6 @@
 //! Looks at what is in force: whether it is still what was put there.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime};
 

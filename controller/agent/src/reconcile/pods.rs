@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use cofferdam_policies::inventory::{ObjectName, Owner, Workload};
+use cofferdam_inventory::{ObjectName, Owner, Workload};
 use cofferdam_protocol::{EndpointSpec, PortSpec};
 
 use super::Reconciler;

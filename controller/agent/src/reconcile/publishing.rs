@@ -1,6 +1,6 @@
 //! Brings the desired state into force, and says whether all of it is.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::time::Instant;
 
 use cofferdam_protocol::output::EndpointState;

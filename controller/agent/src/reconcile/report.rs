@@ -1,19 +1,19 @@
 //! Reports of the reconciling thread's state: to commands, to metrics, to other tasks.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam_dataplane::KernelError;
-use cofferdam_policies::diagnostic::Code;
-use cofferdam_policies::inventory::{Inventory, Mode};
-use cofferdam_policies::reach::Probe;
+use cofferdam_inventory::{Inventory, Mode};
 use cofferdam_protocol::output::{
     self, ApiStatus, Capacity, Diagnostic, EndpointList, EndpointReport, EndpointState,
     EndpointStatus, EtcdStatus, FlowUse, Link, Schema, Severity, StatusReport, SyncReport,
 };
+use cofferdam_reach::Probe;
 use cofferdam_sources::etcd;
 use cofferdam_sources::kubernetes::Health;
+use cofferdam_syntax::diagnostic::Code;
 use cofferdam_telemetry::metrics::{ApiFacts, EtcdFacts, Facts};
 use cofferdam_telemetry::time;
 use cofferdam_verdict::counter::Counter;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cofferdam_policies::documents::Identity;
-use cofferdam_policies::inventory::{Inventory, ObjectName};
+use cofferdam_documents::Identity;
+use cofferdam_inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::EndpointState;
 use cofferdam_sources::Progress;
 

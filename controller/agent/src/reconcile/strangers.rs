@@ -6,7 +6,7 @@
 //! takes the workload's addresses for outside ones. Where none stand, packets pass unjudged.
 //! Both are listed, so that nobody takes a node for protected that is not.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeSet;
 
 use cofferdam_protocol::output::EndpointState;

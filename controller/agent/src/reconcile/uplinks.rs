@@ -7,7 +7,7 @@
 //! Filters come first, as soon as an interface is heard of; links follow while nobody asks
 //! for anything. An interface that becomes an endpoint's has them replaced in their place.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cofferdam_policies::documents::{Identity, KeptFile, KeptFiles, Kind};
+use cofferdam_documents::{Identity, KeptFile, KeptFiles, Kind};
 use serde::{Deserialize, Serialize};
 
 use super::{StateError, Store};

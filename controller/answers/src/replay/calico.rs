@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use cofferdam_policies::inventory::Protocol;
-use cofferdam_policies::reach::Probe;
+use cofferdam_inventory::Protocol;
+use cofferdam_reach::Probe;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Direction;
 use serde::Deserialize;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use cofferdam_policies::inventory::{
+use cofferdam_inventory::selectors::{LabelSelector, Labels};
+use cofferdam_inventory::{
     ClusterPeer, Inventory, NAMESPACE_NAME_LABEL, ObjectName, Owner, Peer, PortRange, Ports,
     Protocol, Workload,
 };
-use cofferdam_policies::reach::StandIn;
-use cofferdam_policies::selectors::{LabelSelector, Labels};
+use cofferdam_reach::StandIn;
 
 use super::observed::{PodName, ToldLabels, Who};
 

@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use cofferdam_policies::inventory::{Inventory, Mode, ObjectName};
-use cofferdam_policies::reach::{
+use cofferdam_inventory::{Inventory, Mode, ObjectName};
+use cofferdam_protocol::output::{Diagnostic, Schema};
+use cofferdam_reach::{
     Cell, End, EndKind, Externals, PodNetworks, Probe, Reach, ReachError, StandIn,
 };
-use cofferdam_protocol::output::{Diagnostic, Schema};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Action;
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use cofferdam_policies::connectivity::exceptions::Day;
-use cofferdam_policies::reach::Probe;
+use cofferdam_analysis::connectivity::exceptions::Day;
+use cofferdam_reach::Probe;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::{Action, Direction};
 use schemars::JsonSchema;

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use cofferdam_policies::inventory::Protocol;
-use cofferdam_policies::reach::Probe;
+use cofferdam_inventory::Protocol;
 use cofferdam_protocol::output::{FlowEnd, FlowRecord, RecordType};
+use cofferdam_reach::Probe;
 use cofferdam_verdict::address::Family;
 
 use super::observed::{

@@ -1,7 +1,7 @@
 //! Records of each form against a shop.
 
-use cofferdam_policies::documents::{assemble, parse};
-use cofferdam_policies::reach::{PodNetworks, add_templates};
+use cofferdam_documents::{assemble, parse};
+use cofferdam_reach::{PodNetworks, add_templates};
 use serde_json::{Value, json};
 
 use super::*;

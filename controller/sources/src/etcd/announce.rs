@@ -7,7 +7,7 @@
 //! Invariants: nothing is deleted before the agent has said which endpoints there are; a status
 //! that the server refuses keeps no endpoint from being put there.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;

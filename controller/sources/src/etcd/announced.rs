@@ -7,11 +7,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity};
-use cofferdam_policies::documents::{
+use cofferdam_documents::{
     ANNOUNCED_PREFIX, Content, Document, ETCD_PREFIX, Identity, Kind, Parsed, Rejected, Source,
     pod_text,
 };
+use cofferdam_syntax::diagnostic::{Code, Diagnostic, Place, Severity};
 
 /// Folder of the keys.
 pub(super) const FOLDER: &str = "endpoints/";

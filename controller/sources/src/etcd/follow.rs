@@ -5,7 +5,7 @@
 //! revision was compacted begins with a list, during which what was known stays; so does one of
 //! another cluster, or of one that was put back to an earlier revision.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_policies::documents::{ETCD_PREFIX, Source};
+use cofferdam_documents::{ETCD_PREFIX, Source};
 
 use super::store::Pair;
 use super::{EtcdError, Settings, follow};

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cofferdam_policies::documents::{ETCD_PREFIX, Source};
+use cofferdam_documents::{ETCD_PREFIX, Source};
 
 use super::announced;
 use crate::claims::Claims;

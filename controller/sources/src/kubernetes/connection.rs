@@ -6,12 +6,12 @@
 //! Invariant: no error text has anything of a kubeconfig or an answer in it, which may hold
 //! secrets.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam_policies::documents::Kind;
+use cofferdam_documents::Kind;
 use futures_util::{Stream, StreamExt as _};
 use kube::Client;
 use kube::api::{GetParams, ListParams, WatchParams};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use cofferdam_policies::names;
+use cofferdam_syntax::names;
 use serde::Deserialize;
 use thiserror::Error;
 

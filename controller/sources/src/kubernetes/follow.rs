@@ -9,13 +9,13 @@
 //! the server has forgotten begins with a list, during which what was known stays. After a
 //! failure the next try waits, longer each time and never as long as another agent's.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cofferdam_policies::documents::Kind;
+use cofferdam_documents::Kind;
 use futures_util::StreamExt as _;
 use kube::Client;
 use kube::core::WatchEvent;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use cofferdam_policies::documents::{API_PREFIX, Kind};
+use cofferdam_documents::{API_PREFIX, Kind};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -4,8 +4,8 @@
 //! Invariant: objects become documents by the same rules as those that an agent follows, the
 //! rule for addresses that two pods show among them.
 
-use cofferdam_policies::diagnostic::chain;
-use cofferdam_policies::documents::{Kind, Source};
+use cofferdam_documents::{Kind, Source};
+use cofferdam_syntax::diagnostic::chain;
 use kube::Client;
 use serde_json::Value;
 use thiserror::Error;

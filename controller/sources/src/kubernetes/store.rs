@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cofferdam_policies::documents::{API_PREFIX, Kind, Source, SourceMap};
+use cofferdam_documents::{API_PREFIX, Kind, Source, SourceMap};
 
 use super::object::{Facts, Stripped, name_of, without_addresses};
 use crate::claims::Claims;

@@ -6,7 +6,7 @@
 //! Invariant: nothing here waits longer than [`PATIENCE`], and no failure reaches what follows
 //! objects.
 
-use cofferdam_policies::diagnostic::chain;
+use cofferdam_syntax::diagnostic::chain;
 use std::path::PathBuf;
 use std::time::Duration;
 

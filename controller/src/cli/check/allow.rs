@@ -5,10 +5,10 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use cofferdam_policies::analysis::Allowance;
-use cofferdam_policies::diagnostic::{Code, Diagnostic, Severity};
-use cofferdam_policies::documents::reader::{Fields, Reader};
-use cofferdam_policies::yaml;
+use cofferdam_analysis::Allowance;
+use cofferdam_documents::reader::{Fields, Reader};
+use cofferdam_syntax::diagnostic::{Code, Diagnostic, Severity};
+use cofferdam_syntax::yaml;
 
 /// Most bytes of a file of allowances.
 const MAX_BYTES: u64 = 1 << 20;
@@ -37,7 +37,7 @@ pub(super) struct Allowed {
 
 /// An entry of a file of allowances.
 struct Entry {
-    place: cofferdam_policies::diagnostic::Place,
+    place: cofferdam_syntax::diagnostic::Place,
 }
 
 impl Allowed {

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use cofferdam_policies::compiler::{CompileError, Compiled, Input, SlotPlan, compile};
-use cofferdam_policies::diagnostic::{Code, Diagnostic, Place, Severity};
-use cofferdam_policies::inventory::{Inventory, Workload};
+use cofferdam_compiler::{CompileError, Compiled, Input, SlotPlan, compile};
+use cofferdam_inventory::{Inventory, Workload};
 use cofferdam_protocol::output::Capacity;
+use cofferdam_syntax::diagnostic::{Code, Diagnostic, Place, Severity};
 use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::verdict::MAX_RULE;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cofferdam_policies::documents::Source;
+use cofferdam_documents::Source;
 use cofferdam_protocol::output::Diagnostic;
 
 /// Longest line that is shown, in bytes. Documents without line breaks are one line,

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::hash::Hasher as _;
 use std::path::{Component, Path};
 
-use cofferdam_policies::diagnostic::Code;
 use cofferdam_protocol::output::{Diagnostic, Severity};
+use cofferdam_syntax::diagnostic::Code;
 use serde_json::{Value, json};
 
 use super::excerpt::Texts;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use cofferdam_policies::documents::{MAX_FILE, Source, Strictness};
+use cofferdam_documents::{MAX_FILE, Source, Strictness};
 
 use super::super::cluster::put_beside;
 use super::super::project::{Project, ReadArgs};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use cofferdam_policies::documents::Source;
+use cofferdam_documents::Source;
 
 use super::revisions;
 use crate::cli::connectivity::ConnectivityArgs;

@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use cofferdam_policies::compiler::RuleEntry;
-use cofferdam_policies::connectivity::{Connection, ListedEnd, words};
+use cofferdam_analysis::connectivity::{Connection, ListedEnd, words};
+use cofferdam_compiler::RuleEntry;
 use cofferdam_protocol::output;
 
 use super::super::offline::family_number;

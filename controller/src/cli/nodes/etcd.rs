@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use anyhow::{Result, bail};
-use cofferdam_policies::documents::{Identity, Kind};
+use cofferdam_documents::{Identity, Kind};
 use cofferdam_protocol::node_status::NodeState;
 use cofferdam_sources::etcd::{Address, Overview, Settings};
 

@@ -7,10 +7,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use cofferdam_policies::compiler::PolicyKind;
-use cofferdam_policies::diagnostic::Place;
-use cofferdam_policies::inventory::{Inventory, ObjectName};
+use cofferdam_compiler::PolicyKind;
+use cofferdam_inventory::{Inventory, ObjectName};
 use cofferdam_protocol::output::{FlowRecord, RuleName};
+use cofferdam_syntax::diagnostic::Place;
 use cofferdam_verdict::verdict::Direction;
 
 use crate::cli::project::{Project, ReadArgs};

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result};
+use cofferdam_analysis::connectivity::{Changes, Connectivity, View};
+use cofferdam_analysis::{Mutant, mutants};
 use cofferdam_answers::reach::{MutantReport, MutationReport};
-use cofferdam_policies::analysis::{Mutant, mutants};
-use cofferdam_policies::connectivity::{Changes, Connectivity, View};
-use cofferdam_policies::documents::Source;
-use cofferdam_policies::inventory::Inventory;
-use cofferdam_policies::policy_test::{self, Outcome, PolicyTest};
-use cofferdam_policies::reach::{PodNetworks, Reach};
+use cofferdam_documents::Source;
+use cofferdam_inventory::Inventory;
+use cofferdam_reach::policy_test::{self, Outcome, PolicyTest};
+use cofferdam_reach::{PodNetworks, Reach};
 
 /// Fate of a mutant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

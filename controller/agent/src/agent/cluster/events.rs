@@ -13,8 +13,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use cofferdam_policies::documents::Kind;
-use cofferdam_policies::inventory::{Inventory, ObjectName};
+use cofferdam_documents::Kind;
+use cofferdam_inventory::{Inventory, ObjectName};
 use cofferdam_telemetry::time;
 use serde_json::{Value, json};
 
@@ -371,8 +371,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use cofferdam_policies::documents::Identity;
-    use cofferdam_policies::inventory::Node;
+    use cofferdam_documents::Identity;
+    use cofferdam_inventory::Node;
 
     use crate::reconcile::{DocumentsInForce, PolicyFinding};
 
@@ -482,8 +482,8 @@ mod tests {
                 "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: x}}\n\
                  spec: {{nodeName: {node}}}\nstatus: {{podIP: {address}}}\n"
             );
-            let parsed = cofferdam_policies::documents::parse("f", text.as_bytes());
-            let assembled = cofferdam_policies::documents::assemble(parsed.documents);
+            let parsed = cofferdam_documents::parse("f", text.as_bytes());
+            let assembled = cofferdam_documents::assemble(parsed.documents);
             let workload = assembled.inventory.workloads().shared().values().next();
             workload.unwrap().clone()
         };

@@ -10,9 +10,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use cofferdam_policies::documents::Kind;
-use cofferdam_policies::inventory::Inventory;
-use cofferdam_policies::shared_map::Change;
+use cofferdam_documents::Kind;
+use cofferdam_inventory::Inventory;
+use cofferdam_inventory::shared_map::Change;
 use cofferdam_protocol::node_status::{
     API_VERSION, KIND, MAX_NAMED, NodeState, PLURAL, PoliciesRead, PolicyNotInForce,
 };
@@ -336,7 +336,7 @@ pub(super) fn digest(value: &impl Hash) -> [u128; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_policies::documents::{assemble, parse};
+    use cofferdam_documents::{assemble, parse};
 
     const DOCUMENTS: [&str; 4] = [
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: x, labels: {a: b}}\n",

@@ -1,0 +1,109 @@
+//! Texts that documents come from: as they were read, and as they are kept.
+
+use std::sync::Arc;
+
+use cofferdam_inventory::shared_map::SharedMap;
+
+use super::{API_PREFIX, Document, Identity, Parsed, Strictness, parse_as, parse_object};
+
+/// A file as it was read, or an object of an API server.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its name in diagnostics; an object's begins with [`API_PREFIX`].
+    pub file: Arc<str>,
+    /// Bytes of the file or object.
+    pub text: Arc<[u8]>,
+    /// Result of reading them.
+    pub parsed: Arc<Parsed>,
+}
+
+impl Source {
+    /// Reads a file's text, or an object's, as it is put in force.
+    #[must_use]
+    pub fn new(file: Arc<str>, text: Arc<[u8]>) -> Self {
+        Self::read_as(file, text, Strictness::Strict)
+    }
+
+    /// Reads a file's text strictly, or among whatever else a repository holds. An object's
+    /// is always read strictly.
+    #[must_use]
+    pub fn read_as(file: Arc<str>, text: Arc<[u8]>, strictness: Strictness) -> Self {
+        let parsed = if is_object(&file) {
+            parse_object(&file, &text)
+        } else {
+            parse_as(&file, &text, strictness)
+        };
+        let parsed = Arc::new(parsed);
+        Self { file, text, parsed }
+    }
+}
+
+impl PartialEq for Source {
+    /// Returns `true` for copies of one source, which is told without a look at the text.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.parsed, &other.parsed)
+    }
+}
+
+/// Sources by their names. A large cluster has 200 000 objects, and few of them differ from one
+/// state to the next: what is the same is shared, and not looked at.
+pub type SourceMap = SharedMap<Arc<str>, Source>;
+
+/// Kept files by their names, each with its versions.
+pub type KeptFiles = SharedMap<Arc<str>, Arc<[KeptFile]>>;
+
+/// A file's text and the documents in it that are the last good ones.
+#[derive(Debug, Clone)]
+pub struct KeptFile {
+    /// The file's name.
+    pub file: Arc<str>,
+    /// Its text when those documents were good.
+    pub text: Arc<[u8]>,
+    /// The documents.
+    pub documents: Arc<[Identity]>,
+}
+
+impl KeptFile {
+    /// Returns the file as a source with those documents alone: what of its text was good.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        let mut source = Source::new(self.file.clone(), self.text.clone());
+        let parsed = Arc::make_mut(&mut source.parsed);
+        let is_kept = |document: &Document| self.documents.contains(&document.identity);
+        parsed.documents.retain(is_kept);
+        parsed.rejected.clear();
+        parsed.diagnostics.clear();
+        source
+    }
+}
+
+impl PartialEq for KeptFile {
+    fn eq(&self, other: &Self) -> bool {
+        // Copies of one are told at once, whatever the length of the text.
+        fn is_same<T: PartialEq + ?Sized>(one: &Arc<T>, other: &Arc<T>) -> bool {
+            Arc::ptr_eq(one, other) || one == other
+        }
+        is_same(&self.file, &other.file)
+            && is_same(&self.documents, &other.documents)
+            && is_same(&self.text, &other.text)
+    }
+}
+
+impl Eq for KeptFile {}
+
+impl KeptFile {
+    /// A file all of whose documents are good.
+    pub(super) fn of(source: &Source) -> Self {
+        let documents = source.parsed.documents.iter();
+        Self {
+            file: source.file.clone(),
+            text: source.text.clone(),
+            documents: documents.map(|one| one.identity.clone()).collect(),
+        }
+    }
+}
+
+/// Returns `true` if a file's name is that of an API server's object.
+pub(super) fn is_object(file: &str) -> bool {
+    file.starts_with(API_PREFIX)
+}
