@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cofferdam_analysis::connectivity::{
     AllowedSpan, Change, ChangeKind, ChangedEnd, ChangedSpan, Changes, Connection, Connectivity,
-    Group, Lane, ListedEnd, Outside, PortSpan, Set,
+    Group, Lane, ListedEnd, Outside, PortSpan, ServiceBackend, ServiceEnd, Set,
 };
 use cofferdam_compiler::RuleEntry;
 use cofferdam_protocol::output::{Diagnostic, Schema};
@@ -21,11 +21,11 @@ const ALL: &str = "all";
 /// Ends that are treated alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupReport {
-    /// `namespace/workload`, `node/NAME`, `node/*`, or CIDRs.
+    /// `namespace/workload`, `node/NAME`, `node/*`, `service/NAMESPACE/NAME`, or CIDRs.
     pub id: String,
-    /// `pod`, `node`, or `external` for outside addresses.
+    /// `pod`, `node`, `service`, or `external` for outside addresses.
     pub kind: String,
-    /// The pods or nodes.
+    /// The pods or nodes; of a Service those behind it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<String>,
     /// The outside addresses.
@@ -44,6 +44,18 @@ impl From<&Group> for GroupReport {
             kind: group.kind.as_str().to_owned(),
             members: members.collect(),
             cidrs: group.outside.iter().flat_map(cidrs).collect(),
+            only: None,
+        }
+    }
+}
+
+impl From<&ServiceEnd> for GroupReport {
+    fn from(service: &ServiceEnd) -> Self {
+        Self {
+            id: service.id.to_string(),
+            kind: EndKind::Service.as_str().to_owned(),
+            members: service.members.iter().map(ToString::to_string).collect(),
+            cidrs: Vec::new(),
             only: None,
         }
     }
@@ -86,6 +98,38 @@ pub fn set_word(set: Set) -> &'static str {
     }
 }
 
+/// An end behind a Service.
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct BackendReport {
+    /// The workload or node, or an address that is nobody's.
+    pub id: String,
+    /// The port at which it takes the connections, `80`; null if it is the one that was asked
+    /// for.
+    pub port: Option<u16>,
+}
+
+impl From<ServiceBackend> for BackendReport {
+    fn from(backend: ServiceBackend) -> Self {
+        Self {
+            id: backend.id.to_string(),
+            port: backend.port,
+        }
+    }
+}
+
+/// The backends of a Service behind ports that changed.
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct ChangedBackends {
+    /// In the old set.
+    pub old: Vec<BackendReport>,
+    /// In the new set.
+    pub new: Vec<BackendReport>,
+}
+
 /// Connections that are allowed between two groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionReport {
@@ -103,13 +147,19 @@ pub struct ConnectionReport {
     pub egress: Vec<u32>,
     /// Rules by which the receiver's ingress allows; none where no policy isolates it.
     pub ingress: Vec<u32>,
+    /// Of a Service, who takes the connections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<BackendReport>,
 }
 
 impl ConnectionReport {
     /// A connection, each range of ports by itself.
     #[must_use]
     pub fn of(connection: &Connection<'_>) -> Vec<Self> {
-        let said = |span: &AllowedSpan| (span.egress.clone(), span.ingress.clone());
+        let said = |span: &AllowedSpan| AllowedSpan {
+            ports: PortSpan::whole(Lane::Portless),
+            ..span.clone()
+        };
         let ranges = ranges(&connection.allowed, |span| span.ports, said);
         let (source, destination) = (connection.source.id(), connection.destination.id());
         let report = |(protocol, ports, span): (String, String, &AllowedSpan)| Self {
@@ -120,6 +170,7 @@ impl ConnectionReport {
             ports,
             egress: span.egress.clone(),
             ingress: span.ingress.clone(),
+            backends: span.backends.iter().cloned().map(Into::into).collect(),
         };
         ranges.into_iter().map(report).collect()
     }
@@ -231,6 +282,9 @@ pub struct ChangeReport {
     pub rule: Option<u32>,
     /// The same of the old set.
     pub was: Option<u32>,
+    /// Of a Service, who takes these connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backends: Option<ChangedBackends>,
     /// The reason for which an exception approves of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved: Option<String>,
@@ -377,9 +431,23 @@ fn change_reports(
             .map(|direction| direction_word(direction).to_owned()),
         rule: span.rule.and_then(|rule| rules.number(Set::New, rule)),
         was: span.was.and_then(|rule| rules.number(Set::Old, rule)),
+        backends: backends(changes, change, span),
         approved: None,
     };
     ranges.into_iter().map(report).collect()
+}
+
+/// The backends of a Service behind ports that changed.
+fn backends(changes: &Changes, change: &Change, span: &ChangedSpan) -> Option<ChangedBackends> {
+    let is_service = changes.ends()[change.destination].kind == EndKind::Service;
+    let of = |set| {
+        let backends = changes.backends(set, change, &span.ports).into_iter();
+        backends.map(BackendReport::from).collect()
+    };
+    is_service.then(|| ChangedBackends {
+        old: of(Set::Old),
+        new: of(Set::New),
+    })
 }
 
 /// Numbers for the rules of two sets together.
@@ -412,6 +480,7 @@ impl RuleBook<'_> {
 pub fn listed_end(end: &ListedEnd<'_>) -> GroupReport {
     match end {
         ListedEnd::Group(group) => (*group).into(),
+        ListedEnd::Service(service) => (*service).into(),
         ListedEnd::Outside(outside) => outside.into(),
     }
 }

@@ -88,6 +88,11 @@ impl Edges {
                 let namespace = group.namespace.as_deref();
                 self.node(group.kind, &group.id, namespace, group.members.len());
             }
+            ListedEnd::Service(service) => {
+                let namespace = Some(&*service.namespace);
+                let members = service.members.len();
+                self.node(EndKind::Service, &service.id, namespace, members);
+            }
             ListedEnd::Outside(outside) => self.node(EndKind::External, &outside.id(), None, 0),
         }
     }
@@ -180,7 +185,10 @@ impl GraphReport {
     #[must_use]
     pub fn of_changes(changes: &Changes, diagnostics: Vec<Diagnostic>) -> Self {
         let mut edges = Edges::default();
-        for change in changes.all() {
+        // A Service is drawn as its backends.
+        let is_drawn = |end: usize| changes.ends()[end].kind != EndKind::Service;
+        let drawn = changes.all().iter();
+        for change in drawn.filter(|change| is_drawn(change.destination)) {
             let ends = [change.source, change.destination].map(|at| &changes.ends()[at]);
             for end in ends {
                 let id = end.id.split_once('/').filter(|_| end.kind == EndKind::Pod);

@@ -6,6 +6,7 @@ pub(super) mod sets;
 mod text;
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
 use cofferdam_analysis::connectivity::exceptions::{self, Day, Exception};
 use cofferdam_analysis::connectivity::{ChangeKind, Changes, Lane, PortSpan};
-use cofferdam_answers::connectivity::{DiffReport, ExceptionReport};
+use cofferdam_answers::connectivity::{
+    BackendReport, ChangeReport, ChangedBackends, DiffReport, ExceptionReport,
+};
 use cofferdam_reach::Probe;
 use cofferdam_syntax::diagnostic::Diagnostic;
 use ipnet::IpNet;
@@ -163,14 +166,28 @@ fn approve(report: &mut DiffReport, exceptions: &[Exception], day: Day) {
         let source = (change.source.as_str(), end(&change.source));
         let destination = (change.destination.as_str(), end(&change.destination));
         let ports = span(&change.protocol, &change.ports);
-        let covering = exceptions.iter().zip(&mut used).filter(|(exception, _)| {
-            exception.counts_on(day) && exception.covers(kind, source, destination, ports.as_ref())
-        });
-        for (exception, used) in covering {
-            *used = true;
+        let covering = |destination: (&str, &[IpNet]), ports: Option<&PortSpan>| -> Vec<usize> {
+            let counting = exceptions.iter().enumerate();
+            let counting = counting.filter(|(_, exception)| exception.counts_on(day));
+            let covering = counting
+                .filter(|(_, exception)| exception.covers(kind, source, destination, ports));
+            covering.map(|(at, _)| at).collect()
+        };
+        let mut approving = covering(destination, ports.as_ref());
+        if approving.is_empty() {
+            let each: Vec<Vec<usize>> = (behind(change).iter())
+                .map(|(id, cidrs, own)| covering((id, cidrs), own.or(ports).as_ref()))
+                .collect();
+            // A Service is no more than a way to what is behind it.
+            if each.iter().all(|approving| !approving.is_empty()) {
+                approving = each.concat();
+            }
+        }
+        for at in approving {
+            used[at] = true;
             change
                 .approved
-                .get_or_insert_with(|| exception.reason.clone());
+                .get_or_insert_with(|| exceptions[at].reason.clone());
         }
     }
     let reports = exceptions
@@ -190,6 +207,21 @@ fn approve(report: &mut DiffReport, exceptions: &[Exception], day: Day) {
         });
     report.exceptions = reports.collect();
     report.count();
+}
+
+/// The ends behind a Service that a change is about, in the set that allows it, with their
+/// addresses and ports if they have their own.
+fn behind(change: &ChangeReport) -> Vec<(&str, Vec<IpNet>, Option<PortSpan>)> {
+    let Some(ChangedBackends { old, new }) = &change.backends else {
+        return Vec::new();
+    };
+    let backends = if change.kind == "added" { new } else { old };
+    let behind = backends.iter().map(|BackendReport { id, port }| {
+        let address = id.parse::<IpAddr>().map(IpNet::from);
+        let ports = port.and_then(|port| span(&change.protocol, &port.to_string()));
+        (id.as_str(), address.into_iter().collect(), ports)
+    });
+    behind.collect()
 }
 
 /// The ports of a change; `None` for all.

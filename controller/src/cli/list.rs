@@ -13,7 +13,7 @@ use cofferdam_analysis::connectivity::{
     Connection, Connectivity, Focus, Group, ListedEnd, PortSpan,
 };
 use cofferdam_answers::connectivity::{
-    ConnectionReport, GroupReport, ListReport, LookedAt, listed_end,
+    BackendReport, ConnectionReport, GroupReport, ListReport, LookedAt, listed_end,
 };
 use cofferdam_answers::reach::RuleReport;
 use cofferdam_protocol::output::{self, Schema};
@@ -36,6 +36,9 @@ pub(super) struct ListArgs {
     etcd: EtcdArgs,
     #[command(flatten)]
     focus: FocusArgs,
+    /// Also connections to Services: who may connect to everything behind one.
+    #[arg(long)]
+    services: bool,
     #[command(flatten)]
     state: ConnectivityArgs,
     /// Form of the output.
@@ -43,11 +46,14 @@ pub(super) struct ListArgs {
     format: ListFormat,
 }
 
+/// Prefix of the names of Services.
+const SERVICE: &str = "service/";
+
 /// Connections that are asked for.
 #[derive(Debug, Args)]
 pub(super) struct FocusArgs {
-    /// Only connections of this workload: `namespace/workload`, `namespace/pod` or
-    /// `node/NAME`.
+    /// Only connections of this workload: `namespace/workload`, `namespace/pod`, `node/NAME` or
+    /// `service/NAMESPACE/NAME`.
     #[arg(long = "workload", value_name = "NAMESPACE/NAME")]
     workloads: Vec<String>,
     /// Only connections of workloads in this namespace.
@@ -106,7 +112,7 @@ pub(super) fn run(args: &ListArgs) -> Result<bool> {
         Documents::of(&Project::read_with(&args.etcd.and(&args.paths), reading, cluster)?.sources);
     let connectivity = args.state.of(&documents)?;
     let list = List {
-        focus: args.focus.of(&connectivity)?,
+        focus: args.focus.with_services(&connectivity, args.services)?,
         connectivity: &connectivity,
     };
     if args.format != ListFormat::Json {
@@ -131,6 +137,13 @@ pub(super) fn run(args: &ListArgs) -> Result<bool> {
 impl FocusArgs {
     /// The groups that are chosen by name, and what is asked of them.
     pub(super) fn of(&self, connectivity: &Connectivity) -> Result<Focus> {
+        self.with_services(connectivity, false)
+    }
+
+    /// The same; with Services if they are asked for, or one is chosen by name.
+    fn with_services(&self, connectivity: &Connectivity, services: bool) -> Result<Focus> {
+        let is_named = |name: &String| name.starts_with(SERVICE);
+        let services = services || self.workloads.iter().any(is_named);
         let groups = connectivity.groups();
         let chosen = |is_chosen: &dyn Fn(&Group) -> bool| {
             let groups = groups.iter().enumerate();
@@ -143,17 +156,27 @@ impl FocusArgs {
             let found = chosen(&|group| {
                 *group.id == **name || group.members.iter().any(|member| *member.id == **name)
             });
-            if found.is_empty() {
-                let known = groups
-                    .iter()
-                    .filter(|group| group.kind != EndKind::External);
-                let known: Vec<&str> = known.map(|group| &*group.id).collect();
-                bail!(
-                    "there is no workload `{name}`{}",
-                    did_you_mean(name, &known)
-                );
+            if !found.is_empty() {
+                all.extend(found);
+                continue;
             }
-            all.extend(found);
+            let services = connectivity.services().iter();
+            if let Some(at) = services.clone().position(|service| *service.id == **name) {
+                all.insert(groups.len() + at);
+                continue;
+            }
+            let known = groups
+                .iter()
+                .filter(|group| group.kind != EndKind::External);
+            let known: Vec<&str> = known
+                .map(|group| &*group.id)
+                .chain(services.map(|service| &*service.id))
+                .collect();
+            let near = did_you_mean(name, &known);
+            match name.strip_prefix(SERVICE) {
+                Some(_) => bail!("there is no Service `{name}` that takes connections{near}"),
+                None => bail!("there is no workload `{name}`{near}"),
+            }
         }
         for name in &self.namespaces {
             let found = chosen(&|group| group.namespace.as_deref() == Some(name));
@@ -164,6 +187,11 @@ impl FocusArgs {
                 bail!("there is no workload in a namespace `{name}`{near}");
             }
             all.extend(found);
+            if services {
+                let own = connectivity.services().iter().enumerate();
+                let own = own.filter(|(_, service)| *service.namespace == **name);
+                all.extend(own.map(|(at, _)| groups.len() + at));
+            }
         }
         let is_chosen = !self.workloads.is_empty() || !self.namespaces.is_empty();
         if self.direction.is_some() && !is_chosen {
@@ -171,11 +199,25 @@ impl FocusArgs {
         }
         Ok(Focus {
             groups: is_chosen.then_some(all),
+            services,
             direction: self.direction.map(Into::into),
             port: self.port.map(PortSpan::of_probe),
             family: self.family.map(Into::into),
         })
     }
+}
+
+/// Ends behind a Service in words: `shop/api:8080`, or `shop/api` at the port that was asked for.
+pub(super) fn backend_words(backends: &[BackendReport], between: &str) -> String {
+    let words = backends
+        .iter()
+        .map(|BackendReport { id, port }| match port {
+            // An address of IPv6 has colons of its own.
+            Some(port) if id.contains(':') => format!("[{id}]:{port}"),
+            Some(port) => format!("{id}:{port}"),
+            None => id.clone(),
+        });
+    words.collect::<Vec<_>>().join(between)
 }
 
 /// The name that was probably meant.
@@ -212,7 +254,7 @@ impl List<'_> {
 
     fn write_csv(&self, out: &mut impl Write) -> std::io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
-        let head = [
+        let mut head = vec![
             "source",
             "destination",
             "family",
@@ -221,9 +263,13 @@ impl List<'_> {
             "egress_by",
             "ingress_by",
         ];
+        if self.focus.services {
+            head.push("backends");
+        }
         csv.write_record(head).map_err(super::matrix::from_csv)?;
         self.connectivity.connections(&self.focus, |connection| {
             for report in ConnectionReport::of(&connection) {
+                let backends = (self.focus.services).then(|| backend_words(&report.backends, " "));
                 let fields = [
                     report.source,
                     report.destination,
@@ -233,6 +279,7 @@ impl List<'_> {
                     self.places(&report.egress),
                     self.places(&report.ingress),
                 ];
+                let fields = fields.into_iter().chain(backends);
                 csv.write_record(fields).map_err(super::matrix::from_csv)?;
             }
             Ok::<(), std::io::Error>(())
@@ -293,6 +340,15 @@ impl Serialize for EndStream<'_> {
         let inside = groups.filter(|group| group.outside.is_none());
         let named = self.outside.borrow();
         let outside = named.values().cloned();
-        serializer.collect_seq(inside.map(GroupReport::from).chain(outside))
+        let services = match self.list.focus.services {
+            true => self.list.connectivity.services(),
+            false => &[],
+        };
+        let inside = inside.map(GroupReport::from);
+        serializer.collect_seq(
+            inside
+                .chain(services.iter().map(GroupReport::from))
+                .chain(outside),
+        )
     }
 }

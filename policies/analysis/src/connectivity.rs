@@ -13,24 +13,27 @@
 //! [`Reach::cell`] allows it.
 
 mod changes;
+mod doors;
 pub mod exceptions;
 mod groups;
 mod outside;
 mod owners;
 mod spans;
+mod through;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cofferdam_compiler::{RuleMeaning, RuleTable};
-use cofferdam_inventory::Inventory;
+use cofferdam_inventory::{Inventory, family_of};
 use cofferdam_reach::{EndKind, Probe, Reach};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
 pub use changes::{Change, ChangeKind, ChangedEnd, ChangedSpan, Changes, Set};
+pub use doors::{ServiceBackend, ServiceEnd};
 pub use groups::{Group, Member};
 pub use outside::Outside;
 pub use spans::{Lane, PortSpan, joined, words};
@@ -86,6 +89,8 @@ pub struct AllowedSpan {
     pub egress: Vec<u32>,
     /// Rules by which the receiver's ingress allows.
     pub ingress: Vec<u32>,
+    /// Of a Service, who takes the connections; otherwise nobody else.
+    pub backends: Vec<ServiceBackend>,
 }
 
 /// One end of a connection as it is listed.
@@ -93,6 +98,8 @@ pub struct AllowedSpan {
 pub enum ListedEnd<'c> {
     /// Workloads or nodes.
     Group(&'c Group),
+    /// A Service, of which all backends may be reached.
+    Service(&'c ServiceEnd),
     /// Outside addresses of which the same is to be said.
     Outside(Outside),
 }
@@ -105,12 +112,21 @@ impl PartialEq for Group {
 
 impl Eq for Group {}
 
+impl PartialEq for ServiceEnd {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for ServiceEnd {}
+
 impl ListedEnd<'_> {
-    /// The name: `namespace/workload`, `node/NAME`, or CIDRs.
+    /// The name: `namespace/workload`, `node/NAME`, `service/NAMESPACE/NAME`, or CIDRs.
     #[must_use]
     pub fn id(&self) -> Arc<str> {
         match self {
             Self::Group(group) => group.id.clone(),
+            Self::Service(service) => service.id.clone(),
             Self::Outside(outside) => outside.id().into(),
         }
     }
@@ -132,8 +148,11 @@ pub struct Connection<'c> {
 /// Connections that are asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Focus {
-    /// Groups that are looked at, by position; all if `None`.
+    /// Groups that are looked at, by position; all if `None`. Services have the positions
+    /// behind all groups.
     pub groups: Option<BTreeSet<usize>>,
+    /// Services as receivers too.
+    pub services: bool,
     /// Only connections towards those groups, or away from them.
     pub direction: Option<Direction>,
     /// Only what this is allowed by.
@@ -178,6 +197,7 @@ pub struct Connectivity {
     is_own_node_allowed: bool,
     view: View,
     groups: Groups,
+    services: OnceCell<Vec<ServiceEnd>>,
     known: RefCell<Known>,
 }
 
@@ -198,6 +218,7 @@ impl Connectivity {
             is_own_node_allowed,
             view,
             groups,
+            services: OnceCell::new(),
             known: RefCell::new(known),
         }
     }
@@ -206,6 +227,12 @@ impl Connectivity {
     #[must_use]
     pub fn groups(&self) -> &[Group] {
         &self.groups.groups
+    }
+
+    /// The Services that take connections, in the order of their names.
+    #[must_use]
+    pub fn services(&self) -> &[ServiceEnd] {
+        self.services.get_or_init(|| doors::all(self))
     }
 
     /// The inventory, addresses that stand in included.
@@ -311,6 +338,17 @@ impl Connectivity {
                     }
                 }
             }
+            for (service, family) in self.asked(focus, |to| focus.takes(at, to)) {
+                let allowed = self.allowed_through(source, service, family, focus);
+                if !allowed.is_empty() {
+                    found(Connection {
+                        source: ListedEnd::Group(source),
+                        destination: ListedEnd::Service(service),
+                        family,
+                        allowed,
+                    })?;
+                }
+            }
             for family in families() {
                 let to = inside..groups.len();
                 let away = to.filter(|to| focus.takes(at, *to));
@@ -348,7 +386,71 @@ impl Connectivity {
                 }
             }
         }
+        let from_outside = |to| (inside..groups.len()).any(|from| focus.takes(from, to));
+        for (service, family) in self.asked(focus, from_outside) {
+            let allowed = groups[inside..].iter().map(|source| {
+                let allowed = self.allowed_through(source, service, family, focus);
+                (source, allowed)
+            });
+            for (outside, allowed) in together(family, allowed) {
+                found(Connection {
+                    source: ListedEnd::Outside(outside),
+                    destination: ListedEnd::Service(service),
+                    family,
+                    allowed,
+                })?;
+            }
+        }
         Ok(())
+    }
+
+    /// The Services that are asked for, and of whose position this is so, over each family.
+    fn asked<'c>(
+        &'c self,
+        focus: &Focus,
+        takes: impl Fn(usize) -> bool,
+    ) -> impl Iterator<Item = (&'c ServiceEnd, Family)> {
+        let services = match focus.services {
+            true => self.services(),
+            false => &[],
+        };
+        let positions = self.groups().len()..;
+        let services = positions.zip(services).filter(move |(at, _)| takes(*at));
+        let families = FAMILIES.into_iter();
+        let families = families.filter({
+            let only = focus.family;
+            move |family| only.is_none_or(|only| only == *family)
+        });
+        services.flat_map(move |(_, service)| families.clone().map(move |family| (service, family)))
+    }
+
+    /// The ports of a Service at all of whose backends a group may connect.
+    fn allowed_through(
+        &self,
+        source: &Group,
+        service: &ServiceEnd,
+        family: Family,
+        focus: &Focus,
+    ) -> Vec<AllowedSpan> {
+        let through = self.through(source.behaviour, service, family);
+        let mut spans: Vec<AllowedSpan> = through
+            .into_iter()
+            .flatten()
+            .filter(|(_, through)| through.pair.is_allowed())
+            .map(|(ports, through)| {
+                let [egress, ingress] = through.rules;
+                AllowedSpan {
+                    ports,
+                    egress,
+                    ingress,
+                    backends: service.backends(family, &ports),
+                }
+            })
+            .collect();
+        if let Some(port) = focus.port {
+            spans.retain(|span| span.ports.contains(&port));
+        }
+        spans
     }
 
     /// The ports that are allowed, those that touch as one.
@@ -379,6 +481,7 @@ impl Connectivity {
                     ports: *ports,
                     egress: egress.into_iter().collect(),
                     ingress: ingress.into_iter().collect(),
+                    backends: Vec::new(),
                 }),
             }
         }
@@ -555,8 +658,16 @@ impl Connectivity {
                 },
             }
         };
+        // Of an address that is a Service's alone, other ports lead to nobody.
+        let is_virtual = to
+            .addresses()
+            .any(|address| family_of(address) == family && services.is_virtual(address));
         let mut spans = Vec::new();
         for (span, pair) in base {
+            let pair = &Pair {
+                leads_nowhere: pair.leads_nowhere || is_virtual,
+                ..*pair
+            };
             let mut from = Some(span.first);
             for port in ports.iter().filter(|port| span.contains(port)) {
                 if let Some(first) = from.filter(|first| *first < port.first) {

@@ -58,7 +58,7 @@ pub struct End {
 
 /// One address of an end, and what is known of it.
 #[derive(Debug, Clone)]
-pub(super) struct Point {
+pub struct Point {
     pub(super) address: IpAddr,
     pub(super) profile: Profile,
     /// The workload that has the address to itself, by its position.
@@ -73,6 +73,19 @@ impl Point {
     /// Returns `true` if policies select the owner of the address.
     pub(super) fn is_subject(&self) -> bool {
         self.workload.is_some()
+    }
+
+    /// Returns its peer atom, and the subject class if policies select the owner of the address.
+    #[must_use]
+    pub fn atom(&self) -> (u32, Option<u32>) {
+        let class = self.is_subject().then_some(self.profile.class);
+        (self.profile.atom, class)
+    }
+
+    /// The workload that has the address to itself, by its position.
+    #[must_use]
+    pub fn position(&self) -> Option<u32> {
+        self.workload
     }
 }
 
@@ -133,10 +146,12 @@ impl End {
     /// Returns the peer atom of each of its addresses of a family, and the subject class if
     /// policies select the owner of the address.
     pub fn atoms(&self, family: Family) -> impl Iterator<Item = (u32, Option<u32>)> {
-        self.points(family).map(|point| {
-            let class = point.is_subject().then_some(point.profile.class);
-            (point.profile.atom, class)
-        })
+        self.points(family).map(Point::atom)
+    }
+
+    /// The workloads that have its addresses to themselves, by their positions.
+    pub fn positions(&self) -> impl Iterator<Item = u32> {
+        self.points.iter().filter_map(Point::position)
     }
 
     pub(super) fn points(&self, family: Family) -> impl Iterator<Item = &Point> {

@@ -50,15 +50,14 @@ use cofferdam_verdict::table::{Decision, Profile, SlotKind};
 use cofferdam_verdict::verdict::{Action, Direction, MAX_RULE, Verdict};
 use thiserror::Error;
 
-pub use ends::{End, EndKind, Externals, UnknownEnd};
+pub use ends::{End, EndKind, Externals, Point, UnknownEnd};
 pub use probe::{Probe, ProbeError};
-pub use service::{BackendCell, Backends};
+pub use service::{BackendCell, Backends, BehindService};
 pub use stand_ins::{PodNetwork, PodNetworks};
 pub use templates::{StandIn, add_templates};
 pub use walk::{Explanation, Field, Step, Walk};
 pub use words::selected;
 
-use ends::Point;
 use stand_ins::StandIns;
 
 /// Most pages of a table that is only asked here: 512 MiB.
@@ -518,7 +517,8 @@ impl Reach {
 /// The verdict about a workload that reaches itself through a Service. Policies of its
 /// namespace cannot keep it from itself, those of the cluster can; and only those have
 /// rules that deny.
-fn excused(verdict: Verdict) -> Verdict {
+#[must_use]
+pub fn excused(verdict: Verdict) -> Verdict {
     match (verdict.action, verdict.reason) {
         (Action::Deny, Reason::Rule | Reason::TableCorrupt) => verdict,
         _ => Verdict::allow(Reason::SelfTraffic),

@@ -49,6 +49,17 @@ pub struct BackendCell {
     pub cell: Cell,
 }
 
+/// One backend of a Service.
+#[derive(Debug)]
+pub struct BehindService {
+    /// The pod or node that it is, or its address.
+    pub id: String,
+    /// Its port; `None` where nothing is translated.
+    pub port: Option<u16>,
+    /// The address that it has; if others stand in for it, these.
+    pub points: Vec<Point>,
+}
+
 /// One end of a connection.
 pub(super) struct Target<'e> {
     point: Cow<'e, Point>,
@@ -258,17 +269,64 @@ impl Reach {
         let backends = targets.list.iter().filter(|target| target.is_backend);
         let cells = backends.filter_map(|target| {
             Some(BackendCell {
-                id: match self.inventory.owner(target.point.address) {
-                    Some(Owner::Workload(name)) => name.to_string(),
-                    Some(Owner::Node(name)) => format!("node/{name}"),
-                    None => target.point.address.to_string(),
-                },
+                id: self.owner_id(target.point.address),
                 address: target.point.address,
                 probe: target.probe,
                 cell: self.target(source, target, family)?,
             })
         });
         cells.collect()
+    }
+
+    /// The pod or node that has an address, or the address.
+    fn owner_id(&self, address: IpAddr) -> String {
+        match self.inventory.owner(address) {
+            Some(Owner::Workload(name)) => name.to_string(),
+            Some(Owner::Node(name)) => format!("node/{name}"),
+            None => address.to_string(),
+        }
+    }
+
+    /// The backends of a Service for a probe, in the order in which they are asked.
+    #[must_use]
+    pub fn behind_service(
+        &self,
+        service: &End,
+        probe: Probe,
+        family: Family,
+    ) -> Vec<BehindService> {
+        let targets = self.targets(service, probe, family).unwrap_or_default();
+        let backends = targets.list.into_iter().filter(|one| one.is_backend);
+        let behind = backends.map(|target| BehindService {
+            id: self.owner_id(target.point.address),
+            port: match target.probe.port() {
+                Some((_, port)) if target.is_translated => Some(port),
+                _ => None,
+            },
+            points: [target.point.into_owned()]
+                .into_iter()
+                .chain(target.alternatives)
+                .collect(),
+        });
+        behind.collect()
+    }
+
+    /// The Services that take connections, in the order of their names.
+    pub fn service_ends(&self) -> impl Iterator<Item = End> {
+        let services = self.inventory.services().shared().values();
+        let services = services.filter(|service| service.kind != ServiceKind::ExternalName);
+        services.map(|service| self.service_end(service))
+    }
+
+    fn service_end(&self, service: &Arc<Service>) -> End {
+        let addresses: Vec<IpAddr> = service.addresses().collect();
+        End {
+            id: id(&service.name),
+            kind: EndKind::Service,
+            assumed: false,
+            points: self.points(&addresses, None),
+            service: Some(service.clone()),
+        }
     }
 
     /// Returns the cell of a connection of `source` that is translated to this backend; `None`
@@ -332,14 +390,7 @@ impl Reach {
         if service.kind == ServiceKind::ExternalName {
             return Err(UnknownEnd::ExternalName { text });
         }
-        let addresses: Vec<IpAddr> = service.addresses().collect();
-        Ok(End {
-            id: id(&service.name),
-            kind: EndKind::Service,
-            assumed: false,
-            points: self.points(&addresses, None),
-            service: Some(service.clone()),
-        })
+        Ok(self.service_end(service))
     }
 
     /// The Service whose name is nearest to this.

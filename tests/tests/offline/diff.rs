@@ -286,3 +286,106 @@ fn revisions_of_git_are_paths() {
         assert!(wrong.contains(said), "{path}: {wrong}");
     }
 }
+
+/// A Service in front of the database, and another pod.
+const SQL: &str = "\
+{apiVersion: v1, kind: Service, metadata: {name: sql, namespace: shop}, spec: {clusterIP: 10.96.0.5, selector: {app: db}, ports: [{name: sql, port: 5432}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: cache, namespace: shop, labels: {app: cache}}, status: {podIPs: [{ip: 10.0.0.9}]}}
+";
+
+#[test]
+fn a_service_that_leads_to_others_is_a_change_of_its_connections() {
+    let moved = SQL.replace("{app: db}", "{app: cache}");
+    let folder = sets(
+        &[("db.yaml", DB_FROM_WEB), ("sql.yaml", SQL)],
+        &[("db.yaml", DB_FROM_WEB), ("sql.yaml", &moved)],
+    );
+    let diff = folder.json(0, "diff.json", &DIFF);
+    let changes = diff["changes"].as_array().expect("a list");
+    // The database denies everybody but `web`; no policy isolates the cache.
+    let outside = changes
+        .iter()
+        .find(|change| change["source"] == "0.0.0.0/0")
+        .expect("a change");
+    let backends = json!({"old": [{"id": "shop/db", "port": 5432}], "new": [{"id": "shop/cache", "port": 5432}]});
+    assert_eq!(
+        (&outside["kind"], &outside["destination"], &outside["ports"]),
+        (&json!("added"), &json!("service/shop/sql"), &json!("5432"))
+    );
+    assert_eq!(outside["backends"], backends);
+    assert!(
+        changes
+            .iter()
+            .all(|change| change["destination"] == "service/shop/sql"
+                && change["source"] != "shop/web"),
+        "{changes:?}"
+    );
+    let text = folder.said(0, &DIFF);
+    assert!(
+        text.contains("-> service/shop/sql  tcp/5432")
+            && text.contains("backends shop/cache:5432, were shop/db:5432")
+            && text.contains("was denied by shop/db-from-web (old/db.yaml:4)"),
+        "{text}"
+    );
+    let md = folder.said(0, &[&DIFF[..], &["--format", "md"]].concat());
+    assert!(
+        md.contains("`service/shop/sql` | `tcp/5432` |") && md.contains("were shop/db:5432"),
+        "{md}"
+    );
+    let sarif = folder.said(0, &[&DIFF[..], &["--format", "sarif"]].concat());
+    assert!(
+        sarif.contains("added: 0.0.0.0/0 -> service/shop/sql tcp/5432 over IPv4"),
+        "{sarif}"
+    );
+    let failing = [&DIFF[..], &["--fail-on", "added"]].concat();
+    assert_eq!(folder.run(&failing).status.code(), Some(1));
+}
+
+#[test]
+fn a_service_without_backends_says_so_and_its_order_is_no_change() {
+    let gone = SQL.replace("{app: db}", "{app: none}");
+    let files = [("db.yaml", DB_FROM_WEB), ("sql.yaml", SQL)];
+    let folder = sets(&files, &[("db.yaml", DB_FROM_WEB), ("sql.yaml", &gone)]);
+    let text = folder.said(0, &DIFF);
+    assert!(
+        text.contains("- shop/web -> service/shop/sql  tcp/5432 over IPv4")
+            && text.contains("backends none, were shop/db:5432")
+            && !text.contains("no policy denied it"),
+        "{text}"
+    );
+    let (service, pod) = SQL.split_once("---\n").expect("two documents");
+    let turned = format!("{pod}---\n{service}");
+    let folder = sets(&files, &[("a.yaml", &turned), ("z.yaml", DB_FROM_WEB)]);
+    assert_eq!(
+        folder.said(0, &DIFF),
+        "nothing has changed: both sets allow the same connections\n"
+    );
+}
+
+#[test]
+fn who_approves_of_a_backend_approves_of_the_service_before_it() {
+    let wider = wider();
+    let second = SQL.replace("port: 5432}]", "port: 5432}, {name: more, port: 5433}]");
+    let folder = sets(
+        &[("db.yaml", DB_FROM_WEB), ("sql.yaml", &second)],
+        &[("db.yaml", &wider), ("sql.yaml", &second)],
+    );
+    let except = |destination: &str| {
+        let text = format!(
+            "exceptions:\n- {{source: shop/web, destination: {destination}, ports: tcp/5433, \
+             reason: reports, expires: '2027-01-31'}}\n"
+        );
+        fs::write(folder.0.path().join("except.yaml"), text).expect("a file");
+        let gate = [
+            &DIFF[..],
+            &["--except", "except.yaml", "--as-of", "2027-01-01"],
+        ]
+        .concat();
+        folder.json(0, "diff.json", &gate)["added"].clone()
+    };
+    // Over both families to the pod, over one to the Service.
+    assert_eq!(except("shop/none"), 3);
+    assert_eq!(except("shop/db"), 0);
+    assert_eq!(except("service/shop/*"), 2);
+}

@@ -175,3 +175,76 @@ fn a_list_is_of_what_is_asked_for_and_says_what_it_looked_at() {
     let wrong = folder.complaint(&["list", ".", "--direction", "egress"]);
     assert!(wrong.contains("--workload"), "{wrong}");
 }
+
+/// The database behind a Service, and all pods behind one without an address of its own.
+const SERVICES: &str = "\
+{apiVersion: v1, kind: Service, metadata: {name: sql, namespace: shop}, spec: {clusterIP: 10.96.0.5, selector: {app: db}, ports: [{port: 15432, targetPort: 5432}, {port: 9187}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: each, namespace: shop}, spec: {clusterIP: None, ipFamilies: [IPv4], selector: {app: db}, ports: [{port: 5432}]}}
+";
+
+#[test]
+fn services_are_ends_where_they_are_asked_for() {
+    let folder = Folder::shop();
+    std::fs::write(folder.0.path().join("services.yaml"), SERVICES).expect("a file");
+    let without = folder.said(0, &["list", "."]);
+    assert!(!without.contains("service/"), "{without}");
+    let list = folder.json(0, "list.json", &["list", ".", "--services"]);
+    let rules = list["rules"].as_array().expect("a list");
+    let rule = rules.iter().find(|rule| rule["index"] == 0);
+    let rule = &rule.expect("a rule")["id"];
+    let sql = json!([{"id": "shop/db", "port": 5432}]);
+    // Its other port leads to one of the database that no policy opens.
+    assert_eq!(
+        between(&list, "shop/web", "service/shop/sql"),
+        [
+            json!({"family": 4, "protocol": "tcp", "ports": "15432", "egress": [], "ingress": [rule], "backends": sql})
+        ]
+    );
+    let each = json!([{"id": "shop/db", "port": null}]);
+    assert_eq!(
+        between(&list, "shop/web", "service/shop/each"),
+        [
+            json!({"family": 4, "protocol": "tcp", "ports": "5432", "egress": [], "ingress": [rule], "backends": each})
+        ]
+    );
+    assert_eq!(
+        between(&list, "0.0.0.0/0", "service/shop/sql"),
+        [] as [Value; 0]
+    );
+    let ends = list["ends"].as_array().expect("a list");
+    let end = ends.iter().find(|end| end["id"] == "service/shop/sql");
+    assert_eq!(
+        end.expect("an end"),
+        &json!({"id": "service/shop/sql", "kind": "service", "members": ["shop/db"]})
+    );
+    let chosen = ["list", ".", "--workload", "service/shop/sql"];
+    let text = folder.said(0, &chosen);
+    // The database comes first, which reaches itself.
+    let line = text.lines().rfind(|line| line.contains("-> "));
+    let line = line.expect("a connection");
+    assert!(
+        line.contains("-> service/shop/sql")
+            && line.contains("tcp/15432")
+            && line.contains("(backends shop/db:5432)")
+            && line.ends_with("shop/db-from-web (./db.yaml:7)"),
+        "{text}"
+    );
+    assert!(!text.contains("-> shop/db"), "{text}");
+    let csv = folder.said(0, &[&chosen[..], &["--format", "csv"]].concat());
+    assert!(
+        csv.starts_with("source,destination,family,protocol,ports,egress_by,ingress_by,backends\n")
+            && csv.contains("shop/web,service/shop/sql,4,tcp,15432,,./db.yaml:7,shop/db:5432\n"),
+        "{csv}"
+    );
+    let md = folder.said(0, &[&chosen[..], &["--format", "md"]].concat());
+    assert!(
+        md.contains("| `shop/web` | `service/shop/sql` | `tcp/15432` | IPv4 | (backends shop/db:5432) shop/db-from-web"),
+        "{md}"
+    );
+    let wrong = folder.complaint(&["list", ".", "--workload", "service/shop/sqk"]);
+    assert!(
+        wrong.contains("no Service") && wrong.contains("did you mean `service/shop/sql`?"),
+        "{wrong}"
+    );
+}

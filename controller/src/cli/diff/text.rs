@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use cofferdam_answers::connectivity::{ChangeReport, DiffReport, RuleOfSet};
+use cofferdam_answers::connectivity::{
+    BackendReport, ChangeReport, ChangedBackends, DiffReport, RuleOfSet,
+};
 use cofferdam_protocol::output;
+
+use super::super::list::backend_words;
 
 /// Most ends that are named of a group of changes.
 const MOST_ENDS: usize = 6;
@@ -20,6 +24,10 @@ struct Cause<'r> {
     ports: Vec<String>,
     rule: Option<u32>,
     was: Option<u32>,
+    /// Some verdict makes the difference, so that it is due to policies.
+    is_judged: bool,
+    /// The ends behind the Service that is the receiver.
+    backends: Option<&'r ChangedBackends>,
     approved: Option<&'r str>,
 }
 
@@ -55,6 +63,8 @@ fn together(report: &DiffReport) -> Vec<Together<'_>> {
             ports: Vec::new(),
             rule: change.rule,
             was: change.was,
+            is_judged: change.direction.is_some(),
+            backends: change.backends.as_ref(),
             approved: change.approved.as_deref(),
         };
         let pair = (cause, other.as_str(), change.family);
@@ -121,18 +131,28 @@ impl Together<'_> {
         let mut parts = Vec::new();
         match rule(self.cause.rule) {
             Some(rule) => parts.push(format!("{now} by {rule}")),
-            None if now == "allowed" => parts.push("no policy denies it any more".to_owned()),
+            None if now == "allowed" && !self.is_of_backends() => {
+                parts.push("no policy denies it any more".to_owned())
+            }
             None => {}
         }
         match rule(self.cause.was) {
             Some(rule) => parts.push(format!("was {before} by {rule}")),
-            None if before == "allowed" => parts.push("no policy denied it".to_owned()),
+            None if before == "allowed" && !self.is_of_backends() => {
+                parts.push("no policy denied it".to_owned())
+            }
             None => {}
         }
+        parts.extend(self.cause.backends.map(backends));
         for (id, set) in self.absent(report) {
             parts.push(format!("{id} is only in the {set} documents"));
         }
         parts.join("; ")
+    }
+
+    /// Returns `true` if no policy makes the difference, but who is behind a Service.
+    fn is_of_backends(&self) -> bool {
+        self.cause.backends.is_some() && !self.cause.is_judged
     }
 
     /// Ends that only one set has.
@@ -141,6 +161,23 @@ impl Together<'_> {
         let ends = report.ends.iter().filter(|end| named(&end.id));
         let absent = ends.filter_map(|end| Some((end.id.as_str(), end.only.as_deref()?)));
         absent.take(MOST_ENDS).collect()
+    }
+}
+
+/// The ends behind a Service, and those that were.
+fn backends(ChangedBackends { old, new }: &ChangedBackends) -> String {
+    let words = |backends: &[BackendReport]| {
+        let beyond = backends.len().saturating_sub(MOST_ENDS);
+        let named = backend_words(&backends[..backends.len() - beyond], ", ");
+        match (backends.is_empty(), beyond) {
+            (true, _) => "none".to_owned(),
+            (_, 0) => named,
+            _ => format!("{named} and {beyond} more"),
+        }
+    };
+    match old == new {
+        true => format!("backends {}", words(new)),
+        false => format!("backends {}, were {}", words(new), words(old)),
     }
 }
 

@@ -3,17 +3,20 @@
 use std::io::{self, Write};
 
 use cofferdam_analysis::connectivity::{Connection, ListedEnd, words};
+use cofferdam_answers::connectivity::BackendReport;
 use cofferdam_compiler::RuleEntry;
 use cofferdam_protocol::output;
 
 use super::super::offline::family_number;
 use super::super::text::count;
-use super::{List, LookedAt};
+use super::{List, LookedAt, backend_words};
 
 /// Width of the column of receivers, in characters.
 const RECEIVER: usize = 32;
 /// Width of the column of ports.
 const PORTS: usize = 20;
+/// Most ends behind a Service that are named.
+const MOST_BACKENDS: usize = 4;
 
 /// A line of the list: both families of which the same is to be said.
 struct Line<'c> {
@@ -31,6 +34,23 @@ impl Line<'_> {
             return String::new();
         }
         format!("IPv{}", family_number(self.connection.family))
+    }
+
+    /// The ends behind a Service.
+    fn backends(&self) -> String {
+        let spans = self.connection.allowed.iter();
+        let backends = spans.flat_map(|span| &span.backends).cloned();
+        let mut backends: Vec<BackendReport> = backends.map(Into::into).collect();
+        backends.sort_unstable();
+        backends.dedup();
+        let beyond = backends.len().saturating_sub(MOST_BACKENDS);
+        backends.truncate(MOST_BACKENDS);
+        let words = backend_words(&backends, ", ");
+        match (words.is_empty(), beyond) {
+            (true, _) => String::new(),
+            (_, 0) => format!("(backends {words})"),
+            _ => format!("(backends {words} and {beyond} more)"),
+        }
     }
 
     fn ports(&self) -> String {
@@ -91,7 +111,8 @@ pub(super) fn write(list: &List<'_>, out: &mut impl Write) -> io::Result<()> {
             sender = Some(source);
         }
         let to = line.connection.destination.id();
-        let about = format!("{} {}", line.family(), by(list, line));
+        let about = format!("{} {} {}", line.family(), line.backends(), by(list, line));
+        let about = about.split_whitespace().collect::<Vec<_>>().join(" ");
         let ports = line.ports();
         let words = format!("  -> {to:RECEIVER$} {ports:PORTS$} {}", about.trim());
         writeln!(out, "{}", words.trim_end())
@@ -119,7 +140,9 @@ pub(super) fn write_md(list: &List<'_>, out: &mut impl Write) -> io::Result<()> 
             line.connection.source.id(),
             line.connection.destination.id(),
         );
-        let (ports, family, by) = (line.ports(), line.family(), by(list, line));
+        let (ports, family) = (line.ports(), line.family());
+        let by = format!("{} {}", line.backends(), by(list, line));
+        let by = by.trim();
         writeln!(out, "| `{from}` | `{to}` | `{ports}` | {family} | {by} |")
     })?;
     if count == 0 {

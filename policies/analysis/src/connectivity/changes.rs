@@ -2,7 +2,9 @@
 //!
 //! Ends of both are matched by name: a workload by its owner's, where all its replicas
 //! are alike in either state, otherwise replica by replica. Outside addresses are cut where
-//! either state cuts them, and joined again where the same is to be said of them.
+//! either state cuts them, and joined again where the same is to be said of them. Services
+//! are receivers by their own names: what changes of their ports and of who is behind them
+//! counts as what changes of policies does.
 //!
 //! Invariant: a port of a pair of ends is in a change if and only if one state allows it
 //! and the other does not, or has not both ends.
@@ -18,7 +20,8 @@ use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 use super::groups::FAMILIES;
 use super::outside::{Outside, Range};
 use super::spans::{Partition, PortSpan, overlay, uniform};
-use super::{Connectivity, Group, Member, Pair};
+use super::through::{Kept, services};
+use super::{Connectivity, Group, Member, Pair, ServiceBackend};
 
 /// One of the two states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,18 +71,19 @@ pub struct ChangedSpan {
 /// An end of either state, or of both.
 #[derive(Debug, Clone)]
 pub struct ChangedEnd {
-    /// `namespace/workload`, `node/NAME`, or CIDRs.
+    /// `namespace/workload`, `node/NAME`, `service/NAMESPACE/NAME`, or CIDRs.
     pub id: Arc<str>,
     /// Its kind.
     pub kind: EndKind,
-    /// The ids of its members; none of outside addresses.
+    /// The ids of its members, of a Service in either state; none of outside addresses.
     pub members: Vec<Arc<str>>,
     /// The outside addresses that it is.
     pub outside: Option<Outside>,
     /// The state that alone has it.
     pub only: Option<Set>,
-    /// The groups that it is of, by position: in the old state, and the new one.
-    groups: [Option<usize>; 2],
+    /// The groups that it is of, or the Services, by position: in the old state, and the new
+    /// one.
+    pub(super) groups: [Option<usize>; 2],
 }
 
 /// Changes between two groups of ends over one family.
@@ -106,7 +110,7 @@ pub struct Changes {
 }
 
 /// Behaviours in both states.
-type Both = [Option<u32>; 2];
+pub(super) type Both = [Option<u32>; 2];
 
 /// The end of a change that is not outside, the direction as it has it, the family, and what
 /// has changed.
@@ -121,6 +125,7 @@ impl Changes {
     pub fn new(old: Connectivity, new: Connectivity) -> Self {
         let states = [old, new];
         let mut ends = ends(&states);
+        ends.extend(services(&states));
         ends.extend(outside(&states));
         let nodes = [0, 1].map(|set: usize| {
             let members = states[set].groups().iter().flat_map(|group| &group.members);
@@ -156,9 +161,23 @@ impl Changes {
         &self.states[set as usize]
     }
 
+    /// The backends of a Service behind these ports, in one of the states.
+    #[must_use]
+    pub fn backends(&self, set: Set, change: &Change, ports: &PortSpan) -> Vec<ServiceBackend> {
+        let end = &self.ends[change.destination];
+        let service = match end.kind {
+            EndKind::Service => end.groups[set as usize],
+            _ => None,
+        };
+        let service = service.map(|at| &self.states[set as usize].services()[at]);
+        service.map_or_else(Vec::new, |service| service.backends(change.family, ports))
+    }
+
     fn find(&mut self) {
         let mut by_behaviour: BTreeMap<(bool, Both), Vec<usize>> = BTreeMap::new();
-        for (at, end) in self.ends.iter().enumerate() {
+        let is_service = |end: &ChangedEnd| end.kind == EndKind::Service;
+        let senders = self.ends.iter().enumerate();
+        for (at, end) in senders.filter(|(_, end)| !is_service(end)) {
             let is_outside = end.kind == EndKind::External;
             let behaviours = [0, 1].map(|set| {
                 let group = end.groups[set].map(|group| &self.states[set].groups()[group]);
@@ -207,6 +226,27 @@ impl Changes {
                             let key = (*inside, direction, family, spans.clone());
                             outside.entry(key).or_default().extend(ranges);
                         }
+                    }
+                }
+            }
+        }
+        let services = Kept::new(&self.states, &self.ends);
+        for ((is_from_outside, from), sources) in &by_behaviour {
+            for (at, family, spans) in services.changed(&self.states, *from, &mut known) {
+                for source in sources {
+                    let spans = spans.clone();
+                    if *is_from_outside {
+                        let outside_ends = self.ends[*source].outside.iter();
+                        let ranges = outside_ends.flat_map(|outside| outside.ranges());
+                        let key = (at, Direction::Ingress, family, spans);
+                        outside.entry(key).or_default().extend(ranges);
+                    } else {
+                        changes.push(Change {
+                            source: *source,
+                            destination: at,
+                            family,
+                            spans,
+                        });
                     }
                 }
             }
@@ -270,7 +310,7 @@ impl Changes {
 
 /// Changes that were worked out, each once.
 #[derive(Default)]
-struct KnownChanges {
+pub(super) struct KnownChanges {
     /// Allowed ports by their number.
     ports: HashMap<Vec<PortSpan>, u32>,
     /// For each side of each state the number of the ports that it allows.
@@ -322,7 +362,7 @@ impl KnownChanges {
     }
 
     /// The number of the ports that a side allows.
-    fn allowed(&mut self, state: &Connectivity, set: usize, side: u32) -> u32 {
+    pub(super) fn allowed(&mut self, state: &Connectivity, set: usize, side: u32) -> u32 {
         let sides = &mut self.sides[set];
         let at = side as usize;
         if sides.len() <= at {
@@ -341,7 +381,7 @@ impl KnownChanges {
 }
 
 /// Spans that one allows and the other does not.
-fn changed(
+pub(super) fn changed(
     states: &[Connectivity; 2],
     old: Option<&Partition<Pair>>,
     new: Option<&Partition<Pair>>,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use cofferdam_inventory::services::Backend;
 use cofferdam_inventory::{ObjectName, Owner, Workload};
-use cofferdam_reach::{End, EndKind, Reach};
+use cofferdam_reach::{End, EndKind, Point, Reach};
 use cofferdam_verdict::address::Family;
 
 use super::outside::{Outside, Range};
@@ -54,7 +54,7 @@ pub struct Group {
 pub(super) struct Behaviour {
     /// By family.
     pub(super) traits: [Traits; 2],
-    /// The Services' ports that it is behind, by position.
+    /// The Services' ports that it is behind, of each family, by position.
     serves: Vec<u32>,
     /// The end itself where what is sent to it may be translated by its address, so that it
     /// is like no other.
@@ -199,6 +199,12 @@ impl Groups {
         }
     }
 
+    /// The workloads that an end of this behaviour is, by position.
+    pub(super) fn workloads(&self, behaviour: u32) -> Vec<u32> {
+        let sample = self.samples[behaviour as usize].iter();
+        sample.flat_map(End::positions).collect()
+    }
+
     /// The number of a behaviour.
     fn number(&mut self, behaviour: Behaviour, sample: Option<&End>) -> u32 {
         if let Some(known) = self.numbers.get(&behaviour) {
@@ -220,6 +226,23 @@ fn with_atom(atom: u32) -> Traits {
 }
 
 impl Traits {
+    /// Those of one address.
+    pub(super) fn of_point(point: &Point) -> Self {
+        let (atom, class) = point.atom();
+        Self {
+            class,
+            atoms: vec![atom],
+        }
+    }
+
+    /// The same, each atom by itself.
+    pub(super) fn each(&self) -> impl Iterator<Item = Self> {
+        self.atoms.iter().map(|atom| Self {
+            class: self.class,
+            atoms: vec![*atom],
+        })
+    }
+
     fn of(end: &End, family: Family) -> Self {
         let mut traits = Self::default();
         for (atom, class) in end.atoms(family) {
@@ -232,19 +255,17 @@ impl Traits {
     }
 }
 
-/// Of each pod the ports of Services that it is behind, each port by a number.
+/// Of each pod the ports of Services that it is behind, each port of each family by a number.
 fn serves(reach: &Reach) -> HashMap<String, Vec<u32>> {
     let services = reach.services();
     let inventory = services.inventory();
     let mut serves: HashMap<String, Vec<u32>> = HashMap::new();
     let mut number = 0;
     for service in inventory.services().values() {
-        let of_port = service.ports.iter().map(|port| {
-            let all = FAMILIES.map(|family| services.backends(service, port, family));
-            all.concat()
-        });
+        let of_port = (service.ports.iter())
+            .flat_map(|port| FAMILIES.map(|family| services.backends(service, port, family)));
         let named = FAMILIES.map(|family| services.members(service, family));
-        for backends in of_port.chain([named.concat()]) {
+        for backends in of_port.chain(named) {
             number += 1;
             for Backend { address, pod, .. } in backends {
                 let owned = match inventory.owner(address) {

@@ -9,13 +9,14 @@ use cofferdam_analysis::connectivity::{
     View,
 };
 use cofferdam_inventory::ObjectName;
-use cofferdam_reach::{Cell, End, EndKind, Probe, Reach};
+use cofferdam_reach::{Cell, End, EndKind, Externals, Probe, Reach};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::Action;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
-use proptest::test_runner::TestCaseError;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{TestCaseError, TestRunner};
 
 use super::reach::inventory;
 use super::worlds::{self, World};
@@ -66,6 +67,26 @@ fn asked(reach: &Reach, connectivity: &Connectivity) -> Vec<End> {
     reach.ends().iter().cloned().chain(hosts).collect()
 }
 
+/// The Services that can be asked about.
+fn services(reach: &Reach) -> Vec<End> {
+    let names = reach.inventory().services().keys();
+    let ends = names.map(|name| reach.end(&format!("service/{name}"), &Externals::new()));
+    ends.filter_map(Result::ok).collect()
+}
+
+/// Returns `true` if some backend takes this because it runs on the sender's node.
+fn is_own_node_of_backend(
+    reach: &Reach,
+    source: &End,
+    destination: &End,
+    probe: Probe,
+    family: Family,
+) -> bool {
+    let backends = reach.backend_cells(source, destination, probe, family);
+    let mut cells = backends.iter().map(|backend| &backend.cell);
+    cells.any(|cell| cell.ingress.verdict.reason == Reason::OwnNode)
+}
+
 /// Returns `true` if this is a connection that no list is about.
 fn is_own(source: &End, destination: &End, cell: Option<&Cell>) -> bool {
     let is_own_node = cell.is_some_and(|cell| cell.ingress.verdict.reason == Reason::OwnNode);
@@ -78,7 +99,11 @@ type Listed<'c> = Vec<(ListedEnd<'c>, ListedEnd<'c>, Family, Vec<AllowedSpan>)>;
 
 fn listed(connectivity: &Connectivity) -> Listed<'_> {
     let mut all = Vec::new();
-    let done = connectivity.connections(&Focus::default(), |found| {
+    let focus = Focus {
+        services: true,
+        ..Focus::default()
+    };
+    let done = connectivity.connections(&focus, |found| {
         all.push((found.source, found.destination, found.family, found.allowed));
         Ok::<(), Infallible>(())
     });
@@ -91,6 +116,7 @@ fn listed(connectivity: &Connectivity) -> Listed<'_> {
 fn is_of(listed: &ListedEnd<'_>, end: &End) -> bool {
     match listed {
         ListedEnd::Group(group) => group.members.iter().any(|member| *member.id == *end.id()),
+        ListedEnd::Service(service) => *service.id == *end.id(),
         ListedEnd::Outside(outside) => {
             end.kind() == EndKind::External
                 && end.addresses().all(|address| outside.contains(address))
@@ -98,11 +124,15 @@ fn is_of(listed: &ListedEnd<'_>, end: &End) -> bool {
     }
 }
 
-fn check_list(reach: Reach, view: View) -> Result<(), String> {
+/// Holds a list against cells; returns the number of connections to Services that are allowed.
+fn check_list(reach: Reach, view: View) -> Result<usize, String> {
     let connectivity = Connectivity::new(reach.clone(), view);
     let ends = asked(&reach, &connectivity);
+    let services = services(&reach);
     let listed = listed(&connectivity);
-    for (source, destination) in ends.iter().flat_map(|s| ends.iter().map(move |d| (s, d))) {
+    let mut through = 0;
+    let receivers = || ends.iter().chain(&services);
+    for (source, destination) in ends.iter().flat_map(|s| receivers().map(move |d| (s, d))) {
         let of_ends: Vec<_> = (listed.iter())
             .filter(|(from, to, ..)| is_of(from, source) && is_of(to, destination))
             .collect();
@@ -110,7 +140,9 @@ fn check_list(reach: Reach, view: View) -> Result<(), String> {
             for text in PROBES {
                 let probe: Probe = text.parse().unwrap();
                 let cell = reach.cell(source, destination, probe, family);
-                if is_own(source, destination, cell.as_ref()) {
+                if is_own(source, destination, cell.as_ref())
+                    || is_own_node_of_backend(&reach, source, destination, probe, family)
+                {
                     continue;
                 }
                 let span = PortSpan::of_probe(probe);
@@ -124,6 +156,15 @@ fn check_list(reach: Reach, view: View) -> Result<(), String> {
                     View::Audited => cell.audited_action(),
                 });
                 let is_allowed = action == Some(Action::Allow);
+                if is_allowed && services.iter().any(|one| one.id() == destination.id()) {
+                    through += 1;
+                    let behind = cell.and_then(|cell| cell.backends).map(|all| all.total);
+                    let said = listed.map(|span| span.backends.len());
+                    if said.is_some_and(|said| said == 0 || Some(said) > behind.map(|n| n as usize))
+                    {
+                        return Err(format!("{said:?} of {behind:?} backends"));
+                    }
+                }
                 let asked = || format!("{} > {} {text} {family:?}", source.id(), destination.id());
                 if listed.is_some() != is_allowed || twice.is_some() {
                     return Err(format!("{}: {listed:?}, {twice:?} where {cell:?}", asked()));
@@ -136,7 +177,7 @@ fn check_list(reach: Reach, view: View) -> Result<(), String> {
                         let rule = reach.rule_of(&side.verdict).map(|(number, _)| number);
                         // Of backends the first counts, which is another for a pod that is
                         // one of them itself.
-                        let is_own = cell.backends.is_none();
+                        let is_own = cell.backends.is_none() || !listed.backends.is_empty();
                         if is_own && rule.is_some_and(|rule| !rules.contains(&rule)) {
                             return Err(format!("{}: {rules:?} without {rule:?}", asked()));
                         }
@@ -145,12 +186,12 @@ fn check_list(reach: Reach, view: View) -> Result<(), String> {
             }
         }
     }
-    Ok(())
+    Ok(through)
 }
 
 /// A world, and one with other documents in the place of some.
-fn changed_world() -> impl Strategy<Value = (World, World)> {
-    (worlds::world(), worlds::world()).prop_flat_map(|(one, other)| {
+fn changed<W: Strategy<Value = World>>(world: fn() -> W) -> impl Strategy<Value = (World, World)> {
+    (world(), world()).prop_flat_map(|(one, other)| {
         let (first, second) = (one.texts().to_vec(), other.texts().to_vec());
         let kept = subsequence(first.clone(), first.len().saturating_sub(2)..=first.len());
         let taken = subsequence(second.clone(), 0..=second.len().min(3));
@@ -208,7 +249,16 @@ fn check_changes(texts: [&[String]; 2], own_node: bool) -> Result<usize, String>
                 states[set] = Some(end);
             }
         }
+        for service in services(&states[set]) {
+            let states = ends.entry(service.id().to_owned()).or_default();
+            states[set] = Some(service);
+        }
     }
+    // What was, or becomes, an address of a Service alone is another end.
+    ends.retain(|id, ends| {
+        let mut kinds = ends.iter().flatten().map(End::kind);
+        id.starts_with("service/") || !kinds.any(|kind| kind == EndKind::Service)
+    });
     // An address that somebody has in one state is no outside one.
     ends.retain(|_, ends| {
         let kinds = ends.iter().flatten().map(End::kind);
@@ -219,6 +269,9 @@ fn check_changes(texts: [&[String]; 2], own_node: bool) -> Result<usize, String>
     let changes = Changes::new(old, new);
     let is_of = |at: usize, id: &str| {
         let end = &changes.ends()[at];
+        if end.kind == EndKind::Service {
+            return *end.id == *id;
+        }
         match (&end.outside, id.parse()) {
             (Some(outside), Ok(address)) => outside.contains(address),
             (None, Err(_)) => end.members.iter().any(|member| **member == *id),
@@ -234,6 +287,7 @@ fn check_changes(texts: [&[String]; 2], own_node: bool) -> Result<usize, String>
             kinds.all(|kind| kind == EndKind::External)
         };
         let is_left_out = from == to
+            || from.starts_with("service/")
             || is_outside(sources) && is_outside(destinations)
             || own_node && states.iter().any(|state| is_own_nodes(state, from, to));
         if is_left_out {
@@ -251,6 +305,15 @@ fn check_changes(texts: [&[String]; 2], own_node: bool) -> Result<usize, String>
                     let cell = states[set].cell(source, destination, probe, family);
                     Some((source, destination, cell))
                 });
+                let is_own_node = cells.iter().enumerate().any(|(set, cell)| {
+                    cell.as_ref().is_some_and(|(source, destination, _)| {
+                        let state = &states[set];
+                        is_own_node_of_backend(state, source, destination, probe, family)
+                    })
+                });
+                if is_own_node {
+                    continue;
+                }
                 let is_allowed = |set: usize| {
                     let cell = cells[set].as_ref().and_then(|(.., cell)| *cell);
                     cell.is_some_and(|cell| cell.action() == Action::Allow)
@@ -320,14 +383,33 @@ proptest! {
     fn lists_are_what_cells_say_where_ports_lead_to_services(world in worlds::world_of_services()) {
         let reach = Reach::new(&inventory(world.texts())).expect("a small world");
         let reach = reach.with_own_node_allowed(false);
-        check_list(reach, View::Enforced).map_err(TestCaseError::fail)?;
+        for view in [View::Enforced, View::Audited] {
+            check_list(reach.clone(), view).map_err(TestCaseError::fail)?;
+        }
     }
 
     #[test]
-    fn what_has_changed_is_where_two_matrices_differ((old, new) in changed_world()) {
+    fn what_has_changed_is_where_two_matrices_differ((old, new) in changed(worlds::world)) {
         for own_node in [true, false] {
             check_changes([old.texts(), new.texts()], own_node).map_err(TestCaseError::fail)?;
         }
+    }
+
+    #[test]
+    fn so_it_is_where_services_have_changed((old, new) in changed(worlds::world_of_services)) {
+        for own_node in [true, false] {
+            check_changes([old.texts(), new.texts()], own_node).map_err(TestCaseError::fail)?;
+        }
+    }
+
+    #[test]
+    fn services_in_other_files_have_changed_nothing(
+        world in worlds::world_of_services(),
+        layout in super::layout::layout(),
+    ) {
+        let files = layout.files(world.texts());
+        let found = check_changes([world.texts(), &files], true).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(found, 0);
     }
 
     #[test]
@@ -339,4 +421,31 @@ proptest! {
         let found = check_changes([world.texts(), &files], true).map_err(TestCaseError::fail)?;
         prop_assert_eq!(found, 0);
     }
+}
+
+/// Always the same worlds: enough of them have connections through Services, and changes of
+/// those, for the properties above to mean something.
+#[test]
+fn worlds_have_changes_through_services() {
+    let mut runner = TestRunner::deterministic();
+    let (mut listed, mut changes) = (0, 0);
+    for _ in 0..20 {
+        let worlds = changed(worlds::world_of_services)
+            .new_tree(&mut runner)
+            .unwrap();
+        let (old, new) = worlds.current();
+        let reach = Reach::new(&inventory(old.texts())).expect("a small world");
+        listed += check_list(reach, View::Enforced).unwrap();
+        let states = [old, new].map(|world| {
+            let reach = Reach::new(&inventory(world.texts())).expect("a small world");
+            Connectivity::new(reach, View::Enforced)
+        });
+        let [old, new] = states;
+        let found = Changes::new(old, new);
+        let to_services = found.all().iter();
+        changes += to_services
+            .filter(|change| found.ends()[change.destination].kind == EndKind::Service)
+            .count();
+    }
+    assert!(listed > 200 && changes > 20, "{listed} {changes}");
 }
