@@ -63,7 +63,7 @@ impl<'s> Kept<'s> {
         Self { kinds, services }
     }
 
-    /// What has changed of connections of ends that behave like this to Services.
+    /// Changes of connections of ends that behave like this to Services.
     pub(super) fn changed(
         &self,
         states: &[Connectivity; 2],
