@@ -2,15 +2,26 @@
 //!
 //! The layered method in its plainest form: edges that close a cycle are left out, a
 //! node's layer is the longest way to it, and within a layer nodes are ordered by the
-//! middle of their neighbours. Invariant: equal graphs get equal places.
+//! middle of their neighbours. An edge over more than one layer has a *bend* in each layer
+//! between, so that it leads past the nodes there; edges to one node share their bends.
+//! Invariant: equal graphs get equal places.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounds in which the nodes of layers are ordered by their neighbours.
 const ROUNDS: usize = 8;
 
-/// For each layer its nodes, in order.
-pub(super) fn layers(nodes: usize, edges: &[(usize, usize)]) -> Vec<Vec<usize>> {
+/// Nodes and bends, by number: bends have the numbers behind those of nodes.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    /// For each layer its nodes and bends, in order.
+    pub(super) layers: Vec<Vec<usize>>,
+    /// The bends of edges that have some, from sender to receiver.
+    pub(super) bends: BTreeMap<(usize, usize), Vec<usize>>,
+}
+
+/// Lays out a graph of so many nodes.
+pub(super) fn lay_out(nodes: usize, edges: &[(usize, usize)]) -> Layout {
     let edges: BTreeSet<(usize, usize)> = edges.iter().copied().filter(|(a, b)| a != b).collect();
     let mut next = vec![Vec::new(); nodes];
     for (from, to) in &edges {
@@ -29,11 +40,29 @@ pub(super) fn layers(nodes: usize, edges: &[(usize, usize)]) -> Vec<Vec<usize>> 
         layers[*layer].push(node);
     }
     let mut neighbours = vec![Vec::new(); nodes];
+    let mut bends = BTreeMap::new();
+    let mut bend_before: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     for (from, to) in &edges {
-        neighbours[*from].push(*to);
-        neighbours[*to].push(*from);
+        let between = layer[*from] + 1..layer[*to];
+        let way: Vec<usize> = between
+            .map(|at| {
+                *bend_before.entry((*to, at)).or_insert_with(|| {
+                    layers[at].push(neighbours.len());
+                    neighbours.push(Vec::new());
+                    neighbours.len() - 1
+                })
+            })
+            .collect();
+        let stops: Vec<usize> = [&[*from][..], &way, &[*to]].concat();
+        for pair in stops.windows(2) {
+            neighbours[pair[0]].push(pair[1]);
+            neighbours[pair[1]].push(pair[0]);
+        }
+        if !way.is_empty() {
+            bends.insert((*from, *to), way);
+        }
     }
-    let mut place = vec![0.0f64; nodes];
+    let mut place = vec![0.0f64; neighbours.len()];
     for layer in &layers {
         put(layer, &mut place);
     }
@@ -53,7 +82,7 @@ pub(super) fn layers(nodes: usize, edges: &[(usize, usize)]) -> Vec<Vec<usize>> 
             put(layer, &mut place);
         }
     }
-    layers
+    Layout { layers, bends }
 }
 
 /// Notes where the nodes of a layer stand: layers of any length are the same height.
@@ -113,7 +142,7 @@ mod tests {
 
     #[test]
     fn senders_stand_before_receivers() {
-        let layers = layers(4, &[(2, 1), (1, 0), (2, 0), (3, 0)]);
+        let layers = lay_out(4, &[(2, 1), (1, 0), (3, 1)]).layers;
         assert_eq!(layers.len(), 3);
         assert_eq!(layers[2], [0]);
         assert_eq!(layers[1], [1]);
@@ -122,15 +151,16 @@ mod tests {
 
     #[test]
     fn a_cycle_is_laid_out_once() {
-        let layers = layers(3, &[(0, 1), (1, 2), (2, 0), (1, 1)]);
-        assert_eq!(layers, [[0], [1], [2]]);
-        assert_eq!(super::layers(0, &[]), Vec::<Vec<usize>>::new());
+        let layout = lay_out(3, &[(0, 1), (1, 2), (2, 0), (1, 1)]);
+        assert_eq!(layout.layers, [[0], [1], [2]]);
+        assert!(layout.bends.is_empty(), "{layout:?}");
+        assert!(lay_out(0, &[]).layers.is_empty());
     }
 
     #[test]
     fn neighbours_stand_beside_each_other() {
         // Crossed as they are numbered.
-        let layers = layers(4, &[(0, 3), (1, 2)]);
+        let layers = lay_out(4, &[(0, 3), (1, 2)]).layers;
         let of = |node: usize| {
             layers
                 .iter()
@@ -138,5 +168,18 @@ mod tests {
         };
         assert_eq!(of(0), of(3));
         assert_eq!(of(1), of(2));
+    }
+
+    #[test]
+    fn an_edge_over_layers_has_a_bend_beside_the_nodes_of_each() {
+        let layout = lay_out(4, &[(0, 1), (1, 2), (2, 3), (0, 3), (1, 3)]);
+        let bends = &layout.bends[&(0, 3)];
+        assert_eq!(bends.len(), 2);
+        for (layer, bend) in layout.layers[1..3].iter().zip(bends) {
+            assert!(layer.contains(bend) && layer.len() == 2, "{layout:?}");
+        }
+        // To one node there is one way.
+        assert_eq!(layout.bends[&(1, 3)], bends[1..]);
+        assert_eq!(layout.bends.len(), 2);
     }
 }

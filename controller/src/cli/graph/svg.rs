@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 
 use cofferdam_answers::graph::{GraphEdge, GraphNode, GraphReport};
 
-use super::layout::layers;
+use super::layout::{Layout, lay_out};
 use super::text::{label, name, positions};
 
 /// Width of a character, in pixels, of the font that is asked for; none is measured.
 const CHARACTER: usize = 8;
 /// Height of a node.
 const HEIGHT: usize = 34;
+/// Height of a bend of an edge that leads past the nodes of a layer.
+const BEND: usize = 8;
 /// Room between nodes of a layer.
 const GAP: usize = 26;
 /// Room between layers, for the words of edges.
@@ -35,11 +37,22 @@ text{font:13px ui-monospace,monospace;fill:#111}\
 .removed path{stroke:#b91c1c;stroke-dasharray:6 4}.removed text{fill:#b91c1c}";
 
 /// A place in the picture, in pixels.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Place {
     x: usize,
     y: usize,
     width: usize,
+    height: usize,
+}
+
+impl Place {
+    fn middle(self) -> usize {
+        self.y + self.height / 2
+    }
+
+    fn end(self) -> usize {
+        self.x + self.width
+    }
 }
 
 /// Text that is no markup.
@@ -81,26 +94,31 @@ pub(super) fn picture(report: &GraphReport) -> String {
         .iter()
         .map(|node| shortened(&name(node)))
         .collect();
-    let mut places = vec![
-        Place {
-            x: 0,
-            y: 0,
-            width: 0
-        };
-        names.len()
-    ];
+    let Layout { layers, bends } = lay_out(names.len(), &edges);
+    let mut places = vec![Place::default(); layers.iter().map(Vec::len).sum()];
     let (mut right, mut bottom) = (MARGIN, 0);
-    for layer in layers(names.len(), &edges) {
+    for layer in layers {
         let width = layer
             .iter()
-            .map(|node| names[*node].chars().count())
+            .filter_map(|node| names.get(*node))
+            .map(|name| name.chars().count())
             .max()
             .unwrap_or(0);
         let width = width * CHARACTER + 24;
-        for (at, node) in layer.iter().enumerate() {
-            let y = MARGIN + at * (HEIGHT + GAP);
-            places[*node] = Place { x: right, y, width };
-            bottom = bottom.max(y + HEIGHT);
+        let mut y = MARGIN;
+        for node in &layer {
+            let height = match names.get(*node) {
+                Some(_) => HEIGHT,
+                None => BEND,
+            };
+            places[*node] = Place {
+                x: right,
+                y,
+                width,
+                height,
+            };
+            bottom = bottom.max(y + height);
+            y += height + GAP;
         }
         right += width + BETWEEN;
     }
@@ -122,14 +140,10 @@ pub(super) fn picture(report: &GraphReport) -> String {
     }
     for (edge, (from, to)) in report.edges.iter().zip(&edges) {
         let label = label(report, edge, (*from, *to));
-        draw_edge(
-            &mut text,
-            edge,
-            &label,
-            (places[*from], places[*to]),
-            (*from, *to),
-        )
-        .expect("writing to a string");
+        let bends = bends.get(&(*from, *to)).into_iter().flatten();
+        let stops = [from].into_iter().chain(bends).chain([to]);
+        let stops: Vec<Place> = stops.map(|node| places[*node]).collect();
+        draw_edge(&mut text, edge, &label, &stops, (*from, *to)).expect("writing to a string");
     }
     for (at, (node, name)) in report.nodes.iter().zip(&names).enumerate() {
         draw_node(&mut text, at, node, name, places[at]).expect("writing to a string");
@@ -141,26 +155,41 @@ fn draw_edge(
     text: &mut String,
     edge: &GraphEdge,
     label: &str,
-    (a, b): (Place, Place),
+    stops: &[Place],
     (from, to): (usize, usize),
 ) -> std::fmt::Result {
-    let (ay, by) = (a.y + HEIGHT / 2, b.y + HEIGHT / 2);
-    let a_end = a.x + a.width;
+    let [a, next, ..] = stops else {
+        unreachable!("an edge has two ends");
+    };
     // Forwards from right to left side; backwards and within a layer around the right.
-    let (way, x, y) = if b.x > a_end {
-        let middle = (a_end + b.x) / 2;
-        let way = format!("M{a_end} {ay}C{middle} {ay} {middle} {by} {} {by}", b.x);
-        (way, middle, usize::midpoint(ay, by))
+    let (way, x, y) = if next.x > a.end() {
+        let mut way = format!("M{} {}", a.end(), a.middle());
+        for pair in stops.windows(2) {
+            let [before, after] = [pair[0], pair[1]];
+            let (ay, by) = (before.middle(), after.middle());
+            let middle = (before.end() + after.x) / 2;
+            let curve = format!("C{middle} {ay} {middle} {by} {} {by}", after.x);
+            way.push_str(&curve);
+            if after.height == BEND {
+                way.push_str(&format!("H{}", after.end()));
+            }
+        }
+        let middle = (a.end() + next.x) / 2;
+        (way, middle, usize::midpoint(a.middle(), next.middle()))
     } else {
-        let b_end = b.x + b.width;
-        let around = a_end.max(b_end) + 60;
+        let (ay, by) = (a.middle(), next.middle());
+        let around = a.end().max(next.end()) + 60;
         // What leads from an end to itself needs room to be seen.
         let ay = if from == to {
             ay.saturating_sub(10)
         } else {
             ay
         };
-        let way = format!("M{a_end} {ay}C{around} {ay} {around} {by} {b_end} {by}");
+        let way = format!(
+            "M{} {ay}C{around} {ay} {around} {by} {} {by}",
+            a.end(),
+            next.end()
+        );
         (way, around, usize::midpoint(ay, by))
     };
     let class = edge.change.as_deref().unwrap_or("allowed");
@@ -187,7 +216,7 @@ fn draw_node(
     at: usize,
     node: &GraphNode,
     name: &str,
-    Place { x, y, width }: Place,
+    Place { x, y, width, .. }: Place,
 ) -> std::fmt::Result {
     let namespace = node.namespace.as_deref().unwrap_or_default();
     let sum: usize = namespace.bytes().map(usize::from).sum();
