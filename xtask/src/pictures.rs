@@ -1,8 +1,9 @@
-//! `cargo xtask pictures`: draws the dashboards for the documentation.
+//! `cargo xtask pictures`: draws the dashboards, and a graph, for the documentation.
 //!
 //! The demonstration is shown, goes on for some minutes with a Prometheus over it, and has
-//! Chromium take a picture of each dashboard. By hand, when a dashboard has changed: no test
-//! draws, but tests hold the pictures that are there against the dashboards.
+//! Chromium take a picture of each dashboard and of the page of `cofferdam graph`. By hand, when
+//! one has changed: no test draws, but tests hold the pictures that are there against the
+//! dashboards.
 
 use std::path::PathBuf;
 

@@ -158,6 +158,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::ProtocolCompiler,
         Need::ClusterTools,
         Need::Etcd,
+        Need::Browser,
     ];
     if !options.quick {
         needs.push(Need::NetworkPlugins);

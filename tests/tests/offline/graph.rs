@@ -137,23 +137,71 @@ fn a_page_is_one_file_that_loads_nothing_and_whose_edges_find_their_ends() {
     }
 }
 
+/// Two namespaces with a connection from one to the other, and one within.
+const TWO_NAMESPACES: &str = "\
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop, labels: {app: web}}, status: {podIP: 10.0.0.1}}
+- {apiVersion: v1, kind: Pod, metadata: {name: db, namespace: shop, labels: {app: db}}, status: {podIP: 10.0.0.2}}
+- {apiVersion: v1, kind: Pod, metadata: {name: cron, namespace: other}, status: {podIP: 10.0.0.3}}
+- apiVersion: networking.k8s.io/v1
+  kind: NetworkPolicy
+  metadata: {name: db, namespace: shop}
+  spec:
+    podSelector: {matchLabels: {app: db}}
+    ingress:
+    - from: [{podSelector: {matchLabels: {app: web}}}]
+      ports: [{port: 5432}]
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]
+      ports: [{port: 9187}]
+";
+
+/// A browser draws the page, and does to it what a reader does.
 #[test]
-fn the_script_of_a_page_is_a_program() {
-    // Where there is an engine; elsewhere the structure above has to do.
-    let page = draw(&Folder::shop(), "html");
-    let start = page.find("<script>").expect("a script") + "<script>".len();
-    let script = &page[start..page.find("</script>").expect("an end")];
-    let brackets =
-        |open: char, close: char| script.matches(open).count() == script.matches(close).count();
-    assert!(brackets('{', '}') && brackets('(', ')') && brackets('[', ']'));
-    let folder = Folder::new(&[("page.js", script)]);
-    if let Ok(output) = Command::new("node")
-        .args(["--check", "page.js"])
-        .current_dir(folder.0.path())
+fn a_page_is_drawn_searched_and_hidden_in_a_browser() {
+    let folder = Folder::new(&[("two.yaml", TWO_NAMESPACES)]);
+    let page = draw(&folder, "html");
+    let probe = include_str!("page_probe.js");
+    let probed = page.replace("</body>", &format!("<script>\n{probe}</script>\n</body>"));
+    fs::write(folder.0.path().join("probe.html"), probed).expect("a file");
+    let own = folder.0.path().join("browser");
+    let output = Command::new("chromium-headless-shell")
+        .args(["--headless", "--no-sandbox", "--disable-gpu"])
+        .args(["--virtual-time-budget=5000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", own.display()))
+        .arg(format!(
+            "file://{}",
+            folder.0.path().join("probe.html").display()
+        ))
+        .env("HOME", &own)
         .output()
-    {
-        assert!(output.status.success(), "{output:?}");
+        .expect("a browser: cargo xtask setup");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let start = "<pre id=\"outcome\">";
+    let outcome = text.split_once(start).and_then(|(_, rest)| {
+        let (outcome, _) = rest.split_once("</pre>")?;
+        serde_json::from_str::<Value>(outcome).ok()
+    });
+    let outcome = outcome.unwrap_or_else(|| panic!("{output:?}\n{errors}"));
+    let nodes = ["other/cron", "shop/db", "shop/web"];
+    let edges = ["tcp/9187 (IPv4)", "tcp/5432 (IPv4)"];
+    let picture = |nodes: &[&str], bright: &[&str], edges: &[&str]| json!({"nodes": nodes, "bright": bright, "edges": edges});
+    assert_eq!(outcome["first"], picture(&nodes, &nodes, &edges));
+    // Who is found stands out, with those that it is connected to.
+    assert_eq!(outcome["searched"], picture(&nodes, &nodes[..2], &edges));
+    assert_eq!(outcome["notFound"], picture(&nodes, &[], &edges));
+    let shop = &nodes[1..];
+    assert_eq!(outcome["hidden"], picture(shop, shop, &edges[1..]));
+    assert_eq!(outcome["shownAgain"], outcome["first"]);
+    for (number, least, most) in [("zoom", 1.1, 1.2), ("panned", -1000.0, -1.0)] {
+        let told = outcome[number].as_f64().expect("a number");
+        assert!((least..=most).contains(&told), "{number}: {told}");
     }
+    assert_eq!(outcome["loading"], "refused");
+    let mistakes = errors.lines().filter(|line| line.contains("Uncaught"));
+    assert_eq!(mistakes.count(), 0, "{errors}");
 }
 
 #[test]

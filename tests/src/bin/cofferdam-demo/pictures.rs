@@ -1,4 +1,5 @@
-//! Pictures of the dashboards, of what Prometheus has scraped from the shop's agent.
+//! Pictures of the dashboards, of what Prometheus has scraped from the shop's agent, and of the
+//! page that `cofferdam graph` makes of the shop's policies.
 //!
 //! Chromium takes them, from pages that load nothing; `pngquant` makes them small.
 
@@ -24,6 +25,11 @@ use crate::{
 
 /// Colours of a picture.
 const COLOURS: &str = "64";
+/// Size of the page of a graph.
+const GRAPH: Size = Size {
+    width: 1100,
+    height: 420,
+};
 /// Bytes of a picture at most: pages load it.
 const BYTES: u64 = 200_000;
 
@@ -84,12 +90,37 @@ fn of_one(path: &Path, period: &Period, picture: &Path, premises: &Premises) -> 
     fs::write(&page, html)?;
     let full = premises.folder().join("page.png");
     photograph(&page, dashboard.size(), &full, premises)?;
+    shrink(&full, picture)
+}
+
+/// Takes a picture of the page of `cofferdam graph`. Returns its length in bytes.
+pub(crate) fn of_graph(
+    cofferdam: &Path,
+    policies: &Path,
+    picture: &Path,
+    premises: &Premises,
+) -> Result<u64> {
+    let mut command = dying_with_us(cofferdam);
+    command
+        .arg("graph")
+        .arg(policies)
+        .args(["--format", "html"]);
+    let output = succeed(&mut command)?;
+    let page = premises.folder().join("graph.html");
+    fs::write(&page, output)?;
+    let full = premises.folder().join("graph.png");
+    photograph(&page, GRAPH, &full, premises)?;
+    shrink(&full, picture)
+}
+
+/// Makes a picture of few colours. Returns its length in bytes.
+fn shrink(full: &Path, picture: &Path) -> Result<u64> {
     succeed(
         dying_with_us(Path::new("pngquant"))
             .args(["--force", "--strip", "--speed", "1", "--output"])
             .arg(picture)
             .args([COLOURS, "--"])
-            .arg(&full),
+            .arg(full),
     )?;
     let bytes = fs::metadata(picture)?.len();
     if bytes > BYTES {
@@ -113,16 +144,17 @@ fn photograph(page: &Path, size: Size, to: &Path, premises: &Premises) -> Result
             .arg(format!("file://{}", page.display()))
             // It keeps things there as well.
             .env("HOME", &own),
-    )
+    )?;
+    Ok(())
 }
 
-/// Runs a program; an error has its last words.
-fn succeed(command: &mut Command) -> Result<()> {
+/// Runs a program and returns what it printed; an error has its last words.
+fn succeed(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{command:?} failed ({}): {said}", output.status);
     }
-    Ok(())
+    Ok(output.stdout)
 }

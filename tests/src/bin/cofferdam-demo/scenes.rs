@@ -149,6 +149,14 @@ pub(crate) fn play(arguments: &Arguments, premises: &Premises, started: Instant)
             premises,
         )?;
         findings.object(title, objections);
+        let picture = folder.join("graph.png");
+        let bytes = pictures::of_graph(
+            &arguments.cofferdam,
+            &arguments.policies,
+            &picture,
+            premises,
+        )?;
+        println!("  {}, {bytes} bytes", picture.display());
     }
     if arguments.keep {
         look_around(arguments, premises, &agent, (&site, &shop));
