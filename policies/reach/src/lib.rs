@@ -67,7 +67,7 @@ const TABLE_PAGES: u32 = 1 << 13;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReachError {
     /// It is too large for one table.
-    #[error("the documents do not fit into one table: {0}")]
+    #[error("the documents do not fit into one table")]
     Compile(#[from] CompileError),
     /// Too many ends are without an address.
     #[error("no address is left to stand for that of {end}: give it one in its status")]

@@ -10,6 +10,7 @@ use cofferdam_answers::record::{RecordQuestion, explain_record};
 use cofferdam_protocol::Question;
 use cofferdam_protocol::output::FlowRecord;
 use cofferdam_reach::PodNetworks;
+use cofferdam_syntax::diagnostic::chain;
 use tokio::sync::oneshot;
 
 use super::Reconciler;
@@ -46,14 +47,14 @@ impl Reconciler {
                     &networks,
                     diagnostics,
                 )
-                .map_err(|error| error.to_string()),
+                .map_err(|error| chain(&error)),
                 Inquiry::Record(record) => {
                     let asked = RecordQuestion {
                         record,
                         revision: Some(revision),
                     };
                     explain_record(&inventory, asked, own_node_allowed, &networks, diagnostics)
-                        .map_err(|error| error.to_string())
+                        .map_err(|error| chain(&error))
                 }
             };
             _ = reply.send(match report {

@@ -86,7 +86,7 @@ impl Reconciler {
         for id in ids {
             if let Some(managed) = self.endpoints.get_mut(id) {
                 managed.is_refused = why.is_some();
-                managed.problem = why.map(ToString::to_string);
+                managed.problem = why.map(|why| chain(why));
             }
         }
     }
