@@ -40,8 +40,8 @@ const END_OF_LIST: &str = "k8s.io/initial-events-end";
 pub(super) enum ApiError {
     /// The kubeconfig cannot be opened.
     #[error(
-        "cannot read the kubeconfig {}, which `kubernetes.kubeconfig`, or `--kubeconfig` of a \
-         command, names",
+        "cannot read the kubeconfig {} (set `kubernetes.kubeconfig`, or `--kubeconfig` of a \
+         command)",
         path.display()
     )]
     Unreadable {
