@@ -6,6 +6,7 @@ mod cluster;
 mod compile;
 mod forward;
 mod life;
+mod offline;
 mod packet;
 mod report;
 mod scale;
@@ -90,6 +91,27 @@ enum Bench {
         #[arg(long, default_value_t = 100_000)]
         pods: usize,
     },
+    /// Measures the commands that read documents alone, on those of a large cluster.
+    Offline {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Runs of each command.
+        #[arg(long, default_value_t = 3)]
+        samples: usize,
+        /// Files of one document each.
+        #[arg(long, default_value_t = 40_000)]
+        files: usize,
+        /// Pods of the cluster; it has a tenth as many policies.
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+        /// Services of the cluster.
+        #[arg(long, default_value_t = 0)]
+        services: usize,
+        /// Another program than the one that lies beside this.
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
     /// Measures the delay until a change is in force in a large cluster, by a real agent
     /// with 250 endpoints.
     Scale {
@@ -169,6 +191,23 @@ fn main() -> anyhow::Result<()> {
             pods,
         } => {
             let results = compile::run(samples.max(1), pods)?;
+            report::write(&results, json.as_deref())
+        }
+        Bench::Offline {
+            json,
+            samples,
+            files,
+            pods,
+            services,
+            program,
+        } => {
+            let plan = offline::Plan {
+                files: files.max(1),
+                pods: pods.max(1),
+                services,
+                samples: samples.max(1),
+            };
+            let results = offline::run(plan, program.as_deref())?;
             report::write(&results, json.as_deref())
         }
         Bench::Scale {
