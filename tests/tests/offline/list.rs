@@ -248,3 +248,26 @@ fn services_are_ends_where_they_are_asked_for() {
         "{wrong}"
     );
 }
+
+/// Other ports of an address that is a Service's alone counted as open. A pod on a node that no
+/// document has may show such an address.
+#[test]
+fn an_address_that_is_a_services_alone_is_reached_at_its_ports_alone() {
+    let documents = "\
+{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: shop, labels: {app: db}}, status: {podIP: 10.0.0.2}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: host, namespace: shop}, spec: {nodeName: n1, hostNetwork: true}, status: {podIP: 192.0.2.1}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop}, spec: {clusterIP: 10.96.0.5, externalIPs: [192.0.2.1], selector: {app: db}, ports: [{port: 80}]}}
+";
+    let folder = Folder::new(&[("shop.yaml", documents)]);
+    let list = folder.json(0, "list.json", &["list", "."]);
+    let connections = between(&list, "shop/web", "shop/host");
+    let [connection] = connections.as_slice() else {
+        panic!("{list:#}");
+    };
+    assert_eq!(connection["protocol"], "tcp", "{connection}");
+    assert_eq!(connection["ports"], "80", "{connection}");
+}
