@@ -389,3 +389,29 @@ fn who_approves_of_a_backend_approves_of_the_service_before_it() {
     assert_eq!(except("shop/db"), 0);
     assert_eq!(except("service/shop/*"), 2);
 }
+
+/// Policies of its namespace cannot keep a workload from itself, those of the cluster can: what
+/// both deny to everybody else is a change to it alone.
+#[test]
+fn a_workload_that_is_kept_from_itself_behind_its_service_is_a_change() {
+    let closed = "\
+{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: shop, labels: {app: db}}, status: {podIP: 10.0.0.2}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop}, spec: {clusterIP: 10.96.0.5, selector: {app: db}, ports: [{port: 80}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: closed, namespace: shop}, spec: {podSelector: {}, policyTypes: [Ingress]}}
+";
+    let deny = "\
+{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: none}, spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}
+";
+    let folder = sets(
+        &[("shop.yaml", closed)],
+        &[("shop.yaml", closed), ("deny.yaml", deny)],
+    );
+    let text = folder.said(0, &DIFF);
+    assert!(
+        text.contains("- shop/db -> service/shop/db  tcp/80 over IPv4")
+            && text.contains("0 added, 1 removed"),
+        "{text}"
+    );
+}
