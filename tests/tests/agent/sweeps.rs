@@ -113,11 +113,13 @@ fn a_flow_table_that_fills_is_said_before_it_is_full() {
     assert!(alarm[0].message.contains("shop/web/eth0"), "{alarm:?}");
     let hint = alarm[0].hint.as_deref().unwrap_or_default();
     assert!(hint.contains("limits.flows_per_endpoint"), "{hint}");
+    // `status` asks as the sweep ends; the log follows when the agent has read its end.
     let said = |text: &str| scene.agent.log().matches(text).count();
-    assert_eq!(said("the flow table is nearly full"), 1);
+    wait_until(&scene, || said("the flow table is nearly full") > 0);
 
     // When they are over, so is the alarm.
     wait_until(&scene, || alarms().is_empty());
+    wait_until(&scene, || said("no longer nearly full") > 0);
     assert_eq!(said("the flow table is nearly full"), 1);
     assert_eq!(said("no longer nearly full"), 1);
 }
