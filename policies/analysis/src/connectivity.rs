@@ -12,6 +12,7 @@
 //! Invariant: apart from those, a probe is allowed here if and only if the cell of
 //! [`Reach::cell`] allows it.
 
+mod candidates;
 mod changes;
 mod doors;
 pub mod exceptions;
@@ -20,6 +21,7 @@ mod outside;
 mod owners;
 mod spans;
 mod through;
+mod unlike;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -543,13 +545,8 @@ impl Connectivity {
             let row = self.reach.compiled().row(class, direction, *atom);
             row.expect("classes and atoms of ends are those of their table")
         };
-        let mut known = self.known.borrow_mut();
-        let number = match peer.atoms.as_slice() {
-            [atom] => known.numbers.get(&[row(atom)][..]).copied(),
-            _ => None,
-        };
-        if let Some(number) = number {
-            return number;
+        if let [atom] = peer.atoms.as_slice() {
+            return self.side_of_rows(&[row(atom)]);
         }
         let mut rows: Vec<u32> = Vec::with_capacity(peer.atoms.len());
         for row in peer.atoms.iter().map(row) {
@@ -557,11 +554,17 @@ impl Connectivity {
                 rows.push(row);
             }
         }
-        if let Some(number) = known.numbers.get(&*rows) {
+        self.side_of_rows(&rows)
+    }
+
+    /// The side towards a peer of whose addresses these are the rows, each once.
+    fn side_of_rows(&self, rows: &[u32]) -> SideId {
+        let mut known = self.known.borrow_mut();
+        if let Some(number) = known.numbers.get(rows) {
             return *number;
         }
         let mut side: Option<Partition<Verdict>> = None;
-        for row in &rows {
+        for row in rows {
             let own = self.row(*row);
             side = Some(match side {
                 None => own,

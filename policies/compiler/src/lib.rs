@@ -85,6 +85,7 @@ use subjects::{KnownClasses, Numbering, RuleBook, Subjects};
 use translated::Translated;
 
 pub use additions::SlotEntry;
+pub use cofferdam_verdict::table::BLOCK_WORDS as ATOMS_PER_BLOCK;
 pub use rules::{PolicyKind, RuleEntry, RuleKey, RuleMeaning, RuleTable};
 pub use slots::{Slot, SlotPlan, SlotPlanError};
 pub use virtuals::{InForce, Outcome, Port, Reached, Senders, Virtuals};
@@ -661,6 +662,21 @@ impl Compiled {
     #[must_use]
     pub fn row(&self, class: u32, direction: Direction, atom: u32) -> Option<u32> {
         self.reader().row(class, direction, atom)
+    }
+
+    /// The blocks of a class's rows, one for each [`ATOMS_PER_BLOCK`] atoms in their order:
+    /// where classes have the same block, they have the same rows.
+    pub fn blocks(&self, class: u32, direction: Direction) -> Option<&[u32]> {
+        self.reader().blocks(class, direction)
+    }
+
+    /// The rows of a block that [`Self::blocks`] has, one for each of its atoms.
+    ///
+    /// # Panics
+    /// When the table has no such block.
+    #[must_use]
+    pub fn rows_of(&self, block: u32) -> &[u32] {
+        self.reader().rows_of(block)
     }
 
     /// The intervals of a row: first key, verdict in force, audited verdict.

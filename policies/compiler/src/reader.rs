@@ -31,10 +31,29 @@ impl<'w> Reader<'w> {
 
     /// The offset of the row of a class towards an atom.
     pub(super) fn row_at(&self, class: u32, direction: Direction, atom: u32) -> u32 {
-        let class = self.header(header::CLASSES) + class * CLASS_WORDS;
-        let groups = self.at(class + direction as u32);
+        let groups = self.groups_at(class, direction);
         let block = self.at(groups + atom / BLOCK_WORDS);
         self.at(block + atom % BLOCK_WORDS)
+    }
+
+    /// The offset of the list of a class's blocks.
+    fn groups_at(&self, class: u32, direction: Direction) -> u32 {
+        let class = self.header(header::CLASSES) + class * CLASS_WORDS;
+        self.at(class + direction as u32)
+    }
+
+    /// The blocks of a class, one for each group of atoms.
+    pub(super) fn blocks(&self, class: u32, direction: Direction) -> Option<&'w [u32]> {
+        (class < self.header(header::CLASS_COUNT)).then(|| {
+            let groups = self.header(header::ATOM_COUNT).div_ceil(BLOCK_WORDS);
+            let first = self.groups_at(class, direction) as usize;
+            &self.words[first..first + groups as usize]
+        })
+    }
+
+    /// The offsets of the rows of a block, one for each atom of its group.
+    pub(super) fn rows_of(&self, block: u32) -> &'w [u32] {
+        &self.words[block as usize..(block + BLOCK_WORDS) as usize]
     }
 
     /// The intervals of a row: first key, verdict in force, audited verdict.

@@ -17,10 +17,12 @@ use cofferdam_verdict::address::Family;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
+use super::candidates::{Candidates, alike};
 use super::groups::FAMILIES;
 use super::outside::{Outside, Range};
 use super::spans::{Partition, PortSpan, overlay, uniform};
 use super::through::{Kept, services};
+use super::unlike::{Parties, Unlike};
 use super::{Connectivity, Group, Member, Pair, ServiceBackend};
 
 /// One of the two states.
@@ -174,35 +176,26 @@ impl Changes {
     }
 
     fn find(&mut self) {
-        let mut by_behaviour: BTreeMap<(bool, Both), Vec<usize>> = BTreeMap::new();
-        let is_service = |end: &ChangedEnd| end.kind == EndKind::Service;
-        let senders = self.ends.iter().enumerate();
-        for (at, end) in senders.filter(|(_, end)| !is_service(end)) {
-            let is_outside = end.kind == EndKind::External;
-            let behaviours = [0, 1].map(|set| {
-                let group = end.groups[set].map(|group| &self.states[set].groups()[group]);
-                group.map(|group| group.behaviour)
-            });
-            by_behaviour
-                .entry((is_outside, behaviours))
-                .or_default()
-                .push(at);
-        }
+        let all = alike(&self.states, &self.ends);
+        let mut parties = Parties::default();
+        let candidates = Candidates::new(&self.states, &all, &mut parties);
+        let services = Kept::new(&self.states, &self.ends, &mut parties);
         let mut known = KnownChanges::default();
+        let unlike = Unlike::new(&self.states, &parties, &mut known);
         let mut changes: Vec<Change> = Vec::new();
         let mut outside: BTreeMap<OneSided, Vec<Range>> = BTreeMap::new();
-        for ((is_from_outside, from), sources) in &by_behaviour {
-            for ((is_to_outside, to), destinations) in &by_behaviour {
-                if *is_from_outside && *is_to_outside {
-                    continue;
-                }
-                for family in FAMILIES {
-                    let Some(spans) = known.spans(&self.states, *from, *to, family) else {
+        for (at, from) in all.iter().enumerate() {
+            for (which, family) in FAMILIES.into_iter().enumerate() {
+                for to in candidates.of(at, which, &parties, &unlike) {
+                    let to = &all[to];
+                    if from.is_outside && to.is_outside {
                         continue;
-                    };
-                    for source in sources {
-                        for destination in destinations {
-                            let (inside, direction, range) = match (is_from_outside, is_to_outside)
+                    }
+                    let spans = known.spans(&self.states, from.behaviours, to.behaviours, family);
+                    let Some(spans) = spans else { continue };
+                    for source in &from.ends {
+                        for destination in &to.ends {
+                            let (inside, direction, range) = match (from.is_outside, to.is_outside)
                             {
                                 (true, _) => {
                                     (destination, Direction::Ingress, &self.ends[*source].outside)
@@ -229,13 +222,17 @@ impl Changes {
                     }
                 }
             }
-        }
-        let services = Kept::new(&self.states, &self.ends);
-        for ((is_from_outside, from), sources) in &by_behaviour {
-            for (at, family, spans) in services.changed(&self.states, *from, &mut known) {
-                for source in sources {
+            let changed = services.changed(
+                &self.states,
+                from.behaviours,
+                candidates.parties(at),
+                &parties,
+                &unlike,
+            );
+            for (at, family, spans) in changed {
+                for source in &from.ends {
                     let spans = spans.clone();
-                    if *is_from_outside {
+                    if from.is_outside {
                         let outside_ends = self.ends[*source].outside.iter();
                         let ranges = outside_ends.flat_map(|outside| outside.ranges());
                         let key = (at, Direction::Ingress, family, spans);

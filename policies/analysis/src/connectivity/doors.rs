@@ -141,9 +141,9 @@ impl ServiceEnd {
         backends.into_iter().collect()
     }
 
-    /// Returns `true` if one of these workloads is behind it.
-    pub(super) fn has(&self, workloads: &[u32]) -> bool {
-        workloads.iter().any(|one| self.workloads.contains(one))
+    /// The workloads behind it, by position.
+    pub(super) fn workloads(&self) -> impl Iterator<Item = u32> {
+        self.workloads.iter().copied()
     }
 
     /// The kinds of backends in two states of a Service, by pairs, if it has the same doors in

@@ -1,97 +1,105 @@
 //! Services in two states: connections through them that one allows and the other not.
 //!
 //! Of most Services nothing has changed but what policies say of the kinds of backends, and of
-//! most kinds not even that: those are passed over.
+//! most kinds not even that: those are passed over. A Service whose own backend asks is
+//! looked at always, because what it sends to itself is judged otherwise.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cofferdam_verdict::address::Family;
-use cofferdam_verdict::verdict::Direction;
 
 use cofferdam_reach::EndKind;
 
-use super::changes::{Both, ChangedEnd, ChangedSpan, KnownChanges, Set, changed};
+use super::changes::{Both, ChangedEnd, ChangedSpan, Set, changed};
 use super::doors::ServiceEnd;
-use super::groups::{FAMILIES, Traits};
+use super::groups::FAMILIES;
 use super::spans::Partition;
+use super::unlike::{Parties, PartyNumber, Unlike};
 use super::{Connectivity, Pair};
-
-/// A kind of backends in both states, by number.
-type KindNumber = u32;
 
 /// Services of both states.
 pub(super) struct Kept<'s> {
-    kinds: Vec<(&'s Traits, &'s Traits)>,
     services: Vec<KeptService<'s>>,
+    /// By family.
+    asked: [Asked; 2],
+    /// By state the Services, by position, that a workload is behind.
+    behind: [HashMap<u32, Vec<usize>>; 2],
 }
 
-/// A Service, and what is known of it before anything is asked.
+/// A Service in both states.
 struct KeptService<'s> {
     /// Its position among the ends.
     at: usize,
     states: [Option<&'s ServiceEnd>; 2],
-    /// By family, the kinds of its backends if it has changed in nothing else.
-    kinds: [Option<Vec<KindNumber>>; 2],
+}
+
+/// Services of a family, by position, as they have to be asked about.
+#[derive(Default)]
+struct Asked {
+    /// By each sender: more has changed than what policies know of backends.
+    always: Vec<usize>,
+    /// By senders that a kind of backends takes in one state alone.
+    by_kind: HashMap<PartyNumber, Vec<usize>>,
 }
 
 impl<'s> Kept<'s> {
-    pub(super) fn new(states: &'s [Connectivity; 2], ends: &[ChangedEnd]) -> Self {
-        let mut numbers: HashMap<(&Traits, &Traits, Family), KindNumber> = HashMap::new();
-        let mut kinds = Vec::new();
+    pub(super) fn new(
+        states: &'s [Connectivity; 2],
+        ends: &[ChangedEnd],
+        parties: &mut Parties<'s>,
+    ) -> Self {
+        let mut kept = Self {
+            services: Vec::new(),
+            asked: Default::default(),
+            behind: Default::default(),
+        };
         let services = ends.iter().enumerate();
-        let services = services.filter(|(_, end)| end.kind == EndKind::Service);
-        let services = services.map(|(at, end)| {
+        for (at, end) in services.filter(|(_, end)| end.kind == EndKind::Service) {
             let own = [0, 1].map(|set: usize| Some(&states[set].services()[end.groups[set]?]));
-            let kinds = FAMILIES.map(|family| {
-                let both = ServiceEnd::kinds_of_both(own[0]?, own[1]?, family)?;
-                let number = |(old, new): (&'s Traits, &'s Traits)| {
-                    *numbers.entry((old, new, family)).or_insert_with(|| {
-                        kinds.push((old, new));
-                        KindNumber::try_from(kinds.len() - 1).expect("fewer than backends")
-                    })
-                };
-                Some(both.into_iter().map(number).collect())
-            });
-            KeptService {
-                at,
-                states: own,
-                kinds,
+            let position = kept.services.len();
+            for (asked, family) in kept.asked.iter_mut().zip(FAMILIES) {
+                asked.take(position, own, family, parties);
             }
-        });
-        let services = services.collect();
-        Self { kinds, services }
+            for (behind, service) in kept.behind.iter_mut().zip(own) {
+                for workload in service.into_iter().flat_map(ServiceEnd::workloads) {
+                    behind.entry(workload).or_default().push(position);
+                }
+            }
+            kept.services.push(KeptService { at, states: own });
+        }
+        kept
     }
 
-    /// Changes of connections of ends that behave like this to Services.
+    /// Changes of connections of ends that behave like this, and are of these parties by family,
+    /// to Services.
     pub(super) fn changed(
         &self,
         states: &[Connectivity; 2],
         from: Both,
-        known: &mut KnownChanges,
+        of: [Option<PartyNumber>; 2],
+        parties: &Parties<'_>,
+        unlike: &Unlike,
     ) -> Vec<(usize, Family, Arc<[ChangedSpan]>)> {
-        let own = [0, 1].map(|set: usize| {
-            let workloads = from[set].map(|from| states[set].groups.workloads(from));
-            workloads.unwrap_or_default()
-        });
-        let mut same: HashMap<KindNumber, bool> = HashMap::new();
         let mut found = Vec::new();
-        for service in &self.services {
-            let is_itself = [0, 1].into_iter().any(|set| {
-                let service = service.states[set];
-                service.is_some_and(|service| service.has(&own[set]))
-            });
-            for (which, family) in FAMILIES.into_iter().enumerate() {
-                let kinds = service.kinds[which].as_ref().filter(|_| !is_itself);
-                let is_same = kinds.is_some_and(|kinds| {
-                    kinds.iter().all(|kind| {
-                        *(same.entry(*kind))
-                            .or_insert_with(|| self.is_same(states, from, *kind, family, known))
-                    })
-                });
-                if is_same {
-                    continue;
+        for (which, family) in FAMILIES.into_iter().enumerate() {
+            let Some(party) = of[which] else { continue };
+            let asked: BTreeSet<usize> = match parties.is_in_both(party) {
+                false => (0..self.services.len()).collect(),
+                true => {
+                    let Asked { always, by_kind } = &self.asked[which];
+                    let kinds = unlike.receivers(party).iter();
+                    let by_kind = kinds.filter_map(|kind| by_kind.get(kind)).flatten();
+                    let itself = self.of_itself(states, from);
+                    always
+                        .iter()
+                        .chain(by_kind)
+                        .copied()
+                        .chain(itself)
+                        .collect()
                 }
+            };
+            for service in asked.into_iter().map(|position| &self.services[position]) {
                 let pairs = [0, 1].map(|set: usize| -> Option<Partition<Pair>> {
                     let through = states[set].through(from[set]?, service.states[set]?, family)?;
                     Some(
@@ -108,26 +116,39 @@ impl<'s> Kept<'s> {
         found
     }
 
-    /// Returns `true` if both states allow the same ports between these and a kind.
-    fn is_same(
-        &self,
-        states: &[Connectivity; 2],
-        from: Both,
-        kind: KindNumber,
+    /// The Services that ends are behind that behave like this.
+    fn of_itself(&self, states: &[Connectivity; 2], from: Both) -> BTreeSet<usize> {
+        let by_state = states.iter().zip(from).zip(&self.behind);
+        let by_state = by_state.flat_map(|((state, from), behind)| {
+            let own = from.map(|from| state.groups.workloads(from));
+            let own = own.into_iter().flatten();
+            own.filter_map(|workload| behind.get(&workload))
+        });
+        by_state.flatten().copied().collect()
+    }
+}
+
+impl Asked {
+    fn take<'s>(
+        &mut self,
+        position: usize,
+        states: [Option<&'s ServiceEnd>; 2],
         family: Family,
-        known: &mut KnownChanges,
-    ) -> bool {
-        let (old, new) = self.kinds[kind as usize];
-        let mut ports = |set: usize, kind: &Traits| {
-            let behaviour = &states[set].groups.behaviours[from[set]? as usize];
-            let from = &behaviour.traits[usize::from(family == Family::V6)];
-            (!from.atoms.is_empty()).then(|| {
-                let egress = states[set].side(from, Direction::Egress, kind);
-                let ingress = states[set].side(kind, Direction::Ingress, from);
-                [egress, ingress].map(|side| known.allowed(&states[set], set, side))
-            })
+        parties: &mut Parties<'s>,
+    ) {
+        let kinds = match states {
+            [Some(old), Some(new)] => ServiceEnd::kinds_of_both(old, new, family),
+            _ => None,
         };
-        ports(0, old) == ports(1, new)
+        let Some(kinds) = kinds else {
+            self.always.push(position);
+            return;
+        };
+        let numbers = kinds.into_iter();
+        let numbers = numbers.filter_map(|(old, new)| parties.number([Some(old), Some(new)]));
+        for kind in numbers.collect::<BTreeSet<_>>() {
+            self.by_kind.entry(kind).or_default().push(position);
+        }
     }
 }
 
