@@ -1,12 +1,19 @@
 //! Options of the commands that ask for all connections at once.
 
-use anyhow::Result;
+use std::panic::resume_unwind;
+use std::thread;
+
+use anyhow::{Context as _, Result};
 use clap::Args;
 use cofferdam_analysis::connectivity::{Connectivity, View};
+use cofferdam_documents::Source;
 
 use super::cluster::ClusterArgs;
 use super::offline::{Documents, OwnNodeArg};
 use super::project::{PodArgs, ReadArgs};
+
+/// Documents, and all connections that they allow.
+pub(super) type State = (Documents, Connectivity);
 
 /// Ways to read documents, and what holds beside them.
 #[derive(Debug, Args)]
@@ -26,6 +33,25 @@ pub(super) struct ConnectivityArgs {
 }
 
 impl ConnectivityArgs {
+    /// Puts the documents of an old and a new set together, and works out all connections of
+    /// either, both at a time.
+    ///
+    /// # Errors
+    /// When one is too large for one table.
+    pub(super) fn of_both(&self, old: &[Source], new: &[Source]) -> Result<(State, State)> {
+        let state = |sources: &[Source]| -> Result<State> {
+            let documents = Documents::of(sources);
+            let connectivity = self.of(&documents)?;
+            Ok((documents, connectivity))
+        };
+        thread::scope(|scope| {
+            let old = scope.spawn(|| state(old));
+            let new = state(new);
+            let old = old.join().unwrap_or_else(|panic| resume_unwind(panic));
+            Ok((old.context("the old set")?, new.context("the new set")?))
+        })
+    }
+
     /// Works out all connections of a set of documents.
     ///
     /// # Errors

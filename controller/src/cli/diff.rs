@@ -23,7 +23,6 @@ use ipnet::IpNet;
 
 use super::connectivity::ConnectivityArgs;
 use super::etcd::EtcdArgs;
-use super::offline::Documents;
 use super::{is_coloured, print};
 use sets::{NEW_SET, NewArgs, Sets};
 
@@ -83,11 +82,9 @@ enum DiffFormat {
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let approved = approved(&args.except)?;
     let Sets { old, new } = args.new.read(&args.etcd.and(&args.old), &args.state)?;
-    let (old, new) = (Documents::of(&old), Documents::of(&new.unwrap_or_default()));
-    let changes = Changes::new(
-        args.state.of(&old).context("the old set")?,
-        args.state.of(&new).context("the new set")?,
-    );
+    let new = new.unwrap_or_default();
+    let ((old, before), (new, after)) = args.state.of_both(&old, &new)?;
+    let changes = Changes::new(before, after);
     let probes: Vec<PortSpan> = args
         .probes
         .iter()

@@ -6,10 +6,15 @@
 //!
 //! Invariant: a path that is given is read, whatever its name and whatever is left out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -26,6 +31,9 @@ use crate::output::{LookedAt, PassedOver, Renderer, Unrendered};
 
 /// Standard input among paths.
 const STDIN: &str = "-";
+
+/// Stack of a thread that reads files, in bytes: that of the first thread.
+const STACK: usize = 8 << 20;
 
 /// Names of files that make a folder one of kustomize.
 const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
@@ -120,6 +128,15 @@ impl Project {
     /// Reads files, directories, an etcd where a path is its address, and standard input where a
     /// path is `-`.
     pub(super) fn read(paths: &[PathBuf], args: &ReadArgs) -> Result<Self> {
+        Self::read_beside(paths, args, &KnownTexts::new())
+    }
+
+    /// The same, where these texts have been read before.
+    pub(super) fn read_beside(
+        paths: &[PathBuf],
+        args: &ReadArgs,
+        known: &KnownTexts<'_>,
+    ) -> Result<Self> {
         let is_stdin = |path: &&PathBuf| path.as_os_str() == STDIN;
         let (mut sources, local) = etcd::read(paths)?;
         let paths = &local;
@@ -142,15 +159,13 @@ impl Project {
             ..PassedOver::default()
         };
         let given: BTreeSet<&Path> = files.iter().map(|path| path.as_path()).collect();
-        for path in found.files {
-            if layout.parts.contains(&path) && !given.contains(&*path) {
-                passed_over.patches += 1;
-                continue;
-            }
-            sources.push(read_file(path, strictness)?);
-        }
+        let mut asked = found.files;
+        let all = asked.len();
+        asked.retain(|path| !layout.parts.contains(path) || given.contains(&**path));
+        passed_over.patches += (all - asked.len()) as u64;
+        sources.extend(read_files(&asked, strictness, known)?);
         if paths.iter().any(|path| is_stdin(&path)) {
-            let read = read_from("<stdin>", std::io::stdin().lock(), strictness);
+            let read = read_from("<stdin>", std::io::stdin().lock(), strictness, known);
             sources.push(read.context("cannot read standard input")?);
         }
         if sources.is_empty() {
@@ -211,30 +226,78 @@ fn count_of<'l>(looked_at: &'l mut LookedAt, document: &Document) -> &'l mut u64
     }
 }
 
-fn read_file(path: PathBuf, strictness: Strictness) -> Result<Source> {
+/// Texts that were read before, each once.
+pub(super) type KnownTexts<'s> = HashMap<&'s [u8], &'s Source>;
+
+/// Reads files, as many at a time as there are processors.
+///
+/// # Errors
+/// The first in the order of paths.
+fn read_files(
+    paths: &[PathBuf],
+    strictness: Strictness,
+    known: &KnownTexts<'_>,
+) -> Result<Vec<Source>> {
+    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get);
+    let next = AtomicUsize::new(0);
+    let read_some = || {
+        let mut read = Vec::new();
+        while let at = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(path) = paths.get(at)
+        {
+            read.push((at, read_file(path, strictness, known)));
+        }
+        read
+    };
+    let mut read = thread::scope(|scope| -> Result<_> {
+        let others: Vec<_> = (1..at_a_time.min(paths.len()))
+            .map(|_| {
+                thread::Builder::new()
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, read_some)
+            })
+            .collect::<Result<_, _>>()
+            .context("cannot start a thread")?;
+        let mut read = read_some();
+        for other in others {
+            read.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        Ok(read)
+    })?;
+    read.sort_unstable_by_key(|(at, _)| *at);
+    read.into_iter().map(|(_, source)| source).collect()
+}
+
+fn read_file(path: &Path, strictness: Strictness, known: &KnownTexts<'_>) -> Result<Source> {
     let name = path.to_string_lossy().into_owned();
-    let file = File::open(&path).and_then(|file| read_from(&name, file, strictness));
+    let file = File::open(path).and_then(|file| read_from(&name, file, strictness, known));
     file.with_context(|| format!("cannot read {name}"))
 }
 
 /// Reads a text at once, or item by item where it is larger than that.
-fn read_from(name: &str, mut input: impl Read, strictness: Strictness) -> std::io::Result<Source> {
+fn read_from(
+    name: &str,
+    mut input: impl Read,
+    strictness: Strictness,
+    known: &KnownTexts<'_>,
+) -> std::io::Result<Source> {
     let mut bytes = Vec::new();
     let most = u64::try_from(MAX_FILE)
         .unwrap_or(u64::MAX)
         .saturating_add(1);
     input.by_ref().take(most).read_to_end(&mut bytes)?;
+    let name: Arc<str> = name.into();
+    let same = known.get(&*bytes).and_then(|source| source.renamed(&name));
+    if let Some(source) = same {
+        return Ok(source);
+    }
     if let Some(text) = from_utf16(&bytes) {
-        return Ok(Source::read_as(
-            name.into(),
-            text.into_bytes().into(),
-            strictness,
-        ));
+        return Ok(Source::read_as(name, text.into_bytes().into(), strictness));
     }
     if bytes.len() > MAX_FILE {
-        return read_stream(name, std::io::Cursor::new(bytes).chain(input), strictness);
+        return read_stream(&name, std::io::Cursor::new(bytes).chain(input), strictness);
     }
-    Ok(Source::read_as(name.into(), bytes.into(), strictness))
+    Ok(Source::read_as(name, bytes.into(), strictness))
 }
 
 /// The text of bytes that say at their beginning that they are UTF-16, as some editors and

@@ -17,6 +17,7 @@ use super::connectivity::ConnectivityArgs;
 use super::diff::revisions;
 use super::observe::Escaped;
 use super::offline::{Documents, OwnNodeArg};
+use super::project::KnownTexts;
 use super::{is_coloured, print};
 
 /// Most lines that are no records that are told one by one.
@@ -72,7 +73,7 @@ enum WhatIfFormat {
 pub(super) fn run(args: &WhatIfArgs) -> Result<bool> {
     let reading = &args.state.reading;
     let objects = args.state.cluster.read()?;
-    let sources = revisions::read(&args.policies, reading, objects);
+    let sources = revisions::read(&args.policies, reading, objects, &KnownTexts::new());
     let sources = sources.context("cannot read the policies")?;
     let mut records = Records::default();
     let mut unreadable = Vec::new();

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use cofferdam_inventory::shared_map::SharedMap;
 
-use super::{API_PREFIX, Document, Identity, Parsed, Strictness, parse_as, parse_object};
+use cofferdam_syntax::diagnostic::Place;
+
+use super::context::Context;
+use super::{API_PREFIX, Content, Document, Identity, Parsed, Strictness, parse_as, parse_object};
 
 /// A file as it was read, or an object of an API server.
 #[derive(Debug, Clone)]
@@ -13,6 +16,8 @@ pub struct Source {
     pub file: Arc<str>,
     /// Bytes of the file or object.
     pub text: Arc<[u8]>,
+    /// The text is all that was read; of one larger than [`MAX_FILE`](super::MAX_FILE) a part is kept.
+    pub(super) is_whole: bool,
     /// Result of reading them.
     pub parsed: Arc<Parsed>,
 }
@@ -34,7 +39,78 @@ impl Source {
             parse_as(&file, &text, strictness)
         };
         let parsed = Arc::new(parsed);
-        Self { file, text, parsed }
+        let is_whole = true;
+        Self {
+            file,
+            text,
+            is_whole,
+            parsed,
+        }
+    }
+
+    /// The same text under another name. `None` if it is not to be had without reading it again:
+    /// something was found in it, it is an object's, or only a part of it was kept.
+    #[must_use]
+    pub fn renamed(&self, file: &Arc<str>) -> Option<Self> {
+        if !self.is_whole || is_object(&self.file) || is_object(file) {
+            return None;
+        }
+        let Parsed {
+            documents,
+            rejected,
+            diagnostics,
+            context,
+            passed_over,
+        } = &*self.parsed;
+        let has_findings =
+            !(rejected.is_empty() && diagnostics.is_empty() && passed_over.is_empty());
+        let context_without_places = Context {
+            others: context.others,
+            ..Context::default()
+        };
+        if has_findings || *context != context_without_places {
+            return None;
+        }
+        let documents = documents.iter();
+        let documents = documents.map(|document| document.renamed(&self.file, file));
+        Some(Self {
+            file: file.clone(),
+            text: self.text.clone(),
+            is_whole: true,
+            parsed: Arc::new(Parsed {
+                documents: documents.collect(),
+                context: context_without_places,
+                ..Parsed::default()
+            }),
+        })
+    }
+}
+
+impl Document {
+    /// The same in a file of another name.
+    fn renamed(&self, from: &Arc<str>, to: &Arc<str>) -> Self {
+        let mut document = self.clone();
+        let rename = |place: &mut Place| {
+            // An annotation may say that it was written elsewhere.
+            if place.file == *from {
+                place.file = to.clone();
+            }
+        };
+        rename(&mut document.place);
+        match &mut document.content {
+            Content::NetworkPolicy(policy) => {
+                Arc::make_mut(policy).places_mut().for_each(rename);
+            }
+            Content::ClusterNetworkPolicy(policy) => {
+                Arc::make_mut(policy).places_mut().for_each(rename);
+            }
+            Content::Namespace(_)
+            | Content::Node(_)
+            | Content::Pod(_)
+            | Content::Service(_)
+            | Content::EndpointSlice(_) => {}
+        }
+        document
     }
 }
 

@@ -59,6 +59,7 @@ pub(super) fn read_bounded(
     Ok(Source {
         file,
         text: stream.kept.into(),
+        is_whole: false,
         parsed,
     })
 }

@@ -9,6 +9,7 @@
 //! or Pass rule denies everything.
 
 use std::hash::{Hash, Hasher};
+use std::iter;
 use std::sync::Arc;
 
 use cofferdam_syntax::diagnostic::Place;
@@ -87,6 +88,14 @@ pub struct ClusterNetworkPolicy {
     pub ingress: Vec<ClusterRule>,
     /// Its rules for traffic away from its subjects, in order.
     pub egress: Vec<ClusterRule>,
+}
+
+impl ClusterNetworkPolicy {
+    /// Its place, and those of its rules.
+    pub fn places_mut(&mut self) -> impl Iterator<Item = &mut Place> {
+        let rules = self.ingress.iter_mut().chain(&mut self.egress);
+        iter::once(&mut self.place).chain(rules.map(|rule| &mut rule.place))
+    }
 }
 
 /// Workloads by their labels and their namespace's.

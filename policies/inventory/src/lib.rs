@@ -23,6 +23,7 @@ pub mod shared_map;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -246,6 +247,14 @@ pub struct Rule {
     pub peers: Option<Vec<Peer>>,
     /// Ports that it covers; `None` for every packet, never empty.
     pub ports: Option<Vec<PortRange>>,
+}
+
+impl NetworkPolicy {
+    /// Its place, and those of its rules.
+    pub fn places_mut(&mut self) -> impl Iterator<Item = &mut Place> {
+        let rules = self.ingress.iter_mut().chain(&mut self.egress).flatten();
+        iter::once(&mut self.place).chain(rules.map(|rule| &mut rule.place))
+    }
 }
 
 impl Hash for NetworkPolicy {

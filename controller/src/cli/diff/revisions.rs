@@ -6,12 +6,13 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use cofferdam_documents::{MAX_FILE, Source, Strictness};
 
 use super::super::cluster::put_beside;
-use super::super::project::{Project, ReadArgs};
+use super::super::project::{KnownTexts, Project, ReadArgs};
 
 /// Ends of names that count in a directory, as they do on a disk.
 const MANIFESTS: [&str; 3] = [".yaml", ".yml", ".json"];
@@ -26,22 +27,23 @@ struct Revision<'p> {
 }
 
 /// Reads files and directories, those of revisions too, and puts the objects of a cluster
-/// beside them.
+/// beside them. Texts that are known are not read again.
 pub(in crate::cli) fn read(
     paths: &[PathBuf],
     reading: &ReadArgs,
     objects: Vec<Source>,
+    known: &KnownTexts<'_>,
 ) -> Result<Vec<Source>> {
     let mut plain = Vec::new();
     let mut sources = Vec::new();
     for path in paths {
         match of(path)? {
-            Some(revision) => sources.extend(revision.read(reading.strictness())?),
+            Some(revision) => sources.extend(revision.read(reading.strictness(), known)?),
             None => plain.push(path.clone()),
         }
     }
     if !plain.is_empty() {
-        sources.extend(Project::read(&plain, reading)?.sources);
+        sources.extend(Project::read_beside(&plain, reading, known)?.sources);
     }
     put_beside(&mut sources, objects);
     Ok(sources)
@@ -66,7 +68,7 @@ fn of(path: &Path) -> Result<Option<Revision<'_>>> {
 }
 
 impl Revision<'_> {
-    fn read(&self, strictness: Strictness) -> Result<Vec<Source>> {
+    fn read(&self, strictness: Strictness, known: &KnownTexts<'_>) -> Result<Vec<Source>> {
         let Self { revision, path } = self;
         let commit = format!("{revision}^{{commit}}");
         let found = git(&["rev-parse", "--verify", "--quiet", &commit], "")
@@ -89,9 +91,10 @@ impl Revision<'_> {
         let mut sources = Vec::with_capacity(files.len());
         for (_, file) in files {
             let text = next_blob(&mut rest).context("git said something unexpected")?;
-            let name = format!("{GIT}{revision}:{file}");
+            let name: Arc<str> = format!("{GIT}{revision}:{file}").into();
             let text = &text[..text.len().min(MAX_FILE + 1)];
-            sources.push(Source::read_as(name.into(), text.into(), strictness));
+            let same = known.get(text).and_then(|source| source.renamed(&name));
+            sources.push(same.unwrap_or_else(|| Source::read_as(name, text.into(), strictness)));
         }
         Ok(sources)
     }

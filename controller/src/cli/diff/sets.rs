@@ -10,6 +10,7 @@ use cofferdam_documents::Source;
 
 use super::revisions;
 use crate::cli::connectivity::ConnectivityArgs;
+use crate::cli::project::KnownTexts;
 
 /// The set that another one is compared with.
 #[derive(Debug, Args)]
@@ -44,7 +45,7 @@ impl NewArgs {
     pub(in crate::cli) fn read(&self, old: &[PathBuf], state: &ConnectivityArgs) -> Result<Sets> {
         let (reading, cluster) = (&state.reading, &state.cluster);
         if self.new.is_empty() && !self.to_cluster {
-            let old = revisions::read(old, reading, cluster.read()?)?;
+            let old = revisions::read(old, reading, cluster.read()?, &KnownTexts::new())?;
             return Ok(Sets { old, new: None });
         }
         let context = cluster.user.context.as_deref();
@@ -58,8 +59,12 @@ impl NewArgs {
             true if cluster.cluster && context == to_context => before.clone(),
             true => (cluster.read_context(to_context)).context("cannot read the new set")?,
         };
-        let old = revisions::read(old, reading, before).context("cannot read the old set")?;
-        let new = revisions::read(&self.new, reading, after).context("cannot read the new set")?;
+        let old = revisions::read(old, reading, before, &KnownTexts::new())
+            .context("cannot read the old set")?;
+        // Most of a change's files are as they were.
+        let known = old.iter().map(|source| (&*source.text, source)).collect();
+        let new = revisions::read(&self.new, reading, after, &known)
+            .context("cannot read the new set")?;
         Ok(Sets {
             old,
             new: Some(new),
