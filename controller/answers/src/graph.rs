@@ -17,13 +17,13 @@ use crate::explain::family_number;
 /// One end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GraphNode {
-    /// `namespace/workload`, `node/NAME`, `node/*`, or CIDRs.
+    /// `namespace/workload`, `node/NAME`, `node/*`, `service/NAMESPACE/NAME`, or CIDRs.
     pub id: String,
-    /// `pod`, `node`, or `external` for outside addresses.
+    /// `pod`, `node`, `service`, or `external` for outside addresses.
     pub kind: String,
-    /// The namespace of a workload.
+    /// The namespace of a workload or Service.
     pub namespace: Option<String>,
-    /// Number of pods or nodes that it is; 0 for outside addresses.
+    /// Number of pods or nodes that it is, or that are behind it; 0 for outside addresses.
     pub members: u64,
 }
 
@@ -141,12 +141,17 @@ impl GraphReport {
         let mut edges = Edges::default();
         let mut left_out = BTreeSet::new();
         for (at, group) in connectivity.groups().iter().enumerate() {
-            let is_chosen = focus
-                .groups
-                .as_ref()
-                .is_none_or(|chosen| chosen.contains(&at));
+            let is_chosen = (focus.groups.as_ref()).is_none_or(|chosen| chosen.contains(&at));
             if group.outside.is_none() && is_chosen {
                 edges.listed(&ListedEnd::Group(group));
+            }
+        }
+        if focus.services {
+            let positions = connectivity.groups().len()..;
+            for (at, service) in positions.zip(connectivity.services()) {
+                if (focus.groups.as_ref()).is_none_or(|chosen| chosen.contains(&at)) {
+                    edges.listed(&ListedEnd::Service(service));
+                }
             }
         }
         let done = connectivity.connections(focus, |connection| {
@@ -181,18 +186,22 @@ impl GraphReport {
         }
     }
 
-    /// Draws what has changed.
+    /// Draws what has changed; of connections to Services only with these.
     #[must_use]
-    pub fn of_changes(changes: &Changes, diagnostics: Vec<Diagnostic>) -> Self {
+    pub fn of_changes(changes: &Changes, services: bool, diagnostics: Vec<Diagnostic>) -> Self {
         let mut edges = Edges::default();
-        // A Service is drawn as its backends.
-        let is_drawn = |end: usize| changes.ends()[end].kind != EndKind::Service;
+        let is_drawn = |end: usize| services || changes.ends()[end].kind != EndKind::Service;
         let drawn = changes.all().iter();
         for change in drawn.filter(|change| is_drawn(change.destination)) {
             let ends = [change.source, change.destination].map(|at| &changes.ends()[at]);
             for end in ends {
-                let id = end.id.split_once('/').filter(|_| end.kind == EndKind::Pod);
-                let namespace = id.map(|(namespace, _)| namespace);
+                let name = match end.kind {
+                    EndKind::Pod => Some(&*end.id),
+                    EndKind::Service => end.id.strip_prefix("service/"),
+                    EndKind::Node | EndKind::External => None,
+                };
+                let namespace = name.and_then(|name| name.split_once('/'));
+                let namespace = namespace.map(|(namespace, _)| namespace);
                 edges.node(end.kind, &end.id, namespace, end.members.len());
             }
             let mut by_kind: BTreeMap<&'static str, (Vec<PortSpan>, Vec<String>)> = BTreeMap::new();

@@ -71,23 +71,28 @@ enum GraphFormat {
 
 pub(super) fn run(args: &GraphArgs) -> Result<bool> {
     let Sets { old, new } = (args.new).read(&args.etcd.and(&args.paths), &args.state)?;
-    let documents = Documents::of(&old);
-    let connectivity = args.state.of(&documents)?;
-    let mut is_good = documents.are_good();
-    let mut diagnostics = documents.reported();
-    if args.format != GraphFormat::Json {
-        documents.complain();
-    }
-    let report = if let Some(new) = new {
-        let new = Documents::of(&new);
-        is_good &= new.are_good();
-        diagnostics.extend(new.reported());
+    let mut is_good = true;
+    let mut diagnostics = Vec::new();
+    let mut take = |documents: &Documents| {
+        is_good &= documents.are_good();
+        diagnostics.extend(documents.reported());
         if args.format != GraphFormat::Json {
-            new.complain();
+            documents.complain();
         }
-        let changes = Changes::new(connectivity, args.state.of(&new)?);
-        GraphReport::of_changes(&changes, diagnostics)
+    };
+    let report = if let Some(new) = new {
+        let ((old, before), (new, after)) = args.state.of_both(&old, &new)?;
+        take(&old);
+        take(&new);
+        GraphReport::of_changes(
+            &Changes::new(before, after),
+            args.focus.services,
+            diagnostics,
+        )
     } else {
+        let documents = Documents::of(&old);
+        let connectivity = args.state.of(&documents)?;
+        take(&documents);
         let focus = args.focus.of(&connectivity)?;
         GraphReport::of_state(&connectivity, &focus, args.all, diagnostics)
     };

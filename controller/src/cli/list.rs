@@ -36,9 +36,6 @@ pub(super) struct ListArgs {
     etcd: EtcdArgs,
     #[command(flatten)]
     focus: FocusArgs,
-    /// Also connections to Services: who may connect to everything behind one.
-    #[arg(long)]
-    services: bool,
     #[command(flatten)]
     state: ConnectivityArgs,
     /// Form of the output.
@@ -68,6 +65,9 @@ pub(super) struct FocusArgs {
     /// Only over this family.
     #[arg(long, value_enum)]
     family: Option<FamilyArg>,
+    /// Also connections to Services: who may connect to everything behind one.
+    #[arg(long)]
+    pub(super) services: bool,
 }
 
 /// The directions as a workload has them.
@@ -112,7 +112,7 @@ pub(super) fn run(args: &ListArgs) -> Result<bool> {
         Documents::of(&Project::read_with(&args.etcd.and(&args.paths), reading, cluster)?.sources);
     let connectivity = args.state.of(&documents)?;
     let list = List {
-        focus: args.focus.with_services(&connectivity, args.services)?,
+        focus: args.focus.of(&connectivity)?,
         connectivity: &connectivity,
     };
     if args.format != ListFormat::Json {
@@ -135,15 +135,11 @@ pub(super) fn run(args: &ListArgs) -> Result<bool> {
 }
 
 impl FocusArgs {
-    /// The groups that are chosen by name, and what is asked of them.
+    /// The groups that are chosen by name, and what is asked of them; with Services if they are
+    /// asked for, or one is chosen by name.
     pub(super) fn of(&self, connectivity: &Connectivity) -> Result<Focus> {
-        self.with_services(connectivity, false)
-    }
-
-    /// The same; with Services if they are asked for, or one is chosen by name.
-    fn with_services(&self, connectivity: &Connectivity, services: bool) -> Result<Focus> {
         let is_named = |name: &String| name.starts_with(SERVICE);
-        let services = services || self.workloads.iter().any(is_named);
+        let services = self.services || self.workloads.iter().any(is_named);
         let groups = connectivity.groups();
         let chosen = |is_chosen: &dyn Fn(&Group) -> bool| {
             let groups = groups.iter().enumerate();

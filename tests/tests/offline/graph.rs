@@ -5,6 +5,7 @@ use std::{fs, process::Command};
 use cofferdam_tests::shop::DB_FROM_WEB;
 use serde_json::{Value, json};
 
+use super::list::SERVICES;
 use crate::Folder;
 
 fn draw(folder: &Folder, format: &str) -> String {
@@ -236,4 +237,80 @@ fn what_has_changed_is_told_by_signs_and_lines_as_well_as_colours() {
         mermaid.contains("==>|\"+ tcp/5433\"|") && mermaid.contains("-.->|\"- tcp/5432\"|"),
         "{mermaid}"
     );
+}
+
+/// Services were no ends of a picture.
+#[test]
+fn services_are_drawn_where_they_are_asked_for() {
+    let folder = Folder::shop();
+    fs::write(folder.0.path().join("services.yaml"), SERVICES).expect("a file");
+    let without = folder.said(0, &["graph", ".", "--format", "json"]);
+    assert!(!without.contains("service/"), "{without}");
+    let asked = ["graph", ".", "--services"];
+    let graph = folder.json(0, "graph.json", &asked);
+    let nodes = graph["nodes"].as_array().expect("a list");
+    let service = nodes.iter().find(|node| node["id"] == "service/shop/sql");
+    assert_eq!(
+        service.expect("it is drawn"),
+        &json!({"id": "service/shop/sql", "kind": "service", "namespace": "shop", "members": 1})
+    );
+    let edges = graph["edges"].as_array().expect("a list");
+    let edge = edges
+        .iter()
+        .find(|edge| edge["source"] == "shop/web" && edge["destination"] == "service/shop/sql");
+    let edge = edge.expect("it is drawn");
+    assert_eq!(edge["ports"], "tcp/15432");
+    assert_eq!(edge["rules"], json!(["shop/db-from-web (./db.yaml:7)"]));
+    for (format, shape) in [
+        ("dot", "[label=\"service/shop/sql\", shape=parallelogram]"),
+        ("mermaid", "[/\"service/shop/sql\"/]"),
+        ("svg", "<g class=\"node service\""),
+        ("html", "<g class=\"node service\""),
+    ] {
+        let drawn = folder.said(0, &[&asked[..], &["--format", format]].concat());
+        assert!(drawn.contains(shape), "{drawn}");
+    }
+
+    // Its port leads elsewhere in a new set.
+    fs::create_dir(folder.0.path().join("new")).expect("a folder");
+    for name in ["shop.yaml", "db.yaml"] {
+        fs::copy(
+            folder.0.path().join(name),
+            folder.0.path().join("new").join(name),
+        )
+        .expect("a file");
+    }
+    let closed = SERVICES.replace("targetPort: 5432", "targetPort: 5433");
+    fs::write(folder.0.path().join("new/services.yaml"), closed).expect("a file");
+    let old = [
+        "graph",
+        "shop.yaml",
+        "db.yaml",
+        "services.yaml",
+        "--to",
+        "new",
+    ];
+    let graph = folder.json(0, "graph.json", &[&old[..], &["--services"]].concat());
+    let edges = graph["edges"].as_array().expect("a list");
+    let told = edges
+        .iter()
+        .map(|edge| (&edge["source"], &edge["destination"], &edge["change"]));
+    assert!(
+        told.clone().any(|one| one
+            == (
+                &json!("shop/web"),
+                &json!("service/shop/sql"),
+                &json!("removed")
+            )),
+        "{edges:?}"
+    );
+    assert!(
+        graph["nodes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|node| node["namespace"] == "shop")
+    );
+    let without = folder.json(0, "graph.json", &old);
+    assert_eq!(without["edges"], json!([]));
 }

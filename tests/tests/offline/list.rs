@@ -177,7 +177,7 @@ fn a_list_is_of_what_is_asked_for_and_says_what_it_looked_at() {
 }
 
 /// The database behind a Service, and all pods behind one without an address of its own.
-const SERVICES: &str = "\
+pub(super) const SERVICES: &str = "\
 {apiVersion: v1, kind: Service, metadata: {name: sql, namespace: shop}, spec: {clusterIP: 10.96.0.5, selector: {app: db}, ports: [{port: 15432, targetPort: 5432}, {port: 9187}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: each, namespace: shop}, spec: {clusterIP: None, ipFamilies: [IPv4], selector: {app: db}, ports: [{port: 5432}]}}

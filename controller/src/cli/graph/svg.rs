@@ -221,7 +221,7 @@ fn draw_node(
     let namespace = node.namespace.as_deref().unwrap_or_default();
     let sum: usize = namespace.bytes().map(usize::from).sum();
     let fill = match node.kind.as_str() {
-        "pod" => FILLS[sum % FILLS.len()],
+        "pod" | "service" => FILLS[sum % FILLS.len()],
         _ => "#f3f4f6",
     };
     let (middle, half) = (x + width / 2, y + HEIGHT / 2);
@@ -234,6 +234,13 @@ fn draw_node(
             let (inner, outer) = (x + 12, right - 12);
             format!(
                 "<polygon points=\"{x},{half} {inner},{y} {outer},{y} {right},{half} {outer},{bottom} {inner},{bottom}\" fill=\"{fill}\"/>"
+            )
+        }
+        "service" => {
+            let (right, bottom) = (x + width, y + HEIGHT);
+            let (inner, outer) = (x + 12, right - 12);
+            format!(
+                "<polygon points=\"{inner},{y} {right},{y} {outer},{bottom} {x},{bottom}\" fill=\"{fill}\"/>"
             )
         }
         _ => format!(

@@ -74,6 +74,7 @@ pub(super) fn dot(report: &GraphReport) -> String {
             let shape = match node.kind.as_str() {
                 "pod" => "box",
                 "node" => "hexagon",
+                "service" => "parallelogram",
                 _ => "ellipse",
             };
             line(
@@ -135,6 +136,7 @@ pub(super) fn mermaid(report: &GraphReport) -> String {
             match node.kind.as_str() {
                 "pod" => line(put, format_args!("    n{at}[\"{name}\"]")),
                 "node" => line(put, format_args!("    n{at}{{{{\"{name}\"}}}}")),
+                "service" => line(put, format_args!("    n{at}[/\"{name}\"/]")),
                 _ => line(put, format_args!("    n{at}([\"{name}\"])")),
             }
         }
