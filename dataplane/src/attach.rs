@@ -21,7 +21,7 @@ use nix::net::if_::{if_indextoname, if_nameindex, if_nametoindex};
 use thiserror::Error;
 
 use crate::{
-    hooks::{FILTER_HANDLES, FILTER_PRIORITY, is_ours, name, parent, side},
+    hooks::{FILTER_HANDLES, FILTER_PRIORITY, attach_type, is_ours, name, parent},
     kernel::{Kernel, KernelError},
     netlink,
     programs::{NOTES_LEAVING, OBJECT, Program, Programs},
@@ -183,7 +183,7 @@ impl Kernel {
         }
         for &program in links {
             let failed = || failed("attach", program, ifindex);
-            let has_tcx = tcx::query(ifindex, side(program)).map_err(failed())?;
+            let has_tcx = tcx::query(ifindex, attach_type(program)).map_err(failed())?;
             if has_tcx.is_some() {
                 let link = put_new_link(&self.programs, ifindex, program);
                 attachments.links.push(link.map_err(failed())?);
@@ -240,7 +240,7 @@ impl Kernel {
         let Some((link, id)) = self.find_link(ifindex, program) else {
             return Ok(());
         };
-        let standing = tcx::query(ifindex, side(program))?.unwrap_or_default();
+        let standing = tcx::query(ifindex, attach_type(program))?.unwrap_or_default();
         let behind = standing
             .iter()
             .any(|one| one.link_id == id && !self.is_current(program, one.program_id));
@@ -362,7 +362,7 @@ impl Kernel {
     /// Makes a pinned link of ours stand first.
     pub(crate) fn put_link(&mut self, ifindex: u32, program: Program) -> Result<(), AttachError> {
         let failed = || failed("attach", program, ifindex);
-        let Some(standing) = tcx::query(ifindex, side(program)).map_err(failed())? else {
+        let Some(standing) = tcx::query(ifindex, attach_type(program)).map_err(failed())? else {
             return Ok(());
         };
         let hook = name(program);
@@ -522,7 +522,7 @@ pub(crate) fn qdisc_failed(ifindex: u32) -> impl FnOnce(io::Error) -> AttachErro
 
 /// A new link, first in order.
 fn put_new_link(programs: &Programs, ifindex: u32, program: Program) -> io::Result<OwnedFd> {
-    tcx::link(programs.fd(program)?, ifindex, side(program))
+    tcx::link(programs.fd(program)?, ifindex, attach_type(program))
 }
 
 /// Takes a link off an interface, unless it is not on it any more.

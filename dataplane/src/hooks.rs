@@ -11,7 +11,7 @@ use crate::{
     programs::Program,
     sys::{
         self,
-        tcx::{self, Side, Standing},
+        tcx::{self, AttachType, Standing},
     },
 };
 
@@ -59,10 +59,10 @@ pub(crate) fn name(program: Program) -> &'static str {
 }
 
 /// Returns the place of a program's link.
-pub(crate) fn side(program: Program) -> Side {
+pub(crate) fn attach_type(program: Program) -> AttachType {
     match program.hook {
-        Hook::FromWorkload | Hook::UplinkIngress => Side::Ingress,
-        Hook::ToWorkload | Hook::UplinkEgress => Side::Egress,
+        Hook::FromWorkload | Hook::UplinkIngress => AttachType::Ingress,
+        Hook::ToWorkload | Hook::UplinkEgress => AttachType::Egress,
     }
 }
 
@@ -162,7 +162,7 @@ impl Kernel {
         programs: &[Program],
     ) -> Result<Option<bool>, AttachError> {
         for &program in programs.iter().filter(|program| !program.filter) {
-            let standing = tcx::query(ifindex, side(program));
+            let standing = tcx::query(ifindex, attach_type(program));
             let standing = standing.map_err(failed("look at", program, ifindex))?;
             let Some(standing) = standing else {
                 return Ok(None);
@@ -182,7 +182,7 @@ impl Kernel {
     }
 
     fn look_at_links(&self, ifindex: u32, program: Program) -> io::Result<Option<HookState>> {
-        let standing = tcx::query(ifindex, side(program))?;
+        let standing = tcx::query(ifindex, attach_type(program))?;
         Ok(standing.map(|standing| self.state_of_links(ifindex, program, &standing)))
     }
 

@@ -8,7 +8,7 @@
 
 use crate::{
     attach::{AttachError, Attachments, failed, qdisc_failed},
-    hooks::{HookState, side},
+    hooks::{HookState, attach_type},
     kernel::{Kernel, KernelError},
     netlink::{self, Qdisc},
     programs::{NOTES_LEAVING, OBJECT, Program, Programs},
@@ -52,7 +52,9 @@ impl Uplink {
 
 /// Returns `true` if a filter belongs on the way out of an interface whose qdisc has none.
 fn has_no_place(program: Program, qdisc: Qdisc) -> bool {
-    program.filter && side(program) == tcx::Side::Egress && qdisc == Qdisc::StoodAsIngress
+    program.filter
+        && attach_type(program) == tcx::AttachType::Egress
+        && qdisc == Qdisc::StoodAsIngress
 }
 
 impl Kernel {
@@ -109,7 +111,7 @@ impl Kernel {
         let filters = self.guard_uplink(ifindex, uplink);
         let mut has_links = true;
         for program in uplink.of_way(false) {
-            let standing = tcx::query(ifindex, side(program));
+            let standing = tcx::query(ifindex, attach_type(program));
             has_links &= standing
                 .map_err(failed("look at", program, ifindex))?
                 .is_some();

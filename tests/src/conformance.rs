@@ -1,6 +1,6 @@
 //! Conformance: the table of ends that may reach each other, by the public suites.
 //!
-//! A [`Case`] is a small cluster and what happens in it; after each [`Step`] stands
+//! A [`Case`] is a small cluster and what happens in it; after each [`Phase`] stands
 //! the whole table of who reaches whom, stated by whoever wrote the case and not
 //! computed from the policies. The same cases are asked offline ([`offline`]), of
 //! the oracle and of the compiled table, and tried with packets.
@@ -86,12 +86,12 @@ pub struct Case {
     /// Probes by which everything is tried, when not in the [`Setting`]'s ways.
     pub probes: Option<Vec<Probe>>,
     /// Steps of the case, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<Phase>,
 }
 
 /// Something happens, and then stands a table.
 #[derive(Debug)]
-pub struct Step {
+pub struct Phase {
     /// Changes, all at once.
     pub changes: Vec<Change>,
     /// Table that stands afterwards.
@@ -146,7 +146,7 @@ impl Case {
         changes: impl IntoIterator<Item = Change>,
         expected: impl Into<Expected>,
     ) -> Self {
-        self.steps.push(Step {
+        self.steps.push(Phase {
             changes: changes.into_iter().collect(),
             expected: expected.into(),
             tried: Vec::new(),
@@ -206,7 +206,7 @@ impl Case {
     /// # Panics
     ///
     /// Panics if a statement of the step is about nobody.
-    pub fn table(&self, step: &Step, cluster: &Cluster, family: Family) -> Vec<Cell> {
+    pub fn table(&self, step: &Phase, cluster: &Cluster, family: Family) -> Vec<Cell> {
         let ends: Vec<End> = cluster.ends().chain(self.beside.iter().cloned()).collect();
         let mut cells = Vec::new();
         for source in &ends {

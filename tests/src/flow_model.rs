@@ -43,7 +43,7 @@ use crate::packet::{End, Family, Mac, Packet, ip_protocol, ping, sctp, tcp, time
 use node::{Endpoint, Node};
 use region::{PODS, PORTS, Party, Region, Standing, fixed_address, pod_address};
 use sight::{Kind, Part, Quoted, Segment, Sight, Way};
-use steps::{Fault, Protocol, Step, Talk};
+use steps::{Event, Fault, Protocol, Talk};
 use truth::{Opinion, Truth};
 
 pub use sight::Tolerance;
@@ -298,13 +298,13 @@ impl<'r> Stage<'r> {
 
     /// Takes steps until programs and model disagree. Returns `Some(true)` for a leak,
     /// `Some(false)` for a loss.
-    fn take(&mut self, steps: &[Step]) -> Option<bool> {
+    fn take(&mut self, steps: &[Event]) -> Option<bool> {
         if self.tells {
             let regions: BTreeSet<usize> = steps
                 .iter()
                 .filter_map(|step| match step {
-                    Step::Change(region) => Some(*region),
-                    Step::Send { between, .. } => *between,
+                    Event::Change(region) => Some(*region),
+                    Event::Send { between, .. } => *between,
                     _ => None,
                 })
                 .chain([0])
@@ -326,20 +326,20 @@ impl<'r> Stage<'r> {
                 writeln!(self.trace, "{step}").expect("a string");
             }
             match *step {
-                Step::Change(region) => self.change(region),
-                Step::Publish => self.change(self.in_force),
-                Step::Reincarnate(pod) => self.reincarnate(pod),
-                Step::Wait(jiffies) => {
+                Event::Change(region) => self.change(region),
+                Event::Publish => self.change(self.in_force),
+                Event::Reincarnate(pod) => self.reincarnate(pod),
+                Event::Wait(jiffies) => {
                     self.node.now = self.node.now.wrapping_add(jiffies);
                     self.truth.now = self.node.now;
                 }
-                Step::Report {
+                Event::Report {
                     talk,
                     back,
                     reporter,
                     long,
                 } => return self.report(&talk, back, reporter, long).err(),
-                Step::Send { .. } => return self.send(step).err(),
+                Event::Send { .. } => return self.send(step).err(),
             }
             None
         })
@@ -397,8 +397,8 @@ impl<'r> Stage<'r> {
     }
 
     /// Sends a packet through the hooks on its way. `Err` is a disagreement.
-    fn send(&mut self, step: &Step) -> Result<(), bool> {
-        let &Step::Send {
+    fn send(&mut self, step: &Event) -> Result<(), bool> {
+        let &Event::Send {
             talk,
             back,
             segment,

@@ -45,7 +45,7 @@ use std::ops::Index;
 use std::time::Duration;
 
 pub use namespace::{Entered, Namespace};
-use netlink::{Netlink, Side};
+use netlink::{Netlink, VethEnd};
 
 use crate::packet::{End, Family, Mac};
 
@@ -453,7 +453,7 @@ impl World {
         let end = self.node.end;
         netlink
             .bridge(
-                Side {
+                VethEnd {
                     interface,
                     mac: end.mac,
                 },
@@ -490,11 +490,11 @@ impl World {
         let namespace = Namespace::new()?;
         set_quiet(&namespace)?;
         let interface = "eth0";
-        let here = Side {
+        let here = VethEnd {
             interface: &host_interface,
             mac: host_mac,
         };
-        let there = Side {
+        let there = VethEnd {
             interface,
             mac: end.mac,
         };
@@ -553,11 +553,11 @@ impl World {
         set_quiet(&namespace)?;
         let (uplink, interface) = ("uplink0", "eth0");
         let (gateway, end) = (on_uplink(1), on_uplink(2));
-        let here = Side {
+        let here = VethEnd {
             interface: uplink,
             mac: gateway.mac,
         };
-        let there = Side {
+        let there = VethEnd {
             interface,
             mac: end.mac,
         };

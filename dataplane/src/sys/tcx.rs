@@ -27,10 +27,10 @@ const BEFORE: u32 = 1 << 3;
 /// Most programs on one hook (`bpf_mprog_max`).
 const MAX_PROGRAMS: usize = 64;
 
-/// Side of an interface that a link is on: `BPF_TCX_INGRESS` or `BPF_TCX_EGRESS`.
+/// The side of an interface that a link is on: `BPF_TCX_INGRESS` or `BPF_TCX_EGRESS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Side {
+pub(crate) enum AttachType {
     Ingress = 46,
     Egress = 47,
 }
@@ -103,8 +103,12 @@ pub(crate) struct Standing {
 }
 
 /// Makes a link, first in order.
-pub(crate) fn link(program: BorrowedFd<'_>, ifindex: u32, side: Side) -> io::Result<OwnedFd> {
-    create(program, ifindex, side as u32, BEFORE)
+pub(crate) fn link(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    create(program, ifindex, attach_type as u32, BEFORE)
 }
 
 /// Makes the XDP link of an interface, if nothing stands there, in the mode of these flags.
@@ -166,12 +170,12 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
 }
 
 /// Lists the links on a hook, in the order packets meet them; none when the kernel has no tcx.
-pub(crate) fn query(ifindex: u32, side: Side) -> io::Result<Option<Vec<Standing>>> {
+pub(crate) fn query(ifindex: u32, attach_type: AttachType) -> io::Result<Option<Vec<Standing>>> {
     let mut program_ids = [0u32; MAX_PROGRAMS];
     let mut link_ids = [0u32; MAX_PROGRAMS];
     let mut attributes = ProgramQuery::new_zeroed();
     attributes.target_ifindex = ifindex;
-    attributes.attach_type = side as u32;
+    attributes.attach_type = attach_type as u32;
     attributes.count = MAX_PROGRAMS as u32;
     attributes.prog_ids = program_ids.as_mut_ptr().expose_provenance() as u64;
     attributes.link_ids = link_ids.as_mut_ptr().expose_provenance() as u64;

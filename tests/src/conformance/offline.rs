@@ -15,7 +15,7 @@ use cofferdam_verdict::address;
 use cofferdam_verdict::verdict::Action;
 
 use super::cluster::{Cluster, End};
-use super::{Case, Cell, Step};
+use super::{Case, Cell, Phase};
 use crate::packet::{Family, protocol};
 use crate::traffic::Probe;
 
@@ -83,7 +83,7 @@ pub fn check(case: &Case) -> Result<Count, String> {
 
 /// Returns the cells that the public suite tries one by one and that are not so in the whole
 /// table.
-fn untrue(step: &Step, cells: &[Cell]) -> Vec<String> {
+fn untrue(step: &Phase, cells: &[Cell]) -> Vec<String> {
     let tried = step.tried.iter().filter_map(|(text, allowed)| {
         let cell = cells.iter().find(|cell| is_written(cell, text));
         match cell {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, End, NODE_PROBES, OTHER_NODE, QUARTERS_PROBES, TRIO_PROBES};
 use super::offline::Count;
-use super::{Case, Cell, Setting, Step};
+use super::{Case, Cell, Phase, Setting};
 use crate::agent::Agent;
 use crate::firewall::{NODE, addresses, named};
 use crate::packet::Family;
@@ -185,7 +185,7 @@ impl Stand {
     fn table(
         &self,
         case: &Case,
-        step: &Step,
+        step: &Phase,
         cluster: &Cluster,
         family: Family,
     ) -> Result<usize, Vec<(bool, String)>> {

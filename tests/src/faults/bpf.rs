@@ -18,10 +18,10 @@ const BEFORE: u32 = 1 << 3;
 /// `mov32 r0, 0; exit`: `TCX_PASS`, which ends the chain.
 const PASSES: [u64; 2] = [0xb4, 0x95];
 
-/// Side of an interface, as an attach type.
+/// The side of an interface that a link is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Side {
+pub enum AttachType {
     /// `BPF_TCX_INGRESS`: packets of the workload.
     Ingress = 46,
     /// `BPF_TCX_EGRESS`: packets to the workload.
@@ -89,7 +89,7 @@ pub fn detach(link: &OwnedFd) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel has no tcx.
-pub fn pass_before_all(ifindex: u32, side: Side) -> io::Result<OwnedFd> {
+pub fn pass_before_all(ifindex: u32, attach_type: AttachType) -> io::Result<OwnedFd> {
     let mut attributes = Attributes::default();
     attributes[0] = words(SCHED_CLS, PASSES.len() as u32);
     attributes[1] = address(PASSES.as_ptr());
@@ -97,6 +97,6 @@ pub fn pass_before_all(ifindex: u32, side: Side) -> io::Result<OwnedFd> {
     let program = bpf(PROG_LOAD, &attributes).map(owned)?;
     let mut attributes = Attributes::default();
     attributes[0] = words(program.as_raw_fd() as u32, ifindex);
-    attributes[1] = words(side as u32, BEFORE);
+    attributes[1] = words(attach_type as u32, BEFORE);
     bpf(LINK_CREATE, &attributes).map(owned)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use super::bpf::{self, Side};
+use super::bpf::{self, AttachType};
 use super::watch::{self, Seen, Watch};
 use super::{Stand, pause, wait_attached};
 use crate::agent::Agent;
@@ -193,7 +193,7 @@ fn disturb(agent: &Agent, world: &World, how: Tampering) -> Option<OwnedFd> {
             tc(&["qdisc", "del", "clsact"]);
         }
         Tampering::ProgramBefore => {
-            let link = bpf::pass_before_all(db.host_ifindex, Side::Egress);
+            let link = bpf::pass_before_all(db.host_ifindex, AttachType::Egress);
             return Some(link.expect("tcx"));
         }
         Tampering::FilterBefore => {

@@ -61,7 +61,7 @@ pub(super) enum Fault {
 
 /// One step of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Event {
     /// A packet, through all the hooks on its way.
     Send {
         talk: Talk,
@@ -93,7 +93,7 @@ pub(super) enum Step {
     Wait(u32),
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Change(region) => write!(f, "region {region} comes into force"),
@@ -142,16 +142,16 @@ impl fmt::Display for Step {
 }
 
 /// Draws the steps of a sequence, over so many regions.
-pub(super) fn random(rng: &mut Rng, regions: usize) -> Vec<Step> {
+pub(super) fn random(rng: &mut Rng, regions: usize) -> Vec<Event> {
     let mut talks: Vec<Talk> = Vec::new();
     let length = rng.usize(30..70);
     (0..length)
         .map(|_| match rng.u8(..100) {
-            0..=5 => Step::Change(rng.usize(..regions)),
-            6..=7 => Step::Publish,
-            8 => Step::Reincarnate(rng.usize(..PODS)),
-            9..=15 => Step::Wait(wait(rng)),
-            16..=20 if !talks.is_empty() => Step::Report {
+            0..=5 => Event::Change(rng.usize(..regions)),
+            6..=7 => Event::Publish,
+            8 => Event::Reincarnate(rng.usize(..PODS)),
+            9..=15 => Event::Wait(wait(rng)),
+            16..=20 if !talks.is_empty() => Event::Report {
                 talk: talks[rng.usize(..talks.len())],
                 back: rng.bool(),
                 reporter: any_party(rng),
@@ -215,7 +215,7 @@ fn talk(rng: &mut Rng) -> Talk {
     }
 }
 
-fn send(rng: &mut Rng, talks: &mut Vec<Talk>, regions: usize) -> Step {
+fn send(rng: &mut Rng, talks: &mut Vec<Talk>, regions: usize) -> Event {
     if talks.is_empty() || rng.u8(..4) == 0 {
         talks.push(talk(rng));
     }
@@ -230,7 +230,7 @@ fn send(rng: &mut Rng, talks: &mut Vec<Talk>, regions: usize) -> Step {
         (16..=17, _) => Segment::Fin,
         _ => Segment::Rst,
     };
-    Step::Send {
+    Event::Send {
         talk,
         back,
         segment,

@@ -21,7 +21,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::Error;
-use super::netlink::{self, Netlink, Side};
+use super::netlink::{self, Netlink, VethEnd};
 use super::offloads;
 use crate::packet::Mac;
 
@@ -136,11 +136,11 @@ impl Namespace {
     /// addresses: a second interface of a workload, say.
     pub fn join(&self, interface: &str, other: &Self, its_interface: &str) -> Result<(), Error> {
         let mac = |side| Mac::local(JOINED, side);
-        let here = Side {
+        let here = VethEnd {
             interface,
             mac: mac(1),
         };
-        let there = Side {
+        let there = VethEnd {
             interface: its_interface,
             mac: mac(2),
         };

@@ -42,8 +42,8 @@ pub(super) fn run<T: Send>(
     })
 }
 
-/// One side of a veth pair to be made.
-pub(super) struct Side<'a> {
+/// One end of a veth pair to be made.
+pub(super) struct VethEnd<'a> {
     pub(super) interface: &'a str,
     pub(super) mac: Mac,
 }
@@ -100,9 +100,9 @@ impl Netlink {
     /// from the start, and its IPv6 addresses work at once.
     pub(super) async fn veth(
         &self,
-        here: Side<'_>,
+        here: VethEnd<'_>,
         bridge: Option<u32>,
-        there: Side<'_>,
+        there: VethEnd<'_>,
         namespace: &Namespace,
         mtu: u32,
     ) -> Result<(), Error> {
@@ -124,13 +124,13 @@ impl Netlink {
     }
 
     /// Makes a bridge that is up.
-    pub(super) async fn bridge(&self, side: Side<'_>, mtu: u32) -> Result<(), Error> {
-        let bridge = LinkBridge::new(side.interface)
-            .address(side.mac.0.to_vec())
+    pub(super) async fn bridge(&self, end: VethEnd<'_>, mtu: u32) -> Result<(), Error> {
+        let bridge = LinkBridge::new(end.interface)
+            .address(end.mac.0.to_vec())
             .mtu(mtu)
             .up();
         let made = self.handle.link().add(bridge.build()).execute().await;
-        made.map_err(failed("make the bridge", side.interface))
+        made.map_err(failed("make the bridge", end.interface))
     }
 
     /// Sets an interface up.

@@ -80,7 +80,7 @@ enum Labels {
 }
 
 /// One end of a log.
-struct End<'l> {
+struct LogEnd<'l> {
     kind: Option<&'l str>,
     address: Option<&'l str>,
     name: &'l str,
@@ -122,7 +122,7 @@ pub(super) fn observed(line: &Value) -> Result<Result<Observed, PassedOver>, Str
         other => return Err(format!("`{other}` is no action of Calico")),
     };
     let [from, to] = log.ends();
-    let address = |end: &End<'_>| match end.address {
+    let address = |end: &LogEnd<'_>| match end.address {
         None | Some("" | NOTHING) => Ok(None),
         Some(text) => text
             .parse::<IpAddr>()
@@ -152,9 +152,9 @@ pub(super) fn observed(line: &Value) -> Result<Result<Observed, PassedOver>, Str
 }
 
 impl FlowLog {
-    fn ends(&self) -> [End<'_>; 2] {
+    fn ends(&self) -> [LogEnd<'_>; 2] {
         [
-            End {
+            LogEnd {
                 kind: self.source_type.as_deref(),
                 address: self.source_ip.as_deref(),
                 name: &self.source_name,
@@ -162,7 +162,7 @@ impl FlowLog {
                 namespace: &self.source_namespace,
                 labels: self.source_labels.as_ref(),
             },
-            End {
+            LogEnd {
                 kind: self.dest_type.as_deref(),
                 address: self.dest_ip.as_deref(),
                 name: &self.dest_name,
@@ -192,7 +192,7 @@ impl FlowLog {
     }
 }
 
-impl End<'_> {
+impl LogEnd<'_> {
     fn who(&self, address: Option<IpAddr>) -> Who {
         let is_given = |text: &str| !text.is_empty() && text != NOTHING;
         let named = if is_given(self.name) {

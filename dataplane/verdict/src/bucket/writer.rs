@@ -13,7 +13,7 @@ const MAX_STEPS: usize = 64;
 
 /// A full bucket on the way to a free entry.
 #[derive(Clone, Copy, Default)]
-struct Step {
+struct Hop {
     bucket: u32,
     /// The step before, whose entry at `at` could move here.
     from: usize,
@@ -157,7 +157,7 @@ impl<'a> Writer<'a> {
     /// its other candidate, after an entry of that has moved on if it is full too,
     /// and so on along the shortest such way.
     fn make_room<const K: usize>(&self, full: [u32; 2]) -> Option<(u32, usize)> {
-        let mut steps = [Step::default(); MAX_STEPS];
+        let mut steps = [Hop::default(); MAX_STEPS];
         steps[0].bucket = full[0];
         steps[1].bucket = full[1];
         let mut known = 2;
@@ -172,7 +172,7 @@ impl<'a> Writer<'a> {
                 // A bucket twice on one way would have an entry moved twice.
                 let new = steps[..known].iter().all(|step| step.bucket != to);
                 if new && known < MAX_STEPS {
-                    steps[known] = Step {
+                    steps[known] = Hop {
                         bucket: to,
                         from,
                         at,
@@ -189,7 +189,7 @@ impl<'a> Writer<'a> {
     /// to the free entry `to`. Says which entry is free in the end.
     fn shift<const K: usize>(
         &self,
-        steps: &[Step; MAX_STEPS],
+        steps: &[Hop; MAX_STEPS],
         mut step: usize,
         mut at: usize,
         mut to: (u32, usize),

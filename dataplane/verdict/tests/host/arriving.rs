@@ -209,7 +209,7 @@ fn only_what_no_reassembly_mends_is_malformed() {
 
 /// A packet of a random conversation.
 #[derive(Clone, Copy, Debug)]
-struct Step {
+struct Sent {
     far: usize,
     near: usize,
     shape: u8,
@@ -218,7 +218,7 @@ struct Step {
     family: Family,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = Sent> {
     let all = (
         0..5usize,
         0..3usize,
@@ -227,7 +227,7 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
         any::<bool>(),
     );
-    all.prop_map(|(far, near, shape, port, sends, is_v6)| Step {
+    all.prop_map(|(far, near, shape, port, sends, is_v6)| Sent {
         far,
         near,
         shape,
@@ -237,7 +237,7 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-impl Step {
+impl Sent {
     fn bytes(&self) -> (Who, Vec<u8>) {
         let far = [Far, OtherNode, Outside, ThisNode, Db][self.far];
         let near = [Web, Db, Cache][self.near];
@@ -248,7 +248,7 @@ impl Step {
         } else {
             (there, here)
         };
-        fn on<S: Body>(step: &Step, packet: Packet<S>, from: Who, to: Who) -> Packet<S> {
+        fn on<S: Body>(step: &Sent, packet: Packet<S>, from: Who, to: Who) -> Packet<S> {
             packet.family(step.family).from(from.end()).to(to.end())
         }
         let segment = || on(self, tcp(), from, to).sport(sport).dport(dport);

@@ -199,7 +199,7 @@ fn a_segment_is_not_adopted_by_two_tables() {
 
 /// A packet that a workload sends, receives, or that crosses the uplink.
 #[derive(Clone, Debug)]
-pub(super) struct Step {
+pub(super) struct Sent {
     hook: Hook,
     near: Who,
     far: Who,
@@ -212,9 +212,9 @@ pub(super) struct Step {
 pub(super) const LOCAL: [Who; 3] = [Web, Db, Who::Cache];
 pub(super) const PEERS: [Who; 5] = [Db, Far, Outside, Service, Who::OtherNode];
 
-pub(super) fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Sent> {
     let kind = (any::<[bool; 3]>(), 0..3usize, 0..5usize, 0..2u16, 0..4u32);
-    kind.prop_map(|([v6, is_tcp, opens], near, far, port, hook)| Step {
+    kind.prop_map(|([v6, is_tcp, opens], near, far, port, hook)| Sent {
         hook: Hook::of_number(hook),
         near: LOCAL[near],
         far: PEERS[far],
@@ -225,7 +225,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-impl Step {
+impl Sent {
     fn bytes(&self) -> Vec<u8> {
         let is_sent = matches!(self.hook, Hook::FromWorkload | Hook::UplinkEgress);
         let (from, to) = match is_sent {
