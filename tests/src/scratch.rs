@@ -1,15 +1,12 @@
 //! A folder for a test's files, gone when the test is.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, path::Path};
+
+use tempfile::{Builder, TempDir};
 
 /// An empty folder of its own.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub struct Scratch(TempDir);
 
 impl Scratch {
     /// Makes one.
@@ -19,31 +16,25 @@ impl Scratch {
     /// Panics if it cannot be made.
     #[expect(clippy::new_without_default, reason = "making one has an effect")]
     pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("cofferdam-test-{}-{number}", process::id());
-        Self::at(env::temp_dir().join(name))
+        Self::within(&std::env::temp_dir())
     }
 
-    /// Makes one here, where nothing is yet.
+    /// Makes one within another folder.
     ///
     /// # Panics
     ///
     /// Panics if it cannot be made.
-    pub fn at(path: PathBuf) -> Self {
-        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self(path)
+    pub fn within(folder: &Path) -> Self {
+        let made = Builder::new()
+            .prefix("cofferdam-test-")
+            // Containers read there, of any user.
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in(folder);
+        Self(made.unwrap_or_else(|error| panic!("{}: {error}", folder.display())))
     }
 
     /// Returns its path.
     pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nothing depends on it.
-        _ = fs::remove_dir_all(&self.0);
+        self.0.path()
     }
 }

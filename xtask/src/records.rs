@@ -392,31 +392,26 @@ mod tests {
     }
 
     /// A repository with these two records.
-    struct Repository(std::path::PathBuf);
+    struct Repository(tempfile::TempDir);
 
     impl Repository {
-        fn new(name: &str, skips: &str, verified: &str) -> Self {
-            let root = std::env::temp_dir().join(format!("xtask-{}-{name}", std::process::id()));
+        fn new(skips: &str, verified: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
             fs::create_dir_all(root.join("xtask")).unwrap();
             fs::create_dir_all(root.join("dataplane")).unwrap();
             fs::write(root.join(SKIPS_RECORD), skips).unwrap();
             fs::write(root.join(VERIFIED_RECORD), verified).unwrap();
-            Self(root)
+            Self(folder)
         }
 
         fn compare<'a>(&'a self, series: &'a str, place: Place) -> Comparison<'a> {
             Comparison {
-                root: &self.0,
+                root: self.0.path(),
                 series,
                 place,
                 complete: true,
             }
-        }
-    }
-
-    impl Drop for Repository {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
         }
     }
 
@@ -441,7 +436,7 @@ mod tests {
 
     #[test]
     fn more_skips_than_accepted_are_refused() {
-        let repository = Repository::new("skips", "* 0\n6.1 2 # no tcx\n", "");
+        let repository = Repository::new("* 0\n6.1 2 # no tcx\n", "");
         let reported = |tests: &[&str]| Reported {
             skips: tests
                 .iter()
@@ -465,7 +460,7 @@ mod tests {
 
     #[test]
     fn growth_beyond_a_tenth_is_refused() {
-        let repository = Repository::new("growth", "* 0\n", "6.1 p 1000 64\n");
+        let repository = Repository::new("* 0\n", "6.1 p 1000 64\n");
         let comparison = repository.compare("6.1", Place::Machine);
         assert!(
             comparison
@@ -483,7 +478,7 @@ mod tests {
 
     #[test]
     fn any_growth_of_the_stack_is_refused() {
-        let repository = Repository::new("stack", "* 0\n", "6.1 p 1000 64\n");
+        let repository = Repository::new("* 0\n", "6.1 p 1000 64\n");
         let comparison = repository.compare("6.1", Place::Machine);
         let mut reported = verified(&[("p", 1000)]);
         assert!(comparison.objections(&reported).unwrap().is_empty());
@@ -498,7 +493,7 @@ mod tests {
 
     #[test]
     fn what_is_not_on_record_is_refused_but_on_an_unknown_host() {
-        let repository = Repository::new("unknown", "* 0\n", "6.1 p 1000 64\n");
+        let repository = Repository::new("* 0\n", "6.1 p 1000 64\n");
         let new = verified(&[("p", 1000), ("q", 5)]);
         let count = |series, place| {
             repository
@@ -526,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_program_nobody_measured_is_refused_unless_tests_were_left_out() {
-        let repository = Repository::new("silent", "* 0\n", "6.1 p 1000 64\n6.1 q 10 64\n");
+        let repository = Repository::new("* 0\n", "6.1 p 1000 64\n6.1 q 10 64\n");
         let mut comparison = repository.compare("6.1", Place::Machine);
         assert_eq!(
             comparison
@@ -547,17 +542,13 @@ mod tests {
 
     #[test]
     fn blessing_replaces_one_series_and_satisfies_the_check() {
-        let repository = Repository::new(
-            "bless",
-            "* 0\n",
-            "# head\n6.12 p 7 8\n6.1 gone 3 8\n6.1 p 4 8\n",
-        );
+        let repository = Repository::new("* 0\n", "# head\n6.12 p 7 8\n6.1 gone 3 8\n6.1 p 4 8\n");
         let comparison = repository.compare("6.1", Place::Machine);
         let new = verified(&[("p", 9)]);
         assert_eq!(comparison.objections(&new).unwrap().len(), 3);
         comparison.bless(&new).unwrap();
         assert!(comparison.objections(&new).unwrap().is_empty());
-        let text = fs::read_to_string(repository.0.join(VERIFIED_RECORD)).unwrap();
+        let text = fs::read_to_string(repository.0.path().join(VERIFIED_RECORD)).unwrap();
         assert_eq!(text, "# head\n6.1 p 9 64\n6.12 p 7 8\n");
     }
 

@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_note_is_there_until_it_is_forgotten() {
-        let run_dir = std::env::temp_dir().join(format!("cofferdam-notes-{}", std::process::id()));
+        let scratch = tempfile::tempdir().unwrap();
+        let run_dir = scratch.path().join("run");
         let attachment = Attachment {
             container_id: "a".repeat(names::MAX_CONTAINER_ID),
             interface: "fifteen-letters".to_owned(),
@@ -107,6 +108,5 @@ mod tests {
         assert_eq!(noted(&run_dir).unwrap(), std::slice::from_ref(&attachment));
         forget(&run_dir, &attachment).unwrap();
         assert!(noted(&run_dir).unwrap().is_empty());
-        fs::remove_dir_all(&run_dir).unwrap();
     }
 }

@@ -65,10 +65,10 @@ fn rejected(text: &str) -> usize {
 }
 
 fn large_files_are_refused_before_they_are_read() {
-    let path = std::env::temp_dir().join(format!("cofferdam-large-{}.yaml", std::process::id()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.yaml");
     File::create(&path).unwrap().set_len(100 << 20).unwrap();
     let found = read(&[path.as_path()]);
-    fs::remove_file(&path).unwrap();
     let endless = read(&[Path::new("/dev/zero")]).unwrap();
     for file in [&found.unwrap()[0], &endless[0]] {
         assert_eq!(file.bytes.len(), MAX_FILE + 1);

@@ -5,6 +5,7 @@ mod manifests;
 mod mistakes;
 mod objects;
 mod policies;
+mod renamed;
 mod repository;
 mod services;
 mod streams;
@@ -367,7 +368,8 @@ fn a_shared_address_belongs_to_nobody_but_a_finished_pod_has_none() {
 
 #[test]
 fn directories_are_read_in_order_and_only_manifests_of_them() {
-    let root = std::env::temp_dir().join(format!("cofferdam-sources-{}", std::process::id()));
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
     std::fs::create_dir_all(root.join("below/.hidden")).unwrap();
     for name in [
         "b.yaml",
@@ -379,33 +381,31 @@ fn directories_are_read_in_order_and_only_manifests_of_them() {
     ] {
         std::fs::write(root.join(name), "{}").unwrap();
     }
-    let found = read(&[&root, &root.join("b.yaml")]).unwrap();
+    let found = read(&[root, &root.join("b.yaml")]).unwrap();
     let names: Vec<_> = found
         .iter()
         .map(|f| {
             f.path
-                .strip_prefix(&root)
+                .strip_prefix(root)
                 .unwrap()
                 .to_str()
                 .unwrap()
                 .to_owned()
         })
         .collect();
-    std::fs::remove_dir_all(&root).unwrap();
     assert_eq!(names, ["a.yml", "b.yaml", "below/c.json"]);
     assert!(read(&[root.join("absent.yaml")]).is_err());
 }
 
 #[test]
 fn what_is_no_file_is_not_opened_in_a_directory() {
-    let root = std::env::temp_dir().join(format!("cofferdam-no-file-{}", std::process::id()));
-    std::fs::create_dir_all(&root).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
     std::fs::write(root.join("a.yaml"), "{}").unwrap();
     // Opening a pipe would wait for a writer; a socket is as little a file.
     let socket = std::os::unix::net::UnixListener::bind(root.join("b.yaml")).unwrap();
-    let found = find(&[&root], |_| {});
+    let found = find(&[root], |_| {});
     drop(socket);
-    std::fs::remove_dir_all(&root).unwrap();
     assert_eq!(found.files.len(), 1);
     let [error] = &found.errors[..] else {
         panic!("{:?}", found.errors)

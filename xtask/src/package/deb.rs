@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn control_files_say_what_is_in_the_package() {
-        let control = std::env::temp_dir().join(format!("xtask-{}-control", std::process::id()));
-        empty(&control).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let control = scratch.path();
         let write = |name: &str, text: &str| fs::write(control.join(name), text).unwrap();
         write(
             "control",
@@ -243,14 +243,13 @@ mod tests {
             name: String::new(),
         };
         let aarch64 = target(Architecture::Aarch64);
-        let objections = objections_to_control(&control, &aarch64, "1.2.3");
+        let objections = objections_to_control(control, &aarch64, "1.2.3");
         assert_eq!(objections, Vec::<String>::new());
 
         write("postinst", "#!/bin/sh\n");
         fs::remove_file(control.join("conffiles")).unwrap();
         let x86_64 = target(Architecture::X86_64);
-        let objections = objections_to_control(&control, &x86_64, "1.2.3");
-        fs::remove_dir_all(&control).unwrap();
+        let objections = objections_to_control(control, &x86_64, "1.2.3");
         assert_eq!(
             objections,
             [

@@ -228,15 +228,15 @@ mod tests {
 
     #[test]
     fn a_tree_is_packed_with_its_links() {
-        let folder = std::env::temp_dir().join(format!("xtask-{}-tree", std::process::id()));
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path();
         fs::create_dir_all(folder.join("inner")).unwrap();
         fs::write(folder.join("inner/tool"), "content").unwrap();
         std::os::unix::fs::symlink("inner/tool", folder.join("alias")).unwrap();
         let mut archive = Archive::default();
-        archive.tree("bin", &folder).unwrap();
+        archive.tree("bin", folder).unwrap();
         archive.tree("sbin", &folder.join("absent")).unwrap();
         let entries = entries(&archive.finish());
-        fs::remove_dir_all(&folder).unwrap();
         let names: Vec<_> = entries.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,

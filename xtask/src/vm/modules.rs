@@ -208,30 +208,24 @@ mod tests {
     use super::*;
 
     /// A folder of modules made of these `(path, content)`.
-    struct Folder(PathBuf);
+    struct Folder(tempfile::TempDir);
 
     impl Folder {
-        fn new(name: &str, built_in: &str, files: &[(&str, &str)]) -> Self {
-            let path = std::env::temp_dir().join(format!("xtask-{}-{name}", std::process::id()));
+        fn new(built_in: &str, files: &[(&str, &str)]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path();
             fs::create_dir_all(path.join("kernel")).unwrap();
             fs::write(path.join("modules.builtin"), built_in).unwrap();
             for (file, content) in files {
                 fs::write(path.join("kernel").join(file), content).unwrap();
             }
-            Self(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+            Self(folder)
         }
     }
 
     #[test]
     fn dependencies_come_first_and_once() {
         let folder = Folder::new(
-            "modules",
             "kernel/net/llc/llc.ko\n",
             &[
                 ("bridge.ko", "\0depends=llc,stp\0"),
@@ -245,7 +239,7 @@ mod tests {
                 ("crc32c-intel.ko", "\0depends=\0"),
             ],
         );
-        let chosen = choose(&folder.0).unwrap();
+        let chosen = choose(folder.0.path()).unwrap();
         let names: Vec<_> = chosen
             .modules
             .iter()

@@ -215,26 +215,18 @@ mod tests {
     use crate::records::tests::record;
     use cofferdam_protocol::flow_log::{self, Records};
     use cofferdam_protocol::output::RecordType;
+    use tempfile::TempDir;
 
     /// A folder for one test.
-    struct Folder(PathBuf);
+    struct Folder(TempDir);
 
     impl Folder {
-        fn new(name: &str) -> Self {
-            let name = format!("cofferdam-flow-log-{name}-{}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            fs::create_dir(&path).unwrap();
-            Self(path)
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
         }
 
         fn log(&self) -> PathBuf {
-            self.0.join("new/flows.jsonl")
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).unwrap();
+            self.0.path().join("new/flows.jsonl")
         }
     }
 
@@ -270,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_full_file_is_put_aside_and_the_oldest_goes() {
-        let folder = Folder::new("turns");
+        let folder = Folder::new();
         let path = folder.log();
         // Two records of one digit a file.
         let mut log = FlowLog::new(&path, 2 * line(), 2);
@@ -296,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_longer_than_a_file_is_written_alone() {
-        let folder = Folder::new("long");
+        let folder = Folder::new();
         let path = folder.log();
         let mut log = FlowLog::new(&path, 10, 5);
         log.pass_on(&numbered(1..=3)).unwrap();
@@ -305,7 +297,7 @@ mod tests {
 
     #[test]
     fn half_a_line_of_a_killed_agent_is_closed_and_what_was_there_stays() {
-        let folder = Folder::new("torn");
+        let folder = Folder::new();
         let path = folder.log();
         FlowLog::new(&path, 1 << 20, 1)
             .pass_on(&numbered([1]))
@@ -320,11 +312,11 @@ mod tests {
 
     #[test]
     fn a_file_that_is_moved_away_is_made_anew() {
-        let folder = Folder::new("moved");
+        let folder = Folder::new();
         let path = folder.log();
         let mut log = FlowLog::new(&path, 1 << 20, 1);
         log.pass_on(&numbered([1])).unwrap();
-        fs::rename(&path, folder.0.join("elsewhere")).unwrap();
+        fs::rename(&path, folder.0.path().join("elsewhere")).unwrap();
         log.pass_on(&numbered([2])).unwrap();
         assert_eq!(read(&path).0, [2]);
     }
@@ -332,7 +324,7 @@ mod tests {
     #[test]
     fn records_that_a_full_disk_has_no_room_for_are_lost_and_counted() {
         // Whatever is written there, the disk is full.
-        let folder = Folder::new("full");
+        let folder = Folder::new();
         let path = folder.log();
         let mut log = FlowLog::new(&path, 1 << 20, 1);
         log.pass_on(&numbered([1])).unwrap();

@@ -258,8 +258,8 @@ mod tests {
 
     #[test]
     fn messages_reach_a_socket_of_datagrams_and_are_lost_without_one() {
-        let name = format!("cofferdam-syslog-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("syslog");
         let mut syslog = Syslog::new(Collector::Unix(path.clone()));
         let records = [hostile(), hostile()];
         assert_eq!(syslog.pass_on(&records).unwrap_err().count, 2);

@@ -82,7 +82,7 @@ impl Engine {
         if let Err(missing) = programs(self.needs()) {
             bail!("{missing}: `cargo xtask setup` installs them");
         }
-        let ground = Ground::new(Scratch::at(premises.folder().join("ground")), plugin);
+        let ground = Ground::new(Scratch::within(premises.folder()), plugin);
         match self {
             #[cfg(feature = "cri")]
             Self::Containerd => {

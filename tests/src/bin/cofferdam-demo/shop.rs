@@ -107,7 +107,7 @@ impl<'p> Shop<'p> {
         let standard = standard_plugins().map_err(|why| anyhow!("the CNI plugins: {why}"))?;
         let plugin = (plugin.canonicalize())
             .with_context(|| format!("there is no program {}", plugin.display()))?;
-        let plugins = Plugins::within(Scratch::at(premises.folder().join("plugins")), &plugin);
+        let plugins = Plugins::within(Scratch::within(premises.folder()), &plugin);
         let runtime = Runtime {
             node: &site.node,
             plugins: &plugins,
