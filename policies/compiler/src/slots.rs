@@ -347,7 +347,10 @@ mod tests {
         assert_eq!(of(&second, "10.0.0.5"), Some(4));
         assert_eq!(of(&second, "10.0.0.3"), Some(5));
         assert_eq!(second.resting(), 2);
-        let left: Vec<u32> = second.left_since(&first).map(|(number, _)| number).collect();
+        let left: Vec<u32> = second
+            .left_since(&first)
+            .map(|(number, _)| number)
+            .collect();
         assert_eq!(left, [2, 3]);
         let more = inventory(&[
             ("a", &["10.0.0.1"]),

@@ -298,13 +298,15 @@ fn play((world, rounds): (Vec<Step>, Vec<Round>)) -> Vec<Outcome> {
                     inventory.remove_workload(&workload.name);
                     if let Some(like) = like.and_then(|like| elsewhere(&inventory, &local, like)) {
                         (workload.labels, workload.ports) = (like.labels, like.ports);
-                        inventory.set_workload(workload).expect("it had its address");
+                        inventory
+                            .set_workload(workload)
+                            .expect("it had its address");
                     }
                 }
             }
             Round::Reused(whose, like) => {
-                let both = elsewhere(&inventory, &local, whose)
-                    .zip(elsewhere(&inventory, &local, like));
+                let both =
+                    elsewhere(&inventory, &local, whose).zip(elsewhere(&inventory, &local, like));
                 if let Some((before, mut new)) = both {
                     inventory.remove_workload(&before.name);
                     new.name.name = format!("r{number}").into();
@@ -417,12 +419,17 @@ fn only_workloads_that_come_need_no_new_table() {
         ("a workload of this node less", |inventory, _| {
             inventory.remove_workload(&ObjectName::new("x", "b"));
         }),
-        ("an address that a workload of this node leaves to another", |inventory, _| {
-            let b = inventory.remove_workload(&ObjectName::new("x", "b")).unwrap();
-            let mut next = (*b).clone();
-            next.name = ObjectName::new("x", "next");
-            inventory.set_workload(next).unwrap();
-        }),
+        (
+            "an address that a workload of this node leaves to another",
+            |inventory, _| {
+                let b = inventory
+                    .remove_workload(&ObjectName::new("x", "b"))
+                    .unwrap();
+                let mut next = (*b).clone();
+                next.name = ObjectName::new("x", "next");
+                inventory.set_workload(next).unwrap();
+            },
+        ),
         ("a workload that comes to this node", |_, local| {
             local.insert(ObjectName::new("x", "remote"));
         }),
