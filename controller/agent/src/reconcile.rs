@@ -67,7 +67,6 @@ use early_drop::EarlyDrops;
 use explain::Inquiry;
 use guarding::Guarding;
 use looking::BETWEEN_LOOKS;
-use placing::BETWEEN_PLACES;
 use uplinks::Uplinks;
 
 /// Least time from one table to the next when nobody but files asks for it: each table costs
@@ -179,8 +178,8 @@ pub struct Reconciler {
     are_files_unread: bool,
     /// `true` if something that was read waits for another table.
     needs_table: bool,
-    /// Time of the last look for places in the table in force.
-    placed_at: Option<Instant>,
+    /// Time from which places in the table in force are looked for again.
+    place_from: Instant,
     /// Time of the first places since everything was last read back, and documents saved.
     unfinished: Option<Instant>,
     made: Made,
@@ -301,7 +300,7 @@ impl Reconciler {
             unread: None,
             are_files_unread: false,
             needs_table: false,
-            placed_at: None,
+            place_from: Instant::now(),
             unfinished: None,
             made: Made::default(),
             in_force: None,
@@ -633,9 +632,7 @@ impl Reconciler {
         if self.are_files_unread {
             return Some(table);
         }
-        let places = self
-            .placed_at
-            .map_or(now, |at| now.max(at + BETWEEN_PLACES));
+        let places = now.max(self.place_from);
         match self.needs_table {
             true => Some(places.min(table)),
             false => Some(places),

@@ -8,11 +8,14 @@
 use cofferdam_syntax::diagnostic::chain;
 use std::time::{Duration, Instant};
 
-use super::{Reconciler, next_table_at};
+use super::{BETWEEN_TABLES, Reconciler, next_table_at};
 use crate::enforcer::{Depth, Placed};
 
 /// Least time from one look at what servers say to the next when nobody asks for it.
-pub(super) const BETWEEN_PLACES: Duration = Duration::from_millis(20);
+const BETWEEN_PLACES: Duration = Duration::from_millis(20);
+/// A look and what came of it are followed by so many times as long without one: where all
+/// documents have to be put together, that takes a while.
+const PAUSE: u32 = 4;
 /// Time after which places in the table in force are read back with everything else, and the
 /// documents behind them saved.
 const UNTIL_FINISHED: Duration = Duration::from_secs(1);
@@ -26,7 +29,10 @@ impl Reconciler {
         if self.needs_table && is_due {
             return false;
         }
-        if self.place_elsewhere() {
+        let is_placed = self.place_elsewhere();
+        let pause = self.documents.looked().elapsed() * PAUSE;
+        self.place_from = Instant::now() + pause.clamp(BETWEEN_PLACES, BETWEEN_TABLES);
+        if is_placed {
             self.needs_table = false;
             return true;
         }
@@ -42,7 +48,6 @@ impl Reconciler {
     /// places for it. Returns `true` if that is all that they have said.
     fn place_elsewhere(&mut self) -> bool {
         let began = Instant::now();
-        self.placed_at = Some(began);
         let documents = self.documents.inventory();
         if self.documents.is_held()
             || !self.is_enforced()
