@@ -12,7 +12,7 @@ use super::{BETWEEN_TABLES, Reconciler, next_table_at};
 use crate::enforcer::{Depth, Placed};
 
 /// Least time from one look at what servers say to the next when nobody asks for it.
-const BETWEEN_PLACES: Duration = Duration::from_millis(20);
+const BETWEEN_PLACES: Duration = Duration::from_millis(40);
 /// A look and what came of it are followed by so many times as long without one: where all
 /// documents have to be put together, that takes a while.
 const PAUSE: u32 = 4;
