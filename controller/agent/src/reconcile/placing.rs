@@ -31,7 +31,11 @@ impl Reconciler {
         }
         let is_placed = self.place_elsewhere();
         let pause = self.documents.looked().elapsed() * PAUSE;
-        self.place_from = Instant::now() + pause.clamp(BETWEEN_PLACES, BETWEEN_TABLES);
+        let least = match self.may_place() {
+            true => BETWEEN_PLACES,
+            false => BETWEEN_TABLES,
+        };
+        self.place_from = Instant::now() + pause.clamp(least, BETWEEN_TABLES);
         if is_placed {
             self.needs_table = false;
             return true;
@@ -44,16 +48,21 @@ impl Reconciler {
         true
     }
 
+    /// Returns `true` if all that was desired before is in force, and nobody's place is contested:
+    /// otherwise there is more to do than to find places.
+    fn may_place(&self) -> bool {
+        !self.documents.is_held()
+            && self.is_enforced()
+            && self.made.desired.warnings.is_empty()
+            && !self.endpoints.values().any(|one| one.is_refused)
+    }
+
     /// Puts in force what servers say of workloads elsewhere, where the table in force has
     /// places for it. Returns `true` if that is all that they have said.
     fn place_elsewhere(&mut self) -> bool {
         let began = Instant::now();
         let documents = self.documents.inventory();
-        if self.documents.is_held()
-            || !self.is_enforced()
-            || self.endpoints.values().any(|one| one.is_refused)
-            || !self.made.is_same_here(documents)
-        {
+        if !self.may_place() || !self.made.is_same_here(documents) {
             return false;
         }
         let endpoints = self.endpoints.values().map(|one| one.endpoint.clone());
