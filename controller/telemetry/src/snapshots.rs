@@ -35,7 +35,7 @@ pub struct Snapshot {
     // Copies, which share nearly everything with those of other revisions.
     inventory: Inventory,
     plan: SlotPlan,
-    /// Whose slots were that addresses have left since the table was made.
+    /// The last owners of slots that addresses have left since the table was made.
     left: SharedMap<u32, SlotName>,
     /// Its rules.
     pub rules: Arc<RuleTable>,

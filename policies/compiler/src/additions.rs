@@ -1,7 +1,7 @@
 //! Workloads that a table has room for although it was made before they came.
 //!
-//! What goes from elsewhere needs no entry at all: no address leads to its own any more. One
-//! whose address is another's now, or that has other labels, moves to another entry.
+//! A workload of another node that goes needs no entry: no address leads to its own any more.
+//! One with other labels, or an address that is another's now, moves to another entry.
 //!
 //! Most workloads are like others: somebody with their labels, as far as policies
 //! ask, with an address in the same blocks, is in the table already. Then their class,

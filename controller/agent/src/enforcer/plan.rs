@@ -223,7 +223,7 @@ impl InForce {
     /// in force. `None` where there is none, and where more than workloads elsewhere differs: a
     /// policy that is not in force yet may deny what comes.
     ///
-    /// What a policy says of two workloads is theirs alone. So those that come or go now are as
+    /// A policy judges two workloads by these two alone. So those that come or go now are as
     /// desired, and those that wait for a table as before, together with all who have, or had,
     /// one of their addresses.
     #[must_use]

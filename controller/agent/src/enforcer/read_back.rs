@@ -42,7 +42,7 @@ pub(super) const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// Extent of a comparison between the kernel's state and what was put there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// What addresses that came, moved or went lead to, and the entries of these slots.
+    /// The slots of addresses that came, moved or went, and the entries of these slots.
     Places,
     /// The whole table, all records, what is new, and some of the rest by turns.
     Change,
