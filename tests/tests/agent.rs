@@ -37,6 +37,8 @@ mod listeners;
 mod memory;
 #[path = "agent/nodes.rs"]
 mod nodes;
+#[path = "agent/places.rs"]
+mod places;
 #[path = "agent/records.rs"]
 mod records;
 #[path = "agent/reload.rs"]

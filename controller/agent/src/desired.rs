@@ -76,6 +76,16 @@ impl Made {
         }
     }
 
+    /// Returns `true` if these documents say nothing else of workloads with an endpoint here, and
+    /// nobody claims what is this node's.
+    #[must_use]
+    pub fn is_same_here(&self, documents: &Inventory) -> bool {
+        let before = self.documents.workloads().shared();
+        let changes = before.changes(documents.workloads().shared());
+        self.desired.warnings.is_empty()
+            && !(changes.iter()).any(|change| self.desired.local.contains(change.key))
+    }
+
     /// Returns the result that [`desired`] would make of these, at the price of the
     /// differences. None where nodes differ, or where two claim one address: then it takes all
     /// of them to say whose it is.

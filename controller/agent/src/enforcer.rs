@@ -7,8 +7,10 @@
 //!
 //! Workloads may come while nothing else changes, to a table in force that knows others like
 //! them: then their slots' entries are written into that table, as no address leads there yet.
-//! A number that became free rests until a table without it has been published; as every
-//! removal publishes one, every number that is spare in the table in force has rested.
+//! Those of other nodes may go as well: their addresses lead nowhere then. One that belongs to
+//! another of them now, or whose owner is relabelled, goes from one slot to the other by one
+//! store. A number that became free keeps its entry and rests until a table without it has been
+//! published: every number that is spare in the table in force has rested.
 
 pub mod dataplane;
 mod execute;
@@ -67,6 +69,18 @@ pub enum Published {
     Slots(usize),
     /// With a new table.
     Table,
+}
+
+/// Share of a desired state that came into force without another table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// All of it.
+    All,
+    /// The workloads of other nodes that the table in force has places for. The rest, and
+    /// whatever has to do with their addresses, is as it was before.
+    Part,
+    /// None of it.
+    Nothing,
 }
 
 /// Reason for which a desired state did not come into force. The state before still is.

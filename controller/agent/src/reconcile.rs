@@ -17,6 +17,7 @@ mod explain;
 mod fills;
 mod guarding;
 mod looking;
+mod placing;
 mod pods;
 mod publishing;
 mod reload;
@@ -175,6 +176,12 @@ pub struct Reconciler {
     unread: Option<Instant>,
     /// `true` if files are among them.
     are_files_unread: bool,
+    /// `true` if something that was read waits for another table.
+    needs_table: bool,
+    /// Time from which places in the table in force are looked for again.
+    place_from: Instant,
+    /// Time of the first places since everything was last read back, and documents saved.
+    unfinished: Option<Instant>,
     made: Made,
     /// The documents of the newest state that is in force; `None` before the first.
     in_force: Option<DocumentsInForce>,
@@ -292,6 +299,9 @@ impl Reconciler {
             documents,
             unread: None,
             are_files_unread: false,
+            needs_table: false,
+            place_from: Instant::now(),
+            unfinished: None,
             made: Made::default(),
             in_force: None,
             endpoints: BTreeMap::new(),
@@ -369,6 +379,7 @@ impl Reconciler {
         let attach_at = has_unlinked.then_some(self.link_from);
         let chore = self.enforcer.next_chore();
         let chore = chore.min(self.looked_at_hooks + self.between_looks);
+        let chore = self.finish_at().map_or(chore, |at| at.min(chore));
         let chore = self.reading_at().map_or(chore, |at| at.min(chore));
         let next = attach_at.map_or(chore, |at| at.min(chore));
         let left = next.saturating_duration_since(Instant::now());
@@ -497,7 +508,14 @@ impl Reconciler {
         if is_everything {
             self.tell_stamp_obstacles();
         }
-        if sources || is_changed {
+        // Mostly the table in force has places for what servers say.
+        let needs_more = is_changed
+            || match sources {
+                Look::None => false,
+                Look::AtObjects(last) => !self.place_or_wait(last),
+                Look::AtAll => true,
+            };
+        if needs_more {
             self.converge(&added, arrived);
             self.depth = Depth::Change;
         } else if links {
@@ -543,7 +561,7 @@ impl Reconciler {
         stop
     }
 
-    /// Reads the documents again if a message asks for that; returns `true` if one does.
+    /// Reads the documents again if a message asks for that.
     ///
     /// Before any endpoint is added: an address that a document gives to another workload
     /// is not for an endpoint that comes with it.
@@ -551,7 +569,7 @@ impl Reconciler {
     /// Changed files alone wait until [`Reconciler::reading_at`]. A caller who waits for an
     /// answer does not wait for that: a sync reads the files, and an endpoint that comes or
     /// goes takes what has changed with it, so that a table that it needs is the only one.
-    fn look_at_sources(&mut self, batch: &[Message]) -> bool {
+    fn look_at_sources(&mut self, batch: &[Message]) -> Look {
         let is_everything = |message: &Message| matches!(message, Message::LookAround);
         let is_reload = |message: &Message| matches!(message, Message::Reload(_));
         let is_sync = |message: &Message| matches!(message, Message::Request(Request::Sync, _));
@@ -584,28 +602,41 @@ impl Reconciler {
             |message: &Message| is_everything(message) || is_reload(message) || is_sync(message);
         let is_taken_along = self.unread.is_some() && batch.iter().any(takes_along);
         let is_asked = batch.iter().any(is_wanted);
-        if !is_due && !is_taken_along && !is_asked {
-            return false;
-        }
         if batch.iter().any(is_everything) {
             self.documents.distrust_metadata();
         }
+        let Some(last) = self.unread.filter(|_| is_due || is_taken_along || is_asked) else {
+            if is_asked {
+                self.documents.read();
+                return Look::AtAll;
+            }
+            return Look::None;
+        };
         self.unread = None;
         if std::mem::take(&mut self.are_files_unread) || is_asked {
             self.documents.read();
-        } else {
-            self.documents.read_objects();
+            return Look::AtAll;
         }
-        true
+        self.documents.read_objects();
+        match is_taken_along {
+            true => Look::AtAll,
+            false => Look::AtObjects(last),
+        }
     }
 
-    /// Returns the time at which changed files are read, or `None` if none have changed.
+    /// Returns the time at which changes that are unread are read, or `None` if there are none.
     fn reading_at(&self) -> Option<Instant> {
         self.unread?;
-        Some(next_table_at(
-            self.enforcer.in_force_since(),
-            Instant::now(),
-        ))
+        let now = Instant::now();
+        let table = next_table_at(self.enforcer.in_force_since(), now);
+        if self.are_files_unread {
+            return Some(table);
+        }
+        let places = now.max(self.place_from);
+        match self.needs_table {
+            true => Some(places.min(table)),
+            false => Some(places),
+        }
     }
 
     fn take_add(
@@ -668,6 +699,9 @@ impl Reconciler {
     }
 
     fn stop(mut self, detach: bool) {
+        if self.unfinished.is_some() {
+            self.finish_places();
+        }
         self.recorder.drain();
         self.recorder.outputs().flush(UNTIL_FLUSHED);
         // With the number of the table, which alone is no reason to write.
@@ -688,6 +722,17 @@ impl Reconciler {
             Err(error) => tracing::error!("cannot take everything off: {}", chain(&error)),
         }
     }
+}
+
+/// Extent of a look at the sources of documents.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    /// None was taken.
+    None,
+    /// At what servers say, which last changed before this time; nobody waits for an answer.
+    AtObjects(Instant),
+    /// At whatever has to be in force before anybody is answered, or as soon as a table may be.
+    AtAll,
 }
 
 /// Result of a look at the interface of an endpoint that is to be added, unless the call is

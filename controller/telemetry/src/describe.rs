@@ -252,9 +252,7 @@ status: {podIP: 10.0.0.1}
             .unwrap_or(1);
         let names = Snapshots::new("n1");
         let revision = 1 << 32 | 9;
-        names.add(Arc::new(Snapshot::new(
-            revision, &inventory, &plan, &compiled,
-        )));
+        names.add(Snapshot::new(revision, &inventory, &plan, &compiled));
         (names, set)
     }
 

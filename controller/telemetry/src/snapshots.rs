@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cofferdam_compiler::{Compiled, RuleTable, SlotPlan};
 use cofferdam_inventory::selectors::Labels;
+use cofferdam_inventory::shared_map::SharedMap;
 use cofferdam_inventory::{Inventory, ObjectName, Owner};
 use cofferdam_verdict::flow::StateWord;
 
@@ -34,6 +35,8 @@ pub struct Snapshot {
     // Copies, which share nearly everything with those of other revisions.
     inventory: Inventory,
     plan: SlotPlan,
+    /// The last owners of slots that addresses have left since the table was made.
+    left: SharedMap<u32, SlotName>,
     /// Its rules.
     pub rules: Arc<RuleTable>,
 }
@@ -46,8 +49,20 @@ impl Snapshot {
             revision,
             inventory: inventory.clone(),
             plan: plan.clone(),
+            left: SharedMap::default(),
             rules: compiled.rules.clone(),
         }
+    }
+
+    /// The same names, and those of slots that have been left since the ones before.
+    fn following(mut self, before: &Self) -> Self {
+        self.left = before.left.clone();
+        for (number, _) in self.plan.left_since(&before.plan) {
+            if let Some(name) = before.slot(number) {
+                self.left.insert(number, name);
+            }
+        }
+        self
     }
 
     /// Returns the owner of an address; none for outside addresses.
@@ -56,10 +71,13 @@ impl Snapshot {
         self.slot(*self.plan.by_address().get(address)?)
     }
 
-    /// Returns the owner of a slot; none for outside addresses.
+    /// Returns the owner of a slot, the last one of a slot that was left; none for outside
+    /// addresses.
     #[must_use]
     pub fn slot(&self, number: u32) -> Option<SlotName> {
-        let (owner, _) = self.plan.holder(number)?;
+        let Some((owner, _)) = self.plan.holder(number) else {
+            return self.left.get(&number).cloned();
+        };
         let workload = match owner {
             Owner::Workload(name) => self.inventory.workloads().get(name),
             Owner::Node(_) => None,
@@ -149,14 +167,14 @@ impl Snapshots {
 
     /// Adds the names of the next revision, or those that have been added to a revision
     /// since.
-    pub fn add(&self, names: Arc<Snapshot>) {
+    pub fn add(&self, names: Snapshot) {
         let mut all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last = all.iter_mut().rev();
         if let Some(same) = last.find(|one| one.revision == names.revision) {
-            *same = names;
+            *same = Arc::new(names.following(same));
             return;
         }
-        all.push_back(names);
+        all.push_back(Arc::new(names));
         while all.len() > REMEMBERED {
             all.pop_front();
         }

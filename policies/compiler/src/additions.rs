@@ -1,5 +1,8 @@
 //! Workloads that a table has room for although it was made before they came.
 //!
+//! A workload of another node that goes needs no entry: no address leads to its own any more.
+//! One with other labels, or an address that is another's now, moves to another entry.
+//!
 //! Most workloads are like others: somebody with their labels, as far as policies
 //! ask, with an address in the same blocks, is in the table already. Then their class,
 //! their atom and their profile are there as well, and only the entry of their slot is
@@ -9,9 +12,9 @@
 //!
 //! Invariants: an entry is only ever written where none was; a table with the entries
 //! that [`Compiled::additions`] names says of every packet what a table that is made
-//! anew says. Their words are the same, too, unless one more own address changes the order
-//! of sets that rules of workloads elsewhere tell apart equally often: atoms of own
-//! addresses are numbered by that.
+//! anew says. Where nothing has gone their words are the same, too, unless one more own address
+//! changes the order of sets that rules of workloads elsewhere tell apart equally often: atoms of
+//! own addresses are numbered by that.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,6 +22,7 @@ use std::net::IpAddr;
 use cofferdam_inventory::{Holder, Inventory, ObjectName, Workload};
 use cofferdam_verdict::table::{PAGE_WORDS, Profile, SlotKind, header, slot_place};
 
+use super::slots::has_turned;
 use super::{Compiled, Snapshot};
 
 /// An entry of a table's slot section.
@@ -74,7 +78,8 @@ impl Compiled {
     ///
     /// The table was made of `inventory` and of the workloads `local` to this node, or
     /// has been given entries since that it is as good as made of them; `after` is of
-    /// the same node, and its plan is the successor of the one in use.
+    /// the same node, and its plan is [the one in place](super::SlotPlan::in_place) of that in
+    /// use.
     #[must_use]
     pub fn additions(
         &self,
@@ -98,12 +103,29 @@ impl Compiled {
         let mut entries = Vec::new();
         let mut added = BTreeSet::new();
         for change in inventory.holders().changes(next.holders()) {
-            let (None, Some(Holder::Workload(workload))) = (change.before, change.after) else {
+            // Rows are made for what is here, and a node's address is asked about as well.
+            if let Some(before) = change.before
+                && !matches!(before, Holder::Workload(one) if !local.contains(&one.name))
+            {
+                return None;
+            }
+            let Some(holder) = change.after else {
+                continue;
+            };
+            let Holder::Workload(workload) = holder else {
                 return None;
             };
+            let is_local = after.local.contains(&workload.name);
+            if let Some(before) = change.before {
+                if is_local {
+                    return None;
+                }
+                if !has_turned(before, holder) {
+                    continue;
+                }
+            }
             let address = *change.key;
             let slot = after.slots.of(address)?;
-            let is_local = after.local.contains(&workload.name);
             let (profile, _) = self.place(next, workload, address, is_local)?;
             if self.entry(slot)? != 0 {
                 return None;

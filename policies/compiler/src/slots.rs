@@ -61,6 +61,9 @@ pub struct SlotPlan {
     by_address: SharedMap<IpAddr, u32>,
     /// Numbers below the highest that no address has.
     free: SharedMap<u32, ()>,
+    /// Numbers that addresses have left since the table in force was made, and whose they
+    /// were: its entries of them stay.
+    resting: SharedMap<u32, (Owner, IpAddr)>,
     /// The owners that it was made for.
     holders: SharedMap<IpAddr, Holder>,
 }
@@ -81,44 +84,75 @@ impl SlotPlan {
         Self::default().successor(inventory)
     }
 
-    /// The plan that follows this one: an address keeps its number, whoever owns it
-    /// now, and a new address gets the lowest number that this plan does not use.
+    /// The plan for the next table: an address keeps its number, whoever owns it now, and a
+    /// new address gets the lowest number that this plan does not use.
     ///
     /// A number that becomes free is therefore not given away at once, but by the
-    /// plan after the next at the earliest: until the table of the next plan has been
-    /// published, and a grace period has gone by, a program may still have it in hand
-    /// for its former address.
+    /// plan after the next table's at the earliest: until that has been published, and a grace
+    /// period has gone by, a program may still have it in hand for its former address.
     #[must_use]
     pub fn successor(&self, inventory: &Inventory) -> Self {
+        let mut next = self.step(inventory, |_, _| false);
+        for number in std::mem::take(&mut next.resting).keys() {
+            next.free.insert(*number, ());
+        }
+        next
+    }
+
+    /// The plan by which the table in force serves another inventory. What becomes free rests
+    /// until a table has been made without it. An address that belongs to another workload
+    /// now, or to the same one with other labels or ports, gets another number: it goes from
+    /// one entry to the other by one store, and flows with it are decided again.
+    #[must_use]
+    pub fn in_place(&self, inventory: &Inventory) -> Self {
+        self.step(inventory, has_turned)
+    }
+
+    /// A plan in which numbers that rest may be given away, for the lack of others.
+    #[must_use]
+    pub fn rested(&self) -> Self {
+        let mut next = self.clone();
+        for number in std::mem::take(&mut next.resting).keys() {
+            next.free.insert(*number, ());
+        }
+        next
+    }
+
+    fn step(&self, inventory: &Inventory, moves: impl Fn(&Holder, &Holder) -> bool) -> Self {
         let holders = inventory.holders();
         let mut next = Self {
             holders: holders.clone(),
             ..self.clone()
         };
         let mut added: Vec<(Owner, IpAddr)> = Vec::new();
-        let mut removed: Vec<IpAddr> = Vec::new();
+        let mut left: Vec<IpAddr> = Vec::new();
         if self.holders.is_empty() {
             // Given from outside, perhaps, and nothing is known of its owners.
             let gone = |address: &&IpAddr| !holders.contains_key(*address);
-            removed.extend(self.by_address.keys().filter(gone));
+            left.extend(self.by_address.keys().filter(gone));
         }
         for change in self.holders.changes(holders) {
             match change.after {
-                Some(holder) => added.push((holder.owner(), *change.key)),
-                None => removed.push(*change.key),
+                Some(holder) => {
+                    if change.before.is_some_and(|before| moves(before, holder)) {
+                        left.push(*change.key);
+                    }
+                    added.push((holder.owner(), *change.key));
+                }
+                None => left.push(*change.key),
             }
         }
         added.sort();
-        let mut rest = Vec::new();
-        for address in removed {
-            if let Some(number) = next.by_address.remove(&address) {
-                next.by_number.remove(&number);
-                rest.push(number);
+        let mut highest = number(self.by_number.len() + self.free.len() + self.resting.len());
+        for address in left {
+            if let Some(number) = next.by_address.remove(&address)
+                && let Some(holder) = next.by_number.remove(&number)
+            {
+                next.resting.insert(number, holder);
             }
         }
-        let mut highest = number(self.by_number.len() + self.free.len());
         for (owner, address) in added {
-            let number = self.of(address).unwrap_or_else(|| {
+            let number = next.of(address).unwrap_or_else(|| {
                 let lowest = next.free.keys().next().copied();
                 lowest
                     .inspect(|number| _ = next.free.remove(number))
@@ -129,9 +163,6 @@ impl SlotPlan {
             });
             next.by_address.insert(address, number);
             next.by_number.insert(number, (owner, address));
-        }
-        for number in rest {
-            next.free.insert(number, ());
         }
         next
     }
@@ -192,10 +223,25 @@ impl SlotPlan {
         self.by_address.get(&address).copied()
     }
 
+    /// Returns the number of slots that addresses have left since the table in force was made.
+    #[must_use]
+    pub fn resting(&self) -> usize {
+        self.resting.len()
+    }
+
     /// The slots of all addresses, in the order of addresses.
     #[must_use]
     pub fn by_address(&self) -> &SharedMap<IpAddr, u32> {
         &self.by_address
+    }
+
+    /// Slots that addresses of `before`, a plan in place of which this one has come, have left.
+    pub fn left_since<'p>(
+        &'p self,
+        before: &'p Self,
+    ) -> impl Iterator<Item = (u32, &'p (Owner, IpAddr))> {
+        let changes = before.resting.changes(&self.resting).into_iter();
+        changes.filter_map(|change| Some((*change.key, change.after?)))
     }
 
     /// Returns the owner and the address of a slot.
@@ -208,6 +254,19 @@ impl SlotPlan {
     #[must_use]
     pub fn highest(&self) -> u32 {
         self.by_number.keys().next_back().copied().unwrap_or(0)
+    }
+}
+
+/// Returns `true` if flows with an address must not go on as they are: it is another
+/// workload's now, or policies may see the same one as another.
+pub(super) fn has_turned(before: &Holder, after: &Holder) -> bool {
+    match (before, after) {
+        (Holder::Workload(before), Holder::Workload(after)) => {
+            before.name != after.name
+                || before.labels != after.labels
+                || before.ports != after.ports
+        }
+        _ => before != after,
     }
 }
 
@@ -268,6 +327,52 @@ mod tests {
         assert_eq!(of(&third, "10.0.0.5"), Some(2));
         let (owner, _) = third.holder(1).unwrap();
         assert_eq!(*owner, Owner::Workload(ObjectName::new("x", "d")));
+    }
+
+    #[test]
+    fn in_place_a_freed_number_rests_until_a_table_and_an_address_that_turns_moves() {
+        let of = |plan: &SlotPlan, address: &str| plan.of(address.parse().unwrap());
+        let first = SlotPlan::assign(&inventory(&[
+            ("a", &["10.0.0.1"]),
+            ("b", &["10.0.0.2"]),
+            ("c", &["10.0.0.3"]),
+        ]));
+        // `b` goes, and its namesake of another address comes; `c`'s address is `d`'s now.
+        let second = first.in_place(&inventory(&[
+            ("a", &["10.0.0.1"]),
+            ("b", &["10.0.0.5"]),
+            ("d", &["10.0.0.3"]),
+        ]));
+        assert_eq!(of(&second, "10.0.0.1"), Some(1));
+        assert_eq!(of(&second, "10.0.0.5"), Some(4));
+        assert_eq!(of(&second, "10.0.0.3"), Some(5));
+        assert_eq!(second.resting(), 2);
+        let left: Vec<u32> = second
+            .left_since(&first)
+            .map(|(number, _)| number)
+            .collect();
+        assert_eq!(left, [2, 3]);
+        let more = inventory(&[
+            ("a", &["10.0.0.1"]),
+            ("b", &["10.0.0.5"]),
+            ("d", &["10.0.0.3"]),
+            ("e", &["10.0.0.6"]),
+        ]);
+        // Neither in place nor by the next table, but after it.
+        let third = second.in_place(&more);
+        assert_eq!(of(&third, "10.0.0.6"), Some(6));
+        let table = second.successor(&more);
+        assert_eq!((of(&table, "10.0.0.6"), table.resting()), (Some(6), 0));
+        let after = table.in_place(&inventory(&[
+            ("a", &["10.0.0.1"]),
+            ("b", &["10.0.0.5"]),
+            ("d", &["10.0.0.3"]),
+            ("e", &["10.0.0.6", "10.0.0.7"]),
+        ]));
+        assert_eq!(of(&after, "10.0.0.7"), Some(2));
+        // For the lack of others.
+        let rested = second.rested().successor(&more);
+        assert_eq!(of(&rested, "10.0.0.6"), Some(2));
     }
 
     #[test]

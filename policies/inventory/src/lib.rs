@@ -643,6 +643,15 @@ impl Inventory {
         }
     }
 
+    /// The same, but for who is behind Services: as in another inventory.
+    #[must_use]
+    pub fn with_slices_of(&self, other: &Self) -> Self {
+        Self {
+            slices: other.slices.clone(),
+            ..self.clone()
+        }
+    }
+
     /// Shares what is the same with a state that was made apart from it; see
     /// [`SharedMap::share_with`].
     pub fn share_with(&mut self, other: &Self) {

@@ -19,7 +19,7 @@ use cofferdam_verdict::endpoint::MAX_LISTENERS;
 use super::dataplane::Dataplane;
 use super::plan::{Action, InForce, TablePlan};
 use super::read_back::FIRST_ADDRESS;
-use super::{Enforcer, PublishError, Published, TABLES_PER_SWEEP};
+use super::{Enforcer, Placed, PublishError, Published, TABLES_PER_SWEEP};
 use crate::desired::Desired;
 use crate::links::Link;
 
@@ -191,17 +191,59 @@ impl<D: Dataplane> Enforcer<D> {
     /// When it does not fit or the kernel refuses.
     pub fn publish(&mut self, desired: Desired) -> Result<Published, PublishError> {
         let began = Instant::now();
-        let TablePlan {
-            how,
-            plan,
-            first,
-            table,
-        } = (self.in_force).plan_table(
+        let planned = (self.in_force).plan_table(
             &mut self.compiler,
             &desired,
             self.kernel.limits(),
             &self.node,
         )?;
+        let how = planned.how;
+        self.put(desired, planned, began)?;
+        Ok(how)
+    }
+
+    /// Puts as much of a desired state in force as the table in force has places for, and
+    /// publishes none. Part of it only where nothing but workloads of other nodes differs.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn place(&mut self, desired: &Desired) -> Result<Placed, PublishError> {
+        if self.place_whole(desired)? {
+            return Ok(Placed::All);
+        }
+        match self.in_force.placeable(desired) {
+            Some(part) if self.place_whole(&part)? => Ok(Placed::Part),
+            _ => Ok(Placed::Nothing),
+        }
+    }
+
+    fn place_whole(&mut self, desired: &Desired) -> Result<bool, PublishError> {
+        let began = Instant::now();
+        let planned = (self.in_force).plan_places(
+            &mut self.compiler,
+            desired,
+            self.kernel.limits(),
+            &self.node,
+        );
+        match planned {
+            Some(planned) => self.put(desired.clone(), planned, began).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Carries the plan for a table out, or for places in the one in force.
+    fn put(
+        &mut self,
+        desired: Desired,
+        planned: TablePlan,
+        began: Instant,
+    ) -> Result<(), PublishError> {
+        let TablePlan {
+            how,
+            plan,
+            first,
+            table,
+        } = planned;
         self.carry_out(first)?;
         match (how, table) {
             (Published::Table, Some(table)) => {
@@ -217,7 +259,7 @@ impl<D: Dataplane> Enforcer<D> {
                     // Before the first packet that is judged by them.
                     let revision = self.in_force.revision;
                     let names = Snapshot::new(revision, &desired.inventory, &plan, compiled);
-                    self.names.add(Arc::new(names));
+                    self.names.add(names);
                     *before = desired;
                     self.in_force.plan = plan;
                 }
@@ -225,7 +267,7 @@ impl<D: Dataplane> Enforcer<D> {
             _ => {}
         }
         self.bind()?;
-        Ok(how)
+        Ok(())
     }
 
     fn publish_table(
@@ -237,7 +279,7 @@ impl<D: Dataplane> Enforcer<D> {
         let revision = self.in_force.revision + 1;
         // Before the first packet that is judged by it.
         let names = Snapshot::new(revision, &desired.inventory, &plan, &table);
-        self.names.add(Arc::new(names));
+        self.names.add(names);
         let before = self.kernel.revision().unwrap_or(0);
         let action = Action::Publish(table);
         self.in_force_since = Some(self.kernel.carry_out(&action)?);

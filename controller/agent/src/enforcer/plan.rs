@@ -6,15 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cofferdam_compiler::{CompileError, Compiled, Compiler, SlotEntry, SlotPlan, Snapshot};
 use cofferdam_dataplane::Endpoint;
-use cofferdam_inventory::shared_map::SharedMap;
+use cofferdam_inventory::shared_map::{Change, SharedMap};
+use cofferdam_inventory::{ObjectName, Workload};
 use cofferdam_verdict::capacity::Limits;
 
 use super::Published;
 use crate::desired::Desired;
 use crate::links::Link;
+
+/// Part of all slots that may rest in a table that addresses have left: then another is made.
+const RESTING_PART: u32 = 32;
+/// So many may rest in any case.
+const MIN_RESTING: u32 = 16;
 
 /// Something that is done to the kernel side, by one call.
 #[derive(Debug)]
@@ -83,7 +90,10 @@ impl InForce {
                     endpoint.deny_all = true;
                 }
             }
-            Action::Release(address) => _ = self.bound.remove(&address),
+            Action::Release(address) => {
+                self.bound.remove(&address);
+                self.unread.0.insert(address);
+            }
             Action::Fill(entry) => {
                 if let Some((_, compiled)) = &mut self.published {
                     compiled.fill(entry);
@@ -139,35 +149,140 @@ impl InForce {
                 table: None,
             });
         }
-        let plan = self.plan.successor(&desired.inventory);
-        let next = Snapshot {
+        if let Some(places) = self.plan_places(compiler, desired, limits, node) {
+            return Ok(places);
+        }
+        let mut plan = self.plan.successor(&desired.inventory);
+        let mut table = compiler.compile(&self.snapshot(desired, &plan, limits, node));
+        if matches!(table, Err(CompileError::Capacity { .. })) && self.plan.resting() > 0 {
+            // Those that rest were left before anybody asked for this table.
+            plan = self.plan.rested().successor(&desired.inventory);
+            table = compiler.compile(&self.snapshot(desired, &plan, limits, node));
+        }
+        Ok(TablePlan {
+            how: Published::Table,
+            first: self.releases(&plan),
+            plan,
+            table: Some(Box::new(table?)),
+        })
+    }
+
+    /// Plans the places of a desired state in the table in force: entries before the addresses
+    /// that lead to them, and what goes before what comes. `None` if another table is needed.
+    pub fn plan_places(
+        &self,
+        compiler: &mut Compiler,
+        desired: &Desired,
+        limits: &Limits,
+        node: &str,
+    ) -> Option<TablePlan> {
+        let (before, compiled) = self.published.as_ref()?;
+        let plan = self.plan.in_place(&desired.inventory);
+        let most = (limits.slots / RESTING_PART).max(MIN_RESTING);
+        if plan.resting() > most as usize {
+            return None;
+        }
+        let next = self.snapshot(desired, &plan, limits, node);
+        let entries = compiler.additions(compiled, &before.inventory, &before.local, &next)?;
+        let releases = self.releases(&plan);
+        let how = Published::Slots(entries.len());
+        let fills = entries.into_iter().map(Action::Fill);
+        Some(TablePlan {
+            how,
+            first: releases.into_iter().chain(fills).collect(),
+            plan,
+            table: None,
+        })
+    }
+
+    fn snapshot<'s>(
+        &self,
+        desired: &'s Desired,
+        slots: &'s SlotPlan,
+        limits: &Limits,
+        node: &'s str,
+    ) -> Snapshot<'s> {
+        Snapshot {
             inventory: &desired.inventory,
-            slots: &plan,
+            slots,
             local: &desired.local,
             own_node: Some(node),
             limits: *limits,
             revision: self.revision + 1,
-        };
-        if let Some((before, compiled)) = &self.published
-            && let Some(entries) =
-                compiler.additions(compiled, &before.inventory, &before.local, &next)
-        {
-            return Ok(TablePlan {
-                how: Published::Slots(entries.len()),
-                first: entries.into_iter().map(Action::Fill).collect(),
-                plan,
-                table: None,
-            });
         }
-        let table = Box::new(compiler.compile(&next)?);
+    }
+
+    /// Addresses that have no slot any more become outside ones.
+    fn releases(&self, plan: &SlotPlan) -> Vec<Action> {
         let changes = self.bound.changes(plan.by_address()).into_iter();
         let gone = changes.filter(|change| change.after.is_none());
-        let first = gone.map(|change| Action::Release(*change.key)).collect();
-        Ok(TablePlan {
-            how: Published::Table,
-            plan,
-            first,
-            table: Some(table),
+        gone.map(|change| Action::Release(*change.key)).collect()
+    }
+
+    /// Returns the part of a desired state that the table in force has places for, over what is
+    /// in force. `None` where there is none, and where more than workloads elsewhere differs: a
+    /// policy that is not in force yet may deny what comes.
+    ///
+    /// A policy judges two workloads by these two alone. So those that come or go now are as
+    /// desired, and those that wait for a table as before, together with all who have, or had,
+    /// one of their addresses.
+    #[must_use]
+    pub fn placeable(&self, desired: &Desired) -> Option<Desired> {
+        let (before, compiled) = self.published.as_ref()?;
+        let (was, is) = (&before.inventory, &desired.inventory);
+        let namespaces = was.namespaces().shared();
+        let namespaces = namespaces.changes(is.namespaces().shared());
+        if namespaces.iter().any(|change| change.before.is_some())
+            || was.policies() != is.policies()
+            || was.cluster_policies() != is.cluster_policies()
+            || was.enforcement() != is.enforcement()
+            || was.nodes() != is.nodes()
+            || was.services() != is.services()
+            || before.local != desired.local
+        {
+            return None;
+        }
+        let changes = was.workloads().shared().changes(is.workloads().shared());
+        if changes.iter().any(|one| before.local.contains(one.key)) {
+            return None;
+        }
+        let addresses = |one: &Change<'_, ObjectName, Arc<Workload>>| -> Vec<IpAddr> {
+            let both = one.before.into_iter().chain(one.after);
+            both.flat_map(|workload| workload.own_addresses().to_vec())
+                .collect()
+        };
+        let has_place = |workload: &Workload| {
+            let mut own = workload.own_addresses().iter();
+            own.all(|address| compiled.place(is, workload, *address, false).is_some())
+        };
+        let (mut ready, mut waiting): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| change.after.is_none_or(|workload| has_place(workload)));
+        let mut contested: BTreeSet<IpAddr> = BTreeSet::new();
+        while let Some(change) = waiting.pop() {
+            contested.extend(addresses(&change));
+            let is_free =
+                |one: &Change<'_, _, _>| !addresses(one).iter().any(|at| contested.contains(at));
+            let free;
+            (free, ready) = ready.into_iter().partition(is_free);
+            waiting.append(&mut ready);
+            ready = free;
+        }
+        if ready.is_empty() {
+            return None;
+        }
+        let mut inventory = was.with_slices_of(is);
+        // All go before anybody comes: one may have another's address now.
+        for change in &ready {
+            inventory.remove_workload(change.key);
+        }
+        for workload in ready.iter().filter_map(|change| change.after) {
+            inventory.set_workload(workload.clone()).ok()?;
+        }
+        Some(Desired {
+            inventory,
+            local: before.local.clone(),
+            warnings: before.warnings.clone(),
         })
     }
 

@@ -2,7 +2,8 @@
 //!
 //! After each change the whole table and every record are compared, and some of the rest
 //! by turns; from time to time everything. The loaded programs are asked as well: they must
-//! say of an endpoint's packets what the same code says here.
+//! say of an endpoint's packets what the same code says here. Where only addresses of other
+//! nodes have got another place, that alone is read at once, and the rest within a second.
 
 use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use cofferdam_verdict::endpoint::{Binding, EndpointRecord, flags};
 use cofferdam_verdict::judge::{Context, judge, probe};
 use cofferdam_verdict::memory::BucketSet;
 use cofferdam_verdict::slices::{SliceFrame, SliceMemory};
+use cofferdam_verdict::table::Table;
 use cofferdam_verdict::verdict::Verdict;
 use nix::net::if_::if_indextoname;
 use thiserror::Error;
@@ -40,6 +42,8 @@ pub(super) const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// Extent of a comparison between the kernel's state and what was put there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
+    /// The slots of addresses that came, moved or went, and the entries of these slots.
+    Places,
     /// The whole table, all records, what is new, and some of the rest by turns.
     Change,
     /// Everything; the programs are asked about what is new, and some of the rest by turns.
@@ -72,6 +76,13 @@ impl<D: Dataplane> Enforcer<D> {
     /// The first difference.
     pub fn read_back(&mut self, depth: Depth) -> Result<(), Mismatch> {
         let differs = |what: String| Err(Mismatch::Changed { what });
+        if let Some(address) = self.unread_places() {
+            return differs(format!("the place of address {address}"));
+        }
+        if depth == Depth::Places {
+            self.in_force.unread.0.clear();
+            return Ok(());
+        }
         let (addresses, asked) = self.to_read(depth);
         let memory = self.kernel.memory();
         if let Some((_, compiled)) = &self.in_force.published {
@@ -124,6 +135,25 @@ impl<D: Dataplane> Enforcer<D> {
         Ok(())
     }
 
+    /// Returns an address that does not lead where it does since it was last changed, or to
+    /// another entry.
+    fn unread_places(&self) -> Option<IpAddr> {
+        let memory = self.kernel.memory();
+        let compiled = self.compiled();
+        let table = compiled.and_then(|_| Table::open(&memory));
+        let mut unread = self.in_force.unread.0.iter();
+        let is_there = |address: &&IpAddr| {
+            let found = find_address(&memory, &Address::from(**address));
+            let Some(slot) = self.in_force.bound.get(*address) else {
+                return found == Found::Absent;
+            };
+            let expected = compiled.and_then(|compiled| compiled.profile(*slot));
+            let entry = table.as_ref().and_then(|table| table.slot(*slot));
+            found == Found::Value(*slot) && (compiled.is_none() || entry == expected)
+        };
+        unread.find(|address| !is_there(address)).copied()
+    }
+
     /// Names something that leads somewhere and that nobody has put there.
     fn more(&self) -> Option<String> {
         let addresses = self.kernel.bound_addresses().into_iter();
@@ -158,8 +188,8 @@ impl<D: Dataplane> Enforcer<D> {
         let (next, next_endpoint) = self.next_read;
         let count = match (depth, new_endpoints.is_empty()) {
             (Depth::Whole, _) => ENDPOINTS_OF_THE_WHOLE,
-            (Depth::Change, true) => ENDPOINTS_AT_ONCE,
-            (Depth::Change, false) => ENDPOINTS_BESIDE_NEW,
+            (Depth::Places | Depth::Change, true) => ENDPOINTS_AT_ONCE,
+            (Depth::Places | Depth::Change, false) => ENDPOINTS_BESIDE_NEW,
         };
         let rest = endpoints.range(next_endpoint..).chain(endpoints);
         let rest = rest.map(|(ifindex, _)| *ifindex);

@@ -11,10 +11,10 @@ use cofferdam_telemetry::snapshots::Snapshots;
 use cofferdam_verdict::judge::probe;
 use cofferdam_verdict::verdict::{Action as Verdict, Verdict as Word};
 
-use super::Enforcer;
 use super::dataplane::Dataplane;
 use super::in_memory::{InMemory, Tampered};
 use super::read_back::Depth;
+use super::{Enforcer, Placed};
 use crate::desired::desired;
 use crate::endpoint::Endpoint;
 use crate::links::Link;
@@ -64,8 +64,8 @@ struct State {
     policies: BTreeSet<usize>,
     /// Labels of the endpoints, by the numbers of their interfaces.
     endpoints: BTreeMap<u32, &'static str>,
-    /// Last bytes of the addresses of a workload of another node.
-    remote: Option<u8>,
+    /// Labels of workloads of other nodes, and the last bytes of their addresses, by their names.
+    remote: BTreeMap<&'static str, (&'static str, u8)>,
 }
 
 /// A change of it.
@@ -73,7 +73,7 @@ struct State {
 enum Event {
     Policy(usize, bool),
     Endpoint(u32, Option<&'static str>),
-    Remote(Option<u8>),
+    Remote(&'static str, Option<(&'static str, u8)>),
 }
 
 impl State {
@@ -85,7 +85,8 @@ impl State {
                 self.endpoints.insert(ifindex, label);
             }
             Event::Endpoint(ifindex, None) => _ = self.endpoints.remove(&ifindex),
-            Event::Remote(remote) => self.remote = remote,
+            Event::Remote(name, Some(described)) => _ = self.remote.insert(name, described),
+            Event::Remote(name, None) => _ = self.remote.remove(name),
         }
         self
     }
@@ -96,10 +97,10 @@ impl State {
             .iter()
             .map(|number| POLICIES[*number].to_owned())
             .collect();
-        if let Some(byte) = self.remote {
+        for (name, (label, byte)) in &self.remote {
             text.push(format!(
-                "apiVersion: v1\nkind: Pod\nmetadata: {{name: far, namespace: x, labels: {{app: \
-                 web}}}}\nspec: {{nodeName: n2}}\nstatus: {{podIP: 10.9.0.{byte}}}\n"
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: x, labels: {{app: \
+                 {label}}}}}\nspec: {{nodeName: n2}}\nstatus: {{podIP: 10.9.0.{byte}}}\n"
             ));
         }
         let parsed = parse("f", text.join("---\n").as_bytes());
@@ -163,7 +164,9 @@ fn settle(enforcer: &mut Enforcer<InMemory>, state: &State) -> bool {
             is_settled &= closed && enforcer.guard(ifindex).is_ok();
         }
     }
-    if enforcer.publish(state.desired()).is_err() {
+    // What the table in force has places for does not wait for another one.
+    let desired = state.desired();
+    if enforcer.place(&desired).is_err() || enforcer.publish(desired).is_err() {
         return false;
     }
     for endpoint in state.described() {
@@ -186,7 +189,8 @@ const INTERFACES: [u32; 4] = [11, 12, 13, 14];
 /// Pairs of interfaces, or of an interface and a far address, between which an opening segment
 /// passes, as the hooks judge by what they have.
 fn passing(enforcer: &Enforcer<InMemory>) -> BTreeSet<(String, String)> {
-    let far = ["10.9.0.7", "10.9.0.8", "192.0.2.77"].map(|text| text.parse::<IpAddr>().unwrap());
+    let far = ["10.9.0.6", "10.9.0.7", "10.9.0.8", "10.9.0.9", "192.0.2.77"];
+    let far = far.map(|text| text.parse::<IpAddr>().unwrap());
     let mut passing = BTreeSet::new();
     for from in INTERFACES {
         let own = cofferdam_dataplane::Endpoint {
@@ -295,11 +299,11 @@ fn start() -> State {
     State {
         policies: [0].into(),
         endpoints: [(11, "web"), (12, "db")].into(),
-        remote: Some(7),
+        remote: [("far", ("web", 7)), ("other", ("db", 6))].into(),
     }
 }
 
-const EVENTS: [Event; 8] = [
+const EVENTS: [Event; 9] = [
     Event::Policy(1, true),
     Event::Policy(2, true),
     Event::Policy(3, true),
@@ -307,8 +311,45 @@ const EVENTS: [Event; 8] = [
     Event::Endpoint(13, Some("web")),
     Event::Endpoint(11, Some("db")),
     Event::Endpoint(12, None),
-    Event::Remote(Some(8)),
+    Event::Remote("far", Some(("web", 8))),
+    Event::Remote("new", Some(("db", 9))),
 ];
+
+/// Changes of workloads of other nodes alone, each in a step of its own: they come, are
+/// relabelled, go, leave an address to another one, take two places at once, and one of a kind
+/// that no table knows comes beside another one of a known kind.
+fn far_away() -> Vec<(State, State)> {
+    let remote = |workloads: &[(&'static str, (&'static str, u8))]| State {
+        remote: workloads.iter().copied().collect(),
+        ..start()
+    };
+    let (far, other) = (("far", ("web", 7)), ("other", ("db", 6)));
+    vec![
+        (
+            remote(&[far, other]),
+            remote(&[far, other, ("new", ("web", 8))]),
+        ),
+        (remote(&[far, other]), remote(&[other])),
+        (remote(&[far, other]), remote(&[("far", ("db", 7)), other])),
+        (remote(&[far, other]), remote(&[("new", ("db", 7)), other])),
+        (
+            remote(&[far, other]),
+            remote(&[("far", ("web", 6)), ("other", ("db", 7))]),
+        ),
+        (
+            remote(&[far, other]),
+            remote(&[("far", ("db", 8)), ("new", ("web", 9))]),
+        ),
+        (
+            remote(&[far]),
+            remote(&[("new", ("web", 8)), ("strange", ("db", 9))]),
+        ),
+        (
+            remote(&[far]),
+            remote(&[("new", ("db", 7)), ("more", ("web", 9))]),
+        ),
+    ]
+}
 
 #[test]
 fn the_worlds_differ() {
@@ -369,6 +410,7 @@ fn transitions() -> impl Iterator<Item = (State, State)> {
         .into_iter()
         .map(|event| (start(), start().after(event)))
         .collect();
+    all.extend(far_away());
     all.push((State::default(), start()));
     all.push((start(), several(&EVENTS)));
     all.push((several(&EVENTS), start()));
@@ -476,6 +518,109 @@ fn assert_same_end(enforcer: &Enforcer<InMemory>, before: &State, after: &State,
         expected.collect::<BTreeSet<_>>(),
         "{what}: {before:?} to {after:?}"
     );
+}
+
+#[test]
+fn what_a_table_knows_others_like_takes_no_other_table() {
+    use Placed::{All, Nothing, Part};
+    let mut outcomes = Vec::new();
+    for (before, after) in far_away() {
+        let mut enforcer = over(InMemory::new());
+        assert!(settle(&mut enforcer, &before));
+        let revision = enforcer.revision();
+        let placed = enforcer
+            .place(&after.desired())
+            .expect("nothing is refused");
+        assert_eq!(enforcer.revision(), revision);
+        enforcer.read_back(Depth::Places).expect("it is there");
+        enforcer
+            .read_back(Depth::Whole)
+            .expect("and so is the rest");
+        assert_between(&enforcer, &before, &after, "placed");
+        if placed == All {
+            assert_same_end(&enforcer, &before, &after, "placed");
+        }
+        outcomes.push(placed);
+    }
+    // A kind that is nobody's yet waits, and with it whoever has to do with its address.
+    assert_eq!(outcomes, [All, All, All, All, All, All, Part, Part]);
+    // So does everything beside a policy.
+    let mut enforcer = over(InMemory::new());
+    assert!(settle(&mut enforcer, &start()));
+    let (_, with_more) = &far_away()[0];
+    let after = with_more.clone().after(Event::Policy(2, true));
+    assert_eq!(enforcer.place(&after.desired()).ok(), Some(Nothing));
+    assert_eq!(passing(&enforcer), anew(&start()));
+}
+
+#[test]
+fn an_address_of_one_that_waits_is_as_it_was() {
+    let only_web = State {
+        remote: [("far", ("web", 7))].into(),
+        ..start()
+    };
+    let to_db = State {
+        remote: [("new", ("db", 7)), ("more", ("web", 9))].into(),
+        ..start()
+    };
+    let mut enforcer = over(InMemory::new());
+    assert!(settle(&mut enforcer, &only_web));
+    assert_eq!(enforcer.place(&to_db.desired()).ok(), Some(Placed::Part));
+    let names = |byte: u8| {
+        let address = IpAddr::from([10, 9, 0, byte]);
+        let slot = *enforcer
+            .in_force
+            .bound
+            .get(&address)
+            .expect("it has a slot");
+        enforcer.in_force.plan.holder(slot).cloned()
+    };
+    assert!(format!("{:?}", names(7)).contains("far"));
+    assert!(format!("{:?}", names(9)).contains("more"));
+    assert!(settle(&mut enforcer, &to_db));
+}
+
+/// Numbers that addresses have left rest, and are given away again after a table.
+#[test]
+fn places_that_were_left_come_round() {
+    let mut enforcer = over(InMemory::new());
+    let mut state = start();
+    assert!(settle(&mut enforcer, &state));
+    let mut tables = 0;
+    let mut placed = 0;
+    for turn in 0..200_u8 {
+        let byte = 10 + turn;
+        state.remote.insert("far", ("web", byte));
+        match enforcer
+            .place(&state.desired())
+            .expect("nothing is refused")
+        {
+            Placed::All => placed += 1,
+            _ => tables += 1,
+        }
+        assert!(settle(&mut enforcer, &state), "{turn}");
+        let address = IpAddr::from([10, 9, 0, byte]);
+        assert!(asks(
+            &enforcer,
+            12,
+            Program::TO_WORKLOAD,
+            &as_put_with_addresses(12),
+            address,
+            0
+        ));
+        enforcer
+            .read_back(Depth::Whole)
+            .expect("it is what was put there");
+    }
+    assert!(tables >= 5 && placed > 10 * tables, "{tables} {placed}");
+    assert!(enforcer.in_force.plan.highest() < 40);
+}
+
+fn as_put_with_addresses(ifindex: u32) -> cofferdam_dataplane::Endpoint {
+    cofferdam_dataplane::Endpoint {
+        addresses: address(ifindex).map(|address| (address, 0)).to_vec(),
+        ..as_put(ifindex)
+    }
 }
 
 /// A binding, a flag or an entry too many was not read back: a sender was nobody for good.

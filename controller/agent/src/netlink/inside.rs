@@ -26,6 +26,9 @@ const LOOKING: usize = 8;
 /// Looks at interfaces from within their namespaces, each by its path and name: on threads
 /// that end there, as many as there are processors.
 pub fn look_inside(asked: &[(&Path, &str)]) -> Vec<Result<Looked, LinkError>> {
+    if asked.is_empty() {
+        return Vec::new();
+    }
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let workers = asked.len().min(processors).min(LOOKING);
     let own = own_namespace();

@@ -223,6 +223,11 @@ impl Documents {
         time <= self.looked
     }
 
+    /// Returns the time at which the last look at the sources began.
+    pub(super) fn looked(&self) -> Instant {
+        self.looked
+    }
+
     /// Looks at all sources again.
     pub(super) fn read(&mut self) {
         self.looked = Instant::now();

@@ -59,8 +59,7 @@ impl Reconciler {
     }
 
     /// Reads back what is in force, and repairs it if somebody has changed it.
-    pub(super) fn verify(&mut self) {
-        let depth = self.depth;
+    pub(super) fn verify(&mut self, depth: Depth) {
         if let Err(mismatch) = self.enforcer.read_back(depth) {
             match mismatch {
                 Mismatch::Changed { .. } => {
@@ -81,12 +80,15 @@ impl Reconciler {
                 return;
             }
         }
-        if self.enforcer.revision() != 0 {
+        if self.enforcer.revision() != 0 && depth != Depth::Places {
             self.verified_at = Some(SystemTime::now());
         }
     }
 
     pub(super) fn do_chores(&mut self) {
+        if self.finish_at().is_some_and(|at| at <= Instant::now()) {
+            self.finish_places();
+        }
         if self.enforcer.do_chores() {
             self.look_at_fills();
             self.note_usage();

@@ -17,6 +17,7 @@ impl Reconciler {
         let began = Instant::now();
         let before = self.enforcer.revision();
         self.problem = None;
+        self.needs_table = false;
         self.tell_local();
         if self.documents.is_held() {
             self.problem = Some(self.documents.why_held());
@@ -33,7 +34,8 @@ impl Reconciler {
         }
         self.keep_guard();
         self.name_endpoints();
-        self.verify();
+        self.unfinished = None;
+        self.verify(self.depth);
         self.save_endpoints();
         self.tell_enforced();
         self.timings.reconciled(began.elapsed());

@@ -450,7 +450,7 @@ proptest! {
             pods.map(|pod| pod.name.clone()).collect::<BTreeSet<_>>()
         });
         let plan = SlotPlan::assign(&before);
-        let plan_after = plan.successor(&after);
+        let plan_after = plan.in_place(&after);
         let first = snapshot(&before, &plan, &here);
         let second = snapshot(&after, &plan_after, &here_after);
         let mut compiler = Compiler::default();
