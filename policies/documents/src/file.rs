@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cofferdam_inventory::shared_map::SharedMap;
 
+use super::kept::Kept;
 use super::{API_PREFIX, Document, Identity, Parsed, Strictness, parse_as, parse_object};
 
 /// A file as it was read, or an object of an API server.
@@ -11,7 +12,7 @@ use super::{API_PREFIX, Document, Identity, Parsed, Strictness, parse_as, parse_
 pub struct Source {
     /// Its name in diagnostics; an object's begins with [`API_PREFIX`].
     pub file: Arc<str>,
-    /// Bytes of the file or object.
+    /// Bytes of the file or object; empty of an object [`without_text`](Source::without_text).
     pub text: Arc<[u8]>,
     /// Result of reading them.
     pub parsed: Arc<Parsed>,
@@ -50,7 +51,7 @@ impl PartialEq for Source {
 pub type SourceMap = SharedMap<Arc<str>, Source>;
 
 /// Kept files by their names, each with its versions.
-pub type KeptFiles = SharedMap<Arc<str>, Arc<[KeptFile]>>;
+pub type KeptFiles = SharedMap<Arc<str>, Kept>;
 
 /// A file's text and the documents in it that are the last good ones.
 #[derive(Debug, Clone)]
@@ -97,7 +98,7 @@ impl KeptFile {
         let documents = source.parsed.documents.iter();
         Self {
             file: source.file.clone(),
-            text: source.text.clone(),
+            text: source.with_text().text,
             documents: documents.map(|one| one.identity.clone()).collect(),
         }
     }
