@@ -42,4 +42,5 @@ pub use netlink::nftables::{AdoptedInterface, Guard};
 pub use pins::{Adopted, PinsLock};
 pub use programs::{CASTS_SOCKET_BUFFER, OBJECT, Program, TestContext, TestRun, VerifiedProgram};
 pub use socket_buffer::{SocketBufferError, casts_socket_buffer};
+pub use sys::give_memory_back;
 pub use uplinks::Uplink;

@@ -125,8 +125,7 @@ impl Store {
         let body = serde_json::to_vec(value)
             .map_err(io::Error::from)
             .map_err(failed("describe"))?;
-        let mut text = header(&body).into_bytes();
-        text.extend_from_slice(&body);
+        let header = header(&body);
         let written = OpenOptions::new()
             .write(true)
             .create(true)
@@ -134,7 +133,8 @@ impl Store {
             .mode(0o600)
             .open(&beside)
             .and_then(|mut file| {
-                file.write_all(&text)?;
+                file.write_all(header.as_bytes())?;
+                file.write_all(&body)?;
                 flush(&file)
             });
         written.map_err(failed("write"))?;

@@ -50,7 +50,7 @@ impl Documents {
         let parsed = || sources.iter().map(|source| &source.parsed);
         let documents = parsed().flat_map(|file| file.documents.iter().cloned());
         let mut assembled = assemble_layers(documents);
-        let contexts = parsed().map(|file| &file.context);
+        let contexts = parsed().map(|file| &*file.context);
         let stand_ins = reach::add_templates(&mut assembled.inventory, contexts, ends);
         let mut diagnostics: Vec<Diagnostic> = parsed()
             .flat_map(|file| file.diagnostics.iter().cloned())

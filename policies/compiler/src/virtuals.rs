@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use cofferdam_inventory::services::{Backend, Moved, Services};
 use cofferdam_inventory::{Inventory, ObjectName, Owner, Protocol, Workload};
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::reason::Reason;
@@ -65,7 +65,7 @@ impl Reached {
 }
 
 /// Decision about a port of a virtual address, with and without audit policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Outcome {
     /// In force.
     pub enforced: Reached,
@@ -104,7 +104,8 @@ struct Behind {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     ends: Box<[End]>,
-    pub(super) outcomes: Box<[Outcome]>,
+    /// Shared with the entries whose outcomes are the same: there are few different ones.
+    pub(super) outcomes: Arc<[Outcome]>,
 }
 
 /// The table in force, and who has which slot of it.
@@ -420,6 +421,7 @@ struct Deciding<'a> {
     in_force: InForce<'a>,
     profiles: HashMap<IpAddr, Profile>,
     rows: HashMap<Profile, Rows>,
+    outcomes: HashSet<Arc<[Outcome]>>,
 }
 
 /// The rows that decide between kinds of senders, in their order, and a profile; `None` where
@@ -452,6 +454,7 @@ impl<'a> Deciding<'a> {
             in_force,
             profiles: HashMap::default(),
             rows: HashMap::default(),
+            outcomes: HashSet::default(),
         }
     }
 
@@ -478,8 +481,17 @@ impl<'a> Deciding<'a> {
             return entry.clone();
         }
         let ends: Box<[End]> = ends.into();
+        let outcomes = self.outcomes(senders, &ends);
+        let outcomes = match self.outcomes.get(&*outcomes) {
+            Some(known) => known.clone(),
+            None => {
+                let outcomes: Arc<[Outcome]> = outcomes.into();
+                self.outcomes.insert(outcomes.clone());
+                outcomes
+            }
+        };
         let entry = Arc::new(Entry {
-            outcomes: self.outcomes(senders, &ends),
+            outcomes,
             ends: ends.clone(),
         });
         known.insert(ends, entry.clone());
@@ -487,7 +499,7 @@ impl<'a> Deciding<'a> {
     }
 
     /// Decides for all kinds of senders about backends.
-    fn outcomes(&mut self, senders: &Senders, ends: &[End]) -> Box<[Outcome]> {
+    fn outcomes(&mut self, senders: &Senders, ends: &[End]) -> Vec<Outcome> {
         let table = self.in_force.compiled.reader();
         for end in ends {
             let rows = self.rows.entry(end.profile);

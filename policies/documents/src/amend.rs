@@ -15,8 +15,9 @@ use cofferdam_inventory::shared_map::SharedMap;
 use cofferdam_inventory::{Inventory, ObjectName};
 
 use super::assemble::{agree, in_order, repetitions, store};
-use super::file::{KeptFile, Source, SourceMap};
-use super::last_good::{LastGood, Settled, is_blank};
+use super::file::{Source, SourceMap};
+use super::kept::Kept;
+use super::last_good::{LastGood, Settled};
 use super::{Content, Document, Identity};
 
 /// Material of a state without any mistake.
@@ -77,7 +78,7 @@ impl Basis {
                 documents(change.after),
             );
             if let Some(source) = change.after {
-                let became_empty = is_blank(&source.text) && !said.is_empty();
+                let became_empty = source.is_blank() && !said.is_empty();
                 if became_empty || !source.parsed.rejected.is_empty() {
                     return None;
                 }
@@ -87,7 +88,7 @@ impl Basis {
                 None => _ = next.diagnosed.remove(name),
             }
             match change.after.filter(|_| !says.is_empty()) {
-                Some(source) => _ = kept.insert(name.clone(), [KeptFile::of(source)].into()),
+                Some(source) => _ = kept.insert(name.clone(), Kept::Whole(source.clone())),
                 None => _ = kept.remove(name),
             }
             accepted = accepted + says.len() - said.len();

@@ -4,7 +4,7 @@
 //! other are both left out; two that say the same count once. A pod that its node announces
 //! and a document of its name are one: the document describes the pod.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -67,23 +67,25 @@ fn put_together(
     severity: impl Fn(&[Document]) -> Severity,
 ) -> Assembled {
     let mut assembled = Assembled::default();
-    let mut by_identity: BTreeMap<Identity, Vec<Document>> = BTreeMap::new();
-    for document in documents {
-        by_identity
-            .entry(document.identity.clone())
-            .or_default()
-            .push(document);
-    }
-    let mut unique = BTreeMap::new();
-    for (identity, same) in by_identity {
-        if let Some(document) = assembled.one_of(&identity, in_order(same), &severity) {
-            unique.insert(identity, document);
-        }
+    let mut all: Vec<Document> = documents.into_iter().collect();
+    all.sort_by(|one, other| one.identity.cmp(&other.identity));
+    let mut all = all.into_iter().peekable();
+    let mut unique = Vec::with_capacity(all.len());
+    while let Some(document) = all.next() {
+        let is_same = |next: &Document| next.identity == document.identity;
+        let Some(second) = all.next_if(is_same) else {
+            unique.push(document);
+            continue;
+        };
+        let mut same = vec![document.clone(), second];
+        same.extend(std::iter::from_fn(|| all.next_if(is_same)));
+        unique.extend(assembled.one_of(&document.identity, in_order(same), &severity));
     }
     assembled.leave_out_shared_addresses(&mut unique);
-    for (identity, document) in unique {
+    for document in unique {
         let stored = store(&mut assembled.inventory, &document);
         stored.expect("documents that share an address were left out before");
+        let identity = document.identity.clone();
         assembled.documents.insert(identity, document);
     }
     assembled.rejected.sort();
@@ -141,57 +143,59 @@ impl Assembled {
     }
 
     /// Nobody can say whose traffic a shared address is, so no owner has it.
-    fn leave_out_shared_addresses(&mut self, documents: &mut BTreeMap<Identity, Document>) {
-        let mut claims: BTreeMap<IpAddr, Vec<(&Identity, Owner)>> = BTreeMap::new();
-        for (identity, document) in &*documents {
-            let (addresses, owner) = match &document.content {
-                Content::Pod(pod) => (pod.own_addresses(), Owner::Workload(pod.name.clone())),
-                Content::Node(node) => (
-                    node.addresses.as_slice(),
-                    Owner::Node(identity.name.clone()),
-                ),
+    fn leave_out_shared_addresses(&mut self, documents: &mut Vec<Document>) {
+        let mut claims: Vec<(IpAddr, usize)> = Vec::new();
+        for (at, document) in documents.iter().enumerate() {
+            let addresses = match &document.content {
+                Content::Pod(pod) => pod.own_addresses(),
+                Content::Node(node) => node.addresses.as_slice(),
                 Content::Namespace(_)
                 | Content::Service(_)
                 | Content::EndpointSlice(_)
                 | Content::NetworkPolicy(_)
                 | Content::ClusterNetworkPolicy(_) => continue,
             };
-            for address in addresses {
-                claims
-                    .entry(*address)
-                    .or_default()
-                    .push((identity, owner.clone()));
-            }
+            claims.extend(addresses.iter().map(|address| (*address, at)));
         }
-        let mut left_out: BTreeSet<Identity> = BTreeSet::new();
-        for (address, claimants) in claims {
-            for (identity, _) in claimants.iter().filter(|_| claimants.len() > 1) {
-                let mut others: Vec<String> = claimants
-                    .iter()
-                    .filter(|(other, _)| other != identity)
+        claims.sort_unstable();
+        let owner = |document: &Document| match &document.content {
+            Content::Pod(pod) => Owner::Workload(pod.name.clone()),
+            _ => Owner::Node(document.identity.name.clone()),
+        };
+        let mut left_out: BTreeSet<usize> = BTreeSet::new();
+        for claimants in claims.chunk_by(|(one, _), (other, _)| one == other) {
+            for (address, at) in claimants.iter().filter(|_| claimants.len() > 1) {
+                let others = claimants.iter().filter(|(_, other)| other != at);
+                let mut others: Vec<String> = others
                     .take(MAX_NAMED)
-                    .map(|(_, owner)| owner.to_string())
+                    .map(|(_, other)| owner(&documents[*other]).to_string())
                     .collect();
                 let unnamed = claimants.len() - 1 - others.len();
                 if unnamed > 0 {
                     others.push(format!("{unnamed} more"));
                 }
                 self.report(
-                    &documents[*identity].place,
+                    &documents[*at].place,
                     Code::AddressConflict,
                     Severity::Error,
                     format!("address {address} is also that of {}", others.join(", ")),
                     "all of them are left out: a pod that has ended needs `status.phase`",
                 );
-                left_out.insert((*identity).clone());
+                left_out.insert(*at);
             }
         }
-        for identity in left_out {
-            if let Some(document) = documents.remove(&identity) {
+        if left_out.is_empty() {
+            return;
+        }
+        let all = std::mem::take(documents).into_iter().enumerate();
+        for (at, document) in all {
+            if left_out.contains(&at) {
                 self.rejected.push(Rejected {
                     place: document.place,
-                    identity: Some(identity),
+                    identity: Some(document.identity),
                 });
+            } else {
+                documents.push(document);
             }
         }
     }

@@ -9,6 +9,8 @@
 //! Invariant: nothing here reaches the inventory that documents are put together to, so
 //! that a template changes nothing that is in force.
 
+use std::ops::Deref;
+
 use cofferdam_inventory::selectors::Labels;
 use cofferdam_inventory::{ObjectName, Workload};
 use cofferdam_syntax::diagnostic::Place;
@@ -37,6 +39,26 @@ pub struct Context {
     pub foreign: Vec<ForeignPolicy>,
     /// Count of objects of kinds that say nothing about policies and workloads.
     pub others: usize,
+}
+
+/// A context that takes memory of its own only if it says something: of 100 000 objects of an API
+/// server hardly one does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BoxedContext(Option<Box<Context>>);
+
+impl From<Context> for BoxedContext {
+    fn from(context: Context) -> Self {
+        Self((context != Context::EMPTY).then(|| Box::new(context)))
+    }
+}
+
+impl Deref for BoxedContext {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        static EMPTY: Context = Context::EMPTY;
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
 }
 
 /// A template of pods.
@@ -139,6 +161,16 @@ struct Home {
 }
 
 impl Context {
+    const EMPTY: Self = Self {
+        templates: Vec::new(),
+        unusable: Vec::new(),
+        scaled: Vec::new(),
+        resources: Vec::new(),
+        entrances: Vec::new(),
+        foreign: Vec::new(),
+        others: 0,
+    };
+
     /// Takes a document, if it holds a template or is a custom resource.
     pub(super) fn take(
         &mut self,

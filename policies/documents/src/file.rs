@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use cofferdam_inventory::shared_map::SharedMap;
-
 use cofferdam_syntax::diagnostic::Place;
 
 use super::context::Context;
+use super::kept::Kept;
 use super::{API_PREFIX, Content, Document, Identity, Parsed, Strictness, parse_as, parse_object};
 
 /// A file as it was read, or an object of an API server.
@@ -14,9 +14,10 @@ use super::{API_PREFIX, Content, Document, Identity, Parsed, Strictness, parse_a
 pub struct Source {
     /// Its name in diagnostics; an object's begins with [`API_PREFIX`].
     pub file: Arc<str>,
-    /// Bytes of the file or object.
+    /// Bytes of the file or object; empty of an object [`without_text`](Source::without_text).
     pub text: Arc<[u8]>,
-    /// The text is all that was read; of one larger than [`MAX_FILE`](super::MAX_FILE) a part is kept.
+    /// The text is all that was read; of one larger than [`MAX_FILE`](super::MAX_FILE) a part
+    /// is kept.
     pub(super) is_whole: bool,
     /// Result of reading them.
     pub parsed: Arc<Parsed>,
@@ -68,7 +69,7 @@ impl Source {
             others: context.others,
             ..Context::default()
         };
-        if has_findings || *context != context_without_places {
+        if has_findings || **context != context_without_places {
             return None;
         }
         let documents = documents.iter();
@@ -79,7 +80,7 @@ impl Source {
             is_whole: true,
             parsed: Arc::new(Parsed {
                 documents: documents.collect(),
-                context: context_without_places,
+                context: context_without_places.into(),
                 ..Parsed::default()
             }),
         })
@@ -126,7 +127,7 @@ impl PartialEq for Source {
 pub type SourceMap = SharedMap<Arc<str>, Source>;
 
 /// Kept files by their names, each with its versions.
-pub type KeptFiles = SharedMap<Arc<str>, Arc<[KeptFile]>>;
+pub type KeptFiles = SharedMap<Arc<str>, Kept>;
 
 /// A file's text and the documents in it that are the last good ones.
 #[derive(Debug, Clone)]
@@ -173,7 +174,7 @@ impl KeptFile {
         let documents = source.parsed.documents.iter();
         Self {
             file: source.file.clone(),
-            text: source.text.clone(),
+            text: source.with_text().text,
             documents: documents.map(|one| one.identity.clone()).collect(),
         }
     }

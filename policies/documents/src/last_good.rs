@@ -19,6 +19,7 @@
 //! The last good version is kept with the text of its file, so that it can be read
 //! again after a restart.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use cofferdam_syntax::diagnostic::{Code, Diagnostic, Place, Severity};
 
 use super::amend::Basis;
 use super::file::{KeptFile, KeptFiles, Source, SourceMap, is_object};
+use super::kept::Kept;
 use super::{ANNOUNCED_PREFIX, Assembled, Document, Identity, Rejected, assemble};
 
 /// The version of every document that was last in force.
@@ -114,7 +116,8 @@ impl LastGood {
     pub fn restore(files: KeptFiles) -> (Self, Vec<Identity>) {
         let mut last_good = Self::default();
         let mut lost = Vec::new();
-        for kept in files.values().flat_map(|versions| versions.iter()) {
+        let versions = files.values().map(Kept::versions);
+        for kept in versions.flat_map(Cow::into_owned) {
             let wanted: BTreeSet<&Identity> = kept.documents.iter().collect();
             let source = Source::new(kept.file.clone(), kept.text.clone());
             for document in &source.parsed.documents {
@@ -166,11 +169,29 @@ impl LastGood {
 /// A file's name and its text at some time.
 type Text<'t> = (&'t Arc<str>, &'t Arc<[u8]>);
 
+/// The documents of a text that count.
+struct Counting<'t> {
+    /// The file, if that is its text now.
+    source: Option<&'t Source>,
+    documents: Vec<&'t Identity>,
+}
+
+impl<'t> Counting<'t> {
+    /// Returns the file, if all documents that could be read of it count.
+    fn whole(&self) -> Option<&'t Source> {
+        let source = self.source?;
+        let identities = source.parsed.documents.iter().map(|one| &one.identity);
+        identities
+            .eq(self.documents.iter().copied())
+            .then_some(source)
+    }
+}
+
 /// Versions on their way to an agreement.
 struct Reading<'a> {
     before: &'a LastGood,
-    /// Documents as they are now, with the texts of their files.
-    current: Vec<(&'a Document, &'a Arc<[u8]>)>,
+    /// Documents as they are now, with their files.
+    current: Vec<(&'a Document, &'a Source)>,
     /// Documents whose kept versions count.
     stand_ins: BTreeMap<Identity, StandIn>,
     /// Kept versions that contradict others.
@@ -200,14 +221,14 @@ impl<'a> Reading<'a> {
             let documents = source.parsed.documents.iter();
             reading
                 .current
-                .extend(documents.map(|document| (document, &source.text)));
+                .extend(documents.map(|document| (document, source)));
             reading
                 .rejected
                 .extend(source.parsed.rejected.iter().cloned());
             reading
                 .diagnostics
                 .extend(source.parsed.diagnostics.iter().cloned());
-            if is_blank(&source.text) && before.files.contains_key(&*source.file) {
+            if source.is_blank() && before.files.contains_key(&*source.file) {
                 reading.reject_blank(&source.file);
             }
         }
@@ -316,47 +337,64 @@ impl<'a> Reading<'a> {
 
     /// The texts that what counts stands in.
     fn files(&self) -> KeptFiles {
-        let mut files: Vec<(Text<'_>, Vec<Identity>)> = Vec::new();
-        for (document, text) in &self.current {
-            let file = &document.place.file;
+        let mut stored = Vec::new();
+        if !self.stand_ins.is_empty() {
+            let versions = self.before.files.values().map(Kept::versions);
+            stored.extend(versions.flat_map(Cow::into_owned));
+        }
+        let mut files: Vec<(Text<'_>, Counting<'_>)> = Vec::new();
+        for (document, source) in &self.current {
+            let (file, text) = (&document.place.file, &source.text);
             match files.last_mut() {
-                Some(((last, same), documents)) if *last == file && Arc::ptr_eq(same, text) => {
-                    documents.push(document.identity.clone());
+                Some(((last, same), counting)) if *last == file && Arc::ptr_eq(same, text) => {
+                    counting.documents.push(&document.identity);
                 }
-                _ => files.push(((file, text), vec![document.identity.clone()])),
+                _ => {
+                    let counting = Counting {
+                        source: Some(source),
+                        documents: vec![&document.identity],
+                    };
+                    files.push(((file, text), counting));
+                }
             }
         }
-        for kept in self
-            .before
-            .files
-            .values()
-            .flat_map(|versions| versions.iter())
-        {
+        for kept in &stored {
             let stands_in = |identity: &&Identity| self.stand_ins.contains_key(*identity);
-            let documents: Vec<Identity> =
-                kept.documents.iter().filter(stands_in).cloned().collect();
-            if !documents.is_empty() {
-                files.push(((&kept.file, &kept.text), documents));
+            let counting = Counting {
+                source: None,
+                documents: kept.documents.iter().filter(stands_in).collect(),
+            };
+            if !counting.documents.is_empty() {
+                files.push(((&kept.file, &kept.text), counting));
             }
         }
         files.sort_by_key(|(text, _)| *text);
-        files.dedup_by(|(later, others), (first, documents)| {
+        files.dedup_by(|(later, others), (first, counting)| {
             let is_same = later == first;
             if is_same {
-                documents.append(others);
+                counting.documents.append(&mut others.documents);
             }
             is_same
         });
-        let kept = |((file, text), documents): &(Text<'_>, Vec<Identity>)| KeptFile {
+        let kept = |((file, text), counting): &(Text<'_>, Counting<'_>)| KeptFile {
             file: (*file).clone(),
-            text: (*text).clone(),
-            documents: documents.clone().into(),
+            text: match counting.source.map(Source::whole_text) {
+                Some(Cow::Owned(text)) => text.into(),
+                _ => (*text).clone(),
+            },
+            documents: counting.documents.iter().copied().cloned().collect(),
         };
         let versions = files.chunk_by(|((one, _), _), ((other, _), _)| one == other);
         versions
             .map(|versions| {
-                let versions: Arc<[KeptFile]> = versions.iter().map(kept).collect();
-                (versions[0].file.clone(), versions)
+                let kept = match versions {
+                    [(_, counting)] if let Some(source) = counting.whole() => {
+                        Kept::Whole(source.clone())
+                    }
+                    _ => Kept::Parts(versions.iter().map(kept).collect()),
+                };
+                let ((file, _), _) = versions[0];
+                (file.clone(), kept)
             })
             .collect()
     }
@@ -398,13 +436,19 @@ fn lies_in(file: &str, path: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || path.ends_with('/'))
 }
 
-/// Returns `true` if a text has nothing in it but space, comments and document markers.
-pub(super) fn is_blank(text: &[u8]) -> bool {
-    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    text.split(|byte| *byte == b'\n').all(|line| {
-        let line = line.trim_ascii();
-        line.is_empty() || line.starts_with(b"#") || line == b"---" || line == b"..."
-    })
+impl Source {
+    /// Returns `true` if the text has nothing in it but space, comments and document markers.
+    pub(super) fn is_blank(&self) -> bool {
+        if !self.parsed.documents.is_empty() {
+            return false;
+        }
+        let text = &*self.text;
+        let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+        text.split(|byte| *byte == b'\n').all(|line| {
+            let line = line.trim_ascii();
+            line.is_empty() || line.starts_with(b"#") || line == b"---" || line == b"..."
+        })
+    }
 }
 
 #[cfg(test)]
@@ -507,8 +551,8 @@ mod tests {
         let text = format!("{}{}", broken("a"), policy("b"));
         let next = settle(&good, &[("f", &text)]);
         let kept = next.last_good.files().values();
-        let kept = kept.flat_map(|versions| versions.iter().map(KeptFile::source));
-        let sources: Vec<Source> = kept.collect();
+        let kept = kept.map(Kept::versions).flat_map(Cow::into_owned);
+        let sources: Vec<Source> = kept.map(|kept| kept.source()).collect();
         assert_eq!(sources.len(), 2, "two versions of one file");
         let again = LastGood::default().settle(&sources, Vec::new());
         assert_eq!(names(&again), ["a", "b"]);
@@ -671,16 +715,16 @@ mod tests {
         let half_good = format!("{}{}", broken("a"), policy("b"));
         let next = settle(&good, &[("f", &half_good)]);
         let files = next.last_good.files();
-        assert_eq!(files["f"].len(), 2);
+        assert_eq!(files["f"].versions().len(), 2);
         let (restored, lost) = LastGood::restore(files.clone());
         assert!(lost.is_empty());
         let again = restored.settle(&[source("f", &half_good)], Vec::new());
         assert_eq!(again.inventory, next.inventory);
         assert_eq!(again.unprecedented, 0);
         let mut stored = good.last_good.files().clone();
-        let mut kept = stored["f"][0].clone();
+        let mut kept = stored["f"].versions()[0].clone();
         kept.text = Arc::from(policy("a").as_bytes());
-        stored.insert(kept.file.clone(), [kept].into());
+        stored.insert(kept.file.clone(), Kept::Parts([kept].into()));
         let (restored, lost) = LastGood::restore(stored);
         assert_eq!((restored.len(), lost.len()), (1, 1));
     }
@@ -713,7 +757,10 @@ mod tests {
             }
         };
         let stored = next.last_good.files().iter();
-        let stored = stored.map(|(file, kept)| (file.clone(), kept.iter().map(named).collect()));
+        let stored = stored.map(|(file, kept)| {
+            let versions = kept.versions().iter().map(named).collect();
+            (file.clone(), Kept::Parts(versions))
+        });
         let (restored, lost) = LastGood::restore(stored.collect());
         assert!(lost.is_empty());
         let again = restored.settle(&[source("f", &now)], Vec::new());

@@ -28,6 +28,7 @@ mod entrances;
 mod file;
 mod globs;
 pub mod hints;
+mod kept;
 mod last_good;
 mod metadata;
 mod network_policy;
@@ -39,6 +40,7 @@ pub mod selector;
 mod services;
 mod sources;
 mod stream;
+mod textless;
 
 #[cfg(test)]
 mod tests;
@@ -55,7 +57,7 @@ use cofferdam_syntax::names;
 use cofferdam_syntax::yaml::{self, Failure, FailureKind, Mark, Value};
 
 use classify::{Class, classify};
-use context::Context;
+use context::{BoxedContext, Context};
 use passed_over::{Lines, is_no_object};
 use reader::{Fields, Reader, Shown};
 
@@ -63,6 +65,7 @@ pub use assemble::{Assembled, assemble, assemble_layers};
 pub use cluster_network_policy::{MAX_ITEMS, MAX_RULE_NAME};
 pub use file::{KeptFile, KeptFiles, Source, SourceMap};
 pub use globs::Glob;
+pub use kept::Kept;
 pub use last_good::{LastGood, Settled};
 pub use metadata::ALLOW as ALLOW_ANNOTATION;
 pub use metadata::ENFORCEMENT;
@@ -254,7 +257,7 @@ pub struct Parsed {
     /// All findings, in the order of their places.
     pub diagnostics: Vec<Diagnostic>,
     /// Further facts that tell what policies mean.
-    pub context: Context,
+    pub context: BoxedContext,
     /// Parts that were passed over; none where a text is read strictly.
     pub passed_over: Vec<PassedOver>,
 }
@@ -352,12 +355,14 @@ struct FileParser<'t> {
 }
 
 impl FileParser<'_> {
-    fn into_parsed(self) -> Parsed {
+    fn into_parsed(mut self) -> Parsed {
+        // Most are kept as long as the file is there.
+        self.documents.shrink_to_fit();
         Parsed {
             documents: self.documents,
             rejected: self.rejected,
             diagnostics: self.reader.into_diagnostics(),
-            context: self.context,
+            context: self.context.into(),
             passed_over: self.passed_over,
         }
     }

@@ -7,11 +7,11 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use cofferdam_inventory::{NamedPort, Node as ClusterNode, ObjectName, Protocol, Workload};
 use cofferdam_syntax::diagnostic::Code;
 use cofferdam_syntax::names;
+use cofferdam_syntax::shared_text::shared;
 use cofferdam_syntax::yaml::{Node, Value};
 
 use super::hints::nearest;
@@ -78,7 +78,7 @@ pub(super) fn pod(
                 name,
                 names::subdomain,
             )
-            .then(|| Arc::from(name))
+            .then(|| shared(name))
     });
     let host_network = spec
         .and_then(|spec| spec.get("hostNetwork"))
@@ -196,11 +196,25 @@ fn addresses(reader: &mut Reader, status: Fields<'_, '_>) -> Vec<IpAddr> {
     each_once(addresses)
 }
 
-/// The items without those that stood before, in their order. There may be any number of
-/// them.
+/// The items without those that stood before, in their order, and without room for more. There
+/// may be any number of them.
 pub(super) fn each_once<T: Clone + Eq + Hash>(mut items: Vec<T>) -> Vec<T> {
-    let mut seen = HashSet::with_capacity(items.len());
-    items.retain(|item| seen.insert(item.clone()));
+    /// So many are compared sooner than hashed.
+    const FEW: usize = 8;
+    if items.len() <= FEW {
+        let mut kept = 0;
+        for at in 0..items.len() {
+            if !items[..kept].contains(&items[at]) {
+                items.swap(kept, at);
+                kept += 1;
+            }
+        }
+        items.truncate(kept);
+    } else {
+        let mut seen = HashSet::with_capacity(items.len());
+        items.retain(|item| seen.insert(item.clone()));
+    }
+    items.shrink_to_fit();
     items
 }
 

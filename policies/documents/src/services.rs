@@ -27,7 +27,7 @@ pub const MAX_ENDPOINTS: usize = 1_000;
 pub const MAX_ENDPOINT_ADDRESSES: usize = 100;
 
 /// The label by which a slice says whose it is.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The `clusterIP` of a Service that has none and will get none.
 const NO_ADDRESS: &str = "None";
 
@@ -344,6 +344,8 @@ pub(super) fn endpoint_slice(
             slice.endpoints.extend(found);
         }
     }
+    slice.ports.shrink_to_fit();
+    slice.endpoints.shrink_to_fit();
     Some(slice)
 }
 

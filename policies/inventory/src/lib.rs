@@ -28,6 +28,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cofferdam_syntax::diagnostic::Place;
+use cofferdam_syntax::shared_text::shared;
 use ipnet::IpNet;
 use thiserror::Error;
 
@@ -60,7 +61,7 @@ impl ObjectName {
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
-            namespace: Arc::from(namespace),
+            namespace: shared(namespace),
             name: Arc::from(name),
         }
     }

@@ -7,33 +7,32 @@
 //! Invariant: `NotIn` and `DoesNotExist` match an object without the key, as
 //! Kubernetes' own selectors do.
 
-use std::sync::Arc;
+mod packed;
+
+use std::cmp::Ordering;
+use std::fmt;
 
 /// The labels of one object: keys in order, each once. A copy shares them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Labels {
-    pairs: Arc<[(Box<str>, Box<str>)]>,
+    packed: packed::Pairs,
 }
 
 impl Labels {
     /// The value under `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        let index = self
-            .pairs
-            .binary_search_by(|(candidate, _)| candidate.as_ref().cmp(key))
-            .ok()?;
-        Some(&self.pairs[index].1)
+        self.packed.get(key)
     }
 
     /// All pairs, in the order of their keys.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.pairs.iter().map(|(k, v)| (k.as_ref(), v.as_ref()))
+        (0..self.packed.len()).map(|at| self.packed.pair(at))
     }
 
     /// All keys, in order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.pairs.iter().map(|(k, _)| k.as_ref())
+        self.iter().map(|(key, _)| key)
     }
 
     /// The same labels with `key` set to `value`.
@@ -46,20 +45,36 @@ impl Labels {
     }
 }
 
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl PartialOrd for Labels {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Labels {
+    /// Compares the first pairs that differ.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.iter().cmp(other.iter())
+    }
+}
+
 /// Makes labels of pairs. If a key comes twice, the last value counts.
 impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        let mut pairs: Vec<(Box<str>, Box<str>)> = pairs
-            .into_iter()
-            .map(|(k, v)| (Box::from(k.as_ref()), Box::from(v.as_ref())))
-            .collect();
+        let mut pairs: Vec<(K, V)> = pairs.into_iter().collect();
         // Stable, so among equal keys the last stays last.
-        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        pairs.sort_by(|a, b| a.0.as_ref().cmp(b.0.as_ref()));
         pairs.reverse();
-        pairs.dedup_by(|a, b| a.0 == b.0);
+        pairs.dedup_by(|a, b| a.0.as_ref() == b.0.as_ref());
         pairs.reverse();
         Self {
-            pairs: pairs.into(),
+            packed: packed::Pairs::new(&pairs),
         }
     }
 }

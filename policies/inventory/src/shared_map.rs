@@ -22,6 +22,9 @@ use std::sync::Arc;
 /// some microseconds, and 100 000 entries are a thousand chunks.
 const CHUNK: usize = 128;
 
+/// Entries for which a full chunk gets room: maps of the desired state are many, and stay.
+const ROOM: usize = CHUNK / 8;
+
 /// Entries that share their fate.
 pub type Chunk<K, V> = Arc<Vec<(K, V)>>;
 
@@ -245,18 +248,56 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         if chunk == chunks.len() {
             // Behind everything: the last chunk is filled before a new one begins.
             match chunks.last_mut() {
-                Some(last) if last.len() < CHUNK => Arc::make_mut(last).push((key, value)),
-                _ => chunks.push(Arc::new(vec![(key, value)])),
+                Some(last) if last.len() < CHUNK => {
+                    let last = Arc::make_mut(last);
+                    put(last, last.len(), (key, value));
+                }
+                _ => {
+                    let mut first = Vec::new();
+                    put(&mut first, 0, (key, value));
+                    chunks.push(Arc::new(first));
+                }
             }
             return None;
         }
         let entries = Arc::make_mut(&mut chunks[chunk]);
-        entries.insert(at, (key, value));
-        if entries.len() > CHUNK {
-            let upper = entries.split_off(entries.len() / 2);
-            chunks.insert(chunk + 1, Arc::new(upper));
+        if entries.len() < CHUNK {
+            put(entries, at, (key, value));
+            return None;
         }
+        let mut upper = entries.split_off(CHUNK / 2);
+        entries.shrink_to_fit();
+        match at.checked_sub(entries.len()) {
+            Some(at) if at > 0 => put(&mut upper, at, (key, value)),
+            _ => put(entries, at, (key, value)),
+        }
+        chunks.insert(chunk + 1, Arc::new(upper));
         None
+    }
+
+    /// Returns the entries of all maps, which have no key in common. Maps whose keys all come
+    /// before or behind those of the others are shared: that costs no more than their chunks.
+    #[must_use]
+    pub fn joined<const N: usize>(maps: [&Self; N]) -> Self {
+        let mut maps: Vec<&Self> = maps.into_iter().filter(|map| !map.is_empty()).collect();
+        maps.sort_by(|one, other| one.keys().next().cmp(&other.keys().next()));
+        let are_apart = |pair: &[&Self]| pair[0].keys().next_back() < pair[1].keys().next();
+        if let [only] = maps[..] {
+            return only.clone();
+        }
+        if maps.windows(2).all(are_apart) {
+            let chunks = maps.iter().flat_map(|map| map.chunks.iter().cloned());
+            return Self {
+                chunks: Arc::new(chunks.collect()),
+                length: maps.iter().map(|map| map.len()).sum(),
+            };
+        }
+        maps.sort_by_key(|map| map.len());
+        let mut all = maps.pop().cloned().unwrap_or_default();
+        for (key, value) in maps.into_iter().flat_map(|map| map.iter()) {
+            all.insert(key.clone(), value.clone());
+        }
+        all
     }
 
     /// Removes what is under a key.
@@ -284,6 +325,14 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         }
         Some(value)
     }
+}
+
+/// Puts an entry into a chunk, and makes room for few more where there is none.
+fn put<T>(entries: &mut Vec<T>, at: usize, entry: T) {
+    if entries.len() == entries.capacity() {
+        entries.reserve_exact(ROOM);
+    }
+    entries.insert(at, entry);
 }
 
 impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for SharedMap<K, V> {
@@ -547,6 +596,42 @@ mod tests {
                 assert_eq!(change.after, model.get(change.key));
             }
         }
+    }
+
+    #[test]
+    fn chunks_have_little_room_to_spare_whatever_the_order_of_entries() {
+        for step in [1, 7_919] {
+            let keys = (0..10_000u32).map(|at| at * step % 10_007);
+            let map: SharedMap<u32, u64> = keys.map(|key| (key, 0)).collect();
+            let spare = map.chunks().map(|chunk| chunk.capacity() - chunk.len());
+            assert!(spare.max() <= Some(ROOM));
+            assert!(map.chunks().len() < 2 * 10_000 / CHUNK);
+        }
+    }
+
+    #[test]
+    fn maps_that_lie_behind_each_other_are_joined_by_their_chunks() {
+        let map = |keys: &mut dyn Iterator<Item = u16>| -> SharedMap<u16, u8> {
+            keys.map(|key| (key, 0)).collect()
+        };
+        let all: BTreeMap<u16, u8> = (0..3_000).map(|key| (key, 0)).collect();
+        let apart = [
+            map(&mut (2_000..3_000)),
+            map(&mut (0..2_000)),
+            SharedMap::default(),
+        ];
+        let joined = SharedMap::joined(apart.each_ref());
+        check(&joined, &all);
+        let first = apart[1].chunks().zip(joined.chunks());
+        assert!(
+            first
+                .into_iter()
+                .all(|(one, other)| Arc::ptr_eq(one, other))
+        );
+        let among = [0, 1, 2].map(|rest| map(&mut (0..3_000).filter(|key| key % 3 == rest)));
+        check(&SharedMap::joined(among.each_ref()), &all);
+        let only = SharedMap::joined([&SharedMap::default(), &joined]);
+        assert!(only.is_same(&joined));
     }
 
     #[test]

@@ -408,7 +408,7 @@ fn a_template_stands_for_pods_that_are_not_there() {
     let ask = |text: &str| {
         let parsed = parse("w.yaml", text.as_bytes());
         let mut inventory = assemble(parsed.documents).inventory;
-        add_templates(&mut inventory, [&parsed.context], []);
+        add_templates(&mut inventory, [&*parsed.context], []);
         Reach::new(&inventory).unwrap()
     };
     let ids = |reach: &Reach| {
@@ -489,7 +489,7 @@ fn a_table_about_two_ends_says_of_them_what_the_whole_says() {
 fn repository(text: &str, asked: &[&str], networks: &[&str]) -> Reach {
     let parsed = parse("w.yaml", text.as_bytes());
     let mut inventory = assemble(parsed.documents).inventory;
-    add_templates(&mut inventory, [&parsed.context], asked.iter().copied());
+    add_templates(&mut inventory, [&*parsed.context], asked.iter().copied());
     let networks = networks.iter().map(|network| network.parse().unwrap());
     Reach::in_networks(&inventory, &PodNetworks(networks.collect())).unwrap()
 }

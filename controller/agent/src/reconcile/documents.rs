@@ -89,14 +89,8 @@ struct Collected {
 impl Collected {
     /// Puts the documents of an origin in place of those before.
     fn set(&mut self, origin: Origin, now: SourceMap) {
-        let part = &mut self.parts[origin as usize];
-        for change in part.changes(&now) {
-            match change.after {
-                Some(source) => _ = self.all.insert(change.key.clone(), source.clone()),
-                None => _ = self.all.remove(change.key),
-            }
-        }
-        *part = now;
+        self.parts[origin as usize] = now;
+        self.all = SourceMap::joined(self.parts.each_ref());
     }
 }
 
@@ -122,7 +116,7 @@ impl Listed {
         let of_server = saved.starting_at(prefix);
         let of_server = of_server.take_while(|(name, _)| name.starts_with(prefix));
         let versions = of_server.flat_map(|(name, versions)| {
-            let numbered = versions.iter().enumerate();
+            let numbered = versions.versions().into_owned().into_iter().enumerate();
             numbered.map(move |(number, kept)| {
                 // Versions of one text are two sources of one file.
                 let name = match number {

@@ -1,14 +1,19 @@
 //! Brings the desired state into force, and says whether all of it is.
 
 use cofferdam_syntax::diagnostic::chain;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use cofferdam_dataplane::give_memory_back;
 use cofferdam_protocol::output::EndpointState;
 
 use super::{Managed, Reconciler};
 use crate::desired::Desired;
 use crate::endpoint::EndpointId;
 use crate::enforcer::{PublishError, Published};
+
+/// Time from which on bringing the desired state into force counts as having put everything
+/// together, and left memory behind that nothing uses.
+const LONG: Duration = Duration::from_millis(500);
 
 impl Reconciler {
     /// Makes the kernel what the desired state says, as far as it can be, for messages
@@ -39,6 +44,9 @@ impl Reconciler {
         self.save_endpoints();
         self.tell_enforced();
         self.timings.reconciled(began.elapsed());
+        if arrived.elapsed() > LONG {
+            give_memory_back();
+        }
         let after = self.enforcer.revision();
         if after != before {
             tracing::info!(

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cofferdam_documents::{Identity, KeptFile, KeptFiles, Kind};
+use cofferdam_documents::{Identity, Kept, KeptFile, KeptFiles, Kind};
 use serde::{Deserialize, Serialize};
 
 use super::{StateError, Store};
@@ -26,6 +26,8 @@ const PART: (&str, &str) = ("documents-", ".json");
 const LARGER: usize = 2;
 /// Bytes that a document's name counts for, beside those of texts.
 const NAME_BYTES: usize = 64;
+/// Bytes that a pod counts for whose text is made when it is written.
+const POD_BYTES: usize = 384;
 
 /// The parts that count, oldest first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -101,7 +103,7 @@ impl StoredDocuments {
                 files.insert(file.clone());
                 match versions.is_empty() {
                     true => _ = saved.remove(&*file),
-                    false => _ = saved.insert(file, versions.into()),
+                    false => _ = saved.insert(file, Kept::Parts(versions.into())),
                 }
             }
             parts.push(KnownPart {
@@ -147,10 +149,10 @@ impl StoredDocuments {
         names: &mut BTreeSet<Arc<str>>,
         now: &'n KeptFiles,
     ) -> (Vec<KnownPart>, Option<Part<'n>>) {
-        let versions = |name: &Arc<str>| now.get(name).map_or(&[][..], |versions| &**versions);
         let mut parts = self.parts.clone();
         let weight_of = |names: &BTreeSet<Arc<str>>| -> usize {
-            names.iter().map(|name| weight(versions(name))).sum()
+            let kept = names.iter().filter_map(|name| now.get(name));
+            kept.map(weight).sum()
         };
         while let Some(last) =
             parts.pop_if(|last| weight_of(&last.files) <= LARGER * weight_of(names))
@@ -164,10 +166,10 @@ impl StoredDocuments {
         if names.is_empty() {
             return (parts, None);
         }
-        let stored = names.iter().map(|name| match now.get_key_value(name) {
+        let files = names.iter().map(|name| match now.get_key_value(name) {
             Some((name, versions)) => File {
                 file: Cow::Borrowed(name),
-                versions: versions.iter().map(version).collect(),
+                versions: stored(versions),
             },
             None => File {
                 file: Cow::Owned(name.to_string()),
@@ -175,7 +177,7 @@ impl StoredDocuments {
             },
         });
         let part = Part {
-            files: stored.collect(),
+            files: files.collect(),
         };
         parts.push(KnownPart {
             number,
@@ -225,15 +227,45 @@ fn changed(before: Option<&KeptFiles>, now: &KeptFiles) -> BTreeSet<Arc<str>> {
 }
 
 /// About how many bytes versions take.
-fn weight(versions: &[KeptFile]) -> usize {
-    let versions = versions.iter();
-    versions
-        .map(|version| version.text.len() + version.documents.len() * NAME_BYTES)
-        .sum()
+fn weight(kept: &Kept) -> usize {
+    let weight = |text: usize, documents: usize| text + documents * NAME_BYTES;
+    match kept {
+        Kept::Whole(source) => {
+            let documents = source.parsed.documents.len();
+            match source.text.len() {
+                0 => documents * (POD_BYTES + NAME_BYTES),
+                bytes => weight(bytes, documents),
+            }
+        }
+        Kept::Parts(versions) => {
+            let versions = versions.iter();
+            versions
+                .map(|version| weight(version.text.len(), version.documents.len()))
+                .sum()
+        }
+    }
 }
 
-fn version(kept: &KeptFile) -> Version<'_> {
-    let names = kept.documents.iter().map(|identity| {
+fn stored(kept: &Kept) -> Vec<Version<'_>> {
+    match kept {
+        Kept::Whole(source) => {
+            let documents = source.parsed.documents.iter();
+            vec![version(
+                source.whole_text(),
+                documents.map(|one| &one.identity),
+            )]
+        }
+        Kept::Parts(versions) => {
+            let versions = versions.iter();
+            versions
+                .map(|one| version(Cow::Borrowed(&one.text), one.documents.iter()))
+                .collect()
+        }
+    }
+}
+
+fn version<'k>(text: Cow<'k, [u8]>, documents: impl Iterator<Item = &'k Identity>) -> Version<'k> {
+    let names = documents.map(|identity| {
         let Identity {
             kind,
             namespace,
@@ -243,7 +275,10 @@ fn version(kept: &KeptFile) -> Version<'_> {
     });
     Version {
         // A text with a good document is UTF-8.
-        text: String::from_utf8_lossy(&kept.text),
+        text: match text {
+            Cow::Borrowed(text) => String::from_utf8_lossy(text),
+            Cow::Owned(text) => Cow::Owned(String::from_utf8_lossy(&text).into_owned()),
+        },
         documents: names.collect(),
     }
 }

@@ -97,7 +97,7 @@ fn replayed(lines: &[String], policy: &str) -> WhatIfReport {
     let given = |asked: &[String]| {
         let mut inventory = assemble(parsed.documents.iter().cloned()).inventory;
         let asked = asked.iter().map(String::as_str);
-        let stand_ins = add_templates(&mut inventory, [&parsed.context], asked);
+        let stand_ins = add_templates(&mut inventory, [&*parsed.context], asked);
         (inventory, stand_ins)
     };
     let (_, stand_ins) = given(&[]);

@@ -4,13 +4,19 @@
 //! fields, annotations of others, containers without ports, conditions. The `spec` of a
 //! policy is kept whole, because a key that is not known there is a mistake.
 
+mod id;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cofferdam_documents::{API_PREFIX, Kind};
+use cofferdam_syntax::shared_text::shared;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub(super) use id::{Created, Uid};
 
 /// Prefix of our annotations' names.
 const OWN_ANNOTATIONS: &str = "cofferdam.dev/";
@@ -166,11 +172,11 @@ struct Text<'o, S> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stripped {
     /// Its name: `kubernetes:Pod/shop/db`.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// The text of its document.
-    pub(super) text: Vec<u8>,
+    pub(super) text: Arc<[u8]>,
     /// Its id, which no other object ever has.
-    pub(super) uid: String,
+    pub(super) uid: Uid,
     /// Its version; orders the versions of one kind where it is a number.
     pub(super) version: Option<u64>,
     /// Facts by which pods and nodes that claim one address are told apart.
@@ -181,15 +187,15 @@ pub(super) struct Stripped {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The node that a pod is bound to.
-    pub(super) node: Option<String>,
+    pub(super) node: Option<Arc<str>>,
     /// The id by which the runtime knows it, if it is the mirror of a file on its node.
-    pub(super) mirrored: Option<String>,
+    pub(super) mirrored: Option<Box<str>>,
     /// `true` once it is to be deleted.
     pub(super) is_terminating: bool,
     /// Time of its making, RFC 3339 in UTC.
-    pub(super) created: String,
+    pub(super) created: Created,
     /// Addresses that are its own; none of a finished pod, or of one in its node's network.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) addresses: Box<[IpAddr]>,
 }
 
 /// Returns the name that stands for an object in place of a file's.
@@ -252,12 +258,13 @@ impl Object<Spec> {
         let annotation = |key: &&str| metadata.annotations.as_ref()?.get(*key).cloned();
         Facts {
             node: (self.spec.as_ref())
-                .and_then(|spec| spec.node_name.clone())
-                .filter(|node| !node.is_empty()),
-            mirrored: MIRRORED.iter().find_map(annotation),
+                .and_then(|spec| spec.node_name.as_deref())
+                .filter(|node| !node.is_empty())
+                .map(shared),
+            mirrored: MIRRORED.iter().find_map(annotation).map(Into::into),
             is_terminating: metadata.deletion_timestamp.is_some(),
-            created: metadata.creation_timestamp.clone().unwrap_or_default(),
-            addresses: self.own_addresses(),
+            created: Created::new(metadata.creation_timestamp.as_deref().unwrap_or_default()),
+            addresses: self.own_addresses().into(),
         }
     }
 }
@@ -275,7 +282,7 @@ impl<S: Serialize> Object<S> {
             metadata.annotations = Some(annotations);
         }
         let version = metadata.resource_version.take();
-        let uid = metadata.uid.take().unwrap_or_default();
+        let uid = Uid::new(&metadata.uid.take().unwrap_or_default());
         let text = Text {
             api_version: kind.api_version(),
             kind: kind.as_str(),
@@ -286,8 +293,12 @@ impl<S: Serialize> Object<S> {
                 kind,
                 self.metadata.namespace.as_deref(),
                 &self.metadata.name,
-            ),
-            text: serde_json::to_vec(&text).expect("text, numbers and lists are JSON"),
+            )
+            .into(),
+            // In as much memory as it needs: thousands are held until a list is whole.
+            text: serde_json::to_vec(&text)
+                .expect("text, numbers and lists are JSON")
+                .into(),
             uid,
             version: version.and_then(|version| version.parse().ok()),
             facts,
@@ -357,7 +368,7 @@ impl<O: Read> Page<O> {
 }
 
 /// Returns the text of a pod's or a node's document without some of its addresses.
-pub(super) fn without_addresses(kind: Kind, text: &[u8], withheld: &[IpAddr]) -> Vec<u8> {
+pub(super) fn without_addresses(kind: Kind, text: &[u8], withheld: &[IpAddr]) -> Arc<[u8]> {
     let mut object: Object<Spec> =
         serde_json::from_slice(text).expect("what was written here is read here");
     let is_withheld = |ip: &Option<String>| {
@@ -415,7 +426,7 @@ mod tests {
     #[test]
     fn a_pod_keeps_what_is_used_and_no_more() {
         let kept = stripped::<Object<Spec>>(Kind::Pod, pod());
-        assert_eq!(kept.name, "kubernetes:Pod/shop/db");
+        assert_eq!(&*kept.name, "kubernetes:Pod/shop/db");
         let text: Value = serde_json::from_slice(&kept.text).unwrap();
         assert_eq!(
             text,
@@ -431,7 +442,7 @@ mod tests {
         let facts = kept.facts.unwrap();
         assert_eq!(facts.addresses.len(), 2);
         assert_eq!(facts.mirrored.as_deref(), Some("h"));
-        assert_eq!((kept.uid.as_str(), kept.version), ("u1", Some(7)));
+        assert_eq!((kept.uid, kept.version), (Uid::new("u1"), Some(7)));
         let less = without_addresses(Kind::Pod, &kept.text, &["10.0.0.1".parse().unwrap()]);
         let less: Value = serde_json::from_slice(&less).unwrap();
         assert_eq!(
@@ -474,6 +485,6 @@ mod tests {
                 "spec": {"podSelektor": {}},
             })
         );
-        assert_eq!(kept.name, "kubernetes:ClusterNetworkPolicy/p");
+        assert_eq!(&*kept.name, "kubernetes:ClusterNetworkPolicy/p");
     }
 }

@@ -182,6 +182,7 @@ impl Cluster {
                 Err(error) => return Err(Resource::of(kind).error(error)),
             }
         }
-        Ok(store.sources().values().cloned().collect())
+        let sources = store.sources().values();
+        Ok(sources.map(Source::with_text).collect())
     }
 }

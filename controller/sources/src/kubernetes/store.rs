@@ -10,12 +10,13 @@
 //! on the order in which objects of different kinds arrived.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use cofferdam_documents::{API_PREFIX, Kind, Source, SourceMap};
 
-use super::object::{Facts, Stripped, name_of, without_addresses};
+use super::object::{Created, Facts, Stripped, Uid, name_of, without_addresses};
 use crate::claims::Claims;
 
 /// The objects of all kinds.
@@ -26,6 +27,7 @@ pub(super) struct Store {
     documents: SourceMap,
     /// Addresses that pods and nodes claim.
     claims: Claims<IpAddr>,
+    hashes: RandomState,
 }
 
 /// The objects of a kind.
@@ -47,8 +49,10 @@ impl Listing {
 
 #[derive(Debug)]
 struct Held {
-    uid: String,
+    uid: Uid,
     version: Option<u64>,
+    /// Hash of the whole text, by which a version that says the same is known.
+    text_hash: u64,
     claimant: Option<Box<Claimant>>,
 }
 
@@ -56,10 +60,16 @@ struct Held {
 #[derive(Debug)]
 struct Claimant {
     facts: Facts,
-    /// Addresses that count for others.
-    withheld: Vec<IpAddr>,
-    /// The text with all addresses, while some are withheld.
-    whole: Option<Arc<[u8]>>,
+    /// What its document leaves out; of hardly any it does.
+    withheld: Option<Box<Withheld>>,
+}
+
+/// Addresses that count for others.
+#[derive(Debug)]
+struct Withheld {
+    addresses: Vec<IpAddr>,
+    /// The text with all addresses.
+    whole: Arc<[u8]>,
 }
 
 /// Order of those that claim one address: the greatest has it.
@@ -70,15 +80,15 @@ struct Rank<'p> {
     has_node: bool,
     is_staying: bool,
     /// The later one was given what the earlier one has given back.
-    created: &'p str,
-    uid: &'p str,
+    created: &'p Created,
+    uid: &'p Uid,
 }
 
 /// A pod that was found, for a container that is to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     /// The node that it is bound to.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
 }
 
 impl Store {
@@ -106,7 +116,7 @@ impl Store {
     /// Returns the id of an object.
     pub(super) fn uid(&self, kind: Kind, name: &str) -> Option<String> {
         let held = self.listings.get(&kind)?.objects.get(name)?;
-        Some(held.uid.clone())
+        Some(held.uid.to_string())
     }
 
     /// Returns the pod of this name, `None` if there is none yet or another one. A runtime
@@ -115,7 +125,7 @@ impl Store {
         let name = name_of(Kind::Pod, Some(namespace), name);
         let held = self.listings.get(&Kind::Pod)?.objects.get(&*name)?;
         let facts = &held.claimant.as_ref()?.facts;
-        let is_meant = |uid: &str| held.uid == uid || facts.mirrored.as_deref() == Some(uid);
+        let is_meant = |uid: &str| held.uid.is(uid) || facts.mirrored.as_deref() == Some(uid);
         let node = facts.node.clone();
         uid.is_none_or(is_meant).then_some(Pod { node })
     }
@@ -126,7 +136,7 @@ impl Store {
         let listing = self.listings.entry(kind).or_default();
         let was_complete = std::mem::replace(&mut listing.is_complete, true);
         listing.told = objects.iter().filter_map(|one| one.version).max();
-        let listed: BTreeSet<&str> = objects.iter().map(|one| one.name.as_str()).collect();
+        let listed: BTreeSet<&str> = objects.iter().map(|one| &*one.name).collect();
         let gone = listing.objects.keys();
         let gone: Vec<Arc<str>> = gone
             .filter(|name| !listed.contains(&***name))
@@ -154,7 +164,7 @@ impl Store {
     /// differently now.
     pub(super) fn answer(&mut self, kind: Kind, object: Stripped) -> bool {
         let listing = self.listings.entry(kind).or_default();
-        let is_known = listing.objects.contains_key(object.name.as_str());
+        let is_known = listing.objects.contains_key(&object.name);
         if !is_known && is_older(object.version, listing.told) {
             return false;
         }
@@ -173,43 +183,40 @@ impl Store {
         if held.uid != object.uid && is_older(object.version, held.version) {
             return false;
         }
-        self.take_out(kind, &Arc::from(object.name.as_str()))
+        self.take_out(kind, &object.name)
     }
 
     fn put(&mut self, kind: Kind, object: Stripped, authority: Authority) -> bool {
-        let name: Arc<str> = object.name.into();
+        let name = object.name;
         let listing = self.listings.entry(kind).or_default();
+        let text_hash = self.hashes.hash_one(&*object.text);
         let before = listing.objects.get_mut(&name);
         if let Some(held) = before {
             if authority == Authority::Watch && is_older(object.version, held.version) {
                 return false;
             }
-            let known = held.claimant.as_ref();
-            let whole = known.and_then(|known| known.whole.as_ref());
-            let text = whole.or_else(|| Some(&self.documents.get(&name)?.text));
-            let is_same = text.is_some_and(|text| **text == *object.text);
-            let facts = known.map(|known| &known.facts);
-            if is_same && held.uid == object.uid && facts == object.facts.as_ref() {
+            let facts = held.claimant.as_ref().map(|known| &known.facts);
+            let is_same = held.text_hash == text_hash && held.uid == object.uid;
+            if is_same && facts == object.facts.as_ref() {
                 held.version = object.version;
                 return false;
             }
         }
-        let text: Arc<[u8]> = object.text.into();
         let addresses = object.facts.as_ref().map(|facts| facts.addresses.clone());
         let claimant = object.facts.map(|facts| {
             Box::new(Claimant {
                 facts,
-                withheld: Vec::new(),
-                whole: None,
+                withheld: None,
             })
         });
         let held = Held {
             uid: object.uid,
             version: object.version,
+            text_hash,
             claimant,
         };
         let before = listing.objects.insert(name.clone(), held);
-        let source = Source::new(name.clone(), text);
+        let source = Source::new(name.clone(), object.text).without_text();
         self.documents.insert(name.clone(), source);
         let had = before.as_ref().and_then(|held| held.claimant.as_ref());
         let had = had.map(|known| known.facts.addresses.clone());
@@ -326,23 +333,29 @@ impl Held {
         is_withheld: bool,
     ) -> Option<Source> {
         let known = self.claimant.as_mut()?;
-        if known.withheld.contains(&address) == is_withheld {
+        let withheld = known.withheld.as_ref();
+        if withheld.is_some_and(|some| some.addresses.contains(&address)) == is_withheld {
             return None;
         }
+        let mut withheld = known.withheld.take().unwrap_or_else(|| {
+            Box::new(Withheld {
+                addresses: Vec::new(),
+                whole: source.whole_text().into(),
+            })
+        });
         if is_withheld {
-            known.withheld.push(address);
+            withheld.addresses.push(address);
         } else {
-            known.withheld.retain(|one| *one != address);
+            withheld.addresses.retain(|one| *one != address);
         }
-        let whole = known.whole.take().unwrap_or_else(|| source.text.clone());
-        let text = if known.withheld.is_empty() {
-            whole
+        let text = if withheld.addresses.is_empty() {
+            withheld.whole
         } else {
-            let text = without_addresses(kind, &whole, &known.withheld).into();
-            known.whole = Some(whole);
+            let text = without_addresses(kind, &withheld.whole, &withheld.addresses);
+            known.withheld = Some(withheld);
             text
         };
-        Some(Source::new(source.file.clone(), text))
+        Some(Source::new(source.file.clone(), text).without_text())
     }
 }
 
@@ -357,16 +370,16 @@ mod tests {
             r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","namespace":"x"}},"status":{{"podIP":"{address}"}}}}"#
         );
         Stripped {
-            name: format!("kubernetes:Pod/x/{name}"),
-            text: text.into(),
-            uid: format!("{name}-{created}"),
+            name: format!("kubernetes:Pod/x/{name}").into(),
+            text: text.into_bytes().into(),
+            uid: Uid::new(&format!("{name}-{created}")),
             version: Some(created.into()),
             facts: Some(Facts {
-                node: Some("n1".to_owned()),
+                node: Some("n1".into()),
                 mirrored: None,
                 is_terminating: false,
-                created: format!("2026-01-01T00:00:{created:02}Z"),
-                addresses: vec![address.parse().unwrap()],
+                created: Created::new(&format!("2026-01-01T00:00:{created:02}Z")),
+                addresses: [address.parse().unwrap()].into(),
             }),
         }
     }
@@ -378,10 +391,11 @@ mod tests {
 
     fn node(name: &str) -> Stripped {
         Stripped {
-            name: format!("kubernetes:Node/{name}"),
+            name: format!("kubernetes:Node/{name}").into(),
             text: format!(r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{name}"}}}}"#)
+                .into_bytes()
                 .into(),
-            uid: name.to_owned(),
+            uid: Uid::new(name),
             version: Some(1),
             facts: None,
         }
@@ -392,11 +406,11 @@ mod tests {
         let status = format!(
             r#""status":{{"addresses":[{{"type":"InternalIP","address":"{ADDRESS}"}}]}}}}"#
         );
-        let mut node = node(name);
-        node.text.pop();
-        node.text.push(b',');
-        node.text.extend(status.as_bytes());
+        let node = node(name);
+        let (_, open) = node.text.split_last().unwrap();
+        let text = [open, b",", status.as_bytes()].concat();
         Stripped {
+            text: text.into(),
             facts: pod(name, created, ADDRESS).facts,
             ..node
         }
@@ -407,7 +421,7 @@ mod tests {
         let sources = store.sources().values();
         let with_address = sources.filter(|source| {
             assert!(source.parsed.rejected.is_empty(), "{:?}", source.parsed);
-            String::from_utf8_lossy(&source.text).contains(ADDRESS)
+            String::from_utf8_lossy(&source.whole_text()).contains(ADDRESS)
         });
         let mut names: Vec<String> = with_address
             .map(|source| source.file.rsplit('/').next().unwrap().to_owned())
@@ -453,7 +467,7 @@ mod tests {
         let ending = with(pod("b", 2, ADDRESS), |pod| pod.is_terminating = true);
         assert!(store.apply(Kind::Pod, ending));
         assert_eq!(owners(&store), ["a"]);
-        let elsewhere = with(pod("a", 1, ADDRESS), |pod| pod.node = Some("n2".to_owned()));
+        let elsewhere = with(pod("a", 1, ADDRESS), |pod| pod.node = Some("n2".into()));
         assert!(store.apply(Kind::Pod, elsewhere));
         assert_eq!(owners(&store), ["b"], "n2 is not there");
         store.apply(Kind::Node, node("n2"));
@@ -475,11 +489,27 @@ mod tests {
         assert_eq!(owners(&store), ["a"]);
     }
 
+    /// 100 000 times: eight bytes more are a MiB.
+    #[test]
+    fn a_pod_takes_little_beside_its_document() {
+        assert!(size_of::<Held>() <= 56, "{}", size_of::<Held>());
+        assert!(size_of::<Claimant>() <= 96, "{}", size_of::<Claimant>());
+        let mut store = Store::default();
+        store.apply(Kind::Pod, pod("a", 1, ADDRESS));
+        let text = |store: &Store| store.sources()["kubernetes:Pod/x/a"].text.len();
+        assert_eq!(text(&store), 0, "what it says is in the document");
+        assert!(!store.apply(Kind::Pod, pod("a", 1, ADDRESS)), "the same");
+        assert!(store.apply(Kind::Pod, pod("b", 2, ADDRESS)), "withheld");
+        assert_eq!((owners(&store), text(&store)), (vec!["b".to_owned()], 0));
+        assert!(store.remove(Kind::Pod, &pod("b", 2, ADDRESS)));
+        assert_eq!((owners(&store), text(&store)), (vec!["a".to_owned()], 0));
+    }
+
     #[test]
     fn a_pod_that_has_ended_claims_nothing() {
         let mut store = Store::default();
         store.apply(Kind::Pod, pod("b", 2, ADDRESS));
-        let ended = with(pod("c", 3, "10.0.0.9"), |pod| pod.addresses.clear());
+        let ended = with(pod("c", 3, "10.0.0.9"), |pod| pod.addresses = [].into());
         store.apply(Kind::Pod, ended);
         assert_eq!(owners(&store), ["b"]);
     }
@@ -522,7 +552,7 @@ mod tests {
     fn a_pod_is_found_by_its_own_id_or_that_of_its_file() {
         let mut store = Store::default();
         let mirror = with(pod("a", 1, ADDRESS), |pod| {
-            pod.mirrored = Some("of-file".to_owned());
+            pod.mirrored = Some("of-file".into());
         });
         store.apply(Kind::Pod, mirror);
         for (uid, is_found) in [

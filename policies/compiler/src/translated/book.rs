@@ -152,7 +152,7 @@ impl Book {
             return *known;
         }
         let mut reached = vec![None::<[Reached; 2]>; self.own_classes as usize];
-        for (sender, outcome) in virtuals.kinds().iter().zip(&entry.outcomes) {
+        for (sender, outcome) in virtuals.kinds().iter().zip(entry.outcomes.iter()) {
             let of_class = &mut reached[sender.class as usize];
             let [enforced, audited] = [outcome.enforced, outcome.audited];
             *of_class = Some(match of_class {

@@ -28,7 +28,7 @@ fn context(text: &str) -> Context {
     let parsed = parse("a.yaml", text.as_bytes());
     assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
     assert!(parsed.rejected.is_empty());
-    parsed.context
+    (*parsed.context).clone()
 }
 
 /// The templates of a text, as `namespace/name labels`.
