@@ -20,9 +20,9 @@ use aya::maps::MapType;
 use libc::{c_long, c_uint};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Gives pages that the allocator holds and nothing uses back to the kernel. After a first list
-/// of 100 000 objects they are as many as those in use, between objects that stay. Of other
-/// allocators than glibc's none keeps them so.
+/// Gives pages that glibc's allocator holds and nothing uses back to the kernel, such as those
+/// that a first list leaves. Pages on which anything is left stay. Does nothing with another
+/// allocator.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes any number, and touches nothing but free memory, under the allocator's locks.
