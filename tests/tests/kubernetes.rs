@@ -169,7 +169,7 @@ impl Followed {
             .build()
             .expect("a runtime");
         let found = runtime.block_on(self.api().pod("shop", name, uid));
-        found.map(|pod| pod.node)
+        found.map(|pod| pod.node.map(|node| node.to_string()))
     }
 }
 
