@@ -160,7 +160,7 @@ impl Followed {
 
     fn text_of(&self, name: &str) -> String {
         let sources = self.api().read().expect("it is complete");
-        String::from_utf8_lossy(&sources[name].text).into_owned()
+        String::from_utf8_lossy(&sources[name].with_text().text).into_owned()
     }
 
     fn ask(&self, name: &str, uid: Option<&str>) -> Result<Option<String>, String> {
