@@ -60,7 +60,7 @@ struct Held {
 #[derive(Debug)]
 struct Claimant {
     facts: Facts,
-    /// What its document leaves out; of hardly any it does.
+    /// Parts that its document leaves out, which hardly any does.
     withheld: Option<Box<Withheld>>,
 }
 

@@ -15,7 +15,7 @@ use super::unlike::{Parties, PartyNumber, Unlike};
 pub(super) struct Alike {
     /// They are outside addresses.
     pub(super) is_outside: bool,
-    /// How they behave.
+    /// Their behaviours.
     pub(super) behaviours: Both,
     /// By position.
     pub(super) ends: Vec<usize>,

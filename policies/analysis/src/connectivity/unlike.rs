@@ -18,7 +18,7 @@ use super::changes::KnownChanges;
 use super::groups::Traits;
 use super::{Connectivity, FREE};
 
-/// What policies know of an end in each state that has it.
+/// Facts of an end that policies know, in each state that has it.
 pub(super) type Known<'s> = [Option<&'s Traits>; 2];
 
 /// A party, by number.
