@@ -319,8 +319,9 @@ impl<'a> Churn<'a> {
             _ => {
                 if let Some(pod) = newest.checked_sub(UNTIL_GONE) {
                     self.wait_for(pod, false);
-                    let namespace = &self.pods[0]["metadata"]["namespace"];
-                    let namespace = namespace.as_str().unwrap_or_default();
+                    let namespace = self.pods[0]["metadata"]["namespace"]
+                        .as_str()
+                        .unwrap_or_default();
                     self.server.delete("Pod", namespace, &name(pod));
                     self.change_slice(pod, false);
                 }

@@ -367,8 +367,10 @@ fn relabelled(
     local: &BTreeSet<ObjectName>,
     number: usize,
 ) -> anyhow::Result<Inventory> {
-    let pods = inventory.workloads().values();
-    let mut pods = pods.filter(|pod| !local.contains(&pod.name) && pod.labels.get("app").is_some());
+    let mut pods = inventory
+        .workloads()
+        .values()
+        .filter(|pod| !local.contains(&pod.name) && pod.labels.get("app").is_some());
     let mut pod = (pods.next()).context("no pod is elsewhere")?.clone();
     let apps = pods.filter(|other| other.name.namespace == pod.name.namespace);
     let apps: BTreeSet<&str> = apps.filter_map(|other| other.labels.get("app")).collect();

@@ -273,8 +273,8 @@ struct Node {
 
 impl Node {
     fn new(config: Config) -> anyhow::Result<Self> {
-        let pods = [("shop/web", "app=web"), ("shop/db", "app=db")];
-        let pods = pods.map(|(name, label)| Pod::new(name, &[label]));
+        let pods = [("shop/web", "app=web"), ("shop/db", "app=db")]
+            .map(|(name, label)| Pod::new(name, &[label]));
         let names = pods.iter().map(|pod| pod.name.as_str());
         let world = World::plan(Wiring::Ptp).workloads(names).build()?;
         let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));

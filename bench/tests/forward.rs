@@ -30,8 +30,8 @@ fn packets_are_forwarded_with_and_without_a_firewall() {
         for case in ["established", "established_tcp"] {
             let result = results
                 .iter()
-                .find(|result| result["config"] == config && result["case"] == case);
-            let result = result.unwrap_or_else(|| panic!("{config} has no {case}: {text}"));
+                .find(|result| result["config"] == config && result["case"] == case)
+                .unwrap_or_else(|| panic!("{config} has no {case}: {text}"));
             for field in ["ns", "vs_none", "vs_empty_tcx", "spread"] {
                 assert!(result[field].is_number(), "{result}");
             }

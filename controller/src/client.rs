@@ -58,8 +58,10 @@ impl Answers {
     /// When there is none, or the agent could not do what was asked.
     pub async fn next(&mut self) -> Result<Reply, ClientError> {
         let broken = |what: String| ClientError::BrokenOff(what);
-        let line = self.lines.next_line().await;
-        let line = line
+        let line = self
+            .lines
+            .next_line()
+            .await
             .map_err(|error| broken(error.to_string()))?
             .ok_or_else(|| broken("it closed the connection".to_owned()))?;
         let reply = serde_json::from_str(&line);

@@ -227,10 +227,11 @@ fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
 
 /// Returns the text of the list of plugins, and the plugins.
 fn plugins<'a>(list: &List<'a>) -> Result<(&'a str, Vec<Plugin>), Refusal> {
-    let raw = list.plugins.map(RawValue::get);
-    let raw = raw.ok_or_else(|| Refusal::Invalid("it has no plugins".to_owned()))?;
-    let plugins = serde_json::from_str(raw);
-    let plugins = plugins.map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let raw = list
+        .plugins
+        .map(RawValue::get)
+        .ok_or_else(|| Refusal::Invalid("it has no plugins".to_owned()))?;
+    let plugins = serde_json::from_str(raw).map_err(|error| Refusal::Invalid(error.to_string()))?;
     Ok((raw, plugins))
 }
 

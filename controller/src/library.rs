@@ -51,8 +51,11 @@ impl Template {
         let mut files: Vec<&File<'static>> = self.folder.files().collect();
         files.sort_by_key(|file| file.path());
         files.into_iter().map(|file| {
-            let name = file.path().file_name().and_then(|name| name.to_str());
-            let name = name.expect("files of the library have names in ASCII");
+            let name = file
+                .path()
+                .file_name()
+                .and_then(|name| name.to_str())
+                .expect("files of the library have names in ASCII");
             (name, file.contents())
         })
     }

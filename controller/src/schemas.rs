@@ -68,8 +68,8 @@ pub fn all() -> Vec<Named> {
         ),
         ("policy-test", "PolicyTest", &policy_test),
         ("configuration", "configuration", &configuration),
-    ];
-    let documents = documents.map(|(name, kind, schema)| {
+    ]
+    .map(|(name, kind, schema)| {
         let text = serde_json::to_string_pretty(schema).expect("a schema is JSON");
         Named::new(name, Some(kind), text + "\n")
     });

@@ -257,10 +257,16 @@ impl Kernel {
 
     /// An endpoint as it was put in force.
     fn read(&self, record: &EndpointRecord) -> Endpoint {
-        let v4 = record.v4.iter().zip(record.v4_slots);
-        let v4 = v4.map(|(word, slot)| (IpAddr::from(word.to_be_bytes()), slot));
-        let v6 = record.v6.iter().zip(record.v6_slots);
-        let v6 = v6.map(|(&words, slot)| (IpAddr::V6(v6_address(words)), slot));
+        let v4 = record
+            .v4
+            .iter()
+            .zip(record.v4_slots)
+            .map(|(word, slot)| (IpAddr::from(word.to_be_bytes()), slot));
+        let v6 = record
+            .v6
+            .iter()
+            .zip(record.v6_slots)
+            .map(|(&words, slot)| (IpAddr::V6(v6_address(words)), slot));
         let mut addresses: Vec<_> = v4.chain(v6).filter(|&(_, slot)| slot != 0).collect();
         // The first is the subject's.
         addresses.sort_by_key(|&(_, slot)| slot != record.primary_slot);

@@ -84,8 +84,9 @@ impl From<KernelError> for AttachError {
 
 /// An interface as people know it; its number when it is gone.
 pub(crate) fn interface(ifindex: u32) -> String {
-    let name = if_indextoname(ifindex).ok();
-    let name = name.and_then(|name| name.into_string().ok());
+    let name = if_indextoname(ifindex)
+        .ok()
+        .and_then(|name| name.into_string().ok());
     // nix takes a failure of this call for an empty name.
     let name = name.filter(|name| !name.is_empty());
     name.unwrap_or_else(|| ifindex.to_string())
@@ -444,8 +445,10 @@ impl Kernel {
     fn find_link(&self, ifindex: u32, program: Program) -> Option<(OwnedFd, u32)> {
         let pins = self.pins.as_ref()?;
         let hook = name(program);
-        let held = pins.links.get(&(ifindex, hook));
-        let held = held.and_then(|link| link.try_clone().ok());
+        let held = pins
+            .links
+            .get(&(ifindex, hook))
+            .and_then(|link| link.try_clone().ok());
         let pinned = || pins.pinned_link(ifindex, hook);
         let alive = |link: OwnedFd| {
             let info = tcx::link_info(link.as_fd()).ok()??;

@@ -99,11 +99,11 @@ impl<'a> Btf<'a> {
         let info = *self.words.get(at + 1)?;
         // With the flag, an offset has the width of a bit field in its high byte.
         let mask = if info >> 31 == 1 { 0xff_ffff } else { u32::MAX };
-        let members = self
+        let mut members = self
             .words
             .get(at + TYPE_WORDS..)?
-            .chunks_exact(MEMBER_WORDS);
-        let mut members = members.take(usize::try_from(info & 0xffff).ok()?);
+            .chunks_exact(MEMBER_WORDS)
+            .take(usize::try_from(info & 0xffff).ok()?);
         members.find_map(|member| {
             let [name, number, offset] = *member.first_chunk()?;
             let offset = offset & mask;

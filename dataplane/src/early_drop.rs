@@ -132,8 +132,10 @@ impl Kernel {
     /// The link held or pinned for a mode, with its program's number, if it is on the interface.
     fn early_link(&self, ifindex: u32, mode: XdpMode) -> Option<(OwnedFd, u32)> {
         let pins = self.pins.as_ref()?;
-        let held = pins.links.get(&(ifindex, mode.hook()));
-        let held = held.and_then(|link| link.try_clone().ok());
+        let held = pins
+            .links
+            .get(&(ifindex, mode.hook()))
+            .and_then(|link| link.try_clone().ok());
         let link = held.or_else(|| pins.pinned_link(ifindex, mode.hook()))?;
         let info = tcx::link_info(link.as_fd()).ok()??;
         (info.ifindex == ifindex).then_some((link, info.program_id))

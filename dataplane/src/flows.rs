@@ -206,8 +206,9 @@ impl Pool {
     /// Makes chunks in their places, which costs a grace period: one for all of them where the
     /// kernel can (Linux 6.8).
     fn make_chunks(&self, places: impl Iterator<Item = u32>) -> io::Result<Vec<Chunk>> {
-        let made = places.map(|place| Ok((place, self.new_chunk()?)));
-        let made = made.collect::<io::Result<Vec<(u32, Chunk)>>>()?;
+        let made = places
+            .map(|place| Ok((place, self.new_chunk()?)))
+            .collect::<io::Result<Vec<(u32, Chunk)>>>()?;
         let inners: Vec<_> = (made.iter())
             .map(|(place, chunk)| (*place, chunk.sets.map()))
             .collect();

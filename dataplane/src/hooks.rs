@@ -162,8 +162,8 @@ impl Kernel {
         programs: &[Program],
     ) -> Result<Option<bool>, AttachError> {
         for &program in programs.iter().filter(|program| !program.filter) {
-            let standing = tcx::query(ifindex, attach_type(program));
-            let standing = standing.map_err(failed("look at", program, ifindex))?;
+            let standing = tcx::query(ifindex, attach_type(program))
+                .map_err(failed("look at", program, ifindex))?;
             let Some(standing) = standing else {
                 return Ok(None);
             };

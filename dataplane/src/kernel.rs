@@ -664,8 +664,10 @@ impl Kernel {
         let tick = tick()
             .map_err(io::Error::from)
             .map_err(failed("ask how long a jiffy is"))?;
-        let shares = self.maps.share(map::EVENT_SHARES);
-        let shares = shares.and_then(MappedArray::over);
+        let shares = self
+            .maps
+            .share(map::EVENT_SHARES)
+            .and_then(MappedArray::over);
         let shares = shares.map_err(failed("map the shares of the ring of records"))?;
         MapData::from_fd(ring)
             .and_then(|data| {
@@ -687,8 +689,8 @@ impl Kernel {
         let share = self.maps.share(map::COUNTERS);
         let data = MapData::from_fd(share.map_err(failed(SHARE_MAPS))?);
         let counters = data
-            .and_then(|data| PerCpuArray::<_, Shared<Counter>>::try_from(Map::PerCpuArray(data)));
-        let counters = counters.map_err(read)?;
+            .and_then(|data| PerCpuArray::<_, Shared<Counter>>::try_from(Map::PerCpuArray(data)))
+            .map_err(read)?;
         (0..COUNTERS)
             .map(|index| {
                 let per_cpu = counters.get(&index, 0).map_err(read)?;
@@ -708,8 +710,9 @@ impl Kernel {
     ///
     /// Fails if the kernel does not tell about a program.
     pub fn verified(&self) -> Result<Vec<VerifiedProgram>, KernelError> {
-        let later = Program::LATER.into_iter();
-        let later = later.filter(|program| self.programs.has(program.name));
+        let later = Program::LATER
+            .into_iter()
+            .filter(|program| self.programs.has(program.name));
         Program::ALWAYS
             .into_iter()
             .chain(later)
@@ -769,8 +772,9 @@ impl Kernel {
     ) -> Result<TestRun, KernelError> {
         let stand_ins = self.stand_ins.as_ref();
         let programs = stand_ins.filter(|programs| programs.has(name));
-        let run = programs.unwrap_or(&self.programs);
-        let run = run.test_run(name, packet, context, repeat);
+        let run = programs
+            .unwrap_or(&self.programs)
+            .test_run(name, packet, context, repeat);
         run.map_err(|source| KernelError::Program {
             name: name.to_owned(),
             source: Box::new(source),

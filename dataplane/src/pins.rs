@@ -32,6 +32,7 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
 };
 
 use crate::{
@@ -172,8 +173,9 @@ impl Pins {
     /// The directories of other sets whose maps for flows have this shape.
     pub(crate) fn sets_of_state(&self, shape: Shape) -> Result<Vec<PathBuf>, KernelError> {
         let prefix = format!("{MAPS}{}-", shape.state);
-        let sets = list(&self.root)?.into_iter();
-        let sets = sets.filter(|(name, path)| name.starts_with(&prefix) && *path != self.set);
+        let sets = list(&self.root)?
+            .into_iter()
+            .filter(|(name, path)| name.starts_with(&prefix) && *path != self.set);
         Ok(sets.map(|(_, path)| path).collect())
     }
 
@@ -259,18 +261,21 @@ impl Pins {
     pub(crate) fn stand(&self, maps: &MapSet) -> io::Result<bool> {
         for name in maps.names() {
             let used = sys::map_info(maps.get(name))?;
-            let pinned = sys::pinned(&self.set.join(name));
-            let pinned = pinned.and_then(|pinned| sys::map_info(pinned.as_fd()));
+            let pinned =
+                sys::pinned(&self.set.join(name)).and_then(|pinned| sys::map_info(pinned.as_fd()));
             match pinned {
                 Ok(pinned) if pinned.id == used.id => {}
                 Err(error) if is_own_lack(&error) => return Err(error),
                 Ok(_) | Err(_) => return Ok(false),
             }
         }
-        let links = self.links.keys();
-        let links = links.map(|(ifindex, hook)| self.link_path(*ifindex, hook));
-        let programs = Program::ALWAYS.iter();
-        let programs = programs.map(|program| self.programs.join(program.name));
+        let links = self
+            .links
+            .keys()
+            .map(|(ifindex, hook)| self.link_path(*ifindex, hook));
+        let programs = Program::ALWAYS
+            .iter()
+            .map(|program| self.programs.join(program.name));
         for path in links.chain(programs) {
             if !is_there(&path)? {
                 return Ok(false);
@@ -363,7 +368,7 @@ impl Pins {
     fn remove_what_others_made(&self) -> Result<(), KernelError> {
         for (_, path) in list(&self.root)? {
             let about = fs::symlink_metadata(&path).map_err(pinning("look at", &path))?;
-            if about.uid() != sys::effective_user() {
+            if about.uid() != geteuid().as_raw() {
                 remove(&path)?;
             }
         }
@@ -427,7 +432,7 @@ fn make_directory(path: &Path) -> Result<(), KernelError> {
     builder.create(path).map_err(pinning("make", path))?;
     // Not through a symbolic link: others may have been here first.
     let about = fs::symlink_metadata(path).map_err(pinning("look at", path))?;
-    if !about.is_dir() || about.uid() != sys::effective_user() {
+    if !about.is_dir() || about.uid() != geteuid().as_raw() {
         return Err(KernelError::PinsOfOthers {
             root: path.to_owned(),
             uid: about.uid(),

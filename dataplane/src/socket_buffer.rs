@@ -174,8 +174,10 @@ fn obstacle_of(lockdown: &str, status: &str) -> Option<SocketBufferError> {
     if lockdown.contains("[confidentiality]") {
         return Some(SocketBufferError::Lockdown);
     }
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     let lacks = |capability: u32| effective.is_some_and(|set| set >> capability & 1 == 0);
     (lacks(PERFMON) && lacks(SYS_ADMIN)).then_some(SocketBufferError::Perfmon)
 }
@@ -253,8 +255,12 @@ mod tests {
             let linked = with_cast(crate::OBJECT, cast);
             assert_eq!(count(linked.as_bytes(), mark), 0);
             assert_eq!(count(linked.as_bytes(), instead), there + marks);
-            let changed = linked.as_bytes().iter().zip(crate::OBJECT);
-            let changed = changed.filter(|(a, b)| a != b).count();
+            let changed = linked
+                .as_bytes()
+                .iter()
+                .zip(crate::OBJECT)
+                .filter(|(a, b)| a != b)
+                .count();
             assert!(changed <= 8 * marks, "{changed} bytes have changed");
         }
     }

@@ -8,7 +8,7 @@ pub(crate) mod tcx;
 use std::{
     ffi::CString,
     io,
-    mem::{size_of, zeroed},
+    mem::size_of,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -17,7 +17,11 @@ use std::{
 };
 
 use aya::maps::MapType;
-use libc::{c_long, c_uint};
+use libc::c_long;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen,
+};
+use rustix::rand::{GetRandomFlags, getrandom};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Gives pages that glibc's allocator holds and nothing uses back to the kernel, such as those
@@ -286,8 +290,11 @@ pub(crate) fn inner(outer: BorrowedFd<'_>, index: u32) -> io::Result<Option<Owne
 /// Name of the program with a number, at most 15 bytes of it. Needs CAP_SYS_ADMIN.
 pub(crate) fn program_name(id: u32) -> io::Result<String> {
     let program = bpf(BPF_PROG_GET_FD_BY_ID, &[id, 0, 0]).and_then(owned)?;
-    let name = info::<ProgramInfo>(program.as_fd())?.name;
-    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    let name = info::<ProgramInfo>(program.as_fd())?
+        .name
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
@@ -374,33 +381,13 @@ pub(crate) struct PrivateBpffs {
 
 impl PrivateBpffs {
     pub(crate) fn new() -> io::Result<Self> {
-        const FSCONFIG_CMD_CREATE: c_uint = 6;
-        let call = |result: c_long| {
-            if result < 0 {
-                Err(io::Error::last_os_error())
-            } else {
-                Ok(result)
-            }
-        };
-        // SAFETY: a constant name; no memory is written.
-        let context = owned(call(unsafe {
-            libc::syscall(libc::SYS_fsopen, c"bpf".as_ptr(), 1)
-        })?)?;
-        // SAFETY: the command takes no key and no value.
-        call(unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                context.as_raw_fd(),
-                FSCONFIG_CMD_CREATE,
-                0usize,
-                0usize,
-                0,
-            )
-        })?;
-        // SAFETY: only descriptors and flags are passed.
-        let mount = owned(call(unsafe {
-            libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0)
-        })?)?;
+        let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(context.as_fd())?;
+        let mount = fsmount(
+            context.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )?;
         Ok(Self { mount })
     }
 
@@ -440,22 +427,13 @@ pub(crate) unsafe fn unmap_memory(address: *mut u8, bytes: usize) {
     unsafe { libc::munmap(address.cast(), bytes) };
 }
 
-/// The user that this process acts as.
-pub(crate) fn effective_user() -> u32 {
-    // SAFETY: no arguments, and it cannot fail.
-    unsafe { libc::geteuid() }
-}
-
-/// Random bytes from the kernel, for hash keys.
+/// Random bytes from the kernel, for hash keys: at most 256, which come whole (getrandom(2)).
 pub(crate) fn random<T: FromBytes + IntoBytes>() -> io::Result<T> {
-    // SAFETY: zeroes are a valid value of every type that is `FromBytes`.
-    let mut value: T = unsafe { zeroed() };
-    let bytes = value.as_mut_bytes();
-    // SAFETY: the buffer is that long. Up to 256 bytes come whole (getrandom(2)).
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if usize::try_from(got) == Ok(bytes.len()) {
+    let mut value = T::new_zeroed();
+    let got = getrandom(value.as_mut_bytes(), GetRandomFlags::empty())?;
+    if got == size_of::<T>() {
         Ok(value)
     } else {
-        Err(io::Error::last_os_error())
+        Err(io::Error::other("the kernel gave too few random bytes"))
     }
 }

@@ -43,8 +43,10 @@ pub(crate) fn expectations(bytes: &[u8]) {
 }
 
 fn is_there(inventory: &Inventory, rule: &RuleKey) -> bool {
-    let cluster = inventory.cluster_policies().keys();
-    let cluster = cluster.map(|name| ObjectName::new("", name));
+    let cluster = inventory
+        .cluster_policies()
+        .keys()
+        .map(|name| ObjectName::new("", name));
     let mut names = inventory.policies().keys().cloned().chain(cluster);
     rule.index.is_some() && names.any(|name| name == rule.policy)
 }

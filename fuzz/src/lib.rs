@@ -5,7 +5,7 @@
 //! looks for such bytes with an engine that sees which code they reach; the tests of
 //! this crate do the same in seconds, with bytes that are the same in every run.
 
-mod documents;
+mod foreign_text;
 mod expectations;
 mod packets;
 mod world;
@@ -71,8 +71,8 @@ impl Target {
     pub fn run(self, bytes: &[u8]) {
         let before = processor_time();
         match self {
-            Self::Yaml => documents::yaml(bytes),
-            Self::Documents => documents::documents(bytes),
+            Self::Yaml => foreign_text::yaml(bytes),
+            Self::Documents => foreign_text::documents(bytes),
             Self::Expectations => expectations::expectations(bytes),
             Self::Compiler => world::compiler(bytes),
             Self::Packet => packets::parser(bytes),

@@ -251,8 +251,12 @@ fn send(rules: &Rules, node: &Node, [what, ends, how, more]: [u8; 4]) {
     let mut has_ports = true;
     let packet = match how >> 3 & 7 {
         0..=2 => {
-            let segment = tcp().from(source).to(destination).family(family);
-            let segment = segment.sport(ports[0]).dport(ports[1]);
+            let segment = tcp()
+                .from(source)
+                .to(destination)
+                .family(family)
+                .sport(ports[0])
+                .dport(ports[1]);
             segment.flag(u16::from(more & 0x1f)).erased()
         }
         3 | 4 => {

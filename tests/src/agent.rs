@@ -334,8 +334,9 @@ impl Agent {
     /// Panics if there is no such series.
     pub fn metric(&self, series: &str) -> u64 {
         let (_, text) = self.http("/metrics");
-        let value = (text.lines()).find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        let value = value.unwrap_or_else(|| panic!("{series}: {text}"));
+        let value = (text.lines())
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("{series}: {text}"));
         value.trim().parse().expect("a number")
     }
 

@@ -637,8 +637,8 @@ fn converse(mut stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
             answer(&mut stream, 200, &found)?;
             continue;
         }
-        let target = Target::parse(asked.path());
-        let target = target.filter(|one| !shared.state().undefined.contains(one.kind.name));
+        let target = Target::parse(asked.path())
+            .filter(|one| !shared.state().undefined.contains(one.kind.name));
         let Some(target) = target else {
             let refusal = status(404, "NotFound", "the server could not find the resource");
             answer(&mut stream, 404, &refusal)?;

@@ -13,8 +13,10 @@ const KUBERNETES: &str = include_str!("../../docs/kubernetes.md");
 /// Panics if there is none.
 #[must_use]
 pub fn role(name: &str) -> Value {
-    let blocks = KUBERNETES.split("```yaml\n").skip(1);
-    let blocks = blocks.filter_map(|rest| rest.split("```").next());
+    let blocks = KUBERNETES
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next());
     let mut objects = blocks.flat_map(|block| {
         let documents = serde_yaml::Deserializer::from_str(block);
         documents.filter_map(|document| Value::deserialize(document).ok())

@@ -397,7 +397,9 @@ fn length(family: &str) -> usize {
 #[track_caller]
 fn ip(namespace: &Namespace, arguments: &[&str]) {
     let _inside = namespace.enter().expect("a namespace");
-    let output = Command::new("ip").args(arguments).output();
-    let output = output.expect("ip can be run");
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .expect("ip can be run");
     assert!(output.status.success(), "ip {arguments:?}: {output:?}");
 }

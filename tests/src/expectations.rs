@@ -491,8 +491,11 @@ impl Selector {
             Ok(Requirement::new(key, Operator::In(values)))
         });
         let expressions = self.match_expressions.iter().map(|expression| {
-            let values = expression.values.iter().map(|value| value.as_str().into());
-            let values = values.collect();
+            let values = expression
+                .values
+                .iter()
+                .map(|value| value.as_str().into())
+                .collect();
             let operator = match expression.operator.as_str() {
                 "In" => Operator::In(values),
                 "NotIn" => Operator::NotIn(values),

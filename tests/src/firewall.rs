@@ -486,8 +486,10 @@ impl Firewall {
     /// Panics if the kernel refuses, or no workload has its programs yet.
     pub fn attach_uplink(&mut self, world: &World, interface: &str, uplink: Uplink) {
         let inside = world.node().namespace.enter().expect("the node");
-        let attached = self.kernel.attach_uplink(interface, uplink);
-        let attached = attached.unwrap_or_else(|error| panic!("{error}"));
+        let attached = self
+            .kernel
+            .attach_uplink(interface, uplink)
+            .unwrap_or_else(|error| panic!("{error}"));
         drop(inside);
         let all = self
             .attached
@@ -598,8 +600,10 @@ impl Firewall {
     ///
     /// Panics if the kernel refuses the run, or the program gives no verdict.
     pub fn ask(&mut self, program: Program, frame: &[u8], context: &TestContext) -> [Verdict; 2] {
-        let answer = self.kernel.probe(program, frame, context);
-        let answer = answer.unwrap_or_else(|error| panic!("{error}"));
+        let answer = self
+            .kernel
+            .probe(program, frame, context)
+            .unwrap_or_else(|error| panic!("{error}"));
         let (enforced, audited) = answer.expect("every question has an answer");
         [enforced, audited]
     }

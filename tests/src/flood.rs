@@ -93,11 +93,14 @@ pub struct Flooded {
 ///
 /// Panics if the kernel refuses the programs or the table.
 pub fn flood(per_second: u64, long: Duration, seed: u64) -> io::Result<Flooded> {
-    let pods = [("shop/web", "app=web"), ("shop/db", "app=db")];
-    let pods = pods.map(|(name, label)| Pod::new(name, &[label]));
+    let pods = [("shop/web", "app=web"), ("shop/db", "app=db")]
+        .map(|(name, label)| Pod::new(name, &[label]));
     let names = pods.iter().map(|pod| pod.name.as_str());
-    let world = World::plan(Wiring::Ptp).workloads(names).outside();
-    let world = world.build().map_err(io::Error::other)?;
+    let world = World::plan(Wiring::Ptp)
+        .workloads(names)
+        .outside()
+        .build()
+        .map_err(io::Error::other)?;
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let outside = world.outside();
     let limits = Limits {
@@ -201,8 +204,13 @@ fn requests(host: End, to: End, seed: u64) -> Vec<Vec<u8>> {
             Family::V4 => Ipv4Addr::from(0x6440_0000 | rng.u32(..1 << 22)).into(),
             Family::V6 => Ipv6Addr::from(0x2001_0db8_u128 << 96 | rng.u128(..1 << 64)).into(),
         };
-        let request = tcp().family(family).from(host).to(to);
-        let request = request.source_ip(from).sport(rng.u16(1024..)).dport(PORT);
+        let request = tcp()
+            .family(family)
+            .from(host)
+            .to(to)
+            .source_ip(from)
+            .sport(rng.u16(1024..))
+            .dport(PORT);
         request.seq(rng.u32(..)).syn().bytes()
     };
     (0..REQUESTS).map(&mut request).collect()

@@ -56,8 +56,8 @@ spec:
 
 /// Web and the database.
 fn shop() -> io::Result<(World, [Pod; 2])> {
-    let pods = [("shop/web", "app=web"), ("shop/db", "app=db")];
-    let pods = pods.map(|(name, label)| Pod::new(name, &[label]));
+    let pods = [("shop/web", "app=web"), ("shop/db", "app=db")]
+        .map(|(name, label)| Pod::new(name, &[label]));
     let names = pods.iter().map(|pod| pod.name.as_str());
     let world = World::plan(Wiring::Ptp).workloads(names).build();
     Ok((world.map_err(io::Error::other)?, pods))

@@ -104,7 +104,7 @@ pub fn skip(feature: &dyn fmt::Display, test: &str, reason: &str) {
 /// The path of the function around a function.
 #[doc(hidden)]
 pub fn enclosing<F>(_: &F) -> &'static str {
-    let path = std::any::type_name::<F>();
-    let path = path.rsplit_once("::").map_or(path, |(around, _)| around);
+    let own = std::any::type_name::<F>();
+    let path = own.rsplit_once("::").map_or(own, |(around, _)| around);
     path.trim_end_matches("::{{closure}}")
 }

@@ -452,8 +452,11 @@ fn capacity_is_tried_for_the_nodes_with_the_most_workloads() {
         let report = json(&check_in(scratch.path(), &arguments));
         found(&report);
         let capacity = &report["capacity"];
-        let names = capacity["nodes"].as_array().expect("nodes").iter();
-        let names = names.map(|node| node["node"].as_str().expect("a name").to_owned());
+        let names = capacity["nodes"]
+            .as_array()
+            .expect("nodes")
+            .iter()
+            .map(|node| node["node"].as_str().expect("a name").to_owned());
         (
             names.collect(),
             capacity["untried"].as_u64().expect("a number"),

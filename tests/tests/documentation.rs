@@ -79,8 +79,10 @@ fn configuration() -> String {
          | key | default | meaning |\n|---|---|---|\n",
     );
     for key in reference::keys() {
-        let default = key.default.as_ref();
-        let default = default.map_or_else(String::new, |value| format!("`{value}`"));
+        let default = key
+            .default
+            .as_ref()
+            .map_or_else(String::new, |value| format!("`{value}`"));
         text += &format!("| `{}` | {default} | {} |\n", key.path, meaning(&key));
     }
     text + "\nGenerated from `controller/agent/src/config.rs`: after a change there, run the test\n\

@@ -252,10 +252,13 @@ fn status_names_nodes_that_lag_and_nodes_that_have_gone() {
     let url = all.etcd.url();
     let ask = |all: &Nodes| {
         let arguments = ["status", "--cluster", "--etcd", &url];
-        let output = all.etcd.command(cofferdam!(), &arguments).output();
-        let output = output.expect("it runs");
-        let text = [output.stdout, output.stderr];
-        let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let output = all
+            .etcd
+            .command(cofferdam!(), &arguments)
+            .output()
+            .expect("it runs");
+        let text = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         (output.status.code(), text.concat())
     };
     all.etcd.put("documents/shop.yaml", DB_FROM_WEB);
@@ -287,8 +290,11 @@ fn status_names_nodes_that_lag_and_nodes_that_have_gone() {
         assert_eq!((status.documents, status.endpoints), (1, 2));
     }
     let check = ["check", "--etcd", &url, "--deny", "warnings"];
-    let checked = all.etcd.command(cofferdam!(), &check).output();
-    let checked = checked.expect("it runs");
+    let checked = all
+        .etcd
+        .command(cofferdam!(), &check)
+        .output()
+        .expect("it runs");
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
 
     // An invalid document among the files of one node.
@@ -487,8 +493,10 @@ fn documents_are_read_as_files_are() {
     all.etcd.put("endpoints/n9/shop/forged", &everything);
     let report = n1.agent.sync();
     assert_eq!((report.accepted, report.rejected), (1, 2));
-    let forged = report.diagnostics.iter();
-    let forged = forged.filter(|one| one.file == "etcd:endpoints/n9/shop/forged");
+    let forged = report
+        .diagnostics
+        .iter()
+        .filter(|one| one.file == "etcd:endpoints/n9/shop/forged");
     assert_eq!(forged.count(), 1);
     assert_reaches((n1, web), (n1, db));
     all.etcd.delete("endpoints/n9/shop/forged");

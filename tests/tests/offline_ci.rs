@@ -321,8 +321,8 @@ fn the_action_takes_the_binary_from_an_archive_with_its_checksum() {
     let sum = shell("sha256sum a.tar.gz | cut -d' ' -f1")
         .trim()
         .to_owned();
-    let archive = scratch.path().join("a.tar.gz");
-    let archive = archive.to_str().expect("text");
+    let path = scratch.path().join("a.tar.gz");
+    let archive = path.to_str().expect("text");
     let right = [("archive", archive), ("sha256", &*sum)];
     let mut action = Action::new(&repository, &right);
     assert_eq!(action.run()["find"], 0);

@@ -14,8 +14,9 @@ use cofferdam_tests::{cofferdam, scratch::Scratch};
 /// All pages for users, each by name and text.
 fn pages() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let docs = fs::read_dir(root.join("docs")).expect("a folder");
-    let docs = docs.map(|entry| entry.expect("an entry").path());
+    let docs = fs::read_dir(root.join("docs"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
     let mut files: Vec<PathBuf> = docs
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
@@ -113,17 +114,20 @@ fn words(command: &str) -> Vec<String> {
 /// The commands in a page: in blocks of their own, in pipelines, and in the text.
 fn commands(page: &str) -> Vec<Vec<String>> {
     let blocks = blocks(page);
-    let fenced = blocks.iter().flat_map(|(_, text)| text.lines());
-    let fenced = fenced.filter_map(|line| {
-        let line = line.trim_start_matches([' ', '-', '$']);
-        let line = line.strip_prefix("run: ").unwrap_or(line);
-        line.strip_prefix("cofferdam ")
-    });
+    let fenced = blocks
+        .iter()
+        .flat_map(|(_, text)| text.lines())
+        .filter_map(|line| {
+            let text = line.trim_start_matches([' ', '-', '$']);
+            let command = text.strip_prefix("run: ").unwrap_or(text);
+            command.strip_prefix("cofferdam ")
+        });
     let lines = page
         .lines()
         .filter(|line| !line.trim_start().starts_with("```"));
-    let inline = lines.flat_map(|line| line.split('`').skip(1).step_by(2));
-    let inline = inline.filter_map(|code| code.strip_prefix("cofferdam "));
+    let inline = lines
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .filter_map(|code| code.strip_prefix("cofferdam "));
     fenced.chain(inline).map(words).collect()
 }
 

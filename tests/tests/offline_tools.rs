@@ -239,8 +239,10 @@ fn bash_completes_commands_flags_and_templates() {
             words[words.len() - 1],
             words[words.len() - 2],
         );
-        let output = Command::new("bash").args(["-c", &program]).output();
-        let output = output.expect("bash runs");
+        let output = Command::new("bash")
+            .args(["-c", &program])
+            .output()
+            .expect("bash runs");
         assert!(output.stderr.is_empty(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     };
@@ -268,8 +270,11 @@ fn completions_are_there_for_every_shell_and_have_every_command() {
 /// The commands, as the help names them.
 fn commands() -> Vec<String> {
     let help = said(&["--help"]);
-    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-    let lines = lines.take_while(|line| !line.is_empty());
+    let lines = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty());
     let names = lines.map(|line| line.split_whitespace().next().unwrap_or_default());
     let names: Vec<String> = names.map(str::to_owned).collect();
     assert!(names.contains(&"init".to_owned()), "{help}");

@@ -424,8 +424,9 @@ fn the_kernel_drops_what_is_built_wrong() {
                 .family(family)
                 .from(web)
                 .to(db)
-                .via(frames.next_hop(wiring));
-            let query = query.dport(53).payload(b"?");
+                .via(frames.next_hop(wiring))
+                .dport(53)
+                .payload(b"?");
             let mut wrong: Vec<Packet> = vec![
                 query.clone().checksum(Checksum::Wrong).erased(),
                 query.clone().udp_length(7).erased(),
@@ -459,8 +460,11 @@ fn the_kernel_drops_what_is_built_wrong() {
                     let (protocol, udp) = l4(frame);
                     (protocol == 17).then(|| u16::from_be_bytes([udp[2], udp[3]]))
                 };
-                let before = frames.web.before(SOON, |frame| answer(frame) == Some(3001));
-                let before = before.unwrap().expect("the right packet was answered");
+                let before = frames
+                    .web
+                    .before(SOON, |frame| answer(frame) == Some(3001))
+                    .unwrap()
+                    .expect("the right packet was answered");
                 let taken = before.iter().any(|frame| answer(frame) == Some(40000));
                 assert!(!taken, "{wiring}: the kernel took {packet}");
             }

@@ -271,8 +271,9 @@ fn members(metadata: &str, root: &Path) -> Result<Vec<Member>> {
                     dependency.get("kind").and_then(Value::as_str) == Some("dev")
                 });
             let folders = |dependencies: Vec<&Value>| {
-                let paths = dependencies.into_iter();
-                let paths = paths.filter_map(|dependency| dependency.get("path")?.as_str());
+                let paths = dependencies
+                    .into_iter()
+                    .filter_map(|dependency| dependency.get("path")?.as_str());
                 paths.map(relative).collect()
             };
             Ok(Member {
@@ -296,8 +297,10 @@ fn crate_objections(members: &[Member]) -> Vec<String> {
             ));
             continue;
         };
-        let in_tests = IN_TESTS.iter().find(|(folder, _)| *folder == member.folder);
-        let in_tests = in_tests.map_or(&[][..], |(_, folders)| folders);
+        let in_tests = IN_TESTS
+            .iter()
+            .find(|(folder, _)| *folder == member.folder)
+            .map_or(&[][..], |(_, folders)| folders);
         let mut refuse = |other: &String, allowed: &[&str]| {
             if !allowed.contains(&other.as_str()) {
                 objections.push(format!(

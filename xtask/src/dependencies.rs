@@ -159,8 +159,9 @@ pub(crate) fn run() -> Result<()> {
 fn by_the_tool() -> Result<()> {
     let mut deny = run::cargo();
     deny.args(["deny", "--offline", "check", "bans", "licenses", "sources"]);
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")));
     if home.is_some_and(|home| home.join("advisory-dbs").is_dir()) {
         deny.arg("advisories");
     }

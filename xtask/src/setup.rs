@@ -401,8 +401,10 @@ impl Library {
     /// Returns its folder.
     fn path(&self) -> PathBuf {
         let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(home).unwrap_or_else(std::env::temp_dir);
+        let cache = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(home)
+            .unwrap_or_else(std::env::temp_dir);
         cache.join("cofferdam").join(self.folder)
     }
 
@@ -511,8 +513,7 @@ impl Remedy {
             Self::Linker => vec![format!("LLVM_PREFIX={LLVM} cargo {}", LINKER.join(" "))],
             Self::Packager => vec![format!("cargo {}", PACKAGER.join(" "))],
             Self::Library(library) => {
-                let folder = library.path();
-                let folder = folder.display();
+                let folder = library.path().display();
                 vec![
                     format!("python3 -m venv {folder}"),
                     format!("{folder}/bin/pip install '{}'", library.requirement()),

@@ -277,8 +277,9 @@ fn everything(options: &Options, progress: &mut Progress, built: bool, this: &Pa
             progress.step("demonstration", |_| demonstrated(this));
         }
         progress.step("rest of the tests on Linux 6.1", |progress| {
-            let heard = beside.join();
-            let heard = heard.map_err(|_| Failed::error("the machine was lost"))?;
+            let heard = beside
+                .join()
+                .map_err(|_| Failed::error("the machine was lost"))?;
             let mut objections = Vec::new();
             for (job, (lines, report)) in jobs.iter().zip(heard) {
                 println!("{}", lines.join("\n"));

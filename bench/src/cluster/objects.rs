@@ -73,8 +73,11 @@ fn pod(object: &mut Value) {
         .as_str()
         .unwrap_or_default()
         .to_owned();
-    let application = object["metadata"]["labels"]["app"].clone();
-    let application = application.as_str().unwrap_or("app").to_owned();
+    let application = object["metadata"]["labels"]["app"]
+        .clone()
+        .as_str()
+        .unwrap_or("app")
+        .to_owned();
     let address = object["status"]["podIPs"][0]["ip"].clone();
     let metadata = &mut object["metadata"];
     metadata["generateName"] = json!(format!("{application}-5d8f9c7b6d-"));

@@ -152,8 +152,10 @@ fn tell(node: &Namespace, tool: &str, arguments: &[&str], orders: &str) -> anyho
     let told = input.write_all(orders.as_bytes());
     drop(input);
     let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or_default();
+    let said = String::from_utf8_lossy(&output.stderr)
+        .lines()
+        .next()
+        .unwrap_or_default();
     ensure!(
         output.status.success(),
         "{tool} ended with {}: {said}",

@@ -308,8 +308,11 @@ fn listen(config: &Config) -> Result<Option<http::Listeners>> {
 
 /// Returns what counts records by workload, as the configuration asks for it.
 fn tally(config: &Config) -> Tally {
-    let labels = config.metrics_labels.iter();
-    let labels = labels.map(|text| WorkloadLabel::new(text)).collect();
+    let labels = config
+        .metrics_labels
+        .iter()
+        .map(|text| WorkloadLabel::new(text))
+        .collect();
     let [room, limit] = [config.metrics_series.0, config.port_scan_limit.0];
     Tally::new(labels, room as usize, limit as usize)
 }

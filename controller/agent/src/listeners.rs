@@ -184,8 +184,8 @@ mod tests {
     fn the_kernel_names_the_listeners_that_its_lists_name() {
         use std::net::{TcpListener, TcpStream};
 
-        let listening = ["127.0.0.1:0", "0.0.0.0:0", "[::]:0", "[::1]:0"];
-        let listening = listening.map(|address| TcpListener::bind(address).unwrap());
+        let listening = ["127.0.0.1:0", "0.0.0.0:0", "[::]:0", "[::1]:0"]
+            .map(|address| TcpListener::bind(address).unwrap());
         let ports = listening
             .each_ref()
             .map(|one| one.local_addr().unwrap().port());

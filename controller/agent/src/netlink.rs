@@ -137,14 +137,15 @@ impl Kind {
 
     /// Returns the kind of a link, by its header and its kind's name.
     fn of(link: &LinkMessage) -> Self {
-        let infos = link
+        let mut infos = link
             .attributes
             .iter()
             .find_map(|attribute| match attribute {
                 LinkAttribute::LinkInfo(infos) => Some(infos),
                 _ => None,
-            });
-        let mut infos = infos.into_iter().flatten();
+            })
+            .into_iter()
+            .flatten();
         let kind = infos.find_map(|info| match info {
             LinkInfo::Kind(kind) => Some(kind),
             _ => None,

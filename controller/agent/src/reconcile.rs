@@ -10,7 +10,7 @@
 mod announcing;
 mod attachments;
 mod bypassing;
-mod documents;
+mod reading;
 mod early_drop;
 mod endpoints;
 mod explain;
@@ -61,8 +61,8 @@ use crate::links::Links;
 use crate::netlink::{self, Interfaces, LinkError, Looked, Netlink, look_inside};
 use crate::state::{self, Store};
 
-use documents::Documents;
-pub use documents::Servers;
+use reading::Documents;
+pub use reading::Servers;
 use early_drop::EarlyDrops;
 use explain::Inquiry;
 use guarding::Guarding;
@@ -377,8 +377,10 @@ impl Reconciler {
     fn next_message(&mut self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
         let has_unlinked = !self.unlinked.is_empty() || self.uplinks.has_unlinked();
         let attach_at = has_unlinked.then_some(self.link_from);
-        let chore = self.enforcer.next_chore();
-        let chore = chore.min(self.looked_at_hooks + self.between_looks);
+        let chore = self
+            .enforcer
+            .next_chore()
+            .min(self.looked_at_hooks + self.between_looks);
         let chore = self.finish_at().map_or(chore, |at| at.min(chore));
         let chore = self.reading_at().map_or(chore, |at| at.min(chore));
         let next = attach_at.map_or(chore, |at| at.min(chore));

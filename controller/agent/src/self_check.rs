@@ -1,7 +1,7 @@
-//! Questions to the loaded programs: packets that nobody sends.
+//! Packets that nobody sends, for the loaded programs to judge.
 //!
-//! Reading maps back shows the words that the agent wrote; the answers to these questions
-//! show the verdicts that the programs on the hooks derive from them.
+//! Reading maps back shows the words that the agent wrote; judged packets show the verdicts
+//! that the programs on the hooks derive from them.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use cofferdam_dataplane::{Endpoint, Program, TestContext};
 const STRANGERS: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
 /// A packet, and where it is said to appear.
-pub struct Question {
+pub struct TestPacket {
     /// The program that is asked.
     pub program: Program,
     /// From the Ethernet header on.
@@ -23,11 +23,13 @@ pub struct Question {
 
 /// Opening segments between each address of an endpoint and a stranger, and each of
 /// some peers (their address, and the stamp of the local ones), both ways.
-pub fn questions(endpoint: &Endpoint, peers: &[(IpAddr, u16)]) -> Vec<Question> {
-    let strangers = STRANGERS.iter().filter_map(|text| text.parse().ok());
-    let strangers = strangers.map(|address: IpAddr| (address, 0));
+pub fn test_packets(endpoint: &Endpoint, peers: &[(IpAddr, u16)]) -> Vec<TestPacket> {
+    let strangers = STRANGERS
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .map(|address: IpAddr| (address, 0));
     let peers: Vec<(IpAddr, u16)> = strangers.chain(peers.iter().copied()).collect();
-    let mut questions = Vec::new();
+    let mut test_packets = Vec::new();
     for &(own, _) in &endpoint.addresses {
         for &(peer, stamp) in &peers {
             let context = TestContext {
@@ -36,7 +38,7 @@ pub fn questions(endpoint: &Endpoint, peers: &[(IpAddr, u16)]) -> Vec<Question> 
             };
             let mut ask = |program, source, destination, context: TestContext| {
                 if let Some(frame) = opening(endpoint.mac, source, destination) {
-                    questions.push(Question {
+                    test_packets.push(TestPacket {
                         program,
                         frame,
                         context,
@@ -47,7 +49,7 @@ pub fn questions(endpoint: &Endpoint, peers: &[(IpAddr, u16)]) -> Vec<Question> 
             ask(Program::TO_WORKLOAD, peer, own, context.stamped(stamp));
         }
     }
-    questions
+    test_packets
 }
 
 /// An opening TCP segment to port 443, whose checksums nobody will look at; none
@@ -87,7 +89,7 @@ mod tests {
     use cofferdam_verdict::slices::SliceFrame;
 
     #[test]
-    fn questions_are_whole_opening_segments_both_ways() {
+    fn test_packets_are_whole_opening_segments_both_ways() {
         let own = ["10.0.0.2", "fd00::2"].map(|text| text.parse::<IpAddr>().unwrap());
         let endpoint = Endpoint {
             ifindex: 7,
@@ -102,12 +104,12 @@ mod tests {
             listeners: Default::default(),
         };
         let peer: IpAddr = "fd00::3".parse().unwrap();
-        let questions = questions(&endpoint, &[(peer, 8)]);
+        let test_packets = test_packets(&endpoint, &[(peer, 8)]);
         // Each family has its stranger, IPv6 the peer as well.
-        assert_eq!(questions.len(), 2 + 4);
-        for question in &questions {
+        assert_eq!(test_packets.len(), 2 + 4);
+        for packet in &test_packets {
             let frame = SliceFrame {
-                bytes: &question.frame,
+                bytes: &packet.frame,
                 gso: false,
             };
             let kind = packet::ethernet(&frame).unwrap().ethertype;
@@ -115,7 +117,7 @@ mod tests {
             let packet = packet::parse(&frame, kind).unwrap();
             assert_eq!(packet.protocol, protocol::TCP);
             assert_eq!(packet.segment.flags, tcp_flag::SYN);
-            assert_eq!(question.context.ifindex, 7);
+            assert_eq!(packet.context.ifindex, 7);
         }
     }
 }

@@ -7,7 +7,7 @@
 //! one. Such a file is as good as none: what is in the kernel stays the truth, and
 //! nothing becomes wider than without it.
 
-pub mod documents;
+pub mod saved_documents;
 
 use cofferdam_syntax::diagnostic::chain;
 use std::collections::BTreeMap;
@@ -289,31 +289,30 @@ impl<E> Default for Endpoints<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
 
-    pub(super) fn store() -> (PathBuf, Store) {
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let name = format!("cofferdam-state-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let store = Store::open(&path).unwrap();
-        (path, store)
+    pub(super) fn store() -> (TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("state")).unwrap();
+        (folder, store)
     }
 
     #[test]
     fn what_is_saved_is_loaded_and_nobody_else_reads_it() {
-        let (path, store) = store();
+        let (folder, store) = store();
+        let path = folder.path().join("state");
         assert_eq!(store.load::<Vec<u32>>("a").unwrap(), None);
         store.save("a", &vec![1, 2]).unwrap();
         store.save_for_this_start("a", &vec![3]).unwrap();
         assert_eq!(store.load::<Vec<u32>>("a").unwrap(), Some(vec![3]));
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&path), mode(&path.join("a"))), (0o700, 0o600));
-        fs::remove_dir_all(path).unwrap();
     }
 
     #[test]
     fn a_file_cut_or_flipped_anywhere_is_not_believed() {
-        let (path, store) = store();
+        let (folder, store) = store();
+        let path = folder.path().join("state");
         store.save("a", &vec!["some text".to_owned()]).unwrap();
         let good = fs::read(path.join("a")).unwrap();
         for at in 0..good.len() {
@@ -325,17 +324,16 @@ mod tests {
         fs::write(path.join("a"), &good[..good.len() - 1]).unwrap();
         let error = store.load::<Vec<String>>("a").unwrap_err();
         assert!(matches!(error, StateError::Damaged { .. }), "{error}");
-        fs::remove_dir_all(path).unwrap();
     }
 
     #[test]
     fn a_file_that_others_may_write_is_not_believed() {
         use std::os::unix::fs::PermissionsExt as _;
-        let (path, store) = store();
+        let (folder, store) = store();
+        let path = folder.path().join("state");
         store.save("a", &1).unwrap();
         fs::set_permissions(path.join("a"), fs::Permissions::from_mode(0o602)).unwrap();
         let error = store.load::<u32>("a").unwrap_err();
         assert!(matches!(error, StateError::Ownership { .. }), "{error}");
-        fs::remove_dir_all(path).unwrap();
     }
 }

@@ -151,8 +151,9 @@ fn report(
     for backend in &backends {
         rules.cell(&backend.cell);
     }
-    let nearest = reach.nearest(explanation);
-    let nearest = nearest.map(|(direction, step)| rules.nearest(direction, &step));
+    let nearest = reach
+        .nearest(explanation)
+        .map(|(direction, step)| rules.nearest(direction, &step));
     let mut ends = vec![EndReport::from(from)];
     if from.id() != to.id() {
         ends.push(to.into());

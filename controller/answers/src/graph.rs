@@ -98,8 +98,7 @@ impl Edges {
     }
 
     fn report(self, left_out: u64, diagnostics: Vec<Diagnostic>) -> GraphReport {
-        let edges = self.edges.into_iter();
-        let edges = edges.map(
+        let edges = self.edges.into_iter().map(
             |((source, destination, ports, change), (families, rules))| GraphEdge {
                 source,
                 destination,
@@ -157,8 +156,8 @@ impl GraphReport {
         let done = connectivity.connections(focus, |connection| {
             let (source, destination) = (connection.source.id(), connection.destination.id());
             let allowed = connection.allowed.iter();
-            let rules = allowed.flat_map(|span| span.egress.iter().chain(&span.ingress));
-            let rules = rules
+            let rules = allowed
+                .flat_map(|span| span.egress.iter().chain(&span.ingress))
                 .filter_map(|rule| connectivity.rules().rule(*rule))
                 .map(called);
             let rules: Vec<String> = rules.collect();
@@ -200,8 +199,9 @@ impl GraphReport {
                     EndKind::Service => end.id.strip_prefix("service/"),
                     EndKind::Node | EndKind::External => None,
                 };
-                let namespace = name.and_then(|name| name.split_once('/'));
-                let namespace = namespace.map(|(namespace, _)| namespace);
+                let namespace = name
+                    .and_then(|name| name.split_once('/'))
+                    .map(|(namespace, _)| namespace);
                 edges.node(end.kind, &end.id, namespace, end.members.len());
             }
             let mut by_kind: BTreeMap<&'static str, (Vec<PortSpan>, Vec<String>)> = BTreeMap::new();

@@ -71,8 +71,10 @@ impl<'a> Config<'a> {
         let Some(version) = version else {
             return Err(unknown_version("none"));
         };
-        let rank = VERSIONS.iter().position(|known| *known == version);
-        let rank = rank.ok_or_else(|| unknown_version(&version))?;
+        let rank = VERSIONS
+            .iter()
+            .position(|known| *known == version)
+            .ok_or_else(|| unknown_version(&version))?;
         Ok(Self {
             fields,
             version,
@@ -168,13 +170,16 @@ impl<'a> Config<'a> {
     /// When there is no such list: an empty one, which ends every attachment, must be meant.
     pub fn valid_attachments(&self) -> Result<Vec<Attachment>, Failure> {
         let key = "cni.dev/valid-attachments";
-        let raw = self.fields.valid_attachments.or(self.fields.attachments);
-        let raw = raw.ok_or_else(|| {
-            Failure::new(
-                Code::NetworkConfig,
-                format!("GC needs {key}: nothing is removed"),
-            )
-        })?;
+        let raw = self
+            .fields
+            .valid_attachments
+            .or(self.fields.attachments)
+            .ok_or_else(|| {
+                Failure::new(
+                    Code::NetworkConfig,
+                    format!("GC needs {key}: nothing is removed"),
+                )
+            })?;
         let all: Vec<ValidAttachment> = decode(key, raw)?;
         let all = all.into_iter().map(|one| Attachment {
             container_id: one.container_id,

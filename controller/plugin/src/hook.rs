@@ -83,8 +83,10 @@ fn attach(run_dir: &Path, state: &State) -> Result<(), Failure> {
     names::namespace(namespace).map_err(|expected| wrong(NAMESPACE, namespace, expected))?;
     let name = annotation(NAME).unwrap_or(&state.id);
     names::workload(name).map_err(|expected| wrong(NAME, name, expected))?;
-    let labels = annotation(labels::ANNOTATION).map(|text| labels::annotated(text));
-    let labels = labels.transpose()?.unwrap_or_default();
+    let labels = annotation(labels::ANNOTATION)
+        .map(|text| labels::annotated(text))
+        .transpose()?
+        .unwrap_or_default();
     for interface in sandbox::interfaces(&netns).map_err(unreadable)? {
         let endpoint = EndpointSpec {
             netns: netns.clone(),

@@ -84,14 +84,14 @@ pub(crate) fn annotated(text: &str) -> Result<BTreeMap<String, String>, Failure>
     let pairs = text
         .split(',')
         .map(str::trim)
-        .filter(|pair| !pair.is_empty());
-    let pairs = pairs.map(|pair| {
-        let (key, value) = pair.split_once('=').ok_or_else(|| {
-            let message = format!("the annotation {ANNOTATION} is {text:?}");
-            wrong(message).with_details("expected labels such as app=web,tier=front")
-        })?;
-        Ok((key.to_owned(), value.to_owned()))
-    });
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                let message = format!("the annotation {ANNOTATION} is {text:?}");
+                wrong(message).with_details("expected labels such as app=web,tier=front")
+            })?;
+            Ok((key.to_owned(), value.to_owned()))
+        });
     once_each(ANNOTATION, pairs)
 }
 

@@ -348,22 +348,14 @@ fn take(watches: &Watches, until: Option<Instant>, writing: &mut Writing) -> io:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    fn directory() -> PathBuf {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("cofferdam-sources-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        path
-    }
+    use tempfile::tempdir;
 
     #[test]
     fn a_file_with_the_same_bytes_is_not_parsed_again() {
-        let directory = directory();
+        let folder = tempdir().unwrap();
+        let directory = folder.path();
         fs::write(directory.join("a.yaml"), "kind: x").unwrap();
-        let mut sources = Sources::new(std::slice::from_ref(&directory), None);
+        let mut sources = Sources::new(&[directory.to_owned()], None);
         let (first, unread) = sources.read();
         assert!(unread.is_empty());
         let (again, _) = sources.read();
@@ -371,12 +363,12 @@ mod tests {
         fs::write(directory.join("a.yaml"), "kind: y").unwrap();
         let (changed, _) = sources.read();
         assert!(!Arc::ptr_eq(&first[0].parsed, &changed[0].parsed));
-        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn a_change_that_leaves_size_and_times_as_they_were_is_read() {
-        let directory = directory();
+        let folder = tempdir().unwrap();
+        let directory = folder.path();
         let path = directory.join("a.yaml");
         let long_ago = SystemTime::now() - Duration::from_secs(3_600);
         let write = |text: &str| {
@@ -384,18 +376,18 @@ mod tests {
             let file = fs::File::options().append(true).open(&path).unwrap();
             file.set_modified(long_ago).unwrap();
         };
-        let mut sources = Sources::new(std::slice::from_ref(&directory), None);
+        let mut sources = Sources::new(&[directory.to_owned()], None);
         for text in ["kind: x", "kind: y", "kind: z"] {
             write(text);
             let (read, _) = sources.read();
             assert_eq!(&*read[0].text, text.as_bytes());
         }
-        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn a_file_that_was_left_alone_is_known_by_its_metadata() {
-        let directory = directory();
+        let folder = tempdir().unwrap();
+        let directory = folder.path();
         let path = directory.join("a.yaml");
         fs::write(&path, "kind: x").unwrap();
         let now = SystemTime::now();
@@ -428,15 +420,15 @@ mod tests {
         sources.known.insert(path.clone(), Known { stamp, ..known });
         sources.distrust_metadata();
         assert!(!sources.known[&path].is_still(stamp));
-        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn a_given_path_that_is_missing_is_a_finding_and_a_link_to_nowhere_too() {
-        let directory = directory();
+        let folder = tempdir().unwrap();
+        let directory = folder.path();
         std::os::unix::fs::symlink("nowhere", directory.join("a.yaml")).unwrap();
         let missing = directory.join("missing");
-        let mut sources = Sources::new(&[directory.clone(), missing.clone()], None);
+        let mut sources = Sources::new(&[directory.to_owned(), missing.clone()], None);
         let (files, unread) = sources.read();
         assert!(files.is_empty());
         let mut places: Vec<String> = unread.iter().map(|one| one.place.to_string()).collect();
@@ -448,7 +440,6 @@ mod tests {
                 format!("{}:1:1", missing.display()),
             ]
         );
-        fs::remove_dir_all(directory).unwrap();
     }
 
     /// Returns `true` if [`follow`] reports the change within 500 ms.
@@ -465,11 +456,12 @@ mod tests {
 
     #[test]
     fn what_happens_to_files_is_heard_of_and_what_happens_beside_them_is_not() {
-        let directory = directory();
+        let folder = tempdir().unwrap();
+        let directory = folder.path();
         let inner = directory.join("p");
         fs::create_dir_all(inner.join("q")).unwrap();
         let paths = [inner.clone(), directory.join("one.yaml")];
-        let heard = |change: &dyn Fn(&Path)| follows(&directory, &paths, change);
+        let heard = |change: &dyn Fn(&Path)| follows(directory, &paths, change);
         assert!(heard(&|d| fs::write(d.join("p/a.yaml"), "x").unwrap()));
         assert!(heard(&|d| fs::write(d.join("p/q/a.yaml"), "x").unwrap()));
         assert!(heard(&|d| {
@@ -481,6 +473,5 @@ mod tests {
         assert!(heard(&|d| fs::remove_dir_all(d.join("p")).unwrap()));
         assert!(heard(&|d| fs::create_dir(d.join("p")).unwrap()));
         assert!(!heard(&|d| fs::write(d.join("two.yaml"), "x").unwrap()));
-        fs::remove_dir_all(directory).unwrap();
     }
 }

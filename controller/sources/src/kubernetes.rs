@@ -86,12 +86,12 @@ pub struct Health {
 pub struct Kubernetes {
     wait: Duration,
     shared: Arc<Shared>,
-    questions: mpsc::UnboundedSender<Question>,
+    awaited: mpsc::UnboundedSender<Awaited>,
 }
 
 /// A pod that somebody waits for.
 #[derive(Debug)]
-struct Question {
+struct Awaited {
     namespace: String,
     name: String,
     uid: Option<String>,
@@ -180,7 +180,7 @@ impl Kubernetes {
             news: watch::Sender::new(0),
             heard: tokio::sync::Mutex::new(Instant::now()),
         });
-        let (questions, asked) = mpsc::unbounded_channel();
+        let (awaited, asked) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -192,7 +192,7 @@ impl Kubernetes {
         Ok(Self {
             wait,
             shared,
-            questions,
+            awaited,
         })
     }
 
@@ -262,7 +262,7 @@ impl Kubernetes {
             if !is_asked {
                 is_asked = true;
                 // Nobody answers when the thread has ended: then the time passes.
-                _ = self.questions.send(Question {
+                _ = self.awaited.send(Awaited {
                     namespace: namespace.to_owned(),
                     name: name.to_owned(),
                     uid: uid.map(str::to_owned),

@@ -105,11 +105,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<bool> {
     let left = analysis::without_allowed(sources, diagnostics, &allowed.allowances);
     let mut diagnostics = left.diagnostics;
     diagnostics.extend(allowed.unused(&left.unused));
-    let capacity = args.capacity.then(|| {
-        let limits = config.limits();
-        capacity::check(&assembled.inventory, &limits, &args.node, &mut diagnostics)
-    });
-    let capacity = capacity.transpose()?;
+    let capacity = args
+        .capacity
+        .then(|| {
+            let limits = config.limits();
+            capacity::check(&assembled.inventory, &limits, &args.node, &mut diagnostics)
+        })
+        .transpose()?;
     diagnostics.sort();
 
     let count = |severity| {

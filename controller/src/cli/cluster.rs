@@ -135,8 +135,11 @@ fn point_at(checkout: &BTreeMap<Identity, Document>, object: &mut Source) {
 pub(super) fn put_beside(sources: &mut Vec<Source>, objects: Vec<Source>) {
     let names = |source: &Source| {
         let good = source.parsed.documents.iter().map(|one| &one.identity);
-        let bad = source.parsed.rejected.iter();
-        let bad = bad.filter_map(|one| one.identity.as_ref());
+        let bad = source
+            .parsed
+            .rejected
+            .iter()
+            .filter_map(|one| one.identity.as_ref());
         good.chain(bad).cloned().collect::<Vec<Identity>>()
     };
     let written: BTreeSet<Identity> = sources.iter().flat_map(names).collect();
@@ -174,8 +177,10 @@ mod tests {
 
     #[test]
     fn a_checkout_gives_its_places_to_policies_that_say_the_same() {
-        let written = source("p.yaml", format!("# a comment\n{}", policy("db")));
-        let written = written.parsed.documents[0].clone();
+        let written = source("p.yaml", format!("# a comment\n{}", policy("db")))
+            .parsed
+            .documents[0]
+            .clone();
         let checkout = BTreeMap::from([(written.identity.clone(), written)]);
         for (app, file) in [("db", "p.yaml"), ("other", OBJECT)] {
             let mut object = source(OBJECT, policy(app));

@@ -164,8 +164,10 @@ fn approve(report: &mut DiffReport, exceptions: &[Exception], day: Day) {
         let destination = (change.destination.as_str(), end(&change.destination));
         let ports = span(&change.protocol, &change.ports);
         let covering = |destination: (&str, &[IpNet]), ports: Option<&PortSpan>| -> Vec<usize> {
-            let counting = exceptions.iter().enumerate();
-            let counting = counting.filter(|(_, exception)| exception.counts_on(day));
+            let counting = exceptions
+                .iter()
+                .enumerate()
+                .filter(|(_, exception)| exception.counts_on(day));
             let covering = counting
                 .filter(|(_, exception)| exception.covers(kind, source, destination, ports));
             covering.map(|(at, _)| at).collect()

@@ -442,8 +442,11 @@ pub(super) fn reason(name: &str) -> String {
 
 /// A rule, and where it stands.
 pub(super) fn named(rule: &RuleReport) -> String {
-    let namespace = rule.namespace.as_ref();
-    let namespace = namespace.map(|name| format!("{name}/")).unwrap_or_default();
+    let namespace = rule
+        .namespace
+        .as_ref()
+        .map(|name| format!("{name}/"))
+        .unwrap_or_default();
     let index = rule
         .index
         .map(|index| format!(" {}[{index}]", rule.direction));

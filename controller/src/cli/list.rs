@@ -184,8 +184,11 @@ impl FocusArgs {
             }
             all.extend(found);
             if services {
-                let own = connectivity.services().iter().enumerate();
-                let own = own.filter(|(_, service)| *service.namespace == **name);
+                let own = connectivity
+                    .services()
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, service)| *service.namespace == **name);
                 all.extend(own.map(|(at, _)| groups.len() + at));
             }
         }
@@ -274,8 +277,9 @@ impl List<'_> {
                     report.ports,
                     self.places(&report.egress),
                     self.places(&report.ingress),
-                ];
-                let fields = fields.into_iter().chain(backends);
+                ]
+                .into_iter()
+                .chain(backends);
                 csv.write_record(fields).map_err(super::matrix::from_csv)?;
             }
             Ok::<(), std::io::Error>(())

@@ -191,8 +191,9 @@ impl<'a> Matrix<'a> {
         find: impl Fn(&str) -> Result<End, UnknownEnd>,
     ) -> Result<Vec<usize>> {
         let ends: Vec<End> = if names.is_empty() {
-            let hosts = given.iter();
-            let hosts = hosts.map(|(name, addresses)| self.reach.external(name, addresses));
+            let hosts = given
+                .iter()
+                .map(|(name, addresses)| self.reach.external(name, addresses));
             self.reach.ends().iter().cloned().chain(hosts).collect()
         } else {
             let ends = names.iter().map(|name| find(name));
@@ -292,8 +293,9 @@ impl<'a> Matrix<'a> {
                 family_number(self.family).to_string(),
                 Word::from(outcome.action()).as_str().to_owned(),
             ];
-            let audit = outcome.audit();
-            let audit = audit.map_or("", |action| Word::from(action).as_str());
+            let audit = outcome
+                .audit()
+                .map_or("", |action| Word::from(action).as_str());
             let depends_on = if outcome.depends_on_address() {
                 "address"
             } else {

@@ -66,8 +66,8 @@ pub(super) fn run(
 ) -> Result<bool> {
     let (report, server) = match etcd {
         Some(address) => {
-            let report = etcd::look(address, missed_heartbeats);
-            let report = report.with_context(|| format!("cannot ask {address}"))?;
+            let report = etcd::look(address, missed_heartbeats)
+                .with_context(|| format!("cannot ask {address}"))?;
             (report, Server::Etcd)
         }
         None => {
@@ -166,9 +166,11 @@ impl Policy {
 
     /// Returns `true` if a node's version in force is not this one.
     fn is_behind(&self, state: &NodeState) -> bool {
-        let mut read = state.policies.iter();
-        let read = read.find(|read| read.kind == self.kind.as_str());
-        let read = read.map(|read| read.resource_version.parse::<u64>());
+        let read = state
+            .policies
+            .iter()
+            .find(|read| read.kind == self.kind.as_str())
+            .map(|read| read.resource_version.parse::<u64>());
         let is_newer = match (self.version, read) {
             (Some(version), Some(Ok(read))) => version > read,
             // Nothing is in force yet.
@@ -253,8 +255,9 @@ impl Asked<'_> {
     /// Returns the policies that a node has not in force as they are written.
     fn behind(&self, state: &NodeState) -> Vec<String> {
         let policies = self.policies.iter();
-        let behind = policies.filter(|policy| policy.is_behind(state));
-        let behind = behind.map(|policy| policy.place(self.server));
+        let behind = policies
+            .filter(|policy| policy.is_behind(state))
+            .map(|policy| policy.place(self.server));
         let mut behind: Vec<String> = behind.chain(self.unreadable.iter().cloned()).collect();
         if self.server == Server::Etcd {
             let is_shared = |refused: &PolicyNotInForce| {

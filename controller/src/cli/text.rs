@@ -111,8 +111,11 @@ pub(super) fn status(report: &StatusReport) -> String {
         );
     }
     for uplink in &report.uplinks {
-        let mode = uplink.mode.as_deref();
-        let mode = mode.or(uplink.problem.as_deref()).unwrap_or_default();
+        let mode = uplink
+            .mode
+            .as_deref()
+            .or(uplink.problem.as_deref())
+            .unwrap_or_default();
         line(
             put,
             format_args!("early drop on {}: {mode}", uplink.interface),

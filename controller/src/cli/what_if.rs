@@ -73,8 +73,8 @@ enum WhatIfFormat {
 pub(super) fn run(args: &WhatIfArgs) -> Result<bool> {
     let reading = &args.state.reading;
     let objects = args.state.cluster.read()?;
-    let sources = revisions::read(&args.policies, reading, objects, &KnownTexts::new());
-    let sources = sources.context("cannot read the policies")?;
+    let sources = revisions::read(&args.policies, reading, objects, &KnownTexts::new())
+        .context("cannot read the policies")?;
     let mut records = Records::default();
     let mut unreadable = Vec::new();
     for path in &args.records {

@@ -139,8 +139,9 @@ mod tests {
             let policy = key.policy.as_ref();
             policy.map_or_else(String::new, |(_, policy)| policy.name.to_string())
         };
-        let series = drops.into_iter();
-        let series = series.inspect(|(key, _)| assert_eq!(key.hook, HOOK));
+        let series = drops
+            .into_iter()
+            .inspect(|(key, _)| assert_eq!(key.hook, HOOK));
         series
             .map(|(key, packets)| (name(&key), key.reason, key.direction, packets))
             .collect()

@@ -404,13 +404,15 @@ mod tests {
             meaning(&[FIRST, SECOND]),
         );
         let counts = hits.counts([denied([0, 5, 0, 0])].into_iter());
-        let of_isolation = counts.iter().filter(|(key, _)| key.rule.index.is_none());
-        let of_isolation = of_isolation.map(|(key, counts)| {
-            let name = key.rule.policy.name.to_string();
-            (name, counts.hits, counts.denied)
-        });
-        let expected = [("a", [1, 7, 3, 4]), ("b", [0; 4])];
-        let expected = expected.map(|(name, denied)| (name.to_owned(), 15, denied));
+        let of_isolation = counts
+            .iter()
+            .filter(|(key, _)| key.rule.index.is_none())
+            .map(|(key, counts)| {
+                let name = key.rule.policy.name.to_string();
+                (name, counts.hits, counts.denied)
+            });
+        let expected = [("a", [1, 7, 3, 4]), ("b", [0; 4])]
+            .map(|(name, denied)| (name.to_owned(), 15, denied));
         assert_eq!(of_isolation.collect::<Vec<_>>(), expected);
     }
 

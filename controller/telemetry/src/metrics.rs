@@ -685,8 +685,10 @@ mod tests {
     /// Values of the series of dropped packets by policy.
     fn dropped(text: &str) -> BTreeMap<String, u64> {
         let series = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix("cofferdam_dropped_packets_total{")?;
-            let rest = rest.contains("hook=\"to_workload\"").then_some(rest)?;
+            let rest = line
+                .strip_prefix("cofferdam_dropped_packets_total{")?
+                .contains("hook=\"to_workload\"")
+                .then_some(rest)?;
             let (_, policy) = rest.split_once("policy=\"")?;
             let (policy, value) = policy.split_once("\"} ")?;
             Some((policy.to_owned(), value.parse().ok()?))

@@ -219,12 +219,18 @@ fn sentence(record: &FlowRecord) -> String {
         };
         name + &address
     };
-    let policy = record.rule.as_ref().or(record.isolated_by.first());
-    let policy = policy.map_or_else(String::new, |rule| {
-        let namespace = rule.namespace.as_ref();
-        let namespace = namespace.map(|name| format!("{name}/")).unwrap_or_default();
-        format!(" by {namespace}{}", rule.name)
-    });
+    let policy = record
+        .rule
+        .as_ref()
+        .or(record.isolated_by.first())
+        .map_or_else(String::new, |rule| {
+            let namespace = rule
+                .namespace
+                .as_ref()
+                .map(|name| format!("{name}/"))
+                .unwrap_or_default();
+            format!(" by {namespace}{}", rule.name)
+        });
     let verdict = match record.kind {
         RecordType::Denied => record.verdict.word(),
         kind => kind.as_str(),

@@ -84,8 +84,11 @@ impl Scans {
         let source = &record.source;
         let name = (source.namespace.clone()?, source.workload.clone()?);
         if self.workloads.len() >= WORKLOADS && !self.workloads.contains_key(&name) {
-            let oldest = self.workloads.iter().min_by_key(|(_, denied)| denied.last);
-            let oldest = oldest.map(|(name, _)| name.clone());
+            let oldest = self
+                .workloads
+                .iter()
+                .min_by_key(|(_, denied)| denied.last)
+                .map(|(name, _)| name.clone());
             self.workloads.remove(&oldest?);
         }
         let denied = self.workloads.entry(name).or_insert_with(|| Denied {
@@ -247,8 +250,10 @@ pub(crate) mod tests {
             scans.note(&denied(0, number as u16), now);
         }
         assert_eq!(scans.workloads.len(), WORKLOADS);
-        let most = scans.workloads.values();
-        let most = most.map(|denied| denied.ports.0.len() + denied.peers.0.len());
+        let most = scans
+            .workloads
+            .values()
+            .map(|denied| denied.ports.0.len() + denied.peers.0.len());
         assert!(most.max() <= Some(6));
         // One that was denied a moment ago stays.
         assert!(

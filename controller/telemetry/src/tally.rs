@@ -234,8 +234,8 @@ mod tests {
         tally.note(&record);
         record.kind = RecordType::Audit;
         tally.note(&record);
-        let expected = [("  ", 5), ("x w0 first", 6), ("x w0 second", 1)];
-        let expected = expected.map(|(values, packets)| (values.to_owned(), packets));
+        let expected = [("  ", 5), ("x w0 first", 6), ("x w0 second", 1)]
+            .map(|(values, packets)| (values.to_owned(), packets));
         assert_eq!(drops(&tally), expected);
     }
 
@@ -245,8 +245,8 @@ mod tests {
         for number in 0..5 {
             tally.note(&denied(number, 80));
         }
-        let expected = [("overflow", 3), ("w0", 1), ("w1", 1)];
-        let expected = expected.map(|(values, packets)| (values.to_owned(), packets));
+        let expected = [("overflow", 3), ("w0", 1), ("w1", 1)]
+            .map(|(values, packets)| (values.to_owned(), packets));
         assert_eq!(drops(&tally), expected);
     }
 

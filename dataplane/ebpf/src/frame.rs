@@ -240,8 +240,10 @@ impl Buffer {
         } else {
             let half = |place: u32| {
                 let mut value = MaybeUninit::<u16>::uninit();
-                let from = self.skb.cast::<u8>();
-                let from = from.wrapping_add((places.start + place) as usize);
+                let from = self
+                    .skb
+                    .cast::<u8>()
+                    .wrapping_add((places.start + place) as usize);
                 // SAFETY: the helper writes both bytes, zeroes where it fails.
                 unsafe {
                     bpf_probe_read_kernel(value.as_mut_ptr().cast(), 2, from.cast());

@@ -152,13 +152,14 @@ impl FlowKeeper {
                 return false;
             }
         }
-        let used = (0..SAMPLE).filter(|_| {
-            let number = self.random();
-            let set = partition.set(number & size.mask());
-            let way = (number >> 21) as usize % WAYS;
-            set.is_some_and(|set| is_used(&set.ways[way]))
-        });
-        let used = used.count();
+        let used = (0..SAMPLE)
+            .filter(|_| {
+                let number = self.random();
+                let set = partition.set(number & size.mask());
+                let way = (number >> 21) as usize % WAYS;
+                set.is_some_and(|set| is_used(&set.ways[way]))
+            })
+            .count();
         partition.quiet.store(used == 0, Ordering::Relaxed);
         used >= SUSPICIOUS as usize
     }

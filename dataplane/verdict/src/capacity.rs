@@ -254,9 +254,9 @@ impl Limits {
     /// for counters and what the kernel needs for each map. While a table is replaced there are
     /// two of it.
     pub fn memory_bytes(&self, endpoints: u32, sets: u32) -> u64 {
-        let arrays = self.arrays();
-        let arrays = arrays
-            .iter()
+        let arrays = self
+            .arrays()
+            .into_iter()
             .map(|map| u64::from(map.value_bytes) * u64::from(map.entries));
         arrays.sum::<u64>()
             + self.table_bytes()

@@ -375,8 +375,13 @@ fn no_shared_structure_is_missing() {
             .match_indices("#[repr(C")
             .map(|(at, _)| text.split_at(at))
         {
-            let name = behind.split_once("pub struct ").expect("a structure").1;
-            let name = name.split([' ', '(', '<']).next().expect("a name");
+            let name = behind
+                .split_once("pub struct ")
+                .expect("a structure")
+                .1
+                .split([' ', '(', '<'])
+                .next()
+                .expect("a name");
             found += 1;
             assert!(
                 known.contains(name) || OWN.contains(&name),

@@ -8,7 +8,7 @@ use cofferdam_syntax::diagnostic::Code;
 use cofferdam_verdict::verdict::Direction;
 use ipnet::IpNet;
 
-use super::places::Step;
+use super::places::PathStep;
 use super::ranges::Ranges;
 use super::rules::{Rule, Written, peers_key};
 use super::services::{self, Gap};
@@ -27,17 +27,17 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
         }
     }
     for rule in &project.rules {
-        let peers = Step::Key(peers_key(rule.direction));
+        let peers = PathStep::Key(peers_key(rule.direction));
         match rule.written {
             Written::Namespace(written) => {
                 for (index, peer) in written.peers.iter().flatten().enumerate() {
                     let Peer::Block { cidr, except } = peer else {
                         continue;
                     };
-                    let block = [peers, Step::Item(index), Step::Key("ipBlock")];
+                    let block = [peers, PathStep::Item(index), PathStep::Key("ipBlock")];
                     let ranges = Ranges::block(*cidr, except);
                     if ranges.is_empty() {
-                        let path = [&block[..], &[Step::Key("except")]].concat();
+                        let path = [&block[..], &[PathStep::Key("except")]].concat();
                         findings.warn(
                             project.place_in(rule, &path),
                             Code::NeverMatches,
@@ -45,7 +45,7 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                             "leave out what is not to be cut out, or the whole peer".to_owned(),
                         );
                     } else {
-                        let path = [&block[..], &[Step::Key("cidr"), Step::Value]].concat();
+                        let path = [&block[..], &[PathStep::Key("cidr"), PathStep::Value]].concat();
                         if senseless(project, rule, &path, *cidr, findings) {
                             continue;
                         }
@@ -63,9 +63,9 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                     for network in networks {
                         let path = [
                             peers,
-                            Step::Peer(index),
-                            Step::Key("networks"),
-                            Step::Cidr(*network),
+                            PathStep::Peer(index),
+                            PathStep::Key("networks"),
+                            PathStep::Cidr(*network),
                         ];
                         if senseless(project, rule, &path, *network, findings) {
                             continue;
@@ -111,7 +111,7 @@ const SENSELESS: [(&str, &str); 6] = [
 fn senseless(
     project: &Project<'_>,
     rule: &Rule<'_>,
-    path: &[Step<'_>],
+    path: &[PathStep<'_>],
     cidr: IpNet,
     findings: &mut Findings,
 ) -> bool {
@@ -142,7 +142,7 @@ fn senseless(
 fn address_of_service(
     project: &Project<'_>,
     rule: &Rule<'_>,
-    path: &[Step<'_>],
+    path: &[PathStep<'_>],
     (cidr, services, budget): (IpNet, &HashMap<IpAddr, &Service>, &Budget),
     findings: &mut Findings,
 ) {
@@ -187,7 +187,7 @@ fn address_of_service(
 fn covered(
     project: &Project<'_>,
     rule: &Rule<'_>,
-    path: &[Step<'_>],
+    path: &[PathStep<'_>],
     cidr: IpNet,
     ranges: &Ranges,
     findings: &mut Findings,
@@ -196,12 +196,14 @@ fn covered(
     let (groups, count) = world.within(ranges);
     let Some(first) = groups.first() else { return };
     let members = &world.groups[*first as usize].members;
-    let example = members.iter().find_map(|workload| {
-        let mut addresses = workload.own_addresses().iter();
-        let address = addresses.find(|address| ranges.contains(**address))?;
-        Some(format!("{} ({address})", workload.name))
-    });
-    let example = example.unwrap_or_default();
+    let example = members
+        .iter()
+        .find_map(|workload| {
+            let mut addresses = workload.own_addresses().iter();
+            let address = addresses.find(|address| ranges.contains(**address))?;
+            Some(format!("{} ({address})", workload.name))
+        })
+        .unwrap_or_default();
     let what = if count == 1 {
         format!("the address of {example}")
     } else {

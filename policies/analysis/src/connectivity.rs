@@ -418,8 +418,7 @@ impl Connectivity {
         };
         let positions = self.groups().len()..;
         let services = positions.zip(services).filter(move |(at, _)| takes(*at));
-        let families = FAMILIES.into_iter();
-        let families = families.filter({
+        let families = FAMILIES.into_iter().filter({
             let only = focus.family;
             move |family| only.is_none_or(|only| only == *family)
         });

@@ -159,8 +159,10 @@ fn beyond(
             Direction::Ingress => connectivity.pair(other, group, family),
             Direction::Egress => connectivity.pair(group, other, family),
         };
-        let allowed = pair.into_iter().flat_map(|pair| pair.to_vec());
-        let allowed = allowed.filter(|(_, pair)| pair.is_allowed());
+        let allowed = pair
+            .into_iter()
+            .flat_map(|pair| pair.to_vec())
+            .filter(|(_, pair)| pair.is_allowed());
         allowed.map(|(ports, _)| ports).collect::<Vec<_>>()
     };
     let mut found: Vec<Beyond> = Vec::new();

@@ -7,7 +7,7 @@ use cofferdam_inventory::{NetworkPolicy, Rule, RuleAction, Tier};
 use cofferdam_syntax::diagnostic::Code;
 use cofferdam_verdict::verdict::Direction;
 
-use super::places::{self, Step};
+use super::places::{self, PathStep};
 use super::rules::{Policy, section};
 use super::{Findings, Project};
 
@@ -110,7 +110,9 @@ fn implied_types<'a>(
             .is_some_and(|written| !written.types && !written.section);
         if is_surprise && (subjects.is_empty() || subjects.iter().any(is_alone)) {
             findings.warn(
-                project.places.find(&policy.place, &[Step::Key("egress")]),
+                project
+                    .places
+                    .find(&policy.place, &[PathStep::Key("egress")]),
                 Code::ImpliedTypes,
                 "there are only egress rules, and all ingress is denied as well".to_owned(),
                 "write `policyTypes: [Egress]`; without it a policy always isolates for ingress"
@@ -125,7 +127,9 @@ fn implied_types<'a>(
             .is_some_and(|written| !written.types && written.section);
         if is_surprise {
             findings.warn(
-                project.places.find(&policy.place, &[Step::Key("egress")]),
+                project
+                    .places
+                    .find(&policy.place, &[PathStep::Key("egress")]),
                 Code::ImpliedTypes,
                 "`egress` is an empty list, and egress is not denied".to_owned(),
                 "write `policyTypes: [Ingress, Egress]`; without it only rules isolate for egress"
@@ -175,9 +179,9 @@ fn without_rule<'a>(
                 Direction::Ingress => "Ingress",
                 Direction::Egress => "Egress",
             };
-            vec![Step::Key("policyTypes"), Step::Text(word)]
+            vec![PathStep::Key("policyTypes"), PathStep::Text(word)]
         } else {
-            vec![Step::Key("podSelector")]
+            vec![PathStep::Key("podSelector")]
         };
         let example = &world.groups[*shut as usize].members[0].name;
         findings.warn(
@@ -215,7 +219,7 @@ fn namespaces(project: &Project<'_>, said: &[Vec<Said>; 2], findings: &mut Findi
             namespace: "".into(),
             name: namespace.into(),
         };
-        let path = [Step::Key("metadata"), Step::Key("name")];
+        let path = [PathStep::Key("metadata"), PathStep::Key("name")];
         let place = match project.documents.get(&document) {
             Some(place) => project.places.find_in_document(place, &path),
             None => {
@@ -228,7 +232,7 @@ fn namespaces(project: &Project<'_>, said: &[Vec<Said>; 2], findings: &mut Findi
                 let Some(place) = project.documents.get(&pod) else {
                     continue;
                 };
-                let path = [Step::Key("metadata"), Step::Key("namespace")];
+                let path = [PathStep::Key("metadata"), PathStep::Key("namespace")];
                 project.places.find_in_document(place, &path)
             }
         };

@@ -66,7 +66,7 @@ pub use allowed::{Allowance, Unallowed, without_allowed};
 pub use mutants::{Mutant, mutants};
 
 use gaps::Gaps;
-use places::{Places, Step};
+use places::{PathStep, Places};
 use rules::Rule;
 use world::World;
 
@@ -118,10 +118,10 @@ impl Project<'_> {
     }
 
     /// The place that `path` leads to from the `spec` of a rule's policy.
-    fn place_in(&self, rule: &Rule<'_>, path: &[Step<'_>]) -> Place {
+    fn place_in(&self, rule: &Rule<'_>, path: &[PathStep<'_>]) -> Place {
         let mut full = vec![
-            Step::Key(rules::section(rule.direction)),
-            Step::Item(rule.index),
+            PathStep::Key(rules::section(rule.direction)),
+            PathStep::Item(rule.index),
         ];
         full.extend(path);
         self.places.find(rule.policy.place(), &full)

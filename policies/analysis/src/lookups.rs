@@ -12,7 +12,7 @@ use cofferdam_inventory::{NamedPort, NetworkPolicy, PortRange, Ports, Protocol, 
 use cofferdam_syntax::diagnostic::Code;
 use cofferdam_verdict::verdict::Direction;
 
-use super::places::Step;
+use super::places::PathStep;
 use super::rules::{Policy, Rule};
 use super::world::Group;
 use super::{Findings, Project};
@@ -106,7 +106,7 @@ fn of_policy<'a>(
                 && asks_over(rule.ports, Protocol::Tcp)
         });
         let place = match over_tcp {
-            Some(rule) => project.place_in(rule, &[Step::Key("ports")]),
+            Some(rule) => project.place_in(rule, &[PathStep::Key("ports")]),
             None => policy.place.clone(),
         };
         findings.warn(
@@ -117,7 +117,9 @@ fn of_policy<'a>(
         );
     } else {
         findings.warn(
-            project.places.find(&policy.place, &[Step::Key("egress")]),
+            project
+                .places
+                .find(&policy.place, &[PathStep::Key("egress")]),
             Code::NoLookups,
             format!("{workload} may reach others, and no rule lets it look up their names"),
             "allow `{protocol: UDP, port: 53}` and `{protocol: TCP, port: 53}` to the name servers"

@@ -17,7 +17,7 @@ use cofferdam_syntax::diagnostic::Place;
 use cofferdam_verdict::verdict::Direction;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::places::{Places, Step};
+use super::places::{PathStep, Places};
 use super::rules::{peers_key, section};
 
 /// One policy, changed in one part.
@@ -88,12 +88,12 @@ pub fn mutants(inventory: &Inventory, sources: &[Source]) -> Vec<Mutant> {
 /// A change of a part: the words behind the part's, the steps to its place, and the part.
 struct Part<'s, T> {
     what: String,
-    steps: Vec<Step<'s>>,
+    steps: Vec<PathStep<'s>>,
     changed: T,
 }
 
 impl<'s, T> Part<'s, T> {
-    fn new(what: impl Into<String>, steps: impl Into<Vec<Step<'s>>>, changed: T) -> Self {
+    fn new(what: impl Into<String>, steps: impl Into<Vec<PathStep<'s>>>, changed: T) -> Self {
         Self {
             what: what.into(),
             steps: steps.into(),
@@ -102,7 +102,12 @@ impl<'s, T> Part<'s, T> {
     }
 
     /// The same as a part of something larger.
-    fn within<U>(self, what: &str, steps: &[Step<'s>], whole: impl FnOnce(T) -> U) -> Part<'s, U> {
+    fn within<U>(
+        self,
+        what: &str,
+        steps: &[PathStep<'s>],
+        whole: impl FnOnce(T) -> U,
+    ) -> Part<'s, U> {
         Part {
             what: format!("{what}{}", self.what),
             steps: [steps, &self.steps].concat(),
@@ -132,7 +137,7 @@ struct ListAt {
     /// The word that comes before it in sentences: a dot below a rule.
     dot: &'static str,
     key: &'static str,
-    step: fn(usize) -> Step<'static>,
+    step: fn(usize) -> PathStep<'static>,
     /// `true` if the last of its entries can be left out.
     may_be_empty: bool,
 }
@@ -147,7 +152,7 @@ impl ListAt {
         whole: impl Fn(Vec<T>) -> W,
     ) -> Vec<Part<'l, W>> {
         let Self { dot, key, .. } = self;
-        let steps = |at| [Step::Key(self.key), (self.step)(at)];
+        let steps = |at| [PathStep::Key(self.key), (self.step)(at)];
         let rests = without_one(list).filter(|(_, rest)| self.may_be_empty || !rest.is_empty());
         let mut parts: Vec<_> = rests
             .map(|(at, rest)| {
@@ -172,7 +177,7 @@ fn rules_at(direction: Direction) -> ListAt {
     ListAt {
         dot: "",
         key: section(direction),
-        step: Step::Item,
+        step: PathStep::Item,
         may_be_empty: true,
     }
 }
@@ -182,7 +187,11 @@ fn selectors(selector: &LabelSelector) -> Vec<Part<'_, LabelSelector>> {
     let parts = without_one(selector.requirements()).map(|(at, rest)| {
         let key = selector.requirements()[at].key();
         let what = format!(" without its condition on {key}");
-        Part::new(what, [Step::Requirement(key)], rest.into_iter().collect())
+        Part::new(
+            what,
+            [PathStep::Requirement(key)],
+            rest.into_iter().collect(),
+        )
     });
     parts.collect()
 }
@@ -195,7 +204,7 @@ fn ports<'p>(
     let Some(list) = ports else {
         return Vec::new();
     };
-    let whole = vec![Step::Key(key)];
+    let whole = vec![PathStep::Key(key)];
     let mut parts = vec![Part::new(format!(".{key} left out"), whole.clone(), None)];
     // A name that goes for every protocol stands in the text once.
     let mut entries: Vec<Vec<usize>> = Vec::new();
@@ -211,7 +220,7 @@ fn ports<'p>(
         }
     }
     for (index, entry) in entries.iter().enumerate() {
-        let steps = [Step::Key(key), Step::Item(index)];
+        let steps = [PathStep::Key(key), PathStep::Item(index)];
         let what = format!(".{key}[{index}]");
         if entries.len() > 1 {
             let rest = list
@@ -264,7 +273,7 @@ impl OfPolicy<'_, '_> {
             Changed::Without(policy.name.clone()),
         );
         for part in selectors(&policy.subject) {
-            let subject = [Step::Key("podSelector")];
+            let subject = [PathStep::Key("podSelector")];
             self.part(
                 part.within("podSelector", &subject, |subject| NetworkPolicy {
                     subject,
@@ -296,7 +305,7 @@ impl OfPolicy<'_, '_> {
         };
         // The policy without its only direction is none.
         if other.is_some() {
-            let steps = [Step::Key("policyTypes"), Step::Text(word)];
+            let steps = [PathStep::Key("policyTypes"), PathStep::Text(word)];
             self.part(Part::new(
                 format!("policyTypes {word} left out"),
                 steps,
@@ -334,13 +343,13 @@ fn rule_parts<'r>(rule: &'r Rule, peers: &'static str) -> Vec<Part<'r, Rule>> {
         };
         parts.push(Part::new(
             format!(".{peers} left out"),
-            [Step::Key(peers)],
+            [PathStep::Key(peers)],
             with(None),
         ));
         let at = ListAt {
             dot: ".",
             key: peers,
-            step: Step::Item,
+            step: PathStep::Item,
             may_be_empty: false,
         };
         parts.extend(at.parts(list, peer_parts, |peers| with(Some(peers))));
@@ -363,14 +372,14 @@ fn peer_parts(peer: &Peer) -> Vec<Part<'_, Peer>> {
             workloads,
         } => {
             for part in selectors(workloads) {
-                parts.push(
-                    part.within(".podSelector", &[Step::WorkloadSelector], |workloads| {
-                        Peer::Workloads {
-                            namespaces: namespaces.clone(),
-                            workloads,
-                        }
-                    }),
-                );
+                parts.push(part.within(
+                    ".podSelector",
+                    &[PathStep::WorkloadSelector],
+                    |workloads| Peer::Workloads {
+                        namespaces: namespaces.clone(),
+                        workloads,
+                    },
+                ));
             }
             let with = |namespaces: LabelSelector| Peer::Workloads {
                 namespaces: Some(namespaces),
@@ -383,7 +392,7 @@ fn peer_parts(peer: &Peer) -> Vec<Part<'_, Peer>> {
                     parts.push(Part::new(what, [], with(LabelSelector::default())));
                 }
                 Some(selector) => {
-                    let step = [Step::NamespaceSelector];
+                    let step = [PathStep::NamespaceSelector];
                     let of_namespaces = selectors(selector).into_iter();
                     parts.extend(
                         of_namespaces.map(|part| part.within(".namespaceSelector", &step, with)),
@@ -392,10 +401,10 @@ fn peer_parts(peer: &Peer) -> Vec<Part<'_, Peer>> {
             }
         }
         Peer::Block { cidr, except } => {
-            let block = Step::Key("ipBlock");
+            let block = PathStep::Key("ipBlock");
             let all = every_address(*cidr);
             if all != *cidr {
-                let steps = [block, Step::Key("cidr"), Step::Value];
+                let steps = [block, PathStep::Key("cidr"), PathStep::Value];
                 parts.push(Part::new(
                     ".ipBlock.cidr widened to every address",
                     steps,
@@ -407,7 +416,7 @@ fn peer_parts(peer: &Peer) -> Vec<Part<'_, Peer>> {
             }
             for (at, rest) in without_one(except) {
                 let cut = except[at];
-                let steps = [block, Step::Key("except"), Step::Cidr(cut)];
+                let steps = [block, PathStep::Key("except"), PathStep::Cidr(cut)];
                 parts.push(Part::new(
                     format!(".ipBlock.except {cut} left out"),
                     steps,
@@ -438,7 +447,7 @@ impl OfCluster<'_, '_> {
             Changed::WithoutCluster((&*policy.name).into()),
         );
         for part in workload_parts(&policy.subject) {
-            let steps = [Step::Key("subject")];
+            let steps = [PathStep::Key("subject")];
             self.part(
                 part.within("subject", &steps, |subject| ClusterNetworkPolicy {
                     subject,
@@ -495,7 +504,7 @@ fn cluster_rule_parts<'r>(
         let at = ListAt {
             dot: ".",
             key: peers,
-            step: Step::Peer,
+            step: PathStep::Peer,
             may_be_empty: false,
         };
         parts.extend(at.parts(list, cluster_peer_parts, with));
@@ -518,12 +527,12 @@ fn cluster_peer_parts(peer: &ClusterPeer) -> Vec<Part<'_, ClusterPeer>> {
             .collect(),
         ClusterPeer::Nodes(selector) => selectors(selector)
             .into_iter()
-            .map(|part| part.within(".nodes", &[Step::Key("nodes")], ClusterPeer::Nodes))
+            .map(|part| part.within(".nodes", &[PathStep::Key("nodes")], ClusterPeer::Nodes))
             .collect(),
         ClusterPeer::Networks(networks) => {
             let mut parts = Vec::new();
             for (at, network) in networks.iter().enumerate() {
-                let steps = [Step::Key("networks"), Step::Cidr(*network)];
+                let steps = [PathStep::Key("networks"), PathStep::Cidr(*network)];
                 let mut rest = networks.clone();
                 rest.remove(at);
                 if !rest.is_empty() {
@@ -551,7 +560,7 @@ fn cluster_peer_parts(peer: &ClusterPeer) -> Vec<Part<'_, ClusterPeer>> {
 fn workload_parts(selector: &WorkloadSelector) -> Vec<Part<'_, WorkloadSelector>> {
     let mut parts = Vec::new();
     for part in selectors(&selector.namespaces) {
-        let step = [Step::NamespaceSelector];
+        let step = [PathStep::NamespaceSelector];
         parts.push(
             part.within(".namespaces", &step, |namespaces| WorkloadSelector {
                 namespaces,
@@ -560,7 +569,7 @@ fn workload_parts(selector: &WorkloadSelector) -> Vec<Part<'_, WorkloadSelector>
         );
     }
     for part in selectors(&selector.workloads) {
-        let step = [Step::WorkloadSelector];
+        let step = [PathStep::WorkloadSelector];
         parts.push(part.within(".pods", &step, |workloads| WorkloadSelector {
             workloads,
             ..selector.clone()

@@ -8,7 +8,7 @@ use cofferdam_syntax::diagnostic::{Code, Place};
 use cofferdam_verdict::verdict::Direction;
 use ipnet::IpNet;
 
-use super::places::{self, Step};
+use super::places::{self, PathStep};
 use super::rules::{Policy, Rule, Written, peers_key, section};
 use super::{Findings, Project};
 
@@ -148,7 +148,7 @@ fn empty_list(project: &Project<'_>, rule: &Rule<'_>, findings: &mut Findings) {
         return;
     }
     findings.warn(
-        project.place_in(rule, &[Step::Key(key)]),
+        project.place_in(rule, &[PathStep::Key(key)]),
         Code::EverybodyMeant,
         format!("`{key}: []` means everybody, outside hosts too"),
         format!("leave `{key}` out to say so; to mean nobody leave out the rule"),
@@ -188,7 +188,10 @@ fn beside_everybody(
         findings.warn(
             project.place_in(
                 rule,
-                &[Step::Key(peers_key(rule.direction)), Step::Item(index)],
+                &[
+                    PathStep::Key(peers_key(rule.direction)),
+                    PathStep::Item(index),
+                ],
             ),
             Code::EverybodyMeant,
             format!("the peer means all {what}, those that are named beside it too"),

@@ -7,7 +7,7 @@ use std::ops::Range;
 use cofferdam_inventory::{ClusterNetworkPolicy, RuleAction, Tier};
 use cofferdam_syntax::diagnostic::{Code, Place};
 
-use super::places::Step;
+use super::places::PathStep;
 use super::rules::{Policy, Rule, meets};
 use super::together::{Budget, cover_always, cover_here};
 use super::world::World;
@@ -113,12 +113,14 @@ impl<'r, 'a> Ranked<'r, 'a> {
         rules.sort_by_key(|rule| rule.rank());
         let mut start = 0;
         let same = |a: &&Rule<'_>, b: &&Rule<'_>| std::ptr::eq(a.policy.place(), b.policy.place());
-        let policies = rules.chunk_by(same).map(|rules| {
-            let policy = start..start + rules.len();
-            start = policy.end;
-            policy
-        });
-        let policies = policies.collect();
+        let policies = rules
+            .chunk_by(same)
+            .map(|rules| {
+                let policy = start..start + rules.len();
+                start = policy.end;
+                policy
+            })
+            .collect();
         Self { rules, policies }
     }
 
@@ -212,8 +214,10 @@ fn adding_up(list: &[Rule<'_>], budget: &Budget, findings: &mut Findings) {
         if is_hidden[index] || !rule.is_about_something() {
             continue;
         }
-        let left = list.iter().enumerate();
-        let left = left.filter(|(other, _)| *other != index && !is_hidden[*other]);
+        let left = list
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != index && !is_hidden[*other]);
         if let Some(others) = cover_always(rule, left.map(|(_, other)| other), budget) {
             is_hidden[index] = true;
             hidden(rule, &others, findings);
@@ -267,8 +271,9 @@ fn overruled_by<'r, 'a>(
     if !rule.is_about_something() {
         return Vec::new();
     }
-    let near = admin.near(&rule.subjects, admin.rules.len(), budget);
-    let near = near.filter(|near| budget.spend(near.len()));
+    let near = admin
+        .near(&rule.subjects, admin.rules.len(), budget)
+        .filter(|near| budget.spend(near.len()));
     let mut denying = Vec::new();
     for other in near.unwrap_or_default() {
         if other.action != RuleAction::Deny {
@@ -324,7 +329,7 @@ fn ties<'a>(
             });
             let mut disagreeing = disagreeing.peekable();
             if let Some((other, (rule, theirs))) = disagreeing.peek() {
-                let place = (project.places).find(&policy.place, &[Step::Key("priority")]);
+                let place = (project.places).find(&policy.place, &[PathStep::Key("priority")]);
                 findings.warn(
                     place,
                     Code::PriorityTie,

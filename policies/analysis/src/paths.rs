@@ -12,7 +12,7 @@ use cofferdam_verdict::verdict::Direction;
 use super::rules::{Policy, Rule, peers_key, ports_may_meet, section};
 use super::services::{behind, has_selector, holds, lists, target};
 use super::together::Budget;
-use super::{Findings, Project, places::Step};
+use super::{Findings, Project, places::PathStep};
 
 /// Most pairs of workloads and rules that are compared.
 const MOST_COMPARED: u64 = 10_000_000;
@@ -154,7 +154,7 @@ fn half(
         ),
     };
     findings.warn(
-        project.place_in(rule, &[Step::Key(peers_key(rule.direction))]),
+        project.place_in(rule, &[PathStep::Key(peers_key(rule.direction))]),
         Code::HalfPath,
         message,
         hint.to_owned(),

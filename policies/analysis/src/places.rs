@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 /// A step down from a node.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Step<'s> {
+pub(super) enum PathStep<'s> {
     /// To the key of a mapping.
     Key(&'s str),
     /// From a key to where its value begins.
@@ -160,13 +160,13 @@ impl<'a> Places<'a> {
     }
 
     /// The place that `path` leads to from the `spec` at `from`.
-    pub(super) fn find(&self, from: &Place, path: &[Step<'_>]) -> Place {
+    pub(super) fn find(&self, from: &Place, path: &[PathStep<'_>]) -> Place {
         let mark = self.spec(from).and_then(|node| walk(node, path));
         mark.map_or_else(|| from.clone(), |mark| place(&from.file, mark))
     }
 
     /// The place that `path` leads to from the document at `from`.
-    pub(super) fn find_in_document(&self, from: &Place, path: &[Step<'_>]) -> Place {
+    pub(super) fn find_in_document(&self, from: &Place, path: &[PathStep<'_>]) -> Place {
         let mark = self.document(from).and_then(|node| walk(node, path));
         mark.map_or_else(|| from.clone(), |mark| place(&from.file, mark))
     }
@@ -239,27 +239,27 @@ fn flatten(node: &Node<'_>, way: &mut Vec<usize>, document: &mut impl FnMut(&[us
 }
 
 /// The last place on the path, `None` when not even the first step leads anywhere.
-fn walk(node: &Node<'_>, path: &[Step<'_>]) -> Option<Mark> {
+fn walk(node: &Node<'_>, path: &[PathStep<'_>]) -> Option<Mark> {
     let mut here = node;
     let mut mark = None;
     for step in path {
         let next = match *step {
-            Step::Key(key) => entry(here, key).map(|entry| (entry.key.mark, &entry.value)),
-            Step::Value => Some((here.mark, here)),
-            Step::Item(index) => items(here).get(index).map(|item| (item.mark, item)),
-            Step::Peer(index) => items(here)
+            PathStep::Key(key) => entry(here, key).map(|entry| (entry.key.mark, &entry.value)),
+            PathStep::Value => Some((here.mark, here)),
+            PathStep::Item(index) => items(here).get(index).map(|item| (item.mark, item)),
+            PathStep::Peer(index) => items(here)
                 .iter()
                 .filter(|item| CLUSTER_PEERS.iter().any(|key| value(item, key).is_some()))
                 .nth(index)
                 .map(|item| (item.mark, item)),
-            Step::Cidr(cidr) => {
+            PathStep::Cidr(cidr) => {
                 let is_cidr = |item: &&Node<'_>| match &item.value {
                     Value::Text(text) => text.parse().is_ok_and(|net: IpNet| net.trunc() == cidr),
                     _ => false,
                 };
                 (items(here).iter().find(is_cidr)).map(|item| (item.mark, item))
             }
-            Step::Text(text) => items(here).iter().find_map(|item| {
+            PathStep::Text(text) => items(here).iter().find_map(|item| {
                 if is_text(item, text) {
                     return Some((item.mark, item));
                 }
@@ -268,9 +268,9 @@ fn walk(node: &Node<'_>, path: &[Step<'_>]) -> Option<Mark> {
                     .find(|entry| is_text(&entry.value, text))?;
                 Some((found.value.mark, &found.value))
             }),
-            Step::NamespaceSelector => either(here, ["namespaceSelector", "namespaces"]),
-            Step::WorkloadSelector => either(here, ["podSelector", "pods"]),
-            Step::Requirement(key) => requirement(here, key),
+            PathStep::NamespaceSelector => either(here, ["namespaceSelector", "namespaces"]),
+            PathStep::WorkloadSelector => either(here, ["podSelector", "pods"]),
+            PathStep::Requirement(key) => requirement(here, key),
         };
         let Some((next_mark, next)) = next else {
             break;

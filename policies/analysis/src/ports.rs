@@ -10,7 +10,7 @@ use cofferdam_syntax::diagnostic::Code;
 use cofferdam_verdict::verdict::Direction;
 
 use super::nearest::nearest;
-use super::places::Step;
+use super::places::PathStep;
 use super::rules::{Policy, Rule, meets};
 use super::services::{self, behind, target};
 use super::world::{Group, Set, World};
@@ -114,12 +114,12 @@ fn named(project: &Project<'_>, rule: &Rule<'_>, ports: &[PortRange], findings: 
         };
         let path = match rule.policy {
             Policy::Namespace(_) => vec![
-                Step::Key("ports"),
-                Step::Item(index),
-                Step::Key("port"),
-                Step::Value,
+                PathStep::Key("ports"),
+                PathStep::Item(index),
+                PathStep::Key("port"),
+                PathStep::Value,
             ],
-            Policy::Cluster(_) => vec![Step::Key("protocols"), Step::Text(name)],
+            Policy::Cluster(_) => vec![PathStep::Key("protocols"), PathStep::Text(name)],
         };
         let place = project.place_in(rule, &path);
         findings.warn(place, Code::NoSuchPort, message, hint);
@@ -230,12 +230,12 @@ impl<'a> Services<'a> {
                 let targets = targets.join(", ");
                 let path = match rule.policy {
                     Policy::Namespace(_) => vec![
-                        Step::Key("ports"),
-                        Step::Item(index),
-                        Step::Key("port"),
-                        Step::Value,
+                        PathStep::Key("ports"),
+                        PathStep::Item(index),
+                        PathStep::Key("port"),
+                        PathStep::Value,
                     ],
-                    Policy::Cluster(_) => vec![Step::Key("protocols"), Step::Item(index)],
+                    Policy::Cluster(_) => vec![PathStep::Key("protocols"), PathStep::Item(index)],
                 };
                 findings.warn(
                     project.place_in(rule, &path),

@@ -184,28 +184,32 @@ impl<'a> Rule<'a> {
             Written::Namespace(rule) => (rule.peers.as_deref(), None),
             Written::Cluster(rule) => (None, rule.peers.as_deref()),
         };
-        let of_namespace = of_namespace.into_iter().flatten();
-        let of_namespace = of_namespace.filter_map(|peer| match peer {
-            Peer::Block { .. } => None,
-            Peer::Workloads {
-                namespaces,
-                workloads,
-            } => Some(Chosen {
-                nodes: false,
-                namespaces: namespaces.as_ref(),
-                labels: workloads,
-            }),
-        });
-        let of_cluster = of_cluster.into_iter().flatten();
-        let of_cluster = of_cluster.filter_map(|peer| match peer {
-            ClusterPeer::Networks(_) => None,
-            ClusterPeer::Nodes(labels) => Some(Chosen {
-                nodes: true,
-                namespaces: None,
-                labels,
-            }),
-            ClusterPeer::Workloads(selector) => Some(Chosen::workloads(selector)),
-        });
+        let of_namespace = of_namespace
+            .into_iter()
+            .flatten()
+            .filter_map(|peer| match peer {
+                Peer::Block { .. } => None,
+                Peer::Workloads {
+                    namespaces,
+                    workloads,
+                } => Some(Chosen {
+                    nodes: false,
+                    namespaces: namespaces.as_ref(),
+                    labels: workloads,
+                }),
+            });
+        let of_cluster = of_cluster
+            .into_iter()
+            .flatten()
+            .filter_map(|peer| match peer {
+                ClusterPeer::Networks(_) => None,
+                ClusterPeer::Nodes(labels) => Some(Chosen {
+                    nodes: true,
+                    namespaces: None,
+                    labels,
+                }),
+                ClusterPeer::Workloads(selector) => Some(Chosen::workloads(selector)),
+            });
         of_namespace.chain(of_cluster)
     }
 
@@ -215,8 +219,10 @@ impl<'a> Rule<'a> {
             Policy::Namespace(policy) => Scope::Namespace(&policy.name.namespace),
             Policy::Cluster(policy) => Scope::Namespaces(&policy.subject.namespaces),
         };
-        let peers = self.chosen().filter(|chosen| !chosen.nodes);
-        let peers = peers.map(|chosen| chosen.namespaces.map_or(own, Scope::Namespaces));
+        let peers = self
+            .chosen()
+            .filter(|chosen| !chosen.nodes)
+            .map(|chosen| chosen.namespaces.map_or(own, Scope::Namespaces));
         peers.chain([own]).collect()
     }
 

@@ -10,7 +10,7 @@ use cofferdam_inventory::{ClusterPeer, NAMESPACE_NAME_LABEL, Peer, Workload};
 use cofferdam_syntax::diagnostic::{Code, Place};
 
 use super::nearest::nearest;
-use super::places::Step;
+use super::places::PathStep;
 use super::rules::{Policy, Rule, Written, peers_key};
 use super::together::contradiction;
 use super::world::{Group, Scope, World};
@@ -81,7 +81,7 @@ const KINDS_WITHOUT_PODS: &[&str] = &[
 /// Explanation for a selector that selects nothing.
 struct Why<'s> {
     /// Way from the subject or peer to the requirement that is to blame.
-    path: Vec<Step<'s>>,
+    path: Vec<PathStep<'s>>,
     message: String,
     hint: String,
     /// Something is there that was probably meant.
@@ -116,7 +116,7 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
                     };
                     let scope =
                         (namespaces.as_ref()).map_or(Scope::Namespace(own), Scope::Namespaces);
-                    let step = Step::Item(index);
+                    let step = PathStep::Item(index);
                     if let Some(why) = never(namespaces.as_ref(), workloads) {
                         never_matches(project, rule, step, why, findings);
                         continue;
@@ -131,12 +131,12 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
             }
             (_, Written::Cluster(written)) => {
                 for (index, peer) in written.peers.iter().flatten().enumerate() {
-                    let step = Step::Peer(index);
+                    let step = PathStep::Peer(index);
                     match peer {
                         ClusterPeer::Networks(_) => {}
                         ClusterPeer::Nodes(selector) => {
                             if let Some(mut why) = never(None, selector) {
-                                why.path[0] = Step::Key("nodes");
+                                why.path[0] = PathStep::Key("nodes");
                                 never_matches(project, rule, step, why, findings);
                                 continue;
                             }
@@ -169,11 +169,11 @@ pub(super) fn check(project: &Project<'_>, findings: &mut Findings) {
 fn never<'s>(namespaces: Option<&'s LabelSelector>, own: &'s LabelSelector) -> Option<Why<'s>> {
     let of_namespaces = namespaces.and_then(|selector| contradiction(selector, true));
     let (step, key) = match of_namespaces {
-        Some(key) => (Step::NamespaceSelector, key),
-        None => (Step::WorkloadSelector, contradiction(own, false)?),
+        Some(key) => (PathStep::NamespaceSelector, key),
+        None => (PathStep::WorkloadSelector, contradiction(own, false)?),
     };
     Some(Why {
-        path: vec![step, Step::Requirement(key)],
+        path: vec![step, PathStep::Requirement(key)],
         message: format!("no value of `{key}` fulfils all that is required of it"),
         hint: ALL_MUST_HOLD.to_owned(),
         is_slip: true,
@@ -183,11 +183,11 @@ fn never<'s>(namespaces: Option<&'s LabelSelector>, own: &'s LabelSelector) -> O
 fn never_matches<'s>(
     project: &Project<'_>,
     rule: &Rule<'_>,
-    step: Step<'s>,
+    step: PathStep<'s>,
     why: Why<'s>,
     findings: &mut Findings,
 ) {
-    let mut path = vec![Step::Key(peers_key(rule.direction)), step];
+    let mut path = vec![PathStep::Key(peers_key(rule.direction)), step];
     path.extend(why.path);
     findings.warn(
         project.place_in(rule, &path),
@@ -215,7 +215,7 @@ fn subjects(project: &Project<'_>, has_workloads: bool, findings: &mut Findings)
                 None => return,
             },
         };
-        let mut path = vec![Step::Key(key)];
+        let mut path = vec![PathStep::Key(key)];
         if key == "podSelector" {
             // The subject is the selector itself.
             path.extend(why.path.iter().skip(1));
@@ -399,7 +399,7 @@ fn selects_name_servers(world: &World<'_>, scope: Scope<'_>, selector: &LabelSel
 fn peer_of_workloads<'a>(
     project: &Project<'a>,
     rule: &Rule<'_>,
-    step: Step<'_>,
+    step: PathStep<'_>,
     (scope, selector): (Scope<'a>, &'a LabelSelector),
     findings: &mut Findings,
 ) {
@@ -410,10 +410,10 @@ fn peer_of_workloads<'a>(
         && let Some((key, name)) = by_own_label(project, asked)
     {
         let path = [
-            Step::Key(peers_key(rule.direction)),
+            PathStep::Key(peers_key(rule.direction)),
             step,
-            Step::NamespaceSelector,
-            Step::Requirement(key),
+            PathStep::NamespaceSelector,
+            PathStep::Requirement(key),
         ];
         findings.warn(
             project.place_in(rule, &path),
@@ -426,7 +426,7 @@ fn peer_of_workloads<'a>(
     let Some(why) = to_blame(project, scope, selector, Asked::Peer) else {
         return;
     };
-    let mut path = vec![Step::Key(peers_key(rule.direction)), step];
+    let mut path = vec![PathStep::Key(peers_key(rule.direction)), step];
     path.extend(&why.path);
     findings.warn(
         project.place_in(rule, &path),
@@ -439,7 +439,7 @@ fn peer_of_workloads<'a>(
 fn peer_of_nodes(
     project: &Project<'_>,
     rule: &Rule<'_>,
-    step: Step<'_>,
+    step: PathStep<'_>,
     selector: &LabelSelector,
     findings: &mut Findings,
 ) {
@@ -450,11 +450,11 @@ fn peer_of_nodes(
     let labels: Vec<&Labels> = nodes.values().map(|node| &node.labels).collect();
     let (key, message, hint, _) = blame(selector, &labels, [], "node");
     let mut path = vec![
-        Step::Key(peers_key(rule.direction)),
+        PathStep::Key(peers_key(rule.direction)),
         step,
-        Step::Key("nodes"),
+        PathStep::Key("nodes"),
     ];
-    path.extend(key.map(Step::Requirement));
+    path.extend(key.map(PathStep::Requirement));
     findings.warn(
         project.place_in(rule, &path),
         Code::PeerEmpty,
@@ -472,8 +472,8 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
     if let (Scope::Namespaces(asked), true) = (scope, namespaces.is_empty()) {
         let labels: Vec<&Labels> = world.labels.values().map(AsRef::as_ref).collect();
         let (key, message, hint, is_slip) = blame(asked, &labels, [], "namespace");
-        let mut path = vec![Step::NamespaceSelector];
-        path.extend(key.map(Step::Requirement));
+        let mut path = vec![PathStep::NamespaceSelector];
+        path.extend(key.map(PathStep::Requirement));
         return Why {
             path,
             message,
@@ -491,7 +491,7 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
             )
         };
         return Why {
-            path: vec![Step::WorkloadSelector],
+            path: vec![PathStep::WorkloadSelector],
             message: format!("{}, whose labels match, {why}", workload.name),
             hint: hint.to_owned(),
             is_slip: true,
@@ -525,8 +525,8 @@ fn why<'s>(world: &World<'s>, scope: Scope<'s>, selector: &'s LabelSelector) -> 
             is_slip = true;
         }
     }
-    let mut path = vec![Step::WorkloadSelector];
-    path.extend(key.map(Step::Requirement));
+    let mut path = vec![PathStep::WorkloadSelector];
+    path.extend(key.map(PathStep::Requirement));
     Why {
         path,
         message,
@@ -553,8 +553,8 @@ fn no_workloads<'s>(
     namespaces: &[(&str, &Labels)],
 ) -> Why<'s> {
     let (step, name) = match scope {
-        Scope::Namespace(name) => (Step::WorkloadSelector, Some(name)),
-        Scope::Namespaces(_) => (Step::NamespaceSelector, None),
+        Scope::Namespace(name) => (PathStep::WorkloadSelector, Some(name)),
+        Scope::Namespaces(_) => (PathStep::NamespaceSelector, None),
     };
     let names = listed(namespaces.iter().map(|(name, _)| *name));
     let meant = name.and_then(|name| nearest(name, world.namespaces().map(|(name, _)| name)));

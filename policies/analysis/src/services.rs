@@ -10,7 +10,7 @@ use cofferdam_inventory::{
 use cofferdam_syntax::diagnostic::{Code, Place};
 
 use super::nearest::nearest;
-use super::places::Step;
+use super::places::PathStep;
 use super::ports::word;
 use super::rules::Rule;
 use super::selectors::{labels_to_blame, may_be_made};
@@ -65,7 +65,7 @@ fn shares_address(project: &Project<'_>, service: &Service, findings: &mut Findi
             true => "clusterIP",
             false => "externalIPs",
         };
-        let path = [Step::Key("spec"), Step::Key(key)];
+        let path = [PathStep::Key("spec"), PathStep::Key(key)];
         if let Some(place) = place(project, &service.name, &path) {
             findings.warn(
                 place,
@@ -102,8 +102,8 @@ fn selects_nobody(project: &Project<'_>, service: &Service, findings: &mut Findi
         return;
     }
     let (key, message, hint) = labels_to_blame(world, namespace, &selector);
-    let mut path = vec![Step::Key("spec"), Step::Key("selector")];
-    path.extend(key.as_deref().map(Step::Key));
+    let mut path = vec![PathStep::Key("spec"), PathStep::Key("selector")];
+    path.extend(key.as_deref().map(PathStep::Key));
     let Some(place) = place(project, &service.name, &path) else {
         return;
     };
@@ -148,11 +148,11 @@ fn leads_to_no_port(
             }
         };
         let path = [
-            Step::Key("spec"),
-            Step::Key("ports"),
-            Step::Item(index),
-            Step::Key("targetPort"),
-            Step::Value,
+            PathStep::Key("spec"),
+            PathStep::Key("ports"),
+            PathStep::Item(index),
+            PathStep::Key("targetPort"),
+            PathStep::Value,
         ];
         let Some(place) = place(project, &service.name, &path) else {
             continue;
@@ -170,7 +170,11 @@ fn leads_to_no_port(
 }
 
 /// A place in a Service's document.
-pub(super) fn place(project: &Project<'_>, name: &ObjectName, path: &[Step<'_>]) -> Option<Place> {
+pub(super) fn place(
+    project: &Project<'_>,
+    name: &ObjectName,
+    path: &[PathStep<'_>],
+) -> Option<Place> {
     let identity = Identity {
         kind: Kind::Service,
         namespace: name.namespace.clone(),

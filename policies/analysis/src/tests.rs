@@ -494,8 +494,9 @@ fn hints_say_what_was_probably_meant() {
 
 #[test]
 fn what_lies_in_another_namespace_is_pointed_out() {
-    let other = WORLD.replace("app: web, tier: front", "app: front");
-    let other = other.replace("selector: {app: web}", "selector: {app: front}");
+    let other = WORLD
+        .replace("app: web, tier: front", "app: front")
+        .replace("selector: {app: web}", "selector: {app: front}");
     let text = policy("ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]");
     let findings = findings(&[&text, &other, CLOSED]);
     let [finding] = findings.as_slice() else {

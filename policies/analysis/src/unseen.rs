@@ -15,7 +15,7 @@ use cofferdam_syntax::diagnostic::Code;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::verdict::Action;
 
-use super::places::Step;
+use super::places::PathStep;
 use super::services::place;
 use super::together::Budget;
 use super::{Findings, Project};
@@ -128,8 +128,12 @@ fn asked(inventory: &Inventory, candidates: &[Candidate<'_>]) -> Option<Reach> {
         (pod.node.as_deref()).is_some_and(|node| nodes.contains(node))
             || pod.addresses.iter().any(|one| addresses.contains(one))
     };
-    let subjects = inventory.workloads().values().filter(is_asked);
-    let subjects = subjects.map(|pod| pod.name.clone()).collect();
+    let subjects = inventory
+        .workloads()
+        .values()
+        .filter(is_asked)
+        .map(|pod| pod.name.clone())
+        .collect();
     Reach::with_subjects(inventory, &PodNetworks::default(), |_| Some(subjects)).ok()
 }
 
@@ -195,11 +199,11 @@ fn tell(
     findings: &mut Findings,
 ) {
     let path = [
-        Step::Key("spec"),
-        Step::Key("ports"),
-        Step::Item(candidate.index),
-        Step::Key("port"),
-        Step::Value,
+        PathStep::Key("spec"),
+        PathStep::Key("ports"),
+        PathStep::Item(candidate.index),
+        PathStep::Key("port"),
+        PathStep::Value,
     ];
     let Some(place) = place(project, &candidate.service.name, &path) else {
         return;

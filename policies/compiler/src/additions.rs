@@ -88,8 +88,10 @@ impl Compiled {
         after: &Snapshot<'_>,
     ) -> Option<Vec<SlotEntry>> {
         let next = after.inventory;
-        let namespaces = inventory.namespaces().shared();
-        let namespaces = namespaces.changes(next.namespaces().shared());
+        let namespaces = inventory
+            .namespaces()
+            .shared()
+            .changes(next.namespaces().shared());
         // Nobody lies in a namespace that was not there, so no selector asked for it.
         if namespaces.iter().any(|change| change.before.is_some())
             || inventory.enforcement() != next.enforcement()

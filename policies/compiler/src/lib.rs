@@ -243,8 +243,10 @@ pub fn compile_subjects(input: &Input<'_>) -> Result<Compiled, CompileError> {
 
 fn compile_with(mut compiler: Compiler, input: &Input<'_>) -> Result<Compiled, CompileError> {
     let workloads = input.inventory.workloads().values();
-    let local = workloads.filter(|workload| (input.is_local)(workload));
-    let local = local.map(|workload| workload.name.clone()).collect();
+    let local = workloads
+        .filter(|workload| (input.is_local)(workload))
+        .map(|workload| workload.name.clone())
+        .collect();
     compiler.compile(&Snapshot {
         inventory: input.inventory,
         slots: input.slots,

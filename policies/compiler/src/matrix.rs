@@ -144,7 +144,7 @@ struct SideKey {
 }
 
 /// One class and direction being worked out.
-struct Side<'s> {
+struct SideRows<'s> {
     direction: Direction,
     /// All rules, in the order in which they decide.
     rules: Vec<&'s CompiledRule>,
@@ -249,7 +249,7 @@ impl Matrix {
                             .iter()
                             .map(|p| &subjects.policies[*p as usize])
                             .collect();
-                        let mut side = Side::new(direction, &policies, &key, atoms, numbers)?;
+                        let mut side = SideRows::new(direction, &policies, &key, atoms, numbers)?;
                         let groups = matrix.side(&mut side)?;
                         known.insert(key, groups);
                         groups
@@ -270,7 +270,7 @@ impl Matrix {
     }
 
     /// The groups of one class and direction.
-    fn side(&mut self, side: &mut Side<'_>) -> Result<u32, CompileError> {
+    fn side(&mut self, side: &mut SideRows<'_>) -> Result<u32, CompileError> {
         let everybody: Vec<u32> = (0u32..)
             .zip(&side.rules)
             .filter_map(|(index, rule)| rule.peers.is_none().then_some(index))
@@ -310,7 +310,7 @@ impl Matrix {
     /// One block: atoms of a piece by which rules speak of them.
     fn piece(
         &mut self,
-        side: &mut Side<'_>,
+        side: &mut SideRows<'_>,
         piece: u32,
         everybody: &[u32],
         spoken: &[(u32, u32, u64)],
@@ -362,7 +362,7 @@ impl Matrix {
     /// count for egress.
     fn row(
         &mut self,
-        side: &mut Side<'_>,
+        side: &mut SideRows<'_>,
         rules: &[u32],
         ports: &[(u32, u16)],
     ) -> Result<u32, CompileError> {
@@ -423,7 +423,7 @@ impl Matrix {
     }
 }
 
-impl<'s> Side<'s> {
+impl<'s> SideRows<'s> {
     fn new(
         direction: Direction,
         policies: &[&'s CompiledPolicy],

@@ -82,8 +82,7 @@ impl Owned {
         let mut local_signatures = vec![false; signatures.all().len()];
         let mut remote_counts = vec![0; signatures.all().len()];
         let mut own_addresses = Vec::new();
-        let local = local_addresses(snapshot);
-        let mut local = local.iter();
+        let mut local = local_addresses(snapshot).iter();
         for slot in &slots {
             let signature = slot.signature;
             match slot.kind {

@@ -354,8 +354,11 @@ impl AtomSets {
     ) -> Vec<AtomSet> {
         let mut by_block = vec![Vec::new(); self.block_ports.len()];
         let mut by_class = vec![Vec::new(); class_first.len()];
-        let own = self.own_numbers.iter().copied();
-        let own = own.zip(self.own.iter().map(|(_, pair)| pair));
+        let own = self
+            .own_numbers
+            .iter()
+            .copied()
+            .zip(self.own.iter().map(|(_, pair)| pair));
         for (atom, (block, class)) in own.chain((self.first_other()..).zip(&self.pairs)) {
             by_class[*class as usize].push(atom);
             if *block != OUTSIDE {

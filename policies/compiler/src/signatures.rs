@@ -169,14 +169,14 @@ impl KnownTranslation {
         let known = self
             .0
             .take()
-            .filter(|(before, of, _)| *before == words && Arc::ptr_eq(of, vocabulary));
-        let known = known.unwrap_or_else(|| {
-            (
-                words,
-                vocabulary.clone(),
-                Translation::new(book, vocabulary),
-            )
-        });
+            .filter(|(before, of, _)| *before == words && Arc::ptr_eq(of, vocabulary))
+            .unwrap_or_else(|| {
+                (
+                    words,
+                    vocabulary.clone(),
+                    Translation::new(book, vocabulary),
+                )
+            });
         &self.0.insert(known).2
     }
 }
@@ -189,17 +189,20 @@ impl Translation {
                 namespaces[old as usize] = Some(*new);
             }
         }
-        let keys = vocabulary.keys.iter().filter_map(|(key, new)| {
-            let old = book.key(key)?;
-            let values = (vocabulary.values[*new as usize].iter())
-                .filter_map(|(value, new)| Some((book.value(old, value)?, *new)));
-            let translated = TranslatedKey {
-                key: *new,
-                values: values.collect(),
-            };
-            Some((old, translated))
-        });
-        let keys = keys.collect();
+        let keys = vocabulary
+            .keys
+            .iter()
+            .filter_map(|(key, new)| {
+                let old = book.key(key)?;
+                let values = (vocabulary.values[*new as usize].iter())
+                    .filter_map(|(value, new)| Some((book.value(old, value)?, *new)));
+                let translated = TranslatedKey {
+                    key: *new,
+                    values: values.collect(),
+                };
+                Some((old, translated))
+            })
+            .collect();
         let names = vocabulary.port_names.iter().flat_map(|(protocol, names)| {
             let names = names.iter();
             names.filter_map(|(name, new)| Some((book.port_name(*protocol, name)?, *new)))

@@ -345,8 +345,10 @@ impl<'a> Finder<'_, 'a> {
             Some(known) if is_same(&known.remote) => known,
             // Mostly all its policies apply to the same extent nevertheless.
             Some(known) => {
-                let extents = (0..).zip(&known.extents).zip(&known.selected);
-                let mut extents = extents.filter(|(_, selected)| selected.is_empty());
+                let mut extents = (0..)
+                    .zip(&known.extents)
+                    .zip(&known.selected)
+                    .filter(|(_, selected)| selected.is_empty());
                 let of = |position| match remote {
                     Some(remote) => remote.extent(position),
                     None => Extent::Nothing,

@@ -179,8 +179,10 @@ impl Translated {
         let turned: Vec<ObjectName> = turned.cloned().collect();
         self.local = snapshot.local.clone();
         self.own_node = snapshot.own_node.map(Box::from);
-        let moved = self.services.follow(snapshot.inventory);
-        let moved = moved.filter(|_| self.is_resolved && is_same_node);
+        let moved = self
+            .services
+            .follow(snapshot.inventory)
+            .filter(|_| self.is_resolved && is_same_node);
         self.is_resolved = moved.is_some();
         let mut moved = moved?;
         let pods = snapshot.inventory.workloads();
@@ -394,8 +396,8 @@ impl Behind<'_> {
         words.extend([0; PROFILE_WORDS as usize]);
         words.extend(profiles.all.iter().flat_map(|profile| profile.to_words()));
         let classes_at = words.align(1);
-        let old = base.header(header::CLASSES) as usize;
-        let old = old..old + (old_classes * CLASS_WORDS) as usize;
+        let first = base.header(header::CLASSES) as usize;
+        let old = first..first + (old_classes * CLASS_WORDS) as usize;
         words.extend(compiled.words[old].iter().copied());
         let mut groups_at = Vec::with_capacity(groups.all.len());
         let mut at = classes_at + class_count as usize * CLASS_WORDS as usize;

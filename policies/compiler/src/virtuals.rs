@@ -75,7 +75,7 @@ pub struct Outcome {
 
 /// A backend as policies see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct End {
+struct SeenBackend {
     profile: Profile,
     /// The key of its port.
     key: u32,
@@ -85,7 +85,7 @@ struct End {
 
 /// A backend where it was found, whatever a table takes it for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Place {
+struct FoundBackend {
     address: IpAddr,
     /// The key of its port.
     key: u32,
@@ -96,14 +96,14 @@ struct Place {
 /// The backends of a port of an address, and what is decided about them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Behind {
-    places: Box<[Place]>,
+    found: Box<[FoundBackend]>,
     entry: Arc<Entry>,
 }
 
 /// Backends, and the decision for each kind of sender, in the order of senders.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    ends: Box<[End]>,
+    seen: Box<[SeenBackend]>,
     /// Shared with the entries whose outcomes are the same: there are few different ones.
     pub(super) outcomes: Arc<[Outcome]>,
 }
@@ -221,7 +221,7 @@ pub struct Virtuals {
 }
 
 /// Entries by their backends.
-type Known = HashMap<Box<[End]>, Arc<Entry>>;
+type Known = HashMap<Box<[SeenBackend]>, Arc<Entry>>;
 
 impl PartialEq for Virtuals {
     fn eq(&self, other: &Self) -> bool {
@@ -274,7 +274,7 @@ impl Virtuals {
             .values_mut()
             .chain(self.node_ports.values_mut())
         {
-            behind.entry = deciding.entry(&self.senders, &mut self.known, &behind.places);
+            behind.entry = deciding.entry(&self.senders, &mut self.known, &behind.found);
         }
         self.set(services, &mut deciding, moved);
     }
@@ -387,14 +387,14 @@ impl Virtuals {
         backends: &[Backend],
         protocol: Protocol,
     ) -> Behind {
-        let places = backends.iter().map(|backend| Place {
+        let found = backends.iter().map(|backend| FoundBackend {
             address: backend.address,
             key: row_key(protocol.number(), backend.port.unwrap_or_default()),
             is_bare: (deciding.in_force).is_bare(services.inventory(), backend.address),
         });
-        let places: Box<[Place]> = places.collect();
-        let entry = deciding.entry(&self.senders, &mut self.known, &places);
-        Behind { places, entry }
+        let found: Box<[FoundBackend]> = found.collect();
+        let entry = deciding.entry(&self.senders, &mut self.known, &found);
+        Behind { found, entry }
     }
 }
 
@@ -432,15 +432,15 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(table: Reader<'_>, senders: &Senders, end: Profile) -> Self {
+    fn new(table: Reader<'_>, senders: &Senders, backend: Profile) -> Self {
         let kinds = senders.kinds.iter();
-        let egress = kinds.map(|sender| table.row(sender.class, Direction::Egress, end.atom));
+        let egress = kinds.map(|sender| table.row(sender.class, Direction::Egress, backend.atom));
         let kinds = senders.kinds.iter();
-        let ingress = kinds.map(|sender| table.row(end.class, Direction::Ingress, sender.atom));
+        let ingress = kinds.map(|sender| table.row(backend.class, Direction::Ingress, sender.atom));
         Self {
             egress: egress.collect(),
             // Policies of what is no workload are nobody's to ask.
-            ingress: match is_workload(end.kind) {
+            ingress: match is_workload(backend.kind) {
                 true => ingress.collect(),
                 false => Box::default(),
             },
@@ -458,30 +458,35 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    /// Returns the entry of backends at these places, made where there is none.
-    fn entry(&mut self, senders: &Senders, known: &mut Known, places: &[Place]) -> Arc<Entry> {
-        let mut ends: Vec<End> = Vec::with_capacity(places.len());
-        for place in places {
-            let profile = *(self.profiles.entry(place.address))
-                .or_insert_with(|| self.in_force.profile(place.address));
+    /// Returns the entry of backends that were found, made where there is none.
+    fn entry(
+        &mut self,
+        senders: &Senders,
+        known: &mut Known,
+        found: &[FoundBackend],
+    ) -> Arc<Entry> {
+        let mut seen: Vec<SeenBackend> = Vec::with_capacity(found.len());
+        for backend in found {
+            let profile = *(self.profiles.entry(backend.address))
+                .or_insert_with(|| self.in_force.profile(backend.address));
             let is_seen = match profile.kind {
                 SlotKind::OwnNode => false,
-                SlotKind::RemoteWorkload => !place.is_bare,
+                SlotKind::RemoteWorkload => !backend.is_bare,
                 _ => true,
             };
-            ends.push(End {
+            seen.push(SeenBackend {
                 profile,
-                key: place.key,
+                key: backend.key,
                 is_seen,
             });
         }
-        ends.sort_unstable();
-        ends.dedup();
-        if let Some(entry) = known.get(ends.as_slice()) {
+        seen.sort_unstable();
+        seen.dedup();
+        if let Some(entry) = known.get(seen.as_slice()) {
             return entry.clone();
         }
-        let ends: Box<[End]> = ends.into();
-        let outcomes = self.outcomes(senders, &ends);
+        let seen: Box<[SeenBackend]> = seen.into();
+        let outcomes = self.outcomes(senders, &seen);
         let outcomes = match self.outcomes.get(&*outcomes) {
             Some(known) => known.clone(),
             None => {
@@ -492,23 +497,23 @@ impl<'a> Deciding<'a> {
         };
         let entry = Arc::new(Entry {
             outcomes,
-            ends: ends.clone(),
+            seen: seen.clone(),
         });
-        known.insert(ends, entry.clone());
+        known.insert(seen, entry.clone());
         entry
     }
 
     /// Decides for all kinds of senders about backends.
-    fn outcomes(&mut self, senders: &Senders, ends: &[End]) -> Vec<Outcome> {
+    fn outcomes(&mut self, senders: &Senders, seen: &[SeenBackend]) -> Vec<Outcome> {
         let table = self.in_force.compiled.reader();
-        for end in ends {
-            let rows = self.rows.entry(end.profile);
-            rows.or_insert_with(|| Rows::new(table, senders, end.profile));
+        for backend in seen {
+            let rows = self.rows.entry(backend.profile);
+            rows.or_insert_with(|| Rows::new(table, senders, backend.profile));
         }
-        let asked = ends.iter().map(|end| Asked {
-            end,
-            rows: &self.rows[&end.profile],
-            is_of_kind: senders.kinds.binary_search(&end.profile).is_ok(),
+        let asked = seen.iter().map(|backend| Asked {
+            backend,
+            rows: &self.rows[&backend.profile],
+            is_of_kind: senders.kinds.binary_search(&backend.profile).is_ok(),
             egress: Recent::default(),
             ingress: Recent::default(),
         });
@@ -518,7 +523,7 @@ impl<'a> Deciding<'a> {
             let mut summaries = [Summary::default(); 2];
             for one in &mut asked {
                 let may_be_itself =
-                    one.is_of_kind && senders.siblings.contains(&(*sender, one.end.profile));
+                    one.is_of_kind && senders.siblings.contains(&(*sender, one.backend.profile));
                 let judged = one.judge(table, at, may_be_itself);
                 for (summary, judged) in summaries.iter_mut().zip(judged) {
                     summary.take(judged);
@@ -560,7 +565,7 @@ const fn same(verdict: Verdict) -> Decision {
 
 /// A backend about which one kind of sender after the other is asked.
 struct Asked<'a> {
-    end: &'a End,
+    backend: &'a SeenBackend,
     rows: &'a Rows,
     /// Some workload here may be the backend.
     is_of_kind: bool,
@@ -571,7 +576,7 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// Judges a kind, by its position: what is in force, and with audit policies as well.
     fn judge(&mut self, table: Reader<'_>, at: usize, may_be_itself: bool) -> [Judged; 2] {
-        let key = self.end.key;
+        let key = self.backend.key;
         let egress = self.egress.decide(table, self.rows.egress[at], key);
         let ingress = match self.rows.ingress.get(at) {
             Some(row) => self.ingress.decide(table, *row, key),
@@ -597,7 +602,7 @@ impl Asked<'_> {
         let for_all = denied(may_be_itself);
         Judged {
             egress,
-            is_seen: self.end.is_seen,
+            is_seen: self.backend.is_seen,
             denial: for_all.or_else(|| denied(false)),
             is_excused: may_be_itself && for_all.is_none(),
         }

@@ -45,8 +45,11 @@ impl Basis {
         let files: SourceMap = named
             .map(|source| (source.file.clone(), source.clone()))
             .collect();
-        let diagnosed = sources.iter().filter(|source| has_findings(source));
-        let diagnosed = diagnosed.map(|source| source.file.clone()).collect();
+        let diagnosed = sources
+            .iter()
+            .filter(|source| has_findings(source))
+            .map(|source| source.file.clone())
+            .collect();
         (files.len() == sources.len()).then_some(Self {
             files,
             diagnosed,
@@ -109,8 +112,9 @@ impl Basis {
                 Some(everywhere) => everywhere,
                 None => before.as_slice(),
             };
-            let elsewhere = everywhere.iter();
-            let elsewhere = elsewhere.filter(|one| !changed.contains(&*one.place.file));
+            let elsewhere = everywhere
+                .iter()
+                .filter(|one| !changed.contains(&*one.place.file));
             let all = in_order(elsewhere.chain(new).cloned().collect());
             if !agree(&all) {
                 return None;

@@ -70,8 +70,10 @@ pub(super) fn entrance(
 fn of_ingress(node: &Node<'_>, namespace: &str) -> Option<(Box<str>, Box<str>, Option<u16>)> {
     let backend = Fields::of(node)?;
     let service = backend.get("service").and_then(Fields::of)?;
-    let port = service.get("port").and_then(Fields::of);
-    let port = port.and_then(|port| number(port.get("number")));
+    let port = service
+        .get("port")
+        .and_then(Fields::of)
+        .and_then(|port| number(port.get("number")));
     Some((namespace.into(), text(service.get("name"))?.into(), port))
 }
 

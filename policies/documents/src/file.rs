@@ -72,8 +72,9 @@ impl Source {
         if has_findings || **context != context_without_places {
             return None;
         }
-        let documents = documents.iter();
-        let documents = documents.map(|document| document.renamed(&self.file, file));
+        let documents = documents
+            .iter()
+            .map(|document| document.renamed(&self.file, file));
         Some(Self {
             file: file.clone(),
             text: self.text.clone(),

@@ -442,8 +442,8 @@ impl Source {
         if !self.parsed.documents.is_empty() {
             return false;
         }
-        let text = &*self.text;
-        let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+        let whole = &*self.text;
+        let text = whole.strip_prefix("\u{feff}".as_bytes()).unwrap_or(whole);
         text.split(|byte| *byte == b'\n').all(|line| {
             let line = line.trim_ascii();
             line.is_empty() || line.starts_with(b"#") || line == b"---" || line == b"..."
@@ -550,8 +550,12 @@ mod tests {
         let good = settle(&Settled::default(), &[("f", &both)]);
         let text = format!("{}{}", broken("a"), policy("b"));
         let next = settle(&good, &[("f", &text)]);
-        let kept = next.last_good.files().values();
-        let kept = kept.map(Kept::versions).flat_map(Cow::into_owned);
+        let kept = next
+            .last_good
+            .files()
+            .values()
+            .map(Kept::versions)
+            .flat_map(Cow::into_owned);
         let sources: Vec<Source> = kept.map(|kept| kept.source()).collect();
         assert_eq!(sources.len(), 2, "two versions of one file");
         let again = LastGood::default().settle(&sources, Vec::new());
@@ -701,8 +705,9 @@ mod tests {
     #[test]
     fn documents_that_contradict_each_other_leave_their_last_good_version() {
         let good = settle(&Settled::default(), &[("f", &pod("a", "10.0.0.1"))]);
-        let files = [("f", pod("a", "10.0.0.2")), ("g", pod("a", "10.0.0.3"))];
-        let files = files.each_ref().map(|(f, t)| (*f, t.as_str()));
+        let files = [("f", pod("a", "10.0.0.2")), ("g", pod("a", "10.0.0.3"))]
+            .each_ref()
+            .map(|(f, t)| (*f, t.as_str()));
         let next = settle(&good, &files);
         assert_eq!(names(&next), ["a=[10.0.0.1]"]);
         assert_eq!((next.rejected.len(), next.accepted), (2, 0));
@@ -756,8 +761,7 @@ mod tests {
                 ..kept.clone()
             }
         };
-        let stored = next.last_good.files().iter();
-        let stored = stored.map(|(file, kept)| {
+        let stored = next.last_good.files().iter().map(|(file, kept)| {
             let versions = kept.versions().iter().map(named).collect();
             (file.clone(), Kept::Parts(versions))
         });

@@ -113,18 +113,20 @@ struct PolicyTypes {
 }
 
 fn policy_types(reader: &mut Reader, spec: Fields<'_, '_>, egress_rules: bool) -> PolicyTypes {
-    let listed = spec.get("policyTypes").and_then(|node| {
-        let items = reader.list(node, "`policyTypes`")?;
-        if items.len() > 2 {
-            reader.error(
-                node.mark,
-                Code::PolicyTypes,
-                "`policyTypes` has more than two entries",
-            );
-        }
-        Some(items)
-    });
-    let listed = listed.unwrap_or_default();
+    let listed = spec
+        .get("policyTypes")
+        .and_then(|node| {
+            let items = reader.list(node, "`policyTypes`")?;
+            if items.len() > 2 {
+                reader.error(
+                    node.mark,
+                    Code::PolicyTypes,
+                    "`policyTypes` has more than two entries",
+                );
+            }
+            Some(items)
+        })
+        .unwrap_or_default();
     if listed.is_empty() {
         return PolicyTypes {
             ingress: true,

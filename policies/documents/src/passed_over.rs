@@ -79,8 +79,11 @@ impl<'t> Lines<'t> {
         let is_marker = |line: &&str| line.starts_with("---");
         let begin = lines[..at].iter().rposition(is_marker);
         // The marker of the document itself may be the line that is asked about.
-        let end = lines.iter().skip(at + 1).position(is_marker);
-        let end = end.map_or(lines.len(), |length| at + 1 + length);
+        let end = lines
+            .iter()
+            .skip(at + 1)
+            .position(is_marker)
+            .map_or(lines.len(), |length| at + 1 + length);
         &lines[begin.unwrap_or(0)..end]
     }
 

@@ -352,8 +352,10 @@ impl Reader {
                 Value::Text(text) => {
                     // Guessing takes some microseconds, of which there could be
                     // millions that nobody reads.
-                    let guess = self.is_full().then(String::new);
-                    let guess = guess.or_else(|| hints::for_key(text, known));
+                    let guess = self
+                        .is_full()
+                        .then(String::new)
+                        .or_else(|| hints::for_key(text, known));
                     self.error_hint(
                         key.mark,
                         Code::UnknownKey,

@@ -202,10 +202,11 @@ fn families(reader: &mut Reader, spec: Fields<'_, '_>) -> Option<Families> {
 }
 
 fn external_addresses(reader: &mut Reader, spec: Fields<'_, '_>) -> Vec<IpAddr> {
-    let list = spec.get("externalIPs").and_then(|node| {
-        reader.counted_list(node, "`spec.externalIPs`", 0, MAX_ENDPOINT_ADDRESSES)
-    });
-    let list = list.unwrap_or_default().into_iter();
+    let list = spec
+        .get("externalIPs")
+        .and_then(|node| reader.counted_list(node, "`spec.externalIPs`", 0, MAX_ENDPOINT_ADDRESSES))
+        .unwrap_or_default()
+        .into_iter();
     list.filter_map(|node| unicast(reader, node)).collect()
 }
 

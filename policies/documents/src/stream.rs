@@ -315,12 +315,12 @@ impl Stream<'_> {
             let bytes = bytes.to_vec();
             for byte in bytes {
                 let step = scan.take(byte);
-                if step == Step::ItemBegins {
+                if step == ByteMeaning::ItemBegins {
                     item = Some(Part::at(line, column));
                 }
                 let part = item.as_mut().unwrap_or(&mut rest);
                 part.push(&[byte], self.most);
-                if step == Step::ItemEnds
+                if step == ByteMeaning::ItemEnds
                     && let Some(part) = item.take()
                 {
                     let implied = kind_of_items(&rest.bytes);
@@ -378,7 +378,7 @@ fn kind_in_yaml(head: &[u8]) -> Option<Kind> {
 
 /// Meaning of a byte of JSON to a list of items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum ByteMeaning {
     Within,
     ItemBegins,
     ItemEnds,
@@ -397,7 +397,7 @@ struct Scan {
 }
 
 impl Scan {
-    fn take(&mut self, byte: u8) -> Step {
+    fn take(&mut self, byte: u8) -> ByteMeaning {
         if self.in_string {
             if self.is_escaped {
                 self.is_escaped = false;
@@ -405,12 +405,12 @@ impl Scan {
                 self.is_escaped = true;
             } else if byte == b'"' {
                 self.in_string = false;
-                return Step::Within;
+                return ByteMeaning::Within;
             }
             if self.depth == 1 && self.key.len() < 16 {
                 self.key.push(byte);
             }
-            return Step::Within;
+            return ByteMeaning::Within;
         }
         match byte {
             b'"' => {
@@ -425,13 +425,13 @@ impl Scan {
                     self.in_items = true;
                     self.had_items = true;
                 } else if self.in_items && self.depth == 3 {
-                    return Step::ItemBegins;
+                    return ByteMeaning::ItemBegins;
                 }
             }
             b']' | b'}' => {
                 self.depth = self.depth.saturating_sub(1);
                 if self.in_items && self.depth == 2 {
-                    return Step::ItemEnds;
+                    return ByteMeaning::ItemEnds;
                 }
                 if self.depth == 1 {
                     self.in_items = false;
@@ -439,6 +439,6 @@ impl Scan {
             }
             _ => {}
         }
-        Step::Within
+        ByteMeaning::Within
     }
 }

@@ -92,12 +92,16 @@ fn write_pod(f: &mut impl Write, pod: &Workload) -> fmt::Result {
         f,
         r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":{name},"namespace":{namespace}"#
     )?;
-    let labels = pod.labels.iter();
-    let labels = labels.map(|(key, value)| format!("{}:{}", Json(key), Json(value)));
+    let labels = pod
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{}:{}", Json(key), Json(value)));
     write_list(f, r#","labels":{"#, labels, "}")?;
     f.write_str("}")?;
-    let node = pod.node.iter();
-    let node = node.map(|node| format!(r#""nodeName":{}"#, Json(node)));
+    let node = pod
+        .node
+        .iter()
+        .map(|node| format!(r#""nodeName":{}"#, Json(node)));
     let host = (pod.host_network).then(|| r#""hostNetwork":true"#.to_owned());
     let ports = pod.ports.iter().map(|port| {
         let (name, number, protocol) = (Json(&port.name), port.number, port.protocol.name());
@@ -106,8 +110,10 @@ fn write_pod(f: &mut impl Write, pod: &Workload) -> fmt::Result {
     let ports = list(r#""containers":[{"ports":["#, ports, "]}]");
     write_list(f, r#","spec":{"#, node.chain(host).chain(ports), "}")?;
     let phase = (pod.finished).then(|| r#""phase":"Succeeded""#.to_owned());
-    let addresses = pod.addresses.iter();
-    let addresses = addresses.map(|address| format!(r#"{{"ip":"{address}"}}"#));
+    let addresses = pod
+        .addresses
+        .iter()
+        .map(|address| format!(r#"{{"ip":"{address}"}}"#));
     let addresses = list(r#""podIPs":["#, addresses, "]");
     let status = phase.into_iter().chain(addresses);
     write_list(f, r#","status":{"#, status, "}")?;
@@ -125,8 +131,10 @@ fn write_slice(f: &mut impl Write, identity: &Identity, slice: &EndpointSlice) -
         f,
         r#"{{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{{"name":{name},"namespace":{namespace}"#
     )?;
-    let service = slice.service.iter();
-    let service = service.map(|name| format!("{}:{}", Json(SERVICE_NAME), Json(name)));
+    let service = slice
+        .service
+        .iter()
+        .map(|name| format!("{}:{}", Json(SERVICE_NAME), Json(name)));
     write_list(f, r#","labels":{"#, service, "}")?;
     write!(f, r#"}},"addressType":"{family}""#)?;
     let ports = slice.ports.iter().map(|port| {
@@ -139,8 +147,7 @@ fn write_slice(f: &mut impl Write, identity: &Identity, slice: &EndpointSlice) -
         let pod = endpoint.pod.as_ref().map(|pod| {
             let (name, namespace) = (Json(&pod.name), Json(&pod.namespace));
             format!(r#","targetRef":{{"kind":"Pod","namespace":{namespace},"name":{name}}}"#)
-        });
-        let pod = pod.unwrap_or_default();
+        }).unwrap_or_default();
         format!(
             r#"{{"addresses":["{address}"],"conditions":{{"ready":{ready},"serving":{draining},"terminating":{draining}}}{pod}}}"#
         )
@@ -272,8 +279,10 @@ mod tests {
         };
         let some = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"];
         let states = [(true, false), (false, true), (false, false), (true, true)];
-        let v4 = some.iter().zip(states);
-        let v4 = v4.map(|(address, (ready, draining))| endpoint(address, ready, draining));
+        let v4 = some
+            .iter()
+            .zip(states)
+            .map(|(address, (ready, draining))| endpoint(address, ready, draining));
         for slice in [
             slice(Some("web"), v4.collect()),
             slice(None, vec![endpoint("fd00::1", true, false)]),

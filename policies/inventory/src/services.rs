@@ -15,11 +15,12 @@
 
 mod follow;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use cofferdam_verdict::address::Family;
+use foldhash::HashMap;
 
 use crate::{
     Endpoint, EndpointSlice, Inventory, ObjectName, Owner, Protocol, Service, ServiceKind,

@@ -300,8 +300,12 @@ pub(super) fn has_node(inventory: &Inventory, pod: &Workload) -> bool {
 impl Reach {
     /// The pods and nodes of the inventory.
     pub(super) fn known_ends(&self) -> Vec<End> {
-        let pods = self.inventory.workloads().values();
-        let pods = pods.filter(|pod| !pod.finished).map(|pod| self.pod(pod));
+        let pods = self
+            .inventory
+            .workloads()
+            .values()
+            .filter(|pod| !pod.finished)
+            .map(|pod| self.pod(pod));
         let nodes = self.inventory.nodes().keys().map(|name| self.node(name));
         pods.chain(nodes).collect()
     }

@@ -313,8 +313,12 @@ impl Reach {
 
     /// The Services that take connections, in the order of their names.
     pub fn service_ends(&self) -> impl Iterator<Item = End> {
-        let services = self.inventory.services().shared().values();
-        let services = services.filter(|service| service.kind != ServiceKind::ExternalName);
+        let services = self
+            .inventory
+            .services()
+            .shared()
+            .values()
+            .filter(|service| service.kind != ServiceKind::ExternalName);
         services.map(|service| self.service_end(service))
     }
 

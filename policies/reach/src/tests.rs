@@ -463,8 +463,7 @@ fn a_table_about_two_ends_says_of_them_what_the_whole_says() {
                 let end = |text| reach.end(text, &externals).unwrap();
                 let cell = reach.cell(&end(from), &end(to), probe, Family::V4)?;
                 let side = |side: &Side| {
-                    let rule = reach.rule_of(&side.verdict);
-                    let rule = rule.map(|(_, entry)| entry.clone());
+                    let rule = reach.rule_of(&side.verdict).map(|(_, entry)| entry.clone());
                     (side.verdict.action, side.verdict.reason, rule)
                 };
                 Some((side(&cell.egress), side(&cell.ingress)))

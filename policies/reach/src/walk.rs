@@ -102,7 +102,7 @@ impl Explanation {
 }
 
 /// One direction of one pair of addresses, as rules see it.
-struct Question<'a> {
+struct RuleInput<'a> {
     inventory: &'a Inventory,
     direction: Direction,
     subject: &'a Workload,
@@ -130,11 +130,11 @@ impl Reach {
             steps: Vec::new(),
             isolating: Vec::new(),
         };
-        let Some(question) = self.question(side, direction) else {
+        let Some(input) = self.input(side, direction) else {
             return walk;
         };
-        walk.subject = Some(question.subject.name.clone());
-        let decided = walk.run(&question);
+        walk.subject = Some(input.subject.name.clone());
+        let decided = walk.run(&input);
         debug_assert!(
             self.is_the_verdict(side, decided, &walk),
             "the table says {side:?}, the rules {walk:#?}"
@@ -142,8 +142,8 @@ impl Reach {
         walk
     }
 
-    /// Returns the question that policies were asked, if they were.
-    fn question(&self, side: &Side, direction: Direction) -> Option<Question<'_>> {
+    /// Returns the input that policies were asked, if they were.
+    fn input(&self, side: &Side, direction: Direction) -> Option<RuleInput<'_>> {
         if !matches!(
             side.verdict.reason,
             Reason::Rule | Reason::Isolated | Reason::NotIsolated
@@ -154,7 +154,7 @@ impl Reach {
             Direction::Ingress => (side.destination, side.source),
             Direction::Egress => (side.source, side.destination),
         };
-        Some(Question {
+        Some(RuleInput {
             inventory: &self.inventory,
             direction,
             subject: self.workload(subject)?,
@@ -217,9 +217,9 @@ impl Reach {
     pub fn passed_by(&self, cell: &Cell) -> Vec<RuleKey> {
         let mut passed = Vec::new();
         for direction in [Direction::Egress, Direction::Ingress] {
-            if let Some(question) = self.question(cell.side(direction), direction) {
+            if let Some(input) = self.input(cell.side(direction), direction) {
                 for modes in [&[Mode::Enforce][..], &[Mode::Enforce, Mode::Audit]] {
-                    question.passing_rules(modes, &mut passed);
+                    input.passing_rules(modes, &mut passed);
                 }
             }
         }
@@ -237,8 +237,10 @@ impl Reach {
             |walk: &&Walk| explanation.cell.side(walk.direction).verdict.action == Action::Deny;
         let waived = |walk: &&Walk| walk.denial().is_some() && self.is_waived(walk);
         let walks = explanation.walks();
-        let walk = walks.into_iter().find(denied);
-        let walk = walk.or_else(|| walks.into_iter().find(waived))?;
+        let walk = walks
+            .into_iter()
+            .find(denied)
+            .or_else(|| walks.into_iter().find(waived))?;
         let fewest = |steps: Vec<Step>| steps.into_iter().min_by_key(|step| step.missed.len());
         let considered = walk
             .steps
@@ -255,8 +257,8 @@ impl Reach {
             if walk.denial() != Some(Reason::Isolated) {
                 return None;
             }
-            let question = self.question(side, walk.direction)?;
-            fewest(question.rules_of_others())
+            let input = self.input(side, walk.direction)?;
+            fewest(input.rules_of_others())
         });
         nearest.map(|step| (walk.direction, step))
     }
@@ -276,21 +278,21 @@ impl Walk {
     }
 
     /// Considers rules until one decides; tells whether the last one did.
-    fn run(&mut self, question: &Question<'_>) -> bool {
-        if let Some(decided) = self.cluster_tier(question, Tier::Admin) {
+    fn run(&mut self, input: &RuleInput<'_>) -> bool {
+        if let Some(decided) = self.cluster_tier(input, Tier::Admin) {
             return decided;
         }
         let isolating = || {
-            question
+            input
                 .namespace_policies(&[Mode::Enforce])
-                .filter(|(policy, _)| policy.subject.matches(&question.subject.labels))
+                .filter(|(policy, _)| policy.subject.matches(&input.subject.labels))
         };
         self.isolating = isolating()
-            .map(|(policy, _)| question.network_entry(policy, None, &policy.place))
+            .map(|(policy, _)| input.network_entry(policy, None, &policy.place))
             .collect();
         for (policy, rules) in isolating() {
             for (index, rule) in (0u32..).zip(rules) {
-                let step = question.network_step(policy, index, rule, Vec::new());
+                let step = input.network_step(policy, index, rule, Vec::new());
                 let is_match = step.is_match();
                 self.steps.push(step);
                 if is_match {
@@ -301,14 +303,14 @@ impl Walk {
         if !self.isolating.is_empty() {
             return false;
         }
-        (self.cluster_tier(question, Tier::Baseline)).unwrap_or(false)
+        (self.cluster_tier(input, Tier::Baseline)).unwrap_or(false)
     }
 
     /// Considers the policies of one tier; `None` when the next is to be asked.
-    fn cluster_tier(&mut self, question: &Question<'_>, tier: Tier) -> Option<bool> {
-        for policy in question.cluster_policies(tier, &[Mode::Enforce]) {
-            for (index, rule) in (0u32..).zip(question.cluster_rules(policy)) {
-                let step = question.cluster_step(policy, index, rule);
+    fn cluster_tier(&mut self, input: &RuleInput<'_>, tier: Tier) -> Option<bool> {
+        for policy in input.cluster_policies(tier, &[Mode::Enforce]) {
+            for (index, rule) in (0u32..).zip(input.cluster_rules(policy)) {
+                let step = input.cluster_step(policy, index, rule);
                 let (is_match, action) = (step.is_match(), step.action);
                 self.steps.push(step);
                 match action {
@@ -322,7 +324,7 @@ impl Walk {
     }
 }
 
-impl<'a> Question<'a> {
+impl<'a> RuleInput<'a> {
     /// The policies of a tier that are about the subject, in the order in which they
     /// are asked.
     fn cluster_policies(&self, tier: Tier, modes: &[Mode]) -> Vec<&'a ClusterNetworkPolicy> {
@@ -397,8 +399,9 @@ impl<'a> Question<'a> {
 
     /// The rules of policies of the namespace that do not select the subject.
     fn rules_of_others(&self) -> Vec<Step> {
-        let others = self.namespace_policies(&[Mode::Enforce]);
-        let others = others.filter(|(policy, _)| !policy.subject.matches(&self.subject.labels));
+        let others = self
+            .namespace_policies(&[Mode::Enforce])
+            .filter(|(policy, _)| !policy.subject.matches(&self.subject.labels));
         let steps = others.flat_map(|(policy, rules)| {
             let rules = (0u32..).zip(rules);
             rules.map(|(index, rule)| self.network_step(policy, index, rule, vec![Field::Subject]))
@@ -540,16 +543,19 @@ impl<'a> Question<'a> {
         let Probe::Port(protocol, number) = self.probe else {
             return false;
         };
-        let ports = ports.iter().filter(|port| port.protocol == protocol);
-        let mut ports = ports.map(|port| match &port.ports {
-            Ports::All => true,
-            Ports::Range(first, last) => (*first..=*last).contains(&number),
-            Ports::Named(name) => self.destination.is_some_and(|workload| {
-                workload.ports.iter().any(|port| {
-                    (&port.name, port.protocol, port.number) == (name, protocol, number)
-                })
-            }),
-        });
+        let mut ports =
+            ports
+                .iter()
+                .filter(|port| port.protocol == protocol)
+                .map(|port| match &port.ports {
+                    Ports::All => true,
+                    Ports::Range(first, last) => (*first..=*last).contains(&number),
+                    Ports::Named(name) => self.destination.is_some_and(|workload| {
+                        workload.ports.iter().any(|port| {
+                            (&port.name, port.protocol, port.number) == (name, protocol, number)
+                        })
+                    }),
+                });
         ports.any(|covered| covered)
     }
 }

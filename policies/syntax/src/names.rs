@@ -143,8 +143,8 @@ pub fn domain_pattern(text: &str) -> Result<(), NameError> {
             }
         }
     };
-    let name = text.strip_prefix("*.").unwrap_or(text);
-    let name = name.strip_suffix('.').unwrap_or(name);
+    let base = text.strip_prefix("*.").unwrap_or(text);
+    let name = base.strip_suffix('.').unwrap_or(base);
     if name.contains('.') && name.split('.').all(is_label) {
         Ok(())
     } else {

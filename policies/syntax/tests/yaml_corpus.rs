@@ -160,8 +160,11 @@ fn same(node: &Node<'_>, expected: &serde_yaml::Value) -> Result<(), String> {
             }
             for (key, value) in expected {
                 let key = key.as_str().ok_or("a key that is no string")?;
-                let entry = entries.iter().rev().find(|entry| is_key(entry, key));
-                let entry = entry.ok_or_else(|| format!("there is no `{key}`"))?;
+                let entry = entries
+                    .iter()
+                    .rev()
+                    .find(|entry| is_key(entry, key))
+                    .ok_or_else(|| format!("there is no `{key}`"))?;
                 same(&entry.value, value)?;
             }
             Ok(())

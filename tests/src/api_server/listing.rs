@@ -70,10 +70,10 @@ pub(super) fn list(
     } else {
         limit.min(state.page)
     };
-    let rest = (state.objects.range((start, Bound::Unbounded)))
+    let mut rest = (state.objects.range((start, Bound::Unbounded)))
         .take_while(|((one, ..), _)| one == kind)
-        .filter(|((_, namespace, _), _)| target.namespace.is_none_or(|wanted| namespace == wanted));
-    let mut rest = rest.peekable();
+        .filter(|((_, namespace, _), _)| target.namespace.is_none_or(|wanted| namespace == wanted))
+        .peekable();
     let mut items = String::new();
     let mut last = None;
     for (key, text) in rest.by_ref().take(limit) {

@@ -80,11 +80,13 @@ impl<'a> Interpreter<'a> {
 
     /// Gives an array its values.
     pub fn array(&mut self, name: &str, values: impl IntoIterator<Item = Vec<u8>>) {
-        let regions = (0..).zip(values).map(|(index, bytes)| {
-            let value = Some((name.to_owned(), index));
-            self.region(value, bytes)
-        });
-        let regions = regions.collect();
+        let regions = (0..)
+            .zip(values)
+            .map(|(index, bytes)| {
+                let value = Some((name.to_owned(), index));
+                self.region(value, bytes)
+            })
+            .collect();
         self.maps.insert(name.to_owned(), Map::Array(regions));
     }
 
@@ -130,8 +132,10 @@ impl<'a> Interpreter<'a> {
         }
         let stack = self.region(None, vec![0; STACK_BYTES]);
         registers[10] = address(stack) + STACK_BYTES as u64;
-        let code = object.functions.get(name);
-        let code = code.unwrap_or_else(|| panic!("there is no function {name}"));
+        let code = object
+            .functions
+            .get(name)
+            .unwrap_or_else(|| panic!("there is no function {name}"));
         let mut next = 0;
         for _ in 0..MOST_INSTRUCTIONS {
             let one = &code[next];
@@ -229,8 +233,9 @@ impl<'a> Interpreter<'a> {
 
     /// The bytes at an address.
     fn bytes(&mut self, address: u64, bytes: usize) -> &mut [u8] {
-        let region = (address >> 32).checked_sub(1);
-        let region = region.and_then(|region| self.regions.get_mut(usize::try_from(region).ok()?));
+        let region = (address >> 32)
+            .checked_sub(1)
+            .and_then(|region| self.regions.get_mut(usize::try_from(region).ok()?));
         let start = address as u32 as usize;
         region
             .and_then(|region| region.bytes.get_mut(start..start + bytes))

@@ -221,8 +221,9 @@ impl Cluster {
                 vec![label.clone()],
             ));
             for name in ["p0", "p1"] {
-                let pod = Pod::new(&format!("{namespace}/{name}"), &[&label]);
-                let pod = pod.port("web", "TCP", 80).port("dns", "UDP", 53);
+                let pod = Pod::new(&format!("{namespace}/{name}"), &[&label])
+                    .port("web", "TCP", 80)
+                    .port("dns", "UDP", 53);
                 cluster.change(&Change::Pod(pod));
             }
         }

@@ -124,8 +124,12 @@ impl Numbers {
             "node/n1" => ([10, 64, 0, 1], [0xfd64, 1]),
             "node/n2" | "external/outside" => ([198, 51, 100, 2], [0xfd51, 2]),
             pod => {
-                let number = self.0.iter().position(|one| one == pod);
-                let number = number.unwrap_or_else(|| panic!("there is no {pod}")) + 2;
+                let number = self
+                    .0
+                    .iter()
+                    .position(|one| one == pod)
+                    .unwrap_or_else(|| panic!("there is no {pod}"))
+                    + 2;
                 let number = u8::try_from(number).expect("a small cluster");
                 ([10, 64, 0, number], [0xfd64, number.into()])
             }

@@ -66,8 +66,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             };
             let attack = cast
                 .attack(cast.udp().version(version))
-                .then(cast.udp().version(0));
-            let attack = attack.then(cast.udp().ethertype(other).padded_to(80));
+                .then(cast.udp().version(0))
+                .then(cast.udp().ethertype(other).padded_to(80));
             Some(attack.dropped(Reason::Malformed).kept_routed(BAD_HEADER))
         },
     ),
@@ -129,9 +129,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Isolation::ALL,
         |cast| {
             let headers = cast.udp().bytes().len() - cast.mark().len();
-            let attack = cast.attack_bytes(cast.udp().truncated(headers - 1));
-            let attack = attack.then_bytes(cast.syn().truncated(headers + 11));
-            let attack = attack.then_bytes(cast.udp().truncated(headers - 9));
+            let attack = cast
+                .attack_bytes(cast.udp().truncated(headers - 1))
+                .then_bytes(cast.syn().truncated(headers + 11))
+                .then_bytes(cast.udp().truncated(headers - 9));
             Some(attack.dropped(Reason::Malformed).kept_routed(BAD_HEADER))
         },
     ),
@@ -176,13 +177,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             let options = |n| {
                 Extension::destination_options(&[&[0x1e, n], &mimic[..usize::from(n)]].concat())
             };
-            let attack = cast.attack(shut(cast).extension(options(4)));
-            let attack = attack.then(
-                shut(cast)
-                    .extension(Extension::hop_by_hop(&[]))
-                    .extension(options(6)),
-            );
-            let attack = attack.then(shut(cast).extensions(8, Extension::destination_options(&[])));
+            let attack = cast
+                .attack(shut(cast).extension(options(4)))
+                .then(
+                    shut(cast)
+                        .extension(Extension::hop_by_hop(&[]))
+                        .extension(options(6)),
+                )
+                .then(shut(cast).extensions(8, Extension::destination_options(&[])));
             Some(attack.denied(cast.deciding_hook(), Reason::Isolated))
         },
     ),
@@ -296,8 +298,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             // One more hop; and one that is behind the packet already.
             let loose = cast.udp().ip_options(&[131, 7, 4, a, b, c, d]);
             let strict = cast.udp().ip_options(&[1, 137, 7, 8, a, b, c, d]);
-            let attack = cast.attack(loose).then(strict);
-            let attack = attack.dropped(Reason::SourceRoute);
+            let attack = cast.attack(loose).then(strict).dropped(Reason::SourceRoute);
             Some(attack.kept_routed("no node is on that route"))
         },
     ),
@@ -307,8 +308,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Isolation::ALL,
         |cast| {
             v4(cast)?;
-            let attack = cast.attack(cast.udp().ip_options(&[0x9e, 40, 0, 0]));
-            let attack = attack.then(cast.udp().ip_options(&[0x9e, 0, 0, 0]));
+            let attack = cast
+                .attack(cast.udp().ip_options(&[0x9e, 40, 0, 0]))
+                .then(cast.udp().ip_options(&[0x9e, 0, 0, 0]));
             Some(attack.dropped(Reason::Malformed).kept_routed(BAD_HEADER))
         },
     ),

@@ -315,8 +315,10 @@ pub(super) const ERRANDS: &[Errand] = &[
         Row::AllowedFragments,
         Isolation::ALL,
         |stage, cast| {
-            let whole = cast.udp().payload(&[&[0; 24][..], &cast.mark()].concat());
-            let whole = whole.identification(cast.identification());
+            let whole = cast
+                .udp()
+                .payload(&[&[0; 24][..], &cast.mark()].concat())
+                .identification(cast.identification());
             let pieces = whole.fragments(&[32]);
             stage.send_packet(Party::A, &pieces[1]).map_err(words)?;
             stage.send_packet(Party::A, &pieces[0]).map_err(words)?;
@@ -611,8 +613,10 @@ fn echo(cast: &Cast<'_>, from: Party, to: Party, size: usize) -> Result<(), Stri
         Family::V6 => Protocol::ICMPV6,
     };
     let socket: UdpSocket = socket(cast, from, Type::DGRAM, kind)?.into();
-    let request = ping(cast.family).echo(0, cast.number as u16);
-    let request = request.payload(&vec![0x42; size]).transport_bytes();
+    let request = ping(cast.family)
+        .echo(0, cast.number as u16)
+        .payload(&vec![0x42; size])
+        .transport_bytes();
     let failed =
         |error: io::Error| format!("a ping of {size} bytes from {from:?} to {to:?}: {error}");
     socket.send_to(&request, (cast.ip(to), 0)).map_err(failed)?;

@@ -35,8 +35,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("two tags are dropped", Row::Tags, Isolation::ALL, |cast| {
         let attack = cast
             .attack(cast.udp().qinq(2, 3))
-            .then(cast.udp().vlan(0).vlan(3));
-        let attack = attack.dropped(Reason::VlanTag);
+            .then(cast.udp().vlan(0).vlan(3))
+            .dropped(Reason::VlanTag);
         Some(attack.kept_routed("the node has no interface in these VLANs"))
     }),
     scenario(
@@ -174,8 +174,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             let as_receiver = arp_request().from(a).to(b).sender_ip(b.ipv4?);
             let attack = cast
                 .attack(as_other.padded_to(60))
-                .then(as_gateway.padded_to(60));
-            let attack = attack.then(as_receiver.padded_to(60));
+                .then(as_gateway.padded_to(60))
+                .then(as_receiver.padded_to(60));
             Some(attack.dropped(Reason::UntruthfulArp).kept_routed(LINK))
         },
     ),
@@ -200,8 +200,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             let reverse = arp(cast.family, from_a(arp_request()).operation(3))?;
             let long = from_a(arp_request()).address_lengths(8, 16);
             let foreign = from_a(arp_reply()).kinds(6, 0x86dd);
-            let attack = cast.attack(reverse.padded_to(60)).then(long.padded_to(60));
-            let attack = attack.then(foreign.padded_to(60));
+            let attack = cast
+                .attack(reverse.padded_to(60))
+                .then(long.padded_to(60))
+                .then(foreign.padded_to(60));
             Some(attack.dropped(Reason::UntruthfulArp).kept_routed(LINK))
         },
     ),

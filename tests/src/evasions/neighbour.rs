@@ -20,9 +20,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         |cast| {
             let mac = cast.end(Party::A).mac;
             let lie = |target| neighbour_advertisement(target).target_link_address(mac);
-            let attack = cast.attack(to(cast, lie(v6(cast, Party::C)?), Party::B));
-            let attack = attack.then(everyone(cast, lie(v6(cast, Party::Node)?)));
-            let attack = attack.then(everyone(cast, lie(v6(cast, Party::B)?)));
+            let attack = cast
+                .attack(to(cast, lie(v6(cast, Party::C)?), Party::B))
+                .then(everyone(cast, lie(v6(cast, Party::Node)?)))
+                .then(everyone(cast, lie(v6(cast, Party::B)?)));
             Some(attack.dropped(Reason::UntruthfulNd).kept_routed(LINK))
         },
     ),
@@ -75,8 +76,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         |cast| {
             let none = Ipv6Addr::UNSPECIFIED;
             let foreign = neighbour_solicitation(v6(cast, Party::B)?).source_ip(none);
-            let named = neighbour_solicitation(v6(cast, Party::A)?).source_ip(none);
-            let named = named.source_link_address(cast.end(Party::A).mac);
+            let named = neighbour_solicitation(v6(cast, Party::A)?)
+                .source_ip(none)
+                .source_link_address(cast.end(Party::A).mac);
             let attack = cast
                 .attack(to(cast, foreign, Party::B))
                 .then(to(cast, named, Party::B));
@@ -120,8 +122,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Isolation::ALL,
         |cast| {
             v6(cast, Party::B)?;
-            let claim = router_advertisement().source_link_address(cast.end(Party::A).mac);
-            let claim = claim.prefix(Ipv6Addr::new(0xfdee, 0, 0, 0, 0, 0, 0, 0), 64);
+            let claim = router_advertisement()
+                .source_link_address(cast.end(Party::A).mac)
+                .prefix(Ipv6Addr::new(0xfdee, 0, 0, 0, 0, 0, 0, 0), 64);
             let attack = cast
                 .attack(everyone(cast, claim.clone()))
                 .then(to(cast, claim, Party::B));

@@ -55,8 +55,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         |cast| {
             cast.setup.is_bridged().then_some(())?;
             let b = cast.end(Party::B).mac;
-            let attack = cast.attack(cast.between(cast.udp(), Party::A, Party::C).via(b));
-            let attack = attack.then(cast.between(cast.udp(), Party::A, Party::Outside).via(b));
+            let attack = cast
+                .attack(cast.between(cast.udp(), Party::A, Party::C).via(b))
+                .then(cast.between(cast.udp(), Party::A, Party::Outside).via(b));
             Some(attack.denied(Hook::ToWorkload, Reason::NotReceiversAddress))
         },
     ),
@@ -130,8 +131,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 .payload(&cast.mark());
             let to_b = cast.between(packet.clone(), Party::A, Party::B);
             let to_a = cast.between(packet, Party::B, Party::A);
-            let attack = cast.attack(to_b.clone()).then_by(Party::B, to_a.clone());
-            let attack = attack.then(to_b).then_by(Party::B, to_a);
+            let attack = cast
+                .attack(to_b.clone())
+                .then_by(Party::B, to_a.clone())
+                .then(to_b)
+                .then_by(Party::B, to_a);
             Some(attack.dropped(Reason::Isolated))
         },
     ),
@@ -142,8 +146,10 @@ fn apart<S: Body>(cast: &Cast<'_>, packets: [Packet<S>; 3]) -> Attack {
     let [first, rest @ ..] = packets;
     let to_c = |packet| cast.between(packet, Party::B, Party::C);
     let to_b = |packet| cast.between(packet, Party::C, Party::B);
-    let attack = cast.attack(to_c(first.clone())).by(Party::B);
-    let attack = attack.then_by(Party::C, to_b(first));
+    let attack = cast
+        .attack(to_c(first.clone()))
+        .by(Party::B)
+        .then_by(Party::C, to_b(first));
     rest.into_iter()
         .fold(attack, |attack, packet| {
             let attack = attack.then_by(Party::B, to_c(packet.clone()));

@@ -19,12 +19,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Isolation::ALL,
         |cast| {
             let question = neighbour_solicitation(v6(cast, Party::B)?);
-            let question = cast.between(
-                question.source_link_address(cast.end(Party::A).mac),
-                Party::A,
-                Party::B,
-            );
-            let question = question.extension(Extension::fragment(cast.identification(), 0, false));
+            let question = cast
+                .between(
+                    question.source_link_address(cast.end(Party::A).mac),
+                    Party::A,
+                    Party::B,
+                )
+                .extension(Extension::fragment(cast.identification(), 0, false));
             Some(
                 cast.attack(question)
                     .dropped(Reason::UntruthfulNd)
@@ -57,8 +58,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             let many = (0..5).fold(question(), |packet, _| {
                 packet.nd_option(200, &padding(cast, 14))
             });
-            let attack = cast.attack(question().nd_option(200, &large)).then(many);
-            let attack = attack.then(answer.nd_option(200, &large));
+            let attack = cast
+                .attack(question().nd_option(200, &large))
+                .then(many)
+                .then(answer.nd_option(200, &large));
             Some(attack.by(Party::B).dropped(Reason::SignallingSize))
         },
     ),
@@ -102,8 +105,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 .map(|number| group_record(group(cast.family, number)))
                 .collect();
             let many = group_report(cast.family, &many, None).from(b);
-            let long = group_report(cast.family, &[group_record(group(cast.family, 1))], None);
-            let long = long.payload(&padding(cast, 1000)).from(b);
+            let long = group_report(cast.family, &[group_record(group(cast.family, 1))], None)
+                .payload(&padding(cast, 1000))
+                .from(b);
             let attack = cast.attack(many).then(long).by(Party::B);
             Some(attack.dropped(Reason::SignallingSize).kept_routed(LINK))
         },

@@ -361,8 +361,7 @@ impl Stage {
         for (party, socket) in &self.sockets {
             if let Some(name) = party.workload() {
                 let end = named(&self.world, name).end;
-                let frame = ether(0x88b5).from(end);
-                let frame = frame.via(Mac::BROADCAST).padded_to(60);
+                let frame = ether(0x88b5).from(end).via(Mac::BROADCAST).padded_to(60);
                 socket.send(&frame).expect("a frame");
             }
         }
@@ -469,8 +468,9 @@ impl Stage {
         let at_sender = |moved: &Moved| moved.hook == Hook::FromWorkload;
         if attack.by.workload().is_some() && attack.denied.iter().all(at_sender) {
             let frames = self.behind.drain().expect("a capture");
-            let passed = (frames.iter()).filter(|frame| attack.is_seen_in(frame));
-            let passed = passed.count();
+            let passed = (frames.iter())
+                .filter(|frame| attack.is_seen_in(frame))
+                .count();
             if passed > 0 {
                 find(
                     Kind::Leaked,

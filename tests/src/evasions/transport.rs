@@ -80,8 +80,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Row::ReplyShaped,
         Isolation::CLOSED,
         |cast| {
-            let attack = cast.attack(cast.udp().sport(OPEN_PORT).dport(cast.port()));
-            let attack = attack.then(cast.udp().sport(53).dport(SHUT_PORT));
+            let attack = cast
+                .attack(cast.udp().sport(OPEN_PORT).dport(cast.port()))
+                .then(cast.udp().sport(53).dport(SHUT_PORT));
             let syn = cast.syn().sport(OPEN_PORT).dport(SHUT_PORT);
             Some(
                 attack
@@ -192,9 +193,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 .payload(&cast.mark());
             let about = cast.between(about, Party::B, Party::A);
             let error = |packet| cast.between(packet, Party::A, Party::B);
-            let attack = cast.attack(error(destination_unreachable(&about)));
-            let attack = attack.then(error(packet_too_big(&about, 1280)));
-            let attack = attack.then(error(time_exceeded(&about)));
+            let attack = cast
+                .attack(error(destination_unreachable(&about)))
+                .then(error(packet_too_big(&about, 1280)))
+                .then(error(time_exceeded(&about)));
             Some(attack.denied(cast.deciding_hook(), Reason::Isolated))
         },
     ),
@@ -213,8 +215,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             let reset = cast
                 .between(reset, Party::Outside, Party::B)
                 .source_ip(cast.ip(Party::A));
-            let attack = cast.attack(reset).by(Party::Outside);
-            let attack = attack.denied(Hook::ToWorkload, Reason::ForeignLocalAddress);
+            let attack = cast
+                .attack(reset)
+                .by(Party::Outside)
+                .denied(Hook::ToWorkload, Reason::ForeignLocalAddress);
             Some(attack.after(Party::A, cast.between(open, Party::A, Party::B)))
         },
     ),
@@ -265,10 +269,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         |cast| {
             let inner = allowed(cast);
             let outer = |packet: Packet<_>| cast.between(packet, Party::A, Party::B);
-            let attack = cast.attack(outer(ipip(&inner))).then(outer(gre(&inner)));
-            let attack = attack.then(outer(gre_ethernet(&inner)));
-            let attack = attack.then(cast.between(vxlan(7, &inner), Party::A, Party::B));
-            let attack = attack.then(cast.between(geneve(7, &inner), Party::A, Party::B));
+            let attack = cast
+                .attack(outer(ipip(&inner)))
+                .then(outer(gre(&inner)))
+                .then(outer(gre_ethernet(&inner)))
+                .then(cast.between(vxlan(7, &inner), Party::A, Party::B))
+                .then(cast.between(geneve(7, &inner), Party::A, Party::B));
             let nested = vxlan(7, &cast.between(gre_ethernet(&inner), Party::A, Party::B));
             let attack = attack.then(cast.between(nested, Party::A, Party::B));
             Some(attack.denied(cast.deciding_hook(), Reason::Isolated))

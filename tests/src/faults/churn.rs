@@ -195,9 +195,9 @@ pub(super) fn wired(node: &Namespace, number: u64) -> Attaching {
     // One call, and nothing waited for: announcements of all the others would drown its
     // answer in a socket that hears them.
     let inside = node.enter().expect("a namespace");
-    let mut ip = Command::new("ip");
-    let ip = ip.args(["link", "add", &host, "up", "type", "veth"]);
-    let ip = ip.args(["peer", "name", "eth0", "netns"]);
+    let ip = Command::new("ip")
+        .args(["link", "add", &host, "up", "type", "veth"])
+        .args(["peer", "name", "eth0", "netns"]);
     let made = ip.arg(one.namespace.path()).status();
     assert!(made.expect("ip is there").success(), "a link {host}");
     drop(inside);

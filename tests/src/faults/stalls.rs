@@ -152,8 +152,8 @@ fn crowd(node: &Namespace, gone: Option<&str>) {
 
 /// Messages that netlink sockets of the agent's namespace have lost, by the kernel's list.
 fn lost_messages(agent: &Agent) -> u64 {
-    let list = fs::read_to_string(format!("/proc/{}/net/netlink", agent.pid()));
-    let list = list.expect("the agent is there");
+    let list = fs::read_to_string(format!("/proc/{}/net/netlink", agent.pid()))
+        .expect("the agent is there");
     let mut lines = list.lines();
     let head = lines.next().expect("a head").split_whitespace();
     let column = head.take_while(|name| *name != "Drops").count();

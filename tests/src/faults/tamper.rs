@@ -169,8 +169,7 @@ fn disturb(agent: &Agent, world: &World, how: Tampering) -> Option<OwnedFd> {
         let [verb, object, more @ ..] = arguments else {
             unreachable!("a verb and its object");
         };
-        let mut command = Command::new("tc");
-        let command = command.args([verb, object, "dev", &db.host_interface]);
+        let command = Command::new("tc").args([verb, object, "dev", &db.host_interface]);
         let status = command.args(more).status().expect("tc is there");
         assert!(status.success(), "tc {arguments:?}");
     };

@@ -158,11 +158,15 @@ impl Drawing<'_> {
             return Ok(format!("<h2 {place}>{title}</h2>"));
         }
         let series = self.series(ask)?;
-        let unit = self.panel.field_config.defaults.unit;
-        let unit = unit.ok_or_else(|| Error::Lacks {
-            panel: self.panel.title.clone(),
-            what: "unit",
-        })?;
+        let unit = self
+            .panel
+            .field_config
+            .defaults
+            .unit
+            .ok_or_else(|| Error::Lacks {
+                panel: self.panel.title.clone(),
+                what: "unit",
+            })?;
         let inside = if series.iter().all(|one| one.points.is_empty()) {
             "<p class=\"none\">No data</p>".to_owned()
         } else {
@@ -237,8 +241,9 @@ impl Drawing<'_> {
                  stroke-width=\"3\" stroke-dasharray=\"{dashes}\"/></svg>{name}</td>"
             );
             for calculation in calculations {
-                let value = one.calculated(*calculation);
-                let value = value.map_or(String::new(), |value| unit.shown(value));
+                let value = one
+                    .calculated(*calculation)
+                    .map_or(String::new(), |value| unit.shown(value));
                 let _ = write!(html, "<td class=\"n\">{}</td>", escaped(&value));
             }
             html.push_str("</tr>");
@@ -282,8 +287,9 @@ impl Drawing<'_> {
             let Some(value) = one.calculated(Calculation::LastNotNull) else {
                 continue;
             };
-            let cells = labels.iter();
-            let cells = cells.map(|label| one.labels.get(*label).map_or("", String::as_str));
+            let cells = labels
+                .iter()
+                .map(|label| one.labels.get(*label).map_or("", String::as_str));
             rows.push((cells.collect(), value));
         }
         for order in self.panel.options.sort_by.iter().rev() {

@@ -95,8 +95,8 @@ mod tests {
 
     #[test]
     fn legends_have_labels_put_in() {
-        let labels = [("policy", "db"), ("kind", "NetworkPolicy")];
-        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let labels = [("policy", "db"), ("kind", "NetworkPolicy")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
         let labels = BTreeMap::from(labels);
         assert_eq!(
             named("{{kind}} {{ policy }}!", &labels),

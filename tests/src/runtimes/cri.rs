@@ -87,8 +87,10 @@ impl Cri {
         let root = ground.path("rootfs");
         let image = image::archive(&root, IMAGE, program, &ground.folder("image"));
         let daemon = Daemon::start_behind(node, ground, &settings, words);
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let socket = daemon.ground.socket();
         let connect = service_fn(move |_: Uri| {
             let socket = socket.clone();
@@ -96,8 +98,9 @@ impl Cri {
         });
         // The address is the connector's affair; a URI has to be there.
         let endpoint = Endpoint::from_static("http://containerd").timeout(PATIENCE);
-        let channel = runtime.block_on(endpoint.connect_with_connector(connect));
-        let channel = channel.expect("a connection");
+        let channel = runtime
+            .block_on(endpoint.connect_with_connector(connect))
+            .expect("a connection");
         let cri = Self {
             runtime,
             pods: RuntimeServiceClient::new(channel.clone()),
@@ -238,8 +241,11 @@ impl Cri {
     /// Returns the ids of the sandboxes that there are, in any state.
     pub fn sandboxes(&mut self) -> Vec<String> {
         let request = ListPodSandboxRequest { filter: None };
-        let list = self.runtime.block_on(self.pods.list_pod_sandbox(request));
-        let list = list.map(|list| list.into_inner().items).unwrap_or_default();
+        let list = self
+            .runtime
+            .block_on(self.pods.list_pod_sandbox(request))
+            .map(|list| list.into_inner().items)
+            .unwrap_or_default();
         list.into_iter().map(|one| one.id).collect()
     }
 

@@ -166,8 +166,13 @@ impl Drop for Podman {
 /// Writes the hook as the page on compatibility has it, with paths of our own.
 fn write_hook(ground: &Ground, run_dir: &Path) {
     let page = include_str!("../../../docs/compatibility.md");
-    let example = page.split("```json").nth(1).expect("an example");
-    let example = example.split("```").next().expect("its end");
+    let example = page
+        .split("```json")
+        .nth(1)
+        .expect("an example")
+        .split("```")
+        .next()
+        .expect("its end");
     let mut hook: Value = serde_json::from_str(example).expect("JSON");
     hook["hook"]["path"] = json!(ground.path("bin/cofferdam-cni"));
     hook["hook"]["args"][2] = json!(run_dir);

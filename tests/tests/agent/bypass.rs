@@ -28,8 +28,12 @@ fn bypass(scene: &Scene, arguments: &[&str]) -> BypassReport {
 
 /// Ids of the endpoints that `status` says are bypassed.
 fn bypassed(scene: &Scene) -> Vec<String> {
-    let endpoints = scene.agent.status().endpoints.into_iter();
-    let endpoints = endpoints.filter(|one| one.bypassed_until.is_some());
+    let endpoints = scene
+        .agent
+        .status()
+        .endpoints
+        .into_iter()
+        .filter(|one| one.bypassed_until.is_some());
     endpoints.map(|one| one.called().to_owned()).collect()
 }
 

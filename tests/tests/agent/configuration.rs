@@ -177,8 +177,8 @@ fn shipped_files_are_taken() {
     let verify = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .arg(path)
-        .output();
-    let verify = verify.expect("it can be run");
+        .output()
+        .expect("it can be run");
     assert!(
         verify.status.success() && verify.stderr.is_empty(),
         "{verify:?}"

@@ -151,8 +151,9 @@ fn a_program_of_others_is_left_alone_and_said() {
     drop(inside);
     let stands = || {
         let shown = tool::run(node, "ip", &["link", "show", "uplink0"], "");
-        let id = shown.split_once("prog/xdp id ");
-        let id = id.and_then(|(_, rest)| rest.split(' ').next().map(str::to_owned));
+        let id = shown
+            .split_once("prog/xdp id ")
+            .and_then(|(_, rest)| rest.split(' ').next().map(str::to_owned));
         id.unwrap_or_else(|| panic!("no program: {shown}"))
     };
     let theirs = stands();
@@ -206,8 +207,9 @@ fn frames_of_many_pieces_are_judged_in_the_driver() {
     for family in Family::BOTH {
         let before = dropped_early(&agent);
         let from = world.outside().ip(family);
-        let socket = (outside.namespace).run(|| std::net::UdpSocket::bind((from, 0)));
-        let socket = socket.expect("a socket");
+        let socket = (outside.namespace)
+            .run(|| std::net::UdpSocket::bind((from, 0)))
+            .expect("a socket");
         let to = (web.ip(family), SHUT);
         socket.send_to(&vec![7; 8_000], to).expect("sent");
         let deadline = std::time::Instant::now() + PATIENCE;

@@ -34,8 +34,9 @@ fn logging(more: &str) -> Scene {
 
 /// The records in a text.
 fn records(text: &[u8]) -> Vec<FlowRecord> {
-    let lines = text.split(|byte| *byte == b'\n');
-    let lines = lines.filter(|line| !line.is_empty());
+    let lines = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
     let records = lines.map(|line| serde_json::from_slice(line).expect("a record"));
     records.collect()
 }
@@ -103,8 +104,7 @@ fn what_was_denied_before_a_kill_is_told_of_after_it() {
 
     // The same without an agent.
     assert!(scene.agent.stop().success());
-    let mut command = Command::new(cofferdam!());
-    let command = command
+    let command = Command::new(cofferdam!())
         .args(["observe", "--format", "json", "--file"])
         .arg(&path);
     let output = command.output().expect("the command can be run");
@@ -123,8 +123,7 @@ fn full_files_are_put_aside_and_read_as_one() {
     let path = scene.agent.path("flows/records.1");
     assert!(fs::metadata(&path).expect("it was put aside").len() <= 4 << 10);
     let base = scene.agent.path("flows/records");
-    let mut command = Command::new(cofferdam!());
-    let command = command
+    let command = Command::new(cofferdam!())
         .args(["observe", "--format", "json", "--file"])
         .arg(base);
     let output = command.output().expect("the command can be run");
@@ -229,8 +228,11 @@ fn a_collector_gets_logs_from_an_agent_that_has_given_up_its_privileges() {
             assert!(read.read_line(&mut head).expect("a request") > 0, "{head}");
         }
         let mut lines = head.lines();
-        let length = lines.find_map(|line| line.strip_prefix("content-length: "));
-        let length = length.expect("a length").parse().expect("a number");
+        let length = lines
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .expect("a length")
+            .parse()
+            .expect("a number");
         let mut body = vec![0; length];
         read.read_exact(&mut body).expect("a body");
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";

@@ -28,8 +28,10 @@ fn guarded(wiring: Wiring) -> Scene {
 /// Runs nft(8) on the node.
 fn nft(scene: &Scene, arguments: &[&str]) -> String {
     let _inside = scene.world.node().namespace.enter().expect("a namespace");
-    let output = Command::new("nft").args(arguments).output();
-    let output = output.expect("nft is there");
+    let output = Command::new("nft")
+        .args(arguments)
+        .output()
+        .expect("nft is there");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

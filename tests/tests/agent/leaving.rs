@@ -40,8 +40,11 @@ fn assert_closed(scene: &Scene, workload: &str) {
 /// Lets every stack forget that it could not find a neighbour: it would not look again
 /// for some seconds.
 fn forget_neighbours(scene: &Scene) {
-    let workloads = scene.world.workloads().iter();
-    let workloads = workloads.map(|workload| &workload.namespace);
+    let workloads = scene
+        .world
+        .workloads()
+        .iter()
+        .map(|workload| &workload.namespace);
     for namespace in workloads.chain([&scene.world.node().namespace]) {
         let flushed = namespace.run(|| {
             let flush = ["neigh", "flush", "all"];

@@ -194,8 +194,11 @@ fn a_connection_that_policy_denies_ends_although_its_server_speaks_and_listens()
 fn a_client_does_not_keep_a_denied_connection_by_listening_later() {
     skip_unless!(Feature::NetworkNamespaces);
     for is_before in [true, false] {
-        let world = World::plan(Wiring::Ptp).workloads(["shop/web"]).outside();
-        let world = world.build().expect("a world");
+        let world = World::plan(Wiring::Ptp)
+            .workloads(["shop/web"])
+            .outside()
+            .build()
+            .expect("a world");
         let mut agent = Agent::new(cofferdam!(), &world);
         let web = Place::from(named(&world, "shop/web"));
         let outside = world.outside();

@@ -309,10 +309,11 @@ fn writes_that_are_refused_disturb_nobody_and_those_that_are_allowed_are_the_rol
         told == expected
     });
     let told = cluster.server.all("Event");
-    let mut rejected = told
+    let rejected = told
         .iter()
-        .filter(|event| event["reason"] == "PolicyRejected");
-    let rejected = rejected.next().expect("it was told");
+        .filter(|event| event["reason"] == "PolicyRejected")
+        .next()
+        .expect("it was told");
     let note = rejected["note"].as_str().expect("a note");
     assert!(note.contains("podSelektor"), "{note}");
     let policy = cluster

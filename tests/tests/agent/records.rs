@@ -202,8 +202,7 @@ fn what_an_audit_policy_would_deny_passes_and_is_told_of_until_the_policy_counts
             assert_eq!(record.rule.is_some(), trial.reason == Reason::Rule);
             let what = (record.reason, record.direction);
             assert_eq!(what, (trial.reason, direction));
-            let ends = [&record.source, &record.destination];
-            let ends = ends.map(|end| end.workload.as_deref());
+            let ends = [&record.source, &record.destination].map(|end| end.workload.as_deref());
             assert_eq!(ends, [Some("web"), Some("db")]);
             assert_eq!(record.destination.port, Some(PORT));
             assert_eq!(record.tcp_flags.as_deref(), Some("S"));
@@ -265,8 +264,9 @@ fn hits_of_a_rule_survive_tables_and_an_agent_that_stops() {
     skip_unless!(Feature::NetworkNamespaces);
     let mut scene = Scene::enforced(Wiring::Ptp, DB_FROM_WEB);
     // Before the other by name, so that its numbers move.
-    let other = DB_CLOSED.replace("db-from-web", "another");
-    let other = other.replace("app: db", "app: web");
+    let other = DB_CLOSED
+        .replace("db-from-web", "another")
+        .replace("app: db", "app: web");
     let tables = [
         DB_FROM_WEB.to_owned(),
         [&other, "---\n", DB_FROM_WEB].concat(),

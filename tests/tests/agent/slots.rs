@@ -85,8 +85,8 @@ fn an_endpoint_like_another_is_judged_like_it_and_needs_no_new_table() {
         let records = scene.agent.records();
         let denied = records
             .iter()
-            .find(|one| one.destination.port == Some(PORT));
-        let denied = denied.expect("it was reported");
+            .find(|one| one.destination.port == Some(PORT))
+            .expect("it was reported");
         assert_eq!(denied.destination.workload.as_deref(), Some("db-2"));
         assert_eq!(denied.destination.labels["app"], "db");
         assert_eq!(denied.revision, scene.revision());

@@ -267,8 +267,12 @@ fn filters_of_others_that_can_hide_a_sender_are_told() {
 /// Sends a datagram of the web's to the database from a socket, twenty times.
 fn forge(scene: &Scene, socket: &FrameSocket, mac: &Workload, words: &'static [u8]) {
     let (web, db) = (scene.workload("shop/web"), scene.workload("shop/db"));
-    let frame = udp().from(web.end.with_mac(mac.end.mac)).to(db.end);
-    let frame = frame.dport(7).payload(words).bytes();
+    let frame = udp()
+        .from(web.end.with_mac(mac.end.mac))
+        .to(db.end)
+        .dport(7)
+        .payload(words)
+        .bytes();
     for _ in 0..20 {
         socket.send_bytes(&frame).expect("sent");
     }

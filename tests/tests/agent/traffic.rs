@@ -118,8 +118,13 @@ fn nothing_passes_between_two_sets_that_both_deny() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let out = FrameSocket::open(&web.namespace, "eth0").expect("a socket");
-            let frame = udp().from(web.end).to(db.end).dport(7).payload(b"leaked");
-            let frame = frame.via(web.gateway.mac).bytes();
+            let frame = udp()
+                .from(web.end)
+                .to(db.end)
+                .dport(7)
+                .payload(b"leaked")
+                .via(web.gateway.mac)
+                .bytes();
             while !stop.load(Ordering::Relaxed) {
                 // A full queue is no leak.
                 _ = out.send_bytes(&frame);
@@ -171,12 +176,13 @@ fn the_agent_is_small() {
         assert_eq!((report.enforced, report.rejected), (true, 0));
         assert!(report.accepted > 1_000, "{}", report.accepted);
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", scene.agent.pid()));
-    let status = status.expect("the agent runs");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", scene.agent.pid()))
+        .expect("the agent runs");
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    let kib = kib.expect("the kernel tells");
+    let kib = line
+        .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+        .expect("the kernel tells");
     assert!(kib <= MOST_KIB, "{kib} KiB");
 }

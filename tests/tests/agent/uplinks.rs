@@ -35,8 +35,12 @@ spec:
 
 /// A world with an uplink on which frames can be dropped early.
 pub(crate) fn world(wiring: Wiring, mtu: u32) -> World {
-    let world = World::plan(wiring).workloads(["shop/web"]).outside();
-    let world = world.mtu(mtu).build().expect("a world");
+    let world = World::plan(wiring)
+        .workloads(["shop/web"])
+        .outside()
+        .mtu(mtu)
+        .build()
+        .expect("a world");
     let node = &world.node().namespace;
     node.strip_tags("uplink0", false).expect("a virtual pair");
     world
@@ -48,19 +52,23 @@ fn is_native(uplink: &UplinkStatus) -> bool {
 
 /// Returns `true` if a program of XDP stands on the uplink.
 fn stands(world: &World) -> bool {
-    let shown = world.node().namespace.run(|| {
-        let mut command = Command::new("ip");
-        command.args(["link", "show", "uplink0"]).output()
-    });
-    let shown = shown.expect("the command is there");
+    let shown = world
+        .node()
+        .namespace
+        .run(|| {
+            let mut command = Command::new("ip");
+            command.args(["link", "show", "uplink0"]).output()
+        })
+        .expect("the command is there");
     String::from_utf8_lossy(&shown.stdout).contains("xdp")
 }
 
 /// The sum of a metric's series that begin so and have a label.
 fn counted(metrics: &str, series: &str, label: &str) -> u64 {
     let lines = metrics.lines().filter(|line| line.starts_with(series));
-    let values = lines.filter(|line| line.contains(label));
-    let values = values.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    let values = lines
+        .filter(|line| line.contains(label))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
     values.sum()
 }
 
@@ -119,8 +127,8 @@ fn no_reply_is_dropped_early_behind_translation() {
         let records = agent.records();
         let to_web = records
             .iter()
-            .filter(|record| record.destination.workload.as_deref() == Some("web"));
-        let to_web = to_web.filter(|record| record.hook == Hook::UplinkIngress);
+            .filter(|record| record.destination.workload.as_deref() == Some("web"))
+            .filter(|record| record.hook == Hook::UplinkIngress);
         let recorded: u64 = to_web.map(|record| record.packets).sum();
         assert_eq!(recorded, dropped, "{records:?}");
         assert!(metrics.contains("cofferdam_uplink_mode{interface=\"uplink0\",mode=\"native\"} 1"));

@@ -84,8 +84,9 @@ fn run_in(cri: &mut Cri, sandbox: &Sandbox, script: &str) -> i32 {
             container_id: id.clone(),
             verbose: false,
         };
-        let status = done(cri.runtime.block_on(cri.pods.container_status(request)));
-        let status = status.status.expect("a status");
+        let status = done(cri.runtime.block_on(cri.pods.container_status(request)))
+            .status
+            .expect("a status");
         if status.state() == ContainerState::ContainerExited {
             return status.exit_code;
         }
@@ -103,8 +104,9 @@ fn stop(cri: &mut Cri, id: &str) -> Result<(), String> {
 }
 
 fn endpoint(sandbox: &Sandbox, scene: &Scene) -> EndpointReport {
-    let report = scene.endpoint(&format!("shop/{}/eth0", sandbox.name));
-    let report = report.unwrap_or_else(|| panic!("{:?}", scene.endpoints()));
+    let report = scene
+        .endpoint(&format!("shop/{}/eth0", sandbox.name))
+        .unwrap_or_else(|| panic!("{:?}", scene.endpoints()));
     assert_eq!(report.state.as_str(), "enforced");
     assert_eq!(report.container_id.as_deref(), Some(&*sandbox.id));
     report

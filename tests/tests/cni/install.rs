@@ -189,8 +189,11 @@ impl Drop for Watching {
 #[test]
 fn a_watch_puts_the_entry_back() {
     let folders = Folders::with(&[]);
-    let mut watch = folders.command("install", &["--watch"]);
-    let watch = watch.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let watch = folders
+        .command("install", &["--watch"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
     let _watching = Watching(watch.expect("it can be started"));
     let path = folders.path("net.d/10-a.conflist");
     for text in [LIST.to_owned(), LIST.replace("podman", "anew")] {

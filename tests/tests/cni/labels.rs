@@ -74,8 +74,10 @@ fn a_container_without_a_name_is_called_by_its_id() {
         "io.kubernetes.cri.pod-annotations",
         json!({"cofferdam.dev/labels": "app=not valid"}),
     );
-    let error = scene.runtime().add(&network, &mut refused);
-    let error = error.expect_err("a label");
+    let error = scene
+        .runtime()
+        .add(&network, &mut refused)
+        .expect_err("a label");
     assert_eq!(error.code, 100, "{error:?}");
     assert!(error.message.contains("label value"), "{error:?}");
 }

@@ -76,8 +76,8 @@ impl<'s> Podman<'s> {
         let joined = run
             .arg(self.podman.ground.path("rootfs"))
             .arg("/bin/true")
-            .output();
-        let joined = joined.expect("it can be run");
+            .output()
+            .expect("it can be run");
         assert!(!joined.status.success(), "{joined:?}");
         let told = String::from_utf8_lossy(&joined.stderr);
         let expected = format!("this interface is that of shop/The_{app}.1/eth0 already");
@@ -119,8 +119,10 @@ fn containers_are_in_force_before_they_run(backend: fn(&Scene) -> Backend) {
     }
     scene.agent.kill();
     let mut podman = Podman::new(&scene, &backend);
-    let failed = podman.run("web", &["/bin/sleep", "600"]).output();
-    let failed = failed.expect("it can be run");
+    let failed = podman
+        .run("web", &["/bin/sleep", "600"])
+        .output()
+        .expect("it can be run");
     assert!(!failed.status.success(), "{failed:?}");
     let told = String::from_utf8_lossy(&failed.stderr);
     assert!(told.contains("no agent answers"), "{told}");

@@ -238,8 +238,10 @@ fn the_memory_limit_has_room_for_every_flow_table() {
     ];
     for limits in cases {
         let rendered = render(&json!({ "limits": limits })).expect("it renders");
-        let limit = agent_of(&rendered)["resources"]["limits"]["memory"].as_str();
-        let limit = limit.and_then(|text| text.strip_suffix("Mi")).expect("MiB");
+        let limit = agent_of(&rendered)["resources"]["limits"]["memory"]
+            .as_str()
+            .and_then(|text| text.strip_suffix("Mi"))
+            .expect("MiB");
         let limit: u64 = limit.parse().expect("a number");
         let sizes = configuration(&rendered).limits();
         let maps = sizes.memory_bytes(sizes.endpoints, sizes.flow_sets());
@@ -335,12 +337,17 @@ fn the_agent_takes_the_arguments_of_the_manifests() {
         .iter()
         .filter_map(|object| object["data"]["config.yaml"].as_str());
     fs::write(&file, maps.next().expect("a configuration")).expect("a file");
-    let arguments = agent_of(&rendered)["args"].as_array().expect("a list");
-    let arguments = arguments.iter().map(|argument| {
-        let argument = argument.as_str().expect("text");
-        let argument = argument.replace("$(NODE_NAME)", "ip-10-0-0-1.example");
-        argument.replace("/etc/cofferdam/config.yaml", &file.display().to_string())
-    });
+    let arguments = agent_of(&rendered)["args"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|argument| {
+            let argument = argument
+                .as_str()
+                .expect("text")
+                .replace("$(NODE_NAME)", "ip-10-0-0-1.example");
+            argument.replace("/etc/cofferdam/config.yaml", &file.display().to_string())
+        });
     let mut command = Command::new(cofferdam!());
     let output = command
         .args(arguments)

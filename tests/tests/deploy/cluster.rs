@@ -156,11 +156,11 @@ impl Node {
             fs::write(config.join(name), text.as_str().expect("text")).expect("a file");
         }
         let account = ground.folder("account");
-        let environment = server.write_service_account(&account, NAME[0]);
-        let environment = environment
+        let environment = server
+            .write_service_account(&account, NAME[0])
             .map(|(name, value)| (name.to_owned(), value))
             .to_vec();
-        let words = [
+        let mut words = [
             "unshare",
             "--mount",
             "--propagation",
@@ -169,8 +169,9 @@ impl Node {
             "-c",
             FRESH_NODE,
             "sh",
-        ];
-        let mut words = words.map(str::to_owned).to_vec();
+        ]
+        .map(str::to_owned)
+        .to_vec();
         words.extend([&folder, &ground.path("bin")].map(|path| path.display().to_string()));
         let sleep = ["/bin/sleep", "600"];
         let mut cri = Cri::start_behind(namespace, ground, &network, &sleep, &words);
@@ -228,8 +229,10 @@ impl Node {
             }),
             ..PodSandboxConfig::default()
         };
-        let sandbox = self.cri.run_pod(config);
-        let sandbox = sandbox.unwrap_or_else(|message| panic!("{message}: {}", self.cri.log()));
+        let sandbox = self
+            .cri
+            .run_pod(config)
+            .unwrap_or_else(|message| panic!("{message}: {}", self.cri.log()));
         let containers = self.pod["containers"].as_array().expect("a list").clone();
         let mut ids = Vec::new();
         for container in &containers {
@@ -528,8 +531,9 @@ impl Installer {
         let before = json!({"cniVersion": "1.0.0", "name": "n", "plugins": plugins}).to_string();
         fs::write(&network, &before).expect("a file");
         let kubeconfig = server.write_kubeconfig(folder.path());
-        let text = fs::read_to_string(&kubeconfig).expect("a file");
-        let text = text.replace(cofferdam_tests::api_server::TOKEN, token);
+        let text = fs::read_to_string(&kubeconfig)
+            .expect("a file")
+            .replace(cofferdam_tests::api_server::TOKEN, token);
         fs::write(&kubeconfig, text).expect("a file");
         let inside = namespace.enter().expect("a namespace");
         let child = Command::new(cofferdam!())

@@ -322,8 +322,7 @@ impl Scene {
             ..Place::from(world.outside())
         };
         let open = [Probe::Tcp(PORTS[1]), Probe::Udp(PORTS[1])];
-        let servers = Server::start_all(backends.into_iter().chain([far]), &open);
-        let servers = servers.expect("servers");
+        let servers = Server::start_all(backends.into_iter().chain([far]), &open).expect("servers");
         Self {
             world,
             firewall: Firewall::turn(),
@@ -682,12 +681,13 @@ metadata: {name: other, namespace: t, labels: {which: other}}
 spec: {nodeName: far, containers: [{name: c}]}
 status: {podIPs: [{ip: 10.99.0.1}, {ip: \"fd99::1\"}]}
 ";
-    let service = SERVICE.replace(
-        "clusterIPs: [10.99.0.1, \"fd99::1\"]",
-        "clusterIPs: [10.99.9.9, \"fd99::9\"]
+    let service = SERVICE
+        .replace(
+            "clusterIPs: [10.99.0.1, \"fd99::1\"]",
+            "clusterIPs: [10.99.9.9, \"fd99::9\"]
   externalIPs: [10.99.0.1, \"fd99::1\"]",
-    );
-    let service = service.replace("clusterIP: 10.99.0.1", "clusterIP: 10.99.9.9");
+        )
+        .replace("clusterIP: 10.99.0.1", "clusterIP: 10.99.9.9");
     let allowed = [("other", PORTS[0]), ("one", PORTS[1])]
         .map(|(which, port)| connects(which, &format!("which: {which}"), port))
         .concat();

@@ -408,8 +408,10 @@ fn fragments_with_headers_of_their_own_are_not_the_node_s() {
                 .family(Family::V6)
                 .from(sender.end)
                 .to(end)
-                .via(sender.gateway.mac);
-            let whole = whole.sport(port).dport(OPEN).payload(&[mark; 1000]);
+                .via(sender.gateway.mac)
+                .sport(port)
+                .dport(OPEN)
+                .payload(&[mark; 1000]);
             let pieces = whole
                 .clone()
                 .identification(0x7000 + u32::from(port))

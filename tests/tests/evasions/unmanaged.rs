@@ -61,8 +61,10 @@ fn hear(listener: &UdpSocket, within: Duration) -> Option<Vec<u8>> {
 fn a_container_with_a_forged_stamp_is_no_workload_behind_masquerade() {
     skip_unless!(Feature::NetworkNamespaces);
     for wiring in Wiring::BOTH {
-        let world = World::plan(wiring).workloads(["t/a", "t/b", "t/u"]).build();
-        let world = world.expect("a world");
+        let world = World::plan(wiring)
+            .workloads(["t/a", "t/b", "t/u"])
+            .build()
+            .expect("a world");
         tool::run(&world.node().namespace, "nft", &["-f", "-"], VIRTUAL);
         let [a, b, u] = ["t/a", "t/b", "t/u"].map(|name| named(&world, name));
         let listeners = Family::BOTH.map(|family| {

@@ -68,8 +68,9 @@ pub(super) fn queries(period: &str, step: &str) -> Vec<Query> {
     for (file, dashboard) in all() {
         for panel in panels(&dashboard) {
             for target in panel["targets"].as_array().expect("targets") {
-                let text = target["expr"].as_str().expect("a query");
-                let text = text
+                let text = target["expr"]
+                    .as_str()
+                    .expect("a query")
                     .replace("$__rate_interval", step)
                     .replace("$__range", period)
                     .replace("$instance", ".*");
@@ -118,18 +119,22 @@ fn units(query: &str) -> Vec<Unit> {
         (list::Unit::Ratio, _) => Unit::Share,
         (list::Unit::Packets | list::Unit::Count | list::Unit::Truth, _) => Unit::Short,
     });
-    let of_scrapes = OF_SCRAPES.iter();
-    let of_scrapes = of_scrapes.filter(|(name, _)| words(query).any(|word| word == *name));
+    let of_scrapes = OF_SCRAPES
+        .iter()
+        .filter(|(name, _)| words(query).any(|word| word == *name));
     of_list.chain(of_scrapes.map(|(_, unit)| *unit)).collect()
 }
 
 /// Returns the labels of a legend that its query does not yield.
 fn strange_labels(legend: &str, query: &str) -> Vec<String> {
-    let named = legend.split("{{").skip(1);
-    let named = named.filter_map(|rest| Some(rest.split_once("}}")?.0.trim()));
+    let named = legend
+        .split("{{")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once("}}")?.0.trim()));
     // The outermost names what is left.
-    let kept = query.split_once(" by (");
-    let kept = kept.and_then(|(_, rest)| Some(rest.split_once(')')?.0));
+    let kept = query
+        .split_once(" by (")
+        .and_then(|(_, rest)| Some(rest.split_once(')')?.0));
     let yields = |label: &&str| match kept {
         Some(kept) => words(kept).any(|word| word == *label),
         None => {
@@ -400,8 +405,10 @@ fn each_dashboard_has_its_picture_and_a_page_shows_it() {
             Some(dashboard.size()),
             "{picture}: cargo xtask pictures"
         );
-        let shown = pages.iter().flat_map(|page| page.split("![").skip(1));
-        let mut shown = shown.filter_map(|rest| rest.split_once("]("));
+        let mut shown = pages
+            .iter()
+            .flat_map(|page| page.split("![").skip(1))
+            .filter_map(|rest| rest.split_once("]("));
         let described = shown.find(|(_, rest)| {
             let target = rest.split(')').next().unwrap_or_default();
             target == picture || target == format!("docs/{picture}")
@@ -412,8 +419,7 @@ fn each_dashboard_has_its_picture_and_a_page_shows_it() {
     }
     assert!(pages[0].contains("docs/img/dashboard-overview.png"));
     for entry in fs::read_dir(root.join("docs/img")).expect("a folder") {
-        let name = entry.expect("an entry").file_name();
-        let name = name.to_string_lossy();
+        let name = entry.expect("an entry").file_name().to_string_lossy();
         let is_of_one = !name.starts_with("dashboard-") || pictures.contains(&*name);
         assert!(is_of_one, "docs/img/{name} is of no dashboard");
     }

@@ -189,16 +189,17 @@ fn undrawn(servers: &Servers) -> Option<String> {
     for path in files() {
         let text = fs::read_to_string(&path).expect("a file");
         let dashboard = Dashboard::parse(&text).expect("a dashboard");
-        let page = dashboard.draw(&period, |ask| {
-            assert!(!ask.query.contains('$'), "{ask:?}");
-            let series = if ask.is_instant {
-                prometheus.at(&ask.query, end)
-            } else {
-                prometheus.range(&ask.query, window)
-            };
-            Ok::<_, pictures::Error>(series.unwrap_or_else(|error| panic!("{error}")))
-        });
-        let page = page.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let page = dashboard
+            .draw(&period, |ask| {
+                assert!(!ask.query.contains('$'), "{ask:?}");
+                let series = if ask.is_instant {
+                    prometheus.at(&ask.query, end)
+                } else {
+                    prometheus.range(&ask.query, window)
+                };
+                Ok::<_, pictures::Error>(series.unwrap_or_else(|error| panic!("{error}")))
+            })
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         if page.contains("No data") {
             return Some(format!("{}: {page}", path.display()));
         }
@@ -284,8 +285,11 @@ fn all_metrics_move_all_panels_show_something_and_alerts_arrive() {
         "shop/gone",
         "shop/stranger",
     ];
-    let world = World::plan(Wiring::Ptp).workloads(names).outside();
-    let world = world.build().expect("a world");
+    let world = World::plan(Wiring::Ptp)
+        .workloads(names)
+        .outside()
+        .build()
+        .expect("a world");
     let node = &world.node().namespace;
     node.strip_tags("uplink0", false).expect("a virtual pair");
     let places = ["shop/web", "shop/db"].map(|name| Place::from(named(&world, name)));

@@ -57,8 +57,8 @@ impl Servers {
     pub(super) fn start(namespace: &Namespace, directory: &Path) -> Self {
         fs::create_dir_all(directory).expect("a directory");
         let rules = deployed("prometheus/cofferdam.rules.yml");
-        let config = fs::read_to_string(deployed("prometheus/prometheus.yml")).expect("a file");
-        let config = config
+        let config = fs::read_to_string(deployed("prometheus/prometheus.yml"))
+            .expect("a file")
             .replace("15s", "500ms")
             .replace("cofferdam.rules.yml", &rules.to_string_lossy());
         let path = directory.join("prometheus.yml");
@@ -143,8 +143,9 @@ impl Servers {
 
     /// The alerts that Alertmanager has been told of.
     pub(super) fn alerts(&self) -> Vec<Value> {
-        let alerts = self.at(ALERTMANAGER).get("/api/v2/alerts");
-        let alerts = alerts
+        let alerts = self
+            .at(ALERTMANAGER)
+            .get("/api/v2/alerts")
             .ok()
             .map(|text| serde_json::from_str(&text).expect("JSON"));
         alerts.unwrap_or_default()

@@ -138,8 +138,11 @@ fn statements_and_changes_of_files_are_held_against_the_cluster() {
     assert_eq!(same["changes"], json!([]));
     // The same changes as a picture.
     let drawn = |graph: &Value| {
-        let edges = graph["edges"].as_array().expect("edges").iter();
-        let edges = edges.map(|edge| (edge["change"].clone(), edge["ports"].clone()));
+        let edges = graph["edges"]
+            .as_array()
+            .expect("edges")
+            .iter()
+            .map(|edge| (edge["change"].clone(), edge["ports"].clone()));
         edges.collect::<Vec<_>>()
     };
     let [removed, added] = ["removed", "added"].map(|word| json!(word));

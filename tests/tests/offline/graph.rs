@@ -181,11 +181,13 @@ fn a_page_is_drawn_searched_and_hidden_in_a_browser() {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     let start = "<pre id=\"outcome\">";
-    let outcome = text.split_once(start).and_then(|(_, rest)| {
-        let (outcome, _) = rest.split_once("</pre>")?;
-        serde_json::from_str::<Value>(outcome).ok()
-    });
-    let outcome = outcome.unwrap_or_else(|| panic!("{output:?}\n{errors}"));
+    let outcome = text
+        .split_once(start)
+        .and_then(|(_, rest)| {
+            let (outcome, _) = rest.split_once("</pre>")?;
+            serde_json::from_str::<Value>(outcome).ok()
+        })
+        .unwrap_or_else(|| panic!("{output:?}\n{errors}"));
     let nodes = ["other/cron", "shop/db", "shop/web"];
     let edges = ["tcp/9187 (IPv4)", "tcp/5432 (IPv4)"];
     let picture = |nodes: &[&str], bright: &[&str], edges: &[&str]| json!({"nodes": nodes, "bright": bright, "edges": edges});
@@ -257,8 +259,8 @@ fn services_are_drawn_where_they_are_asked_for() {
     let edges = graph["edges"].as_array().expect("a list");
     let edge = edges
         .iter()
-        .find(|edge| edge["source"] == "shop/web" && edge["destination"] == "service/shop/sql");
-    let edge = edge.expect("it is drawn");
+        .find(|edge| edge["source"] == "shop/web" && edge["destination"] == "service/shop/sql")
+        .expect("it is drawn");
     assert_eq!(edge["ports"], "tcp/15432");
     assert_eq!(edge["rules"], json!(["shop/db-from-web (./db.yaml:7)"]));
     for (format, shape) in [

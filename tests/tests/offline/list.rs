@@ -221,8 +221,10 @@ fn services_are_ends_where_they_are_asked_for() {
     let chosen = ["list", ".", "--workload", "service/shop/sql"];
     let text = folder.said(0, &chosen);
     // The database comes first, which reaches itself.
-    let line = text.lines().rfind(|line| line.contains("-> "));
-    let line = line.expect("a connection");
+    let line = text
+        .lines()
+        .rfind(|line| line.contains("-> "))
+        .expect("a connection");
     assert!(
         line.contains("-> service/shop/sql")
             && line.contains("tcp/15432")

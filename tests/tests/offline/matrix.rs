@@ -20,8 +20,11 @@ fn cell<'a>(matrix: &'a Value, source: &str, destination: &str, probe: &str) -> 
 
 fn rule(matrix: &Value, id: &Value) -> Value {
     let rules = matrix["rules"].as_array().expect("a list");
-    let rule = rules.iter().find(|rule| rule["id"] == *id).expect("a rule");
-    let mut rule = rule.clone();
+    let mut rule = rules
+        .iter()
+        .find(|rule| rule["id"] == *id)
+        .expect("a rule")
+        .clone();
     rule.as_object_mut().expect("an object").remove("id");
     rule
 }

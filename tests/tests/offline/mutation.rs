@@ -77,14 +77,15 @@ fn the_score_grows_with_what_must_be_denied() {
     let fewer = statements.replace("port: udp/5432", "port: tcp/81");
     fs::write(folder.0.path().join("test.yaml"), HEAD.to_owned() + &fewer).expect("a file");
     least("100", 0);
-    let fewer = fewer.replace(
-        "port: tcp/80, verdict: deny",
-        "port: tcp/5432, verdict: allow",
-    );
-    let fewer = fewer.replace(
-        "port: tcp/81, verdict: deny",
-        "port: tcp/5432, verdict: allow",
-    );
+    let fewer = fewer
+        .replace(
+            "port: tcp/80, verdict: deny",
+            "port: tcp/5432, verdict: allow",
+        )
+        .replace(
+            "port: tcp/81, verdict: deny",
+            "port: tcp/5432, verdict: allow",
+        );
     fs::write(folder.0.path().join("test.yaml"), HEAD.to_owned() + &fewer).expect("a file");
     least("67", 1);
     least("66", 0);
@@ -132,8 +133,11 @@ fn a_change_of_a_policy_on_trial_is_none_that_changes_nothing() {
 #[test]
 fn the_library_notices_changes_of_its_policies() {
     for (name, least) in [("three-tier", "100"), ("default-deny", "92")] {
-        let path = repository("policies/library").join(name);
-        let path = path.to_str().expect("text").to_owned();
+        let path = repository("policies/library")
+            .join(name)
+            .to_str()
+            .expect("text")
+            .to_owned();
         let command = ["test", &path, "--mutate", "--min-score", least];
         let report = Folder::new(&[]).json(0, "test.json", &command);
         let noticed = report["mutation"]["noticed"].as_u64();

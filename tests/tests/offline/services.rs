@@ -321,8 +321,11 @@ endpoints: [{addresses: [10.0.0.11]}, {addresses: [192.0.2.1]}]
             ("slice.yaml", slice),
         ]);
         let report = folder.json(0, "check.json", &["check", "."]);
-        let found = report["diagnostics"].as_array().expect("a list").iter();
-        let found = found.filter(|one| one["code"] == "CD0404");
+        let found = report["diagnostics"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|one| one["code"] == "CD0404");
         found.cloned().collect::<Vec<Value>>()
     };
     let found = told(SHOP);
@@ -375,8 +378,10 @@ fn backends_are_those_of_proxies() {
     let plain = edge("clusterIP: 10.96.0.9, ports: [{port: 80}]");
     let v4 = "addressType: IPv4, ports: [{port: 80}], endpoints:";
     let slices = |rest: &[&str]| {
-        let slices = rest.iter().enumerate();
-        let slices = slices.map(|(at, rest)| slice_of_edge(&format!("edge-{at}"), rest));
+        let slices = rest
+            .iter()
+            .enumerate()
+            .map(|(at, rest)| slice_of_edge(&format!("edge-{at}"), rest));
         plain.clone() + &slices.collect::<String>()
     };
 

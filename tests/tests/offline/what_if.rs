@@ -170,13 +170,12 @@ fn names_in_records_act_on_no_terminal_and_no_table() {
 
 /// Documents of a world without its policies, and its policies.
 fn world(rng: &mut Rng) -> (Vec<String>, Vec<String>) {
-    let documents = generate::documents(rng);
-    let documents = documents.split("---\n").map(str::to_owned);
+    let documents = generate::documents(rng).split("---\n").map(str::to_owned);
     let (mut policies, mut others): (Vec<_>, Vec<_>) =
         documents.partition(|text| text.contains("NetworkPolicy"));
     for (number, pod) in (2u8..).zip(generate::pods(rng)) {
-        let addresses = [format!("10.64.0.{number}"), format!("fd64::{number}")];
-        let addresses = addresses.map(|text| text.parse::<IpAddr>().expect("an address"));
+        let addresses = [format!("10.64.0.{number}"), format!("fd64::{number}")]
+            .map(|text| text.parse::<IpAddr>().expect("an address"));
         others.push(pod.document(&addresses));
     }
     policies.sort();
@@ -197,8 +196,12 @@ impl Named<'_> {
     }
 
     fn label_texts(&self, before: &str) -> Vec<String> {
-        let labels = self.labels.get(self.id).and_then(Value::as_object);
-        let labels = labels.into_iter().flatten();
+        let labels = self
+            .labels
+            .get(self.id)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
         labels
             .map(|(key, value)| format!("{before}{key}={}", value.as_str().unwrap_or_default()))
             .collect()

@@ -52,8 +52,10 @@ fn a_killed_agent_changes_no_verdict_and_the_next_adopts_everything() {
     let mut agent = Agent::start(this, &shop.interfaces());
     agent.wait_enforcing();
     shop.assert_policy();
-    let db = named(&shop.world, "shop/db").end.ip(Family::V4);
-    let db = db.expect("workloads have both families");
+    let db = named(&shop.world, "shop/db")
+        .end
+        .ip(Family::V4)
+        .expect("workloads have both families");
     let web = named(&shop.world, "shop/web");
     let mut running = Conversation::tcp(web, db, 5432, PATIENCE).expect("a connection");
     running.exchange(b"before", PATIENCE).expect("it runs");
@@ -219,8 +221,7 @@ fn flows_survive_a_change_of_the_maps_that_they_do_not_rest_on() {
     shop.enforce(firewall.kernel());
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&shop.world, name));
     let to = db.end.ip(Family::V4).expect("both");
-    let conversation = Conversation::tcp(web, to, 5432, PATIENCE);
-    let mut conversation = conversation.expect("allowed by a rule");
+    let mut conversation = Conversation::tcp(web, to, 5432, PATIENCE).expect("allowed by a rule");
     let keys = firewall.kernel().settings().keys;
     let endpoints = firewall.kernel().endpoints();
     let bound = firewall.kernel().bound_addresses();

@@ -191,8 +191,10 @@ impl Shop {
     }
 
     fn reaches_within(&self, from: &str, timeout: Duration) -> bool {
-        let to = named(&self.world, "shop/db").end.ip(Family::V4);
-        let to = to.expect("workloads have both families");
+        let to = named(&self.world, "shop/db")
+            .end
+            .ip(Family::V4)
+            .expect("workloads have both families");
         let from = named(&self.world, from);
         let outcome = probe(from, to, Probe::Tcp(5432), timeout);
         outcome.expect("a probe").is_reached()
@@ -347,8 +349,9 @@ impl Agent {
 
 /// Returns the directory of the maps, of the only set there is.
 pub(crate) fn set() -> PathBuf {
-    let sets = names(&root()).into_iter();
-    let mut sets = sets.filter(|name| name.starts_with("maps-"));
+    let mut sets = names(&root())
+        .into_iter()
+        .filter(|name| name.starts_with("maps-"));
     let set = sets.next().expect("a set was made");
     assert_eq!(sets.next(), None);
     root().join(set)

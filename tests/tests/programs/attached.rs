@@ -152,8 +152,8 @@ fn headers_outside_the_linear_part_are_read() {
         out.send(&to_db(5432, b"allowed port")).expect("sent");
         let earlier = arrivals
             .before(PATIENCE, carrying(b"allowed port"))
-            .expect("a capture");
-        let earlier = earlier.expect("the allowed frame arrives");
+            .expect("a capture")
+            .expect("the allowed frame arrives");
         assert!(!earlier.iter().any(|frame| carrying(b"denied port")(frame)));
         let ledger = firewall.ledger();
         ledger.assert_conserved();
@@ -182,8 +182,13 @@ fn no_packet_passes_on_a_mix_of_two_tables() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let out = FrameSocket::open(&web.namespace, "eth0").expect("a socket");
-            let frame = udp().from(web.end).to(db.end).dport(7).payload(b"leaked");
-            let frame = frame.via(web.gateway.mac).bytes();
+            let frame = udp()
+                .from(web.end)
+                .to(db.end)
+                .dport(7)
+                .payload(b"leaked")
+                .via(web.gateway.mac)
+                .bytes();
             while !stop.load(Ordering::Relaxed) {
                 // A full queue is no leak.
                 let _full = out.send_bytes(&frame);
@@ -239,8 +244,13 @@ fn replacing_all_policies_loses_nothing_that_both_allow() {
                     let fresh = bursts.wrapping_mul(BURST) % 40_000;
                     let port = 10_000 + number + if number % 2 == 0 { 0 } else { fresh };
                     let mark = format!("packet {bursts} {number};");
-                    let packet = udp().from(web.end).to(db.end).sport(port).dport(7);
-                    let packet = packet.payload(mark.as_bytes()).via(web.gateway.mac);
+                    let packet = udp()
+                        .from(web.end)
+                        .to(db.end)
+                        .sport(port)
+                        .dport(7)
+                        .payload(mark.as_bytes())
+                        .via(web.gateway.mac);
                     out.send(&packet).expect("sent");
                 }
                 for number in 0..BURST {

@@ -247,8 +247,13 @@ fn a_flow_that_is_decided_again_is_said_again() {
     shop.firewall.replace_policies(DB_TRIAL);
     for family in Family::BOTH {
         let (open, echo) = opener(family);
-        let next = tcp().family(family).from(web.end).to(db.end);
-        let next = next.sport(40000).dport(80).ack();
+        let next = tcp()
+            .family(family)
+            .from(web.end)
+            .to(db.end)
+            .sport(40000)
+            .dport(80)
+            .ack();
         shop.is_audited(&next, (web, db), Direction::Ingress);
         shop.passes_unsaid(&open.reply().ack(), (db, web));
         shop.is_audited(&echo, (web, db), Direction::Ingress);

@@ -121,8 +121,12 @@ impl Stage {
         let early = 10 + self.network();
         let datagram = |stage: &mut Self| {
             let mark = stage.mark();
-            let packet = udp().from(stage.web().end).to(stage.db().end).dport(80);
-            let packet = packet.family(stage.family).payload(&payload(mark));
+            let packet = udp()
+                .from(stage.web().end)
+                .to(stage.db().end)
+                .dport(80)
+                .family(stage.family)
+                .payload(&payload(mark));
             stage.routed(packet).bytes()
         };
         let udp_cases = [
@@ -155,8 +159,9 @@ impl Stage {
                 .from(stage.web().end)
                 .to(stage.db().end)
                 .dport(80)
-                .syn();
-            let packet = packet.family(stage.family).payload(&payload(mark));
+                .syn()
+                .family(stage.family)
+                .payload(&payload(mark));
             stage.routed(packet).bytes()
         };
         let tcp_cases = [
@@ -172,8 +177,12 @@ impl Stage {
         }
         let chunk = |stage: &mut Self| {
             let mark = stage.mark();
-            let packet = sctp().from(stage.web().end).to(stage.db().end).dport(80);
-            let packet = packet.family(stage.family).data(1, &payload(mark));
+            let packet = sctp()
+                .from(stage.web().end)
+                .to(stage.db().end)
+                .dport(80)
+                .family(stage.family)
+                .data(1, &payload(mark));
             stage.routed(packet).bytes()
         };
         add("sctp: its own", chunk(self), transport, 8, true);
@@ -186,8 +195,10 @@ impl Stage {
         );
         let echo = |stage: &mut Self| {
             let mark = stage.mark();
-            let packet = ping(stage.family).from(stage.web().end).to(stage.db().end);
-            let packet = packet.payload(&payload(mark));
+            let packet = ping(stage.family)
+                .from(stage.web().end)
+                .to(stage.db().end)
+                .payload(&payload(mark));
             stage.routed(packet).bytes()
         };
         add("echo: its own", echo(self), transport, 2, false);
@@ -196,8 +207,11 @@ impl Stage {
         if self.family == Family::V4 {
             let inner = |stage: &mut Self| {
                 let mark = stage.mark();
-                let inside = udp().from(stage.web().end).to(stage.db().end).dport(80);
-                let inside = inside.payload(&payload(mark));
+                let inside = udp()
+                    .from(stage.web().end)
+                    .to(stage.db().end)
+                    .dport(80)
+                    .payload(&payload(mark));
                 let packet = ipip(&inside).from(stage.web().end).to(stage.db().end);
                 stage.routed(packet).bytes()
             };
@@ -231,13 +245,15 @@ impl Stage {
         FrameSocket::open(&self.web().namespace, "eth0")
             .and_then(|out| out.send(&packet))
             .expect("sent");
-        let before = seen.before(PATIENCE, carrying(&last)).expect("frames");
-        let before = before.unwrap_or_else(|| panic!("{}: the next one has not come", frame.about));
+        let before = seen
+            .before(PATIENCE, carrying(&last))
+            .expect("frames")
+            .unwrap_or_else(|| panic!("{}: the next one has not come", frame.about));
         let mark = frame
             .bytes
             .windows(8)
-            .find(|bytes| bytes.starts_with(b"left"));
-        let mark = mark.expect("frames have marks");
+            .find(|bytes| bytes.starts_with(b"left"))
+            .expect("frames have marks");
         before.into_iter().find(|seen| carrying(mark)(seen))
     }
 }
@@ -299,8 +315,9 @@ fn checksums_are_written_where_no_verdict_has_looked() {
         let place = format!("{:?}, offloads {}", stage.family, stage.offloads);
         for frame in stage.crafted() {
             let about = format!("{place}, {}", frame.about);
-            let arrived = stage.shoot(&frame);
-            let arrived = arrived.unwrap_or_else(|| panic!("{about}: not without a firewall"));
+            let arrived = stage
+                .shoot(&frame)
+                .unwrap_or_else(|| panic!("{about}: not without a firewall"));
             let at = usize::from(frame.left.checksum_start + frame.left.checksum_offset);
             let is_changed = arrived[at..at + 2] != frame.bytes[at..at + 2];
             assert_eq!(is_changed, !stage.offloads, "{about}: without a firewall");

@@ -106,8 +106,13 @@ impl Shop {
 
     /// Opens a TCP connection and shakes hands.
     pub(crate) fn connect(&mut self, web: &Workload, db: &Workload, port: u16) {
-        let syn = tcp().from(web.end).to(db.end).sport(port).dport(5432);
-        let syn = syn.seq(1000).syn();
+        let syn = tcp()
+            .from(web.end)
+            .to(db.end)
+            .sport(port)
+            .dport(5432)
+            .seq(1000)
+            .syn();
         assert_eq!(self.send(&syn, web, db), [RULE, RULE]);
         let answer = segment(db, web).dport(port).seq(5000).ack_number(1001);
         assert_eq!(self.send(&answer.syn().ack(), db, web), [FLOW, FLOW]);
@@ -195,8 +200,13 @@ fn a_flow_between_ports_0_lets_no_later_fragment_pass() {
     let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
     let no_first = (Action::Deny, Reason::FragmentNoFirst);
     for family in Family::BOTH {
-        let zero = udp().family(family).from(web.end).to(cache.end);
-        let zero = zero.sport(0).dport(0).payload(&[0; 64]);
+        let zero = udp()
+            .family(family)
+            .from(web.end)
+            .to(cache.end)
+            .sport(0)
+            .dport(0)
+            .payload(&[0; 64]);
         only_the_reply_passes(&mut shop, &zero, web, cache);
         let later = zero.fragment(9, 24, false);
         assert_eq!(shop.send(&later, web, cache), [no_first], "{later}");
@@ -317,16 +327,28 @@ fn ends_that_are_kept_apart_do_not_answer_each_other() {
     let [web, cache] = ["shop/web", "shop/cache"].map(|name| named(&world, name));
     shop.firewall.replace_policies(ALL_INGRESS_CLOSED);
     for family in Family::BOTH {
-        let there = udp().family(family).from(web.end).to(cache.end);
-        let there = there.sport(5000).dport(5000);
+        let there = udp()
+            .family(family)
+            .from(web.end)
+            .to(cache.end)
+            .sport(5000)
+            .dport(5000);
         for _ in 0..2 {
             assert_eq!(shop.send(&there, web, cache), [ISOLATED]);
             assert_eq!(shop.send(&there.reply(), cache, web), [ISOLATED]);
         }
-        let syn = tcp().family(family).from(web.end).to(cache.end);
-        let syn = syn.sport(6000).dport(6000);
-        let back = tcp().family(family).from(cache.end).to(web.end);
-        let back = back.sport(6000).dport(6000);
+        let syn = tcp()
+            .family(family)
+            .from(web.end)
+            .to(cache.end)
+            .sport(6000)
+            .dport(6000);
+        let back = tcp()
+            .family(family)
+            .from(cache.end)
+            .to(web.end)
+            .sport(6000)
+            .dport(6000);
         assert_eq!(shop.send(&syn.clone().syn(), web, cache), [ISOLATED]);
         assert_eq!(shop.send(&back.clone().syn(), cache, web), [ISOLATED]);
         assert_eq!(shop.send(&syn.ack(), web, cache), [ISOLATED]);
@@ -394,8 +416,12 @@ fn a_full_partition_keeps_what_is_established() {
     let (world, mut shop) = Shop::open();
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let question = |port| udp().from(web.end).to(db.end).sport(port).dport(53);
-    let capacity = shop.firewall.kernel().flows(db.host_ifindex);
-    let capacity = capacity.expect("an endpoint").capacity;
+    let capacity = shop
+        .firewall
+        .kernel()
+        .flows(db.host_ifindex)
+        .expect("an endpoint")
+        .capacity;
     assert_eq!(capacity, LIMITS.flows_per_endpoint * 2);
     // Actions alone, and the counters once: there are many packets, and they must not
     // have been idle for too long when the last one comes.
@@ -423,8 +449,12 @@ fn a_full_partition_keeps_what_is_established() {
         assert!(answer(&mut shop.firewall, port), "port {port}");
     }
     // Two choices fill a table of four ways nearly to the last place.
-    let used = shop.firewall.kernel().flows(db.host_ifindex);
-    let used = used.expect("an endpoint").used;
+    let used = shop
+        .firewall
+        .kernel()
+        .flows(db.host_ifindex)
+        .expect("an endpoint")
+        .used;
     assert!(used > capacity * 9 / 10, "{used}");
     for port in lasting.clone() {
         assert!(answer(&mut shop.firewall, port), "port {port} goes on");

@@ -64,8 +64,13 @@ fn no_fragment_overlaps_the_header_that_was_judged() {
     let (world, mut shop) = Shop::open();
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     for family in Family::BOTH {
-        let whole = tcp().family(family).from(web.end).to(db.end).dport(5432);
-        let whole = whole.syn().payload(&[7; 64]);
+        let whole = tcp()
+            .family(family)
+            .from(web.end)
+            .to(db.end)
+            .dport(5432)
+            .syn()
+            .payload(&[7; 64]);
         let first = whole.clone().fragment(9, 0, true);
         assert_eq!(shop.meet(TO, &first, web, db), RULE);
         let malformed = (Deny, Reason::Malformed);
@@ -147,8 +152,12 @@ fn errors_about_a_live_flow_pass_and_no_others() {
     let outside = world.outside().end;
     let node = world.node().end;
     for family in Family::BOTH {
-        let asked = udp().family(family).from(web.end).to(db.end);
-        let asked = asked.sport(4001).dport(53);
+        let asked = udp()
+            .family(family)
+            .from(web.end)
+            .to(db.end)
+            .sport(4001)
+            .dport(53);
         let uplink = between(web, web).stamped(0);
         let arrive = |shop: &mut Shop, error: &Packet<_>| {
             judged(&mut shop.firewall, TO, &error.bytes(), &uplink)
@@ -197,8 +206,9 @@ fn errors_about_a_live_flow_pass_and_no_others() {
         };
         for (bytes, expected) in [(most, RELATED), (most + 4, (Deny, Reason::SignallingSize))] {
             let longer = asked.clone().payload(&[0; 1500]);
-            let error = packet_too_big(&longer, 1300).from(outside);
-            let error = error.trailer(&vec![0; bytes - most]);
+            let error = packet_too_big(&longer, 1300)
+                .from(outside)
+                .trailer(&vec![0; bytes - most]);
             assert_eq!(error.bytes().len(), 14 + bytes, "{family:?}");
             assert_eq!(arrive(&mut shop, &error), expected, "{family:?}");
         }

@@ -148,8 +148,7 @@ fn idle_times_shorten_in_a_partition_that_cannot_grow() {
         for _ in 0..50 {
             keeper.look().expect("memory");
         }
-        let records = firewall.kernel().memory().endpoints;
-        let mut records = records.iter();
+        let mut records = firewall.kernel().memory().endpoints.iter();
         let record = records.find(|record| record.ifindex == db.host_ifindex && record.stamp != 0);
         Size(record.expect("it is in force").flow_size.load()).shortening()
     };

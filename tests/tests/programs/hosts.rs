@@ -115,11 +115,13 @@ fn link_local(workload: &Workload) -> Ipv6Addr {
     let table = workload.namespace.run(|| {
         std::fs::read_to_string("/proc/thread-self/net/if_inet6").expect("the kernel's table")
     });
-    let addresses = table.lines().filter_map(|line| line.get(..32));
-    let mut addresses = addresses.map(|digits| {
-        let number = u128::from_str_radix(digits, 16).expect("an address");
-        Ipv6Addr::from(number)
-    });
+    let mut addresses = table
+        .lines()
+        .filter_map(|line| line.get(..32))
+        .map(|digits| {
+            let number = u128::from_str_radix(digits, 16).expect("an address");
+            Ipv6Addr::from(number)
+        });
     addresses
         .find(Ipv6Addr::is_unicast_link_local)
         .expect("a link-local address")
@@ -143,16 +145,18 @@ fn hosts_lose_no_signalling_and_raise_no_denial() {
         firewall.attach(&world);
         let before = firewall.ledger();
 
-        let wire = FrameSocket::open(&world.node().namespace, &web.host_interface);
-        let wire = wire.expect("a socket");
+        let wire =
+            FrameSocket::open(&world.node().namespace, &web.host_interface).expect("a socket");
         speak_anew(web);
         for message in [DETECTION, SOLICITATION] {
             sees(&wire, message);
         }
         assert_eq!(link_local(web), stable);
 
-        let socket = web.namespace.run(|| UdpSocket::bind("0.0.0.0:0"));
-        let socket = socket.expect("a socket");
+        let socket = web
+            .namespace
+            .run(|| UdpSocket::bind("0.0.0.0:0"))
+            .expect("a socket");
         let own = web.end.ipv4.expect("both");
         let group = |last| Ipv4Addr::new(239, 1, 2, last);
         socket.join_multicast_v4(&group(1), &own).expect("joined");
@@ -164,8 +168,10 @@ fn hosts_lose_no_signalling_and_raise_no_denial() {
         socket.leave_multicast_v4(&group(2), &own).expect("left");
         sees(&wire, IGMP_LEAVE);
 
-        let socket = web.namespace.run(|| UdpSocket::bind("[::]:0"));
-        let socket = socket.expect("a socket");
+        let socket = web
+            .namespace
+            .run(|| UdpSocket::bind("[::]:0"))
+            .expect("a socket");
         let group = |last| Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, last);
         let join = |last| socket.join_multicast_v6(&group(last), web.ifindex);
         join(0xc).expect("joined");

@@ -204,8 +204,10 @@ fn an_entry_of_the_flow_table_is_read_between_two_loads_of_its_state() {
     let case = run.memory(bytes_of_case(&case(peer, local)));
     run.call("track", &[case]);
 
-    let loads = run.loads().iter().filter(|load| load.map == "partition");
-    let loads = loads
+    let loads = run
+        .loads()
+        .iter()
+        .filter(|load| load.map == "partition")
         .map(|load| (load.offset, load.bytes))
         .collect::<Vec<_>>();
     let is_state = |(offset, _): &(usize, usize)| offset.is_multiple_of(size_of::<FlowEntry>());
@@ -230,15 +232,18 @@ fn an_entry_of_the_flow_table_is_read_between_two_loads_of_its_state() {
         "no more than its tag is loaded before the state of a way: {loads:?}"
     );
     assert!(after.is_empty(), "{loads:?}");
-    let key = (key_at..).step_by(8).take(KEY_PAIRS).map(|at| (at, 8));
-    let key = key.collect::<Vec<_>>();
+    let key = (key_at..)
+        .step_by(8)
+        .take(KEY_PAIRS)
+        .map(|at| (at, 8))
+        .collect::<Vec<_>>();
     assert_eq!(sorted(found), key, "to find it");
     let told = [
         offset_of!(FlowEntry, peer_slot),
         offset_of!(FlowEntry, peer_epoch),
         offset_of!(FlowEntry, last_seen),
-    ];
-    let told = told.map(|offset| (START + offset, 4));
+    ]
+    .map(|offset| (START + offset, 4));
     assert_eq!(sorted(read), [key, told.to_vec()].concat(), "to read it");
 }
 

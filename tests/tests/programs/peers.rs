@@ -191,10 +191,19 @@ fn a_workload_that_reaches_itself_behind_the_nodes_address_is_answered() {
     let node = world.node().end;
     let itself = (Action::Allow, Reason::SelfTraffic);
     for family in Family::BOTH {
-        let hairpin = tcp().family(family).from(node).to(db.end).sport(30_000);
-        let hairpin = hairpin.dport(5432);
-        let answer = tcp().family(family).from(db.end).to(node).sport(5432);
-        let answer = answer.dport(30_000).ack();
+        let hairpin = tcp()
+            .family(family)
+            .from(node)
+            .to(db.end)
+            .sport(30_000)
+            .dport(5432);
+        let answer = tcp()
+            .family(family)
+            .from(db.end)
+            .to(node)
+            .sport(5432)
+            .dport(30_000)
+            .ack();
         let leaves = leaving(db);
         let mut meet = |program, packet: &Packet<_>, context: &_| {
             judged(&mut shop.firewall, program, &packet.bytes(), context)
@@ -227,8 +236,12 @@ fn packets_behind_the_nodes_address_are_judged_by_their_stamp() {
         ..uplink
     };
     for family in Family::BOTH {
-        let packet = udp().family(family).from(node).to(db.end);
-        let packet = packet.sport(30_001).dport(53);
+        let packet = udp()
+            .family(family)
+            .from(node)
+            .to(db.end)
+            .sport(30_001)
+            .dport(53);
         let mut arrive = |context: &TestContext| {
             let frame = packet.bytes();
             judged(&mut shop.firewall, Program::TO_WORKLOAD, &frame, context)

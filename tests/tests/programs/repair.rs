@@ -206,8 +206,8 @@ fn put_passing_filter(ifindex: u32) {
         about.concat(),
         attribute(1, b"bpf\0"),
         attribute(2, &options.concat()),
-    ];
-    let body = body.concat();
+    ]
+    .concat();
     let header = [
         &(16 + body.len() as u32).to_ne_bytes()[..],
         &libc::RTM_NEWTFILTER.to_ne_bytes(),
@@ -219,8 +219,8 @@ fn put_passing_filter(ifindex: u32) {
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkRoute,
-    );
-    let netlink = netlink.expect("a socket");
+    )
+    .expect("a socket");
     let request = [header.concat(), body].concat();
     let kernel = NetlinkAddr::new(0, 0);
     sendto(netlink.as_raw_fd(), &request, &kernel, MsgFlags::empty()).expect("sent");

@@ -129,8 +129,11 @@ fn no_hit_is_lost_or_another_rules_while_tables_are_replaced() {
                     let sport = 1024 + 2 * (number % FLOWS_A_PORT) + u32::from(processor);
                     let dport = 1000 + number / FLOWS_A_PORT;
                     for dport in [dport as u16, 7] {
-                        let packet = udp().from(web.end).to(db.end);
-                        let packet = packet.sport(sport as u16).dport(dport);
+                        let packet = udp()
+                            .from(web.end)
+                            .to(db.end)
+                            .sport(sport as u16)
+                            .dport(dport);
                         // What a full queue drops was not judged, or had been counted.
                         _ = out.send(&packet.via(web.gateway.mac));
                     }
@@ -163,8 +166,8 @@ fn no_hit_is_lost_or_another_rules_while_tables_are_replaced() {
     assert!(totals.tables > SWAPS / 2, "{totals:?}");
     assert!(flows > 100 && denied[0] > 100, "{flows} {denied:?}");
     assert_eq!(totals.isolated, denied, "{totals:?}");
-    let expected = [("db", Direction::Ingress), ("web", Direction::Egress)];
-    let expected = expected.map(|(policy, direction)| ((policy.to_owned(), direction), flows));
+    let expected = [("db", Direction::Ingress), ("web", Direction::Egress)]
+        .map(|(policy, direction)| ((policy.to_owned(), direction), flows));
     assert_eq!(totals.rules, BTreeMap::from(expected));
 }
 

@@ -455,8 +455,13 @@ spec:
         };
         let servers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
         let asks_v6 = |from: Ipv6Addr| {
-            let packet = udp().family(Family::V6).from(web.end).to(servers);
-            let packet = packet.source_ip(from).sport(546).dport(547);
+            let packet = udp()
+                .family(Family::V6)
+                .from(web.end)
+                .to(servers)
+                .source_ip(from)
+                .sport(546)
+                .dport(547);
             packet.payload(&[1, 0, 0, 7])
         };
         let request = [1, 1, 6, 0];

@@ -230,8 +230,11 @@ fn a_local_address_counts_only_from_its_own_interface() {
         let allow = allowed(Hook::ToWorkload, Reason::Rule, 1);
         let foreign = denied(Hook::ToWorkload, Reason::ForeignLocalAddress, 1);
         let uplink = world.outside().uplink_ifindex;
-        let bridge = world.node().bridge.as_ref();
-        let bridge = bridge.map_or(0, |bridge| bridge.ifindex);
+        let bridge = world
+            .node()
+            .bridge
+            .as_ref()
+            .map_or(0, |bridge| bridge.ifindex);
         let program = Program::TO_WORKLOAD;
         // The stamp counts, whatever way the packet came; the interface does not.
         for by in [web.host_ifindex, bridge, uplink, 0] {

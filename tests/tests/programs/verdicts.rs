@@ -495,8 +495,12 @@ fn a_late_workload_needs_no_new_table() {
     let [web, db] = ["shop/web", "shop/db"].map(|name| named(&world, name));
     let check = |firewall: &mut Firewall, port, moved| {
         for family in Family::BOTH {
-            let packet = tcp().family(family).from(web.end).to(db.end);
-            let packet = packet.dport(port).syn();
+            let packet = tcp()
+                .family(family)
+                .from(web.end)
+                .to(db.end)
+                .dport(port)
+                .syn();
             let context = between(web, db);
             expect(firewall, Program::TO_WORKLOAD, &packet, &context, moved);
         }

@@ -171,8 +171,9 @@ impl Apt {
 
 /// Lists the packages in `folder`.
 pub(super) fn downloaded(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(|error| anyhow!(error));
-    let entries = entries.with_context(|| format!("cannot list {}", folder.display()))?;
+    let entries = fs::read_dir(folder)
+        .map_err(|error| anyhow!(error))
+        .with_context(|| format!("cannot list {}", folder.display()))?;
     let mut files: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))

@@ -69,8 +69,8 @@ impl Archive {
         }
         let cannot = || format!("cannot read {}", from.display());
         self.folder(path);
-        let entries = fs::read_dir(from).with_context(cannot)?;
-        let mut entries = entries
+        let mut entries = fs::read_dir(from)
+            .with_context(cannot)?
             .collect::<Result<Vec<_>, _>>()
             .with_context(cannot)?;
         entries.sort_by_key(fs::DirEntry::file_name);

@@ -206,8 +206,10 @@ impl Part {
     /// Builds the parts: the kernel tests, and real packets through what this kernel may
     /// lack. With `filters`, only the tests with one of them in their names.
     pub(crate) fn all(filters: &[String]) -> Result<Vec<Self>> {
-        let skipped = ALIKE.iter().flat_map(|tests| ["--skip", tests]);
-        let skipped = skipped.map(str::to_owned);
+        let skipped = ALIKE
+            .iter()
+            .flat_map(|tests| ["--skip", tests])
+            .map(str::to_owned);
         let architecture = own()?;
         Ok(vec![Self {
             architecture,
@@ -267,8 +269,10 @@ fn test_program(name: &str, architecture: Architecture) -> Result<PathBuf> {
 
 /// Finds what the agent's tests start, at the paths at which they were built.
 fn beside_agent(program: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let folder = program.parent().and_then(Path::parent);
-    let folder = folder.context("the test program lies in no folder")?;
+    let folder = program
+        .parent()
+        .and_then(Path::parent)
+        .context("the test program lies in no folder")?;
     let paths = BESIDE_AGENT.map(|name| folder.join(name));
     let mut found = Vec::new();
     for path in paths {

@@ -34,7 +34,7 @@ use crate::reconcile::{Message, Standing};
 
 use events::{Due, Events};
 use status::{Server, Status};
-use taint::{Step, Taint};
+use taint::{Taint, TaintChange};
 
 /// Time from one look at the node's state to the next.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -235,24 +235,24 @@ impl Teller {
         };
         let is_ready = self.listens.load(Ordering::Relaxed)
             && standing.is_some_and(|one| one.is_enforced || one.obstacles.is_empty());
-        let Some(step) = taint.next(is_ready) else {
+        let Some(change) = taint.next(is_ready) else {
             return;
         };
-        let written = self.change_taints(step).await;
+        let written = self.change_taints(change).await;
         self.note("the taint of the node", &written);
         if written.is_ok()
             && let Some(taint) = &mut self.taint
         {
-            taint.done(step);
+            taint.done(change);
         }
     }
 
     /// Changes the own taint and leaves all others, whoever changes them meanwhile.
-    async fn change_taints(&mut self, step: Step) -> Result<(), WriteError> {
+    async fn change_taints(&mut self, change: TaintChange) -> Result<(), WriteError> {
         let mut refused = Err(WriteError::Conflict);
         for _ in 0..TRIES {
             let node: Value = self.writer.get(NODES, &self.node).await?;
-            let Some(patch) = taint::patch(&node, step) else {
+            let Some(patch) = taint::patch(&node, change) else {
                 return Ok(());
             };
             let written = self.writer.merge(NODES, None, &self.node, &patch).await;

@@ -19,7 +19,7 @@ const NODE: &str = "n1";
 
 /// A change of what a desired state is made of, in few words, so that they meet.
 #[derive(Debug, Clone)]
-enum Step {
+enum Edit {
     Namespace(u8, Option<u8>),
     Pod((u8, u8), Option<Pod>),
     Policy((u8, u8), bool),
@@ -39,7 +39,7 @@ struct Pod {
     host_network: bool,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = Edit> {
     let addresses = || prop::collection::vec(0..40u8, 0..3);
     let rarely = || prop::bool::weighted(0.1);
     let pod = (0..3u8, addresses(), rarely(), rarely()).prop_map(
@@ -52,20 +52,20 @@ fn step() -> impl Strategy<Value = Step> {
     );
     let own = prop::collection::vec(40..44u8, 0..2);
     prop_oneof![
-        1 => (0..3u8, prop::option::of(0..3u8)).prop_map(|(name, label)| Step::Namespace(name, label)),
+        1 => (0..3u8, prop::option::of(0..3u8)).prop_map(|(name, label)| Edit::Namespace(name, label)),
         6 => ((0..3u8, 0..6u8), prop::option::weighted(0.7, pod))
-            .prop_map(|(name, pod)| Step::Pod(name, pod)),
-        2 => ((0..4u8, 0..2u8), any::<bool>()).prop_map(|(name, is)| Step::Policy(name, is)),
-        2 => ((0..4u8, 0..2u8), any::<bool>()).prop_map(|(name, is)| Step::Service(name, is)),
-        1 => (1..3u8, prop::option::of(0..48u8)).prop_map(|(name, address)| Step::Node(name, address)),
+            .prop_map(|(name, pod)| Edit::Pod(name, pod)),
+        2 => ((0..4u8, 0..2u8), any::<bool>()).prop_map(|(name, is)| Edit::Policy(name, is)),
+        2 => ((0..4u8, 0..2u8), any::<bool>()).prop_map(|(name, is)| Edit::Service(name, is)),
+        1 => (1..3u8, prop::option::of(0..48u8)).prop_map(|(name, address)| Edit::Node(name, address)),
         6 => (
             (0..5u8, 0..6u8, 0..2u8),
             prop::option::weighted(0.7, (0..3u8, prop::collection::vec(0..40u8, 1..3))),
         )
-            .prop_map(|(id, endpoint)| Step::Endpoint(id, endpoint)),
-        1 => own.prop_map(Step::OwnAddresses),
+            .prop_map(|(id, endpoint)| Edit::Endpoint(id, endpoint)),
+        1 => own.prop_map(Edit::OwnAddresses),
         1 => (prop::option::of(0..3u8), prop::sample::select(vec![Mode::Enforce, Mode::Audit]))
-            .prop_map(|(namespace, mode)| Step::Enforcement(namespace, mode)),
+            .prop_map(|(namespace, mode)| Edit::Enforcement(namespace, mode)),
     ]
 }
 
@@ -97,7 +97,7 @@ struct World {
 }
 
 impl World {
-    fn apply(&mut self, step: Step) {
+    fn apply(&mut self, step: Edit) {
         fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
             match value {
                 Some(value) => _ = map.insert(key, value),
@@ -105,19 +105,19 @@ impl World {
             }
         }
         match step {
-            Step::Namespace(name, label) => put(&mut self.namespaces, name, label),
-            Step::Pod(name, pod) => put(&mut self.pods, name, pod),
-            Step::Policy(name, true) => _ = self.policies.insert(name),
-            Step::Policy(name, false) => _ = self.policies.remove(&name),
-            Step::Service(name, true) => _ = self.services.insert(name),
-            Step::Service(name, false) => _ = self.services.remove(&name),
-            Step::Node(name, address) => put(&mut self.nodes, name, address),
-            Step::OwnAddresses(addresses) => {
+            Edit::Namespace(name, label) => put(&mut self.namespaces, name, label),
+            Edit::Pod(name, pod) => put(&mut self.pods, name, pod),
+            Edit::Policy(name, true) => _ = self.policies.insert(name),
+            Edit::Policy(name, false) => _ = self.policies.remove(&name),
+            Edit::Service(name, true) => _ = self.services.insert(name),
+            Edit::Service(name, false) => _ = self.services.remove(&name),
+            Edit::Node(name, address) => put(&mut self.nodes, name, address),
+            Edit::OwnAddresses(addresses) => {
                 self.own = addresses.into_iter().map(address).collect();
             }
-            Step::Enforcement(None, mode) => self.mode = mode,
-            Step::Enforcement(Some(namespace), mode) => _ = self.modes.insert(namespace, mode),
-            Step::Endpoint((namespace, workload, interface), described) => {
+            Edit::Enforcement(None, mode) => self.mode = mode,
+            Edit::Enforcement(Some(namespace), mode) => _ = self.modes.insert(namespace, mode),
+            Edit::Endpoint((namespace, workload, interface), described) => {
                 let described = described.map(|(label, addresses)| {
                     let mut endpoint =
                         Endpoint::example("a", &format!("eth{interface}"), "10.0.0.1");
@@ -235,7 +235,7 @@ impl World {
 
 /// Plays rounds of changes; says how often a state was made of the one before, and how
 /// often anew.
-fn play(rounds: Vec<Vec<Step>>) -> [usize; 2] {
+fn play(rounds: Vec<Vec<Edit>>) -> [usize; 2] {
     let mut world = World::default();
     let mut made = Made::default();
     let mut counts = [0; 2];
@@ -258,7 +258,7 @@ fn play(rounds: Vec<Vec<Step>>) -> [usize; 2] {
     counts
 }
 
-fn rounds() -> impl Strategy<Value = Vec<Vec<Step>>> {
+fn rounds() -> impl Strategy<Value = Vec<Vec<Edit>>> {
     prop::collection::vec(prop::collection::vec(step(), 1..4), 1..24)
 }
 
@@ -299,20 +299,20 @@ fn only_nodes_and_contested_addresses_take_more_than_what_differs() {
     let mut world = World::default();
     let mut made = Made::default();
     for (step, is_step) in [
-        (Step::OwnAddresses(vec![40]), false),
-        (Step::Pod((0, 0), Some(pod(&[0]))), true),
-        (Step::Pod((1, 0), Some(pod(&[1]))), true),
+        (Edit::OwnAddresses(vec![40]), false),
+        (Edit::Pod((0, 0), Some(pod(&[0]))), true),
+        (Edit::Pod((1, 0), Some(pod(&[1]))), true),
         // Of a namespace that was not there.
-        (Step::Policy((3, 0), true), true),
-        (Step::Namespace(2, Some(1)), true),
+        (Edit::Policy((3, 0), true), true),
+        (Edit::Namespace(2, Some(1)), true),
         // Without a document, with one, with another address than that of its document.
-        (Step::Endpoint((0, 4, 0), endpoint(&[4])), true),
-        (Step::Endpoint((0, 0, 0), endpoint(&[0])), true),
-        (Step::Endpoint((1, 0, 0), endpoint(&[6])), true),
+        (Edit::Endpoint((0, 4, 0), endpoint(&[4])), true),
+        (Edit::Endpoint((0, 0, 0), endpoint(&[0])), true),
+        (Edit::Endpoint((1, 0, 0), endpoint(&[6])), true),
         // A second interface; labels of the document; the document itself.
-        (Step::Endpoint((0, 0, 1), endpoint(&[8])), true),
+        (Edit::Endpoint((0, 0, 1), endpoint(&[8])), true),
         (
-            Step::Pod(
+            Edit::Pod(
                 (0, 0),
                 Some(Pod {
                     label: 1,
@@ -321,23 +321,23 @@ fn only_nodes_and_contested_addresses_take_more_than_what_differs() {
             ),
             true,
         ),
-        (Step::Pod((0, 0), None), true),
-        (Step::Pod((1, 0), None), true),
-        (Step::Endpoint((0, 0, 0), None), true),
+        (Edit::Pod((0, 0), None), true),
+        (Edit::Pod((1, 0), None), true),
+        (Edit::Endpoint((0, 0, 0), None), true),
         // The only one of its namespace, which then is no more.
-        (Step::Endpoint((4, 0, 0), endpoint(&[10])), true),
-        (Step::Endpoint((4, 0, 0), None), true),
-        (Step::Policy((3, 0), false), true),
-        (Step::Enforcement(Some(2), Mode::Audit), true),
-        (Step::Enforcement(None, Mode::Audit), true),
-        (Step::Node(2, Some(12)), false),
-        (Step::OwnAddresses(vec![42]), false),
+        (Edit::Endpoint((4, 0, 0), endpoint(&[10])), true),
+        (Edit::Endpoint((4, 0, 0), None), true),
+        (Edit::Policy((3, 0), false), true),
+        (Edit::Enforcement(Some(2), Mode::Audit), true),
+        (Edit::Enforcement(None, Mode::Audit), true),
+        (Edit::Node(2, Some(12)), false),
+        (Edit::OwnAddresses(vec![42]), false),
         // Claims what is an endpoint's; and as long as it does.
-        (Step::Pod((2, 0), Some(pod(&[4]))), false),
-        (Step::Pod((2, 1), Some(pod(&[14]))), false),
-        (Step::Pod((2, 0), Some(pod(&[16]))), false),
-        (Step::Pod((2, 0), Some(pod(&[18]))), true),
-        (Step::Pod((2, 0), Some(pod(&[42]))), false),
+        (Edit::Pod((2, 0), Some(pod(&[4]))), false),
+        (Edit::Pod((2, 1), Some(pod(&[14]))), false),
+        (Edit::Pod((2, 0), Some(pod(&[16]))), false),
+        (Edit::Pod((2, 0), Some(pod(&[18]))), true),
+        (Edit::Pod((2, 0), Some(pod(&[42]))), false),
     ] {
         let text = format!("{step:?}");
         world.apply(step);

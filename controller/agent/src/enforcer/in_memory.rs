@@ -259,8 +259,9 @@ impl Dataplane for InMemory {
     fn endpoints(&self) -> Vec<Endpoint> {
         let index = self.writer(&self.index);
         let numbers = index.entries::<1>();
-        let records = numbers.filter(|([key], _)| key & STAMP_KEY == 0);
-        let records = records.filter_map(|(_, number)| self.records.get(number as usize - 1));
+        let records = numbers
+            .filter(|([key], _)| key & STAMP_KEY == 0)
+            .filter_map(|(_, number)| self.records.get(number as usize - 1));
         records.map(endpoint).collect()
     }
 
@@ -291,8 +292,11 @@ impl Dataplane for InMemory {
 
 /// An endpoint as it was put in force.
 fn endpoint(record: &EndpointRecord) -> Endpoint {
-    let v4 = record.v4.iter().zip(record.v4_slots);
-    let v4 = v4.map(|(word, slot)| (IpAddr::from(word.to_be_bytes()), slot));
+    let v4 = record
+        .v4
+        .iter()
+        .zip(record.v4_slots)
+        .map(|(word, slot)| (IpAddr::from(word.to_be_bytes()), slot));
     let v6 = record.v6.iter().zip(record.v6_slots).map(|(words, slot)| {
         let bytes = words.map(u32::to_be_bytes).concat();
         let bytes: [u8; 16] = bytes.try_into().expect("four words");

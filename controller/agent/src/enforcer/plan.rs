@@ -230,8 +230,7 @@ impl InForce {
     pub fn placeable(&self, desired: &Desired) -> Option<Desired> {
         let (before, compiled) = self.published.as_ref()?;
         let (was, is) = (&before.inventory, &desired.inventory);
-        let namespaces = was.namespaces().shared();
-        let namespaces = namespaces.changes(is.namespaces().shared());
+        let namespaces = was.namespaces().shared().changes(is.namespaces().shared());
         if namespaces.iter().any(|change| change.before.is_some())
             || was.policies() != is.policies()
             || was.cluster_policies() != is.cluster_policies()
@@ -297,8 +296,10 @@ impl InForce {
     /// Plans that everything is put there again that ought to be there.
     #[must_use]
     pub fn plan_again(&self) -> Vec<Action> {
-        let bindings = self.bound.iter();
-        let bindings = bindings.map(|(address, slot)| Action::Bind(*address, *slot));
+        let bindings = self
+            .bound
+            .iter()
+            .map(|(address, slot)| Action::Bind(*address, *slot));
         let records = self.endpoints.values().cloned().map(Action::Set);
         bindings.chain(records).collect()
     }

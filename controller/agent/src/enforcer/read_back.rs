@@ -24,7 +24,7 @@ use thiserror::Error;
 use super::Enforcer;
 use super::dataplane::Dataplane;
 use super::plan::InForce;
-use crate::self_check::{Question, questions};
+use crate::self_check::{TestPacket, test_packets};
 
 /// Addresses that are read back after a change, beside those that are new, by turns.
 const ADDRESSES_AT_ONCE: usize = 1_024;
@@ -112,8 +112,10 @@ impl<D: Dataplane> Enforcer<D> {
                 return differs(format!("the record of interface {}", endpoint.ifindex));
             }
             let until = self.bypasses.get(&endpoint.ifindex).copied().unwrap_or(0);
-            let bindings = endpoint.addresses.iter();
-            let mut bindings = bindings.map(|(_, slot)| memory.bindings.get(*slot as usize));
+            let mut bindings = endpoint
+                .addresses
+                .iter()
+                .map(|(_, slot)| memory.bindings.get(*slot as usize));
             if !bindings.all(|binding| binding.is_some_and(|one| binds(one, endpoint, until))) {
                 return differs(format!("a binding of interface {}", endpoint.ifindex));
             }
@@ -191,15 +193,18 @@ impl<D: Dataplane> Enforcer<D> {
             (Depth::Places | Depth::Change, true) => ENDPOINTS_AT_ONCE,
             (Depth::Places | Depth::Change, false) => ENDPOINTS_BESIDE_NEW,
         };
-        let rest = endpoints.range(next_endpoint..).chain(endpoints);
-        let rest = rest.map(|(ifindex, _)| *ifindex);
-        let rest = rest.take(count.min(endpoints.len()));
+        let rest = endpoints
+            .range(next_endpoint..)
+            .chain(endpoints)
+            .map(|(ifindex, _)| *ifindex)
+            .take(count.min(endpoints.len()));
         let asked = new_endpoints.iter().copied().chain(rest).collect();
         if depth == Depth::Whole {
             return (bound.iter().map(pair).collect(), asked);
         }
-        let new = new.iter();
-        let new = new.filter_map(|address| Some((*address, *bound.get(address)?)));
+        let new = new
+            .iter()
+            .filter_map(|address| Some((*address, *bound.get(address)?)));
         let rest = bound.starting_at(&next).chain(bound.iter());
         let addresses = new.chain(rest.map(pair).take(ADDRESSES_AT_ONCE)).collect();
         (addresses, asked)
@@ -209,8 +214,11 @@ impl<D: Dataplane> Enforcer<D> {
     /// says here, with some other endpoints and addresses as peers.
     fn answers(&self, endpoint: &Endpoint) -> Result<bool, Mismatch> {
         const PEERS: usize = 2;
-        let others = self.in_force.endpoints.range(endpoint.ifindex + 1..);
-        let others = others.chain(self.in_force.endpoints.range(..endpoint.ifindex));
+        let others = self
+            .in_force
+            .endpoints
+            .range(endpoint.ifindex + 1..)
+            .chain(self.in_force.endpoints.range(..endpoint.ifindex));
         let local = others.take(PEERS).flat_map(|(_, other)| {
             let addresses = other.addresses.iter();
             addresses.map(|(address, _)| (*address, other.stamp))
@@ -223,12 +231,12 @@ impl<D: Dataplane> Enforcer<D> {
             .map(|address| (*address, 0));
         let peers: Vec<(IpAddr, u16)> = local.chain(any).collect();
         let memory = self.kernel.memory();
-        for question in questions(endpoint, &peers) {
-            let Question {
+        for packet in test_packets(endpoint, &peers) {
+            let TestPacket {
                 program,
                 frame,
                 context,
-            } = question;
+            } = packet;
             let answer = match self.kernel.probe(program, &frame, &context) {
                 Ok(answer) => answer,
                 Err(error) if is_there(endpoint.ifindex) => {
@@ -303,8 +311,9 @@ fn says(record: &EndpointRecord, endpoint: &Endpoint) -> bool {
             cofferdam_verdict::address::Family::V6 => record.v6.contains(&words),
         }
     };
-    let link_local = endpoint.link_local;
-    let link_local = link_local.map_or([0; 4], |v6| Address::from(IpAddr::V6(v6)).words);
+    let link_local = endpoint
+        .link_local
+        .map_or([0; 4], |v6| Address::from(IpAddr::V6(v6)).words);
     record.ifindex == endpoint.ifindex
         && record.stamp == u32::from(endpoint.stamp)
         && record.link_local == link_local

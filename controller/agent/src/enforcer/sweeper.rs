@@ -48,8 +48,7 @@ impl Sweeper {
     pub(super) fn start(mut keeper: FlowKeeper) -> Result<Self, KernelError> {
         let (orders, ordered) = mpsc::channel::<Order>();
         let (finish, finished) = mpsc::channel();
-        let thread = thread::Builder::new().name(NAME.to_owned());
-        let thread = thread.spawn(move || {
+        let thread = thread::Builder::new().name(NAME.to_owned()).spawn(move || {
             let mut is_well = true;
             let mut next_look = Instant::now() + BETWEEN_LOOKS;
             loop {

@@ -18,7 +18,7 @@ use super::{Enforcer, Placed};
 use crate::desired::desired;
 use crate::endpoint::Endpoint;
 use crate::links::Link;
-use crate::self_check::questions;
+use crate::self_check::test_packets;
 
 const NODE: &str = "n1";
 
@@ -189,8 +189,8 @@ const INTERFACES: [u32; 4] = [11, 12, 13, 14];
 /// Pairs of interfaces, or of an interface and a far address, between which an opening segment
 /// passes, as the hooks judge by what they have.
 fn passing(enforcer: &Enforcer<InMemory>) -> BTreeSet<(String, String)> {
-    let far = ["10.9.0.6", "10.9.0.7", "10.9.0.8", "10.9.0.9", "192.0.2.77"];
-    let far = far.map(|text| text.parse::<IpAddr>().unwrap());
+    let far = ["10.9.0.6", "10.9.0.7", "10.9.0.8", "10.9.0.9", "192.0.2.77"]
+        .map(|text| text.parse::<IpAddr>().unwrap());
     let mut passing = BTreeSet::new();
     for from in INTERFACES {
         let own = cofferdam_dataplane::Endpoint {
@@ -267,10 +267,12 @@ fn asks(
     if !enforcer.kernel.filters.contains(&ifindex) {
         return true;
     }
-    let mut asked = questions(own, &[(peer, stamp)]).into_iter().filter(|one| {
-        // Strangers are asked about as well: the peer's are the last of each address.
-        one.program == program && has(&one.frame, peer)
-    });
+    let mut asked = test_packets(own, &[(peer, stamp)])
+        .into_iter()
+        .filter(|one| {
+            // Strangers are asked about as well: the peer's are the last of each address.
+            one.program == program && has(&one.frame, peer)
+        });
     let question = asked.next().expect("a question about the peer");
     let mut context = question.context;
     context.cb[probe::STAMP] = stamp.into();
@@ -509,8 +511,7 @@ fn an_agent_that_dies_between_two_calls_is_taken_up_by_the_next() {
 /// left: they are closed as long as they are there.
 fn assert_same_end(enforcer: &Enforcer<InMemory>, before: &State, after: &State, what: &str) {
     let leaves = |end: &str| moves(before, after, end) && !is_in(after, end);
-    let expected = anew(after);
-    let expected = expected
+    let expected = anew(after)
         .into_iter()
         .filter(|(from, to)| !leaves(from) && !leaves(to));
     assert_eq!(

@@ -84,11 +84,14 @@ fn look_into(path: &Path, name: &str, own: &io::Result<u64>) -> Result<Looked, L
     let listeners = listeners::here();
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?.into_iter();
-    let interface = links.rev().find(|link| link.name == name);
-    let interface = interface.ok_or_else(|| LinkError::NoInterface {
-        interface: name.to_owned(),
-        path: path.to_owned(),
-    })?;
+    let interface =
+        links
+            .rev()
+            .find(|link| link.name == name)
+            .ok_or_else(|| LinkError::NoInterface {
+                interface: name.to_owned(),
+                path: path.to_owned(),
+            })?;
     let (addresses, link_local) = netlink.addresses(Some(interface.ifindex))?;
     let inner = Inner {
         inode,

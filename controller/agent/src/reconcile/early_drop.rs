@@ -93,11 +93,15 @@ impl Reconciler {
         allows_generic: bool,
     ) -> Result<(u32, XdpMode), String> {
         let mut all = self.interfaces.by_index.values();
-        let interface = all.find(|interface| interface.name == name);
-        let interface = interface.ok_or("there is no such interface")?;
+        let interface = all
+            .find(|interface| interface.name == name)
+            .ok_or("there is no such interface")?;
         let ifindex = interface.ifindex;
-        let managed = self.endpoints.values().chain(self.leaving.values());
-        let mut managed = managed.map(|managed| managed.endpoint.link.host_ifindex);
+        let mut managed = self
+            .endpoints
+            .values()
+            .chain(self.leaving.values())
+            .map(|managed| managed.endpoint.link.host_ifindex);
         if managed.any(|managed| managed == ifindex) {
             return Err("it is an endpoint's".to_owned());
         }

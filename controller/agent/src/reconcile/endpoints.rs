@@ -230,8 +230,9 @@ impl Reconciler {
     /// Each interface that is closed takes room as well.
     fn check_room(&self, ifindex: u32) -> Result<()> {
         let room = self.config.limits.endpoints.0 as usize;
-        let leaving = (self.leaving.keys()).filter(|other| **other != ifindex);
-        let leaving = leaving.count();
+        let leaving = (self.leaving.keys())
+            .filter(|other| **other != ifindex)
+            .count();
         let strangers = self.closed_strangers();
         let is_stranger = self.enforcer.interfaces().contains(&ifindex)
             && !self.managed_interfaces().contains(&ifindex);
@@ -522,8 +523,7 @@ impl Reconciler {
 
     /// Alarms if programs judge on endpoints' interfaces although nothing is pinned.
     fn alarm_lost_pins(&mut self) {
-        let managed = self.managed_interfaces();
-        let mut managed = managed.iter();
+        let mut managed = self.managed_interfaces().iter();
         if self.enforcer.found_nothing() && managed.any(|ifindex| self.enforcer.stands(*ifindex)) {
             self.tamper_events += 1;
             tracing::error!(
@@ -652,8 +652,11 @@ impl Reconciler {
 
     /// Says whose interfaces there are, to those who read records.
     pub(super) fn name_endpoints(&self) {
-        let endpoints = self.endpoints.values().chain(self.leaving.values());
-        let endpoints = endpoints.map(|managed| managed.endpoint.clone());
+        let endpoints = self
+            .endpoints
+            .values()
+            .chain(self.leaving.values())
+            .map(|managed| managed.endpoint.clone());
         let names = EndpointNames::new(self.documents.inventory(), endpoints);
         self.names.set_endpoints(names);
     }
@@ -706,8 +709,8 @@ impl Managed {
     /// Lets nothing pass on its interface, and says so, or why not.
     fn keep_closed(&mut self, links: &mut Links, enforcer: &mut Enforcer) {
         let link = &self.endpoint.link;
-        let closed = close_record(links, enforcer, &self.endpoint);
-        let closed = closed.and_then(|()| enforcer.guard(link.host_ifindex));
+        let closed = close_record(links, enforcer, &self.endpoint)
+            .and_then(|()| enforcer.guard(link.host_ifindex));
         (self.state, self.problem) = match closed {
             Ok(()) => (EndpointState::DenyAll, None),
             Err(error) => (EndpointState::Unmanaged, Some(chain(&error))),

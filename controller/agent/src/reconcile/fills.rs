@@ -88,8 +88,8 @@ impl Reconciler {
         let fullest = self
             .fills()
             .map(|(_, fill)| fill)
-            .max_by_key(|fill| fill.used);
-        let fullest = fullest.unwrap_or_default();
+            .max_by_key(|fill| fill.used)
+            .unwrap_or_default();
         Capacity {
             table: "flows_of_fullest_endpoint".to_owned(),
             used: fullest.used.into(),

@@ -101,8 +101,11 @@ impl Reconciler {
     /// Returns the obstacles that an endpoint's packets meet on its interface and its bridge.
     fn on_the_way(&self, managed: &Managed, obstacles: &[(u32, String)]) -> Vec<String> {
         let own = managed.endpoint.link.host_ifindex;
-        let bridge = self.interfaces.by_index.get(&own);
-        let bridge = bridge.map_or(0, |interface| interface.controller);
+        let bridge = self
+            .interfaces
+            .by_index
+            .get(&own)
+            .map_or(0, |interface| interface.controller);
         let met = obstacles
             .iter()
             .filter(|(ifindex, _)| *ifindex == own || *ifindex == bridge);
@@ -192,8 +195,7 @@ impl Reconciler {
         let problems = (self.endpoints.values().chain(self.leaving.values()))
             .filter_map(|managed| Some((managed, managed.problem.as_ref()?)))
             .map(|(managed, problem)| format!("endpoint {}: {problem}", managed.endpoint.id));
-        let uncleared = self.uncleared().into_iter();
-        let uncleared = uncleared.map(|text| {
+        let uncleared = self.uncleared().into_iter().map(|text| {
             format!("packets may come in with forged stamps, or leave unjudged: {text}")
         });
         let closed = self.closed_interfaces().into_iter();
@@ -294,11 +296,15 @@ impl Reconciler {
             ));
         }
         // Whatever is held says so by itself.
-        let health = self.documents.health();
-        let health = health.filter(|_| !self.documents.is_held());
+        let health = self
+            .documents
+            .health()
+            .filter(|_| !self.documents.is_held());
         obstacles.extend(health.as_ref().and_then(away));
-        let etcd = self.documents.etcd_health();
-        let etcd = etcd.filter(|_| !self.documents.is_held());
+        let etcd = self
+            .documents
+            .etcd_health()
+            .filter(|_| !self.documents.is_held());
         obstacles.extend(etcd.iter().flat_map(etcd_problems));
         if self.enforcer.revision() == 0 && obstacles.is_empty() {
             obstacles.push("nothing is in force yet".to_owned());
@@ -396,8 +402,10 @@ impl Reconciler {
         let usage = (self.enforcer.compiled()).map_or(&[][..], |compiled| &compiled.usage);
         let table_bytes = usage.iter().map(|usage| usage.bytes).sum();
         let interfaces = &self.interfaces.by_index;
-        let out_of_place = self.out_of_place.iter();
-        let out_of_place = out_of_place.filter(|ifindex| interfaces.contains_key(ifindex));
+        let out_of_place = self
+            .out_of_place
+            .iter()
+            .filter(|ifindex| interfaces.contains_key(ifindex));
         let hooks_out_of_place = out_of_place.count() as u64;
         Facts {
             gathered: Instant::now(),

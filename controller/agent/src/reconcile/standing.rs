@@ -73,8 +73,11 @@ impl Reconciler {
         let all = self.endpoints.values().chain(self.leaving.values());
         let closed = self.endpoints.values().filter_map(|managed| {
             let is_closed = managed.is_refused || managed.state != EndpointState::Enforced;
-            let reason = managed.problem.as_deref().or(self.problem.as_deref());
-            let reason = reason.unwrap_or("its verdicts are not in force yet");
+            let reason = managed
+                .problem
+                .as_deref()
+                .or(self.problem.as_deref())
+                .unwrap_or("its verdicts are not in force yet");
             is_closed.then(|| (managed.endpoint.id.workload(), reason.to_owned()))
         });
         Standing {

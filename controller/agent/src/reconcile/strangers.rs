@@ -118,8 +118,7 @@ impl Reconciler {
             }
             self.unlinked.insert(ifindex);
         }
-        let others = self.interfaces.by_index.values();
-        let others = others.filter(|interface| {
+        let others = self.interfaces.by_index.values().filter(|interface| {
             !managed.contains(&interface.ifindex) && !in_force.contains(&interface.ifindex)
         });
         let judged: Vec<(u32, String)> = others

@@ -20,8 +20,10 @@ impl Reconciler {
         let until = since.and_then(|since| SystemTime::now().checked_sub(since));
         let rules = self.enforcer.compiled().map(|compiled| &compiled.rules);
         // Without an index it is a policy as it isolates.
-        let rules = rules.into_iter().flat_map(|rules| rules.rules());
-        let rules = rules.filter_map(|(_, entry)| Some((entry, entry.key.index?)));
+        let rules = rules
+            .into_iter()
+            .flat_map(|rules| rules.rules())
+            .filter_map(|(_, entry)| Some((entry, entry.key.index?)));
         let unused = rules.filter_map(|(entry, index)| {
             let last = [Action::Allow, Action::Deny]
                 .into_iter()

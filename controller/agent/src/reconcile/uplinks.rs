@@ -53,8 +53,11 @@ impl Reconciler {
         // Where a record is in force the interface is a workload's, known or not.
         let mut managed = self.managed_interfaces();
         managed.extend(self.enforcer.interfaces());
-        let others = self.interfaces.by_index.values();
-        let others = others.filter(|interface| !managed.contains(&interface.ifindex));
+        let others = self
+            .interfaces
+            .by_index
+            .values()
+            .filter(|interface| !managed.contains(&interface.ifindex));
         let uplinks: BTreeMap<u32, (Uplink, &str)> = others
             .filter_map(|interface| {
                 let uplink = self.interfaces.uplink(interface)?;

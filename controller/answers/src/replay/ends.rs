@@ -222,8 +222,9 @@ fn pod(
         [] => Resolved::Undecided(format!("the documents do not know {called}")),
         // Each pod of a set has labels of its own.
         [(stand_in, None)] if &*stand_in.kind == "StatefulSet" => {
-            let others = (2..).map(|number| numbered(&stand_in.name, number));
-            let others = others.take_while(|name| inventory.workloads().contains_key(name));
+            let others = (2..)
+                .map(|number| numbered(&stand_in.name, number))
+                .take_while(|name| inventory.workloads().contains_key(name));
             let all = [stand_in.name.clone()].into_iter().chain(others);
             Resolved::Known(all.map(|name| name.to_string()).collect())
         }
@@ -447,11 +448,12 @@ impl Keys {
         }
         for policy in inventory.cluster_policies().values() {
             let rules = policy.ingress.iter().chain(&policy.egress);
-            let peers = rules.flat_map(|rule| rule.peers.iter().flatten());
-            let peers = peers.filter_map(|peer| match peer {
-                ClusterPeer::Workloads(selector) => Some(selector),
-                ClusterPeer::Networks(_) | ClusterPeer::Nodes(_) => None,
-            });
+            let peers = rules
+                .flat_map(|rule| rule.peers.iter().flatten())
+                .filter_map(|peer| match peer {
+                    ClusterPeer::Workloads(selector) => Some(selector),
+                    ClusterPeer::Networks(_) | ClusterPeer::Nodes(_) => None,
+                });
             for selector in peers.chain([&policy.subject]) {
                 add(&mut keys.of_peers, &selector.workloads);
                 add(&mut keys.of_namespaces, &selector.namespaces);

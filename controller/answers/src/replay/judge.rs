@@ -254,8 +254,10 @@ impl Judge<'_> {
     }
 
     fn end(&self, name: &str) -> Result<End, String> {
-        let end = self.reach.end(name, &Externals::new());
-        let end = end.map_err(|unknown| unknown.to_string())?;
+        let end = self
+            .reach
+            .end(name, &Externals::new())
+            .map_err(|unknown| unknown.to_string())?;
         // What stands in for an unknown address has not been asked about.
         if let Ok(address) = name.parse()
             && self.reach.inventory().owner(address).is_some()
@@ -329,8 +331,11 @@ impl Judge<'_> {
         probe: Probe,
         family: Family,
     ) -> Option<String> {
-        let backends = self.reach.backend_cells(source, destination, probe, family);
-        let backends = backends.into_iter().map(|backend| backend.id);
+        let backends = self
+            .reach
+            .backend_cells(source, destination, probe, family)
+            .into_iter()
+            .map(|backend| backend.id);
         let mut receivers = backends.chain([destination.id().to_owned()]);
         receivers.find(|id| {
             let name = id
@@ -452,8 +457,8 @@ impl Joined {
                     nearest: nearest.map(|(direction, step)| rules.nearest(direction, &step)),
                     cell: CellReport::new(reach, (source, destination), named.2, Some(cell)),
                 }
-            });
-        let changes = changes.collect();
+            })
+            .collect();
         let unjudged = self.unjudged.into_iter();
         let unjudged =
             unjudged.map(

@@ -86,8 +86,10 @@ impl FromStr for AddressPattern {
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
         let address = text.parse::<IpAddr>();
-        let net = address.map(|address| IpNet::from(address.to_canonical()));
-        let net = net.ok().or_else(|| text.parse().ok());
+        let net = address
+            .map(|address| IpNet::from(address.to_canonical()))
+            .ok()
+            .or_else(|| text.parse().ok());
         net.map(Self).ok_or(PatternError::Address)
     }
 }

@@ -248,8 +248,11 @@ impl Connection {
         let mut answer = in_time(PAGE_PATIENCE, &self.host, asked).await?;
         let moment = moment(&answer);
         let count = usize::try_from(answer.count()).unwrap_or_default();
-        let pairs = answer.take_kvs().into_iter();
-        let pairs = pairs.filter_map(|one| self.pair(one)).collect();
+        let pairs = answer
+            .take_kvs()
+            .into_iter()
+            .filter_map(|one| self.pair(one))
+            .collect();
         Ok((Listing { pairs, moment }, count))
     }
 
@@ -262,8 +265,10 @@ impl Connection {
             .with_keys_only();
         let asked = self.kv.get(from, Some(options));
         let mut answer = in_time(PAGE_PATIENCE, &self.host, asked).await?;
-        let pairs = answer.take_kvs().into_iter();
-        let pairs = pairs.filter_map(|one| self.pair(one));
+        let pairs = answer
+            .take_kvs()
+            .into_iter()
+            .filter_map(|one| self.pair(one));
         Ok(pairs.map(|pair| pair.key).collect())
     }
 
@@ -282,8 +287,7 @@ impl Connection {
 
     /// Takes the next events of a watch.
     pub(super) async fn next(&self, watch: &mut WatchStream) -> Result<Vec<Event>, EtcdError> {
-        let message = watch.message().await;
-        let message = message.map_err(|error| self.error(error))?;
+        let message = watch.message().await.map_err(|error| self.error(error))?;
         let Some(message) = message else {
             return Err(EtcdError::Unreachable {
                 host: self.host.clone(),

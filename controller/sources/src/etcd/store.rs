@@ -219,8 +219,10 @@ impl Store {
                 (source, None) => Meaning::Text(source),
                 (source, Some(announcement)) => {
                     let name = Claim::Name(announcement.namespace, announcement.name);
-                    let addresses = announced::addresses(&source).iter();
-                    let addresses = addresses.copied().map(Claim::Address);
+                    let addresses = announced::addresses(&source)
+                        .iter()
+                        .copied()
+                        .map(Claim::Address);
                     Meaning::Pod(Box::new(Pod {
                         claims: std::iter::once(name).chain(addresses).collect(),
                         whole: source,

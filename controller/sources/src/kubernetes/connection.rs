@@ -179,9 +179,12 @@ pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ApiErro
 fn client(mut config: Config) -> Result<Client, ApiError> {
     config.connect_timeout = Some(PATIENCE);
     config.write_timeout = Some(PATIENCE);
-    let program = config.auth_info.exec.as_ref();
-    let program = program.and_then(|exec| exec.command.clone());
-    let program = program.unwrap_or_else(|| "it".to_owned());
+    let program = config
+        .auth_info
+        .exec
+        .as_ref()
+        .and_then(|exec| exec.command.clone())
+        .unwrap_or_else(|| "it".to_owned());
     Client::try_from(config).map_err(|error| match error {
         kube::Error::Auth(AuthError::AuthExecStart(cause)) => ApiError::ProgramFails {
             cause: cause.to_string(),
@@ -273,10 +276,11 @@ fn read_file(path: &Path) -> Result<Kubeconfig, ApiError> {
 
 async fn read(path: &Path) -> Result<Config, ApiError> {
     let kubeconfig = read_file(path)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let config = config.map_err(|_| ApiError::Kubeconfig {
-        path: path.to_owned(),
-    })?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|_| ApiError::Kubeconfig {
+            path: path.to_owned(),
+        })?;
     if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
         return Err(ApiError::Program {
             path: path.to_owned(),
@@ -318,8 +322,9 @@ pub(super) async fn list<O: Read>(
     loop {
         let asked = request.list(&params).map_err(kube_request)?;
         // Not `Client::request`: that logs an answer which it does not understand.
-        let text = timeout(PAGE_PATIENCE, client.request_text(asked)).await;
-        let text = text.map_err(|_| ApiError::Silent)??;
+        let text = timeout(PAGE_PATIENCE, client.request_text(asked))
+            .await
+            .map_err(|_| ApiError::Silent)??;
         let page: Page<O> = serde_json::from_str(&text)?;
         let (metadata, items) = page.strip_to(kind);
         objects.extend(items);
@@ -360,8 +365,9 @@ pub(super) async fn list_raw(
             Form::Metadata => request.list_metadata(&params),
         };
         let asked = asked.map_err(kube_request)?;
-        let text = timeout(PAGE_PATIENCE, client.request_text(asked)).await;
-        let text = text.map_err(|_| ApiError::Silent)??;
+        let text = timeout(PAGE_PATIENCE, client.request_text(asked))
+            .await
+            .map_err(|_| ApiError::Silent)??;
         let page: RawPage = serde_json::from_str(&text)?;
         objects.extend(page.items);
         match page.metadata.next.filter(|next| !next.is_empty()) {
@@ -388,8 +394,9 @@ pub(super) async fn watch<O: Read>(
     // The empty version is the newest one that there is when the question comes.
     let version = version.unwrap_or_default();
     let asked = request.watch(&params, version).map_err(kube_request)?;
-    let events = timeout(PATIENCE, client.request_events::<O>(asked)).await;
-    let events = events.map_err(|_| ApiError::Silent)??;
+    let events = timeout(PATIENCE, client.request_events::<O>(asked))
+        .await
+        .map_err(|_| ApiError::Silent)??;
     Ok(events.map(|event| event.map_err(ApiError::from)))
 }
 
@@ -449,8 +456,9 @@ struct Version {
 pub(super) async fn is_served(client: &Client, kind: Kind) -> Result<bool, ApiError> {
     let request = Request::new("/apis");
     let asked = request.list(&ListParams::default()).map_err(kube_request)?;
-    let text = timeout(PATIENCE, client.request_text(asked)).await;
-    let text = text.map_err(|_| ApiError::Silent)??;
+    let text = timeout(PATIENCE, client.request_text(asked))
+        .await
+        .map_err(|_| ApiError::Silent)??;
     let Groups { groups } = serde_json::from_str(&text)?;
     let mut versions = groups.iter().flat_map(|group| &group.versions);
     Ok(versions.any(|version| version.group_version == kind.api_version()))

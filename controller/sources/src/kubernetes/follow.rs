@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use super::connection::{self, ApiError, connect};
 use super::object::{Object, Read, Spec};
-use super::{BETWEEN_QUESTIONS, Question, Settings, Shared};
+use super::{Awaited, BETWEEN_QUESTIONS, Settings, Shared};
 use crate::pause::Pause;
 
 /// Times that the server is to keep up a watch, in seconds: agents that began together do not
@@ -39,7 +39,7 @@ const BRIEF: Duration = Duration::from_secs(1);
 /// server that starts does not know all kinds at once.
 const BEFORE_GONE: Duration = Duration::from_secs(2);
 
-/// Longest time until a list that is streamed is whole: servers that do not know the question
+/// Longest time until a list that is streamed is whole: servers that do not know the awaited
 /// tell objects and never that they were all.
 const UNTIL_LISTED: Duration = Duration::from_secs(60);
 
@@ -73,11 +73,11 @@ struct Position {
     lists: Lists,
 }
 
-/// Follows all kinds, and answers questions about pods, until nobody asks any more.
+/// Follows all kinds, and asks for pods that are waited for, until nobody asks any more.
 pub(super) async fn follow_all(
     settings: Settings,
     shared: Arc<Shared>,
-    mut asked: mpsc::UnboundedReceiver<Question>,
+    mut asked: mpsc::UnboundedReceiver<Awaited>,
 ) {
     let settings = Arc::new(settings);
     for kind in Kind::ALL {
@@ -88,9 +88,9 @@ pub(super) async fn follow_all(
             tokio::spawn(async move { follow::<Object<Spec>>(kind, &settings, &shared).await });
         }
     }
-    while let Some(question) = asked.recv().await {
+    while let Some(awaited) = asked.recv().await {
         let (settings, shared) = (settings.clone(), shared.clone());
-        tokio::spawn(async move { ask(&question, &settings, &shared).await });
+        tokio::spawn(async move { ask(&awaited, &settings, &shared).await });
     }
     // With the runtime everything else ends.
 }
@@ -316,15 +316,15 @@ async fn check_presence(
 }
 
 /// Asks for a pod until it is known or nobody waits for it any more.
-async fn ask(question: &Question, settings: &Settings, shared: &Shared) {
-    let left = question.deadline.saturating_duration_since(Instant::now());
+async fn ask(awaited: &Awaited, settings: &Settings, shared: &Shared) {
+    let left = awaited.deadline.saturating_duration_since(Instant::now());
     // Whoever waits says that the time has passed.
     _ = timeout(left, async {
-        while !is_known(question, shared) {
-            if let Err(error) = ask_once(question, settings, shared).await {
+        while !is_known(awaited, shared) {
+            if let Err(error) = ask_once(awaited, settings, shared).await {
                 tracing::debug!(
-                    namespace = question.namespace,
-                    pod = question.name,
+                    namespace = awaited.namespace,
+                    pod = awaited.name,
                     "no answer about a pod: {}",
                     chain(&error)
                 );
@@ -335,24 +335,20 @@ async fn ask(question: &Question, settings: &Settings, shared: &Shared) {
     .await;
 }
 
-fn is_known(question: &Question, shared: &Shared) -> bool {
-    let Question {
+fn is_known(awaited: &Awaited, shared: &Shared) -> bool {
+    let Awaited {
         namespace,
         name,
         uid,
         ..
-    } = question;
+    } = awaited;
     let pod = shared.state().store.pod(namespace, name, uid.as_deref());
     pod.is_some_and(|pod| pod.node.is_some())
 }
 
-async fn ask_once(
-    question: &Question,
-    settings: &Settings,
-    shared: &Shared,
-) -> Result<(), ApiError> {
+async fn ask_once(awaited: &Awaited, settings: &Settings, shared: &Shared) -> Result<(), ApiError> {
     let client = connect(settings.kubeconfig.as_deref()).await?;
-    let pod = connection::pod(&client, &question.namespace, &question.name).await?;
+    let pod = connection::pod(&client, &awaited.namespace, &awaited.name).await?;
     shared.change(|store| store.answer(Kind::Pod, pod));
     Ok(())
 }

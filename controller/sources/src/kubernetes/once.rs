@@ -132,10 +132,11 @@ impl Cluster {
             .enable_all()
             .build()
             .map_err(LookError::Runtime)?;
-        let client = runtime.block_on(connect_as(user));
-        let client = client.map_err(|error| LookError::Way {
-            problem: chain(&error),
-        })?;
+        let client = runtime
+            .block_on(connect_as(user))
+            .map_err(|error| LookError::Way {
+                problem: chain(&error),
+            })?;
         Ok(Self { client, runtime })
     }
 

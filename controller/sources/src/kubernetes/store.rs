@@ -218,8 +218,10 @@ impl Store {
         let before = listing.objects.insert(name.clone(), held);
         let source = Source::new(name.clone(), object.text).without_text();
         self.documents.insert(name.clone(), source);
-        let had = before.as_ref().and_then(|held| held.claimant.as_ref());
-        let had = had.map(|known| known.facts.addresses.clone());
+        let had = before
+            .as_ref()
+            .and_then(|held| held.claimant.as_ref())
+            .map(|known| known.facts.addresses.clone());
         self.claim(
             &name,
             &had.unwrap_or_default(),

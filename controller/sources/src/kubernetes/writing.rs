@@ -195,8 +195,9 @@ impl Writer {
             Some(client) => client,
             None => connect(self.kubeconfig.as_deref()).await?,
         };
-        let answer = timeout(PATIENCE, ask(&client)).await;
-        let answer = answer.unwrap_or(Err(ApiError::Silent));
+        let answer = timeout(PATIENCE, ask(&client))
+            .await
+            .unwrap_or(Err(ApiError::Silent));
         // The server has answered: the client is good.
         let is_good = match &answer {
             Ok(_) | Err(ApiError::NotServed) => true,

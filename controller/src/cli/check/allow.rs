@@ -58,8 +58,8 @@ impl Allowed {
     pub(super) fn unused(&self, unused: &[usize]) -> Vec<Diagnostic> {
         let entries = unused
             .iter()
-            .filter_map(|index| index.checked_sub(self.given));
-        let entries = entries.filter_map(|index| Some((index, self.entries.get(index)?)));
+            .filter_map(|index| index.checked_sub(self.given))
+            .filter_map(|index| Some((index, self.entries.get(index)?)));
         let told = entries.map(|(index, entry)| {
             let Allowance { code, object } = &self.allowances[self.given + index];
             let object = object.as_ref().map(|object| format!(" of {object}"));

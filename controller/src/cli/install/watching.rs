@@ -29,8 +29,8 @@ pub(super) fn watch(args: &InstallArgs, content: &[u8]) -> Result<bool> {
     ends.add(Signal::SIGTERM);
     ends.add(Signal::SIGINT);
     ends.thread_block().context("cannot wait for signals")?;
-    let signals = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-    let signals = signals.context("cannot wait for signals")?;
+    let signals = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("cannot wait for signals")?;
     loop {
         // A folder that comes later is found at the next look.
         let events = AddWatchFlags::IN_MOVED_TO

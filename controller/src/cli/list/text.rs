@@ -111,8 +111,10 @@ pub(super) fn write(list: &List<'_>, out: &mut impl Write) -> io::Result<()> {
             sender = Some(source);
         }
         let to = line.connection.destination.id();
-        let about = format!("{} {} {}", line.family(), line.backends(), by(list, line));
-        let about = about.split_whitespace().collect::<Vec<_>>().join(" ");
+        let about = format!("{} {} {}", line.family(), line.backends(), by(list, line))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         let ports = line.ports();
         let words = format!("  -> {to:RECEIVER$} {ports:PORTS$} {}", about.trim());
         writeln!(out, "{}", words.trim_end())
@@ -141,8 +143,7 @@ pub(super) fn write_md(list: &List<'_>, out: &mut impl Write) -> io::Result<()> 
             line.connection.destination.id(),
         );
         let (ports, family) = (line.ports(), line.family());
-        let by = format!("{} {}", line.backends(), by(list, line));
-        let by = by.trim();
+        let by = format!("{} {}", line.backends(), by(list, line)).trim();
         writeln!(out, "| `{from}` | `{to}` | `{ports}` | {family} | {by} |")
     })?;
     if count == 0 {

@@ -54,8 +54,9 @@ pub(super) fn look(address: &Address, missed_heartbeats: u32) -> Result<ClusterS
 fn names(overview: &Overview) -> BTreeSet<String> {
     let texts = overview.documents.iter();
     let documents = texts.flat_map(|(text, _)| &text.parsed.documents);
-    let of_documents = documents.filter(|document| document.identity.kind == Kind::Node);
-    let of_documents = of_documents.map(|document| document.identity.name.to_string());
+    let of_documents = documents
+        .filter(|document| document.identity.kind == Kind::Node)
+        .map(|document| document.identity.name.to_string());
     of_documents
         .chain(overview.statuses.keys().cloned())
         .collect()
@@ -69,15 +70,17 @@ fn policies(overview: &Overview) -> (Vec<Policy>, Vec<String>) {
     for (text, revision) in &overview.documents {
         let parsed = &text.parsed;
         let good = parsed.documents.iter().map(|document| &document.identity);
-        let bad = parsed.rejected.iter();
-        let bad = bad.filter_map(|one| match &one.identity {
-            None => {
-                let (file, line) = (&one.place.file, one.place.line);
-                unreadable.push(format!("{file}:{line}"));
-                None
-            }
-            identity => identity.as_ref(),
-        });
+        let bad = parsed
+            .rejected
+            .iter()
+            .filter_map(|one| match &one.identity {
+                None => {
+                    let (file, line) = (&one.place.file, one.place.line);
+                    unreadable.push(format!("{file}:{line}"));
+                    None
+                }
+                identity => identity.as_ref(),
+            });
         for identity in good.chain(bad).filter(|one| one.kind.is_policy()) {
             let version = newest.entry(identity).or_default();
             *version = (*version).max(*revision);

@@ -96,8 +96,10 @@ pub(super) fn read(
     let mut logs: Vec<Log> = logs.collect::<Result<_>>()?;
     // The first of those whose record is the oldest.
     let oldest = |logs: &[Log]| {
-        let heads = logs.iter().enumerate();
-        let heads = heads.filter_map(|(at, log)| Some((at, &log.head.as_ref()?.time)));
+        let heads = logs
+            .iter()
+            .enumerate()
+            .filter_map(|(at, log)| Some((at, &log.head.as_ref()?.time)));
         let oldest = heads.reduce(|one, other| match one.1.cmp(other.1) {
             Ordering::Greater => other,
             Ordering::Less | Ordering::Equal => one,

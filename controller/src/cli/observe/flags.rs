@@ -120,8 +120,8 @@ const FLAGS: [Flag; 13] = [
 /// Reads one of a closed list of words.
 fn words<T: ClosedList + Send + Sync>(of: fn(T) -> Criterion) -> ValueParser {
     let known = T::ALL.iter().map(|one| one.word());
-    let parser = PossibleValuesParser::new(known);
-    let parser = parser.map(move |word| of(T::of_word(&word).expect("one of the words")));
+    let parser = PossibleValuesParser::new(known)
+        .map(move |word| of(T::of_word(&word).expect("one of the words")));
     parser.into()
 }
 

@@ -387,8 +387,8 @@ pub(super) mod tests {
             .labels
             .insert("k\t".to_owned(), "\u{2066}v".to_owned());
         for format in [Format::Text, Format::Wide, Format::Json] {
-            let line = Lines::new(format, false).line(&record).expect("a line");
-            let line = line.strip_suffix('\n').expect("one line");
+            let whole = Lines::new(format, false).line(&record).expect("a line");
+            let line = whole.strip_suffix('\n').expect("one line");
             let acts = "\x1b\u{9b}\n\u{202e}\r\x07\t\u{2066}";
             assert!(!line.contains(|c| acts.contains(c)), "{format:?}: {line:?}");
         }

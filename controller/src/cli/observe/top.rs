@@ -174,10 +174,15 @@ fn title(row: &TopRow) -> String {
             place(&Escaped(&rule.file).to_string(), &[rule.line])
         )
     });
-    let pair = row.source.as_ref().zip(row.destination.as_ref());
-    let pair = pair.map(|(source, destination)| format!("{source} → {destination}"));
-    let by = [&row.policy, &row.workload, &row.reason].into_iter();
-    let by = by.flatten().cloned();
+    let pair = row
+        .source
+        .as_ref()
+        .zip(row.destination.as_ref())
+        .map(|(source, destination)| format!("{source} → {destination}"));
+    let by = [&row.policy, &row.workload, &row.reason]
+        .into_iter()
+        .flatten()
+        .cloned();
     let parts: Vec<String> = rule.into_iter().chain(pair).chain(by).collect();
     if parts.is_empty() {
         "(no policy)".to_owned()

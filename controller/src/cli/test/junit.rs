@@ -30,8 +30,10 @@ struct Case {
 }
 
 pub(super) fn report(report: &TestReport) -> io::Result<String> {
-    let errors = report.diagnostics.iter();
-    let errors = errors.filter(|diagnostic| diagnostic.severity == Severity::Error);
+    let errors = report
+        .diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Error);
     let documents: Vec<Case> = errors
         .map(|diagnostic| Case {
             name: diagnostic.code.clone(),

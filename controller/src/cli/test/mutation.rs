@@ -69,9 +69,11 @@ pub(super) fn run(original: &Original<'_>) -> Result<MutationReport> {
         equivalent: Vec::new(),
     };
     for (mutant, fate) in mutants.iter().zip(fates) {
-        let fate = fate.into_inner().expect("no worker panics with it");
-        let fate = fate.context("a mutant was not tried")?;
-        let fate = fate.with_context(|| format!("{}: {}", mutant.policy, mutant.what))?;
+        let fate = fate
+            .into_inner()
+            .expect("no worker panics with it")
+            .context("a mutant was not tried")?
+            .with_context(|| format!("{}: {}", mutant.policy, mutant.what))?;
         match fate {
             Fate::Noticed => report.noticed += 1,
             Fate::Equivalent => report.equivalent.push(told(mutant)),
@@ -96,8 +98,8 @@ fn told(mutant: &Mutant) -> MutantReport {
 impl Original<'_> {
     fn fate(&self, mutant: &Mutant) -> Result<Fate> {
         let changed = mutant.of(self.inventory);
-        let reach = Reach::in_networks(&changed, self.networks)?;
-        let reach = reach.with_own_node_allowed(self.reach.is_own_node_allowed());
+        let reach = Reach::in_networks(&changed, self.networks)?
+            .with_own_node_allowed(self.reach.is_own_node_allowed());
         let results = policy_test::check(&reach, self.tests);
         if !results.outcomes.iter().all(Outcome::holds) {
             return Ok(Fate::Noticed);

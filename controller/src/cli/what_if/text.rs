@@ -78,12 +78,13 @@ fn together(report: &WhatIfReport) -> Vec<Together<'_>> {
 /// Says what decides, one thing a line.
 fn because(report: &WhatIfReport, change: &ReplayedReport) -> Vec<String> {
     let cell = &change.cell;
-    let sides = [("egress", &cell.egress), ("ingress", &cell.ingress)];
-    let sides = sides.into_iter().filter_map(|(direction, side)| {
-        let side = side.as_ref()?;
-        // What allows does not matter to a denial.
-        (side.verdict == cell.verdict).then_some((direction, side))
-    });
+    let sides = [("egress", &cell.egress), ("ingress", &cell.ingress)]
+        .into_iter()
+        .filter_map(|(direction, side)| {
+            let side = side.as_ref()?;
+            // What allows does not matter to a denial.
+            (side.verdict == cell.verdict).then_some((direction, side))
+        });
     let mut lines: Vec<String> = sides
         .map(|(direction, side)| {
             let word = match side.verdict {

@@ -134,8 +134,9 @@ mod tests {
     fn page<'v>(ledger: &mut Ledger, values: &[(&'v str, u64)]) -> Vec<&'v str> {
         let own = values
             .iter()
-            .filter(|(name, value)| ledger.note(&RULE_HITS, &["ingress", "deny", name], *value));
-        let own = own.map(|(name, _)| *name).collect();
+            .filter(|(name, value)| ledger.note(&RULE_HITS, &["ingress", "deny", name], *value))
+            .map(|(name, _)| *name)
+            .collect();
         ledger.end_page();
         own
     }

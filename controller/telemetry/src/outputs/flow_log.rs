@@ -344,8 +344,9 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_refused() {
-        let lost = FlowLog::new(Path::new("/dev/null"), 1, 1).pass_on(&numbered([1]));
-        let lost = lost.unwrap_err();
+        let lost = FlowLog::new(Path::new("/dev/null"), 1, 1)
+            .pass_on(&numbered([1]))
+            .unwrap_err();
         assert_eq!(lost.count, 1);
         assert!(lost.source.to_string().contains("set `flow_log.path`"));
     }

@@ -161,15 +161,22 @@ async fn post(
         again: Some(Duration::ZERO),
         ..Refusal::for_good(error)
     })?;
-    let answer = connection.send_request(request).await;
-    let answer = answer.map_err(Refusal::for_good)?;
+    let answer = connection
+        .send_request(request)
+        .await
+        .map_err(Refusal::for_good)?;
     let status = answer.status();
-    let pause = answer.headers().get(header::RETRY_AFTER);
-    let pause = pause.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+    let pause = answer
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|seconds| seconds.to_str().ok()?.parse().ok());
     let pause = Duration::from_secs(pause.unwrap_or(0));
     // Read to its end, so that the connection serves again.
-    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-    let body = body.map_err(Refusal::for_good)?.to_bytes();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER)
+        .collect()
+        .await
+        .map_err(Refusal::for_good)?
+        .to_bytes();
     if status != StatusCode::OK {
         return Err(Refusal {
             again: is_temporary(status).then_some(pause),
@@ -195,8 +202,11 @@ fn is_temporary(status: StatusCode) -> bool {
 }
 
 async fn connect(address: &Uri) -> io::Result<SendRequest<Full<Bytes>>> {
-    let host = address.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = address
+        .host()
+        .unwrap_or_default()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
     let stream = TcpStream::connect((host, address.port_u16().unwrap_or(80))).await?;
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (sender, connection) = handshake.map_err(io::Error::other)?;
@@ -239,8 +249,10 @@ fn log(record: &FlowRecord) -> Value {
         RecordType::Audit => (10, "INFO2"),
         RecordType::New | RecordType::Ended => (9, "INFO"),
     };
-    let time = humantime::parse_rfc3339(&record.time).unwrap_or(UNIX_EPOCH);
-    let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = humantime::parse_rfc3339(&record.time)
+        .unwrap_or(UNIX_EPOCH)
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let mut attributes = Vec::new();
     let mut put = |key: &str, value: Value| {
         if !value.is_null() {

@@ -104,8 +104,10 @@ fn slots(blocks: &[AddressBlock], value: u32) -> impl Iterator<Item = (u32, u32)
         Some(_) => None,
         None => blocks.get(value as usize),
     };
-    let block = block.into_iter().flat_map(|block| (0..).zip(&block.slots));
-    let block = block.map(|(place, slot)| (place, slot.load()));
+    let block = block
+        .into_iter()
+        .flat_map(|block| (0..).zip(&block.slots))
+        .map(|(place, slot)| (place, slot.load()));
     lone.into_iter().chain(block).filter(|&(_, slot)| slot != 0)
 }
 

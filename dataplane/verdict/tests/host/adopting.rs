@@ -36,8 +36,12 @@ fn node(policy: &Policy, listeners: &[(Who, u16, u32)]) -> Node {
 /// A segment between web, or another client, and the port of the database, or another
 /// server.
 fn segment(family: Family, from: Who, to: Who, ports: (u16, u16)) -> Packet<Tcp> {
-    let packet = tcp().family(family).from(from.end()).to(to.end());
-    let packet = packet.sport(ports.0).dport(ports.1);
+    let packet = tcp()
+        .family(family)
+        .from(from.end())
+        .to(to.end())
+        .sport(ports.0)
+        .dport(ports.1);
     packet.seq(5000).ack_number(5000).ack()
 }
 

@@ -93,8 +93,12 @@ fn policy_is_asked_about_what_opens_and_what_no_flow_covers() {
         assert_eq!(arrives(&node, &to(80).syn().bytes()), Some(RULE));
         assert_eq!(arrives(&node, &to(22).syn().bytes()), Some(ISOLATED));
         assert_eq!(arrives(&node, &to(22).ack().bytes()), Some(ISOLATED));
-        let answer = udp().family(family).from(Outside.end()).to(Web.end());
-        let answer = answer.sport(53).dport(4000);
+        let answer = udp()
+            .family(family)
+            .from(Outside.end())
+            .to(Web.end())
+            .sport(53)
+            .dport(4000);
         assert_eq!(arrives(&node, &answer.bytes()), Some(ISOLATED));
         assert_eq!(node.sends(Web, &answer.clone().reply()), FREE);
         assert_eq!(arrives(&node, &answer.bytes()), Some(FLOW));
@@ -105,8 +109,12 @@ fn policy_is_asked_about_what_opens_and_what_no_flow_covers() {
 fn a_reply_is_covered_by_what_was_noted_as_it_left() {
     for family in Family::BOTH {
         let node = Node::under(&Policy::default().isolates(Web, Ingress));
-        let asked = udp().family(family).from(Web.end()).to(Far.end());
-        let asked = asked.sport(4000).dport(53);
+        let asked = udp()
+            .family(family)
+            .from(Web.end())
+            .to(Far.end())
+            .sport(4000)
+            .dport(53);
         let answer = asked.clone().reply();
         assert_eq!(arrives(&node, &answer.bytes()), Some(ISOLATED));
         assert!(note(&node, &asked.bytes()));
@@ -131,8 +139,12 @@ fn a_reply_is_covered_by_what_was_noted_as_it_left() {
 fn what_was_noted_does_not_let_a_marked_packet_leave() {
     for family in Family::BOTH {
         let node = Node::under(&Policy::default().isolates(Web, Egress));
-        let packet = udp().family(family).from(Web.end()).to(Outside.end());
-        let packet = packet.sport(4000).dport(53);
+        let packet = udp()
+            .family(family)
+            .from(Web.end())
+            .to(Outside.end())
+            .sport(4000)
+            .dport(53);
         assert!(note(&node, &packet.bytes()));
         let context = Context {
             stamp: UNDECIDED | Web.stamp(),
@@ -303,8 +315,14 @@ proptest! {
 fn what_policy_may_not_deny_just_now_passes_up() {
     for family in Family::BOTH {
         let node = Node::under(&Policy::closed());
-        let syn = tcp().family(family).from(Outside.end()).to(Web.end());
-        let syn = syn.sport(4000).dport(5432).syn().bytes();
+        let syn = tcp()
+            .family(family)
+            .from(Outside.end())
+            .to(Web.end())
+            .sport(4000)
+            .dport(5432)
+            .syn()
+            .bytes();
         assert_eq!(arrives(&node, &syn), Some(ISOLATED), "{family}");
         let until = &node.bindings[Web.slot(Family::V4) as usize].bypassed_until;
         until.store(node.jiffies.wrapping_add(1));

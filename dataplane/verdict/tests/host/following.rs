@@ -123,8 +123,13 @@ fn an_allowed_sctp_association_does_not_open_a_second_address() {
     let policy = Policy::closed().connects(Db, Far, Some((SCTP, 36_412)));
     for family in Family::BOTH {
         let node = Node::under(&policy);
-        let sent = sctp().family(family).from(Db.end()).to(Far.end());
-        let sent = sent.sport(36_412).dport(36_412).payload(&[0; 16]);
+        let sent = sctp()
+            .family(family)
+            .from(Db.end())
+            .to(Far.end())
+            .sport(36_412)
+            .dport(36_412)
+            .payload(&[0; 16]);
         assert_eq!(node.sends(Db, &sent), RULE);
         let answer = sent.reply();
         assert_eq!(node.receives(Db, &answer, FROM_UPLINK), FLOW);

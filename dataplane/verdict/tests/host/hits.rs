@@ -236,8 +236,13 @@ impl Sent {
             let packet = udp().family(self.family).from(from.end()).to(to.end());
             return packet.sport(4000).dport(self.port).bytes();
         }
-        let packet = tcp().family(self.family).from(from.end()).to(to.end());
-        let packet = packet.sport(4000).dport(self.port).seq(7);
+        let packet = tcp()
+            .family(self.family)
+            .from(from.end())
+            .to(to.end())
+            .sport(4000)
+            .dport(self.port)
+            .seq(7);
         if self.opens {
             packet.syn().bytes()
         } else {

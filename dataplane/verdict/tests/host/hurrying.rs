@@ -236,8 +236,12 @@ fn datagrams_that_may_be_signalling_take_the_long_way() {
     for (family, ports) in [(Family::V4, (67, 68)), (Family::V6, (546, 547))] {
         for (from, to) in [ports, (ports.1, ports.0)] {
             let node = Node::under(&Policy::default());
-            let packet = udp().family(family).from(Web.end()).to(Db.end());
-            let packet = packet.sport(from).dport(to);
+            let packet = udp()
+                .family(family)
+                .from(Web.end())
+                .to(Db.end())
+                .sport(from)
+                .dport(to);
             for _ in 0..3 {
                 node.receives(Db, &packet, Way::of(Web));
                 node.sends(Db, &packet.reply());
@@ -388,8 +392,12 @@ fn a_flow_of_the_node_hurries_for_the_node_alone() {
     let policy = Policy::closed().connects(ThisNode, Db, Some((UDP, 53)));
     for family in Family::BOTH {
         let node = Node::under(&policy);
-        let packet = udp().family(family).from(ThisNode.end()).to(Db.end());
-        let packet = packet.sport(4000).dport(53);
+        let packet = udp()
+            .family(family)
+            .from(ThisNode.end())
+            .to(Db.end())
+            .sport(4000)
+            .dport(53);
         let bytes = packet.bytes();
         let arrives = |way: Way| hurries(&node, &bytes, &to_db(way), Hook::ToWorkload);
         for _ in 0..3 {

@@ -306,8 +306,12 @@ fn a_masqueraded_flow_does_not_pass_on_to_who_else_has_the_nodes_address() {
             let binding = &node.bindings[Web.slot(family) as usize];
             binding.stamp.store(0);
             binding.epoch.add(1);
-            let segment = tcp().family(family).from(ThisNode.end()).to(Db.end());
-            let segment = segment.dport(5432).ack();
+            let segment = tcp()
+                .family(family)
+                .from(ThisNode.end())
+                .to(Db.end())
+                .dport(5432)
+                .ack();
             let judged = node.receives(Db, &segment, other);
             assert_eq!(judged, denied(Reason::NoFlow), "{other:?}");
         }
@@ -457,8 +461,11 @@ fn audit_is_said_once_and_at_the_right_hook() {
 /// A sender's egress to a group is said at its own hook, not once for each receiver.
 #[test]
 fn audit_of_a_group_is_said_at_the_senders_hook() {
-    let packet = udp().from(Web.end()).to(Ipv4Addr::new(224, 0, 0, 251));
-    let packet = packet.dport(5353).bytes();
+    let packet = udp()
+        .from(Web.end())
+        .to(Ipv4Addr::new(224, 0, 0, 251))
+        .dport(5353)
+        .bytes();
     let policy = Policy::default().audits(Web, Egress);
     let to_receiver = policy.clone().allows(Web, Egress, Outside, None);
     let to_group = policy.allows(Web, Egress, Db, None);

@@ -165,12 +165,20 @@ fn a_flow_that_leaves_is_none_at_the_workloads_hooks() {
     let policy = Policy::default().isolates(Web, Ingress);
     for family in Family::BOTH {
         let node = Node::under(&policy);
-        let there = udp().family(family).from(Web.end()).to(Outside.end());
-        let there = there.sport(4000).dport(53);
+        let there = udp()
+            .family(family)
+            .from(Web.end())
+            .to(Outside.end())
+            .sport(4000)
+            .dport(53);
         assert_eq!(leaves(&node, &there), FREE);
         assert_eq!(states(&node, Web), [FlowState::Embryonic]);
-        let back = udp().family(family).from(Outside.end()).to(Web.end());
-        let back = back.sport(53).dport(4000);
+        let back = udp()
+            .family(family)
+            .from(Outside.end())
+            .to(Web.end())
+            .sport(53)
+            .dport(4000);
         let received = node.receives(Web, &back, FROM_UPLINK);
         assert_eq!(received, ISOLATED);
     }

@@ -75,8 +75,11 @@ impl Ends {
 fn ask(answered_after: u32) -> [u32; 2] {
     let mut ends = Ends::new();
     let frames = (0..PORTS).map(|port| {
-        let question = udp().from(Web.end()).to(Db.end()).dport(53);
-        let question = question.sport(32_768 + port);
+        let question = udp()
+            .from(Web.end())
+            .to(Db.end())
+            .dport(53)
+            .sport(32_768 + port);
         [question.bytes(), question.reply().bytes()]
     });
     let frames: Vec<[Vec<u8>; 2]> = frames.collect();

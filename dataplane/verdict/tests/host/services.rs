@@ -198,8 +198,12 @@ fn a_marked_stamp_names_the_same_sender() {
         let forged = node.receives(Db, &ask, way(Cache));
         assert_eq!(forged, denied(Reason::ForeignLocalAddress));
         // Behind the node's address the stamp alone tells.
-        let masqueraded = udp().from(ThisNode.end()).to(Db.end()).family(family);
-        let masqueraded = masqueraded.sport(4001).dport(PORT);
+        let masqueraded = udp()
+            .from(ThisNode.end())
+            .to(Db.end())
+            .family(family)
+            .sport(4001)
+            .dport(PORT);
         assert_eq!(node.receives(Db, &masqueraded, way(Web)), RULE);
         let masqueraded = masqueraded.sport(4002);
         assert_eq!(node.receives(Db, &masqueraded, way(Cache)), ISOLATED);
@@ -216,8 +220,12 @@ fn a_sender_behind_a_foreign_address_is_judged_by_its_marked_stamp() {
     };
     for family in Family::BOTH {
         let node = Node::under(&Policy::closed().connects(Web, Db, Some((UDP, PORT))));
-        let ask = udp().from(Outside.end()).to(Db.end()).family(family);
-        let ask = ask.sport(4000).dport(PORT);
+        let ask = udp()
+            .from(Outside.end())
+            .to(Db.end())
+            .family(family)
+            .sport(4000)
+            .dport(PORT);
         assert_eq!(node.receives(Db, &ask, marked(Web)), RULE);
         assert_eq!(node.sends(Db, &ask.reply()), FLOW);
         for _ in 0..3 {

@@ -34,12 +34,13 @@ pub(super) fn alike(states: &[Connectivity; 2], ends: &[ChangedEnd]) -> Vec<Alik
         let alike = by_behaviour.entry((is_outside, behaviours)).or_default();
         alike.push(at);
     }
-    let alike = by_behaviour.into_iter();
-    let alike = alike.map(|((is_outside, behaviours), ends)| Alike {
-        is_outside,
-        behaviours,
-        ends,
-    });
+    let alike = by_behaviour
+        .into_iter()
+        .map(|((is_outside, behaviours), ends)| Alike {
+            is_outside,
+            behaviours,
+            ends,
+        });
     alike.collect()
 }
 
@@ -109,8 +110,10 @@ impl Candidates {
         if !parties.is_in_both(party) {
             return (0..own.parties.len()).collect();
         }
-        let receivers = unlike.receivers(party).iter();
-        let receivers = receivers.filter_map(|party| own.by_party.get(party));
+        let receivers = unlike
+            .receivers(party)
+            .iter()
+            .filter_map(|party| own.by_party.get(party));
         receivers.flatten().chain(&own.always).copied().collect()
     }
 }

@@ -476,8 +476,11 @@ fn ends(states: &[Connectivity; 2]) -> Vec<ChangedEnd> {
         }
         for (groups, members) in parts {
             let first = members.first().expect("a group has members").clone();
-            let whole = groups.into_iter().enumerate().rev();
-            let mut whole = whole.filter_map(|(set, at)| Some(group(set, at?)));
+            let mut whole = groups
+                .into_iter()
+                .enumerate()
+                .rev()
+                .filter_map(|(set, at)| Some(group(set, at?)));
             let is_all = |of: &&Group| of.members.len() == members.len();
             let id = match whole.find(is_all) {
                 Some(group) if members.len() > 1 || is_whole => group.id.clone(),

@@ -306,8 +306,11 @@ impl Connectivity {
                     last: port.max(1),
                     ..door
                 };
-                let mut there = pair.iter().filter(|(span, _)| span.contains(&arrives));
-                let there = there.next().map(|(_, pair)| (door, through(pair)));
+                let there = pair
+                    .iter()
+                    .filter(|(span, _)| span.contains(&arrives))
+                    .next()
+                    .map(|(_, pair)| (door, through(pair)));
                 there.into_iter().collect()
             }
             None => (pair.iter())

@@ -197,8 +197,9 @@ fn take(reader: &mut Reader, node: &Node<'_>, exceptions: &mut Vec<Exception>) {
     let Some(fields) = reader.strict_mapping(node, what, &["exceptions"]) else {
         return;
     };
-    let list = reader.required(fields, "exceptions");
-    let list = list.and_then(|node| reader.counted_list(node, "`exceptions`", 1, usize::MAX));
+    let list = reader
+        .required(fields, "exceptions")
+        .and_then(|node| reader.counted_list(node, "`exceptions`", 1, usize::MAX));
     for node in list.unwrap_or_default() {
         exceptions.extend(exception(reader, node));
     }

@@ -189,8 +189,10 @@ pub(super) fn of_row<T: Clone + PartialEq>(intervals: &[(u32, T)]) -> Partition<
         let (first, last) = lane.bounds();
         let (low, high) = (lane.key(first), lane.key(last));
         let from = intervals.partition_point(|(key, _)| *key <= low) - 1;
-        let here = intervals[from..].iter().take_while(|(key, _)| *key <= high);
-        let mut here = here.peekable();
+        let mut here = intervals[from..]
+            .iter()
+            .take_while(|(key, _)| *key <= high)
+            .peekable();
         while let Some((key, said)) = here.next() {
             let start = (*key).max(low) - low;
             let end = here.peek().map_or(high, |(next, _)| next - 1) - low;

@@ -118,12 +118,18 @@ impl<'s> Kept<'s> {
 
     /// The Services that ends are behind that behave like this.
     fn of_itself(&self, states: &[Connectivity; 2], from: Both) -> BTreeSet<usize> {
-        let by_state = states.iter().zip(from).zip(&self.behind);
-        let by_state = by_state.flat_map(|((state, from), behind)| {
-            let own = from.map(|from| state.groups.workloads(from));
-            let own = own.into_iter().flatten();
-            own.filter_map(|workload| behind.get(&workload))
-        });
+        let by_state =
+            states
+                .iter()
+                .zip(from)
+                .zip(&self.behind)
+                .flat_map(|((state, from), behind)| {
+                    let own = from
+                        .map(|from| state.groups.workloads(from))
+                        .into_iter()
+                        .flatten();
+                    own.filter_map(|workload| behind.get(&workload))
+                });
         by_state.flatten().copied().collect()
     }
 }
@@ -144,8 +150,9 @@ impl Asked {
             self.always.push(position);
             return;
         };
-        let numbers = kinds.into_iter();
-        let numbers = numbers.filter_map(|(old, new)| parties.number([Some(old), Some(new)]));
+        let numbers = kinds
+            .into_iter()
+            .filter_map(|(old, new)| parties.number([Some(old), Some(new)]));
         for kind in numbers.collect::<BTreeSet<_>>() {
             self.by_kind.entry(kind).or_default().push(position);
         }

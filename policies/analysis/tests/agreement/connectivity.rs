@@ -62,8 +62,10 @@ fn asked(reach: &Reach, connectivity: &Connectivity) -> Vec<End> {
     }
     hosts.sort();
     hosts.dedup();
-    let hosts = hosts.into_iter().map(|address| reach.address(address));
-    let hosts = hosts.filter(|host| host.kind() == EndKind::External);
+    let hosts = hosts
+        .into_iter()
+        .map(|address| reach.address(address))
+        .filter(|host| host.kind() == EndKind::External);
     reach.ends().iter().cloned().chain(hosts).collect()
 }
 
@@ -381,8 +383,7 @@ proptest! {
 
     #[test]
     fn lists_are_what_cells_say_where_ports_lead_to_services(world in worlds::world_of_services()) {
-        let reach = Reach::new(&inventory(world.texts())).expect("a small world");
-        let reach = reach.with_own_node_allowed(false);
+        let reach = Reach::new(&inventory(world.texts())).expect("a small world").with_own_node_allowed(false);
         for view in [View::Enforced, View::Audited] {
             check_list(reach.clone(), view).map_err(TestCaseError::fail)?;
         }

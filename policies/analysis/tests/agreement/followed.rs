@@ -126,8 +126,9 @@ fn a_backend_that_a_slice_names_is_judged_by_its_new_labels() {
     let with = |first: &'static str, second: &'static str| {
         let mut pods = PODS;
         (pods[2].1, pods[3].1) = (first, second);
-        let more = service("data", OF_CLUSTER, &["10.0.1.2"]);
-        let more = more.into_iter().chain([kept_apart("db")]);
+        let more = service("data", OF_CLUSTER, &["10.0.1.2"])
+            .into_iter()
+            .chain([kept_apart("db")]);
         State::new(&pods, more, &["web"])
     };
     follow(&with("db", "other"), &with("other", "db"));
@@ -141,8 +142,9 @@ fn a_backend_that_gets_an_endpoint_is_seen() {
             pod.2 = "n1";
         }
         // One backend is denied, and one is not: only its hook can tell.
-        let more = service("data", OF_CLUSTER, &["10.0.1.2", "10.0.1.3"]);
-        let more = more.into_iter().chain([kept_apart("db")]);
+        let more = service("data", OF_CLUSTER, &["10.0.1.2", "10.0.1.3"])
+            .into_iter()
+            .chain([kept_apart("db")]);
         State::new(&pods, more, here)
     };
     follow(&with(&["web"]), &with(&["web", "other"]));
@@ -178,8 +180,9 @@ fn a_policy_that_changes_is_asked_anew_about_backends() {
                 pods[2].2 = "n1";
                 pods[3].2 = "n1";
             }
-            let more = service("data", OF_CLUSTER, &["10.0.1.2"]);
-            let more = more.into_iter().chain([kept_apart(to)]);
+            let more = service("data", OF_CLUSTER, &["10.0.1.2"])
+                .into_iter()
+                .chain([kept_apart(to)]);
             State::new(&pods, more, here)
         };
         follow(&with("db"), &with("other"));

@@ -37,8 +37,9 @@ pub(crate) const MISREADINGS: &[Misreading] = &[
     Misreading {
         claim: "an empty value is an absent label",
         read: |text| {
-            let text = text.replace("matchLabels: {app: ''}", "matchLabels: {app: none}");
-            let text = text.replace("matchLabels: {tier: ''}", "matchLabels: {tier: none}");
+            let text = text
+                .replace("matchLabels: {app: ''}", "matchLabels: {app: none}")
+                .replace("matchLabels: {tier: ''}", "matchLabels: {tier: none}");
             Some(text.replace("values: ['']", "values: [none]"))
         },
     },

@@ -44,8 +44,11 @@ impl Asked {
         let host = ["10.0.0.200", "fd00::200"].map(|address| address.parse().unwrap());
         // The oracle knows no addresses that stand in; it asks for those of nodes.
         let selectable = |end: &End| {
-            let pods = reach.inventory().workloads();
-            let mut pods = pods.values().filter(|pod| !pod.host_network);
+            let mut pods = reach
+                .inventory()
+                .workloads()
+                .values()
+                .filter(|pod| !pod.host_network);
             pods.any(|pod| pod.name.to_string() == end.id())
         };
         let known = reach.ends().iter();

@@ -133,8 +133,10 @@ impl Node {
     ) -> Result<(), String> {
         let named = self.profile(address);
         let key = row_key(port.0.number(), port.1);
-        let words = self.compiled.decide_sent(sender, named, key);
-        let words = words.expect("a table without contradictions");
+        let words = self
+            .compiled
+            .decide_sent(sender, named, key)
+            .expect("a table without contradictions");
         let verdict = Verdict::from_word(words.enforced);
         let what = format!(
             "{sender:?} > {address} {port:?}: {verdict:?} {:x}",
@@ -152,8 +154,9 @@ impl Node {
         }
         if known.is_none() || is_workloads {
             // What no Service has is decided as the address itself is.
-            let own = (self.compiled).decide(sender, Direction::Egress, named, key);
-            let own = own.expect("a table without contradictions");
+            let own = (self.compiled)
+                .decide(sender, Direction::Egress, named, key)
+                .expect("a table without contradictions");
             let said = [words.enforced, words.audited].map(Verdict::from_word);
             return match words.flags == 0 && said == [own.enforced, own.audited] {
                 true => Ok(()),
@@ -588,8 +591,9 @@ fn a_workloads_address_is_shared_while_a_service_has_it() {
     let local = BTreeSet::new();
     let mut compiler = Compiler::default();
     for (inventory, is_shared) in [(&without, false), (&with, true), (&without, false)] {
-        let table = compiler.compile(&snapshot(inventory, &plan, &local));
-        let table = table.expect("a small world");
+        let table = compiler
+            .compile(&snapshot(inventory, &plan, &local))
+            .expect("a small world");
         let profile = table.slot_of(&plan, "10.0.0.1".parse().unwrap());
         assert_eq!(profile.expect("a workload's").1.is_shared, is_shared);
     }

@@ -220,11 +220,11 @@ fn torn_world() -> impl Strategy<Value = World> {
             named("y"),
         ]),
         select(labels.to_vec()),
-    );
-    let whom = whom.prop_map(|(namespaces, workloads)| WorkloadSelector {
-        namespaces,
-        workloads,
-    });
+    )
+        .prop_map(|(namespaces, workloads)| WorkloadSelector {
+            namespaces,
+            workloads,
+        });
     let tcp = |ports| PortRange {
         protocol: Protocol::Tcp,
         ports,
@@ -337,20 +337,23 @@ fn directed<R>(rules: Vec<R>, as_egress: bool) -> Both<R> {
 
 /// The rule of a policy of the cluster as one of a namespace has it.
 fn as_namespace_rule(rule: ClusterRule) -> Rule {
-    let peers = rule.peers.into_iter().flatten();
-    let peers = peers.flat_map(|peer| match peer {
-        ClusterPeer::Workloads(selector) => vec![Peer::Workloads {
-            namespaces: Some(selector.namespaces),
-            workloads: selector.workloads,
-        }],
-        ClusterPeer::Networks(networks) => (networks.into_iter())
-            .map(|cidr| Peer::Block {
-                cidr,
-                except: Vec::new(),
-            })
-            .collect(),
-        ClusterPeer::Nodes(_) => Vec::new(),
-    });
+    let peers = rule
+        .peers
+        .into_iter()
+        .flatten()
+        .flat_map(|peer| match peer {
+            ClusterPeer::Workloads(selector) => vec![Peer::Workloads {
+                namespaces: Some(selector.namespaces),
+                workloads: selector.workloads,
+            }],
+            ClusterPeer::Networks(networks) => (networks.into_iter())
+                .map(|cidr| Peer::Block {
+                    cidr,
+                    except: Vec::new(),
+                })
+                .collect(),
+            ClusterPeer::Nodes(_) => Vec::new(),
+        });
     Rule {
         place: rule.place,
         peers: Some(peers.collect()),

@@ -272,8 +272,9 @@ impl NamespaceRows {
             named.extend(first..first + count);
         }
         for isolating in &names.isolating {
-            let policies = isolating.iter();
-            let policies = policies.map(|position| first.isolation(namespace, *position));
+            let policies = isolating
+                .iter()
+                .map(|position| first.isolation(namespace, *position));
             named.push(numbers.isolation_set(&policies.collect::<Vec<u32>>())?);
         }
         if named != self.numbers {

@@ -33,8 +33,8 @@ impl AddressSet {
     pub(in super::super) fn iter(&self) -> impl Iterator<Item = u32> {
         (0u32..).zip(&self.0).flat_map(|(at, word)| {
             // Each time without the lowest bit.
-            let rests = iter::successors(Some(*word), |rest| Some(rest & rest.wrapping_sub(1)));
-            let rests = rests.take_while(|rest| *rest != 0);
+            let rests = iter::successors(Some(*word), |rest| Some(rest & rest.wrapping_sub(1)))
+                .take_while(|rest| *rest != 0);
             rests.map(move |rest| at * 64 + rest.trailing_zeros())
         })
     }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
-use super::again::{Step, address, apply, pod, step};
+use super::again::{Edit, address, apply, edit, pod};
 use super::*;
 
 /// So few that owned slots and those of outside addresses meet.
@@ -20,7 +20,7 @@ const FEW: Limits = Limits {
     ..LIMITS
 };
 
-/// Outcome of one step.
+/// Outcome of following one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     /// Entries were enough, and the words are those of a table made anew.
@@ -72,7 +72,7 @@ impl InForce {
     }
 
     /// Puts the next desired state in force, by entries where they are enough.
-    fn step(&mut self, inventory: Inventory, local: BTreeSet<ObjectName>) -> Vec<Outcome> {
+    fn follow(&mut self, inventory: Inventory, local: BTreeSet<ObjectName>) -> Vec<Outcome> {
         let mut plan = self.plan.in_place(&inventory);
         let rested = plan.resting() > self.plan.resting();
         let next = snapshot(&inventory, &plan, &local);
@@ -234,7 +234,7 @@ fn says_the_same(placed: &Compiled, anew: &Compiled, plan: &SlotPlan) {
 /// One change of the desired state.
 #[derive(Debug, Clone)]
 enum Round {
-    Any(Vec<Step>),
+    Any(Vec<Edit>),
     /// Workloads like others: like which, with which address, and whether here.
     Twins(Vec<(prop::sample::Index, u8, bool)>),
     /// Workloads that are elsewhere go, or become like another one.
@@ -244,7 +244,7 @@ enum Round {
 }
 
 /// A world, and rounds of changes of which most are workloads that come.
-fn worlds() -> impl Strategy<Value = (Vec<Step>, Vec<Round>)> {
+fn worlds() -> impl Strategy<Value = (Vec<Edit>, Vec<Round>)> {
     let index = any::<prop::sample::Index>;
     let twin = (index(), 0..16u8, any::<bool>());
     let turn = (index(), prop::option::of(index()));
@@ -253,10 +253,10 @@ fn worlds() -> impl Strategy<Value = (Vec<Step>, Vec<Round>)> {
         1 => (index(), index()).prop_map(|(whose, like)| Round::Reused(whose, like)),
         6 => prop::collection::vec(twin, 1..3).prop_map(Round::Twins),
         2 => prop::collection::vec(pod(), 1..3).prop_map(Round::Any),
-        1 => prop::collection::vec(step(), 1..3).prop_map(Round::Any),
+        1 => prop::collection::vec(edit(), 1..3).prop_map(Round::Any),
     ];
     (
-        prop::collection::vec(step(), 8..40),
+        prop::collection::vec(edit(), 8..40),
         prop::collection::vec(round, 1..12),
     )
 }
@@ -274,10 +274,10 @@ fn elsewhere(
     (!remote.is_empty()).then(|| (*which.get(&remote)).clone())
 }
 
-fn play((world, rounds): (Vec<Step>, Vec<Round>)) -> Vec<Outcome> {
+fn play((world, rounds): (Vec<Edit>, Vec<Round>)) -> Vec<Outcome> {
     let (mut inventory, mut local) = (Inventory::default(), BTreeSet::new());
-    for step in world {
-        apply(step, &mut inventory, &mut local);
+    for edit in world {
+        apply(edit, &mut inventory, &mut local);
     }
     let Some(mut in_force) = InForce::new(inventory.clone(), local.clone()) else {
         return Vec::new();
@@ -285,9 +285,9 @@ fn play((world, rounds): (Vec<Step>, Vec<Round>)) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for (number, round) in rounds.into_iter().enumerate() {
         match round {
-            Round::Any(steps) => {
-                for step in steps {
-                    apply(step, &mut inventory, &mut local);
+            Round::Any(edits) => {
+                for edit in edits {
+                    apply(edit, &mut inventory, &mut local);
                 }
             }
             Round::Turns(turns) => {
@@ -333,7 +333,7 @@ fn play((world, rounds): (Vec<Step>, Vec<Round>)) -> Vec<Outcome> {
                 }
             }
         }
-        outcomes.extend(in_force.step(inventory.clone(), local.clone()));
+        outcomes.extend(in_force.follow(inventory.clone(), local.clone()));
     }
     outcomes
 }
@@ -472,7 +472,7 @@ fn only_workloads_that_come_need_no_new_table() {
         inventory.set_workload(first).unwrap();
         // Nobody like it is elsewhere yet.
         assert_eq!(
-            in_force.step(inventory.clone(), local.clone()),
+            in_force.follow(inventory.clone(), local.clone()),
             [Outcome::NewTable]
         );
         let second = like_a(&in_force, "second", "10.0.0.71");
@@ -481,7 +481,7 @@ fn only_workloads_that_come_need_no_new_table() {
         inventory.set_workload(third).unwrap();
         local.insert(remote("third"));
         assert_eq!(
-            in_force.step(inventory.clone(), local.clone()),
+            in_force.follow(inventory.clone(), local.clone()),
             [Outcome::SameWords, Outcome::Local]
         );
         // Beside something that changes, a workload that comes is no addition.
@@ -512,7 +512,7 @@ fn an_address_elsewhere_that_turns_goes_to_an_entry_of_its_own() {
     for workload in [like_a(&in_force, "like-a", "10.0.0.70"), like_b.clone()] {
         inventory.set_workload(workload).unwrap();
     }
-    let outcome = in_force.step(inventory.clone(), local.clone());
+    let outcome = in_force.follow(inventory.clone(), local.clone());
     assert_eq!(outcome, [Outcome::NewTable]);
     let of = |in_force: &InForce| {
         let slot = in_force.plan.of("10.0.0.70".parse().unwrap()).unwrap();
@@ -525,7 +525,7 @@ fn an_address_elsewhere_that_turns_goes_to_an_entry_of_its_own() {
         like_b.name = ObjectName::new("x", name);
         like_b.addresses = vec!["10.0.0.70".parse().unwrap()];
         inventory.set_workload(like_b.clone()).unwrap();
-        let outcome = in_force.step(inventory.clone(), local.clone());
+        let outcome = in_force.follow(inventory.clone(), local.clone());
         assert_eq!(outcome, [Outcome::InPlace]);
         let (now, profile) = of(&in_force);
         assert!(now != slot && profile != before, "{name}");
@@ -533,7 +533,7 @@ fn an_address_elsewhere_that_turns_goes_to_an_entry_of_its_own() {
     }
     // It goes: nothing leads to its slot.
     inventory.remove_workload(&like_b.name);
-    assert_eq!(in_force.step(inventory, local), [Outcome::InPlace]);
+    assert_eq!(in_force.follow(inventory, local), [Outcome::InPlace]);
     assert_eq!(in_force.plan.resting(), 3);
 }
 
@@ -547,7 +547,7 @@ fn a_workload_that_comes_before_all_others_moves_no_atom() {
     inventory.set_workload(like_b).unwrap();
     local.insert(ObjectName::new("x", "first"));
     assert_eq!(
-        in_force.step(inventory, local),
+        in_force.follow(inventory, local),
         [Outcome::SameWords, Outcome::Local]
     );
 }
@@ -572,7 +572,7 @@ fn what_does_not_fit_into_a_new_table_does_not_fit_into_this_one() {
             break;
         }
         assert_eq!(
-            in_force.step(inventory.clone(), local.clone()),
+            in_force.follow(inventory.clone(), local.clone()),
             [Outcome::SameWords, Outcome::Local]
         );
         added += 1;
@@ -593,7 +593,7 @@ fn what_has_no_slot_needs_no_entry() {
     inventory.set_workload(finished).unwrap();
     let labels: Labels = [("team", "blue")].into_iter().collect();
     inventory.set_namespace("z", &labels);
-    assert_eq!(in_force.step(inventory, local), [Outcome::NoEntry]);
+    assert_eq!(in_force.follow(inventory, local), [Outcome::NoEntry]);
 }
 
 #[test]

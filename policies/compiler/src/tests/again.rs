@@ -14,7 +14,7 @@ use super::*;
 
 /// A change of the desired state, in few words, so that they meet.
 #[derive(Debug, Clone)]
-pub(super) enum Step {
+pub(super) enum Edit {
     Namespace(u8, u8, Mode),
     /// Of all namespaces.
     Enforcement(Mode),
@@ -38,7 +38,7 @@ pub(super) enum Step {
 }
 
 /// A workload, which may have been there.
-pub(super) fn pod() -> impl Strategy<Value = Step> {
+pub(super) fn pod() -> impl Strategy<Value = Edit> {
     (
         (0..3u8, 0..9u8),
         (0..3u8, 0..3u8),
@@ -46,7 +46,7 @@ pub(super) fn pod() -> impl Strategy<Value = Step> {
         prop::option::of(0..40u8),
         any::<bool>(),
     )
-        .prop_map(|(name, label, port, address, local)| Step::Pod {
+        .prop_map(|(name, label, port, address, local)| Edit::Pod {
             name,
             label,
             port,
@@ -59,14 +59,14 @@ fn mode() -> impl Strategy<Value = Mode> {
     prop::sample::select(vec![Mode::Enforce, Mode::Enforce, Mode::Audit])
 }
 
-pub(super) fn step() -> impl Strategy<Value = Step> {
+pub(super) fn edit() -> impl Strategy<Value = Edit> {
     let pair = || (0..3u8, 0..3u8);
     prop_oneof![
-        (pair(), mode()).prop_map(|((name, label), mode)| Step::Namespace(name, label, mode)),
-        mode().prop_map(Step::Enforcement),
+        (pair(), mode()).prop_map(|((name, label), mode)| Edit::Namespace(name, label, mode)),
+        mode().prop_map(Edit::Enforcement),
         pod(),
-        (0..3u8, 0..9u8).prop_map(|(namespace, name)| Step::NoPod(namespace, name)),
-        pair().prop_map(|(name, address)| Step::Node(name, address)),
+        (0..3u8, 0..9u8).prop_map(|(namespace, name)| Edit::NoPod(namespace, name)),
+        pair().prop_map(|(name, address)| Edit::Node(name, address)),
         (
             (0..3u8, 0..3u8),
             pair(),
@@ -74,14 +74,14 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
             prop::option::of(0..2u8),
             prop::option::of(0..40u8)
         )
-            .prop_map(|(name, subject, peer, port, block)| Step::Policy {
+            .prop_map(|(name, subject, peer, port, block)| Edit::Policy {
                 name,
                 subject,
                 peer,
                 port,
                 block
             }),
-        (0..3u8, 0..3u8).prop_map(|(namespace, name)| Step::NoPolicy(namespace, name)),
+        (0..3u8, 0..3u8).prop_map(|(namespace, name)| Edit::NoPolicy(namespace, name)),
     ]
 }
 
@@ -155,17 +155,17 @@ fn policy_of(
     }
 }
 
-pub(super) fn apply(step: Step, inventory: &mut Inventory, local: &mut BTreeSet<ObjectName>) {
-    match step {
-        Step::Namespace(name, label, enforcement) => {
+pub(super) fn apply(edit: Edit, inventory: &mut Inventory, local: &mut BTreeSet<ObjectName>) {
+    match edit {
+        Edit::Namespace(name, label, enforcement) => {
             let namespace = Namespace {
                 labels: labels((label, label)),
                 enforcement,
             };
             inventory.set_namespace(&format!("n{name}"), namespace);
         }
-        Step::Enforcement(mode) => inventory.set_enforcement(mode),
-        Step::Pod {
+        Edit::Enforcement(mode) => inventory.set_enforcement(mode),
+        Edit::Pod {
             name: (namespace, pod),
             label,
             port,
@@ -191,26 +191,26 @@ pub(super) fn apply(step: Step, inventory: &mut Inventory, local: &mut BTreeSet<
                 local.insert(name);
             }
         }
-        Step::NoPod(namespace, pod) => {
+        Edit::NoPod(namespace, pod) => {
             let name = name(namespace, pod);
             inventory.remove_workload(&name);
             local.remove(&name);
         }
-        Step::Node(name, owned) => {
+        Edit::Node(name, owned) => {
             let node = Node {
                 labels: labels((name, owned)),
                 addresses: vec![address(100 + name)],
             };
             inventory.set_node(&format!("m{name}"), node).unwrap();
         }
-        Step::Policy {
+        Edit::Policy {
             name,
             subject,
             peer,
             port,
             block,
         } => inventory.set_policy(policy_of(name, subject, peer, port, block)),
-        Step::NoPolicy(namespace, policy) => {
+        Edit::NoPolicy(namespace, policy) => {
             inventory.remove_policy(&name(namespace, policy));
         }
     }
@@ -235,10 +235,10 @@ fn plain_successor(before: &BTreeMap<IpAddr, u32>, inventory: &Inventory) -> BTr
 }
 
 /// Rounds of many changes, and of one: what a compiler keeps is what did not change.
-fn rounds() -> impl Strategy<Value = Vec<Vec<Step>>> {
+fn rounds() -> impl Strategy<Value = Vec<Vec<Edit>>> {
     let round = prop_oneof![
-        prop::collection::vec(step(), 1..12),
-        prop::collection::vec(step(), 1..2),
+        prop::collection::vec(edit(), 1..12),
+        prop::collection::vec(edit(), 1..2),
     ];
     prop::collection::vec(round, 1..8)
 }
@@ -247,7 +247,7 @@ fn rounds() -> impl Strategy<Value = Vec<Vec<Step>>> {
 fn a_word_that_is_new_is_asked_of_workloads_that_are_not() {
     let mut inventory = Inventory::default();
     let mut local = BTreeSet::new();
-    let pod = |pod, label, number| Step::Pod {
+    let pod = |pod, label, number| Edit::Pod {
         name: (0, pod),
         label,
         port: Some((0, number)),
@@ -285,16 +285,16 @@ fn the_same_owners_elsewhere_and_under_other_numbers_are_asked_for_again() {
     let mut inventory = Inventory::default();
     let mut local = BTreeSet::new();
     for pod in 0..2 {
-        let step = Step::Pod {
+        let edit = Edit::Pod {
             name: (0, pod),
             label: (0, 0),
             port: None,
             address: Some(2 * pod),
             local: true,
         };
-        apply(step, &mut inventory, &mut local);
+        apply(edit, &mut inventory, &mut local);
     }
-    apply(Step::Node(0, 0), &mut inventory, &mut local);
+    apply(Edit::Node(0, 0), &mut inventory, &mut local);
     inventory.set_policy(policy_of((0, 0), (0, 0), (0, 0), None, None));
     let plan = SlotPlan::assign(&inventory);
     let moved = plan.slots().map(|slot| Slot {
@@ -339,9 +339,9 @@ proptest! {
         let mut compiler = Compiler::default();
         let mut plan = SlotPlan::default();
         let mut plain = BTreeMap::new();
-        for steps in rounds {
-            for step in steps {
-                apply(step, &mut inventory, &mut local);
+        for edits in rounds {
+            for edit in edits {
+                apply(edit, &mut inventory, &mut local);
             }
             plan = plan.successor(&inventory);
             plain = plain_successor(&plain, &inventory);
@@ -372,7 +372,7 @@ proptest! {
 fn relabelled_pods_are_looked_at_again_wherever_they_are() {
     let mut inventory = Inventory::default();
     let mut local = BTreeSet::new();
-    let pod = |pod, label, local| Step::Pod {
+    let pod = |pod, label, local| Edit::Pod {
         name: (0, pod),
         label,
         port: None,
@@ -424,14 +424,14 @@ fn enforcement_that_changes_makes_other_words_and_the_first_ones_again() {
     let mut inventory = Inventory::default();
     let mut local = BTreeSet::new();
     for (namespace, pod, is_local) in [(0, 0, true), (0, 1, false), (1, 2, true)] {
-        let step = Step::Pod {
+        let edit = Edit::Pod {
             name: (namespace, pod),
             label: (0, 0),
             port: None,
             address: Some(2 * pod),
             local: is_local,
         };
-        apply(step, &mut inventory, &mut local);
+        apply(edit, &mut inventory, &mut local);
         inventory.set_policy(policy_of((namespace, 0), (0, 0), (0, 1), None, None));
     }
     let plan = SlotPlan::assign(&inventory);

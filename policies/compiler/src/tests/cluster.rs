@@ -521,8 +521,8 @@ fn rules_are_numbered_in_the_order_in_which_they_are_asked() {
         ("namespace", "x/np", Direction::Ingress, None),
         ("namespace", "x/np", Direction::Ingress, Some(0)),
         ("baseline", "base", Direction::Egress, Some(0)),
-    ];
-    let expected = expected.map(|(tier, name, d, i)| (tier, name.to_owned(), d, i));
+    ]
+    .map(|(tier, name, d, i)| (tier, name.to_owned(), d, i));
     assert_eq!(rules, expected);
     let entries: Vec<_> = world.compiled.rules.rules().collect();
     assert_eq!(entries[0].1.key.namespace(), None);

@@ -7,7 +7,7 @@ use cofferdam_inventory::selectors::Labels;
 use cofferdam_inventory::{Mode, ObjectName};
 use proptest::prelude::*;
 
-use super::again::{Step, apply, step};
+use super::again::{Edit, apply, edit};
 use super::*;
 
 const D: &str = "10.0.0.4";
@@ -220,9 +220,9 @@ fn what_is_forgotten_is_found_out_anew() {
 }
 
 /// Changes of workloads elsewhere and of namespaces, one at a time.
-fn relabels() -> impl Strategy<Value = Vec<Step>> {
+fn relabels() -> impl Strategy<Value = Vec<Edit>> {
     let pod = ((0..3u8, 0..9u8), (0..3u8, 0..3u8), 0..40u8).prop_map(|(name, label, address)| {
-        Step::Pod {
+        Edit::Pod {
             name,
             label,
             port: None,
@@ -231,7 +231,7 @@ fn relabels() -> impl Strategy<Value = Vec<Step>> {
         }
     });
     let namespace =
-        (0..3u8, 0..3u8).prop_map(|(name, label)| Step::Namespace(name, label, Mode::Enforce));
+        (0..3u8, 0..3u8).prop_map(|(name, label)| Edit::Namespace(name, label, Mode::Enforce));
     prop::collection::vec(prop_oneof![4 => pod, 1 => namespace], 1..10)
 }
 
@@ -240,17 +240,17 @@ proptest! {
 
     #[test]
     fn relabels_one_by_one_say_what_a_new_table_says(
-        world in prop::collection::vec(step(), 10..60),
+        world in prop::collection::vec(edit(), 10..60),
         relabels in relabels(),
     ) {
         let (mut inventory, mut local) = (Inventory::default(), BTreeSet::new());
-        for step in world {
-            apply(step, &mut inventory, &mut local);
+        for edit in world {
+            apply(edit, &mut inventory, &mut local);
         }
         let mut node = Node::new(inventory, local);
         node.table();
         for relabel in relabels {
-            if let Step::Pod { name, .. } = &relabel {
+            if let Edit::Pod { name, .. } = &relabel {
                 let name = ObjectName::new(&format!("n{}", name.0), &format!("o{}", name.1));
                 if node.local.contains(&name) {
                     continue;

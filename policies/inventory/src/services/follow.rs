@@ -2,9 +2,11 @@
 //!
 //! Invariant: what comes of following is what indexing anew comes to.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::HashSet;
 
 use crate::{Inventory, ObjectName, Protocol, Service, Workload};
 
@@ -109,7 +111,7 @@ impl Services {
 
     /// Adds what leads to pods of which something is different, be it known here or not.
     pub fn touch<'p>(&self, pods: impl IntoIterator<Item = &'p Workload>, moved: &mut Moved) {
-        let mut addresses: HashSet<IpAddr> = HashSet::new();
+        let mut addresses: HashSet<IpAddr> = HashSet::default();
         for pod in pods {
             self.find(&self.inventory, pod, moved);
             addresses.extend(pod.addresses.iter().copied());
@@ -119,8 +121,10 @@ impl Services {
         }
         // Slices name addresses, whatever the labels behind them are.
         for (service, slices) in &self.slices {
-            let endpoints = slices.values().flat_map(|slice| &slice.endpoints);
-            let mut endpoints = endpoints.map(|endpoint| endpoint.address);
+            let mut endpoints = slices
+                .values()
+                .flat_map(|slice| &slice.endpoints)
+                .map(|endpoint| endpoint.address);
             if endpoints.any(|address| addresses.contains(&address))
                 && let Some(service) = self.inventory.services().get(service)
             {

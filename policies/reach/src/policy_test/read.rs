@@ -119,13 +119,15 @@ fn document(reader: &mut Reader, node: &Node<'_>, tests: &mut Vec<PolicyTest>) {
         let name = reader.required(metadata, "name")?;
         reader.string(name, "`metadata.name`")
     });
-    let externals = fields.get("externals");
-    let externals = externals.map(|node| read_externals(reader, node));
+    let externals = fields
+        .get("externals")
+        .map(|node| read_externals(reader, node));
     let statements = reader
         .required(fields, "expect")
         .and_then(|node| reader.counted_list(node, "`expect`", 1, usize::MAX));
-    let expect = statements.unwrap_or_default().into_iter();
-    let expect = expect
+    let expect = statements
+        .unwrap_or_default()
+        .into_iter()
         .filter_map(|node| expectation(reader, node))
         .collect();
     tests.push(PolicyTest {
@@ -203,8 +205,9 @@ fn expectation(reader: &mut Reader, node: &Node<'_>) -> Option<Expectation> {
             }
         }
     });
-    let verdict = reader.required(fields, "verdict");
-    let verdict = verdict.and_then(|node| action(reader, node, "verdict"));
+    let verdict = reader
+        .required(fields, "verdict")
+        .and_then(|node| action(reader, node, "verdict"));
     let audit = match fields.get("audit") {
         None => None,
         Some(node) => Some(action(reader, node, "audit")?),

@@ -40,19 +40,20 @@ pub(crate) fn explained(
     for question in attempts {
         let ends = [shop.member(source)?, shop.member(&question.destination)?];
         let record = record_of(ends, question.family, question.probe, records);
-        let explanation = record.and_then(|record| explanation(record, policies));
-        let explanation = explanation.and_then(|explanation| {
-            let by = template
-                .expected
-                .get(question)
-                .and_then(|said| said.by.as_ref());
-            match by {
-                Some(by) if !explanation.policies.contains(by) => {
-                    Err(format!("not put down to {by}: {}", explanation.text))
+        let explanation = record
+            .and_then(|record| explanation(record, policies))
+            .and_then(|explanation| {
+                let by = template
+                    .expected
+                    .get(question)
+                    .and_then(|said| said.by.as_ref());
+                match by {
+                    Some(by) if !explanation.policies.contains(by) => {
+                        Err(format!("not put down to {by}: {}", explanation.text))
+                    }
+                    _ => Ok(explanation.text),
                 }
-                _ => Ok(explanation.text),
-            }
-        });
+            });
         match explanation {
             Ok(text) => {
                 count += 1;

@@ -268,8 +268,11 @@ impl Habits<'_> {
             probe: habit.probe,
             family: Family::BOTH[round % 2],
         };
-        let expected = self.template.expected.get(&question);
-        let expected = expected.with_context(|| format!("nothing is stated about {question}"))?;
+        let expected = self
+            .template
+            .expected
+            .get(&question)
+            .with_context(|| format!("nothing is stated about {question}"))?;
         let patience = if expected.allowed { PATIENCE } else { SILENCE };
         let from = self.shop.member(habit.source)?;
         let to = self.shop.member(habit.destination)?;

@@ -150,8 +150,10 @@ fn photograph(page: &Path, size: Size, to: &Path, premises: &Premises) -> Result
 
 /// Runs a program and returns what it printed; an error has its last words.
 fn succeed(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("cannot start {command:?}"))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{command:?} failed ({}): {said}", output.status);

@@ -55,8 +55,7 @@ pub(crate) fn start(site: &Site, deployed: &Path, premises: &Premises) -> Result
     let rules = fs::canonicalize(deployed.join("cofferdam.rules.yml"))
         .with_context(|| format!("there are no rules in {}", deployed.display()))?;
     let config = fs::read_to_string(deployed.join("prometheus.yml"))
-        .with_context(|| format!("there is no configuration in {}", deployed.display()))?;
-    let config = config
+        .with_context(|| format!("there is no configuration in {}", deployed.display()))?
         .replace(
             "[\"127.0.0.1:9464\"]",
             &format!("[\"{DOOR}\"]\n    labels: {{instance: {INSTANCE}}}"),

@@ -19,8 +19,7 @@ pub(super) const SHAPES: Shapes = &[
     }),
     ("groups reported in another's name", |rng, trial| {
         let other = trial.other_pods().next()?;
-        let message = from_source(trial, report(rng, trial.family));
-        let message = message.source_ip(trial.address(other));
+        let message = from_source(trial, report(rng, trial.family)).source_ip(trial.address(other));
         Some(Shaped::unjudged(
             &message.erased(),
             denied(Reason::SpoofedSource),

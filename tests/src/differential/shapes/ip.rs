@@ -96,15 +96,17 @@ pub(super) const SHAPES: Shapes = &[
     }),
     ("too many extension headers", |rng, trial| {
         (trial.family == Family::V6).then_some(())?;
-        let packet = any(rng, trial).packet;
-        let packet = packet.extensions(rng.usize(9..60), Extension::destination_options(&[]));
+        let packet = any(rng, trial)
+            .packet
+            .extensions(rng.usize(9..60), Extension::destination_options(&[]));
         Some(Shaped::dropped(&packet, Reason::Ipv6Chain))
     }),
     ("an extension header too long", |rng, trial| {
         (trial.family == Family::V6).then_some(())?;
         let options = vec![0; rng.usize(200..2000)];
-        let packet = any(rng, trial).packet;
-        let packet = packet.extension(Extension::destination_options(&options));
+        let packet = any(rng, trial)
+            .packet
+            .extension(Extension::destination_options(&options));
         Some(Shaped::dropped(&packet, Reason::Ipv6Chain))
     }),
     ("an extension header past the packet", |rng, trial| {

@@ -83,8 +83,8 @@ pub(super) const SHAPES: Shapes = &[
         Some(told(&message, denied, denied))
     }),
     ("router advertisement", |_, trial| {
-        let message = from_source(trial, router_advertisement())?;
-        let message = message.prefix(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64);
+        let message = from_source(trial, router_advertisement())?
+            .prefix(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64);
         Some(told(&message, denied(Reason::RouterAdvertisement), ARRIVES))
     }),
     ("redirect", |_, trial| {

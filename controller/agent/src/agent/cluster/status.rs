@@ -123,17 +123,21 @@ impl Status {
             let kinds = Kind::ALL.iter().filter(|kind| kind.is_policy());
             kinds.map(of_kind).collect()
         });
-        let rejected = standing.policies.iter().filter(|one| one.is_rejected);
-        let rejected = rejected.filter_map(|one| {
-            let identity = &one.identity;
-            let namespace = Some(&*identity.namespace).filter(|namespace| !namespace.is_empty());
-            is_told(identity.kind, namespace, &identity.name).then(|| PolicyNotInForce {
-                kind: identity.kind.to_string(),
-                namespace: namespace.map(str::to_owned),
-                name: identity.name.to_string(),
-                reason: shortened(&one.message),
-            })
-        });
+        let rejected = standing
+            .policies
+            .iter()
+            .filter(|one| one.is_rejected)
+            .filter_map(|one| {
+                let identity = &one.identity;
+                let namespace =
+                    Some(&*identity.namespace).filter(|namespace| !namespace.is_empty());
+                is_told(identity.kind, namespace, &identity.name).then(|| PolicyNotInForce {
+                    kind: identity.kind.to_string(),
+                    namespace: namespace.map(str::to_owned),
+                    name: identity.name.to_string(),
+                    reason: shortened(&one.message),
+                })
+            });
         let mut rejected: Vec<PolicyNotInForce> = rejected.take(MAX_NAMED).collect();
         rejected.sort();
         let obstacles = standing.obstacles.iter().take(MAX_NAMED);

@@ -16,14 +16,14 @@ const EFFECT: &str = "NoSchedule";
 
 /// A change of the taint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum TaintChange {
     /// It is put on.
     Put,
     /// It is taken off.
     TakeOff,
 }
 
-/// Steps of the taint that are done.
+/// Changes of the taint that are done.
 #[derive(Debug, Default)]
 pub(super) struct Taint {
     is_put: bool,
@@ -32,34 +32,36 @@ pub(super) struct Taint {
 
 impl Taint {
     /// Returns what is to be done now.
-    pub(super) fn next(&self, is_ready: bool) -> Option<Step> {
+    pub(super) fn next(&self, is_ready: bool) -> Option<TaintChange> {
         match (self.is_over, is_ready) {
             (true, _) => None,
-            (false, true) => Some(Step::TakeOff),
-            (false, false) => (!self.is_put).then_some(Step::Put),
+            (false, true) => Some(TaintChange::TakeOff),
+            (false, false) => (!self.is_put).then_some(TaintChange::Put),
         }
     }
 
-    /// Notes that a step has been carried out.
-    pub(super) fn done(&mut self, step: Step) {
-        match step {
-            Step::Put => self.is_put = true,
-            Step::TakeOff => self.is_over = true,
+    /// Notes that a change has been carried out.
+    pub(super) fn done(&mut self, change: TaintChange) {
+        match change {
+            TaintChange::Put => self.is_put = true,
+            TaintChange::TakeOff => self.is_over = true,
         }
     }
 }
 
-/// Returns the merge patch of a node for a step, `None` if there is nothing to do.
-pub(super) fn patch(node: &Value, step: Step) -> Option<Value> {
-    let taints = node["spec"]["taints"].as_array().cloned();
-    let mut taints = taints.unwrap_or_default();
+/// Returns the merge patch of a node for a change, `None` if there is nothing to do.
+pub(super) fn patch(node: &Value, change: TaintChange) -> Option<Value> {
+    let mut taints = node["spec"]["taints"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let is_own = |taint: &Value| taint["key"] == KEY;
     let has_it = taints.iter().any(is_own);
-    match step {
-        Step::Put if has_it => return None,
-        Step::Put => taints.push(json!({"key": KEY, "effect": EFFECT})),
-        Step::TakeOff if !has_it => return None,
-        Step::TakeOff => taints.retain(|taint| !is_own(taint)),
+    match change {
+        TaintChange::Put if has_it => return None,
+        TaintChange::Put => taints.push(json!({"key": KEY, "effect": EFFECT})),
+        TaintChange::TakeOff if !has_it => return None,
+        TaintChange::TakeOff => taints.retain(|taint| !is_own(taint)),
     }
     Some(json!({
         "metadata": {"resourceVersion": node["metadata"]["resourceVersion"]},
@@ -74,15 +76,19 @@ mod tests {
     #[test]
     fn it_is_put_on_once_and_never_after_the_agent_was_ready() {
         let mut taint = Taint::default();
-        assert_eq!(taint.next(false), Some(Step::Put));
-        assert_eq!(taint.next(false), Some(Step::Put), "until it was done");
-        taint.done(Step::Put);
+        assert_eq!(taint.next(false), Some(TaintChange::Put));
+        assert_eq!(
+            taint.next(false),
+            Some(TaintChange::Put),
+            "until it was done"
+        );
+        taint.done(TaintChange::Put);
         assert_eq!(taint.next(false), None);
-        assert_eq!(taint.next(true), Some(Step::TakeOff));
-        taint.done(Step::TakeOff);
+        assert_eq!(taint.next(true), Some(TaintChange::TakeOff));
+        taint.done(TaintChange::TakeOff);
         assert_eq!([taint.next(false), taint.next(true)], [None, None]);
         // That of the kubelet is taken off by an agent that is ready at once.
-        assert_eq!(Taint::default().next(true), Some(Step::TakeOff));
+        assert_eq!(Taint::default().next(true), Some(TaintChange::TakeOff));
     }
 
     #[test]
@@ -91,22 +97,22 @@ mod tests {
         let node = |taints: Value| json!({"metadata": {"resourceVersion": "7"}, "spec": {"taints": taints}});
         let own = json!({"key": KEY, "effect": "NoSchedule"});
         let of_kubelet = json!({"key": KEY, "effect": "NoExecute"});
-        for (before, step, after) in [
-            (json!(null), Step::Put, Some(json!([own]))),
-            (json!([other]), Step::Put, Some(json!([other, own]))),
-            (json!([of_kubelet]), Step::Put, None),
+        for (before, change, after) in [
+            (json!(null), TaintChange::Put, Some(json!([own]))),
+            (json!([other]), TaintChange::Put, Some(json!([other, own]))),
+            (json!([of_kubelet]), TaintChange::Put, None),
             (
                 json!([own, other, of_kubelet]),
-                Step::TakeOff,
+                TaintChange::TakeOff,
                 Some(json!([other])),
             ),
-            (json!([own]), Step::TakeOff, Some(json!([]))),
-            (json!([other]), Step::TakeOff, None),
+            (json!([own]), TaintChange::TakeOff, Some(json!([]))),
+            (json!([other]), TaintChange::TakeOff, None),
         ] {
             let expected = after.map(
                 |taints| json!({"metadata": {"resourceVersion": "7"}, "spec": {"taints": taints}}),
             );
-            assert_eq!(patch(&node(before.clone()), step), expected, "{before}");
+            assert_eq!(patch(&node(before.clone()), change), expected, "{before}");
         }
     }
 }

@@ -90,8 +90,9 @@ fn acceptor([certificate, key, client_ca]: &[PathBuf; 3]) -> Result<TlsAcceptor>
             .add(authority)
             .with_context(|| format!("an authority in {} cannot be used", client_ca.display()))?;
     }
-    let callers = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let callers = callers.build().context("callers cannot be checked")?;
+    let callers = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .context("callers cannot be checked")?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("no version of TLS can be spoken")?

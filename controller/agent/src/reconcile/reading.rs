@@ -20,7 +20,7 @@ use cofferdam_syntax::diagnostic::{Code, Diagnostic as Finding, Place};
 use super::standing::{PolicyFinding, ServersProgress};
 use crate::config::Config;
 use crate::state::Store;
-use crate::state::documents::StoredDocuments;
+use crate::state::saved_documents::StoredDocuments;
 
 /// Most policies that are named as not in force as they are written.
 const MAX_FINDINGS: usize = 200;
@@ -113,8 +113,9 @@ struct Listed {
 impl Listed {
     /// Takes up the documents of a prefix that the previous agent knew to be good.
     fn restore(saved: &KeptFiles, prefix: &str) -> Self {
-        let of_server = saved.starting_at(prefix);
-        let of_server = of_server.take_while(|(name, _)| name.starts_with(prefix));
+        let of_server = saved
+            .starting_at(prefix)
+            .take_while(|(name, _)| name.starts_with(prefix));
         let versions = of_server.flat_map(|(name, versions)| {
             let numbered = versions.versions().into_owned().into_iter().enumerate();
             numbered.map(move |(number, kept)| {
@@ -372,8 +373,10 @@ impl Documents {
     fn find_policies(&self) -> Arc<[PolicyFinding]> {
         let settled = &self.settled;
         let rejected = settled.rejected.iter().filter_map(|rejected| {
-            let identity = rejected.identity.clone();
-            let identity = identity.or_else(|| of_object(&rejected.place.file))?;
+            let identity = rejected
+                .identity
+                .clone()
+                .or_else(|| of_object(&rejected.place.file))?;
             if !identity.kind.is_policy() {
                 return None;
             }

@@ -285,22 +285,27 @@ fn version<'k>(text: Cow<'k, [u8]>, documents: impl Iterator<Item = &'k Identity
 
 fn kept(stored: File<'_>) -> (Arc<str>, Vec<KeptFile>) {
     let file: Arc<str> = stored.file.into();
-    let versions = stored.versions.into_iter().map(|version| {
-        let identities = version.documents.into_iter();
-        let identities = identities.filter_map(|[kind, namespace, name]| {
-            Some(Identity {
-                kind: Kind::parse(&kind)?,
-                namespace: namespace.into(),
-                name: name.into(),
-            })
-        });
-        KeptFile {
-            file: file.clone(),
-            text: version.text.into_owned().into_bytes().into(),
-            documents: identities.collect(),
-        }
-    });
-    let versions = versions.collect();
+    let versions = stored
+        .versions
+        .into_iter()
+        .map(|version| {
+            let identities = version
+                .documents
+                .into_iter()
+                .filter_map(|[kind, namespace, name]| {
+                    Some(Identity {
+                        kind: Kind::parse(&kind)?,
+                        namespace: namespace.into(),
+                        name: name.into(),
+                    })
+                });
+            KeptFile {
+                file: file.clone(),
+                text: version.text.into_owned().into_bytes().into(),
+                documents: identities.collect(),
+            }
+        })
+        .collect();
     (file, versions)
 }
 
@@ -308,7 +313,7 @@ fn kept(stored: File<'_>) -> (Arc<str>, Vec<KeptFile>) {
 mod tests {
     use std::collections::BTreeMap;
     use std::fs;
-    use std::path::PathBuf;
+    use std::path::Path;
 
     use super::super::tests::store;
     use super::*;
@@ -337,7 +342,7 @@ mod tests {
         StoredDocuments::new(store.clone()).load().unwrap()
     }
 
-    fn parts(path: &PathBuf) -> Vec<u64> {
+    fn parts(path: &Path) -> Vec<u64> {
         let entries = fs::read_dir(path).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut numbers: Vec<u64> = names.filter_map(|name| number_of(&name)).collect();
@@ -347,7 +352,8 @@ mod tests {
 
     #[test]
     fn what_was_saved_last_is_loaded_whatever_was_saved_before() {
-        let (path, store) = store();
+        let (folder, store) = store();
+        let path = folder.path().join("state");
         assert_eq!(loaded(&store), None);
         let mut stored = StoredDocuments::new(store.clone());
         stored.save(&by_file(&[])).unwrap();
@@ -379,12 +385,12 @@ mod tests {
         stored.save(&by_file(&[])).unwrap();
         assert_eq!(loaded(&store), Some(KeptFiles::default()));
         assert!(parts(&path).is_empty(), "there is nothing to stand over");
-        fs::remove_dir_all(path).unwrap();
     }
 
     #[test]
     fn one_changed_file_of_many_is_all_that_is_written() {
-        let (path, store) = store();
+        let (folder, store) = store();
+        let path = folder.path().join("state");
         let mut stored = StoredDocuments::new(store);
         let large = "x".repeat(10_000);
         let mut files: Vec<KeptFile> = (0..9)
@@ -402,12 +408,12 @@ mod tests {
         }
         stored.save(&by_file(&files)).unwrap();
         assert_eq!(parts(&path), [1, 8], "nothing has changed");
-        fs::remove_dir_all(path).unwrap();
     }
 
     #[test]
     fn a_part_that_is_damaged_or_missing_makes_all_others_worthless() {
-        let (path, store) = store();
+        let (folder, store) = store();
+        let path = folder.path().join("state");
         let mut stored = StoredDocuments::new(store.clone());
         let large = kept_file("a", &"x".repeat(1_000));
         stored.save(&by_file(std::slice::from_ref(&large))).unwrap();
@@ -427,6 +433,5 @@ mod tests {
         stored.save(&by_file(std::slice::from_ref(&large))).unwrap();
         assert_eq!(parts(&path), [2], "1 was there");
         assert_eq!(loaded(&store), Some(by_file(&[large])));
-        fs::remove_dir_all(path).unwrap();
     }
 }
