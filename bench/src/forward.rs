@@ -314,7 +314,11 @@ impl Node {
 }
 
 /// Puts a program on the host's side of workloads, for as long as what is returned lives.
-fn attach(world: &World, program: &str, to: &[(&Workload, TcAttachType)]) -> anyhow::Result<Ebpf> {
+pub(crate) fn attach(
+    world: &World,
+    program: &str,
+    to: &[(&Workload, TcAttachType)],
+) -> anyhow::Result<Ebpf> {
     let _inside = world.node().namespace.enter()?;
     let mut object = Ebpf::load(OBJECT)?;
     let loaded = object.program_mut(program).context("no such program")?;

@@ -8,6 +8,7 @@ mod forward;
 mod life;
 mod offline;
 mod packet;
+mod records;
 mod report;
 mod scale;
 
@@ -112,6 +113,19 @@ enum Bench {
         #[arg(long)]
         program: Option<PathBuf>,
     },
+    /// Cost of telling of drops: delay of a line, the agent's load, answers of `/metrics`, and
+    /// others' traffic under a flood that is denied.
+    Records {
+        /// Write the results to this file as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Seconds for which 5 000 denied packets a second are told of.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Rounds of the flood.
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
     /// Measures the delay until a change is in force in a large cluster, by a real agent
     /// with 250 endpoints.
     Scale {
@@ -208,6 +222,14 @@ fn main() -> anyhow::Result<()> {
                 samples: samples.max(1),
             };
             let results = offline::run(plan, program.as_deref())?;
+            report::write(&results, json.as_deref())
+        }
+        Bench::Records {
+            json,
+            seconds,
+            rounds,
+        } => {
+            let results = records::run(Duration::from_secs(seconds.max(1)), rounds.max(1))?;
             report::write(&results, json.as_deref())
         }
         Bench::Scale {

@@ -18,9 +18,7 @@ use std::{
 
 use aya::maps::MapType;
 use libc::c_long;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use rustix::rand::{GetRandomFlags, getrandom};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -290,11 +288,8 @@ pub(crate) fn inner(outer: BorrowedFd<'_>, index: u32) -> io::Result<Option<Owne
 /// Name of the program with a number, at most 15 bytes of it. Needs CAP_SYS_ADMIN.
 pub(crate) fn program_name(id: u32) -> io::Result<String> {
     let program = bpf(BPF_PROG_GET_FD_BY_ID, &[id, 0, 0]).and_then(owned)?;
-    let name = info::<ProgramInfo>(program.as_fd())?
-        .name
-        .split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default();
+    let padded = info::<ProgramInfo>(program.as_fd())?.name;
+    let name = padded.split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 

@@ -6,7 +6,7 @@ use cofferdam_inventory::{Inventory, ObjectName};
 use cofferdam_reach::Reach;
 use cofferdam_reach::policy_test::{check, read};
 
-use crate::documents::{lines, printable};
+use crate::foreign_text::{lines, printable};
 
 /// Most statements that are checked: each may be about every pair of pods.
 const MOST_STATEMENTS: usize = 200;

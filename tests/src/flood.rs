@@ -167,7 +167,7 @@ pub fn flood(per_second: u64, long: Duration, seed: u64) -> io::Result<Flooded> 
                 }
             });
         }
-        let done = send(&socket, &requests, per_second, long);
+        let done = send_at_pace(&socket, &requests, per_second, long);
         over.store(true, Ordering::Relaxed);
         done
     })?;
@@ -216,8 +216,13 @@ fn requests(host: End, to: End, seed: u64) -> Vec<Vec<u8>> {
     (0..REQUESTS).map(&mut request).collect()
 }
 
-/// Sends frames at a pace, and returns how many they were and how long it took.
-fn send(
+/// Sends frames at a pace, again from the first when there are no more, and returns how many
+/// they were and how long it took.
+///
+/// # Errors
+///
+/// Fails if the socket does for another reason than that there is no room.
+pub fn send_at_pace(
     socket: &FrameSocket,
     frames: &[Vec<u8>],
     per_second: u64,

@@ -513,7 +513,8 @@ impl Remedy {
             Self::Linker => vec![format!("LLVM_PREFIX={LLVM} cargo {}", LINKER.join(" "))],
             Self::Packager => vec![format!("cargo {}", PACKAGER.join(" "))],
             Self::Library(library) => {
-                let folder = library.path().display();
+                let path = library.path();
+                let folder = path.display();
                 vec![
                     format!("python3 -m venv {folder}"),
                     format!("{folder}/bin/pip install '{}'", library.requirement()),

@@ -152,10 +152,8 @@ fn tell(node: &Namespace, tool: &str, arguments: &[&str], orders: &str) -> anyho
     let told = input.write_all(orders.as_bytes());
     drop(input);
     let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr)
-        .lines()
-        .next()
-        .unwrap_or_default();
+    let text = String::from_utf8_lossy(&output.stderr);
+    let said = text.lines().next().unwrap_or_default();
     ensure!(
         output.status.success(),
         "{tool} ended with {}: {said}",

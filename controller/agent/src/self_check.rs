@@ -107,9 +107,9 @@ mod tests {
         let test_packets = test_packets(&endpoint, &[(peer, 8)]);
         // Each family has its stranger, IPv6 the peer as well.
         assert_eq!(test_packets.len(), 2 + 4);
-        for packet in &test_packets {
+        for test_packet in &test_packets {
             let frame = SliceFrame {
-                bytes: &packet.frame,
+                bytes: &test_packet.frame,
                 gso: false,
             };
             let kind = packet::ethernet(&frame).unwrap().ethertype;
@@ -117,7 +117,7 @@ mod tests {
             let packet = packet::parse(&frame, kind).unwrap();
             assert_eq!(packet.protocol, protocol::TCP);
             assert_eq!(packet.segment.flags, tcp_flag::SYN);
-            assert_eq!(packet.context.ifindex, 7);
+            assert_eq!(test_packet.context.ifindex, 7);
         }
     }
 }

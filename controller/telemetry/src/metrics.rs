@@ -685,11 +685,11 @@ mod tests {
     /// Values of the series of dropped packets by policy.
     fn dropped(text: &str) -> BTreeMap<String, u64> {
         let series = text.lines().filter_map(|line| {
-            let rest = line
-                .strip_prefix("cofferdam_dropped_packets_total{")?
-                .contains("hook=\"to_workload\"")
-                .then_some(rest)?;
-            let (_, policy) = rest.split_once("policy=\"")?;
+            let labels = line.strip_prefix("cofferdam_dropped_packets_total{")?;
+            if !labels.contains("hook=\"to_workload\"") {
+                return None;
+            }
+            let (_, policy) = labels.split_once("policy=\"")?;
             let (policy, value) = policy.split_once("\"} ")?;
             Some((policy.to_owned(), value.parse().ok()?))
         });

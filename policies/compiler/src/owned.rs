@@ -82,7 +82,8 @@ impl Owned {
         let mut local_signatures = vec![false; signatures.all().len()];
         let mut remote_counts = vec![0; signatures.all().len()];
         let mut own_addresses = Vec::new();
-        let mut local = local_addresses(snapshot).iter();
+        let local_addresses = local_addresses(snapshot);
+        let mut local = local_addresses.iter();
         for slot in &slots {
             let signature = slot.signature;
             match slot.kind {

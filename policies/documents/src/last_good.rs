@@ -705,9 +705,8 @@ mod tests {
     #[test]
     fn documents_that_contradict_each_other_leave_their_last_good_version() {
         let good = settle(&Settled::default(), &[("f", &pod("a", "10.0.0.1"))]);
-        let files = [("f", pod("a", "10.0.0.2")), ("g", pod("a", "10.0.0.3"))]
-            .each_ref()
-            .map(|(f, t)| (*f, t.as_str()));
+        let texts = [("f", pod("a", "10.0.0.2")), ("g", pod("a", "10.0.0.3"))];
+        let files = texts.each_ref().map(|(f, t)| (*f, t.as_str()));
         let next = settle(&good, &files);
         assert_eq!(names(&next), ["a=[10.0.0.1]"]);
         assert_eq!((next.rejected.len(), next.accepted), (2, 0));

@@ -35,6 +35,7 @@ mod network_policy;
 mod objects;
 mod passed_over;
 mod pod_text;
+mod quoted;
 pub mod reader;
 pub mod selector;
 mod services;

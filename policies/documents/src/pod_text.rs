@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use cofferdam_inventory::Workload;
 
+use super::quoted::Quoted;
+
 /// Returns the document of a workload that runs: labels, node, named ports and addresses.
 #[must_use]
 pub fn pod_text(workload: &Workload) -> String {
@@ -54,23 +56,6 @@ pub fn pod_text(workload: &Workload) -> String {
         }
     }
     text
-}
-
-/// A text in double quotes: as it is, a name such as `no` or `1` is another value.
-struct Quoted<'t>(&'t str);
-
-impl std::fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_char('"')?;
-        for character in self.0.chars() {
-            match character {
-                '"' | '\\' => write!(f, "\\{character}")?,
-                _ if character.is_control() => write!(f, "\\U{:08x}", u32::from(character))?,
-                _ => f.write_char(character)?,
-            }
-        }
-        f.write_char('"')
-    }
 }
 
 #[cfg(test)]
@@ -133,13 +118,5 @@ mod tests {
             ..workload()
         };
         assert!(!pod_text(&ended).contains("10.0.0.1"));
-    }
-
-    #[test]
-    fn what_names_never_have_does_no_harm() {
-        assert_eq!(
-            Quoted("a\"b\\c\nd").to_string(),
-            "\"a\\\"b\\\\c\\U0000000ad\""
-        );
     }
 }

@@ -12,6 +12,7 @@ use std::fmt::{self, Write};
 use cofferdam_inventory::{EndpointSlice, Workload, family_of};
 use cofferdam_verdict::address::Family;
 
+use super::quoted::Quoted;
 use super::services::SERVICE_NAME;
 use super::{Content, Document, Identity, Source};
 
@@ -87,7 +88,7 @@ impl fmt::Display for Written<'_> {
 }
 
 fn write_pod(f: &mut impl Write, pod: &Workload) -> fmt::Result {
-    let (name, namespace) = (Json(&pod.name.name), Json(&pod.name.namespace));
+    let (name, namespace) = (Quoted(&pod.name.name), Quoted(&pod.name.namespace));
     write!(
         f,
         r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":{name},"namespace":{namespace}"#
@@ -95,16 +96,16 @@ fn write_pod(f: &mut impl Write, pod: &Workload) -> fmt::Result {
     let labels = pod
         .labels
         .iter()
-        .map(|(key, value)| format!("{}:{}", Json(key), Json(value)));
+        .map(|(key, value)| format!("{}:{}", Quoted(key), Quoted(value)));
     write_list(f, r#","labels":{"#, labels, "}")?;
     f.write_str("}")?;
     let node = pod
         .node
         .iter()
-        .map(|node| format!(r#""nodeName":{}"#, Json(node)));
+        .map(|node| format!(r#""nodeName":{}"#, Quoted(node)));
     let host = (pod.host_network).then(|| r#""hostNetwork":true"#.to_owned());
     let ports = pod.ports.iter().map(|port| {
-        let (name, number, protocol) = (Json(&port.name), port.number, port.protocol.name());
+        let (name, number, protocol) = (Quoted(&port.name), port.number, port.protocol.name());
         format!(r#"{{"name":{name},"containerPort":{number},"protocol":"{protocol}"}}"#)
     });
     let ports = list(r#""containers":[{"ports":["#, ports, "]}]");
@@ -126,7 +127,7 @@ fn write_slice(f: &mut impl Write, identity: &Identity, slice: &EndpointSlice) -
         Some(Family::V6) => "IPv6",
         Some(Family::V4) | None => "IPv4",
     };
-    let (name, namespace) = (Json(&identity.name), Json(&identity.namespace));
+    let (name, namespace) = (Quoted(&identity.name), Quoted(&identity.namespace));
     write!(
         f,
         r#"{{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{{"name":{name},"namespace":{namespace}"#
@@ -134,18 +135,18 @@ fn write_slice(f: &mut impl Write, identity: &Identity, slice: &EndpointSlice) -
     let service = slice
         .service
         .iter()
-        .map(|name| format!("{}:{}", Json(SERVICE_NAME), Json(name)));
+        .map(|name| format!("{}:{}", Quoted(SERVICE_NAME), Quoted(name)));
     write_list(f, r#","labels":{"#, service, "}")?;
     write!(f, r#"}},"addressType":"{family}""#)?;
     let ports = slice.ports.iter().map(|port| {
-        let (name, number, protocol) = (Json(&port.name), port.port, port.protocol.name());
+        let (name, number, protocol) = (Quoted(&port.name), port.port, port.protocol.name());
         format!(r#"{{"name":{name},"port":{number},"protocol":"{protocol}"}}"#)
     });
     write_list(f, r#","ports":["#, ports, "]")?;
     let endpoints = slice.endpoints.iter().map(|endpoint| {
         let (address, ready, draining) = (endpoint.address, endpoint.ready, endpoint.draining);
         let pod = endpoint.pod.as_ref().map(|pod| {
-            let (name, namespace) = (Json(&pod.name), Json(&pod.namespace));
+            let (name, namespace) = (Quoted(&pod.name), Quoted(&pod.namespace));
             format!(r#","targetRef":{{"kind":"Pod","namespace":{namespace},"name":{name}}}"#)
         }).unwrap_or_default();
         format!(
@@ -169,23 +170,6 @@ fn write_list(
     close: &str,
 ) -> fmt::Result {
     f.write_str(&list(open, items, close).unwrap_or_default())
-}
-
-/// A text as JSON has it.
-struct Json<'t>(&'t str);
-
-impl fmt::Display for Json<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for character in self.0.chars() {
-            match character {
-                '"' | '\\' => write!(f, "\\{character}")?,
-                _ if character.is_control() => write!(f, "\\u{:04x}", u32::from(character))?,
-                _ => f.write_char(character)?,
-            }
-        }
-        f.write_char('"')
-    }
 }
 
 #[cfg(test)]
@@ -332,10 +316,5 @@ mod tests {
             assert_eq!(&*source.whole_text(), text.as_bytes());
             assert_eq!(&*source.text, text.as_bytes());
         }
-    }
-
-    #[test]
-    fn what_names_never_have_does_no_harm() {
-        assert_eq!(Json("a\"b\\c\nd").to_string(), r#""a\"b\\c\u000ad""#);
     }
 }

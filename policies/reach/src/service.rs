@@ -70,6 +70,8 @@ pub(super) struct Target<'e> {
     is_assumed: bool,
     /// Others that do.
     alternatives: Vec<Point>,
+    /// The pod that it is then.
+    pod: Option<ObjectName>,
 }
 
 /// All ends of a connection.
@@ -89,21 +91,9 @@ impl Targets<'_> {
             .map(|target| (target.point.address, target.probe))
             .collect();
         for backend in backends {
-            let point = reach.backend(&backend, family);
-            let probe = match (probe, backend.port) {
-                (Probe::Port(protocol, _), Some(port)) => Probe::Port(protocol, port),
-                _ => probe,
-            };
-            if known.insert((point.address, probe)) {
-                let (is_assumed, alternatives) = reach.alternatives(&point, family);
-                self.list.push(Target {
-                    is_assumed,
-                    alternatives,
-                    point: Cow::Owned(point),
-                    probe,
-                    is_backend: true,
-                    is_translated: backend.port.is_some(),
-                });
+            let target = reach.backend_target(&backend, probe, family);
+            if known.insert((target.point.address, target.probe)) {
+                self.list.push(target);
             }
         }
     }
@@ -142,6 +132,7 @@ impl Reach {
                     is_translated: false,
                     is_assumed: destination.assumed,
                     alternatives: Vec::new(),
+                    pod: None,
                 }),
             }
         }
@@ -196,22 +187,29 @@ impl Reach {
         )
     }
 
-    /// The other addresses that a pod may have whose address is not known.
-    fn alternatives(&self, point: &Point, family: Family) -> (bool, Vec<Point>) {
-        let Some(owner @ Owner::Workload(name)) = &self.inventory.owner(point.address) else {
-            return (false, Vec::new());
+    /// The addresses that stand in for a backend's, where no document gives it; none where one
+    /// does.
+    fn stand_ins_of(&self, address: IpAddr, pod: Option<&ObjectName>) -> &[IpAddr] {
+        // A pod on its node's network owns nothing, and of some no document names the node.
+        let owner = (self.inventory.owner(address))
+            .or_else(|| Some(Owner::Workload(pod?.clone())))
+            .filter(|owner| self.stand_ins.contains(owner));
+        let all = match &owner {
+            Some(Owner::Workload(name)) => &self.inventory.workloads()[name].addresses[..],
+            Some(Owner::Node(name)) => &self.inventory.nodes()[name].addresses,
+            None => &[],
         };
-        if !self.stand_ins.contains(owner) {
-            return (false, Vec::new());
-        }
-        let own = self.inventory.workloads()[name].own_addresses().iter();
-        let of_family = own.filter(|address| family_of(**address) == family);
+        if all.contains(&address) { all } else { &[] }
+    }
+
+    /// The other addresses that a backend may have whose address is not known.
+    fn alternatives(&self, point: &Point, pod: Option<&ObjectName>, family: Family) -> Vec<Point> {
         let mut kinds = HashSet::from([point.profile]);
-        let points = of_family.map(|address| self.point(*address, None));
-        (
-            true,
-            points.filter(|point| kinds.insert(point.profile)).collect(),
-        )
+        (self.stand_ins_of(point.address, pod).iter())
+            .filter(|address| family_of(**address) == family)
+            .map(|address| self.point(*address, None))
+            .filter(|point| kinds.insert(point.profile))
+            .collect()
     }
 
     /// Returns `true` if nobody is behind what a connection would be opened to: no port of
@@ -269,7 +267,7 @@ impl Reach {
         let backends = targets.list.iter().filter(|target| target.is_backend);
         let cells = backends.filter_map(|target| {
             Some(BackendCell {
-                id: self.owner_id(target.point.address),
+                id: self.backend_id(target),
                 address: target.point.address,
                 probe: target.probe,
                 cell: self.target(source, target, family)?,
@@ -278,12 +276,14 @@ impl Reach {
         cells.collect()
     }
 
-    /// The pod or node that has an address, or the address.
-    fn owner_id(&self, address: IpAddr) -> String {
-        match self.inventory.owner(address) {
-            Some(Owner::Workload(name)) => name.to_string(),
-            Some(Owner::Node(name)) => format!("node/{name}"),
-            None => address.to_string(),
+    /// The pod or node that has a backend's address, or the address.
+    fn backend_id(&self, target: &Target<'_>) -> String {
+        let address = target.point.address;
+        match (self.inventory.owner(address), &target.pod) {
+            (Some(Owner::Workload(name)), _) => name.to_string(),
+            (Some(Owner::Node(name)), _) => format!("node/{name}"),
+            (None, Some(pod)) => pod.to_string(),
+            (None, None) => address.to_string(),
         }
     }
 
@@ -298,7 +298,7 @@ impl Reach {
         let targets = self.targets(service, probe, family).unwrap_or_default();
         let backends = targets.list.into_iter().filter(|one| one.is_backend);
         let behind = backends.map(|target| BehindService {
-            id: self.owner_id(target.point.address),
+            id: self.backend_id(&target),
             port: match target.probe.port() {
                 Some((_, port)) if target.is_translated => Some(port),
                 _ => None,
@@ -343,15 +343,27 @@ impl Reach {
         protocol: Protocol,
     ) -> Option<Cell> {
         let family = family_of(backend.address);
-        let target = Target {
-            point: Cow::Owned(self.backend(backend, family)),
-            probe: Probe::Port(protocol, backend.port?),
+        let probe = Probe::Port(protocol, backend.port?);
+        self.target(source, &self.backend_target(backend, probe, family), family)
+    }
+
+    /// What a probe that is translated to a backend is judged at.
+    fn backend_target(&self, backend: &Backend, probe: Probe, family: Family) -> Target<'static> {
+        let point = self.backend(backend, family);
+        let pod = backend.pod.as_ref();
+        let is_assumed = !self.stand_ins_of(point.address, pod).is_empty();
+        Target {
+            is_assumed,
+            alternatives: self.alternatives(&point, pod, family),
+            pod: pod.filter(|_| is_assumed).cloned(),
+            point: Cow::Owned(point),
+            probe: match (probe, backend.port) {
+                (Probe::Port(protocol, _), Some(port)) => Probe::Port(protocol, port),
+                _ => probe,
+            },
             is_backend: true,
-            is_translated: true,
-            is_assumed: false,
-            alternatives: Vec::new(),
-        };
-        self.target(source, &target, family)
+            is_translated: backend.port.is_some(),
+        }
     }
 
     /// A backend as an end of packets. Where the documents give a pod no address, and a

@@ -195,10 +195,11 @@ pub(super) fn wired(node: &Namespace, number: u64) -> Attaching {
     // One call, and nothing waited for: announcements of all the others would drown its
     // answer in a socket that hears them.
     let inside = node.enter().expect("a namespace");
-    let ip = Command::new("ip")
+    let made = Command::new("ip")
         .args(["link", "add", &host, "up", "type", "veth"])
-        .args(["peer", "name", "eth0", "netns"]);
-    let made = ip.arg(one.namespace.path()).status();
+        .args(["peer", "name", "eth0", "netns"])
+        .arg(one.namespace.path())
+        .status();
     assert!(made.expect("ip is there").success(), "a link {host}");
     drop(inside);
     let [_, _, high, low] = u32::try_from(number).expect("small").to_be_bytes();

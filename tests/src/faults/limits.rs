@@ -200,7 +200,8 @@ fn impose(agent: &Agent, limit: Limit) -> Option<Group> {
 
 /// Adds an endpoint for a container; an error has what the command said.
 fn add(agent: &Agent, one: &Attaching) -> Result<(), String> {
-    let netns = one.namespace.path().to_str().expect("a path of digits");
+    let path = one.namespace.path();
+    let netns = path.to_str().expect("a path of digits");
     let name = one.container_id.split('-').next().expect("a name");
     let mut arguments = vec!["endpoint", "add", "--netns", netns, "--ifname", "eth0"];
     arguments.extend(["--namespace", "shop", "--name", name, "--timeout", "5s"]);

@@ -169,9 +169,11 @@ fn disturb(agent: &Agent, world: &World, how: Tampering) -> Option<OwnedFd> {
         let [verb, object, more @ ..] = arguments else {
             unreachable!("a verb and its object");
         };
-        let command = Command::new("tc").args([verb, object, "dev", &db.host_interface]);
-        let status = command.args(more).status().expect("tc is there");
-        assert!(status.success(), "tc {arguments:?}");
+        let status = Command::new("tc")
+            .args([verb, object, "dev", &db.host_interface])
+            .args(more)
+            .status();
+        assert!(status.expect("tc is there").success(), "tc {arguments:?}");
     };
     let detach = || {
         let pins = fs::read_dir(agent.pins().join("links")).expect("pins");

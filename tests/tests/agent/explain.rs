@@ -120,7 +120,8 @@ fn the_agent_says_of_every_kind_of_end_what_the_matrix_of_its_documents_says() {
     let documents = shop(&scene);
     let scene = scene.in_force(&documents);
     let external = "internet=203.0.113.7,2001:db8:7::7";
-    let folder = scene.agent.path("policies").to_str().expect("text");
+    let path = scene.agent.path("policies");
+    let folder = path.to_str().expect("text");
     let from = [
         "shop/web",
         "shop/far",

@@ -104,10 +104,11 @@ fn what_was_denied_before_a_kill_is_told_of_after_it() {
 
     // The same without an agent.
     assert!(scene.agent.stop().success());
-    let command = Command::new(cofferdam!())
+    let output = Command::new(cofferdam!())
         .args(["observe", "--format", "json", "--file"])
-        .arg(&path);
-    let output = command.output().expect("the command can be run");
+        .arg(&path)
+        .output()
+        .expect("the command can be run");
     assert_eq!(records(&output.stdout)[..both.len()], both, "{output:?}");
 }
 
@@ -123,10 +124,11 @@ fn full_files_are_put_aside_and_read_as_one() {
     let path = scene.agent.path("flows/records.1");
     assert!(fs::metadata(&path).expect("it was put aside").len() <= 4 << 10);
     let base = scene.agent.path("flows/records");
-    let command = Command::new(cofferdam!())
+    let output = Command::new(cofferdam!())
         .args(["observe", "--format", "json", "--file"])
-        .arg(base);
-    let output = command.output().expect("the command can be run");
+        .arg(base)
+        .output()
+        .expect("the command can be run");
     let read = records(&output.stdout);
     let observed = scene.agent.records();
     assert!(read.len() >= 4, "{read:?}");

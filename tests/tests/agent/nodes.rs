@@ -311,8 +311,7 @@ fn writes_that_are_refused_disturb_nobody_and_those_that_are_allowed_are_the_rol
     let told = cluster.server.all("Event");
     let rejected = told
         .iter()
-        .filter(|event| event["reason"] == "PolicyRejected")
-        .next()
+        .find(|event| event["reason"] == "PolicyRejected")
         .expect("it was told");
     let note = rejected["note"].as_str().expect("a note");
     assert!(note.contains("podSelektor"), "{note}");

@@ -419,7 +419,8 @@ fn each_dashboard_has_its_picture_and_a_page_shows_it() {
     }
     assert!(pages[0].contains("docs/img/dashboard-overview.png"));
     for entry in fs::read_dir(root.join("docs/img")).expect("a folder") {
-        let name = entry.expect("an entry").file_name().to_string_lossy();
+        let file = entry.expect("an entry").file_name();
+        let name = file.to_string_lossy();
         let is_of_one = !name.starts_with("dashboard-") || pictures.contains(&*name);
         assert!(is_of_one, "docs/img/{name} is of no dashboard");
     }

@@ -406,9 +406,8 @@ fn the_page_shows_what_is_printed() {
         ],
     );
     assert!(page.contains(&explained), "{explained}");
-    let library = repository("policies/library/three-tier")
-        .to_str()
-        .expect("text");
+    let path = repository("policies/library/three-tier");
+    let library = path.to_str().expect("text");
     let external = ["--external", "internet=203.0.113.7"];
     let picture = folder.said(
         0,

@@ -170,7 +170,8 @@ fn names_in_records_act_on_no_terminal_and_no_table() {
 
 /// Documents of a world without its policies, and its policies.
 fn world(rng: &mut Rng) -> (Vec<String>, Vec<String>) {
-    let documents = generate::documents(rng).split("---\n").map(str::to_owned);
+    let text = generate::documents(rng);
+    let documents = text.split("---\n").map(str::to_owned);
     let (mut policies, mut others): (Vec<_>, Vec<_>) =
         documents.partition(|text| text.contains("NetworkPolicy"));
     for (number, pod) in (2u8..).zip(generate::pods(rng)) {

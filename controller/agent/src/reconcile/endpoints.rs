@@ -523,7 +523,8 @@ impl Reconciler {
 
     /// Alarms if programs judge on endpoints' interfaces although nothing is pinned.
     fn alarm_lost_pins(&mut self) {
-        let mut managed = self.managed_interfaces().iter();
+        let all = self.managed_interfaces();
+        let mut managed = all.iter();
         if self.enforcer.found_nothing() && managed.any(|ifindex| self.enforcer.stands(*ifindex)) {
             self.tamper_events += 1;
             tracing::error!(

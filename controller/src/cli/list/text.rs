@@ -143,7 +143,8 @@ pub(super) fn write_md(list: &List<'_>, out: &mut impl Write) -> io::Result<()> 
             line.connection.destination.id(),
         );
         let (ports, family) = (line.ports(), line.family());
-        let by = format!("{} {}", line.backends(), by(list, line)).trim();
+        let padded = format!("{} {}", line.backends(), by(list, line));
+        let by = padded.trim();
         writeln!(out, "| `{from}` | `{to}` | `{ports}` | {family} | {by} |")
     })?;
     if count == 0 {

@@ -308,8 +308,7 @@ impl Connectivity {
                 };
                 let there = pair
                     .iter()
-                    .filter(|(span, _)| span.contains(&arrives))
-                    .next()
+                    .find(|(span, _)| span.contains(&arrives))
                     .map(|(_, pair)| (door, through(pair)));
                 there.into_iter().collect()
             }

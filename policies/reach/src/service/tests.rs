@@ -246,6 +246,49 @@ fn a_service_without_an_address_yet_is_judged_all_the_same() {
 }
 
 #[test]
+fn a_backend_without_an_address_counts_when_every_address_it_may_have_is_allowed() {
+    // A block lets the sender reach some private addresses and no others.
+    let policy = "---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}]}]
+";
+    let pod = |spec: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: db, namespace: shop, labels: \
+             {{app: db}}}}, spec: {{{spec}}}}}\n---\n{{apiVersion: v1, kind: Service, metadata: \
+             {{name: db, namespace: shop}}, spec: {{clusterIP: 10.96.0.2, selector: {{app: db}}, \
+             ports: [{{port: 80}}]}}}}\n"
+        )
+    };
+    let node = "---\n{apiVersion: v1, kind: Node, metadata: {name: n2}}\n";
+    for (spec, id) in [
+        ("nodeName: n1", "shop/db"),
+        ("hostNetwork: true", "shop/db"),
+        ("hostNetwork: true, nodeName: n2", "node/n2"),
+        ("hostNetwork: true, nodeName: n3", "shop/db"),
+    ] {
+        let reach = reach(&[SHOP, policy, node, &pod(spec)].concat());
+        assert_eq!(
+            v4(&reach, "shop/web", "service/db", "tcp/80"),
+            (0, 1),
+            "{spec}"
+        );
+        let cell = ask(&reach, "shop/web", "service/db", "tcp/80", Family::V4).unwrap();
+        assert!(cell.depends_on_address, "{spec}: {cell:?}");
+        let end = |name| reach.end(name, &Externals::new()).unwrap();
+        let (from, to) = (end("shop/web"), end("service/db"));
+        let cells = reach.backend_cells(&from, &to, "tcp/80".parse().unwrap(), Family::V4);
+        let ids: Vec<&str> = cells.iter().map(|cell| cell.id.as_str()).collect();
+        assert_eq!(ids, [id], "{spec}");
+    }
+}
+
+#[test]
 fn a_slice_may_know_the_address_that_the_pods_document_does_not_give() {
     let text = SHOP.replace("status: {podIPs: [{ip: 10.0.0.12}]}", "status: {}")
         + "---

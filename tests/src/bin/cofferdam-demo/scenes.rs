@@ -374,7 +374,8 @@ fn look_around(
 ) {
     let own = process::id();
     let cofferdam = arguments.cofferdam.display();
-    let run_dir = premises.run_dir().display();
+    let path = premises.run_dir();
+    let run_dir = path.display();
     println!("The shop is left standing. To look around, as root:");
     println!("  {cofferdam} status --run-dir {run_dir}");
     println!("  {cofferdam} observe -f --run-dir {run_dir}");
