@@ -347,7 +347,7 @@ impl Reach {
         self.target(source, &self.backend_target(backend, probe, family), family)
     }
 
-    /// What a probe that is translated to a backend is judged at.
+    /// The target of a probe that is translated to a backend.
     fn backend_target(&self, backend: &Backend, probe: Probe, family: Family) -> Target<'static> {
         let point = self.backend(backend, family);
         let pod = backend.pod.as_ref();
