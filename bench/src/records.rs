@@ -82,9 +82,12 @@ spec:
 
 /// Measures an agent that tells of drops for a time, and floods for some rounds.
 pub(crate) fn run(time: Duration, rounds: usize) -> anyhow::Result<Vec<AgentResult>> {
-    let mut results = told(time)?;
-    results.extend(scraped()?);
-    results.extend(flooded(rounds)?);
+    let (told, scraped, flooded) = (told(time)?, scraped()?, flooded(rounds)?);
+    let of_few = told.into_iter().chain(flooded);
+    let results: Vec<AgentResult> = of_few
+        .map(|figure| figure.of(NAMES.len(), 0))
+        .chain(scraped)
+        .collect();
     results.iter().for_each(AgentResult::print);
     Ok(results)
 }
@@ -221,6 +224,7 @@ fn told(time: Duration) -> anyhow::Result<Vec<AgentResult>> {
 
     drop(follower);
     let mut follower = Follower::start(&node.agent)?;
+    let time = time + Duration::from_secs(1);
     let wanted = (RATE as f64 * time.as_secs_f64()) as u64;
     let began = Instant::now();
     let busy = processor_ns(node.agent.pid())?;
@@ -244,7 +248,8 @@ fn told(time: Duration) -> anyhow::Result<Vec<AgentResult>> {
         lines.len()
     );
     let mut delays = Vec::with_capacity(lines.len());
-    for (at, line) in &lines {
+    // In the first second the follower begins to follow.
+    for (at, line) in lines.iter().skip(RATE as usize) {
         let record: Value = serde_json::from_str(line)?;
         let seen = record["time"].as_str().context("a record has its time")?;
         let delay = at.duration_since(humantime::parse_rfc3339(seen)?);

@@ -5,8 +5,8 @@
 //! looks for such bytes with an engine that sees which code they reach; the tests of
 //! this crate do the same in seconds, with bytes that are the same in every run.
 
-mod foreign_text;
 mod expectations;
+mod foreign_text;
 mod packets;
 mod world;
 

@@ -10,7 +10,6 @@
 mod announcing;
 mod attachments;
 mod bypassing;
-mod reading;
 mod early_drop;
 mod endpoints;
 mod explain;
@@ -20,6 +19,7 @@ mod looking;
 mod placing;
 mod pods;
 mod publishing;
+mod reading;
 mod reload;
 mod report;
 mod standing;
@@ -61,12 +61,12 @@ use crate::links::Links;
 use crate::netlink::{self, Interfaces, LinkError, Looked, Netlink, look_inside};
 use crate::state::{self, Store};
 
-use reading::Documents;
-pub use reading::Servers;
 use early_drop::EarlyDrops;
 use explain::Inquiry;
 use guarding::Guarding;
 use looking::BETWEEN_LOOKS;
+use reading::Documents;
+pub use reading::Servers;
 use uplinks::Uplinks;
 
 /// Least time from one table to the next when nobody but files asks for it: each table costs

@@ -117,7 +117,10 @@ pub(super) fn run(args: &DiffArgs) -> Result<bool> {
         Some(FailOn::Removed) => report.removed,
         Some(FailOn::Any) => report.added + report.removed,
     };
-    Ok(failed == 0 && old.are_good() && new.are_good())
+    let is_good = failed == 0 && old.are_good() && new.are_good();
+    // Two states of a large cluster would take a quarter of a second to take apart.
+    std::mem::forget((old, new, changes));
+    Ok(is_good)
 }
 
 /// Today in UTC.

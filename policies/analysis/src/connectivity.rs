@@ -24,7 +24,7 @@ mod through;
 mod unlike;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cofferdam_compiler::{RuleMeaning, RuleTable};
@@ -33,6 +33,7 @@ use cofferdam_reach::{EndKind, Probe, Reach};
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
+use foldhash::HashMap;
 
 pub use changes::{Change, ChangeKind, ChangedEnd, ChangedSpan, Changes, Set};
 pub use doors::{ServiceBackend, ServiceEnd};

@@ -7,6 +7,7 @@
 //! Invariant: a value that is not understood is never taken for an absent one
 //! without an error, since absence often means "everything".
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use cofferdam_syntax::diagnostic::{Code, Diagnostic, Place, Severity};
@@ -564,9 +565,11 @@ impl Reader {
         match &node.value {
             Value::List(items) => items.iter().for_each(|item| self.check_keys(item)),
             Value::Map(entries) => {
-                let mut seen = std::collections::HashSet::with_capacity(entries.len());
-                for entry in entries {
-                    if let Value::Text(text) | Value::Ambiguous(text) = &entry.key.value {
+                // Most mappings are small: to look at each pair of keys takes less than a set.
+                let is_small = entries.len() <= 16;
+                let mut seen = HashSet::with_capacity(if is_small { 0 } else { entries.len() });
+                for (at, entry) in entries.iter().enumerate() {
+                    if let Some(text) = entry.key.value.word() {
                         if text == MERGE_KEY {
                             self.error_hint(
                                 entry.key.mark,
@@ -575,7 +578,14 @@ impl Reader {
                                 "write out what is to be merged",
                             );
                         }
-                        if !seen.insert(text.as_ref()) {
+                        let is_second = match is_small {
+                            true => {
+                                let mut before = entries[..at].iter();
+                                before.any(|one| one.key.value.word() == Some(text))
+                            }
+                            false => !seen.insert(text),
+                        };
+                        if is_second {
                             self.error(
                                 entry.key.mark,
                                 Code::DuplicateKey,

@@ -34,7 +34,6 @@ mod tests;
 mod walk;
 mod words;
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -48,6 +47,7 @@ use cofferdam_verdict::capacity::Limits;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::table::{Decision, Profile, SlotKind};
 use cofferdam_verdict::verdict::{Action, Direction, MAX_RULE, Verdict};
+use foldhash::{HashMap, HashSet};
 use thiserror::Error;
 
 pub use ends::{End, EndKind, Externals, Point, UnknownEnd};

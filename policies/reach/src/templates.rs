@@ -7,12 +7,13 @@
 //! there if they are asked about. In a cluster's documents templates stand for nothing:
 //! there the pods themselves are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cofferdam_documents::context::{Context, Replicas, Template};
 use cofferdam_inventory::selectors::Labels;
 use cofferdam_inventory::{Inventory, ObjectName, Workload};
+use foldhash::{HashMap, HashSet};
 
 /// Labels of the pods that documents have, by namespace and one of their labels.
 type Labelled<'i> = HashMap<(&'i str, &'i str, &'i str), Vec<&'i Labels>>;
@@ -39,7 +40,7 @@ pub fn add_templates<'t, 'e>(
 ) -> Vec<StandIn> {
     let mut added = Vec::new();
     let asked = asked.into_iter().filter_map(replica);
-    let mut replicas: HashMap<&str, BTreeSet<u32>> = HashMap::new();
+    let mut replicas: HashMap<&str, BTreeSet<u32>> = HashMap::default();
     for (end, number) in asked {
         replicas.entry(end).or_default().insert(number);
     }
@@ -151,7 +152,7 @@ struct Made<'i> {
 impl<'i> Made<'i> {
     fn of(inventory: &'i Inventory) -> Self {
         let mut made = Self {
-            labelled: HashMap::new(),
+            labelled: HashMap::default(),
             names: BTreeSet::new(),
         };
         for (name, pod) in inventory.workloads() {

@@ -153,6 +153,15 @@ impl Slip {
 }
 
 impl Value<'_> {
+    /// The text of a string, also of one that some readers take for another value.
+    #[must_use]
+    pub fn word(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Ambiguous(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The word for this kind of value in messages.
     pub fn noun(&self) -> &'static str {
         match self {

@@ -67,7 +67,9 @@ impl<'w> Matrix<'w> {
             probes: probes.to_vec(),
             families: Family::BOTH.to_vec(),
             until_blocked: Duration::from_millis(300),
-            until_given_up: Duration::from_secs(5),
+            // An emulated machine whose host is busy takes more than 5 s for a hundred
+            // connections, without any firewall. One that is lost is lost after 20 s as well.
+            until_given_up: Duration::from_secs(20),
         }
     }
 

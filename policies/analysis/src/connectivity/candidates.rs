@@ -2,9 +2,10 @@
 //!
 //! Invariant: between the ends of any other pair both states allow the same ports.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use cofferdam_reach::EndKind;
+use foldhash::HashMap;
 
 use super::Connectivity;
 use super::changes::{Both, ChangedEnd};

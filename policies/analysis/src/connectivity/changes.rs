@@ -9,13 +9,14 @@
 //! Invariant: a port of a pair of ends is in a change if and only if one state allows it
 //! and the other does not, or has not both ends.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cofferdam_reach::EndKind;
 use cofferdam_verdict::address::Family;
 use cofferdam_verdict::reason::Reason;
 use cofferdam_verdict::verdict::{Action, Direction, Verdict};
+use foldhash::HashMap;
 
 use super::candidates::{Candidates, alike};
 use super::groups::FAMILIES;
@@ -248,7 +249,7 @@ impl Changes {
                 }
             }
         }
-        let mut numbers: HashMap<Outside, usize> = HashMap::new();
+        let mut numbers: HashMap<Outside, usize> = HashMap::default();
         for ((inside, direction, family, spans), ranges) in outside {
             let ranges = Outside::new(family, ranges);
             let at = *numbers.entry(ranges).or_insert_with_key(|ranges| {

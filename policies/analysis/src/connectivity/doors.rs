@@ -8,7 +8,7 @@
 //! `service/NAMESPACE/NAME` allows it; the exception for a workload's own node does not
 //! count.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cofferdam_verdict::address::Family;
@@ -17,6 +17,7 @@ use cofferdam_verdict::verdict::{Action, Direction, Verdict};
 
 use cofferdam_inventory::{Service, ServiceKind};
 use cofferdam_reach::{End, Probe, Reach, excused};
+use foldhash::{HashMap, HashSet};
 
 use super::groups::{FAMILIES, Traits};
 use super::spans::{Partition, overlay, push, uniform};
@@ -83,7 +84,7 @@ impl Door {
             None => self.kinds.push(Kind {
                 traits,
                 port,
-                workloads: HashSet::from([workload]),
+                workloads: HashSet::from_iter([workload]),
             }),
         }
     }
@@ -93,7 +94,7 @@ impl ServiceEnd {
     fn new(reach: &Reach, end: &End, groups: &HashMap<&str, &Arc<str>>) -> Option<Self> {
         let service = end.service()?;
         let mut members = BTreeSet::new();
-        let mut workloads = HashSet::new();
+        let mut workloads = HashSet::default();
         let doors = FAMILIES.map(|family| {
             let spans = service.families.has(family).then(|| spans(service))?;
             let door = |(ports, probe)| {
@@ -201,7 +202,7 @@ fn spans(service: &Service) -> Vec<(PortSpan, Probe)> {
 /// The Services that take connections, in the order of their names.
 pub(super) fn all(connectivity: &Connectivity) -> Vec<ServiceEnd> {
     let reach = &connectivity.reach;
-    let mut groups: HashMap<&str, &Arc<str>> = HashMap::new();
+    let mut groups: HashMap<&str, &Arc<str>> = HashMap::default();
     for group in connectivity.groups() {
         groups.extend(group.members.iter().map(|member| (&*member.id, &group.id)));
     }

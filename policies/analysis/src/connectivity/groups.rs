@@ -7,7 +7,7 @@
 //! Invariant: every end is a member of one group; the members of one differ in nothing
 //! that a policy can tell.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use cofferdam_inventory::services::Backend;
 use cofferdam_inventory::{ObjectName, Owner, Workload};
 use cofferdam_reach::{End, EndKind, Point, Reach};
 use cofferdam_verdict::address::Family;
+use foldhash::{HashMap, HashSet};
 
 use super::outside::{Outside, Range};
 use super::owners::owner;
@@ -259,7 +260,7 @@ impl Traits {
 fn serves(reach: &Reach) -> HashMap<String, Vec<u32>> {
     let services = reach.services();
     let inventory = services.inventory();
-    let mut serves: HashMap<String, Vec<u32>> = HashMap::new();
+    let mut serves: HashMap<String, Vec<u32>> = HashMap::default();
     let mut number = 0;
     for service in inventory.services().values() {
         let of_port = (service.ports.iter())

@@ -4,12 +4,13 @@
 //! most kinds not even that: those are passed over. A Service whose own backend asks is
 //! looked at always, because what it sends to itself is judged otherwise.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cofferdam_verdict::address::Family;
 
 use cofferdam_reach::EndKind;
+use foldhash::HashMap;
 
 use super::changes::{Both, ChangedEnd, ChangedSpan, Set, changed};
 use super::doors::ServiceEnd;

@@ -109,6 +109,8 @@ struct Rows<'s> {
     allowed: HashMap<u32, u128>,
     /// By group and block.
     sums: HashMap<(usize, u32), u128>,
+    /// By group the block that was asked for last, and its sum: most classes have the same.
+    last: Vec<Option<(u32, u128)>>,
     /// The sum of all peers' marks.
     of_all: u128,
 }
@@ -128,6 +130,7 @@ impl<'s> Rows<'s> {
             state,
             set,
             marks,
+            last: vec![None; groups.len()],
             peers: groups,
             allowed: HashMap::new(),
             sums: HashMap::new(),
@@ -143,22 +146,51 @@ impl<'s> Rows<'s> {
         };
         let table = self.state.reach.compiled();
         let blocks = (table.blocks(class, direction)).expect("classes of ends are of their table");
-        let groups = blocks.iter().zip(&self.peers).enumerate();
-        let sums = groups.map(|(group, (block, peers))| {
-            *(self.sums.entry((group, *block))).or_insert_with(|| {
-                let rows = table.rows_of(*block);
-                sum(peers.iter().map(|(place, peer)| {
-                    let row = rows[*place];
-                    let allowed = self.allowed.entry(row).or_insert_with(|| {
-                        let side = self.state.side_of_rows(&[row]);
-                        let allowed = known.allowed(self.state, self.set, side);
-                        self.marks.of_allowed(allowed)
-                    });
-                    allowed.wrapping_mul(self.marks.of_peers[*peer])
-                }))
-            })
-        });
-        sum(sums)
+        let mut whole = 0u128;
+        for (group, block) in blocks.iter().enumerate().take(self.peers.len()) {
+            let known_sum = match self.last[group] {
+                Some((last, sum)) if last == *block => sum,
+                _ => {
+                    let sum = self.block_sum(group, *block, known);
+                    self.last[group] = Some((*block, sum));
+                    sum
+                }
+            };
+            whole = whole.wrapping_add(known_sum);
+        }
+        whole
+    }
+
+    /// The sum over the peers of one group of what the rows of a block allow them.
+    fn block_sum(&mut self, group: usize, block: u32, known: &mut KnownChanges) -> u128 {
+        if let Some(sum) = self.sums.get(&(group, block)) {
+            return *sum;
+        }
+        let rows = self.state.reach.compiled().rows_of(block);
+        let mut whole = 0u128;
+        // Most peers of a block have the row of the one before.
+        let mut last = None;
+        for at in 0..self.peers[group].len() {
+            let (place, peer) = self.peers[group][at];
+            let row = rows[place];
+            let mark = match last {
+                Some((before, mark)) if before == row => mark,
+                _ => self.row_mark(row, known),
+            };
+            last = Some((row, mark));
+            whole = whole.wrapping_add(mark.wrapping_mul(self.marks.of_peers[peer]));
+        }
+        self.sums.insert((group, block), whole);
+        whole
+    }
+
+    /// The mark of the ports that a row allows.
+    fn row_mark(&mut self, row: u32, known: &mut KnownChanges) -> u128 {
+        *(self.allowed.entry(row)).or_insert_with(|| {
+            let side = self.state.side_of_rows(&[row]);
+            self.marks
+                .of_allowed(known.allowed(self.state, self.set, side))
+        })
     }
 }
 
