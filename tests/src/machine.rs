@@ -18,6 +18,11 @@ pub fn processors() -> String {
     )
 }
 
+/// Returns `true` on a processor that QEMU emulates, not only lends.
+pub fn is_emulated() -> bool {
+    processors().contains("QEMU TCG")
+}
+
 /// The kernel's release.
 pub fn kernel() -> String {
     read("/proc/sys/kernel/osrelease")

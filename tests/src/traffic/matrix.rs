@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::client::{Attempt, settle};
 use super::{Outcome, Place, Probe};
+use crate::machine;
 use crate::packet::Family;
 
 /// Descriptors the process may need beside those of a matrix.
@@ -54,6 +55,15 @@ impl fmt::Display for Cell<'_> {
     }
 }
 
+/// Time after which what should be reached is not. An emulated machine whose host is busy takes
+/// more than 5 s for a hundred connections, without any firewall.
+fn given_up_after() -> Duration {
+    match machine::is_emulated() {
+        true => Duration::from_secs(20),
+        false => Duration::from_secs(5),
+    }
+}
+
 impl<'w> Matrix<'w> {
     /// From each place to each other one, in both families.
     pub fn among<P: Into<Place<'w>>>(
@@ -67,9 +77,7 @@ impl<'w> Matrix<'w> {
             probes: probes.to_vec(),
             families: Family::BOTH.to_vec(),
             until_blocked: Duration::from_millis(300),
-            // An emulated machine whose host is busy takes more than 5 s for a hundred
-            // connections, without any firewall. One that is lost is lost after 20 s as well.
-            until_given_up: Duration::from_secs(20),
+            until_given_up: given_up_after(),
         }
     }
 
